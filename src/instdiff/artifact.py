@@ -1,0 +1,124 @@
+"""Files and folders that are whole or absent: written aside, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from instdiff.errors import StoreError
+from instdiff.version import __version__
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; it takes the name when the block ends well, and is gone otherwise.
+
+    Raises:
+        StoreError: the folder cannot be written or the disk is full; nothing is left behind.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        _remove(aside)
+
+
+@contextmanager
+def building(folder: str | Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to build in; it takes the name when the block ends well.
+
+    After an interruption the same half-built folder is given again, so that long work can go on from what is there.
+    """
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.partial")
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        yield aside
+        _remove(folder)
+        os.replace(aside, folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """The error for an output that cannot be written."""
+    reason = error.strerror or str(error)
+    return StoreError(
+        f"cannot write '{path}': {reason}; free space or choose another place, then run the command again"
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.exists() or path.is_symlink():
+        path.unlink()
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Readable JSON, whole or absent."""
+    with writing(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        StoreError: it is not there or cannot be read.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read '{path}': {error}") from None
+
+
+def fingerprint(*parts: object) -> str:
+    """Content hash (16 bytes, in hex) of plain values: numbers, strings, None, lists, tuples, dicts."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True, allow_nan=False).encode(), digest_size=16).hexdigest()
+
+
+def fingerprint_files(root: Path, names: list[str], progress: Callable[[int], None] | None = None) -> str:
+    """Content hash of files, by relative name and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(names):
+        digest.update(f"{name}\0{(root / name).stat().st_size}\0".encode())
+        with open(root / name, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+                if progress is not None:
+                    progress(len(block))
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record beside every result."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages: dict[str, str | None] = {}
+    for name in ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "numpy", "pyarrow", "datasets"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "instdiff": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": packages,
+    }

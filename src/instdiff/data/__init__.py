@@ -1,0 +1,7 @@
+"""Reading, holding and writing instruction data."""
+
+from instdiff.data.load import load
+from instdiff.data.pool import Message, Pool, Reject, Role, Sample
+from instdiff.data.write import write_rejects
+
+__all__ = ["Message", "Pool", "Reject", "Role", "Sample", "load", "write_rejects"]

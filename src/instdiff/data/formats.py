@@ -1,0 +1,271 @@
+"""The shapes that instruction data comes in, each a function from a row to a sample.
+
+A function raises ``ValueError`` with a reason for a person to read when a row does not fit. Texts stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from instdiff.data.pool import Message, Sample
+
+Row = Mapping[str, Any]
+
+_SPEAKERS = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "model"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+    "function_call": "call",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One known shape.
+
+    Attributes:
+        name: What ``--format`` calls it.
+        parse: From a row to a sample.
+        required: Groups of keys; a row of this shape has one key of each.
+        columns: All keys that are read, in the order in which the log names them.
+    """
+
+    name: str
+    parse: Callable[[Row], Sample]
+    required: tuple[tuple[str, ...], ...]
+    columns: tuple[str, ...]
+
+    def fits(self, row: Row) -> bool:
+        """Whether the row has this shape's keys."""
+        return all(any(key in row for key in group) for group in self.required)
+
+    def used(self, rows: Iterable[Row]) -> list[str]:
+        """The keys that are read and that at least one of the rows has."""
+        seen = {key for row in rows for key in row}
+        return [key for key in self.columns if key in seen and not (key == "context" and "input" in seen)]
+
+
+def alpaca(row: Row) -> Sample:
+    """``instruction``, perhaps ``input``, and ``output`` or ``response``; also ``system`` and ``history``.
+
+    Where there is no ``input``, Dolly's ``context`` takes its place.
+    """
+    second = "input" if "input" in row else "context"
+    prefer = "output" if row.get("output") or "response" not in row else "response"
+    if prefer not in row:
+        raise ValueError(f"missing key 'output' (or 'response'); {_has(row)}")
+    messages = system_turn(row, "system")
+    messages += _history(row.get("history"))
+    messages.append(Message("user", text(row, "instruction"), optional_text(row, second)))
+    messages.append(Message("assistant", text(row, prefer)))
+    return Sample(tuple(messages))
+
+
+def sharegpt(row: Row) -> Sample:
+    """``conversations`` of ``{from, value}``, or of plain strings in turn; also ``system`` and ``tools``."""
+    return conversation(row, "conversations")
+
+
+def openai(row: Row) -> Sample:
+    """``messages`` of ``{role, content}``; also ``tools``."""
+    return conversation(row, "messages")
+
+
+def prompt_completion(row: Row) -> Sample:
+    """``prompt`` and ``completion``, each a text or a list of messages."""
+    messages = system_turn(row, "system")
+    for key, role in (("prompt", "user"), ("completion", "assistant")):
+        value = needed(row, key)
+        messages += turns(value, key) if isinstance(value, list) else [Message(role, text(row, key))]
+    return Sample(in_order(messages), tools_text(row))
+
+
+def question_answer(row: Row) -> Sample:
+    """``question`` and ``answer``."""
+    return Sample((Message("user", text(row, "question")), Message("assistant", text(row, "answer"))))
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format("messages", openai, (("messages",),), ("messages", "system", "tools")),
+        Format("sharegpt", sharegpt, (("conversations",),), ("conversations", "system", "tools")),
+        Format(
+            "alpaca",
+            alpaca,
+            (("instruction",), ("output", "response")),
+            ("system", "history", "instruction", "input", "context", "output", "response"),
+        ),
+        Format(
+            "prompt_completion",
+            prompt_completion,
+            (("prompt",), ("completion",)),
+            ("system", "prompt", "completion", "tools"),
+        ),
+        Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer")),
+    )
+}
+
+
+def conversation(row: Row, key: str) -> Sample:
+    """A whole conversation under one key, with ``system`` and ``tools`` beside it."""
+    value = _json_list(needed(row, key))
+    if isinstance(value, str):
+        # LIMA's test set: one prompt and no list around it.
+        said = [Message("user", value)] if key == "conversations" else turns(value, key)
+    elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        said = [Message("assistant" if i % 2 else "user", item) for i, item in enumerate(value)]
+    else:
+        said = turns(value, key)
+    return Sample(in_order(system_turn(row, "system") + said), tools_text(row))
+
+
+def turns(value: Any, key: str) -> list[Message]:
+    """The messages in a list of ``{role, content}`` or ``{from, value}``."""
+    if not isinstance(value, list):
+        raise ValueError(f"'{key}' is {_kind(value)}, a list of turns is expected")
+    if not value:
+        raise ValueError(f"'{key}' is empty")
+    return [message for i, turn in enumerate(value, 1) for message in _turn(turn, f"turn {i} of '{key}'")]
+
+
+def in_order(messages: list[Message]) -> tuple[Message, ...]:
+    """The messages, of which the first that is no system turn must be the user's."""
+    first = next((m.role for m in messages if m.role != "system"), "")
+    if not first:
+        raise ValueError("no user turn")
+    if first != "user":
+        raise ValueError(f"no user turn before the {'assistant' if first in ('assistant', 'call') else first}'s")
+    return tuple(messages)
+
+
+def needed(row: Row, key: str) -> Any:
+    """The value of a key that must be there."""
+    if key not in row:
+        raise ValueError(f"missing key '{key}'; {_has(row)}")
+    return row[key]
+
+
+def text(row: Row, key: str) -> str:
+    """The text of a key that must be there."""
+    value = needed(row, key)
+    if not isinstance(value, str):
+        raise ValueError(f"'{key}' is {_kind(value)}, text is expected")
+    return value
+
+
+def optional_text(row: Row, key: str) -> str:
+    """The text of a key that may be missing or null."""
+    return "" if row.get(key) is None else text(row, key)
+
+
+def system_turn(row: Row, key: str) -> list[Message]:
+    """The system turn, unless the text is missing, null or empty."""
+    content = optional_text(row, key)
+    return [Message("system", content)] if content else []
+
+
+def tools_text(row: Row) -> str:
+    """The tools on offer as JSON text in one spelling, whether they came as a list or as text."""
+    value = row.get("tools")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError:
+            return str(value)
+    elif not isinstance(value, list | dict | None):
+        raise ValueError(f"'tools' is {_kind(value)}, a list or JSON text is expected")
+    return json.dumps(value, ensure_ascii=False) if value else ""
+
+
+def _turn(turn: Any, where: str) -> list[Message]:
+    if not isinstance(turn, dict):
+        raise ValueError(f"{where} is {_kind(turn)}, an object is expected")
+    speaker_key, content_key = ("from", "value") if "from" in turn else ("role", "content")
+    if speaker_key not in turn:
+        raise ValueError(f"{where} has neither 'role' nor 'from'; {_has(turn)}")
+    speaker = turn[speaker_key]
+    role = _SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
+    if role is None:
+        raise ValueError(f"unknown speaker {json.dumps(speaker, ensure_ascii=False)} in {where}")
+    calls = _calls(turn, where)
+    if calls and turn.get(content_key) in (None, "", []):
+        return [calls]
+    if content_key not in turn:
+        raise ValueError(f"{where} has no '{content_key}'; {_has(turn)}")
+    message = Message(role, _content(turn[content_key], f"'{content_key}' in {where}"))
+    return [message, calls] if calls else [message]
+
+
+def _content(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {_kind(value)}, text is expected")
+    parts = []
+    for part in value:
+        kind = part.get("type", "text") if isinstance(part, dict) else _kind(part)
+        # LLaMA-Factory's v1 files say `value` where OpenAI says `text`.
+        piece = part.get("text", part.get("value")) if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(piece, str):
+            raise ValueError(f"{where} has a part that is not text ({kind})")
+        parts.append(piece)
+    return "".join(parts)
+
+
+def _calls(turn: Row, where: str) -> Message | None:
+    calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise ValueError(f"'tool_calls' in {where} is not a list of objects")
+    if not calls:
+        return None
+    plain = [_call(call) for call in calls]
+    return Message("call", json.dumps(plain[0] if len(plain) == 1 else plain, ensure_ascii=False))
+
+
+def _call(call: Row) -> dict[str, Any]:
+    """Name and arguments as ShareGPT data spell a call: without a random id, and not JSON within JSON."""
+    inner = call.get("function")
+    function = inner if isinstance(inner, dict) else call
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):
+            arguments = json.loads(arguments)
+    return {"name": function.get("name"), "arguments": arguments}
+
+
+def _history(value: Any) -> list[Message]:
+    pairs = _json_list(value) or []
+    if not isinstance(pairs, list):
+        raise ValueError(f"'history' is {_kind(pairs)}, a list of pairs is expected")
+    messages = []
+    for i, pair in enumerate(pairs, 1):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(side, str) for side in pair)):
+            raise ValueError(f"entry {i} of 'history' is not a pair of texts")
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return messages
+
+
+def _json_list(value: Any) -> Any:
+    """CSV has only texts: a list that lies in one is unpacked."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            found = json.loads(value)
+        except ValueError:
+            return value
+        return found if isinstance(found, list) else value
+    return value
+
+
+def _has(row: Row) -> str:
+    return f"it has: {', '.join(map(str, row)) or 'nothing'}"
+
+
+def _kind(value: Any) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

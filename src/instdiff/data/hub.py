@@ -1,0 +1,73 @@
+"""Data sets from the Hugging Face hub, or from a local folder that `datasets` understands."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from instdiff.data.readers import BATCH
+from instdiff.errors import DataError
+
+
+def hub_rows(spec: str, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Rows of ``owner/name[@revision][:split]``; without a split ``train``, or the only one there is.
+
+    Raises:
+        DataError: `datasets` is not installed, or cannot find or reach the data set or the split.
+    """
+    name, config, revision, split = parse_hub(spec)
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"hub:{spec} needs the package datasets: pip install 'instdiff[hub]'") from error
+    try:
+        found = datasets.load_dataset(name, config, revision=revision, split=split)
+    except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(_advice(spec, name, error)) from error
+    table = found if split else _only_split(spec, found)
+    if limit is not None:
+        table = table.select(range(min(limit, len(table))))
+    for batch in table.with_format("arrow").iter(batch_size=BATCH):
+        yield from batch.to_pylist()
+
+
+def parse_hub(spec: str) -> tuple[str, str | None, str | None, str | None]:
+    """Name, configuration, revision and split of what stands after ``hub:``.
+
+    A configuration is a third part of the name, as in ``openai/gsm8k/main``.
+
+    Raises:
+        DataError: There is no name.
+    """
+    folder, _, split_of_folder = spec.rpartition(":")
+    if os.path.isdir(spec):
+        return spec, None, None, None
+    if folder and os.path.isdir(folder):
+        return folder, None, None, split_of_folder
+    match = re.fullmatch(r"(?P<name>[^:@]+)(?:@(?P<revision>[^:@]+))?(?::(?P<split>[^:/]+))?", spec)
+    if match is None:
+        raise DataError(
+            f"hub:{spec} names no data set; write hub:owner/name, hub:owner/name:split or hub:owner/name@revision:split"
+        )
+    owner, *rest = match["name"].split("/")
+    config = rest[1] if len(rest) == 2 else None
+    return "/".join([owner, *rest[:1]]) if config else match["name"], config, match["revision"], match["split"]
+
+
+def _only_split(spec: str, found: Any) -> Any:
+    splits = list(found)
+    if "train" in splits:
+        return found["train"]
+    if len(splits) == 1:
+        return found[splits[0]]
+    raise DataError(f"hub:{spec} has no split 'train' but {', '.join(splits)}; name one, as in hub:{spec}:{splits[0]}")
+
+
+def _advice(spec: str, name: str, error: BaseException) -> str:
+    said = " ".join((str(error) or type(error).__name__).split())[:400]
+    return (
+        f"cannot load hub:{spec}: {said}. Check the name and the split; without a network, download it where there is "
+        f"one (hf download --repo-type dataset {name} --local-dir DIR) and give hub:DIR or the folder itself"
+    )

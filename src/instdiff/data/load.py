@@ -1,0 +1,221 @@
+"""From whatever the user has to a pool."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from instdiff.data.build import TableBuilder
+from instdiff.data.detect import check_columns, forced, known_formats, vote
+from instdiff.data.formats import Format
+from instdiff.data.hub import hub_rows
+from instdiff.data.pool import TARGETS, Pool, Reject
+from instdiff.data.readers import READERS, read_file, reader_for
+from instdiff.data.records import Record, read_lines, read_rows
+from instdiff.data.write import write_rejects
+from instdiff.errors import ConfigError, DataError, did_you_mean
+
+_WINDOW = 100
+_TOLD = 5
+# What LLaMA-Factory and the hub put beside the data: no rows in it.
+_NO_DATA = ("dataset_info.json", "dataset_infos.json")
+_BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
+
+Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
+Log = Callable[[str], object]
+
+
+def load(
+    source: Source,
+    *,
+    format: str | None = None,
+    map: Mapping[str, str] | None = None,
+    targets: str = "all",
+    limit: int | None = None,
+    rejects_path: str | os.PathLike[str] | None = None,
+    log: Log | None = None,
+) -> Pool:
+    """Reads instruction data and brings it to one form.
+
+    A record that does not fit is left out, counted and named; its place in the numbering of rows stays empty.
+
+    Args:
+        source: A ``.jsonl``, ``.json`` (both also ``.gz``), ``.parquet``, ``.csv`` or ``.tsv`` file, a folder of them,
+            ``hub:owner/name[@revision][:split]``, ``builtin:demo``, ``-`` for JSON lines from standard input, or a list
+            of dicts.
+        format: A format's name; by default the keys of the first rows decide, in a folder for each file.
+        map: Which column is the ``instruction``, ``input``, ``response``, ``system`` or ``messages``.
+        targets: Which turns are learned: ``all`` assistant turns, the ``last``, or ``all+calls``.
+        limit: Read the first so many records only.
+        rejects_path: Where to write the records that do not fit, if there are any.
+        log: Is told one line about the data and one for each of the first bad records.
+
+    Raises:
+        ConfigError: An option has a value that does not exist.
+        DataError: The source is not there, cannot be read, is empty, or has more bad records than good ones.
+        StoreError: ``rejects_path`` cannot be written.
+    """
+    if targets not in TARGETS:
+        raise ConfigError(f"unknown targets '{targets}'{did_you_mean(targets, TARGETS)}")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}, it must be at least 1")
+    form = forced(format, map)
+    origin, parts = _open(source, limit)
+    loading = _Loading(origin, form, limit)
+    for records in parts:
+        loading.read(records)
+        if loading.left == 0:
+            break
+    if rejects_path is not None and loading.rejects:
+        write_rejects(loading.rejects, rejects_path)
+    loading.check(map)
+    if log is not None:
+        for line in loading.report():
+            log(line)
+    return Pool(loading.builder.table(), "+".join(loading.formats), origin, targets, tuple(loading.rejects))
+
+
+class _Loading:
+    """What is known while the records come in."""
+
+    def __init__(self, origin: str, form: Format | None, limit: int | None) -> None:
+        self.origin = origin
+        self.left = limit
+        self.total = 0
+        self.builder = TableBuilder()
+        self.rejects: list[Reject] = []
+        self.keys: dict[str, None] = {}
+        self.formats: list[str] = []
+        self.columns: dict[str, None] = {}
+        self._forced = form
+
+    def read(self, records: Iterator[Record]) -> None:
+        """Takes in the records of one file."""
+        records = itertools.islice(records, self.left)
+        window: list[Record] = []
+        good: list[dict[str, Any]] = []
+        for record in records:
+            window.append(record)
+            if record.value is not None:
+                good.append(record.value)
+                if len(good) == _WINDOW:
+                    break
+        form = self._choose(window, good) if good else None
+        before = self.total
+        for record in itertools.chain(window, records):
+            self._take(record, form)
+        if self.left is not None:
+            self.left -= self.total - before
+
+    def _choose(self, window: list[Record], good: list[dict[str, Any]]) -> Format:
+        form = self._forced or vote(good)
+        if form is None:
+            keys = dict.fromkeys(key for row in good for key in row)
+            raise DataError(
+                f"{window[0].file}: the rows fit no known format; keys found: {_some(keys)}. "
+                f"Formats: {known_formats()}. {_ADVICE}"
+            )
+        if form.name not in self.formats:
+            self.formats.append(form.name)
+        self.columns.update(dict.fromkeys(form.used(good)))
+        return form
+
+    def _take(self, record: Record, form: Format | None) -> None:
+        row = self.total
+        self.total += 1
+        reason = record.reason
+        if record.value is not None and form is not None:
+            self.keys.update(dict.fromkeys(record.value))
+            try:
+                self.builder.add(row, form.parse(record.value), record.text)
+                return
+            except ValueError as error:
+                reason = str(error)
+        self.rejects.append(Reject(record.file, record.line, reason, record.text))
+
+    def check(self, map: Mapping[str, str] | None) -> None:
+        """Raises where what was read is not worth going on with."""
+        if not self.total:
+            raise DataError(f"{self.origin} is empty: no record in it; check the path")
+        if map and self.keys:
+            check_columns(map, self.keys, self.origin)
+        if len(self.rejects) * 2 > self.total:
+            first = "\n".join(f"  {reject}" for reject in self.rejects[:3])
+            raise DataError(
+                f"{self.origin}: {len(self.rejects):,} of {self.total:,} records cannot be used, "
+                f"which is more than half. The first:\n{first}\n"
+                f"Keys found: {_some(self.keys) or 'none'}. Formats: {known_formats()}. {_ADVICE}"
+            )
+
+    def report(self) -> Iterator[str]:
+        """The lines for the log."""
+        bad = len(self.rejects)
+        yield (
+            f"{self.origin}: {self.total - bad:,} rows, format {'+'.join(self.formats)} ({', '.join(self.columns)})"
+            + (f"; {bad:,} rejected" if bad else "")
+        )
+        yield from (str(reject) for reject in self.rejects[:_TOLD])
+        if bad > _TOLD:
+            yield f"… and {bad - _TOLD:,} more"
+
+
+_ADVICE = "Say which column is which with --map instruction=...,response=... (or --map messages=...)"
+
+
+def _some(keys: Iterable[str]) -> str:
+    """The keys, cut where a file without a header made whole texts of them."""
+    shown = [key if len(key) <= 60 else f"{key[:60]}…" for key in keys]
+    return ", ".join(shown[:20]) + (", …" if len(shown) > 20 else "")
+
+
+def _open(source: Source, limit: int | None) -> tuple[str, Iterator[Iterator[Record]]]:
+    """How the source is called in messages, and the records of each of its files."""
+    if not isinstance(source, str | os.PathLike):
+        if isinstance(source, Mapping):
+            raise DataError("a list of rows is expected, this is one dict; put it into a list")
+        return "rows", iter([read_rows(source, "rows")])
+    name = os.fspath(source)
+    if name == "-":
+        return "stdin", iter([read_lines(sys.stdin.buffer, "stdin")])
+    if name.startswith("hub:"):
+        return name, iter([read_rows(hub_rows(name.removeprefix("hub:"), limit), name)])
+    path = _builtin(name) if name.startswith("builtin:") else Path(name)
+    if path.is_dir():
+        return name, _folder(path, name)
+    if not path.exists():
+        raise DataError(_not_found(path, name))
+    return name, iter([read_file(path, name)])
+
+
+def _builtin(name: str) -> Path:
+    data, _, part = name.removeprefix("builtin:").partition("/")
+    path = _BUILTIN / data / f"{part or 'train'}.jsonl"
+    if not path.is_file():
+        there = [f"{p.parent.name}/{p.stem}".removesuffix("/train") for p in sorted(_BUILTIN.glob("*/*.jsonl"))]
+        raise DataError(f"no built-in data '{name}'{did_you_mean(name, [f'builtin:{known}' for known in there])}")
+    return path
+
+
+def _folder(path: Path, name: str) -> Iterator[Iterator[Record]]:
+    files = [
+        file
+        for file in sorted(path.iterdir(), key=lambda file: file.name)
+        if file.is_file() and not file.name.startswith(".") and file.name not in _NO_DATA and reader_for(file)
+    ]
+    if not files:
+        raise DataError(f"{name}: no data file in this folder; known kinds: {', '.join(READERS)}")
+    return (read_file(file, os.path.join(name, file.name)) for file in files)
+
+
+def _not_found(path: Path, name: str) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        hint = f"; for a data set on the Hugging Face hub write hub:{name}" if name.count("/") == 1 else ""
+        return f"{name} is not there: no folder {folder}{hint}"
+    close = get_close_matches(path.name, sorted(os.listdir(folder)), n=3, cutoff=0.6)
+    return f"{name} is not there" + (f"; did you mean {' or '.join(close)}?" if close else "; check the path")

@@ -1,0 +1,238 @@
+"""Samples, and the pool that holds them: one Arrow table from reading to writing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from instdiff.data.write import write_jsonl, write_rows
+from instdiff.errors import DataError, did_you_mean
+
+Role = Literal["system", "user", "assistant", "tool", "call"]
+"""Who speaks. ``call`` is a function call that the assistant emits, ``tool`` what came back from it."""
+
+TARGETS = ("all", "last", "all+calls")
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn.
+
+    Attributes:
+        role: One of ``Role``.
+        content: The text, byte for byte as in the input.
+        input: Alpaca's second field; only on a user message.
+    """
+
+    role: str
+    content: str
+    input: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One conversation in the form that all input formats are brought to.
+
+    Attributes:
+        messages: The turns in order.
+        tools: The tools on offer as JSON text, or nothing.
+    """
+
+    messages: tuple[Message, ...]
+    tools: str = ""
+
+    @property
+    def instruction(self) -> str:
+        """Text of the first user turn."""
+        return next((m.content for m in self.messages if m.role == "user"), "")
+
+    @property
+    def input(self) -> str:
+        """Alpaca's second field of the first user turn."""
+        return next((m.input for m in self.messages if m.role == "user"), "")
+
+    @property
+    def response(self) -> str:
+        """Text of the last assistant turn; empty where there is none."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+
+    @property
+    def system(self) -> str:
+        """Text of the first system turn; empty where there is none."""
+        return next((m.content for m in self.messages if m.role == "system"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that could not become a sample.
+
+    Attributes:
+        file: The file as the user named it.
+        line: The line, from 1; in json, parquet and csv the number of the record, from 1.
+        reason: What does not fit.
+        text: The record as it was read, cut where it is very long.
+    """
+
+    file: str
+    line: int
+    reason: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All samples of one input, in its order.
+
+    Indices are positions in the pool, from 0. They differ from ``rows`` as soon as a record was rejected.
+
+    Attributes:
+        table: Columns ``row``, ``id``, ``messages``, ``tools``, ``source``.
+        format: The recognised format, or several joined by ``+`` for a folder of mixed files; ``map`` for a mapping.
+        origin: Where the data came from, for messages.
+        targets: Which turns are learned: ``all`` assistant turns, the ``last`` one, or ``all+calls``.
+        rejected: The records that did not fit.
+    """
+
+    table: pa.Table
+    format: str
+    origin: str
+    targets: str = "all"
+    rejected: tuple[Reject, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """Content id of each sample."""
+        ids: list[str] = self.table.column("id").to_pylist()
+        return ids
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Position of each sample in the input, where rejected records count too."""
+        return np.asarray(self.table.column("row").to_numpy(), dtype=np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the ids in row order."""
+        return hashlib.blake2b("\n".join(self.ids).encode(), digest_size=16).hexdigest()
+
+    @property
+    def n_duplicates(self) -> int:
+        """How many samples say exactly what an earlier one says."""
+        return len(self) - len(set(self.ids))
+
+    def samples(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
+        """Samples ``start`` to ``stop`` in order, converted a few thousand at a time."""
+        begin, end, _ = slice(start, stop).indices(len(self))
+        for at in range(begin, end, _CHUNK):
+            piece = self.table.slice(at, min(_CHUNK, end - at)).select(["messages", "tools"])
+            for batch in piece.to_batches():
+                yield from _samples_of(batch)
+
+    def sample(self, i: int) -> Sample:
+        """Sample ``i``; negative counts from the end.
+
+        Raises:
+            IndexError: There is no such sample.
+        """
+        at = i + len(self) if i < 0 else i
+        if not 0 <= at < len(self):
+            raise IndexError(f"sample {i} of a pool of {len(self)}")
+        return next(self.samples(at, at + 1))
+
+    def source_rows(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[dict[str, Any]]:
+        """The input's own rows at these positions."""
+        return [json.loads(text) for text in self._sources(indices)]
+
+    def column(self, name: str) -> list[Any]:
+        """What the input's rows hold under ``name``; None where a row lacks it.
+
+        Raises:
+            DataError: No row has that key.
+        """
+        values: list[Any] = []
+        keys: set[str] = set()
+        for chunk in self.table.column("source").chunks:
+            for at in range(0, len(chunk), _CHUNK):
+                for text in chunk.slice(at, _CHUNK).to_pylist():
+                    row = json.loads(text)
+                    keys.update(row)
+                    values.append(row.get(name))
+        if name not in keys:
+            raise DataError(f"no row of {self.origin} has a column '{name}'{did_you_mean(name, keys)}")
+        return values
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Pool:
+        """The samples at these positions, in the order given; without the list of rejects."""
+        return replace(self, table=self.table.take(_positions(indices)), rejected=())
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Writes the input's own rows as JSON lines, whatever the name ends in.
+
+        Raises:
+            StoreError: The path cannot be written.
+        """
+        write_jsonl(path, self._sources(None))
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+        extra: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """Writes the input's own rows with their own keys; the file is whole or not there.
+
+        Args:
+            path: Ends in ``.jsonl``, ``.json``, ``.parquet`` or ``.csv``, which decides the format.
+            indices: Positions in the order wanted; all by default.
+            extra: Columns to put after each row's own, one value for each index; one of the same name is replaced.
+
+        Raises:
+            ConfigError: The name ends in something else.
+            StoreError: The path cannot be written.
+        """
+        count = len(self) if indices is None else len(indices)
+        for name, values in (extra or {}).items():
+            if len(values) != count:
+                raise ValueError(f"extra column '{name}' has {len(values)} values for {count} rows")
+        write_rows(path, self._sources(indices), extra or {})
+
+    def _sources(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None) -> Iterator[str]:
+        column = self.table.column("source")
+        if indices is not None:
+            column = column.take(_positions(indices))
+        for at in range(0, len(column), _CHUNK):
+            yield from column.slice(at, _CHUNK).to_pylist()
+
+
+def _positions(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    values = np.asarray(indices)
+    # Cast to integers, a mask would silently pick rows 0 and 1.
+    if values.dtype == np.bool_:
+        raise TypeError("positions are expected, this is a mask; use numpy.flatnonzero(mask)")
+    return values.astype(np.int64)
+
+
+def _samples_of(batch: pa.RecordBatch) -> Iterator[Sample]:
+    turns = batch.column("messages")
+    flat = turns.flatten()
+    roles, contents, inputs = (flat.field(name).to_pylist() for name in ("role", "content", "input"))
+    at = 0
+    for count, tools in zip(turns.value_lengths().to_pylist(), batch.column("tools").to_pylist(), strict=True):
+        end = at + count
+        yield Sample(tuple(map(Message, roles[at:end], contents[at:end], inputs[at:end])), tools)
+        at = end

@@ -1,0 +1,50 @@
+"""What can go wrong for a user, and nothing else.
+
+Every message says what happened, which value where, and what to do. The command line prints it without a traceback and
+exits with 2; any other exception is a bug and keeps its traceback.
+
+```
+InstDiffError
+├── ConfigError    a key, option, template or method that does not exist or does not fit
+├── DataError      a data file, row or column that cannot be used
+├── PlanError      a method asks for a model role, an extra or a setting that is not there
+├── StoreError     the store or an output cannot be read or written, or lacks what is asked for
+└── EngineError    a model cannot be loaded, run or trained
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InstDiffError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class ConfigError(InstDiffError):
+    """A key, option, template or method that does not exist or does not fit."""
+
+
+class DataError(InstDiffError):
+    """A data file, row or column that cannot be used."""
+
+
+class PlanError(InstDiffError):
+    """A method asks for a model role, an extra or a setting that is not there."""
+
+
+class StoreError(InstDiffError):
+    """The store or an output cannot be read or written, or lacks what is asked for."""
+
+
+class EngineError(InstDiffError):
+    """A model cannot be loaded, run or trained."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?``, or the list of what is known where nothing is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names)}"

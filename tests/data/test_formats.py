@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from instdiff.data import Message, Pool, Sample, load
+from instdiff.errors import ConfigError, DataError
+
+
+def user(text: str, second: str = "") -> Message:
+    return Message("user", text, second)
+
+
+def assistant(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def one(row: dict[str, Any], **options: Any) -> Sample:
+    return load([row], **options).sample(0)
+
+
+def why(row: dict[str, Any], good: dict[str, Any] | None = None, **options: Any) -> str:
+    """The reason for which the row is rejected among good ones."""
+    pool = load([good or {"instruction": "i", "output": "o"}, row], **options)
+    assert len(pool) == 1
+    (reject,) = pool.rejected
+    return reject.reason
+
+
+ALPACA = [
+    ({"instruction": "i", "input": "x", "output": "o"}, (user("i", "x"), assistant("o"))),
+    ({"instruction": "i", "input": None, "output": "o"}, (user("i"), assistant("o"))),
+    ({"instruction": "i", "output": "o"}, (user("i"), assistant("o"))),
+    ({"instruction": "i", "response": "r"}, (user("i"), assistant("r"))),
+    ({"instruction": "i", "output": "o", "response": "r"}, (user("i"), assistant("o"))),
+    ({"instruction": "i", "output": "", "response": "r"}, (user("i"), assistant("r"))),
+    ({"instruction": "i", "output": None, "response": "r"}, (user("i"), assistant("r"))),
+    ({"instruction": "i", "output": ""}, (user("i"), assistant(""))),
+    ({"instruction": " i\n", "output": "\to "}, (user(" i\n"), assistant("\to "))),
+    ({"instruction": "i", "context": "c", "response": "r"}, (user("i", "c"), assistant("r"))),
+    ({"instruction": "i", "input": "", "context": "c", "response": "r"}, (user("i"), assistant("r"))),
+    ({"instruction": "i", "output": "o", "system": "s"}, (Message("system", "s"), user("i"), assistant("o"))),
+    ({"instruction": "i", "output": "o", "system": None, "history": None}, (user("i"), assistant("o"))),
+    (
+        {"instruction": "i", "input": "x", "output": "o", "history": [["q", "a"]]},
+        (user("q"), assistant("a"), user("i", "x"), assistant("o")),
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "messages"), ALPACA)
+def test_alpaca(row: dict[str, Any], messages: tuple[Message, ...]) -> None:
+    pool = load([row])
+    assert pool.format == "alpaca"
+    assert pool.sample(0) == Sample(messages)
+
+
+def test_properties_of_a_sample() -> None:
+    sample = one({"instruction": "i", "input": "x", "output": "o", "system": "s", "history": [["q", "a"]]})
+    assert (sample.instruction, sample.input, sample.response, sample.system) == ("q", "", "o", "s")
+    empty = Sample((Message("system", "s"),))
+    assert (empty.instruction, empty.input, empty.response, empty.system) == ("", "", "", "s")
+
+
+def test_sharegpt_with_calls() -> None:
+    row = {
+        "conversations": [
+            {"from": "human", "value": "Weather?"},
+            {"from": "function_call", "value": '{"name": "w"}'},
+            {"from": "observation", "value": "rain"},
+            {"from": "gpt", "value": "Rain."},
+        ],
+        "system": "Be brief.",
+        "tools": '[{"name":"w"}]',
+    }
+    assert load([row]).format == "sharegpt"
+    assert one(row) == Sample(
+        (
+            Message("system", "Be brief."),
+            user("Weather?"),
+            Message("call", '{"name": "w"}'),
+            Message("tool", "rain"),
+            assistant("Rain."),
+        ),
+        tools='[{"name": "w"}]',
+    )
+
+
+@pytest.mark.parametrize("speaker", ["gpt", "assistant", "chatgpt", "bard", "model", "GPT"])
+def test_sharegpt_names_of_the_assistant(speaker: str) -> None:
+    row = {"conversations": [{"from": "user", "value": "q"}, {"from": speaker, "value": "a"}]}
+    assert one(row) == Sample((user("q"), assistant("a")))
+
+
+@pytest.mark.parametrize(
+    ("value", "messages"),
+    [
+        (["q", "a", "q2", "a2"], (user("q"), assistant("a"), user("q2"), assistant("a2"))),
+        (["q"], (user("q"),)),
+        ("q", (user("q"),)),
+        ("[not JSON", (user("[not JSON"),)),
+    ],
+)
+def test_plain_conversations(value: Any, messages: tuple[Message, ...]) -> None:
+    assert one({"conversations": value}) == Sample(messages)
+    assert one({"conversations": value}).response == ("a2" if len(messages) == 4 else "")
+
+
+def test_openai_messages() -> None:
+    row = {
+        "messages": [
+            {"role": "developer", "content": "s"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "value": "b"}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x":1,"ü":"é"}'}}
+                ],
+            },
+            {"role": "tool", "content": "1", "tool_call_id": "call_1"},
+            {"role": "function", "content": "2"},
+            {"role": "assistant", "content": "c", "tool_calls": None},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+    }
+    assert load([row]).format == "messages"
+    assert one(row) == Sample(
+        (
+            Message("system", "s"),
+            user("ab"),
+            Message("call", '{"name": "f", "arguments": {"x": 1, "ü": "é"}}'),
+            Message("tool", "1"),
+            Message("tool", "2"),
+            assistant("c"),
+        ),
+        tools='[{"type": "function", "function": {"name": "f"}}]',
+    )
+
+
+def test_several_calls_beside_a_text() -> None:
+    calls = [{"function": {"name": "f", "arguments": "{}"}}, {"function": {"name": "g", "arguments": "not JSON"}}]
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "t", "tool_calls": calls}]}
+    expected = '[{"name": "f", "arguments": {}}, {"name": "g", "arguments": "not JSON"}]'
+    assert one(row).messages[1:] == (assistant("t"), Message("call", expected))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": "a"},
+        {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
+        {"prompt": [{"role": "user", "content": "q"}], "completion": "a"},
+    ],
+)
+def test_prompt_completion(row: dict[str, Any]) -> None:
+    assert load([row]).format == "prompt_completion"
+    assert one(row) == Sample((user("q"), assistant("a")))
+
+
+def test_question_answer() -> None:
+    row = {"question": "q", "answer": "a"}
+    assert load([row]).format == "question_answer"
+    assert one(row) == Sample((user("q"), assistant("a")))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "i", "text": "o"}, "missing key 'output' (or 'response'); it has: instruction, text"),
+        ({"output": "o"}, "missing key 'instruction'; it has: output"),
+        ({"instruction": 3, "output": "o"}, "'instruction' is a number, text is expected"),
+        ({"instruction": "i", "output": None}, "'output' is null, text is expected"),
+        ({"instruction": "i", "output": ["o"]}, "'output' is a list, text is expected"),
+        ({"instruction": "i", "input": 1.5, "output": "o"}, "'input' is a number, text is expected"),
+        ({"instruction": "i", "output": "o", "history": [["q"]]}, "entry 1 of 'history' is not a pair of texts"),
+    ],
+)
+def test_alpaca_rejects(row: dict[str, Any], reason: str) -> None:
+    assert why(row) == reason
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([], "'messages' is empty"),
+        (None, "'messages' is null, a list of turns is expected"),
+        ("hello", "'messages' is text, a list of turns is expected"),
+        ([{"role": "narrator", "content": "x"}], "unknown speaker \"narrator\" in turn 1 of 'messages'"),
+        ([{"role": "assistant", "content": "x"}], "no user turn before the assistant's"),
+        ([{"role": "tool", "content": "x"}], "no user turn before the tool's"),
+        ([{"role": "system", "content": "x"}], "no user turn"),
+        ([{"content": "x"}], "turn 1 of 'messages' has neither 'role' nor 'from'; it has: content"),
+        ([{"role": "user"}], "turn 1 of 'messages' has no 'content'; it has: role"),
+        ([{"role": "user", "content": None}], "'content' in turn 1 of 'messages' is null, text is expected"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}],
+            "'content' in turn 1 of 'messages' has a part that is not text (image_url)",
+        ),
+        ([3], "turn 1 of 'messages' is a number, an object is expected"),
+    ],
+)
+def test_messages_rejects(turns: Any, reason: str) -> None:
+    assert why({"messages": turns}, {"messages": [{"role": "user", "content": "q"}]}) == reason
+
+
+def test_a_row_without_an_answer_is_a_row() -> None:
+    pool = load([{"messages": [{"role": "user", "content": "q"}]}, {"conversations": [], "messages": ["q", "a"]}])
+    assert [sample.response for sample in pool.samples()] == ["", "a"]
+
+
+def test_two_user_turns_stay_two() -> None:
+    assert one({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}).messages == (
+        user("a"),
+        user("b"),
+    )
+
+
+def test_the_most_frequent_shape_wins() -> None:
+    rows = [{"question": "q", "answer": "a"}, *({"prompt": f"p{i}", "completion": "c"} for i in range(3))]
+    pool = load(rows)
+    assert pool.format == "prompt_completion"
+    assert pool.rows.tolist() == [1, 2, 3]
+    assert pool.rejected[0].reason == "missing key 'prompt'; it has: question, answer"
+
+
+def test_forced_format() -> None:
+    row = {"instruction": "i", "output": "o", "question": "q", "answer": "a"}
+    assert one(row).instruction == "i"
+    assert one(row, format="question_answer").instruction == "q"
+    with pytest.raises(ConfigError, match="unknown format 'alpacca'; did you mean 'alpaca'"):
+        load([row], format="alpacca")
+
+
+def test_map() -> None:
+    row = {"q": "Q", "a": "A", "more": "M", "who": "W"}
+    pool = load([row], map={"instruction": "q", "response": "a", "input": "more", "system": "who"})
+    assert pool.format == "map"
+    assert pool.sample(0) == Sample((Message("system", "W"), user("Q", "M"), assistant("A")))
+
+
+def test_map_of_messages() -> None:
+    row = {"chat": [{"from": "human", "value": "q"}], "sys": "s", "tools": [{"name": "f"}]}
+    sample = one(row, map={"messages": "chat", "system": "sys"})
+    assert sample == Sample((Message("system", "s"), user("q")), tools='[{"name": "f"}]')
+
+
+@pytest.mark.parametrize(
+    ("map", "message"),
+    [
+        ({"instructon": "q", "response": "a"}, "unknown map key 'instructon'; did you mean 'instruction'"),
+        ({"instruction": "q"}, "map lacks 'response'"),
+        ({"messages": "q", "response": "a"}, "'response' cannot stand beside it"),
+    ],
+)
+def test_map_that_makes_no_sample(map: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load([{"q": "Q", "a": "A"}], map=map)
+    with pytest.raises(ConfigError, match="not both"):
+        load([{"q": "Q", "a": "A"}], map={"instruction": "q", "response": "a"}, format="alpaca")
+
+
+def test_mapped_column_that_no_row_has() -> None:
+    message = r"map response=answr: no row has a column 'answr'; did you mean 'answer'\?; columns: question, answer"
+    with pytest.raises(DataError, match=message):
+        load([{"question": "Q", "answer": "A"}], map={"instruction": "question", "response": "answr"})
+    with pytest.raises(DataError, match="no row has a column 'context'"):
+        options = {"instruction": "question", "response": "answer", "input": "context"}
+        load([{"question": "Q", "answer": "A"}], map=options)
+
+
+def test_ids_depend_on_what_is_said_only() -> None:
+    same = [
+        {"instruction": "q", "input": "", "output": "a"},
+        {"instruction": "q", "response": "a", "source": "elsewhere"},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"conversations": ["q", "a"]},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": [{"text": "a"}]}]},
+        {"prompt": "q", "completion": "a"},
+        {"question": "q", "answer": "a"},
+    ]
+    other = [
+        {"instruction": "q", "input": "a", "output": "a"},
+        {"instruction": "q", "output": "a "},
+        {"instruction": "qa", "output": ""},
+        {"instruction": "q", "output": "a", "system": "s"},
+        {"conversations": ["q", "a"], "tools": "[1]"},
+        {"conversations": ["q", "a", "q"]},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": "a"}]},
+    ]
+    ids = {load([row]).ids[0] for row in same}
+    assert len(ids) == 1
+    assert len(ids | {load([row]).ids[0] for row in other}) == 1 + len(other)
+    assert all(len(one_id) == 32 and int(one_id, 16) >= 0 for one_id in ids)
+
+
+def test_ids_do_not_change_with_versions() -> None:
+    assert load([{"instruction": "q", "output": "a"}]).ids == ["43421452da982f176a3e807bf7ff52ef"]
+
+
+def test_tools_in_one_spelling() -> None:
+    turns = [{"role": "user", "content": "q"}]
+    tools = [{"name": "f", "about": "é"}]
+    spellings: list[Any] = [tools, json.dumps(tools), json.dumps(tools, ensure_ascii=False, indent=1)]
+    assert {load([{"messages": turns, "tools": value}]).ids[0] for value in spellings} == {
+        load([{"messages": turns, "tools": tools}]).ids[0]
+    }
+    for nothing in (None, "", "[]", [], " "):
+        assert one({"messages": turns, "tools": nothing}).tools == ""
+    assert one({"messages": turns, "tools": "f(x)"}).tools == "f(x)"
+
+
+def test_targets_are_kept() -> None:
+    rows = [{"instruction": "q", "output": "a"}]
+    pool: Pool = load(rows, targets="all+calls")
+    assert pool.targets == "all+calls"
+    assert pool.take([0]).targets == "all+calls"
+    with pytest.raises(ConfigError, match="unknown targets 'lst'; did you mean 'last'"):
+        load(rows, targets="lst")
