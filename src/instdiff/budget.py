@@ -1,0 +1,47 @@
+"""Budgets as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from instdiff.core import Budget
+from instdiff.errors import ConfigError
+
+_FORM = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)\s*(%?)\s*(tokens|rows|eligible|)\s*")
+_EXAMPLES = "write 500, 10%, '25% eligible', '200000 tokens' or '10% tokens'"
+PUBLISHED_KINDS = {"tokens": "token_share", "rows": "share", "filtered": "eligible"}
+"""The published ``budget:`` words, which give ``select_ratio`` its unit."""
+
+
+def parse_budget(text: str | int | float | Budget) -> Budget:
+    """``500`` rows, ``10%`` of the rows, ``25% eligible``, ``200000 tokens``, ``10% tokens``.
+
+    Raises:
+        ConfigError: anything else, or a share outside 0 to 100 %.
+    """
+    if isinstance(text, Budget):
+        return text
+    found = _FORM.fullmatch(str(text))
+    if found is None:
+        raise ConfigError(f"budget '{text}' is not understood; {_EXAMPLES}")
+    amount, percent, unit = float(re.sub("[_,]", "", found[1])), found[2], found[3]
+    if percent:
+        if not 0 < amount <= 100:
+            raise ConfigError(f"budget '{text}': a share lies above 0 and up to 100 %")
+        return Budget(amount / 100, {"tokens": "token_share", "eligible": "eligible"}.get(unit, "share"))
+    if unit == "eligible":
+        raise ConfigError(f"budget '{text}': 'eligible' goes with a share; {_EXAMPLES}")
+    if amount < 1 or not amount.is_integer():
+        raise ConfigError(f"budget '{text}' is no whole count; for a share write {amount * 100:g}%; {_EXAMPLES}")
+    return Budget(amount, "tokens" if unit == "tokens" else "rows")
+
+
+def published_budget(ratio: float, kind: str) -> Budget:
+    """The published keys ``select_ratio`` and ``budget: tokens | rows | filtered``."""
+    if kind not in PUBLISHED_KINDS:
+        raise ConfigError(
+            f"budget '{kind}': with select_ratio it is one of {', '.join(PUBLISHED_KINDS)}; else {_EXAMPLES}"
+        )
+    if not 0 < ratio <= 1:
+        raise ConfigError(f"select_ratio {ratio} lies outside 0 to 1")
+    return Budget(ratio, PUBLISHED_KINDS[kind])

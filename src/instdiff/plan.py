@@ -1,0 +1,48 @@
+"""Signals in, forward passes out. Pure: no torch, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from instdiff.core import Measure, Signal, View
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One sweep of one model over one view, reading every measure that any method asked for."""
+
+    model: str
+    view: View
+    measures: tuple[Measure, ...]
+
+
+def plan(signals: Iterable[Signal]) -> list[list[Pass]]:
+    """The fewest passes for these signals, in waves.
+
+    A wave needs only columns of earlier waves. All measures of the same model and view share one pass, in the earliest
+    wave that has it; passes of one model stand together, so that it is loaded once. Signals that need no model (text
+    lengths, columns of the input) are left out.
+    """
+    depth: dict[Signal, int] = {}
+
+    def visit(signal: Signal) -> int:
+        if signal not in depth:
+            depth[signal] = 1 + max((visit(need) for need in signal.needs()), default=-1)
+        return depth[signal]
+
+    for signal in signals:
+        if signal.measure.needs_model:
+            visit(signal)
+    waves: list[dict[tuple[str, View], set[Measure]]] = [{} for _ in range(max(depth.values(), default=-1) + 1)]
+    for signal, level in sorted(depth.items(), key=lambda item: item[1]):
+        place = (signal.model, signal.view)
+        home = next((wave for wave in waves[: level + 1] if place in wave), waves[level])
+        home.setdefault(place, set()).add(signal.measure)
+    return [
+        [
+            Pass(model, view, tuple(sorted(measures, key=repr)))
+            for (model, view), measures in sorted(wave.items(), key=lambda item: (item[0][0], repr(item[0][1])))
+        ]
+        for wave in waves
+    ]
