@@ -1,0 +1,39 @@
+"""What there is to say about each method, read off its class."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from instdiff.core import Signal
+from instdiff.methods import METHODS, resolve
+
+
+def describe(name: str) -> dict[str, Any]:
+    """One method: name, paper, roles, signals, defaults, docstring.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    kind = resolve(name)
+    method = kind()
+    signals = method.signals()
+    return {
+        "name": kind.name or name,
+        "paper": kind.paper,
+        "roles": sorted({s.model for s in signals.values() if s.measure.needs_model}),
+        "signals": {key: _said(signal) for key, signal in signals.items()},
+        "defaults": method.params(),
+        "doc": inspect.cleandoc(kind.__doc__ or ""),
+    }
+
+
+def describe_all() -> list[dict[str, Any]]:
+    """Every built-in method."""
+    return [describe(name) for name in METHODS]
+
+
+def _said(signal: Signal) -> str:
+    if not signal.measure.needs_model:
+        return repr(signal.measure)
+    return f"{type(signal.measure).__name__} of {signal.view!r} by {signal.model}"

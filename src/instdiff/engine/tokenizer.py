@@ -1,0 +1,128 @@
+"""A Hugging Face tokenizer behind the protocol that rendering needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from instdiff.data import Sample
+from instdiff.errors import ConfigError
+from instdiff.templates import ChatTemplate, Kind, Segment, is_target
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class HFTokenizer:
+    """See ``render.Tokenizer``. ``hf`` is the wrapped tokenizer."""
+
+    def __init__(self, hf: Any, max_length: int | None) -> None:
+        self.hf, self.max_length = hf, max_length
+        hf.model_max_length = int(1e12)  # lengths are ours to watch; the library only warns
+        probe = hf("a")["input_ids"]
+        self.eos: int | None = hf.eos_token_id
+        self.bos: int | None = hf.bos_token_id if probe and probe[0] == hf.bos_token_id else None
+        self.start: int | None = hf.bos_token_id if hf.bos_token_id is not None else hf.eos_token_id
+
+    def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self.hf(list(texts), add_special_tokens=special, return_attention_mask=False)[
+            "input_ids"
+        ]
+        return ids
+
+    def chat(self, sample: Sample, layout: ChatTemplate, targets: str) -> list[Segment]:
+        """Segments under the chat template: assistant turns by its generation marks, else by growing prefixes.
+
+        Raises:
+            ConfigError: the tokenizer has no chat template.
+            ValueError: the template cannot render this sample, or rewrites earlier turns so that no prefix holds.
+        """
+        jinja = layout.jinja or self._template()
+        messages = [_message(m.role, m.content + (f"\n{m.input}" if m.input else "")) for m in sample.messages]
+        tools = json.loads(sample.tools) if sample.tools else None
+        turns = [at for at, m in enumerate(sample.messages) if m.role in ("assistant", "call")]
+        if _GENERATION.search(jinja):
+            text, spans = self._marked(messages, tools, jinja)
+        else:
+            text, spans = self._grown(messages, tools, jinja, turns)
+        if len(spans) != len(turns):
+            raise ValueError("unrenderable")
+        segments: list[Segment] = []
+        at = 0
+        for turn, (start, end) in zip(turns, spans, strict=True):
+            segments.append(Segment(text[at:start], Kind.CONTEXT))
+            if is_target(sample.messages, turn, targets):
+                segments += self._response(text[start:end], sample.messages[turn].content)
+            else:
+                segments.append(Segment(text[start:end], Kind.CONTEXT))
+            at = end
+        return [segment for segment in segments if segment.text]
+
+    def _template(self) -> str:
+        if not self.hf.chat_template:
+            raise ConfigError(
+                f"the tokenizer of '{self.hf.name_or_path}' has no chat template; "
+                "give --template alpaca, plain, direct or a .jinja file"
+            )
+        template: str = self.hf.get_chat_template()
+        return template
+
+    def _marked(self, messages: list[dict[str, str]], tools: Any, jinja: str) -> tuple[str, list[tuple[int, int]]]:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            rendered, spans = render_jinja_template(
+                conversations=[messages],
+                tools=tools,
+                chat_template=jinja,
+                return_assistant_tokens_mask=True,
+                **self.hf.special_tokens_map,
+            )
+        except Exception as error:
+            raise ValueError("unrenderable") from error
+        return rendered[0], [(int(a), int(b)) for a, b in spans[0]]
+
+    def _grown(
+        self, messages: list[dict[str, str]], tools: Any, jinja: str, turns: list[int]
+    ) -> tuple[str, list[tuple[int, int]]]:
+        def render(upto: int, ask: bool) -> str:
+            try:
+                text: str = self.hf.apply_chat_template(
+                    messages[:upto], tools=tools, chat_template=jinja, tokenize=False, add_generation_prompt=ask
+                )
+            except Exception as error:
+                raise ValueError("unrenderable") from error
+            return text
+
+        text = render(len(messages), False)
+        spans = []
+        for turn in turns:
+            before, after = render(turn, True), render(turn + 1, False)
+            if not (text.startswith(before) and text.startswith(after) and len(before) <= len(after)):
+                raise ValueError("unrenderable")
+            spans.append((len(before), len(after)))
+        return text, spans
+
+    def _response(self, span: str, content: str) -> list[Segment]:
+        """Split an assistant span into what stands before the content, the content, its end mark and the rest."""
+        said = next((c for c in (content, content.strip(), content.rstrip()) if c and c in span), None)
+        if said is None:
+            return [Segment(span, Kind.CONTEXT)]
+        at = span.index(said)
+        tail = span[at + len(said) :]
+        marks = [t for t in self.hf.all_special_tokens if t in tail]
+        end = min((tail.index(mark) + len(mark) for mark in marks), default=0)
+        return [
+            Segment(span[:at], Kind.CONTEXT),
+            Segment(said, Kind.RESPONSE),
+            Segment(tail[:end], Kind.END),
+            Segment(tail[end:], Kind.CONTEXT),
+        ]
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": "assistant" if role == "call" else role, "content": content}

@@ -1,0 +1,182 @@
+"""The score table: one row per input row, a value with its reason and details per method."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instdiff.artifact import writing
+from instdiff.core import Method, Scored
+from instdiff.errors import DataError, StoreError, did_you_mean
+
+META = b"instdiff"
+FIRST = ("row", "id", "n_tokens", "truncated")
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """What ``score`` gives.
+
+    Args:
+        rows: 0-based positions in the input.
+        ids: content hashes.
+        n_tokens: scored response tokens; -1 where there was no tokenizer to count them.
+        truncated: rows cut at the length limit.
+        scored: the methods' parts, by name.
+        meta: what made the table: data, models, settings and parameters, with their fingerprints.
+    """
+
+    rows: npt.NDArray[np.int64]
+    ids: list[str]
+    n_tokens: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+    scored: dict[str, Scored]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, name: str) -> Scored:
+        if name not in self.scored:
+            raise DataError(f"these scores have no method '{name}'{did_you_mean(name, self.scored)}")
+        return self.scored[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scored)
+
+    def reasons(self) -> dict[str, dict[str, int]]:
+        """Per method, how many rows have no score for which reason."""
+        out: dict[str, dict[str, int]] = {}
+        for name, scored in self.scored.items():
+            words, counts = np.unique([w for w in scored.why if w is not None], return_counts=True)
+            out[name] = {str(w): int(c) for w, c in zip(words, counts, strict=True)}
+        return out
+
+    def to_arrow(self) -> pa.Table:
+        """The columns of ``scores.parquet``; the metadata names store, models and settings."""
+        columns: dict[str, Any] = {
+            "row": pa.array(self.rows, pa.int64()),
+            "id": pa.array(self.ids, pa.string()),
+            "n_tokens": pa.array(self.n_tokens, pa.int64(), mask=self.n_tokens < 0),
+            "truncated": pa.array(self.truncated, pa.bool_()),
+        }
+        for name, scored in self.scored.items():
+            columns[name] = _floats(scored.value)
+            columns[f"{name}.why"] = pa.array(list(scored.why), pa.string())
+            for detail, values in scored.details.items():
+                columns[f"{name}.{detail}"] = _floats(values)
+        table = pa.table(columns)
+        return table.replace_schema_metadata({META: json.dumps(self.meta, ensure_ascii=False).encode()})
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame; needs pandas."""
+        return self.to_arrow().to_pandas()
+
+    def write(self, path: str | Path) -> None:
+        """To ``.parquet``, or with the same columns to ``.jsonl`` or ``.csv``, where the metadata stands beside it.
+
+        Raises:
+            StoreError: the path cannot be written, or ends otherwise.
+        """
+        path = Path(path)
+        table = self.to_arrow()
+        if path.suffix not in (".parquet", ".jsonl", ".csv"):
+            raise StoreError(f"scores go to .parquet, .jsonl or .csv, not to '{path}'")
+        with writing(path) as aside:
+            if path.suffix == ".parquet":
+                pq.write_table(table, aside, compression="zstd")
+            else:
+                _write_text(table, aside, path.suffix)
+        if path.suffix != ".parquet":
+            with writing(sidecar(path)) as aside:
+                aside.write_text(json.dumps(self.meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sidecar(path: Path) -> Path:
+    """Where the metadata of a text table stands."""
+    return path.with_name(f"{path.name}.meta.json")
+
+
+def _floats(values: npt.NDArray[np.float64]) -> pa.Array:
+    return pa.array(values, pa.float64(), mask=~np.isfinite(values))
+
+
+def _write_text(table: pa.Table, aside: Path, suffix: str) -> None:
+    with open(aside, "w", encoding="utf-8", newline="") as file:
+        if suffix == ".csv":
+            rows = csv.writer(file)
+            rows.writerow(table.column_names)
+            for batch in table.to_batches(4096):
+                rows.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+            return
+        for batch in table.to_batches(4096):
+            for row in batch.to_pylist():
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_scores(path: str | Path, make: Mapping[str, Any] | None = None) -> ScoreTable:
+    """A table that ``write`` wrote.
+
+    Raises:
+        StoreError: the file is not there or is no score file.
+    """
+    path = Path(path)
+    try:
+        table = _read(path)
+    except (OSError, pa.ArrowInvalid, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"cannot read scores '{path}': {reason}") from None
+    meta = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+    lacking = [name for name in FIRST if name not in table.column_names]
+    if lacking or "methods" not in meta:
+        raise StoreError(f"'{path}' is no score file of instdiff: it lacks {', '.join(lacking) or 'its metadata'}")
+    ids = table["id"].to_pylist()
+    n_tokens = table["n_tokens"].fill_null(-1).to_numpy().astype(np.int64)
+    scored = {name: _scored(table, name, entry, ids, n_tokens) for name, entry in meta["methods"].items()}
+    return ScoreTable(
+        table["row"].to_numpy(), ids, n_tokens, np.asarray(table["truncated"].to_pylist(), bool), scored, meta
+    )
+
+
+def _read(path: Path) -> pa.Table:
+    if path.suffix == ".parquet":
+        return pq.read_table(path)
+    meta = sidecar(path).read_bytes() if sidecar(path).is_file() else b"{}"
+    if path.suffix == ".csv":
+        from pyarrow import csv as pacsv
+
+        table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(strings_can_be_null=True))
+    else:
+        from pyarrow import json as pajson
+
+        table = pajson.read_json(path)
+    return table.replace_schema_metadata({META: meta})
+
+
+def _scored(
+    table: pa.Table, name: str, entry: Mapping[str, Any], ids: list[str], n_tokens: npt.NDArray[np.int64]
+) -> Scored:
+    from instdiff.config.methods import make_method
+
+    method: Method = make_method(entry["spec"], entry["params"])
+    why = np.full(len(ids), None, object)
+    why[:] = table[f"{name}.why"].to_pylist()
+
+    def values(column: str) -> npt.NDArray[np.float64]:
+        return np.asarray(table[column].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+    details = {
+        c.removeprefix(f"{name}."): values(c)
+        for c in table.column_names
+        if c.startswith(f"{name}.") and c != f"{name}.why"
+    }
+    return Scored(name, method, values(name), why, details, ids, n_tokens)
