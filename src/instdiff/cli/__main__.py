@@ -1,0 +1,5 @@
+"""``python -m instdiff.cli``."""
+
+from instdiff.cli.app import main
+
+main()

@@ -1,0 +1,137 @@
+"""``train`` and ``pipeline``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instdiff.cli import options as o
+from instdiff.cli.app import command
+from instdiff.cli.console import Console, table
+
+if TYPE_CHECKING:
+    from instdiff.pipeline import Outcome
+
+
+@command("train", "Example:  instdiff train --config configs/med/train_med_100.yaml")
+def train(
+    overrides: o.Overrides = None,
+    config: o.ConfigFile = None,
+    data: o.Data = None,
+    model: o.Model = None,
+    output: o.Output = None,
+    limit: o.Limit = None,
+    format: o.Format = None,
+    map: o.Map = None,
+    targets: o.Targets = None,
+    template: o.Template = None,
+    device: o.Device = None,
+    store: o.Store = None,
+    seed: o.Seed = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Fine-tune a model on a data set: all parameters, or LoRA with train.use_lora=true."""
+    from instdiff.cli.data_verbs import load_pool, needed
+    from instdiff.config.base import load as load_config
+    from instdiff.config.train import TrainSettings
+    from instdiff.config.verbs import TrainConfig
+    from instdiff.core import Settings
+    from instdiff.errors import ConfigError
+    from instdiff.score import parse_model
+    from instdiff.store import Store
+    from instdiff.training import fine_tune
+
+    console = Console(quiet=quiet, as_json=json)
+    given = o.given(
+        data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
+        template=template, device=device, store=store, seed=seed,
+    )  # fmt: skip
+    settings = load_config(TrainConfig, config, given, overrides or [])
+    part = settings.train
+    # What stands at the top, a command-line option for one, goes before the published place under `train:`.
+    places = {
+        "data": settings.data or part.data_path,
+        "model": settings.model or part.model_name_or_path,
+        "output": settings.output or part.output_dir,
+    }
+    if not places["model"]:
+        raise ConfigError("no model is named; give --model WHERE or train.model_name_or_path")
+    out = needed(places["output"])
+    pool = load_pool(settings.model_copy(update={"data": places["data"]}), console, out)
+    fields = {key: getattr(part, key) for key in TrainSettings.model_fields}
+    how = TrainSettings(**fields, **(part.model_extra or {}))
+    trained = fine_tune(
+        pool,
+        parse_model(places["model"]),
+        how,
+        Settings(device=settings.device, templates={"*": settings.template or "alpaca"}),
+        Path(out),
+        store=Store(settings.store),
+        seed=settings.seed,
+        log=console.log,
+        say=console.log,
+    )
+    console.result(
+        {"output": out, "model": str(trained), "rows": len(pool)}, f"{trained} is trained on {len(pool):,} rows"
+    )
+
+
+@command("pipeline", "Example:  instdiff pipeline --config configs/demo.yaml")
+def pipeline(
+    overrides: o.Overrides = None,
+    config: o.ConfigFile = None,
+    data: o.Data = None,
+    model: o.Model = None,
+    output: o.Output = None,
+    limit: o.Limit = None,
+    format: o.Format = None,
+    map: o.Map = None,
+    targets: o.Targets = None,
+    template: o.Template = None,
+    max_length: o.MaxLength = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    batch_tokens: o.BatchTokens = None,
+    store: o.Store = None,
+    seed: o.Seed = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Warm up, score, select, train, evaluate, iterate; give the same command again to go on."""
+    from instdiff.config.base import load as load_config
+    from instdiff.config.verbs import PipelineConfig
+    from instdiff.pipeline import pipeline as run
+
+    console = Console(quiet=quiet, as_json=json)
+    given = o.given(
+        data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
+        template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
+        store=store, seed=seed,
+    )  # fmt: skip
+    outcome = run(load_config(PipelineConfig, config, given, overrides or []), log=console.log, progress=console)
+    facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages}
+    console.result(facts, _told(outcome))
+
+
+def _told(outcome: Outcome) -> str:
+    """The stages and the models of a run, as tables."""
+    counted = [s for s in outcome.stages if s["event"].startswith(("warm-up", "round"))]
+    stages = [
+        [s["event"], s.get("pool_rows", s.get("of")), s.get("scorable_rows"), s.get("eligible_rows"),
+         s.get("selected_rows", s.get("rows")), s.get("selected_tokens")]
+        for s in counted
+    ]  # fmt: skip
+    parts = [table(["stage", "rows", "scorable", "eligible", "selected", "tokens"], stages)]
+    if outcome.lines:
+        flawed = ["flawed"] if "flawed" in outcome.lines[0] else []
+        header = ["model", "rows", "tokens", "held-out NLL", "95 % interval", "against base", *flawed]
+        parts += ["", table(header, [_row(line) for line in outcome.lines])]
+    return "\n".join([*parts, "", f"the run is in {outcome.folder}"])
+
+
+def _row(line: dict[str, Any]) -> list[Any]:
+    gain = "-" if line["gain"] is None else f"{line['gain']:+.3f} [{line['gain_low']:+.3f}, {line['gain_high']:+.3f}]"
+    share = [] if "flawed" not in line else ["-" if line["flawed"] is None else f"{100 * line['flawed']:.0f} %"]
+    interval = f"{line['nll_low']:.3f} to {line['nll_high']:.3f}"
+    return [line["model"], line["rows"], line["tokens"], f"{line['nll']:.3f}", interval, gain, *share]

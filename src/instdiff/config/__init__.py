@@ -1,0 +1,1 @@
+"""Configuration: strict typed trees from YAML, options and overrides."""

@@ -1,0 +1,184 @@
+"""One typed tree per command: strict, immutable, from YAML and ``key.sub=value`` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from instdiff.errors import ConfigError, did_you_mean
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """A part of the configuration tree; unknown keys are errors with a suggestion.
+
+    ``aliases`` names other spellings of keys, the published ones among them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        """Other names of keys, by the name they have here."""
+        return {}
+
+    @classmethod
+    def spelled(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
+        """An override's path as it goes into the tree, given what stands there."""
+        return path
+
+    @classmethod
+    def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Bring short forms of values to the full one, so that overrides can go into them."""
+        return values
+
+    @classmethod
+    def open_keys(cls) -> bool:
+        """Whether keys that are not fields are kept (they are somebody else's options)."""
+        return cls.model_config.get("extra") == "allow"
+
+
+def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:
+    """A configuration from plain values.
+
+    Args:
+        kind: the root of the tree.
+        values: nested mappings, as YAML gives them.
+        source: where they come from, for messages.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, a key given twice under two names.
+    """
+    try:
+        return kind.model_validate(canonical(kind, values, source))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
+        raise ConfigError(f"{source}: '{key}': {message}{value}") from None
+
+
+def canonical(kind: type[Config], values: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, Any]:
+    """The same values under the keys' own names and in their full shape.
+
+    Raises:
+        ConfigError: an unknown key, or one given twice under two names.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: '{prefix.rstrip('.') or 'the file'}' must be a mapping of keys, not {values!r}")
+    out: dict[str, Any] = {}
+    aliases = kind.aliases()
+    for given, value in values.items():
+        key = aliases.get(str(given), str(given))
+        field = kind.model_fields.get(key)
+        if field is None and not kind.open_keys():
+            raise ConfigError(f"{source}: unknown key '{prefix}{given}'{_suggest(prefix, str(given), kind)}")
+        if key in out:
+            raise ConfigError(
+                f"{source}: '{prefix}{given}' is another name of '{prefix}{key}', which is given too; keep one"
+            )
+        inner = _config_type(field.annotation) if field is not None else None
+        out[key] = canonical(inner, value, source, f"{prefix}{given}.") if inner and value is not None else value
+    return kind.shape(out)
+
+
+def _suggest(prefix: str, given: str, kind: type[Config]) -> str:
+    hint = did_you_mean(given, [*kind.model_fields, *kind.aliases()])
+    return hint.replace("did you mean '", f"did you mean '{prefix}") if "did you mean" in hint else hint
+
+
+def _config_type(annotation: Any) -> type[Config] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Config)), None)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config file '{path}': {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file '{path}' is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file '{path}' must hold a mapping of keys, not {values!r}")
+    return values
+
+
+def scalar(text: str) -> Any:
+    """A value typed on the command line, read as YAML reads it; ``5e-5`` is a number here."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    # Unless it is written as a mapping, a text with a colon is a text; and a quoted one may hold a '#'.
+    if isinstance(value, dict) and not text.lstrip().startswith("{"):
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value if text.strip()[:1] in ("'", '"') else text
+    return text if value is None and text not in ("null", "~", "") else value
+
+
+def split(override: str) -> tuple[list[str], Any]:
+    """The path and the value of ``key.sub=value``.
+
+    Raises:
+        ConfigError: no key or no ``=``.
+    """
+    path, sign, text = override.partition("=")
+    if not sign or not all(path.split(".")):
+        raise ConfigError(f"'{override}': an override is written key.sub=value")
+    return path.split("."), scalar(text)
+
+
+def nested(path: Iterable[str], value: Any) -> dict[str, Any]:
+    """A value under its path."""
+    for part in reversed(list(path)):
+        value = {part: value}
+    out: dict[str, Any] = value
+    return out
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, mapping by mapping."""
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        out[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``merged``, where methods named above replace those below; what both name keeps its parameters."""
+    old, new = below.get("method"), above.get("method")
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        below = {**below, "method": {name: params for name, params in old.items() if name in new}}
+    return merged(below, above)
+
+
+def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], overrides: Iterable[str] = ()) -> C:
+    """A configuration from a file, command-line options over it, and ``key.sub=value`` overrides over both.
+
+    Raises:
+        ConfigError: see ``build``.
+    """
+    values = canonical(kind, read_yaml(file), str(file)) if file else {}
+    values = _overlaid(values, canonical(kind, options, "the command line"))
+    for override in overrides:
+        path, value = split(override)
+        above = canonical(kind, nested(kind.spelled(path, values), value), f"'{override}'")
+        values = _overlaid(values, above) if len(path) == 1 else merged(values, above)
+    return build(kind, values, str(file) if file else "the command line")

@@ -1,0 +1,210 @@
+"""How to train: the published keys with the paper's defaults, and every key that the trainer itself knows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from instdiff.config.base import Config
+from instdiff.errors import ConfigError, did_you_mean
+
+MODES = {"sft": "nll", "dft": "dft"}
+"""Training mode to the trainer's name of its loss."""
+
+NOT_YET = ("sft+kl", "asft")
+
+FIXED = {
+    "assistant_only_loss": "the rows say which tokens are learnt",
+    "auto_find_batch_size": "give per_device_train_batch_size; the global batch must stay what it is",
+    "average_tokens_across_devices": "the loss is always the mean over the target tokens of the global batch",
+    "bf16": "write dtype: bfloat16, or dtype: float32",
+    "chat_template_path": "the rows are rendered already; give the template to the command",
+    "completion_only_loss": "the rows say which tokens are learnt",
+    "dataset_kwargs": "the rows are tokenised already",
+    "dataset_text_field": "the rows are tokenised already",
+    "disable_tqdm": "progress is shown by instdiff",
+    "eos_token": "the tokenizer says it",
+    "eval_strategy": "there is no evaluation within training; use `instdiff eval`",
+    "fp16": "write dtype: bfloat16, or dtype: float32",
+    "gradient_accumulation_steps": "it follows from global_batch_size and per_device_train_batch_size",
+    "label_names": "the rows say which tokens are learnt",
+    "load_best_model_at_end": "there is no evaluation within training; use `instdiff eval`",
+    "logging_nan_inf_filter": "a loss that is no number ends the training",
+    "logging_steps": "the loss of every step is kept",
+    "logging_strategy": "the loss of every step is kept",
+    "loss_type": "write mode: sft, or mode: dft",
+    "model_init_kwargs": "the model is loaded by instdiff",
+    "output_dir": "it belongs to the command, not to the training settings",
+    "packing": "rows are never packed, so that each one is seen as it was scored",
+    "pad_token": "padding is masked, whatever its token",
+    "padding_free": "rows are never packed, so that each one is seen as it was scored",
+    "push_to_hub": "training makes a local folder; upload it afterwards",
+    "remove_unused_columns": "the rows hold ids and labels alone",
+    "resume_from_checkpoint": "write resume: true, or resume: false",
+    "save_only_model": "write resume: false for a training that starts anew",
+    "save_strategy": "write checkpoint_minutes or checkpoint_steps",
+    "save_total_limit": "only the newest checkpoint is kept, and none at the end",
+    "shuffle_dataset": "the sampler shuffles by the seed",
+    "trust_remote_code": "code that comes with a model is never run",
+    "use_cpu": "give the device to the command",
+}
+"""Keys of the trainer that cannot be set, and what to do instead."""
+
+
+class TrainSettings(Config):
+    """Settings of one training; keys that are not listed here are passed to the trainer.
+
+    Args:
+        model_max_length: tokens of prompt and response after which a row is cut (also ``max_length``).
+        num_train_epochs: passes over the rows; may be a fraction.
+        learning_rate: the highest one, reached when the warm-up ends.
+        global_batch_size: rows per optimizer step, over all devices and accumulation steps.
+        per_device_train_batch_size: rows per forward pass; None chooses by device and row length.
+        mode: ``sft`` (cross-entropy) or ``dft`` (cross-entropy weighted with the token's own probability).
+        lr_scheduler_type: the trainer's name of the decay.
+        warmup_ratio: share of all steps in which the rate rises from zero; ``warmup_steps`` takes precedence.
+        weight_decay: AdamW's, not applied to biases and norms.
+        max_grad_norm: gradients are clipped to this norm; 0 never clips.
+        use_lora: train low-rank adapters instead of all weights, with rank ``lora_r``, scale ``lora_alpha / lora_r``
+            and ``lora_dropout``.
+        lora_target_modules: names of the modules that get an adapter, a regular expression, or ``all-linear``.
+        seed: of order, dropout and adapter weights; None takes the command's.
+        dtype: ``auto`` keeps fp32 weights and multiplies in bf16 where the hardware is faster; ``bfloat16`` does so
+            anywhere; ``float32`` never; ``pure_bf16`` keeps the weights in bf16 too, as published.
+        save_dtype: of the saved weights of a full training (adapters are kept as trained). The default is float32
+            because AdamW moves a weight by about the learning rate in a step, say 2e-5, and bf16 tells weights near
+            0.02 apart by 1e-4 only: rounding would take back much of what was learnt. ``base`` is the base model's
+            own dtype.
+        checkpoint_minutes: minutes between checkpoints.
+        checkpoint_steps: optimizer steps between checkpoints, beside the minutes (also ``save_steps``).
+        resume: go on from an interrupted training's newest checkpoint; False begins anew.
+        cache_dir: published key, unused: models are resolved by the command.
+        kl_weight: published key, of modes that are not available.
+        alpha: published key, unused there as here.
+        clip_min: published key, unused there as here.
+        clip_max: published key, unused there as here.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    model_max_length: int = Field(2048, ge=2)
+    num_train_epochs: float = Field(3, gt=0)
+    learning_rate: float = Field(2e-5, ge=0)
+    global_batch_size: int = Field(64, ge=1)
+    per_device_train_batch_size: int | None = Field(None, ge=1)
+    mode: str = "sft"
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    use_lora: bool = False
+    lora_r: int = Field(8, ge=1)
+    lora_alpha: float = Field(16, gt=0)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    lora_target_modules: list[str] | str = Field(default=["q_proj", "v_proj"])
+    seed: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "pure_bf16"] = "auto"
+    save_dtype: Literal["float32", "bfloat16", "float16", "base"] = "float32"
+    checkpoint_minutes: float = Field(10, gt=0)
+    checkpoint_steps: int | None = Field(None, ge=1)
+    resume: bool = True
+    cache_dir: str | None = None
+    kl_weight: float = 0.1
+    alpha: float | None = None
+    clip_min: float | None = None
+    clip_max: float | None = None
+
+    @classmethod
+    def aliases(cls) -> dict[str, str]:
+        """Other names of keys, by the name they have here."""
+        return {"max_length": "model_max_length", "save_steps": "checkpoint_steps"}
+
+    @field_validator("mode")
+    @classmethod
+    def _known_mode(cls, mode: str) -> str:
+        # A ConfigError passes through pydantic as it is; a ValueError would get a prefix that says nothing to a user.
+        if mode in NOT_YET:
+            raise ConfigError(f"training mode '{mode}' is not available in this version; available: {', '.join(MODES)}")
+        if mode not in MODES:
+            raise ConfigError(f"unknown training mode '{mode}'{did_you_mean(mode, MODES)}")
+        return mode
+
+    def learning(self) -> dict[str, Any]:
+        """What decides the trained weights, as plain values; not when checkpoints are made."""
+        aside = {"checkpoint_minutes", "checkpoint_steps", "resume", "cache_dir", "seed"}
+        # A verb's subclass has more fields, such as paths; they are not the training's.
+        return self.model_dump(mode="json", include={*TrainSettings.model_fields, *(self.model_extra or {})} - aside)
+
+
+def hf_arguments(settings: TrainSettings, known: Collection[str]) -> dict[str, Any]:
+    """The settings as arguments of TRL's ``SFTConfig``; batch sizes, paths and device are the caller's.
+
+    Args:
+        settings: of the training.
+        known: names of ``SFTConfig``'s fields; given, because reading them costs seconds of import.
+
+    Raises:
+        ConfigError: a key that nobody knows, or one that is fixed here.
+    """
+    extra = dict(settings.model_extra or {})
+    open_keys = [*TrainSettings.model_fields, *TrainSettings.aliases(), *(set(known) - set(FIXED))]
+    for key in extra:
+        if key in FIXED:
+            raise ConfigError(f"training key '{key}' cannot be set: {FIXED[key]}")
+        if key not in known:
+            raise ConfigError(f"unknown training key '{key}'{_hint(key, open_keys)}")
+    checkpointing = {
+        new: extra.pop(old)
+        for old, new in (
+            ("gradient_checkpointing", "activation_checkpointing"),
+            ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+        )
+        if old in extra and new in known
+    }
+    return {
+        "num_train_epochs": settings.num_train_epochs,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "warmup_steps": settings.warmup_ratio,  # below 1 it is a share of the steps
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "loss_type": MODES[settings.mode],
+        "report_to": "none",
+        "ddp_find_unused_parameters": False,
+        **checkpointing,
+        **extra,
+    }
+
+
+def _hint(key: str, known: Collection[str]) -> str:
+    # The trainer has over a hundred keys: without a close one, the whole list would bury the message.
+    hint = did_you_mean(key, known)
+    return hint if "did you mean" in hint else "; it is no key of instdiff and none of Hugging Face's TrainingArguments"
+
+
+def split_batch(settings: TrainSettings, world: int, limit: int) -> tuple[int, int]:
+    """Rows per forward pass on each device, and forward passes per optimizer step, such that nothing is left over.
+
+    Args:
+        settings: of the training.
+        world: number of processes.
+        limit: most rows per forward pass where the settings do not say.
+
+    Raises:
+        ConfigError: the global batch cannot be split so.
+    """
+    total, given = settings.global_batch_size, settings.per_device_train_batch_size
+    if given is None:
+        share, rest = divmod(total, world)
+        if rest or not share:
+            raise ConfigError(f"global_batch_size {total} cannot be shared by {world} devices; give a multiple")
+        size = max(n for n in range(1, min(limit, share) + 1) if share % n == 0)
+        return size, share // size
+    if total % (given * world):
+        raise ConfigError(
+            f"global_batch_size {total} is no multiple of per_device_train_batch_size {given} x {world} device"
+            f"{'s' * (world > 1)} = {given * world}; change one of them, or leave per_device_train_batch_size out"
+        )
+    return given, total // (given * world)
