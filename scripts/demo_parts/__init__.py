@@ -1,0 +1,1 @@
+"""The generators behind `make_demo.py`, one module per domain of the demonstration data."""
