@@ -1,0 +1,54 @@
+"""Held-out response NLL through our own sweep: the cheapest honest measure of a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Floats, Log, ModelRef, Nll, Prompted, Settings
+from instdiff.data import Pool
+from instdiff.engine.load import Resident
+from instdiff.plan import Pass
+from instdiff.progress import Progress
+from instdiff.score import Workbench
+from instdiff.stats import token_mean
+from instdiff.store import Store
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Per held-out row the summed NLL of its response in nats, and its response tokens."""
+
+    total: Floats
+    count: npt.NDArray[np.int64]
+
+    @property
+    def nll(self) -> float:
+        """Nats per response token, over all tokens."""
+        return token_mean(self.total, self.count)
+
+
+def heldout_nll(
+    pool: Pool,
+    model: ModelRef,
+    settings: Settings,
+    store: Store,
+    *,
+    resident: Resident | None = None,
+    log: Log,
+    progress: Progress,
+) -> HeldOut:
+    """Sum the NLL of every response under a model.
+
+    Rows that cannot be scored count no token; the log says how many there are.
+    """
+    bench = Workbench(pool, {"base": model}, settings, store, resident=resident, log=log)
+    step = Pass("base", Prompted(), (Nll(),))
+    bench.run(step, progress)
+    values = store.read(bench.column("base", Nll()), bench.rendered("base", Prompted()).keys)
+    empty = int((values.lengths() == 0).sum())
+    if empty:
+        log(f"{empty} of {len(pool)} held-out rows cannot be scored and do not count")
+    return HeldOut(values.sum(), values.count())

@@ -1,0 +1,200 @@
+"""Rows become a trained model: TRL's trainer, fed with exactly the tokens that were scored.
+
+No token is added to the tokenizer and no embedding is resized: rows are padded with the tokenizer's padding token, or
+its end token where it has none, and padding is masked, so the trained model has the vocabulary of its base.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from instdiff.artifact import building, fingerprint, read_json, write_json
+from instdiff.config.train import TrainSettings
+from instdiff.core import Log
+from instdiff.errors import DataError, StoreError
+from instdiff.render import Rows
+from instdiff.trainer import CHECKPOINTS, Job, Progress
+
+RECORD, RECIPE = "training.json", "recipe.json"
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training did; ``training.json`` holds it beside settings and versions.
+
+    Args:
+        output: the model folder, or the adapter folder.
+        rows: rows trained on.
+        left_out: rows not trained on, by reason.
+        truncated: rows trained on that were cut, and so do not teach their end.
+        target_tokens: learnt tokens in one pass over the rows.
+        steps: optimizer steps.
+        losses: per step, the mean loss over the target tokens of its global batch, in nats.
+        learning_rates: per step, the rate it was made with.
+        seed: of order, dropout and adapter weights.
+        wall_s: seconds, of the last run where the training was resumed.
+        resumed_at: the step after which the last run began.
+        fresh: False where the folder was there already.
+    """
+
+    output: Path
+    rows: int
+    left_out: dict[str, int]
+    truncated: int
+    target_tokens: int
+    steps: int
+    losses: list[float]
+    learning_rates: list[float]
+    seed: int
+    wall_s: float
+    resumed_at: int
+    fresh: bool = True
+
+
+def train(
+    rows: Rows, base: str | Path, tokenizer: Any, settings: TrainSettings, output: str | Path, *, seed: int,
+    device: str = "auto", log: Log = print, progress: Progress | None = None,
+) -> TrainReport:  # fmt: skip
+    """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
+
+    A finished ``output`` is returned as it is. An interrupted call leaves its checkpoints beside ``output``, and the
+    same call goes on from them to the same weights. A step's loss is the mean over all target tokens of the global
+    batch, however it is split.
+
+    Args:
+        rows: from ``render.training_rows``; those with a reason are left out.
+        base: folder of the model to start from.
+        tokenizer: the Hugging Face tokenizer that made the rows; saved beside the model, unchanged.
+        settings: of the training; their seed, where given, goes before ``seed``.
+        output: folder to make.
+        seed: of order, dropout and adapter weights.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        log: told how it goes, at most every ten seconds.
+        progress: told after each step.
+
+    Raises:
+        ConfigError: a setting that is unknown or does not fit.
+        DataError: no row can be trained on.
+        PlanError: the training extra is not installed.
+        StoreError: the output cannot be written, or something else is there.
+        EngineError: the model cannot be loaded or trained, or its loss is no number.
+    """
+    output, base = Path(output), Path(base)
+    seed = seed if settings.seed is None else settings.seed
+    used = rows.take(np.flatnonzero(rows.why == None))  # noqa: E711 - elementwise
+    recipe = {"settings": settings.learning(), "seed": seed, "data": _data(used)}
+    if (output / RECORD).is_file():
+        return _kept(output, recipe, log)
+    left_out = _checked(rows, len(used), output)
+    counts = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
+    with _quiet():
+        job = Job(used, base, tokenizer, settings, seed, device, log, progress)
+        args, model = job.arguments(output), job.load()
+        main = args.process_index == 0
+        with building(output) if main else nullcontext(output.with_name(f".{output.name}.partial")) as folder:
+            with args.distributed_state.main_process_first():
+                start = _checkpoint(folder, recipe | _stamp(base), settings.resume)
+            if start is not None and main:
+                log(f"going on after step {_step(start)}")
+            record = recipe | {"base": base.name} | counts | job.run(args, model, folder, start)
+            if main:
+                _finish(folder, base, record)
+        args.distributed_state.wait_for_everyone()
+    return _report(output, record, fresh=True)
+
+
+def _data(rows: Rows) -> str:
+    digests = rows.keys()
+    return fingerprint([digest.hex() for digest in digests])
+
+
+def _checked(rows: Rows, used: int, output: Path) -> dict[str, int]:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise StoreError(f"'{output}' is there already, but no finished training; remove it or choose another place")
+    left_out = dict(Counter(str(why) for why in rows.why if why is not None))
+    if not used:
+        raise DataError(f"none of {len(rows)} rows can be trained on: {left_out or 'there are none'}")
+    return left_out
+
+
+def _report(output: Path, record: dict[str, Any], fresh: bool) -> TrainReport:
+    names = {field.name for field in dataclasses.fields(TrainReport)}
+    return TrainReport(output=output, fresh=fresh, **{key: value for key, value in record.items() if key in names})
+
+
+def _kept(output: Path, recipe: dict[str, Any], log: Log) -> TrainReport:
+    record = read_json(output / RECORD)
+    other = [key for key in recipe if record.get(key) != recipe[key]]
+    if other:
+        log(f"'{output}' is kept, though made with other {' and '.join(other)}; remove it to train again")
+    try:
+        return _report(output, record, fresh=False)
+    except TypeError:
+        raise StoreError(f"'{output / RECORD}' is not complete; remove '{output}' to train again") from None
+
+
+def _stamp(base: Path) -> dict[str, Any]:
+    """Tells a changed base from the one that an interrupted training began with, without reading its weights."""
+    files = [*sorted(base.glob("*.safetensors")), base / "config.json"]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return {"base": fingerprint([list(stat) for stat in stats])}
+
+
+def _checkpoint(folder: Path, recipe: dict[str, Any], resume: bool) -> Path | None:
+    """The newest usable checkpoint of the same training; what cannot be used is removed."""
+    if not resume or not (folder / RECIPE).is_file() or read_json(folder / RECIPE) != recipe:
+        for item in folder.iterdir():
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        write_json(folder / RECIPE, recipe)
+    newest: Path | None = None
+    for place in sorted(folder.glob(f"{CHECKPOINTS}/checkpoint-*"), key=_step, reverse=True):
+        try:
+            json.loads((place / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+            newest = newest or place
+        except (OSError, ValueError):
+            shutil.rmtree(place)
+    return newest
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _finish(folder: Path, base: Path, record: dict[str, Any]) -> None:
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for name in (RECIPE, "training_args.bin", "README.md"):
+        (folder / name).unlink(missing_ok=True)
+    # Saving notes how the tokenizer was loaded, and the length limit that scoring lifts: neither is the tokenizer's.
+    saved, original = folder / "tokenizer_config.json", base / "tokenizer_config.json"
+    config = {key: value for key, value in read_json(saved).items() if key not in ("is_local", "local_files_only")}
+    limit = read_json(original).get("model_max_length") if original.is_file() else None
+    write_json(saved, config if limit is None else config | {"model_max_length": limit})
+    write_json(folder / RECORD, record)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Third parties say nothing that a user cannot act upon."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

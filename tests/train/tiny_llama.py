@@ -1,0 +1,120 @@
+"""A model and a tokenizer small enough to train in a moment, and rows for them; as a program, one training."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from instdiff.config.train import TrainSettings
+from instdiff.ragged import Ragged
+from instdiff.render import Rows
+from instdiff.train import TrainReport, train
+
+ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+VOCAB = 64
+EOS = 2
+
+
+def make_base(folder: Path, dtype: torch.dtype = torch.float32, pad: bool = False) -> Path:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=EOS,
+        attention_dropout=0.0,
+    )
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    words = {"<unk>": 0, "<s>": 1, "</s>": EOS, **{f"w{i}": i for i in range(3, VOCAB)}}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    if pad:
+        tokenizer.pad_token = "w3"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_rows(count: int = 12, seed: int = 0, why: dict[int, str] | None = None, cut: int = -1) -> Rows:
+    """Rows of a prompt, a response and an end token that is a target; row ``cut`` was cut before its end."""
+    rng = np.random.default_rng(seed)
+    ids: list[list[int]] = []
+    target: list[list[bool]] = []
+    for row in range(count):
+        prompt, response = rng.integers(2, 8), rng.integers(1, 9)
+        end = [] if row == cut else [EOS]
+        out = why is not None and row in why
+        ids.append([] if out else [1, *rng.integers(3, VOCAB, prompt - 1 + response).tolist(), *end])
+        target.append([] if out else [False] * prompt + [True] * (response + len(end)))
+    reasons = np.full(count, None, object)
+    for row, word in (why or {}).items():
+        reasons[row] = word
+    truncated = np.arange(count) == cut
+    return Rows(Ragged.of(ids, np.int32), Ragged.of(target, np.bool_).values, truncated, reasons)
+
+
+def settings(**changes: Any) -> TrainSettings:
+    values = {"learning_rate": 1e-2, "global_batch_size": 4, "num_train_epochs": 2, "dtype": "float32", **changes}
+    return TrainSettings(**values)
+
+
+def tokenizer_of(base: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+
+
+def run(base: Path, output: Path, rows: Any = None, seed: int = 3, **changes: Any) -> TrainReport:
+    log = changes.pop("log", lambda line: None)
+    progress = changes.pop("progress", None)
+    rows = make_rows() if rows is None else rows
+    return train(rows, base, tokenizer_of(base), settings(**changes), output, seed=seed, log=log, progress=progress)
+
+
+def distance(a: Path, b: Path) -> float:
+    """Norm of the difference of two folders' weights, relative to that of the weights."""
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    difference = sum(float((first[key] - second[key]).double().square().sum()) for key in first)
+    return math.sqrt(difference / sum(float(value.double().square().sum()) for value in first.values()))
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+RESUME = {"num_train_epochs": 8, "checkpoint_steps": 2}
+
+if __name__ == "__main__":
+    home, kind = Path(sys.argv[1]), sys.argv[3]
+    # The test that kills this program after its first checkpoint must not come too late.
+    train(
+        make_rows(), home, tokenizer_of(home), settings(**RESUME, use_lora=kind == "lora"), Path(sys.argv[2]), seed=3,
+        progress=lambda step, steps: time.sleep(300 * (step == 5 and kind != "several")),
+    )  # fmt: skip
