@@ -32,6 +32,7 @@ class HeldOut:
 
 def heldout_nll(
     pool: Pool,
+    name: str,
     model: ModelRef,
     settings: Settings,
     store: Store,
@@ -40,14 +41,14 @@ def heldout_nll(
     log: Log,
     progress: Progress,
 ) -> HeldOut:
-    """Sum the NLL of every response under a model.
+    """Sum the NLL of every response under a model, which the log calls by ``name``.
 
     Rows that cannot be scored count no token; the log says how many there are.
     """
-    bench = Workbench(pool, {"base": model}, settings, store, resident=resident, log=log)
-    step = Pass("base", Prompted(), (Nll(),))
+    bench = Workbench(pool, {name: model}, settings, store, resident=resident, log=log)
+    step = Pass(name, Prompted(), (Nll(),))
     bench.run(step, progress)
-    values = store.read(bench.column("base", Nll()), bench.rendered("base", Prompted()).keys)
+    values = store.read(bench.column(name, Nll()), bench.rendered(name, Prompted()).keys)
     empty = int((values.lengths() == 0).sum())
     if empty:
         log(f"{empty} of {len(pool)} held-out rows cannot be scored and do not count")

@@ -150,10 +150,10 @@ class Run:
         """Held-out NLL of base, controls and rounds, each with its paired difference to the base."""
         if self.heldout is None:
             return []
-        base = self._heldout(self.base)
+        base = self._heldout("base", self.base)
         lines = [self._line("base", base, base, None)]
         for trained in [*controls, *rounds]:
-            line = self._line(trained.name, self._heldout(trained.model), base, trained)
+            line = self._line(trained.name, self._heldout(trained.name, trained.model), base, trained)
             lines.append(line)
         random = [line for line in lines if line["model"].startswith("random seed")]
         for trained in rounds:
@@ -167,9 +167,9 @@ class Run:
             write_json(trained.folder / "results.json", {"suite": "heldout", "base": lines[0], "selection": mine})
         return lines
 
-    def _heldout(self, model: ModelRef) -> HeldOut:
+    def _heldout(self, name: str, model: ModelRef) -> HeldOut:
         assert self.heldout is not None
-        return heldout_nll(self.heldout, model, self.settings, self.store, log=self.log, progress=self.progress)
+        return heldout_nll(self.heldout, name, model, self.settings, self.store, log=self.log, progress=self.progress)
 
     def _line(self, name: str, mine: HeldOut, base: HeldOut, trained: Trained | None) -> dict[str, Any]:
         nll = bootstrap_token_mean(mine.total, mine.count)
@@ -216,7 +216,7 @@ class Run:
             store=self.store,
             seed=self.config.seed,
             log=self.log,
-            say=lambda line: self._event(line),
+            say=lambda told: self._event(f"trained {output.relative_to(self.folder)}", **told),
         )
 
     def _event(self, what: str, **facts: Any) -> None:

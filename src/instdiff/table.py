@@ -130,6 +130,8 @@ def read_scores(path: str | Path, make: Mapping[str, Any] | None = None) -> Scor
         StoreError: the file is not there or is no score file.
     """
     path = Path(path)
+    if not path.is_file():
+        raise StoreError(f"cannot read scores '{path}': no such file; `instdiff score` writes it")
     try:
         table = _read(path)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
@@ -140,7 +142,7 @@ def read_scores(path: str | Path, make: Mapping[str, Any] | None = None) -> Scor
     if lacking or "methods" not in meta:
         raise StoreError(f"'{path}' is no score file of instdiff: it lacks {', '.join(lacking) or 'its metadata'}")
     ids = table["id"].to_pylist()
-    n_tokens = table["n_tokens"].fill_null(-1).to_numpy().astype(np.int64)
+    n_tokens = table["n_tokens"].cast(pa.int64()).fill_null(-1).to_numpy()
     scored = {name: _scored(table, name, entry, ids, n_tokens) for name, entry in meta["methods"].items()}
     return ScoreTable(
         table["row"].to_numpy(), ids, n_tokens, np.asarray(table["truncated"].to_pylist(), bool), scored, meta

@@ -8,8 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, Trai
 from instdiff.artifact import environment
 from instdiff.config.train import TrainSettings, hf_arguments, split_batch
 from instdiff.core import Log
+from instdiff.engine.load import DTYPES
 from instdiff.errors import ConfigError, EngineError, PlanError
+from instdiff.losses import IGNORED, TargetLoss
 from instdiff.render import Rows
 
 Progress = Callable[[int, int], None]
 """Told after each optimizer step: steps done, steps in all."""
 
 CHECKPOINTS = "checkpoints"
-IGNORED = -100
 LOG_EVERY_S = 10.0
 CPU_ROWS, GPU_TOKENS = 8, 16_384
 """Most rows, or padded tokens, per forward pass where the settings do not say."""
@@ -121,8 +121,7 @@ class Job:
         )  # the trainer turns it off, which would slow every later generation
         trainer = self._trainer(args, model, watch)
         try:
-            with _targets_only():
-                trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
         except torch.OutOfMemoryError:
             raise EngineError(
                 f"out of memory with {args.per_device_train_batch_size} rows per pass; set a lower "
@@ -148,29 +147,40 @@ class Job:
 
     def _save_dtype(self) -> Any:
         if self.settings.save_dtype != "base":
-            return getattr(torch, self.settings.save_dtype)
+            return DTYPES[self.settings.save_dtype]
         return AutoConfig.from_pretrained(str(self.base)).dtype or torch.float32
 
     def _trainer(self, args: Any, model: Any, watch: _Watch) -> Any:
         from datasets import Dataset
         from trl import SFTTrainer
 
-        class Quiet(SFTTrainer):  # type: ignore[misc]
+        class Trainer(SFTTrainer):  # type: ignore[misc]
+            loss_is_scaled_for_ga = True
+
             def _send_telemetry(self) -> None: ...
             def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
+
+            def compute_loss(
+                self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+            ) -> Any:
+                watch.tokens += int(inputs["attention_mask"].sum()) * self.args.world_size
+                # Gradients are averaged over processes, so each brings its share times their number.
+                return model(**inputs)["loss"] * self.args.world_size / num_items_in_batch
 
         ids, offsets = self.rows.ids.values, pa.array(self.rows.ids.offsets)
         labels = np.where(self.rows.target, ids, IGNORED)
         lists = [pa.LargeListArray.from_arrays(offsets, values) for values in (ids, labels)]
         table = pa.table(lists, names=["input_ids", "labels"])
         pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        trainer = Quiet(
+        trainer = Trainer(
             model=model, args=args, processing_class=self.tokenizer, train_dataset=Dataset(table), callbacks=[watch],
             data_collator=Collator(0 if pad is None else pad),
             peft_config=_lora(model, self.settings) if self.settings.use_lora else None,
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
-        # TRL's loss divides by the global batch's target tokens, if told; the trainer only tells models that ask.
+        causal = trainer.model.get_base_model() if self.settings.use_lora else trainer.model
+        causal.forward = TargetLoss(causal, self.settings.mode)
+        # Only models that ask are told the number of target tokens of the global batch.
         trainer.model_accepts_loss_kwargs = True
         return trainer
 
@@ -198,7 +208,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, settings: TrainSettings, log: Log, progress: Progress | None) -> None:
         self.settings, self.log, self.progress = settings, log, progress
-        self.first, self.began, self.saved, self.told = 0, 0.0, 0.0, -math.inf
+        self.first, self.tokens, self.began, self.saved, self.told = 0, 0, 0.0, 0.0, -math.inf
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.first, self.began, self.saved = state.global_step, time.monotonic(), time.monotonic()
@@ -232,7 +242,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             left = round((steps - step) * took / (step - self.first))
             self.log(
                 f"step {step}/{steps}  loss {logs['loss']:.2f}  lr {logs['learning_rate']:.1e}  "
-                f"{logs.get('num_tokens', 0) / took:,.0f} tokens/s  ETA {left // 60}:{left % 60:02d}"
+                f"{self.tokens / took:,.0f} tokens/s  ETA {left // 60}:{left % 60:02d}"
             )
             self.told = now
 
@@ -279,19 +289,6 @@ def _fast_bf16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return device == "cpu" and any(flags.get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
-@contextmanager
-def _targets_only() -> Iterator[None]:
-    """Positions without a target skip the head on every device: TRL does so on GPUs only, a CPU gains a third."""
-    from trl.trainer import utils
-
-    before = getattr(utils, "_use_triton", None)
-    utils._use_triton = lambda device: device.type == "cpu" or (before is not None and before(device))
-    try:
-        yield
-    finally:
-        utils._use_triton = before
 
 
 def _line(error: BaseException) -> str:

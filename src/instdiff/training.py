@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from instdiff.config.train import TrainSettings
 from instdiff.core import Log, ModelRef, Settings
@@ -25,7 +26,7 @@ def fine_tune(
     store: Store,
     seed: int,
     log: Log,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[dict[str, Any]], None] | None = None,
 ) -> ModelRef:
     """Supervised fine-tuning of a base model on all rows of a pool.
 
@@ -47,8 +48,8 @@ def fine_tune(
         rows, source.folder, tokenizer.hf, train_settings, output, seed=seed, device=settings.device, log=log
     )
     if say is not None and report.fresh:
-        last = report.losses[-1] if report.losses else float("nan")
-        say(f"trained {output.name}: {report.rows:,} rows, {report.steps} steps, last loss {last:.3f}")
+        losses = report.losses
+        say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})
     if train_settings.use_lora:
         return ModelRef(base.where, base.revision, str(output), base.template)
     return ModelRef(str(output), template=base.template)

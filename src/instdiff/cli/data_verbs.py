@@ -162,7 +162,8 @@ def _scores(settings: SelectConfig, pool: Pool, console: Console) -> ScoreTable:
     for spec, params in settings.method.items():
         name = short_name(spec)
         used = table[name].method.params()
-        for key, value in params.items():
+        seeded = "seed" in used and "seed" in settings.model_fields_set
+        for key, value in (({"seed": settings.seed} if seeded else {}) | params).items():
             if used.get(key, value) != value or key not in used:
                 raise ConfigError(
                     f"'{settings.scores}' was scored with {name}.{key}={used.get(key)!r}, not {value!r}; "

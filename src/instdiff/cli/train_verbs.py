@@ -70,7 +70,6 @@ def train(
         store=Store(settings.store),
         seed=settings.seed,
         log=console.log,
-        say=console.log,
     )
     console.result(
         {"output": out, "model": str(trained), "rows": len(pool)}, f"{trained} is trained on {len(pool):,} rows"
@@ -102,6 +101,7 @@ def pipeline(
     from instdiff.config.base import load as load_config
     from instdiff.config.verbs import PipelineConfig
     from instdiff.pipeline import pipeline as run
+    from instdiff.report import write_report
 
     console = Console(quiet=quiet, as_json=json)
     given = o.given(
@@ -110,6 +110,7 @@ def pipeline(
         store=store, seed=seed,
     )  # fmt: skip
     outcome = run(load_config(PipelineConfig, config, given, overrides or []), log=console.log, progress=console)
+    write_report(outcome.folder, outcome.lines)
     facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages}
     console.result(facts, _told(outcome))
 
@@ -127,7 +128,7 @@ def _told(outcome: Outcome) -> str:
         flawed = ["flawed"] if "flawed" in outcome.lines[0] else []
         header = ["model", "rows", "tokens", "held-out NLL", "95 % interval", "against base", *flawed]
         parts += ["", table(header, [_row(line) for line in outcome.lines])]
-    return "\n".join([*parts, "", f"the run is in {outcome.folder}"])
+    return "\n".join([*parts, "", f"the run is in {outcome.folder}; its page is {outcome.folder / 'report.html'}"])
 
 
 def _row(line: dict[str, Any]) -> list[Any]:

@@ -74,15 +74,18 @@ def canonical(kind: type[Config], values: Mapping[str, Any], source: str, prefix
         raise ConfigError(f"{source}: '{prefix.rstrip('.') or 'the file'}' must be a mapping of keys, not {values!r}")
     out: dict[str, Any] = {}
     aliases = kind.aliases()
+    names: dict[str, str] = {}
     for given, value in values.items():
         key = aliases.get(str(given), str(given))
         field = kind.model_fields.get(key)
         if field is None and not kind.open_keys():
             raise ConfigError(f"{source}: unknown key '{prefix}{given}'{_suggest(prefix, str(given), kind)}")
         if key in out:
+            other = given if given != key else names[key]
             raise ConfigError(
-                f"{source}: '{prefix}{given}' is another name of '{prefix}{key}', which is given too; keep one"
+                f"{source}: '{prefix}{other}' is another name of '{prefix}{key}', which is given too; keep one"
             )
+        names[key] = str(given)
         inner = _config_type(field.annotation) if field is not None else None
         out[key] = canonical(inner, value, source, f"{prefix}{given}.") if inner and value is not None else value
     return kind.shape(out)
@@ -121,14 +124,14 @@ def scalar(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    # Unless it is written as a mapping, a text with a colon is a text; and a quoted one may hold a '#'.
+    # A text may hold a colon or '#', as templates do; only braces make a mapping, only quotes keep a number a text.
     if isinstance(value, dict) and not text.lstrip().startswith("{"):
         return text
-    if isinstance(value, str):
+    if isinstance(value, str) and text.lstrip()[:1] not in ("'", '"'):
         try:
             return float(value)
         except ValueError:
-            return value if text.strip()[:1] in ("'", '"') else text
+            return text
     return text if value is None and text not in ("null", "~", "") else value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -211,10 +212,12 @@ class Resident:
         try:
             if name is None:
                 name = f"adapter{len(self._adapters)}"
-                if self._adapters:
-                    self._module.load_adapter(str(adapter), adapter_name=name)
-                else:
-                    self._module = PeftModel.from_pretrained(self._module, str(adapter), adapter_name=name)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                    if self._adapters:
+                        self._module.load_adapter(str(adapter), adapter_name=name)
+                    else:
+                        self._module = PeftModel.from_pretrained(self._module, str(adapter), adapter_name=name)
                 self._module.to(self.dtype).eval()
                 self._adapters[str(adapter.resolve())] = name
         except Exception as error:

@@ -1,0 +1,56 @@
+"""What all tests share: a quiet, offline process, a store of their own, tiny models, the shared folder."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and tokenizers are imported, by whatever test comes first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from helpers import Lab, make_models
+
+ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile(
+    "suite",
+    deadline=None,
+    max_examples=10,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSTDIFF_STORE", str(tmp_path_factory.getbasetemp() / "store-of-no-one"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared data and models."""
+    folder = Path(os.environ.get("INSTDIFF_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no shared folder; set INSTDIFF_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny random models: see ``helpers.make_models``."""
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def lab(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """Scores rows with tiny models, each time in a fresh store unless told otherwise."""
+    return Lab(models, tmp_path_factory.mktemp("stores"))

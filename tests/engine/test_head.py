@@ -1,0 +1,67 @@
+"""NLL and entropy from hidden states, in chunks, against the plain formula."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instdiff.engine.head import token_stats
+
+
+def plain(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    log_p = logits.double().log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).nan_to_num(0.0).sum(-1)
+    return -log_p.gather(-1, target[:, None])[:, 0], entropy
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 7, 1000])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_against_the_plain_formula(chunk: int | None, scale: float) -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50, bias=False)
+    hidden, target = torch.randn(7, 8) * scale, torch.randint(0, 50, (7,))
+    with torch.no_grad():
+        nll, entropy = token_stats(hidden, target, head, 50, entropy=True, chunk=chunk)
+        expected = plain(head(hidden), target)
+    assert entropy is not None and nll.dtype == entropy.dtype == torch.float32
+    np.testing.assert_allclose(nll, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(entropy, expected[1], rtol=1e-5, atol=1e-5)
+    assert token_stats(hidden, target, head, 50, entropy=False, chunk=chunk)[1] is None
+
+
+@given(st.integers(2, 80), st.sampled_from([0.0, 1e-3, 1.0, 20.0, 500.0]), st.integers(0, 5))
+def test_entropy_lies_between_zero_and_log_v(size: int, scale: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, size, generator=generator) * scale
+    nll, entropy = token_stats(logits, torch.zeros(6, dtype=torch.long), torch.nn.Identity(), size, entropy=True)
+    assert entropy is not None
+    assert (entropy >= 0).all() and (entropy <= math.log(size) * (1 + 1e-6)).all()
+    assert (nll >= 0).all()
+    if scale == 0.0:
+        np.testing.assert_allclose(entropy, math.log(size), rtol=1e-6)
+        np.testing.assert_allclose(nll, math.log(size), rtol=1e-6)
+
+
+def test_a_token_that_is_ruled_out() -> None:
+    logits = torch.tensor([[0.0, 0.0, -torch.inf], [1.0, -torch.inf, -torch.inf]])
+    nll, entropy = token_stats(logits, torch.tensor([1, 0]), torch.nn.Identity(), 3, entropy=True)
+    assert entropy is not None
+    np.testing.assert_allclose(nll, [math.log(2), 0.0], atol=1e-7)
+    np.testing.assert_allclose(entropy, [math.log(2), 0.0], atol=1e-7)
+    assert token_stats(logits, torch.tensor([2, 0]), torch.nn.Identity(), 3, entropy=False)[0][0] == math.inf
+
+
+def test_half_precision_is_reduced_in_fp32() -> None:
+    torch.manual_seed(1)
+    logits = (torch.randn(5, 4000) * 3).bfloat16()
+    target = torch.arange(5)
+    nll, entropy = token_stats(logits, target, torch.nn.Identity(), 4000, entropy=True)
+    expected = plain(logits, target)
+    assert entropy is not None and nll.dtype == torch.float32
+    np.testing.assert_allclose(nll, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(entropy, expected[1], rtol=1e-5)

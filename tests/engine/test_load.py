@@ -1,0 +1,178 @@
+"""Model references: what they resolve to, fingerprints, and what is said when they do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers import Lab, make_llama, some_rows
+from instdiff.core import ModelRef
+from instdiff.engine.load import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.errors import ConfigError, EngineError, PlanError
+from instdiff.methods import IFD, InstructDiff, Perplexity
+from instdiff.score import parse_model
+
+
+def copied(source: Path, to: Path) -> Path:
+    shutil.copytree(source, to)
+    return to
+
+
+def edited(folder: Path, **changes: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+def message(folder: Path | str, *, load: bool = True) -> str:
+    """What is said of a model that cannot be used."""
+    with pytest.raises(EngineError) as error:
+        source = resolve(ModelRef(str(folder)))
+        load_tokenizer(source)
+        with Resident(torch.device("cpu"), torch.float32).use(source):
+            pass
+    return str(error.value)
+
+
+# ── fingerprints ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fingerprint_is_of_weights_and_architecture(models: dict[str, Path], tmp_path: Path) -> None:
+    mark = resolve(ModelRef(str(models["llama"]))).fingerprint
+    copy = copied(models["llama"], tmp_path / "copy")
+    assert resolve(ModelRef(str(copy))).fingerprint == mark
+    assert resolve(ModelRef(str(edited(copy, use_cache=False, transformers_version="9")))).fingerprint == mark
+    assert resolve(ModelRef(str(models["other"]))).fingerprint != mark
+    assert resolve(ModelRef(str(edited(copy, rms_norm_eps=1e-3)))).fingerprint != mark
+
+
+def test_changed_weights_in_the_same_place_are_seen(models: dict[str, Path], tmp_path: Path) -> None:
+    memo = tmp_path / "memo"
+    copy = copied(models["llama"], tmp_path / "copy")
+    first = resolve(ModelRef(str(copy)), memo).fingerprint
+    assert resolve(ModelRef(str(copy)), memo).fingerprint == first
+    assert len(list(memo.iterdir())) == 1  # nothing but the remembered hash
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    assert resolve(ModelRef(str(copy)), memo).fingerprint not in (
+        first,
+        resolve(ModelRef(str(models["other"]))).fingerprint,
+    )
+
+
+# ── what can go wrong ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("where", ["/no/such/folder", "./no", "gpt2", "a/b/c"])
+def test_no_such_folder(where: str) -> None:
+    assert message(where) == (
+        f"no model folder '{where}'; give a local folder, a hub id as owner/name, or builtin:tiny"
+    )
+
+
+@pytest.mark.parametrize("where", ["nobody-at-all/no-such-model", "bad name/with spaces"])
+def test_a_hub_id_that_the_hub_does_not_give(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    said = message(where)
+    assert said.startswith(f"model '{where}' is no local folder, and the hub did not give it: ")
+    assert said.endswith("; check the name, the network, or HF_TOKEN for a gated model")
+
+
+def test_an_unknown_builtin() -> None:
+    with pytest.raises(ConfigError, match=r"no built-in named 'tinny'; did you mean 'tiny'"):
+        resolve(ModelRef("builtin:tinny"))
+
+
+def test_a_folder_that_is_no_model(models: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert (
+        message(tmp_path / "empty")
+        == f"'{tmp_path / 'empty'}' has no config.json, so it is no Hugging Face model folder"
+    )
+    bare = copied(models["llama"], tmp_path / "bare")
+    (bare / "model.safetensors").unlink()
+    assert message(bare) == f"'{bare}' has no weights (*.safetensors)"
+
+
+def test_damaged_files(models: dict[str, Path], tmp_path: Path) -> None:
+    config = copied(models["llama"], tmp_path / "config")
+    (config / "config.json").write_text("{")
+    assert message(config).startswith(f"cannot read '{config / 'config.json'}': ")
+    short = copied(models["llama"], tmp_path / "short")
+    raw = (short / "model.safetensors").read_bytes()
+    (short / "model.safetensors").write_bytes(raw[: len(raw) // 2])
+    assert message(short).startswith(f"cannot load model '{short}': ")
+    words = copied(models["llama"], tmp_path / "words")
+    (words / "tokenizer.json").write_text("{}")
+    assert message(words).startswith(f"cannot read the tokenizer in '{words}': ")
+    kind = edited(copied(models["llama"], tmp_path / "kind"), model_type="no-such-type")
+    assert message(kind).startswith(f"cannot read the tokenizer in '{kind}': ")
+
+
+def test_pickled_weights_are_not_read(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(models["llama"], tmp_path / "pickled")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert f"'{folder}' has only pickled weights (*.bin), which are not read; convert them to safetensors" in message(
+        folder
+    )
+
+
+def test_a_role_without_a_model(lab: Lab) -> None:
+    from instdiff.data import load
+    from instdiff.score import score
+
+    with pytest.raises(PlanError, match=r"ifd needs a model for role 'base'; give --model base=WHERE$"):
+        score(load(some_rows(1)), [IFD()])
+    with pytest.raises(PlanError, match=r"calibrated=WHERE or let `instdiff pipeline` train it"):
+        score(load(some_rows(1)), [InstructDiff()], str(lab.models["llama"]))
+
+
+def test_a_tokenizer_of_another_model(models: dict[str, Path], tmp_path: Path, lab: Lab) -> None:
+    folder = make_llama(tmp_path / "small", vocab_size=250)
+    with pytest.raises(
+        EngineError, match=r"token id \d+ is outside the model's 250 embeddings; tokenizer and model do not"
+    ):
+        lab.score(some_rows(3), [Perplexity()], base=folder)
+
+
+# ── references, devices, dtypes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_references_as_people_write_them(tmp_path: Path) -> None:
+    assert parse_model("Qwen/Qwen2.5-0.5B") == ModelRef("Qwen/Qwen2.5-0.5B")
+    assert parse_model("owner/name@v2") == ModelRef("owner/name", "v2")
+    assert parse_model("owner/name@v2+runs/lora") == ModelRef("owner/name", "v2", "runs/lora")
+    assert parse_model("runs/base+runs/lora") == ModelRef("runs/base", None, "runs/lora")
+    odd = tmp_path / "c++@home"
+    odd.mkdir()
+    assert parse_model(str(odd)) == ModelRef(str(odd))  # a folder that is there is meant as it is
+    assert str(ModelRef("a/b", "v2", "c")) == "a/b@v2+c"
+
+
+def test_devices() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(EngineError, match=f"device '{name}' cannot be used: "):
+            pick_device(name)
+
+
+def test_dtypes() -> None:
+    cpu = torch.device("cpu")
+    assert pick_dtype("float16", cpu) == torch.float16 and pick_dtype("float32", cpu) == torch.float32
+    assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+def test_lower_precision_is_another_column_and_near(lab: Lab) -> None:
+    rows, store = some_rows(6), lab.store()
+    full = lab.score(rows, [Perplexity()], store=store)["perplexity"].details["nll"]
+    half = lab.score(rows, [Perplexity()], store=store, dtype="bfloat16")["perplexity"].details["nll"]
+    assert 0 < abs(full - half).max() < 0.2
+    assert len(list((store.root / "columns").iterdir())) == 2
