@@ -45,3 +45,13 @@ def published_budget(ratio: float, kind: str) -> Budget:
     if not 0 < ratio <= 1:
         raise ConfigError(f"select_ratio {ratio} lies outside 0 to 1")
     return Budget(ratio, PUBLISHED_KINDS[kind])
+
+
+def configured_budget(budget: str | int | None, ratio: float | None) -> Budget:
+    """The budget of a configuration: written out, or by the published keys; 10 % of the rows where nothing is said.
+
+    A ``budget`` that is more than a published unit goes before ``select_ratio``.
+    """
+    if ratio is not None and (budget is None or budget in PUBLISHED_KINDS):
+        return published_budget(ratio, str(budget or "tokens"))
+    return parse_budget("10%" if budget is None else budget)

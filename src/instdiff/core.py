@@ -185,7 +185,13 @@ class Scores:
                 raise ValueError(f"score column {name!r} has {len(column)} rows, expected {len(self.value)}")
 
     def explained(self, signals: Signals) -> Scores:
-        """The same scores with a reason for every NaN: the signals' own first, then the method's."""
+        """The same scores with a reason for every NaN: the signals' own first, then the method's.
+
+        Raises:
+            ValueError: not one value per row.
+        """
+        if len(self.value) != len(signals):
+            raise ValueError(f"the method gave {len(self.value)} scores for {len(signals)} rows")
         why = np.where(signals.why != None, signals.why, self.why)  # noqa: E711 - elementwise
         value = np.where(np.isfinite(self.value) & (why == None), self.value, np.nan)  # noqa: E711 - elementwise
         why[np.isnan(value) & (why == None)] = "non_finite"  # noqa: E711 - elementwise

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from instdiff.artifact import environment, read_json, write_json, writing
-from instdiff.budget import parse_budget, published_budget
+from instdiff.budget import configured_budget
 from instdiff.config.methods import make_method, short_name
 from instdiff.config.train import TrainSettings
 from instdiff.config.verbs import PipelineConfig
@@ -113,11 +113,7 @@ class Run:
     def budget(self) -> Budget:
         """The configured budget; ``select_ratio`` of the response tokens by default."""
         part = self.config.select
-        words = (None, "tokens", "rows", "filtered")
-        if part.budget in words:
-            return published_budget(part.select_ratio, str(part.budget or "tokens"))
-        assert part.budget is not None
-        return parse_budget(part.budget)
+        return configured_budget(part.budget, part.select_ratio)
 
     def control(self, name: str, method: Method, tokens: int) -> Trained:
         """A control at the same token budget, trained the same way."""

@@ -148,7 +148,7 @@ class Workbench:
             return
         rows = rendered.rows.take(todo)
         label = f"{'+'.join(type(m).__name__.lower() for m in step.measures)} of {view_name(step.view)} by {step.model}"
-        cached = len(rendered.scorable) - len(todo)
+        cached = len(rendered.scorable) - int(np.isin(rendered.keys[rendered.scorable], rendered.keys[todo]).sum())
         with (
             progress.task(label, rows=len(todo), tokens=int(rows.ids.lengths().sum()), cached=cached) as advance,
             self.resident.use(self.source(step.model)) as model,
@@ -364,6 +364,7 @@ def _meta(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, s
                 "commit": bench.source(role).commit,
                 "tokenizer": _tokenizer_mark(bench.tokenizer(role)),
                 "template": bench.template_name(role),
+                "template_fingerprint": fingerprint(repr(bench.template(role))),
             }
             for role in used
         },

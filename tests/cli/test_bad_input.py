@@ -360,7 +360,7 @@ def test_published_budgets() -> None:
     ok("score", "--data", "my.jsonl", "--method", "random", "--output", "scores.parquet")
     assert selecting("select_ratio=2", "--budget", "rows") == "select_ratio 2.0 lies outside 0 to 1"
     assert selecting("select_ratio=0.5", "--budget", "words").startswith(
-        "budget 'words': with select_ratio it is one of tokens, rows, filtered; else write 500"
+        "budget 'words' is not understood; write 500, 10%"
     )
     ok("select", "--data", "my.jsonl", "--scores", "scores.parquet", "--output", "o.jsonl", "--budget", "rows",
        "select_ratio=0.5")  # fmt: skip

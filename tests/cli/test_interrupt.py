@@ -25,7 +25,7 @@ class Slow(execute.Sweep):
 
 execute.Sweep = Slow
 sys.argv = ["instdiff", *sys.argv[1:]]
-from instdiff.cli import main
+from instdiff.cli.entry import main
 main()
 """
 

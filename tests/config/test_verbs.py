@@ -130,7 +130,6 @@ def test_models() -> None:
     assert parse_models({"base": "a", "rater": "b"}) == {"base": "a", "rater": "b"}
 
 
-@pytest.mark.xfail(strict=True, reason="a role with a slash is taken for a path: warmup/0=WHERE becomes the base")
 def test_warmup_roles_on_the_command_line() -> None:
     assert parse_models("warmup/0=c") == {"warmup/0": "c"}
 

@@ -36,14 +36,7 @@ METHODS_MAY = ["core", "errors", "methods.bands", "choose"]
 
 KNOWN_UPWARD: set[tuple[str, str]] = set()
 KNOWN_METHODS = {("methods.superfiltering", "methods.ifd")}  # a subclass: the same arithmetic under another role
-# Imports inside functions that close a cycle: `main` registers the verbs by importing them; `select` without scores
-# runs what `score` runs, and `score` loads rows as `select` does.
-KNOWN_CYCLES = {
-    ("cli.app", "cli.data_verbs"),
-    ("cli.app", "cli.score_verbs"),
-    ("cli.app", "cli.train_verbs"),
-    ("cli.score_verbs", "cli.data_verbs"),
-}
+KNOWN_CYCLES: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """``python -m instdiff.cli``."""
 
-from instdiff.cli.app import main
+from instdiff.cli.entry import main
 
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 import traceback
@@ -48,7 +49,7 @@ def command(name: str, examples: str = "") -> Callable[[F], F]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(0)
             except InstDiffError as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(_told(error, as_json=bool(kwargs.get("json"))), file=sys.stderr)
                 sys.exit(2)
             except KeyboardInterrupt:
                 print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)
@@ -63,6 +64,11 @@ def command(name: str, examples: str = "") -> Callable[[F], F]:
     return wrap
 
 
+def _told(error: InstDiffError, *, as_json: bool) -> str:
+    text = str(error)
+    return json.dumps({"error": text, "kind": type(error).__name__}) if as_json else f"error: {text}"
+
+
 @app.callback(invoke_without_command=True)
 def root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
     """Choose the tenth of your instruction data that teaches your model."""
@@ -71,13 +77,3 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
         print(__version__)
         raise typer.Exit
-
-
-def main() -> None:
-    """Entry point."""
-    # Two busy cores must not spin on each other while they wait; this has to be set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from instdiff.cli import data_verbs, score_verbs, train_verbs  # noqa: F401 - they register their commands
-
-    app()

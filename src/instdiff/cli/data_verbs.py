@@ -9,40 +9,13 @@ import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
+from instdiff.cli.common import load_pool, needed, run_score
 from instdiff.cli.console import Console
 
 if TYPE_CHECKING:
-    from instdiff.config.verbs import DataConfig, SelectConfig
+    from instdiff.config.verbs import SelectConfig
     from instdiff.data import Pool
     from instdiff.table import ScoreTable
-
-
-def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
-    """The rows that a command works on; bad lines go to ``rejected.jsonl`` beside the output."""
-    from instdiff.data import load
-    from instdiff.errors import ConfigError
-
-    if not config.data:
-        raise ConfigError("no data is named; give --data FILE")
-    beside = Path(output).parent / "rejected.jsonl" if output else None
-    return load(
-        config.data,
-        format=config.format,
-        map=config.mapping(),
-        targets=config.targets,
-        limit=config.limit,
-        rejects_path=beside,
-        log=console.log,
-    )
-
-
-def needed(output: str | None) -> str:
-    """An output path, which has no sensible default."""
-    from instdiff.errors import ConfigError
-
-    if not output:
-        raise ConfigError("no output is named; give --output PATH")
-    return output
 
 
 @command("sample", "Example:  instdiff sample --data my.jsonl --max-samples 1000 --seed 42 --output warmup.jsonl")
@@ -113,6 +86,7 @@ def select(
     json: o.Json = False,
 ) -> None:
     """Rank by a method's scores and cut to a budget."""
+    from instdiff.budget import configured_budget
     from instdiff.config.base import load as load_config
     from instdiff.config.verbs import SelectConfig
     from instdiff.select import select as choose
@@ -127,7 +101,13 @@ def select(
     pool = load_pool(settings, console, out)
     table = _scores(settings, pool, console)
     name = _one_method(settings, table)
-    chosen = choose(pool, table[name], _budget(settings), order=settings.order, meta=table.meta)
+    chosen = choose(
+        pool,
+        table[name],
+        configured_budget(settings.budget, settings.select_ratio),
+        order=settings.order,
+        meta=table.meta,
+    )
     chosen.write(out, with_scores=settings.with_scores)
     record_path = settings.record or str(Path(out).parent / "selection.json")
     chosen.write_record(record_path)
@@ -140,16 +120,7 @@ def select(
     )
 
 
-def _budget(settings: SelectConfig) -> str | int:
-    from instdiff.budget import published_budget
-
-    if settings.select_ratio is not None:
-        return str(published_budget(settings.select_ratio, str(settings.budget or "tokens")))
-    return settings.budget if settings.budget is not None else "10%"
-
-
 def _scores(settings: SelectConfig, pool: Pool, console: Console) -> ScoreTable:
-    from instdiff.cli.score_verbs import run_score
     from instdiff.config.methods import short_name
     from instdiff.errors import ConfigError
     from instdiff.table import read_scores

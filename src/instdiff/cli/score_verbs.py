@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
+from instdiff.cli.common import built, configured, load_pool, needed, run_score, run_settings
 from instdiff.cli.console import Console, clock, table
 
 if TYPE_CHECKING:
-    from instdiff.config.verbs import ScoreConfig, SelectConfig
-    from instdiff.core import Method, Settings
-    from instdiff.data import Pool
-    from instdiff.table import ScoreTable
+    pass
 
 
 @command("methods", "Example:  instdiff methods ifd")
@@ -41,59 +39,6 @@ def methods(
         for m in every
     ]
     console.result({"methods": every}, table(["method", "paper", "roles", "defaults"], rows))
-
-
-def run_settings(config: ScoreConfig | SelectConfig) -> Settings:
-    """What all passes share, from the configuration."""
-    from instdiff.core import Settings
-
-    return Settings(
-        max_length=config.max_length,
-        dtype=config.dtype,
-        device=config.device,
-        batch_tokens=config.batch_tokens,
-        templates={"*": config.template or "alpaca"},
-    )
-
-
-def _configured(kind: Any, config: str | None, given: dict[str, Any], overrides: list[str]) -> Any:
-    from instdiff.config.base import load as load_config
-    from instdiff.errors import ConfigError
-
-    settings = load_config(kind, config, given, overrides)
-    if not settings.method:
-        raise ConfigError("no method is named; give --method (see `instdiff methods`)")
-    return settings
-
-
-def built(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[str, str]]:
-    """The configuration's methods, and how each was named."""
-    from instdiff.config.methods import make_methods, short_name
-
-    pairs = make_methods(list(config.method), {short_name(k): v for k, v in config.method.items()}, config.seed)
-    return {name: method for name, (_, method) in pairs.items()}, {name: spec for name, (spec, _) in pairs.items()}
-
-
-def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:
-    """Score a pool as configured."""
-    from instdiff.data import load
-    from instdiff.score import bind, score
-    from instdiff.store import Store
-
-    named, specs = built(config)
-    warmup = getattr(config, "warmup", None)
-    listed = {"warmup": load(warmup, targets=config.targets, map=config.mapping()).ids} if warmup else None
-    return score(
-        pool,
-        named,
-        bind(config.model),
-        settings=run_settings(config),
-        store=Store(config.store),
-        listed=listed,
-        specs=specs,
-        log=console.log,
-        progress=console,
-    )
 
 
 @command(
@@ -122,7 +67,6 @@ def plan(
 ) -> None:
     """Show what scoring would cost; spends nothing."""
     from instdiff.bill import bill
-    from instdiff.cli.data_verbs import load_pool
     from instdiff.config.verbs import ScoreConfig
     from instdiff.score import workbench
     from instdiff.store import Store
@@ -132,7 +76,7 @@ def plan(
         data=data, model=model, method=method, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, store=store, seed=seed,
     )  # fmt: skip
-    settings = _configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
+    settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     named, _ = built(settings)
     pool = load_pool(settings, console, None)
     bench = workbench(pool, named, settings.model, run_settings(settings), Store(settings.store), log=console.log)
@@ -187,7 +131,6 @@ def score(
     json: o.Json = False,
 ) -> None:
     """Score a data set with one or more methods; one row out for each row in."""
-    from instdiff.cli.data_verbs import load_pool, needed
     from instdiff.config.verbs import ScoreConfig
     from instdiff.errors import ConfigError
 
@@ -197,7 +140,7 @@ def score(
         template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
         executor=executor, store=store, warmup=warmup, seed=seed, strict=strict,
     )  # fmt: skip
-    settings = _configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
+    settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     out = needed(settings.output)
     if Path(out).suffix not in (".parquet", ".jsonl", ".csv"):  # before hours are spent
         raise ConfigError(f"scores go to .parquet, .jsonl or .csv, not to '{out}'")

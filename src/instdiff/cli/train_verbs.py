@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
+from instdiff.cli.common import load_pool, needed
 from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ def train(
     json: o.Json = False,
 ) -> None:
     """Fine-tune a model on a data set: all parameters, or LoRA with train.use_lora=true."""
-    from instdiff.cli.data_verbs import load_pool, needed
     from instdiff.config.base import load as load_config
     from instdiff.config.train import TrainSettings
     from instdiff.config.verbs import TrainConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -131,6 +132,9 @@ class ScoreConfig(DataConfig, RunConfig):
         return method_path(path, values)
 
 
+_ROLE = re.compile(r"[a-z_]+(/\d+)?")
+
+
 def parse_models(value: Any) -> dict[str, str]:
     """``WHERE`` for the base, ``ROLE=WHERE``, a list of them, or a mapping."""
     if isinstance(value, dict):
@@ -140,7 +144,7 @@ def parse_models(value: Any) -> dict[str, str]:
     out: dict[str, str] = {}
     for item in [value] if isinstance(value, str) else value:
         role, sign, where = str(item).partition("=")
-        role, where = (role, where) if sign and "/" not in role else ("base", str(item))
+        role, where = (role, where) if sign and _ROLE.fullmatch(role) else ("base", str(item))
         if role in out:
             raise ConfigError(f"role '{role}' is given twice: '{out[role]}' and '{where}'")
         if not where:

@@ -1,0 +1,99 @@
+"""Steps that several commands share: which rows, which methods, one scoring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instdiff.cli.console import Console
+
+if TYPE_CHECKING:
+    from instdiff.config.verbs import DataConfig, ScoreConfig, SelectConfig
+    from instdiff.core import Method, Settings
+    from instdiff.data import Pool
+    from instdiff.table import ScoreTable
+
+
+def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
+    """The rows that a command works on; bad lines go to ``rejected.jsonl`` beside the output."""
+    from instdiff.data import load
+    from instdiff.errors import ConfigError
+
+    if not config.data:
+        raise ConfigError("no data is named; give --data FILE")
+    beside = Path(output).parent / "rejected.jsonl" if output else None
+    pool = load(
+        config.data,
+        format=config.format,
+        map=config.mapping(),
+        targets=config.targets,
+        limit=config.limit,
+        rejects_path=beside,
+        log=console.log,
+    )
+    if beside is not None and beside.is_file() and not pool.rejected:
+        beside.unlink(missing_ok=True)  # an earlier run's, which would look like this one's
+    return pool
+
+
+def needed(output: str | None) -> str:
+    """An output path, which has no sensible default."""
+    from instdiff.errors import ConfigError
+
+    if not output:
+        raise ConfigError("no output is named; give --output PATH")
+    return output
+
+
+def run_settings(config: ScoreConfig | SelectConfig) -> Settings:
+    """What all passes share, from the configuration."""
+    from instdiff.core import Settings
+
+    return Settings(
+        max_length=config.max_length,
+        dtype=config.dtype,
+        device=config.device,
+        batch_tokens=config.batch_tokens,
+        templates={"*": config.template or "alpaca"},
+    )
+
+
+def configured(kind: Any, config: str | None, given: dict[str, Any], overrides: list[str]) -> Any:
+    """A command's configuration, with at least one method."""
+    from instdiff.config.base import load as load_config
+    from instdiff.errors import ConfigError
+
+    settings = load_config(kind, config, given, overrides)
+    if not settings.method:
+        raise ConfigError("no method is named; give --method (see `instdiff methods`)")
+    return settings
+
+
+def built(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[str, str]]:
+    """The configuration's methods, and how each was named."""
+    from instdiff.config.methods import make_methods, short_name
+
+    pairs = make_methods(list(config.method), {short_name(k): v for k, v in config.method.items()}, config.seed)
+    return {name: method for name, (_, method) in pairs.items()}, {name: spec for name, (spec, _) in pairs.items()}
+
+
+def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:
+    """Score a pool as configured."""
+    from instdiff.data import load
+    from instdiff.score import bind, score
+    from instdiff.store import Store
+
+    named, specs = built(config)
+    warmup = getattr(config, "warmup", None)
+    listed = {"warmup": load(warmup, targets=config.targets, map=config.mapping()).ids} if warmup else None
+    return score(
+        pool,
+        named,
+        bind(config.model),
+        settings=run_settings(config),
+        store=Store(config.store),
+        listed=listed,
+        specs=specs,
+        log=console.log,
+        progress=console,
+    )

@@ -1,0 +1,19 @@
+"""Where the program starts."""
+
+from __future__ import annotations
+
+import os
+
+from instdiff.cli import data_verbs, score_verbs, train_verbs
+from instdiff.cli.app import app
+
+VERBS = (data_verbs, score_verbs, train_verbs)
+"""The modules that register commands."""
+
+
+def main() -> None:
+    """Entry point."""
+    # Two busy cores must not spin on each other while they wait; this has to be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    app()
