@@ -243,7 +243,7 @@ class Lab:
         **settings: Any,
     ) -> ScoreTable:
         """Score with ``base`` and ``calibrated`` bound to tiny models, by name or folder."""
-        from instdiff.score import score
+        from instdiff.scoring import score
 
         bound: dict[str, str | ModelRef] = {
             role: where if isinstance(where, ModelRef) else str(self.models.get(str(where), where))

@@ -1,1 +1,98 @@
-"""instdiff."""
+"""instdiff: choose the tenth of your instruction data that teaches your model.
+
+```python
+import instdiff
+
+pool = instdiff.load("my.jsonl")
+scores = instdiff.score(pool, [instdiff.IFD()], models={"base": "Qwen/Qwen2.5-0.5B"})
+subset = instdiff.select(pool, scores["ifd"], budget="10%")
+subset.to_jsonl("selected.jsonl")
+```
+
+Names are imported when they are first used, so that ``import instdiff`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from instdiff.version import __version__
+
+if TYPE_CHECKING:
+    from instdiff.bill import Bill, plan
+    from instdiff.core import (
+        Budget,
+        Column,
+        Entropy,
+        Length,
+        Listed,
+        Method,
+        ModelRef,
+        Nll,
+        Prompted,
+        ResponseOnly,
+        Scored,
+        Scores,
+        Settings,
+        Signal,
+        Signals,
+        WholeText,
+        reasons,
+    )
+    from instdiff.data import Message, Pool, Sample, load
+    from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError, PlanError, StoreError
+    from instdiff.methods import (
+        IFD,
+        METHODS,
+        Full,
+        InstructDiff,
+        Longest,
+        Perplexity,
+        Random,
+        ResponseEntropy,
+        Superfiltering,
+    )
+    from instdiff.ragged import Ragged
+    from instdiff.rounds import pipeline
+    from instdiff.scoring import score
+    from instdiff.selection import Selection, select
+    from instdiff.store import Store
+    from instdiff.table import ScoreTable, read_scores
+    from instdiff.training import train
+
+_HOMES = {
+    "bill": ("Bill", "plan"),
+    "core": (
+        "Budget", "Column", "Entropy", "Length", "Listed", "Method", "ModelRef", "Nll", "Prompted", "ResponseOnly",
+        "Scored", "Scores", "Settings", "Signal", "Signals", "WholeText", "reasons",
+    ),
+    "data": ("Message", "Pool", "Sample", "load"),
+    "errors": ("ConfigError", "DataError", "EngineError", "InstDiffError", "PlanError", "StoreError"),
+    "methods": (
+        "IFD", "METHODS", "Full", "InstructDiff", "Longest", "Perplexity", "Random", "ResponseEntropy",
+        "Superfiltering",
+    ),
+    "ragged": ("Ragged",),
+    "rounds": ("pipeline",),
+    "scoring": ("score",),
+    "selection": ("Selection", "select"),
+    "store": ("Store",),
+    "table": ("ScoreTable", "read_scores"),
+    "training": ("train",),
+}  # fmt: skip
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'instdiff' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"instdiff.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

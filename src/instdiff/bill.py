@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Method
+from instdiff.core import Method, ModelRef, Settings
+from instdiff.data import Pool
 from instdiff.engine.load import Source
 from instdiff.engine.peak import matmul_peak
-from instdiff.plan import Pass, plan
-from instdiff.score import Workbench, view_name
-from instdiff.store import Keys
+from instdiff.planner import Pass
+from instdiff.planner import plan as waves_of
+from instdiff.scoring import Workbench, by_name, view_name, workbench
+from instdiff.store import Keys, Store
 
 Rows = npt.NDArray[np.int64]
 
@@ -69,13 +71,30 @@ class Bill:
         }
 
 
+def plan(
+    pool: Pool,
+    methods: Sequence[Method] | Mapping[str, Method],
+    models: str | ModelRef | Mapping[str, str | ModelRef] | None = None,
+    *,
+    settings: Settings | None = None,
+    store: Store | None = None,
+) -> Bill:
+    """What ``score`` with the same arguments would do and cost; spends nothing.
+
+    Raises:
+        PlanError: a role that a method needs is not bound.
+    """
+    named = by_name(methods)
+    return bill(workbench(pool, named, models, settings, store), named)
+
+
 def bill(bench: Workbench, methods: Mapping[str, Method]) -> Bill:
     """Count what scoring would do. Nothing is loaded but tokenizers, nothing computed."""
-    waves = plan(signal for method in methods.values() for signal in method.signals().values())
+    waves = waves_of(signal for method in methods.values() for signal in method.signals().values())
     passes = [_cost(bench, step, number) for number, wave in enumerate(waves) for step in bench.ordered(wave)]
     alone = {}
     for name, method in methods.items():
-        own = [step for wave in plan(method.signals().values()) for step in wave]
+        own = [step for wave in waves_of(method.signals().values()) for step in wave]
         tokens = sum(int(bench.rendered(s.model, s.view).rows.ids.lengths().sum()) for s in own)
         alone[name] = {"passes": len(own), "tokens": tokens}
     flops = sum(p.flops for p in passes)

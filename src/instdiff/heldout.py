@@ -10,9 +10,9 @@ import numpy.typing as npt
 from instdiff.core import Floats, Log, ModelRef, Nll, Prompted, Settings
 from instdiff.data import Pool
 from instdiff.engine.load import Resident
-from instdiff.plan import Pass
+from instdiff.planner import Pass
 from instdiff.progress import Progress
-from instdiff.score import Workbench
+from instdiff.scoring import Workbench
 from instdiff.stats import token_mean
 from instdiff.store import Store
 

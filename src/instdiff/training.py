@@ -16,7 +16,7 @@ from instdiff.store import Store
 from instdiff.templates import template
 
 
-def fine_tune(
+def train(
     pool: Pool,
     base: ModelRef,
     train_settings: TrainSettings,
@@ -36,7 +36,7 @@ def fine_tune(
     Raises:
         ConfigError: the base has an adapter.
     """
-    from instdiff.train import train
+    from instdiff.sft import train as fit
 
     if base.adapter:
         raise ConfigError(f"'{base}' has an adapter; merge it into its base before training on top of it")
@@ -44,9 +44,7 @@ def fine_tune(
     tokenizer = load_tokenizer(source)
     layout = template(base.template or settings.templates["*"])
     rows = training_rows(pool, tokenizer, layout, train_settings.model_max_length)
-    report = train(
-        rows, source.folder, tokenizer.hf, train_settings, output, seed=seed, device=settings.device, log=log
-    )
+    report = fit(rows, source.folder, tokenizer.hf, train_settings, output, seed=seed, device=settings.device, log=log)
     if say is not None and report.fresh:
         losses = report.losses
         say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})

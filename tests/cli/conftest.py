@@ -34,14 +34,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Rows and tokens of every pass that a model really runs."""
-    import instdiff.score
+    import instdiff.scoring
 
     seen: list[tuple[int, int]] = []
-    real = instdiff.score.run_pass
+    real = instdiff.scoring.run_pass
 
     def counting(model, rows, *args, **kwargs):
         seen.append((len(rows), int(rows.ids.lengths().sum())))
         return real(model, rows, *args, **kwargs)
 
-    monkeypatch.setattr(instdiff.score, "run_pass", counting)
+    monkeypatch.setattr(instdiff.scoring, "run_pass", counting)
     return seen

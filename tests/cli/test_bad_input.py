@@ -472,12 +472,12 @@ def test_a_disk_that_fills_up_while_scores_are_written(model: str, monkeypatch: 
 
 
 def test_a_bug_keeps_its_traceback(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import instdiff.score
+    import instdiff.scoring
 
     def broken(*args: object, **options: object) -> None:
         raise ValueError("operands could not be broadcast")
 
-    monkeypatch.setattr(instdiff.score, "tabulate", broken)
+    monkeypatch.setattr(instdiff.scoring, "tabulate", broken)
     ran = cli("score", "--data", "my.jsonl", "--model", model, "--method", "ifd", "--output", "s.parquet")
     assert ran.code == 1
     lines = ran.err.splitlines()

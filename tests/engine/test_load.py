@@ -16,7 +16,7 @@ from instdiff.core import ModelRef
 from instdiff.engine.load import Resident, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.methods import IFD, InstructDiff, Perplexity
-from instdiff.score import parse_model
+from instdiff.scoring import parse_model
 
 
 def copied(source: Path, to: Path) -> Path:
@@ -127,7 +127,7 @@ def test_pickled_weights_are_not_read(models: dict[str, Path], tmp_path: Path) -
 
 def test_a_role_without_a_model(lab: Lab) -> None:
     from instdiff.data import load
-    from instdiff.score import score
+    from instdiff.scoring import score
 
     with pytest.raises(PlanError, match=r"ifd needs a model for role 'base'; give --model base=WHERE$"):
         score(load(some_rows(1)), [IFD()])

@@ -16,7 +16,7 @@ import pytest
 from instdiff.core import Nll, Settings
 from instdiff.data import load
 from instdiff.methods import IFD
-from instdiff.score import ModelRef, Workbench, score
+from instdiff.scoring import ModelRef, Workbench, score
 from instdiff.store import Store
 
 pytestmark = pytest.mark.shared_data

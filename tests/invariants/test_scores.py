@@ -19,7 +19,7 @@ from instdiff.core import Entropy, Method
 from instdiff.data import load
 from instdiff.engine import head
 from instdiff.methods import IFD, InstructDiff, Perplexity, ResponseEntropy
-from instdiff.score import Workbench, bind
+from instdiff.scoring import Workbench, bind
 from instdiff.table import ScoreTable
 
 Row = dict[str, str]

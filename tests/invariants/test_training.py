@@ -11,7 +11,7 @@ from instdiff.data import load
 from instdiff.engine.load import load_tokenizer, resolve
 from instdiff.methods import InstructDiff
 from instdiff.render import training_rows
-from instdiff.score import Workbench, bind
+from instdiff.scoring import Workbench, bind
 from instdiff.templates import template
 
 

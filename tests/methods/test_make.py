@@ -14,7 +14,7 @@ from instdiff.core import Budget
 from instdiff.data import load
 from instdiff.errors import ConfigError
 from instdiff.methods import IFD, METHODS, InstructDiff, Perplexity, Random, resolve
-from instdiff.score import score
+from instdiff.scoring import score
 
 MINE = '''
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from helpers import Lab, some_rows
 from instdiff.data import load
 from instdiff.errors import DataError, StoreError
 from instdiff.methods import IFD, InstructDiff, Perplexity, Random
-from instdiff.score import score
+from instdiff.scoring import score
 from instdiff.table import ScoreTable, read_scores
 
 ROWS = [*some_rows(8), {"instruction": "a", "input": "", "output": ""}]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from instdiff.config.base import build
 from instdiff.config.train import TrainSettings, hf_arguments, split_batch
 from instdiff.errors import ConfigError, DataError, EngineError, PlanError, StoreError
-from instdiff.train import train
+from instdiff.sft import train
 
 # ── what goes wrong ───────────────────────────────────────────────────────────────────────────────────────────────────
 

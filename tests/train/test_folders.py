@@ -15,7 +15,7 @@ import torch
 from tiny_llama import ENV, RESUME, make_base, make_rows, run, same, settings, tokenizer_of, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from instdiff.train import train
+from instdiff.sft import train
 
 # ── what is left ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -15,7 +15,7 @@ import torch
 from instdiff.config.train import TrainSettings
 from instdiff.ragged import Ragged
 from instdiff.render import Rows
-from instdiff.train import TrainReport, train
+from instdiff.sft import TrainReport, train
 
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 VOCAB = 64

@@ -80,7 +80,7 @@ def built(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[s
 def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:
     """Score a pool as configured."""
     from instdiff.data import load
-    from instdiff.score import bind, score
+    from instdiff.scoring import bind, score
     from instdiff.store import Store
 
     named, specs = built(config)

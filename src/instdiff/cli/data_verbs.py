@@ -36,7 +36,7 @@ def sample(
     from instdiff.config.base import load as load_config
     from instdiff.config.verbs import SampleConfig
     from instdiff.errors import ConfigError
-    from instdiff.select import sample_rows
+    from instdiff.selection import sample_rows
 
     console = Console(quiet=quiet, as_json=json)
     given = o.given(data=data, output=output, max_samples=max_samples, limit=limit, seed=seed, format=format, map=map)
@@ -89,7 +89,7 @@ def select(
     from instdiff.budget import configured_budget
     from instdiff.config.base import load as load_config
     from instdiff.config.verbs import SelectConfig
-    from instdiff.select import select as choose
+    from instdiff.selection import select as choose
 
     console = Console(quiet=quiet, as_json=json)
     given = o.given(

@@ -68,7 +68,7 @@ def plan(
     """Show what scoring would cost; spends nothing."""
     from instdiff.bill import bill
     from instdiff.config.verbs import ScoreConfig
-    from instdiff.score import workbench
+    from instdiff.scoring import workbench
     from instdiff.store import Store
 
     console = Console(quiet=quiet, as_json=json)

@@ -11,7 +11,7 @@ from instdiff.cli.common import load_pool, needed
 from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
-    from instdiff.pipeline import Outcome
+    from instdiff.rounds import Outcome
 
 
 @command("train", "Example:  instdiff train --config configs/med/train_med_100.yaml")
@@ -38,9 +38,9 @@ def train(
     from instdiff.config.verbs import TrainConfig
     from instdiff.core import Settings
     from instdiff.errors import ConfigError
-    from instdiff.score import parse_model
+    from instdiff.scoring import parse_model
     from instdiff.store import Store
-    from instdiff.training import fine_tune
+    from instdiff.training import train as fit
 
     console = Console(quiet=quiet, as_json=json)
     given = o.given(
@@ -61,7 +61,7 @@ def train(
     pool = load_pool(settings.model_copy(update={"data": places["data"]}), console, out)
     fields = {key: getattr(part, key) for key in TrainSettings.model_fields}
     how = TrainSettings(**fields, **(part.model_extra or {}))
-    trained = fine_tune(
+    trained = fit(
         pool,
         parse_model(places["model"]),
         how,
@@ -100,8 +100,8 @@ def pipeline(
     """Warm up, score, select, train, evaluate, iterate; give the same command again to go on."""
     from instdiff.config.base import load as load_config
     from instdiff.config.verbs import PipelineConfig
-    from instdiff.pipeline import pipeline as run
-    from instdiff.report import write_report
+    from instdiff.page import write_report
+    from instdiff.rounds import pipeline as run
 
     console = Console(quiet=quiet, as_json=json)
     given = o.given(

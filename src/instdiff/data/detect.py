@@ -32,8 +32,9 @@ def forced(format: str | None, map: Mapping[str, str] | None) -> Format | None:
 
 def vote(rows: Sequence[Row]) -> Format | None:
     """The shape whose keys most rows have; None where no row has those of any."""
+    open_ = {name: form for name, form in FORMATS.items() if not form.asked}
     counts = Counter(
-        name for row in rows for name in [next((n for n, form in FORMATS.items() if form.fits(row)), None)] if name
+        name for row in rows for name in [next((n for n, form in open_.items() if form.fits(row)), None)] if name
     )
     # A tie goes to the shape that stands first in the table, not to the row that came first.
     return FORMATS[max(FORMATS, key=lambda name: counts[name])] if counts else None

@@ -33,12 +33,14 @@ class Format:
         parse: From a row to a sample.
         required: Groups of keys; a row of this shape has one key of each.
         columns: All keys that are read, in the order in which the log names them.
+        asked: Taken only where the user names it, never by its keys.
     """
 
     name: str
     parse: Callable[[Row], Sample]
     required: tuple[tuple[str, ...], ...]
     columns: tuple[str, ...]
+    asked: bool = False
 
     def fits(self, row: Row) -> bool:
         """Whether the row has this shape's keys."""
@@ -90,6 +92,23 @@ def question_answer(row: Row) -> Sample:
     return Sample((Message("user", text(row, "question")), Message("assistant", text(row, "answer"))))
 
 
+def medmcqa(row: Row) -> Sample:
+    """MedMCQA: ``question`` with its lettered options; the answer is the letter and the text that ``cop`` points to."""
+    options = [f"{letter}. {text(row, key)}" for letter, key in _OPTIONS.items()]
+    asked = "\n".join([text(row, "question"), *options])
+    return Sample((Message("user", asked), Message("assistant", options[_answer(row)])))
+
+
+def medmcqa_explained(row: Row) -> Sample:
+    """``medmcqa`` whose answer is followed by the explanation ``exp``, where there is one."""
+    asked, answer = medmcqa(row).messages
+    reason = optional_text(row, "exp")
+    return Sample((asked, Message("assistant", f"{answer.content}\n\n{reason}" if reason.strip() else answer.content)))
+
+
+_OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
+_MEDMCQA = ("question", *_OPTIONS.values(), "cop")
+
 FORMATS = {
     form.name: form
     for form in (
@@ -108,6 +127,8 @@ FORMATS = {
             ("system", "prompt", "completion", "tools"),
         ),
         Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer")),
+        Format("medmcqa", medmcqa, tuple((key,) for key in _MEDMCQA), _MEDMCQA),
+        Format("medmcqa+exp", medmcqa_explained, tuple((key,) for key in _MEDMCQA), (*_MEDMCQA, "exp"), asked=True),
     )
 }
 
@@ -249,6 +270,18 @@ def _history(value: Any) -> list[Message]:
             raise ValueError(f"entry {i} of 'history' is not a pair of texts")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
     return messages
+
+
+def _answer(row: Row) -> int:
+    """Place of the right option; CSV has it as text."""
+    value = needed(row, "cop")
+    shown = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if shown in ("0", "1", "2", "3"):
+        return int(shown)
+    if shown == "-1":
+        raise ValueError("'cop' is -1: the row does not say which option is right")
+    hint = "; a file that counts from 1 must be shifted" if shown == "4" else ""
+    raise ValueError(f"'cop' is {shown or _kind(value)}, one of 0 (opa) to 3 (opd) is expected{hint}")
 
 
 def _json_list(value: Any) -> Any:

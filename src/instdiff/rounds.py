@@ -25,12 +25,12 @@ from instdiff.errors import ConfigError, DataError
 from instdiff.heldout import HeldOut, heldout_nll
 from instdiff.methods import Full, Longest, Random
 from instdiff.progress import Progress, Quiet
-from instdiff.score import parse_model, score
-from instdiff.select import Selection, sample_rows, select
+from instdiff.scoring import parse_model, score
+from instdiff.selection import Selection, sample_rows, select
 from instdiff.stats import bootstrap_token_mean
 from instdiff.store import Store
 from instdiff.table import ScoreTable, read_scores
-from instdiff.training import fine_tune
+from instdiff.training import train
 
 OPERATIONAL = ("store", "device", "batch_tokens", "executor")
 """Keys that may change when a run goes on: they change no result."""
@@ -45,6 +45,8 @@ class Trained:
     model: ModelRef
     rows: list[int]
     tokens: int
+    target: int
+    """The budget in response tokens, which controls are given too."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Run:
             chosen.pool.take(chosen.at), folder / "selected_train_model", self.config.select_train.train
         )
         name = f"{chosen.scored.name} round {number}"
-        return Trained(name, folder, model, chosen.rows.tolist(), chosen.n_tokens)
+        in_tokens = chosen.budget.kind in ("tokens", "token_share")
+        target = chosen.budget.target(chosen.scored) if in_tokens else chosen.n_tokens
+        return Trained(name, folder, model, chosen.rows.tolist(), chosen.n_tokens, target)
 
     def _select(self, folder: Path, number: int, calibrated: ModelRef, warmup: list[str]) -> Selection:
         path = folder / "scores.parquet"
@@ -125,15 +129,14 @@ class Run:
             chosen.write(folder / "selected.jsonl")
             chosen.write_record(folder / "selection.json")
         model = self._train(chosen.pool.take(chosen.at), folder / "model", self.config.select_train.train)
-        return Trained(name, folder, model, chosen.rows.tolist(), chosen.n_tokens)
+        return Trained(name, folder, model, chosen.rows.tolist(), chosen.n_tokens, tokens)
 
     # ── evaluation ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def controls(self, rounds: list[Trained]) -> list[Trained]:
-        """The configured controls, each at the tokens of the last round's selection."""
+    def controls(self, tokens: int) -> list[Trained]:
+        """The configured controls, each with as many response tokens as the selections."""
         if self.config.eval is None:
             return []
-        tokens = rounds[-1].tokens
         made: list[Trained] = []
         for kind in self.config.eval.baselines:
             if kind == "random":
@@ -142,26 +145,18 @@ class Run:
                 made.append(self.control(kind, Longest() if kind == "longest" else Full(), tokens))
         return made
 
-    def evaluate(self, rounds: list[Trained], controls: list[Trained]) -> list[dict[str, Any]]:
-        """Held-out NLL of base, controls and rounds, each with its paired difference to the base."""
-        if self.heldout is None:
-            return []
+    def judge(self, trained: Trained) -> dict[str, Any]:
+        """Held-out NLL of a trained model and its paired difference to the base; also in ``results.json``."""
         base = self._heldout("base", self.base)
-        lines = [self._line("base", base, base, None)]
-        for trained in [*controls, *rounds]:
-            line = self._line(trained.name, self._heldout(trained.name, trained.model), base, trained)
-            lines.append(line)
-        random = [line for line in lines if line["model"].startswith("random seed")]
-        for trained in rounds:
-            mine = next(line for line in lines if line["model"] == trained.name)
-            write_json(
-                trained.folder / "results.json",
-                {"suite": "heldout", "base": lines[0], "random": random, "selection": mine},
-            )
-        for trained in controls:
-            mine = next(line for line in lines if line["model"] == trained.name)
-            write_json(trained.folder / "results.json", {"suite": "heldout", "base": lines[0], "selection": mine})
-        return lines
+        line = self._line(trained.name, self._heldout(trained.name, trained.model), base, trained)
+        found = {"suite": "heldout", "base": self.base_line(), "selection": line}
+        write_json(trained.folder / "results.json", found)
+        return line
+
+    def base_line(self) -> dict[str, Any]:
+        """The base model's own line."""
+        base = self._heldout("base", self.base)
+        return self._line("base", base, base, None)
 
     def _heldout(self, name: str, model: ModelRef) -> HeldOut:
         assert self.heldout is not None
@@ -203,7 +198,7 @@ class Run:
         )
 
     def _train(self, pool: Pool, output: Path, own: TrainSettings | None) -> ModelRef:
-        return fine_tune(
+        return train(
             pool,
             self.base,
             own or self.config.train,
@@ -236,14 +231,24 @@ def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = No
     """
     run = open_run(config, log, progress or Quiet())
     calibrated, warmup = run.warm_up()
-    rounds: list[Trained] = []
+    rounds: list[dict[str, Any]] = []
+    controls: list[dict[str, Any]] = []
     for number in range(1, config.iterations + 1):
-        rounds.append(run.round(number, calibrated, warmup))
-        calibrated = rounds[-1].model
-    controls = run.controls(rounds)
-    lines = run.evaluate(rounds, controls)
+        trained = run.round(number, calibrated, warmup)
+        calibrated = trained.model
+        if run.heldout is not None:
+            controls = controls or [run.judge(control) for control in run.controls(trained.target)]
+            rounds.append(run.judge(trained))
+            add_to_results(trained.folder, [line for line in controls if line["model"].startswith("random")])
+    base = [run.base_line()] if run.heldout is not None else []
     stages = [json.loads(text) for text in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return Outcome(run.folder, lines, stages)
+    return Outcome(run.folder, [*base, *controls, *rounds], stages)
+
+
+def add_to_results(folder: Path, random: list[dict[str, Any]]) -> None:
+    """Put the random controls beside a selection's result."""
+    path = folder / "results.json"
+    write_json(path, {**read_json(path), "random": random})
 
 
 def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:

@@ -31,7 +31,7 @@ from instdiff.engine.load import Resident, Source, load_tokenizer, pick_device, 
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import DataError, PlanError
 from instdiff.execute import run_pass
-from instdiff.plan import Pass, plan
+from instdiff.planner import Pass, plan
 from instdiff.progress import Progress, Quiet
 from instdiff.ragged import Ragged
 from instdiff.render import Rows, render, text_lengths
@@ -291,7 +291,7 @@ def score(
         PlanError: a role that a method needs is not bound.
         EngineError: a model cannot be loaded or run.
     """
-    named = dict(methods) if isinstance(methods, Mapping) else {m.name or type(m).__name__.lower(): m for m in methods}
+    named = by_name(methods)
     if len(pool) == 0:
         raise DataError(f"{pool.origin} has no rows to score")
     bench = workbench(pool, named, models, settings, store, listed=listed, resident=resident, log=log)
@@ -300,6 +300,13 @@ def score(
         for step in bench.ordered(wave):
             bench.run(step, shown)
     return tabulate(bench, named, specs or {})
+
+
+def by_name(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
+    """Methods by the names of their columns."""
+    if isinstance(methods, Mapping):
+        return dict(methods)
+    return {method.name or type(method).__name__.lower(): method for method in methods}
 
 
 def workbench(
