@@ -15,7 +15,7 @@ import yaml
 
 from instdiff.artifact import environment, read_json, write_json, writing
 from instdiff.budget import configured_budget
-from instdiff.config.methods import make_method, short_name
+from instdiff.config.methods import make_methods, short_name
 from instdiff.config.train import TrainSettings
 from instdiff.config.verbs import PipelineConfig
 from instdiff.core import Budget, Log, Method, ModelRef, Settings
@@ -32,8 +32,10 @@ from instdiff.store import Store
 from instdiff.table import ScoreTable, read_scores
 from instdiff.training import train
 
-OPERATIONAL = ("store", "device", "batch_tokens", "executor")
+OPERATIONAL = ("output", "store", "device", "batch_tokens", "executor")
 """Keys that may change when a run goes on: they change no result."""
+LEFT_BEHIND = (".*.partial", ".instdiff-*.tmp")
+"""Files that a killed process was writing."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,15 @@ class Outcome:
 
 @dataclass
 class Run:
-    """A run folder with everything that its stages share."""
+    """A run folder with everything that its stages share.
+
+    ``pool`` are the rows that are scored, ``warmup`` those that the warm-up subset is drawn from.
+    """
 
     config: PipelineConfig
     folder: Path
     pool: Pool
+    warmup: Pool
     heldout: Pool | None
     base: ModelRef
     settings: Settings
@@ -79,11 +85,10 @@ class Run:
         """The first calibration model, trained on a random subset; and the ids of that subset."""
         part = self.config.warmup
         path = self.folder / "iter_1" / "warmup_subset.jsonl"
-        source = read_pool(self.config, part.data_path, None, self.log) if part.data_path else self.pool
-        subset = source.take(sample_rows(len(source), part.sample_size, self.config.seed, part.limit))
+        subset = self.warmup.take(sample_rows(len(self.warmup), part.sample_size, self.config.seed))
         if not path.is_file():
             subset.to_jsonl(path)
-        self._event("warm-up", rows=len(subset), of=len(source))
+        self._event("warm-up", rows=len(subset), of=len(self.warmup))
         model = self._train(subset, path.parent / "calibration_model", part.train)
         return model, subset.ids
 
@@ -102,29 +107,23 @@ class Run:
 
     def _select(self, folder: Path, number: int, calibrated: ModelRef, warmup: list[str]) -> Selection:
         path = folder / "scores.parquet"
-        part = self.config.select
-        name = short_name(part.method)
+        name, method = selector(self.config)
         if not path.is_file():
-            method = make_method(part.method, part.params)
-            self._score({name: method}, {"calibrated": calibrated}, warmup, {name: part.method}).write(path)
+            specs = {name: self.config.select.method}
+            self._score({name: method}, {"calibrated": calibrated}, warmup, specs).write(path)
         table = read_scores(path)
-        chosen = select(self.pool, table[name], self.budget(), meta=table.meta)
+        chosen = select(self.pool, table[name], budget_of(self.config), meta=table.meta)
         if not (folder / "selection.json").is_file():
             chosen.write(folder / "selected.jsonl")
             chosen.write_record(folder / "selection.json")
         return chosen
 
-    def budget(self) -> Budget:
-        """The configured budget; ``select_ratio`` of the response tokens by default."""
-        part = self.config.select
-        return configured_budget(part.budget, part.select_ratio)
-
     def control(self, name: str, method: Method, tokens: int) -> Trained:
         """A control at the same token budget, trained the same way."""
         folder = self.folder / "baselines" / name.replace(" ", "_")
-        table = self._score({"control": method}, {}, [], {"control": method.name})
+        table = self._score({method.name: method}, {}, [], {})
         budget = Budget(1.0, "share") if isinstance(method, Full) else Budget(tokens, "tokens")
-        chosen = select(self.pool, table["control"], budget, meta=table.meta)
+        chosen = select(self.pool, table[method.name], budget, meta=table.meta)
         if not (folder / "selection.json").is_file():
             chosen.write(folder / "selected.jsonl")
             chosen.write_record(folder / "selection.json")
@@ -145,11 +144,11 @@ class Run:
                 made.append(self.control(kind, Longest() if kind == "longest" else Full(), tokens))
         return made
 
-    def judge(self, trained: Trained) -> dict[str, Any]:
-        """Held-out NLL of a trained model and its paired difference to the base; also in ``results.json``."""
+    def judge(self, trained: Trained, **beside: Any) -> dict[str, Any]:
+        """Held-out NLL and its paired difference to the base; ``results.json`` holds ``beside``."""
         base = self._heldout("base", self.base)
         line = self._line(trained.name, self._heldout(trained.name, trained.model), base, trained)
-        found = {"suite": "heldout", "base": self.base_line(), "selection": line}
+        found = {"suite": "heldout", "base": self.base_line(), "selection": line, **beside}
         write_json(trained.folder / "results.json", found)
         return line
 
@@ -211,14 +210,14 @@ class Run:
         )
 
     def _event(self, what: str, **facts: Any) -> None:
-        """One line of ``log.jsonl``, each said once in a run folder's life."""
-        line = {"event": what, **facts}
+        """One line of ``log.jsonl``, each said once in a run folder's life, also where a kill came before it."""
         path = self.folder / "log.jsonl"
         old = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        text = json.dumps(line, ensure_ascii=False)
-        if text not in old:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(text + "\n")
+        text = json.dumps({"event": what, **facts}, ensure_ascii=False)
+        if text in old:
+            return
+        with writing(path) as aside:
+            aside.write_text("".join(f"{said}\n" for said in [*old, text]), encoding="utf-8")
         self.log(what + "".join(f"  {key} {value}" for key, value in facts.items() if not isinstance(value, dict)))
 
 
@@ -238,17 +237,23 @@ def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = No
         calibrated = trained.model
         if run.heldout is not None:
             controls = controls or [run.judge(control) for control in run.controls(trained.target)]
-            rounds.append(run.judge(trained))
-            add_to_results(trained.folder, [line for line in controls if line["model"].startswith("random")])
+            random = [line for line in controls if line["model"].startswith("random seed")]
+            rounds.append(run.judge(trained, random=random))
     base = [run.base_line()] if run.heldout is not None else []
     stages = [json.loads(text) for text in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return Outcome(run.folder, [*base, *controls, *rounds], stages)
 
 
-def add_to_results(folder: Path, random: list[dict[str, Any]]) -> None:
-    """Put the random controls beside a selection's result."""
-    path = folder / "results.json"
-    write_json(path, {**read_json(path), "random": random})
+def selector(config: PipelineConfig) -> tuple[str, Method]:
+    """The configured method and its name."""
+    part = config.select
+    ((name, (_, method)),) = make_methods([part.method], {short_name(part.method): part.params}, config.seed).items()
+    return name, method
+
+
+def budget_of(config: PipelineConfig) -> Budget:
+    """The configured budget; ``select_ratio`` of the response tokens by default."""
+    return configured_budget(config.select.budget, config.select.select_ratio)
 
 
 def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
@@ -265,13 +270,22 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
         batch_tokens=config.batch_tokens,
         templates={"*": config.score.template or config.template or "alpaca"},
     )
+    # A typo must be found before anything is trained, and must not bind the folder.
+    selector(config)
+    budget_of(config)
     _same_config(config, folder)
     store, base = Store(config.store), parse_model(config.model)
-    pool = read_pool(config, config.data, config.score.max_samples or config.limit, log, folder / "rejected.jsonl")
+    source = resolve(base, store.memo)
+    every = read_pool(config, config.data, config.limit, log, folder / "rejected.jsonl")
+    pool, warmup = _first(every, config.score.max_samples), _warmup_pool(config, every, log)
     heldout = _heldout_pool(config, pool, log)
-    run = Run(config, folder, pool, heldout, base, settings, store, log, progress, _flaws(config))
-    _same_inputs(run, resolve(base, store.memo).fingerprint)
-    return run
+    inputs = {"base model": source.fingerprint, "data": pool.fingerprint, "warmup data": warmup.fingerprint}
+    _same_inputs(config, folder, inputs | ({} if heldout is None else {"eval data": heldout.fingerprint}))
+    for pattern in LEFT_BEHIND:
+        for path in folder.rglob(pattern):
+            if path.is_file():
+                path.unlink()
+    return Run(config, folder, pool, warmup, heldout, base, settings, store, log, progress, _flaws(config))
 
 
 def read_pool(config: PipelineConfig, path: str, limit: int | None, log: Log, rejects: Path | None = None) -> Pool:
@@ -285,6 +299,16 @@ def read_pool(config: PipelineConfig, path: str, limit: int | None, log: Log, re
         rejects_path=rejects,
         log=log,
     )
+
+
+def _first(pool: Pool, records: int | None) -> Pool:
+    """The rows among the first so many records of the input."""
+    return pool if records is None else pool.take(range(int((pool.rows < records).sum())))
+
+
+def _warmup_pool(config: PipelineConfig, every: Pool, log: Log) -> Pool:
+    part = config.warmup
+    return read_pool(config, part.data_path, part.limit, log) if part.data_path else _first(every, part.limit)
 
 
 def _heldout_pool(config: PipelineConfig, pool: Pool, log: Log) -> Pool | None:
@@ -316,20 +340,22 @@ def _mapping(config: PipelineConfig) -> dict[str, str] | None:
     return config.model_copy(update=own).mapping()
 
 
-def _plain(config: PipelineConfig) -> dict[str, Any]:
-    return dict(config.model_dump(mode="json"))
+def _begun(folder: Path) -> bool:
+    """Whether the folder holds results that belong to its configuration: from the first training on."""
+    return (folder / "config.yaml").is_file() and any((folder / "iter_1").glob("*calibration_model*"))
 
 
 def _same_config(config: PipelineConfig, folder: Path) -> None:
-    """Write the resolved configuration, or check it against the one that is there."""
+    """Check the configuration against the one that the folder holds, if any.
+
+    Raises:
+        ConfigError: they differ; names the key.
+    """
     path = folder / "config.yaml"
-    mine = _plain(config)
-    if not path.is_file():
-        with writing(path) as aside:
-            aside.write_text(yaml.safe_dump(mine, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        write_json(folder / "environment.json", environment())
+    if not _begun(folder):
         return
     theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    mine = config.model_dump(mode="json")
     changed = [d for d in _differences(mine, theirs, "") if d[0].split(".")[0] not in OPERATIONAL]
     if changed:
         key, new, old = changed[0]
@@ -347,17 +373,21 @@ def _differences(a: Any, b: Any, key: str) -> list[tuple[str, Any, Any]]:
     return [] if a == b else [(key, a, b)]
 
 
-def _same_inputs(run: Run, model: str) -> None:
-    """Data and base model are those that the run began with."""
-    path = run.folder / "environment.json"
-    known = read_json(path)
-    mine = {"data": run.pool.fingerprint, "base_model": model}
-    if "inputs" not in known:
-        write_json(path, {**known, "inputs": mine})
+def _same_inputs(config: PipelineConfig, folder: Path, inputs: dict[str, str]) -> None:
+    """Write configuration and environment of a new run, or check that its data and base model are still the same.
+
+    Raises:
+        DataError: they are not; names what has changed.
+    """
+    if not _begun(folder):
+        for name in ("log.jsonl", "iter_1/warmup_subset.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        write_json(folder / "environment.json", {**environment(), "inputs": inputs})
+        with writing(folder / "config.yaml") as aside:
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            aside.write_text(text, encoding="utf-8")
         return
-    for key, value in mine.items():
-        if known["inputs"].get(key) != value:
-            what = run.config.data if key == "data" else run.config.model
-            raise DataError(
-                f"{key} '{what}' has changed since the run in '{run.folder}' began; give another output_dir"
-            )
+    known = read_json(folder / "environment.json").get("inputs", {})
+    for key, value in inputs.items():
+        if known.get(key) != value:
+            raise DataError(f"the {key} has changed since the run in '{folder}' began; give another output_dir")

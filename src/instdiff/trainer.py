@@ -33,6 +33,8 @@ CHECKPOINTS = "checkpoints"
 LOG_EVERY_S = 10.0
 CPU_ROWS, GPU_TOKENS = 8, 16_384
 """Most rows, or padded tokens, per forward pass where the settings do not say."""
+WIDTHS = 32
+"""Batches are padded to a multiple of this: kernels are compiled and kept for each shape, in memory that then grows."""
 RECOMPUTE_ABOVE = 1_000_000_000
 """Weights from which on a GPU recomputes activations in the backward pass instead of keeping them."""
 
@@ -194,7 +196,7 @@ class Collator:
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Tensors of (rows, tokens of the longest row)."""
         ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
-        width = max(map(len, ids))
+        width = -(-max(map(len, ids)) // WIDTHS) * WIDTHS
 
         def filled(values: list[list[int]], fill: int) -> torch.Tensor:
             return torch.tensor([row + [fill] * (width - len(row)) for row in values])

@@ -85,3 +85,19 @@ def test_measures_join_the_earliest_wave_that_has_their_pass() -> None:
     assert waves[0] == [Pass("base", Prompted(), (Entropy(), Nll()))]
     assert waves[1] == [Pass("base", After(first), (Entropy(), Nll()))]
     assert waves[2] == [Pass("base", After(second), (Nll(),))]
+
+
+@dataclass(frozen=True)
+class Measured(Signal):
+    """A signal whose measure, not its view, needs another column."""
+
+    def needs(self) -> tuple[Signal, ...]:
+        return (Signal(Nll(), WholeText()),)
+
+
+def test_a_measure_of_a_later_wave_joins_the_pass_that_is_there_already() -> None:
+    waves = plan([Measured(Entropy()), Signal(Nll())])
+    assert [step for wave in waves for step in wave] == [
+        Pass("base", Prompted(), (Entropy(), Nll())),
+        Pass("base", WholeText(), (Nll(),)),
+    ]

@@ -166,6 +166,65 @@ def test_question_answer() -> None:
     assert one(row) == Sample((user("q"), assistant("a")))
 
 
+MEDMCQA = {
+    "id": "45258d3d", "question": "Longest nerve?", "opa": "Sciatic", "opb": "Ulnar ", "opc": "", "opd": "All",
+    "cop": 0, "choice_type": "multi", "exp": "Ans-a.\nFrom L4 to the foot",
+    "subject_name": "Anatomy", "topic_name": None,
+}  # fmt: skip
+QUESTION = user("Longest nerve?\nA. Sciatic\nB. Ulnar \nC. \nD. All")
+
+
+@pytest.mark.parametrize(
+    ("cop", "answer"), [(0, "A. Sciatic"), (1, "B. Ulnar "), (2, "C. "), (3, "D. All"), ("3", "D. All")]
+)
+def test_medmcqa(cop: int | str, answer: str) -> None:
+    lines: list[str] = []
+    pool = load([{**MEDMCQA, "cop": cop, "answer": "not read"}], log=lines.append)
+    assert pool.format == "medmcqa"
+    assert pool.sample(0) == Sample((QUESTION, assistant(answer)))
+    assert lines == ["rows: 1 rows, format medmcqa (question, opa, opb, opc, opd, cop)"]
+    assert pool.source_rows([0]) == [{**MEDMCQA, "cop": cop, "answer": "not read"}]
+
+
+@pytest.mark.parametrize("exp", [None, "", " \n"])
+def test_medmcqa_with_explanation(exp: str | None) -> None:
+    rows = [MEDMCQA, {**MEDMCQA, "exp": exp}, {key: value for key, value in MEDMCQA.items() if key != "exp"}]
+    pool = load(rows, format="medmcqa+exp")
+    assert pool.format == "medmcqa+exp"
+    assert [sample.messages[0] for sample in pool.samples()] == [QUESTION] * 3
+    assert [sample.response for sample in pool.samples()] == [
+        "A. Sciatic\n\nAns-a.\nFrom L4 to the foot", "A. Sciatic", "A. Sciatic"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"cop": -1}, "'cop' is -1: the row does not say which option is right"),
+        ({"cop": 4}, "'cop' is 4, one of 0 (opa) to 3 (opd) is expected; a file that counts from 1 must be shifted"),
+        ({"cop": 5}, "'cop' is 5, one of 0 (opa) to 3 (opd) is expected"),
+        ({"cop": "A"}, "'cop' is A, one of 0 (opa) to 3 (opd) is expected"),
+        ({"cop": None}, "'cop' is null, one of 0 (opa) to 3 (opd) is expected"),
+        ({"cop": True}, "'cop' is true or false, one of 0 (opa) to 3 (opd) is expected"),
+        ({"opd": None}, "'opd' is null, text is expected"),
+        ({"question": 3}, "'question' is a number, text is expected"),
+    ],
+)
+def test_medmcqa_rejects(change: dict[str, Any], reason: str) -> None:
+    assert why({**MEDMCQA, **change}, MEDMCQA) == reason
+
+
+def test_medmcqa_without_a_key() -> None:
+    row = {key: value for key, value in MEDMCQA.items() if key != "cop"}
+    assert why(row, MEDMCQA).startswith("missing key 'cop'; it has: id, question, opa")
+    assert why({**MEDMCQA, "exp": 3}, MEDMCQA, format="medmcqa+exp") == "'exp' is a number, text is expected"
+
+
+def test_medmcqa_that_is_not_answered_is_refused() -> None:
+    with pytest.raises(DataError, match=r"2 of 2 records cannot be used(.|\n)*'cop' is -1"):
+        load([{**MEDMCQA, "cop": -1}] * 2)
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -73,6 +74,27 @@ def test_map_for_math(shared: Path) -> None:
     pool = load(shared / "math" / "math.8k.json", map={"instruction": "prompt", "response": "answer"})
     assert len(pool) == 8523
     assert pool.sample(0).response == "118"
+
+
+def test_medmcqa(shared: Path) -> None:
+    path = shared / "med" / "medmcqa_test.jsonl"
+    pool = load(path, limit=3183)
+    assert (len(pool), pool.format, pool.rejected) == (3183, "medmcqa", ())
+    rows = pool.source_rows(range(len(pool)))
+    said = Counter(sample.response[:2] for sample in pool.samples())
+    assert said == {f"{letter}.": sum(row["cop"] == at for row in rows) for at, letter in enumerate("ABCD")}
+    for row, sample in zip(rows, pool.samples(), strict=True):
+        options = [f"{letter}. {row[f'op{letter.lower()}']}" for letter in "ABCD"]
+        assert sample.instruction == "\n".join([row["question"], *options])
+        assert sample.response == options[row["cop"]]
+    # That 0 is the first option shows in the explanations, most of which begin with the right letter.
+    named = [re.match(r"Ans(?:wer)?\W*(?:is\W*)?([a-dA-D])\W", row["exp"] or "") for row in rows]
+    agree = [sample.response[0] == m[1].upper() for sample, m in zip(pool.samples(), named, strict=True) if m]
+    assert len(agree) > 400 and sum(agree) / len(agree) > 0.95
+    explained = load(path, limit=3183, format="medmcqa+exp")
+    assert len(explained) == 3183
+    for row, short, long in zip(rows, pool.samples(), explained.samples(), strict=True):
+        assert long.response == (f"{short.response}\n\n{row['exp']}" if row["exp"] else short.response)
 
 
 def test_compressed_file(shared: Path) -> None:

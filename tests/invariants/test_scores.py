@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import Counting, Lab, by_hand, reference
-from instdiff.core import Entropy, Method
+from instdiff.core import Entropy, Measure, Method, Nll, Prompted, Settings
 from instdiff.data import load
 from instdiff.engine import head
 from instdiff.methods import IFD, InstructDiff, Perplexity, ResponseEntropy
 from instdiff.scoring import Workbench, bind
+from instdiff.store import Store
 from instdiff.table import ScoreTable
 
 Row = dict[str, str]
@@ -91,6 +92,12 @@ def expected(lab: Lab, rows: list[Row], base: str) -> dict[str, np.ndarray]:
         for name, value in values.items():
             out.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in out.items()}
+
+
+def bench_of(lab: Lab, rows: list[Row], store: Store) -> Workbench:
+    """What tells rows and columns of ``base``."""
+    settings_ = Settings(max_length=LIMIT, dtype="float32", device="cpu")
+    return Workbench(load(rows), bind({"base": str(lab.models["llama"])}), settings_, store)
 
 
 def scored(lab: Lab, rows: list[Row], base: str = "llama", **changes: Any) -> ScoreTable:
@@ -174,28 +181,20 @@ def test_resume_and_growth(lab: Lab, rows: list[Row], data: st.DataObject) -> No
     close(numbers(grown), expected(lab, rows, "llama"))
 
 
+@pytest.mark.parametrize("held", [Entropy(), Nll()])
 @given(rows=ROWS, mask=st.integers(0, 2**7 - 1))
-def test_a_store_with_any_part_of_one_column(lab: Lab, rows: list[Row], mask: int) -> None:
-    """A crash between two columns: entropy is there for some rows, NLL is not. Both are read in one more pass."""
-    pool, models = load(rows), bind({"base": str(lab.models["llama"])})
-    from instdiff.core import Prompted, Settings
-
-    store = lab.store()
-    bench = Workbench(pool, models, Settings(max_length=LIMIT, dtype="float32", device="cpu"), store)
+def test_a_store_with_any_part_of_one_column(lab: Lab, held: Measure, rows: list[Row], mask: int) -> None:
+    """A crash between two columns: one is there for some rows, the other is not. One more pass reads both."""
+    store, other = lab.store(), lab.store()
+    bench = bench_of(lab, rows, store)
     rendered = bench.rendered("base", Prompted())
-    held = np.array([row for row in rendered.scorable if mask >> row & 1], np.int64)
-    full = lab.score(rows, [ResponseEntropy()], max_length=LIMIT, store=(other := lab.store()))
-    column = bench.column("base", Entropy())
-    store.append(column, rendered.keys[held], other.read(column, rendered.keys[held]))
+    lab.score(rows, [Perplexity(), ResponseEntropy()], max_length=LIMIT, store=other)
+    some = rendered.keys[[row for row in rendered.scorable if mask >> row & 1]]
+    store.append(bench.column("base", held), some, other.read(bench.column("base", held), some))
     counting = Counting()
-    table = lab.score(rows, [ResponseEntropy(), Perplexity()], max_length=LIMIT, store=store, progress=counting)
-    close(
-        {"entropy": table["entropy"].details["entropy"], "nll": table["perplexity"].details["nll"]},
-        {
-            "entropy": full["entropy"].details["entropy"],
-            "nll": expected(lab, rows, "llama")["perplexity.nll"],
-        },
-    )
+    table = lab.score(rows, [Perplexity(), ResponseEntropy()], max_length=LIMIT, store=store, progress=counting)
+    truth = expected(lab, rows, "llama")
+    close(numbers(table), {name: truth[name] for name in ("perplexity.nll", "entropy.entropy")})
     assert counting.rows == len(set(rendered.keys[rendered.scorable].tolist()))
 
 
@@ -226,16 +225,9 @@ def test_identical_models_differ_by_nothing(lab: Lab, rows: list[Row]) -> None:
 @given(rows=ROWS)
 @settings(max_examples=5)
 def test_entropy_and_nll_in_their_range_token_by_token(lab: Lab, rows: list[Row]) -> None:
-    from instdiff.core import Nll, Prompted, Settings
-
     store = lab.store()
     lab.score(rows, [Perplexity(), ResponseEntropy()], max_length=LIMIT, store=store)
-    bench = Workbench(
-        load(rows),
-        bind({"base": str(lab.models["llama"])}),
-        Settings(max_length=LIMIT, dtype="float32", device="cpu"),
-        store,
-    )
+    bench = bench_of(lab, rows, store)
     keys = bench.rendered("base", Prompted()).keys
     entropy, nll = store.read(bench.column("base", Entropy()), keys), store.read(bench.column("base", Nll()), keys)
     assert (

@@ -62,12 +62,14 @@ def test_short_responses_are_named_and_keep_their_number() -> None:
 def test_published_perplexity() -> None:
     """Whole text; ``mid`` starts at rank floor(0.33 n) of the falling order."""
     assert Perplexity(compat="official").signals()["nll"].view == WholeText()
-    values = [5.0, 1.0, 4.0, NAN, 3.0, 2.0, 6.0, 0.5]
-    out = run(Perplexity(compat="official", band="mid"), signals(8, nll=ones(*values)))
-    assert out.why.tolist() == ["filtered", None, None, "empty_response", None, None, "filtered", None]
-    assert out.best().tolist() == [2, 4, 5, 1, 7]  # of 7 rows, from rank 2 of 6, 5, 4, 3, 2, 1, 0.5
-    low = run(Perplexity(compat="official"), signals(8, nll=ones(*values)))
-    assert low.best().tolist() == [7, 1, 5, 4, 2, 0, 6]
+    values = [5.0, 1.0, 4.0, NAN, 3.0, NAN, 2.0, 6.0, NAN]
+    out = run(Perplexity(compat="official", band="mid"), signals(9, nll=ones(*values)))
+    # Six rows can be scored; the middle starts at rank 1 of 6, 5, 4, 3, 2, 1.
+    nothing = "empty_response"
+    assert out.why.tolist() == [None, None, None, nothing, None, nothing, None, "filtered", nothing]
+    assert out.best().tolist() == [0, 2, 4, 6, 1]
+    low = run(Perplexity(compat="official"), signals(9, nll=ones(*values)))
+    assert low.best().tolist() == [1, 6, 4, 2, 0, 7]
 
 
 def test_entropy() -> None:

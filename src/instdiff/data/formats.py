@@ -126,9 +126,9 @@ FORMATS = {
             (("prompt",), ("completion",)),
             ("system", "prompt", "completion", "tools"),
         ),
-        Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer")),
         Format("medmcqa", medmcqa, tuple((key,) for key in _MEDMCQA), _MEDMCQA),
         Format("medmcqa+exp", medmcqa_explained, tuple((key,) for key in _MEDMCQA), (*_MEDMCQA, "exp"), asked=True),
+        Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer")),
     )
 }
 

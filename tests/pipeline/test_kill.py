@@ -1,0 +1,67 @@
+"""Killed at every stage and given again, a run comes to the same end as one that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Done
+from .kit import Work, files, pipeline, read_json, read_jsonl, scores, stray, weights
+
+R1, R2 = "run/iter_1", "run/iter_2"
+STAGES = [
+    "run/environment.json",
+    f"{R1}/warmup_subset.jsonl",
+    f"{R1}/.calibration_model.partial|{R1}/calibration_model",
+    f"{R1}/.calibration_model.partial/checkpoints/checkpoint-2/trainer_state.json",
+    f"{R1}/calibration_model",
+    "store/columns/*/*.parquet",
+    f"{R1}/scores.parquet",
+    f"{R1}/selected.jsonl",
+    f"{R1}/.selected_train_model.partial|{R1}/selected_train_model",
+    f"{R1}/selected_train_model",
+    "run/baselines/random_seed_0/model",
+    "run/baselines/full/selection.json",
+    f"{R1}/results.json",
+    f"{R2}/scores.parquet",
+    f"{R2}/selection.json",
+    f"{R2}/.selected_train_model.partial/checkpoints/checkpoint-2/trainer_state.json",
+    f"{R2}/selected_train_model",
+]
+
+
+def kill(home: Path, *stages: str) -> list[str]:
+    """The stages at which the command was killed; all of them, or the test fails."""
+    program = [sys.executable, str(Path(__file__).with_name("killing.py")), *stages]
+    done = subprocess.run(program, cwd=home, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_killed_at_every_stage(home: Path, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kill(home, *STAGES) == STAGES
+    mine, theirs = home / "run", done.run
+    # Something was being written, too.
+    left = [mine / ".config.yaml.17.partial", mine / "iter_1/.instdiff-0a1b.tmp"]
+    for path in left:
+        path.write_text("{")
+    work = Work(monkeypatch)
+    assert pipeline(home).out == done.ran.out
+    assert work.trained == [] and work.passes <= 1  # the last model on the held-out rows, and nothing twice
+    assert stray(mine) == [] and files(mine) == files(theirs)
+    for number in (1, 2):
+        a, b = (folder / f"iter_{number}" for folder in (mine, theirs))
+        assert read_jsonl(a / "selected.jsonl") == read_jsonl(b / "selected.jsonl")
+        assert read_json(a / "selection.json")["rows"] == read_json(b / "selection.json")["rows"]
+        assert scores(a / "scores.parquet") == scores(b / "scores.parquet")
+        assert read_json(a / "results.json") == read_json(b / "results.json")
+    assert read_jsonl(mine / "log.jsonl") == read_jsonl(theirs / "log.jsonl")
+    assert read_jsonl(mine / "iter_1/warmup_subset.jsonl") == read_jsonl(theirs / "iter_1/warmup_subset.jsonl")
+    for model in [p.parent.relative_to(theirs) for p in theirs.rglob("model.safetensors")]:
+        assert weights(mine / model) == weights(theirs / model), model
+    for model in ("iter_1/calibration_model", "iter_2/selected_train_model"):
+        assert read_json(mine / model / "training.json")["resumed_at"] > 0
