@@ -17,22 +17,30 @@ from instdiff.version import __version__
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[Path]:
+def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the name when the block ends well, and is gone otherwise.
+
+    A link is followed; a device or pipe is written directly, because a plain file in its place would destroy it.
 
     Raises:
         StoreError: the folder cannot be written or the disk is full; nothing is left behind.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = Path(os.path.realpath(path))
+    direct = target.exists() and not target.is_file() and not target.is_dir()
+    aside = target if direct else target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        os.replace(aside, path)
+        if not direct:
+            os.replace(aside, target)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
-        _remove(aside)
+        if not direct:
+            _remove(aside)
 
 
 @contextmanager
@@ -56,7 +64,8 @@ def unwritable(path: Path, error: OSError) -> StoreError:
     """The error for an output that cannot be written."""
     reason = error.strerror or str(error)
     return StoreError(
-        f"cannot write '{path}': {reason}; free space or choose another place, then run the command again"
+        f"cannot write '{path}': {reason}; nothing was written there. "
+        "Free space or choose another place, then run the command again"
     )
 
 

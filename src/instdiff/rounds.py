@@ -34,7 +34,7 @@ from instdiff.training import train
 
 OPERATIONAL = ("output", "store", "device", "batch_tokens", "executor")
 """Keys that may change when a run goes on: they change no result."""
-LEFT_BEHIND = (".*.partial", ".instdiff-*.tmp")
+LEFT_BEHIND = (".*.partial",)
 """Files that a killed process was writing."""
 
 

@@ -432,10 +432,10 @@ def test_outputs_that_cannot_be_written(model: str) -> None:
     below = "my.jsonl/deep/o"  # a path below a file, which stops root too
     assert scoring(model, output=f"{below}.parquet").startswith(f"cannot write '{below}.parquet': ")
     said = refused("sample", "--data", "my.jsonl", "--max-samples", "1", "--output", f"{below}.jsonl")
-    assert said.startswith(f"cannot write {below}.jsonl: Not a directory; nothing was written there.")
+    assert said.startswith(f"cannot write '{below}.jsonl': Not a directory; nothing was written there.")
     Path("folder.jsonl").mkdir()
     said = refused("sample", "--data", "my.jsonl", "--max-samples", "1", "--output", "folder.jsonl")
-    assert said.startswith("cannot write folder.jsonl: it is a folder")
+    assert said.startswith("cannot write 'folder.jsonl': it is a folder")
     said = scoring(model, "--store", "my.jsonl/store")
     assert said.startswith("cannot write 'my.jsonl/store': ")
     assert read_jsonl("my.jsonl") == ROWS
@@ -446,7 +446,7 @@ def test_outputs_that_cannot_be_written(model: str) -> None:
 def test_a_full_disk(verb: list[str]) -> None:
     Path("o.jsonl").symlink_to("/dev/full")
     said = refused(*verb, "--data", "my.jsonl", "--output", "o.jsonl")
-    assert said.startswith("cannot write o.jsonl: No space left on device; ")
+    assert said.startswith("cannot write 'o.jsonl': No space left on device; ")
     assert Path("o.jsonl").is_symlink()
 
 
@@ -462,8 +462,8 @@ def test_a_disk_that_fills_up_while_scores_are_written(model: str, monkeypatch: 
 
     monkeypatch.setattr(instdiff.table.pq, "write_table", filling)
     assert scoring(model, output="scores.parquet") == (
-        "cannot write 'scores.parquet': No space left on device; "
-        "free space or choose another place, then run the command again"
+        "cannot write 'scores.parquet': No space left on device; nothing was written there. "
+        "Free space or choose another place, then run the command again"
     )
     assert Path("scores.parquet").read_bytes() == old
 

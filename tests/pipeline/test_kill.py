@@ -46,7 +46,7 @@ def test_killed_at_every_stage(home: Path, done: Done, monkeypatch: pytest.Monke
     assert kill(home, *STAGES) == STAGES
     mine, theirs = home / "run", done.run
     # Something was being written, too.
-    left = [mine / ".config.yaml.17.partial", mine / "iter_1/.instdiff-0a1b.tmp"]
+    left = [mine / ".config.yaml.17.partial", mine / "iter_1/.selected.jsonl.77.partial"]
     for path in left:
         path.write_text("{")
     work = Work(monkeypatch)

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from instdiff.artifact import writing
 from instdiff.data.values import plain, to_json
 from instdiff.errors import ConfigError, StoreError
 
@@ -25,48 +25,13 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 
-@contextlib.contextmanager
-def open_aside(path: StrPath) -> Iterator[BinaryIO]:
-    """A file to write that appears under ``path`` when the block ends well, and not at all otherwise.
-
-    Missing folders are made. A link is followed; a device or pipe is written directly.
-
-    Raises:
-        StoreError: The system refuses; the message has its reason.
-    """
-    try:
-        target = Path(os.path.realpath(path))
-        if target.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Replacing /dev/null or a pipe by a plain file would destroy it.
-        direct = target.exists() and not target.is_file()
-        aside = target if direct else target.with_name(f".instdiff-{uuid.uuid4().hex}.tmp")
-        try:
-            with open(aside, "wb") as file:
-                yield file
-            if not direct:
-                os.replace(aside, target)
-        except BaseException:
-            if not direct:
-                with contextlib.suppress(OSError):
-                    aside.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(
-            f"cannot write {os.fspath(path)}: {reason}; nothing was written there. "
-            "Make room or give an output path that you may write"
-        ) from error
-
-
 def write_jsonl(path: StrPath, sources: Iterable[str]) -> None:
     """One JSON text per line.
 
     Raises:
         StoreError: The path cannot be written.
     """
-    with open_aside(path) as file:
+    with writing(path) as aside, open(aside, "wb") as file:
         _put_jsonl(file, sources)
 
 
@@ -80,7 +45,7 @@ def write_rows(path: StrPath, sources: Iterable[str], extra: Mapping[str, Sequen
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITERS:
         raise ConfigError(f"cannot tell the format of output {os.fspath(path)}: it must end in {', '.join(_WRITERS)}")
-    with open_aside(path) as file:
+    with writing(path) as aside, open(aside, "wb") as file:
         _WRITERS[suffix](file, _with_extra(sources, extra) if extra else sources)
 
 
