@@ -16,7 +16,8 @@ from instdiff.engine.peak import matmul_peak
 from instdiff.planner import Pass
 from instdiff.planner import plan as waves_of
 from instdiff.scoring import Workbench, by_name, view_name, workbench
-from instdiff.store import Keys, Store
+from instdiff.segment import Keys
+from instdiff.store import Store
 
 Rows = npt.NDArray[np.int64]
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from instdiff.core import Log, Measure
 from instdiff.engine.sweep import Sweep
 from instdiff.progress import Advance
-from instdiff.ragged import Ragged
 from instdiff.render import Rows
-from instdiff.store import ColumnId, Keys, Store
+from instdiff.segment import Keys
+from instdiff.store import ColumnId, Store
 
-FLUSH_SECONDS = 1.0
-"""A part is written at least this often, so that a kill loses no more than this or the batch in flight."""
+COMPACT_EVERY = 64
+"""Batches after which a column's parts are merged."""
 
 
 def run_pass(
@@ -39,34 +37,19 @@ def run_pass(
     """
     sweep = Sweep(model, log, batch_tokens)
     bad: set[bytes] = set()
-    waiting: list[tuple[Keys, dict[Measure, Ragged]]] = []
-    last = time.monotonic()
-    try:
-        for swept in sweep(rows, tuple(columns)):
-            here = keys[swept.at]
-            finite = np.ones(len(here), bool)
-            for values in swept.columns.values():
-                finite &= values.count() == values.lengths()
-            bad.update(here[~finite].tolist())
-            kept = np.flatnonzero(finite)
-            waiting.append((here[kept], {m: v.take(kept) for m, v in swept.columns.items()}))
-            if advance is not None:
-                advance(len(here), swept.tokens)
-            if time.monotonic() - last >= FLUSH_SECONDS:
-                _flush(waiting, columns, store)
-                last = time.monotonic()
-    finally:  # what was computed before an interruption is kept
-        _flush(waiting, columns, store)
+    for number, swept in enumerate(sweep(rows, tuple(columns)), 1):
+        here = keys[swept.at]
+        finite = np.ones(len(here), bool)
+        for values in swept.columns.values():
+            finite &= values.count() == values.lengths()
+        bad.update(here[~finite].tolist())
+        kept = np.flatnonzero(finite)
+        for measure, column in columns.items():
+            store.append(column, here[kept], swept.columns[measure].take(kept))
+            if number % COMPACT_EVERY == 0:
+                store.compact(column)
+        if advance is not None:
+            advance(len(here), swept.tokens)
+    for column in columns.values():
+        store.compact(column)
     return bad
-
-
-def _flush(waiting: list[tuple[Keys, dict[Measure, Ragged]]], columns: dict[Measure, ColumnId], store: Store) -> None:
-    if not waiting:
-        return
-    keys = np.concatenate([part for part, _ in waiting])
-    for measure, column in columns.items():
-        parts = [values[measure] for _, values in waiting]
-        joined: npt.NDArray[Any] = np.concatenate([part.values for part in parts])
-        lengths = np.concatenate([part.lengths() for part in parts])
-        store.append(column, keys, Ragged(joined, np.concatenate([[0], np.cumsum(lengths)])))
-    waiting.clear()

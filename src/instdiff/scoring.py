@@ -35,7 +35,8 @@ from instdiff.planner import Pass, plan
 from instdiff.progress import Progress, Quiet
 from instdiff.ragged import Ragged
 from instdiff.render import Rows, render, text_lengths
-from instdiff.store import ColumnId, Keys, Store, check_writable
+from instdiff.segment import Keys
+from instdiff.store import ColumnId, Store, check_writable
 from instdiff.table import ScoreTable
 from instdiff.templates import ROLE_TEMPLATES, Template, template
 from instdiff.version import __version__

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +20,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
-from instdiff.artifact import fingerprint, unwritable, write_json, writing
+from instdiff.artifact import fingerprint, read_json, unwritable, write_json, writing
 from instdiff.core import Measure
 from instdiff.errors import StoreError
 from instdiff.ragged import Ragged
+from instdiff.segment import Keys, Segment, chunks, fill, halves, merge
 
-Keys = npt.NDArray[np.bytes_]
-"""Sixteen bytes each."""
+MANY_PARTS, MANY_SEGMENTS = 16, 8
+"""Pieces of a column above which they are merged."""
+IN_MEMORY_BYTES = 1 << 30
+"""Values above this are read into a mapped file."""
 
 
 def default_root() -> Path:
@@ -47,31 +56,29 @@ class ColumnId:
         return fingerprint(self.model, self.dtype, repr(self.measure))
 
 
-@dataclass
-class _Index:
-    """Sorted keys of the parts seen so far, and where each is: part number and row in it."""
-
-    parts: list[Path]
-    keys: Keys
-    part: npt.NDArray[np.int32]
-    row: npt.NDArray[np.int64]
-
-
 class Store:
-    """Columns under one folder. Several processes may write the same store: parts are named by content."""
+    """Columns under one folder.
+
+    New values come as small parts, named by their content; parts are merged into sorted, memory-mapped segments.
+    Several processes may write the same store.
+    """
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root).expanduser() if root is not None else default_root()
-        self._indexes: dict[str, _Index] = {}
+        self._open: dict[Path, Segment] = {}
 
     @property
     def memo(self) -> Path:
         """Where hashes of model files are remembered."""
         return self.root / "models"
 
+    def folder(self, column: ColumnId) -> Path:
+        """Where a column is kept."""
+        return self.root / "columns" / column.name
+
     def missing(self, column: ColumnId, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which keys have no value yet."""
-        return self._find(self._index(column), keys) < 0
+        return _find(self._segments(self.folder(column)), keys)[0] < 0
 
     def append(self, column: ColumnId, keys: Keys, values: Ragged) -> None:
         """Add values; the part is whole or absent, and writing it twice changes nothing.
@@ -83,12 +90,10 @@ class Store:
             raise ValueError(f"{len(keys)} keys for {len(values)} values")
         if len(keys) == 0:
             return
-        folder = self.root / "columns" / column.name
+        folder = self.folder(column)
         if not (folder / "column.json").is_file():
-            write_json(
-                folder / "column.json",
-                {"model": column.model, "dtype": column.dtype, "measure": repr(column.measure)},
-            )
+            facts = {"model": column.model, "dtype": column.dtype, "measure": repr(column.measure)}
+            write_json(folder / "column.json", facts)
         raw = keys.astype("S16").tobytes()
         name = hashlib.blake2b(raw, digest_size=12).hexdigest()
         table = pa.table(
@@ -103,65 +108,161 @@ class Store:
             pq.write_table(table, aside, compression="zstd", use_dictionary=False)
 
     def read(self, column: ColumnId, keys: Keys) -> Ragged:
-        """Values in the order of the keys; a key that is not there gives an empty row."""
-        index = self._index(column)
-        found = self._find(index, keys)
-        rows: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(keys)
-        have = np.flatnonzero(found >= 0)
-        part_of = index.part[found[have]]
-        for number in np.unique(part_of):
-            wanted = have[part_of == number]
-            column_values = self._values(index.parts[number])
-            for at in wanted:
-                rows[at] = column_values[int(index.row[found[at]])]
-        return Ragged.of(rows, np.float32)
+        """Values in the order of the keys; a key that is not there gives an empty row.
 
-    def _values(self, part: Path) -> Ragged:
-        values = _read_part(part, "value")
-        offsets = values.offsets.to_numpy().astype(np.int64)
-        return Ragged(values.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])
+        Above a gigabyte the values are in a temporary file that is mapped into memory.
+        """
+        folder = self.folder(column)
+        segments = self._segments(folder)
+        part, row = _find(segments, keys)
+        lengths = np.zeros(len(keys), np.int64)
+        for number, segment in enumerate(segments):
+            mine = part == number
+            lengths[mine] = segment.lengths(row[mine])
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        values = _room(int(offsets[-1]), self.root)
+        for piece in chunks(len(keys)):
+            fill(values[offsets[piece.start] : offsets[piece.stop]], segments, part[piece], row[piece])
+        if (folder / "column.json").is_file():
+            os.utime(folder / "column.json")  # when the column was last of use, for `gc`
+        return Ragged(values, offsets)
 
-    def _find(self, index: _Index, keys: Keys) -> npt.NDArray[np.int64]:
-        """Place of each key in the index, -1 where it is not."""
-        if len(index.keys) == 0:
-            return np.full(len(keys), -1, np.int64)
-        place = np.minimum(np.searchsorted(index.keys, keys), len(index.keys) - 1)
-        return np.where(index.keys[place] == keys, place, -1).astype(np.int64)
+    def compact(self, column: ColumnId, least: int = MANY_PARTS) -> None:
+        """Merge a column's parts into a segment, and its segments where there are many, unless another process does.
 
-    def _index(self, column: ColumnId) -> _Index:
-        """The column's index, with parts that have come since it was last asked for."""
-        known = self._indexes.get(column.name)
-        if known is None:
-            known = _Index([], np.zeros(0, "S16"), np.zeros(0, np.int32), np.zeros(0, np.int64))
-        folder = self.root / "columns" / column.name
-        seen = set(known.parts)
-        fresh = sorted(path for path in folder.glob("[!.]*.parquet") if path not in seen)
-        if fresh:
-            known = self._extend(known, fresh)
-            self._indexes[column.name] = known
-        return known
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        folder = self.folder(column)
+        with _lock(folder) as mine:
+            if not mine:
+                return
+            parts = sorted(folder.glob("[!.]*.parquet"))
+            if len(parts) >= least:
+                self._merge(folder, parts)
+            segments = sorted(folder.glob("seg-*"))
+            if len(segments) > MANY_SEGMENTS:
+                self._merge(folder, segments)
 
-    def _extend(self, known: _Index, fresh: list[Path]) -> _Index:
-        keys, part, row = [known.keys], [known.part], [known.row]
-        parts = list(known.parts)
-        for path in fresh:
-            column = _read_part(path, "key")
-            raw = column.buffers()[1]
-            here = np.frombuffer(raw, "S16", count=len(column), offset=column.offset * 16)
-            keys.append(here)
-            part.append(np.full(len(here), len(parts), np.int32))
-            row.append(np.arange(len(here)))
-            parts.append(path)
-        joined = np.concatenate(keys)
-        order = np.argsort(joined, kind="stable")
-        return _Index(parts, joined[order], np.concatenate(part)[order], np.concatenate(row)[order])
+    def _merge(self, folder: Path, sources: list[Path]) -> None:
+        merge([self._load(path) for path in sources], folder / f"seg-{fingerprint([path.name for path in sources])}")
+        for path in sources:
+            self._open.pop(path, None)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _segments(self, folder: Path) -> list[Segment]:
+        """All pieces of a column; what another process merged meanwhile is looked for again."""
+        for _ in range(10):
+            paths = [*sorted(folder.glob("seg-*")), *sorted(folder.glob("[!.]*.parquet"))]
+            try:
+                return [self._load(path) for path in paths]
+            except FileNotFoundError:
+                continue
+        raise StoreError(f"'{folder}' keeps changing while it is read; run again when other processes are done")
+
+    def _load(self, path: Path) -> Segment:
+        if path not in self._open:
+            self._open[path] = Segment.open(path) if path.is_dir() else _read_part(path)
+        return self._open[path]
 
 
-def _read_part(path: Path, column: str) -> pa.Array:
+def _find(segments: list[Segment], keys: Keys) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For each key the segment that has it, -1 where none does, and its row there."""
+    part, row = np.full(len(keys), -1, np.int64), np.full(len(keys), -1, np.int64)
+    high, low = halves(keys)
+    for number, segment in enumerate(segments):
+        open_ = np.flatnonzero(part < 0)
+        found = segment.find((high[open_], low[open_]))
+        part[open_[found >= 0]] = number
+        row[open_] = found
+    return part, row
+
+
+def _read_part(path: Path) -> Segment:
     try:
-        return pq.read_table(path, columns=[column])[column].combine_chunks()
+        table = pq.read_table(path, columns=["key", "value"])
+        keys, values = table["key"].combine_chunks(), table["value"].combine_chunks()
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError, KeyError) as error:
         raise StoreError(f"store part '{path}' cannot be read ({error}); delete it and run again") from error
+    raw = np.frombuffer(keys.buffers()[1], "S16", count=len(keys), offset=keys.offset * 16)
+    offsets = values.offsets.to_numpy().astype(np.int64)
+    return Segment.of(raw, Ragged(values.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]))
+
+
+def _room(count: int, root: Path) -> npt.NDArray[np.float32]:
+    if count * 4 <= IN_MEMORY_BYTES:
+        return np.empty(count, np.float32)
+    with tempfile.TemporaryFile(dir=root) as file:
+        return np.memmap(file, np.float32, "w+", shape=(count,))
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Whether this process alone may merge in a folder now; never waits."""
+    if not folder.is_dir():
+        yield False
+        return
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What the store holds of a column."""
+
+    name: str
+    model: str
+    dtype: str
+    measure: str
+    rows: int
+    values: int
+    bytes: int
+    used: float
+
+
+def info(store: Store) -> list[ColumnFacts]:
+    """All columns, the largest first. ``rows`` counts a row twice that two processes computed at once."""
+    out = []
+    for path in sorted((store.root / "columns").glob("*/column.json")):
+        folder, said = path.parent, read_json(path)
+        segments = store._segments(folder)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        counts = sum(map(len, segments)), sum(len(segment.values) for segment in segments)
+        out.append(
+            ColumnFacts(folder.name, said["model"], said["dtype"], said["measure"], *counts, size, path.stat().st_mtime)
+        )
+    return sorted(out, key=lambda facts: -facts.bytes)
+
+
+def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bool = False) -> list[ColumnFacts]:
+    """Drop columns of models that are not in ``keep`` (by fingerprint) and were not used for so long.
+
+    Args:
+        store: the store.
+        keep: fingerprints of models whose columns stay; with none given only age counts.
+        older_than_s: seconds since the last use; None drops whatever is not kept.
+        dry: only tell.
+    """
+    now = time.time()
+    gone = [
+        facts
+        for facts in info(store)
+        if facts.model not in keep and (older_than_s is None or now - facts.used > older_than_s)
+    ]
+    for facts in gone:
+        if not dry:
+            shutil.rmtree(store.root / "columns" / facts.name)
+    return gone
 
 
 def check_writable(root: Path) -> None:

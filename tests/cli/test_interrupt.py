@@ -14,7 +14,6 @@ SLOWLY = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
 import instdiff.execute as execute
-execute.FLUSH_SECONDS = 0
 
 class Slow(execute.Sweep):
     def __call__(self, rows, measures):

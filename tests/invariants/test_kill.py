@@ -25,7 +25,6 @@ from instdiff.methods import IFD, InstructDiff
 from instdiff.store import Store
 from pathlib import Path
 
-execute.FLUSH_SECONDS = 0.0
 
 class Slow:
     @contextmanager

@@ -19,8 +19,8 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
     1: ("thought", ["planner", "stats", "methods", "choose"], []),
     2: (
         "files",
-        ["data", "templates", "render", "store", "artifact", "config", "budget", "table", "builtin"],
-        ["pyarrow", "yaml", "pydantic", "jinja2", "datasets", "huggingface_hub"],
+        ["data", "templates", "render", "store", "segment", "artifact", "config", "budget", "table", "builtin"],
+        ["pyarrow", "yaml", "pydantic", "jinja2", "filelock", "datasets", "huggingface_hub"],
     ),
     3: (
         "engines",

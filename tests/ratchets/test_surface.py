@@ -68,6 +68,8 @@ PUBLIC: list[str] = [
 COMMON = "--config --data --limit --format --map --targets --store --seed --quiet --json"
 SURFACE = {
     "methods": "--json",
+    "store info": "--store --json",
+    "store gc": "--keep --older-than --dry-run --store --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "plan": f"{COMMON} --model --method --set --template --max-length --dtype --device",
     "score": f"{COMMON} --model --method --set --output --template --max-length --dtype --device --batch-tokens "
@@ -76,7 +78,7 @@ SURFACE = {
     "train": f"{COMMON} --model --output --template --device",
     "pipeline": f"{COMMON} --model --output --template --max-length --dtype --device --batch-tokens",
 }
-ARGUMENTS = {"methods": ["name"]}  # all others take overrides
+ARGUMENTS: dict[str, list[str]] = {"methods": ["name"], "store info": [], "store gc": []}  # all others take overrides
 
 ALL_VERBS = """
 import importlib, pkgutil, instdiff.cli
@@ -95,7 +97,11 @@ def verbs() -> dict[str, Any]:
     place: dict[str, Any] = {}
     exec(ALL_VERBS, place)
     group: Any = typer.main.get_command(place["place"].app)
-    return dict(group.commands)
+    flat = {}
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", {"": command})
+        flat |= {f"{name} {sub}".strip(): verb for sub, verb in inner.items()}
+    return flat
 
 
 def params(verb: str, kind: str) -> list[Any]:

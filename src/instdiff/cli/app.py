@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 
-def command(name: str, examples: str = "") -> Callable[[F], F]:
+def command(name: str, examples: str = "", on: typer.Typer = app) -> Callable[[F], F]:
     """A command whose user errors are one message and exit 2, interruptions 130, bugs a traceback and 1."""
 
     def wrap(function: F) -> F:
@@ -59,7 +59,7 @@ def command(name: str, examples: str = "") -> Callable[[F], F]:
                 print("this is a bug of instdiff; please report it with the lines above", file=sys.stderr)
                 sys.exit(1)
 
-        return app.command(name, epilog=f"\b\n{examples}" if examples else None)(run)  # type: ignore[return-value]
+        return on.command(name, epilog=f"\b\n{examples}" if examples else None)(run)  # type: ignore[return-value]
 
     return wrap
 

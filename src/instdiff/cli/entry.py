@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from instdiff.cli import data_verbs, score_verbs, train_verbs
+from instdiff.cli import data_verbs, score_verbs, store_verbs, train_verbs
 from instdiff.cli.app import app
 
-VERBS = (data_verbs, score_verbs, train_verbs)
+VERBS = (data_verbs, score_verbs, store_verbs, train_verbs)
 """The modules that register commands."""
 
 
