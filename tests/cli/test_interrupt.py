@@ -31,7 +31,7 @@ main()
 
 def test_an_interrupted_run_goes_on(model: str, computed: list[tuple[int, int]]) -> None:
     command = ["score", "--data", "my.jsonl", "--model", model, "--method", "perplexity", "--dtype", "float32",
-               "--batch-tokens", "300", "--output", "scores.parquet"]  # fmt: skip
+               "--batch-tokens", "100", "--output", "scores.parquet"]  # fmt: skip
     run = subprocess.Popen(python(SLOWLY, *command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stdout is not None
     for line in run.stdout:

@@ -22,7 +22,7 @@ def test_batches(lengths: list[int], budget: int) -> None:
 
 def test_a_batch_is_padded_on_the_right() -> None:
     rows = [([5, 6, 7], [False, True, True]), ([9], [False]), ([8, 4], [False, True])]
-    batch = Batch.of([(np.array(ids), np.array(target)) for ids, target in rows])
+    batch = Batch.padded(np.arange(3), [(np.array(ids), np.array(target)) for ids, target in rows])
     assert batch.ids.tolist() == [[5, 6, 7], [9, 0, 0], [8, 4, 0]]
-    assert batch.row.tolist() == [0, 0, 2] and batch.position.tolist() == [1, 2, 1]
-    assert batch.target.tolist() == [6, 7, 4]
+    assert batch.predictor.tolist() == [0, 1, 6]  # the tokens before the targets, counted through the ids
+    assert batch.target.tolist() == [6, 7, 4] and batch.counts.tolist() == [2, 0, 1]

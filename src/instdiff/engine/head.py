@@ -13,7 +13,16 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 """Hidden states [n, D] to logits [n, V]."""
 
 CHUNK_BYTES = 64 << 20
-"""Logits held at once, in fp32; the peak is about twice that."""
+"""Most logits held at once, in fp32; the peak is about twice that."""
+CACHE_BYTES, LEAST_ROWS = 4 << 20, 128
+"""A chunk that stays in the processor's cache is read several times for the price of once, but must not be so small
+that the product with the embedding gets slow."""
+
+
+def chunk_rows(vocabulary: int) -> int:
+    """Target positions at a time."""
+    row = 4 * vocabulary
+    return max(1, min(max(LEAST_ROWS, CACHE_BYTES // row), CHUNK_BYTES // row))
 
 
 def token_stats(
@@ -27,18 +36,25 @@ def token_stats(
         head: the model's head.
         vocabulary: V, by which the chunk is sized.
         entropy: whether to compute the entropy too.
-        chunk: positions at a time; by default as many as fit ``CHUNK_BYTES``.
+        chunk: positions at a time; by default as many as ``chunk_rows`` says.
     """
-    size = chunk or max(1, CHUNK_BYTES // (4 * vocabulary))
+    size = chunk or chunk_rows(vocabulary)
     nll = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
     spread = torch.empty_like(nll) if entropy else None
     for start in range(0, len(target), size):
         part = slice(start, start + size)
         logits = head(hidden[part]).float()
-        lse = logits.logsumexp(-1)
-        nll[part] = lse - logits.gather(-1, target[part, None])[:, 0]
+        # With z the logits less their maximum and s the sum of exp z:
+        # NLL = log s - z_y, entropy = log s - sum(z exp z) / s
+        shifted = logits.sub_(logits.amax(-1, keepdim=True))
+        weights = shifted.exp()
+        total = weights.sum(-1)
+        log_total = total.log()
+        nll[part] = log_total - shifted.gather(-1, target[part, None])[:, 0]
         if spread is not None:
-            # log-probabilities, clamped so that a vocabulary entry that is ruled out (-inf) adds 0 and not NaN
-            shifted = (logits - lse[:, None]).clamp_(min=-1e4)
-            spread[part] = -(shifted.exp() * shifted).sum(-1)
+            found = log_total - torch.linalg.vecdot(weights, shifted) / total
+            if not bool(torch.isfinite(found).all()):
+                # an entry of the vocabulary that is ruled out (-inf) adds 0 and not NaN
+                found = log_total - torch.linalg.vecdot(weights, shifted.clamp(min=-1e4)) / total
+            spread[part] = found
     return nll, spread

@@ -11,7 +11,8 @@ import torch
 
 from instdiff.core import Log, Measure
 from instdiff.engine.batch import batches
-from instdiff.engine.forward import Batch, Forward
+from instdiff.engine.forward import Batch, Forward, Row
+from instdiff.engine.tree import trees
 from instdiff.errors import EngineError
 from instdiff.ragged import Ragged
 from instdiff.render import Rows
@@ -30,7 +31,10 @@ class Swept:
 
 
 class Sweep:
-    """Run a model over rows, longest first, and yield what was read, batch by batch."""
+    """Run a model over rows and yield what was read, batch by batch.
+
+    Rows are packed as trees of shared prefixes where the model's attention can follow one, else padded, longest first.
+    """
 
     def __init__(self, model: torch.nn.Module, log: Log, batch_tokens: int | None = None) -> None:
         self.forward = Forward(model, log)
@@ -45,27 +49,41 @@ class Sweep:
             EngineError: the model's weights are not finite, or a single row does not fit into memory.
         """
         lengths = rows.ids.lengths()
-        target = Ragged(rows.target, rows.ids.offsets)
-        waiting = [np.arange(len(rows))]
+        open_ = np.ones(len(rows), bool)
         first = True
-        while waiting:
-            pending = waiting.pop()
-            for at in batches(lengths[pending], self.batch_tokens):
-                chosen = pending[at]
-                batch = Batch.of([(rows.ids[int(i)], target[int(i)]) for i in chosen])
+        while open_.any():
+            for batch in self._batches(rows, np.flatnonzero(open_)):
                 try:
+                    if batch.nodes is not None and not self.forward.can_pack(batch):
+                        self.forward.packs = False
+                        break  # all open rows again, padded
                     read = self.forward(batch, measures)
-                except torch.OutOfMemoryError:
-                    self._halve(int(lengths[chosen].max()), len(chosen))
-                    # Everything from this batch on is cut anew; what came before has been handed out.
-                    order = np.argsort(-lengths[pending], kind="stable")
-                    waiting.append(pending[order[int(np.flatnonzero(order == at[0])[0]) :]])
-                    break
+                except RuntimeError as error:
+                    if not _out_of_memory(error):
+                        raise
+                    self._halve(int(lengths[batch.rows].max()), len(batch.rows))
+                    break  # all open rows again, in smaller batches
                 if first:
                     self._check(read)
                     first = False
-                offsets = np.concatenate([[0], np.cumsum(np.bincount(batch.row, minlength=len(chosen)))])
-                yield Swept(chosen, {m: Ragged(v, offsets) for m, v in read.items()}, int(lengths[chosen].sum()))
+                open_[batch.rows] = False
+                offsets = np.concatenate([[0], np.cumsum(batch.counts)])
+                columns = {m: Ragged(v, offsets) for m, v in read.items()}
+                yield Swept(batch.rows, columns, int(lengths[batch.rows].sum()))
+
+    def _batches(self, rows: Rows, which: npt.NDArray[np.int64]) -> Iterator[Batch]:
+        target = Ragged(rows.target, rows.ids.offsets)
+
+        def taken(numbers: npt.NDArray[np.int64]) -> list[Row]:
+            return [(rows.ids[int(i)], target[int(i)]) for i in numbers]
+
+        if self.forward.packs is False:
+            for at in batches(rows.ids.lengths()[which], self.batch_tokens):
+                yield Batch.padded(which[at], taken(which[at]))
+            return
+        for tree in trees([rows.ids[int(i)] for i in which], self.batch_tokens):
+            numbers = which[tree.rows]
+            yield Batch.packed(numbers, taken(numbers), tree)
 
     def _halve(self, longest: int, rows: int) -> None:
         if rows == 1:
@@ -81,3 +99,8 @@ class Sweep:
         name = self.forward.broken_weights()
         if name is not None:
             raise EngineError(f"the model's weights are not finite (first in '{name}'); the checkpoint is damaged")
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """A device says it by its own class, the CPU's allocator in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,112 @@
+"""Rows packed as trees of shared prefixes: every token where it belongs, none computed twice, same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import Lab, some_rows
+from instdiff.engine import tree as module
+from instdiff.engine.forward import Forward
+from instdiff.engine.tree import trees
+from instdiff.methods import IFD, Perplexity, ResponseEntropy
+
+PREAMBLES = [[1, *range(50, 70)], [1, *range(50, 62), 9, 9, 9, *range(30, 45)], [1]]
+
+
+@st.composite
+def families(draw: st.DrawFn) -> list[np.ndarray]:
+    """Rows with shared beginnings, some of them inside others."""
+    rows = []
+    for _ in range(draw(st.integers(1, 14))):
+        tail = draw(st.lists(st.integers(2, 5), max_size=30))
+        rows.append([*draw(st.sampled_from(PREAMBLES)), *tail])
+    return [np.array(row) for row in sorted(set(map(tuple, rows)))]
+
+
+@given(families(), st.integers(1, 400))
+@settings(deadline=None)
+def test_every_token_is_where_it_belongs(rows: list[np.ndarray], budget: int) -> None:
+    seen: list[int] = []
+    for tree in trees(rows, budget):
+        seen += tree.rows.tolist()
+        assert len(tree.ids) <= budget or len(tree.rows) == 1
+        above = ancestors(tree)
+        for number, where in zip(tree.rows, tree.where, strict=True):
+            assert tree.ids[where].tolist() == rows[number].tolist()
+            assert tree.position[where].tolist() == list(range(len(rows[number])))
+            # What attention lets the last token see is its row, no more and no less.
+            assert above[where[-1]] == where.tolist()
+    assert sorted(seen) == list(range(len(rows)))
+
+
+def ancestors(tree: Any) -> dict[int, list[int]]:
+    """For each packed token the tokens that it attends to, from the nodes alone."""
+    out = {}
+    for node in tree.nodes:
+        for token in range(node.start, node.stop):
+            over = [n for n in tree.nodes if n.stop <= token < n.end and n.stop != node.stop]
+            out[token] = sorted([t for n in over for t in range(n.start, n.stop)] + list(range(node.start, token + 1)))
+    return out
+
+
+def test_a_preamble_is_computed_once() -> None:
+    rows = [np.array([*range(100), *(200 + at for _ in range(5))]) for at in range(10)]
+    (tree,) = trees(rows, 10_000)
+    assert len(tree.ids) == 100 + 10 * 5 and tree.tokens == 10 * 105
+    assert len(tree.nodes) == 11
+
+
+def test_little_is_not_worth_a_node() -> None:
+    rows = [np.array([*range(module.LEAST_SHARED - 1), 50 + at]) for at in range(4)]
+    (tree,) = trees(rows, 1000)
+    assert len(tree.ids) == tree.tokens and len(tree.nodes) == 4
+
+
+def test_a_row_that_is_the_beginning_of_another() -> None:
+    rows = [np.arange(20), np.arange(30)]
+    (tree,) = trees(rows, 1000)
+    assert len(tree.ids) == 30 and [len(where) for where in tree.where] == [20, 30]
+
+
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
+def test_padded_and_packed_give_the_same(lab: Lab, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = some_rows(30, seed=5)
+    methods = [IFD(), Perplexity(), ResponseEntropy()]
+    packed = lab.score(rows, methods, base=base)
+    ways: list[bool] = []
+    init = Forward.__init__
+
+    def padding(self: Forward, *args: Any) -> None:
+        init(self, *args)
+        ways.append(self.packs is None)
+        self.packs = False
+
+    monkeypatch.setattr(Forward, "__init__", padding)
+    padded = lab.score(rows, methods, base=base, store=lab.store())
+    assert ways and all(ways)
+    for name in packed:
+        for detail, values in packed[name].details.items():
+            np.testing.assert_allclose(padded[name].details[detail], values, rtol=1e-5)
+
+
+def test_an_attention_that_cannot_follow_a_tree_gets_padded_batches(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ignores the tree is found out; the numbers stay."""
+    from instdiff.engine import attention
+
+    rows = some_rows(20, seed=6)
+    right = lab.score(rows, [IFD()])["ifd"]
+    real = attention.tree_attention
+
+    def blind(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **more: Any) -> Any:
+        out, _ = real(module, query, key, value, *args, **more)
+        return out.flip(1), None
+
+    monkeypatch.setattr(attention, "tree_attention", blind)
+    wrong = lab.score(rows, [IFD()], store=lab.store())["ifd"]
+    np.testing.assert_allclose(wrong.value, right.value, rtol=1e-5)
