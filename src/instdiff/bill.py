@@ -13,6 +13,8 @@ from instdiff.core import Method, ModelRef, Settings
 from instdiff.data import Pool
 from instdiff.engine.load import Source
 from instdiff.engine.peak import matmul_peak
+from instdiff.engine.sweep import DEFAULT_BATCH_TOKENS
+from instdiff.engine.tree import trees
 from instdiff.planner import Pass
 from instdiff.planner import plan as waves_of
 from instdiff.scoring import Workbench, by_name, view_name, workbench
@@ -27,7 +29,11 @@ ASSUMED_SHARE_OF_PEAK = 0.35
 
 @dataclass(frozen=True)
 class PassCost:
-    """One pass: all its rows, and what is left to do. Tokens are those that the model has to read."""
+    """One pass: all its rows, and what is left to do.
+
+    ``todo_tokens`` count every row's own; of them ``shared_tokens`` are beginnings that rows have in common, and are
+    computed once.
+    """
 
     wave: int
     role: str
@@ -39,6 +45,7 @@ class PassCost:
     cached_rows: int
     todo_rows: int
     todo_tokens: int
+    shared_tokens: int
     flops: float
 
 
@@ -63,6 +70,7 @@ class Bill:
                 "todo_passes": sum(p.todo_rows > 0 for p in self.passes),
                 "todo_rows": sum(p.todo_rows for p in self.passes),
                 "todo_tokens": sum(p.todo_tokens for p in self.passes),
+                "shared_tokens": sum(p.shared_tokens for p in self.passes),
                 "flops": sum(p.flops for p in self.passes),
                 "model_loads": self.model_loads,
                 "seconds": self.seconds,
@@ -110,6 +118,7 @@ def _cost(bench: Workbench, step: Pass, wave: int) -> PassCost:
     todo = bench.lacking(step)
     lengths, targets = rendered.rows.ids.lengths(), rendered.rows.n_targets()
     body, head = _work_per_token(bench.source(step.model))
+    shared = _shared(bench, [rendered.rows.ids[int(row)] for row in todo])
     return PassCost(
         wave=wave,
         role=step.model,
@@ -121,8 +130,17 @@ def _cost(bench: Workbench, step: Pass, wave: int) -> PassCost:
         cached_rows=len(rendered.scorable) - len(_with_copies(rendered.keys, rendered.scorable, todo)),
         todo_rows=len(todo),
         todo_tokens=int(lengths[todo].sum()),
-        flops=float(lengths[todo].sum() * body + targets[todo].sum() * head),
+        shared_tokens=shared,
+        flops=float((lengths[todo].sum() - shared) * body + targets[todo].sum() * head),
     )
+
+
+def _shared(bench: Workbench, rows: list[npt.NDArray[np.int32]]) -> int:
+    """Tokens that packing rows as trees will save, where it is done."""
+    if bench.device.type != "cpu":
+        return 0
+    budget = bench.settings.batch_tokens or DEFAULT_BATCH_TOKENS["cpu"]
+    return sum(tree.tokens - len(tree.ids) for tree in trees(rows, budget))
 
 
 def _with_copies(keys: Keys, scorable: Rows, todo: Rows) -> Rows:

@@ -95,7 +95,8 @@ def plan(
         "",
         f"{total['passes']} passes over {total['tokens']:,} tokens; "
         f"the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens",
-        f"to do: {total['todo_rows']:,} rows, {total['todo_tokens']:,} tokens, {total['model_loads']} model loads, "
+        f"to do: {total['todo_rows']:,} rows, {total['todo_tokens']:,} tokens, of which {total['shared_tokens']:,} are "
+        f"shared beginnings and not computed again, {total['model_loads']} model loads, "
         f"about {clock(total['seconds'])} on {bench.device} in {str(bench.dtype).removeprefix('torch.')}",
     ]
     console.result(facts, "\n".join(lines))
