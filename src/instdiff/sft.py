@@ -65,13 +65,13 @@ class TrainReport:
 
 def train(
     rows: Rows, base: str | Path, tokenizer: Any, settings: TrainSettings, output: str | Path, *, seed: int,
-    device: str = "auto", log: Log = print, progress: Progress | None = None,
+    device: str = "auto", log: Log = print, progress: Progress | None = None, mark: str | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
 
-    A finished ``output`` is returned as it is. An interrupted call leaves its checkpoints beside ``output``, and the
-    same call goes on from them to the same weights. A step's loss is the mean over all target tokens of the global
-    batch, however it is split.
+    A finished ``output`` of the same training is returned as it is. An interrupted call leaves its checkpoints beside
+    ``output``, and the same call goes on from them to the same weights. A step's loss is the mean over all target tokens
+    of the global batch, however it is split.
 
     Args:
         rows: from ``render.training_rows``; those with a reason are left out.
@@ -83,6 +83,7 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         log: told how it goes, at most every ten seconds.
         progress: told after each step.
+        mark: the base model's fingerprint, for the record.
 
     Raises:
         ConfigError: a setting that is unknown or does not fit.
@@ -94,9 +95,9 @@ def train(
     output, base = Path(output), Path(base)
     seed = seed if settings.seed is None else settings.seed
     used = rows.take(np.flatnonzero(rows.why == None))  # noqa: E711 - elementwise
-    recipe = {"settings": settings.learning(), "seed": seed, "data": _data(used)}
+    recipe = {"settings": settings.learning(), "seed": seed, "data": _data(used), "base_fingerprint": mark}
     if (output / RECORD).is_file():
-        return _kept(output, recipe, log)
+        return _kept(output, recipe)
     left_out = _checked(rows, len(used), output)
     counts = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
     with _quiet():
@@ -134,11 +135,11 @@ def _report(output: Path, record: dict[str, Any], fresh: bool) -> TrainReport:
     return TrainReport(output=output, fresh=fresh, **{key: value for key, value in record.items() if key in names})
 
 
-def _kept(output: Path, recipe: dict[str, Any], log: Log) -> TrainReport:
+def _kept(output: Path, recipe: dict[str, Any]) -> TrainReport:
     record = read_json(output / RECORD)
     other = [key for key in recipe if record.get(key) != recipe[key]]
     if other:
-        log(f"'{output}' is kept, though made with other {' and '.join(other)}; remove it to train again")
+        raise StoreError(f"'{output}' was trained with other {' and '.join(other)}; remove it, or give another output")
     try:
         return _report(output, record, fresh=False)
     except TypeError:

@@ -44,7 +44,17 @@ def train(
     tokenizer = load_tokenizer(source)
     layout = template(base.template or settings.templates["*"])
     rows = training_rows(pool, tokenizer, layout, train_settings.model_max_length)
-    report = fit(rows, source.folder, tokenizer.hf, train_settings, output, seed=seed, device=settings.device, log=log)
+    report = fit(
+        rows,
+        source.folder,
+        tokenizer.hf,
+        train_settings,
+        output,
+        seed=seed,
+        device=settings.device,
+        mark=source.fingerprint,
+        log=log,
+    )
     if say is not None:
         losses = report.losses
         say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})
