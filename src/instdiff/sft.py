@@ -70,8 +70,7 @@ def train(
     """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
 
     A finished ``output`` of the same training is returned as it is. An interrupted call leaves its checkpoints beside
-    ``output``, and the same call goes on from them to the same weights. A step's loss is the mean over all target
-    tokens of the global batch, however it is split.
+    ``output``, and the same call goes on from them to the same weights. See ``losses`` for the loss of a step.
 
     Args:
         rows: from ``render.training_rows``; those with a reason are left out.
