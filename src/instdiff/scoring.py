@@ -88,7 +88,6 @@ class Workbench:
         self._sources: dict[str, Source] = {}
         self._tokenizers: dict[str, HFTokenizer] = {}
         self._rendered: dict[tuple[str, str, View], Rendered] = {}
-        self.failed: dict[tuple[str, View], set[bytes]] = {}
 
     # ── what a role is ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,7 +165,6 @@ class Workbench:
             )
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
-            self.failed.setdefault((step.model, step.view), set()).update(bad)
 
     def ordered(self, wave: Sequence[Pass]) -> list[Pass]:
         """The passes of a wave so that each base model is loaded once."""
@@ -241,9 +239,6 @@ def parse_model(where: str) -> ModelRef:
     if at and not Path(base).is_dir():
         return ModelRef(name, revision, adapter if plus else None)
     return ModelRef(base, None, adapter if plus else None)
-
-
-ROLES = ("base", "calibrated", "proxy", "embedder", "rater", "complexity_rater", "quality_rater", "judge")
 
 
 def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -> None:

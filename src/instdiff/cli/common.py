@@ -22,7 +22,7 @@ def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
     if not config.data:
         raise ConfigError("no data is named; give --data FILE")
     beside = Path(output).parent / "rejected.jsonl" if output else None
-    pool = load(
+    return load(
         config.data,
         format=config.format,
         map=config.mapping(),
@@ -31,9 +31,6 @@ def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
         rejects_path=beside,
         log=console.log,
     )
-    if beside is not None and beside.is_file() and not pool.rejected:
-        beside.unlink(missing_ok=True)  # an earlier run's, which would look like this one's
-    return pool
 
 
 def needed(output: str | None) -> str:

@@ -52,7 +52,7 @@ def load(
         map: Which column is the ``instruction``, ``input``, ``response``, ``system`` or ``messages``.
         targets: Which turns are learned: ``all`` assistant turns, the ``last``, or ``all+calls``.
         limit: Read the first so many records only.
-        rejects_path: Where to write the records that do not fit, if there are any.
+        rejects_path: Where to write the records that do not fit, if there are any; beside it where that is the source.
         log: Is told one line about the data and one for each of the first bad records.
 
     Raises:
@@ -72,7 +72,7 @@ def load(
         if loading.left == 0:
             break
     if rejects_path is not None and loading.rejects:
-        write_rejects(loading.rejects, rejects_path)
+        write_rejects(loading.rejects, _not_over(source, Path(rejects_path)))
     loading.check(map)
     if log is not None:
         for line in loading.report():
@@ -219,3 +219,10 @@ def _not_found(path: Path, name: str) -> str:
         return f"{name} is not there: no folder {folder}{hint}"
     close = get_close_matches(path.name, sorted(os.listdir(folder)), n=3, cutoff=0.6)
     return f"{name} is not there" + (f"; did you mean {' or '.join(close)}?" if close else "; check the path")
+
+
+def _not_over(source: Source, rejects: Path) -> Path:
+    """A mended ``rejected.jsonl`` may be the input itself, whose good rows must not be lost."""
+    if isinstance(source, (str, os.PathLike)) and os.path.realpath(source) == os.path.realpath(rejects):
+        return rejects.with_name(f"{rejects.stem}_again{rejects.suffix}")
+    return rejects
