@@ -111,7 +111,7 @@ class Run:
         if not path.is_file():
             specs = {name: self.config.select.method}
             self._score({name: method}, {"calibrated": calibrated}, warmup, specs).write(path)
-        table = read_scores(path)
+        table = read_scores(path, run=[self.config.select.method])
         chosen = select(self.pool, table[name], budget_of(self.config), meta=table.meta)
         if not (folder / "selection.json").is_file():
             chosen.write(folder / "selected.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instdiff.artifact import writing
-from instdiff.core import Method, Scored
-from instdiff.errors import DataError, StoreError, did_you_mean
+from instdiff.config.methods import is_file, make_method, short_name
+from instdiff.core import Budget, Method, Scored
+from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
 
 META = b"instdiff"
 FIRST = ("row", "id", "n_tokens", "truncated")
@@ -123,8 +124,35 @@ def _write_text(table: pa.Table, aside: Path, suffix: str) -> None:
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_scores(path: str | Path, make: Mapping[str, Any] | None = None) -> ScoreTable:
+@dataclass(frozen=True)
+class NotRun(Method):
+    """Stands for a user's method whose file nobody asked to run: its scores can be read, but not ranked by."""
+
+    spec: str
+    given: Mapping[str, Any]
+
+    def params(self) -> dict[str, Any]:
+        """Hyper-parameters as the file has them."""
+        return dict(self.given)
+
+    def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
+        """Refuse.
+
+        Raises:
+            ConfigError: always; says how to allow it.
+        """
+        raise ConfigError(
+            f"these scores are by '{self.spec}', a file that is not run unless you name it; give --method {self.spec}"
+        )
+
+
+def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
     """A table that ``write`` wrote.
+
+    Args:
+        path: the file.
+        run: users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
+            files that its metadata names are not run.
 
     Raises:
         StoreError: the file is not there or is no score file.
@@ -143,7 +171,11 @@ def read_scores(path: str | Path, make: Mapping[str, Any] | None = None) -> Scor
         raise StoreError(f"'{path}' is no score file of instdiff: it lacks {', '.join(lacking) or 'its metadata'}")
     ids = table["id"].to_pylist()
     n_tokens = table["n_tokens"].cast(pa.int64()).fill_null(-1).to_numpy()
-    scored = {name: _scored(table, name, entry, ids, n_tokens) for name, entry in meta["methods"].items()}
+    files = {short_name(spec): spec for spec in run if is_file(spec)}
+    scored = {
+        name: _scored(table, name, _method(entry, files.get(name)), ids, n_tokens)
+        for name, entry in meta["methods"].items()
+    }
     return ScoreTable(
         table["row"].to_numpy(), ids, n_tokens, np.asarray(table["truncated"].to_pylist(), bool), scored, meta
     )
@@ -164,12 +196,13 @@ def _read(path: Path) -> pa.Table:
     return table.replace_schema_metadata({META: meta})
 
 
-def _scored(
-    table: pa.Table, name: str, entry: Mapping[str, Any], ids: list[str], n_tokens: npt.NDArray[np.int64]
-) -> Scored:
-    from instdiff.config.methods import make_method
+def _method(entry: Mapping[str, Any], file: str | None) -> Method:
+    if not is_file(entry["spec"]):
+        return make_method(entry["spec"], entry["params"])
+    return make_method(file, entry["params"]) if file else NotRun(entry["spec"], entry["params"])
 
-    method: Method = make_method(entry["spec"], entry["params"])
+
+def _scored(table: pa.Table, name: str, method: Method, ids: list[str], n_tokens: npt.NDArray[np.int64]) -> Scored:
     why = np.full(len(ids), None, object)
     why[:] = table[f"{name}.why"].to_pylist()
 

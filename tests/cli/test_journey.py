@@ -450,8 +450,11 @@ def test_a_method_of_ones_own(model: str) -> None:
         assert row["margin"] == pytest.approx(-abs(row["margin.nll"] - 5))
     assert params() == {"margin": {"center": 5.0}}
     order = ranked(rows, "margin")
-    for method in (["--method", spec], ["--method", "margin"], []):
-        assert select(*method, "--budget", "3") == [ROWS[i] for i in order[:3]]
+    assert select("--method", spec, "--budget", "3") == [ROWS[i] for i in order[:3]]
+    # A score file may come from anywhere: the file that it names is only run when it is named here, too.
+    for method in (["--method", "margin"], []):
+        words = ["select", "--data", "my.jsonl", "--scores", "scores.parquet", *method, "--output", "o.jsonl"]
+        assert cli(*words).error.endswith(f"give --method {spec}")
     Path("c.yaml").write_text(f"data: my.jsonl\nmodel: {model}\nmethod: {{'{spec}': {{center: 4}}}}\n")
     ok("score", "--config", "c.yaml", "--output", "again.parquet")
     assert params("again.parquet") == {"margin": {"center": 4.0}}

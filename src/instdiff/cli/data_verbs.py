@@ -129,7 +129,7 @@ def _scores(settings: SelectConfig, pool: Pool, console: Console) -> ScoreTable:
         if not settings.method:
             raise ConfigError("no scores are named; give --scores FILE, or --method random, longest or full")
         return run_score(settings, pool, console)
-    table = read_scores(settings.scores)
+    table = read_scores(settings.scores, run=settings.method)
     for spec, params in settings.method.items():
         name = short_name(spec)
         used = table[name].method.params()

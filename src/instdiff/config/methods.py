@@ -39,6 +39,11 @@ def _adapter(kind: type[Method]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+def is_file(spec: str) -> bool:
+    """Whether a method is named by a file of the user's."""
+    return ":" in spec or spec.endswith(".py")
+
+
 def short_name(spec: str) -> str:
     """The name of a method's columns: ``ifd``, or ``margin`` for ``./mine.py:Margin``."""
     return spec.rpartition(":")[2].lower() if ":" in spec else spec
