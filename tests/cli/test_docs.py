@@ -41,7 +41,19 @@ def test_add_a_method(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(Path("selection.json").read_text())["params"] == {"at_least": 0.1, "model": "base"}
 
     score(model, "./mine.py:Steady", "steady.parquet", "--set", "steady.at_least=0.1")
-    ok("select", "--data", "my.jsonl", "--scores", "steady.parquet", "--budget", "2", "--output", "steady.jsonl")
+    ok(
+        "select",
+        "--data",
+        "my.jsonl",
+        "--scores",
+        "steady.parquet",
+        "--method",
+        "./mine.py:Steady",
+        "--budget",
+        "2",
+        "--output",
+        "steady.jsonl",
+    )
     easiest = sorted(order[:4], key=lambda r: r["margin.nll_given"])
     assert read_jsonl("steady.jsonl") == [ROWS[row["row"]] for row in easiest[:2]]
 
