@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from instdiff.errors import StoreError
+from instdiff.errors import InstDiffError, StoreError
 from instdiff.version import __version__
 
 
@@ -56,13 +56,22 @@ def building(folder: str | Path) -> Iterator[Path]:
         yield aside
         _remove(folder)
         os.replace(aside, folder)
-    except OSError as error:
-        raise unwritable(folder, error) from error
+    except InstDiffError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) or _disk_is_full(error):
+            raise unwritable(folder, error) from error
+        raise
 
 
-def unwritable(path: Path, error: OSError) -> StoreError:
+def _disk_is_full(error: Exception) -> bool:
+    """Libraries that write for us have errors of their own for it."""
+    return any(words in str(error) for words in ("No space left on device", "os error 28", "file write failed"))
+
+
+def unwritable(path: Path, error: Exception) -> StoreError:
     """The error for an output that cannot be written."""
-    reason = error.strerror or str(error)
+    reason = getattr(error, "strerror", None) or str(error)
     return StoreError(
         f"cannot write '{path}': {reason}; nothing was written there. "
         "Free space or choose another place, then run the command again"

@@ -271,10 +271,12 @@ def check_writable(root: Path) -> None:
     Raises:
         StoreError: the folder cannot be made or written.
     """
+    probe = root / f".probe.{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / f".probe.{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(root, error) from error

@@ -166,3 +166,25 @@ def test_a_finished_output_is_kept(base: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="was trained with other settings; remove it, or give another output"):
         run(base, tmp_path / "out", learning_rate=1e-3)
     assert (tmp_path / "out/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_full_disk_is_said_and_leaves_no_model(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library that writes the weights has an error of its own for it; the next run goes on."""
+    import transformers.modeling_utils as place
+
+    def full(*args: object, **more: object) -> None:
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "safe_save_file", full)
+        with pytest.raises(StoreError, match=r"cannot write '.*out': .*No space left on device.*Free space"):
+            run(base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert run(base, tmp_path / "out").fresh
+
+
+def test_another_error_while_building_stays_what_it_is(tmp_path: Path) -> None:
+    from instdiff.artifact import building
+
+    with pytest.raises(ZeroDivisionError), building(tmp_path / "out"):
+        raise ZeroDivisionError
