@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import Lab, some_rows
+from instdiff.engine import sweep
 from instdiff.engine.batch import batches
-from instdiff.engine.forward import Batch
+from instdiff.engine.forward import Batch, Forward
+from instdiff.methods import IFD
 
 
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 200))
@@ -26,3 +33,51 @@ def test_a_batch_is_padded_on_the_right() -> None:
     assert batch.ids.tolist() == [[5, 6, 7], [9, 0, 0], [8, 4, 0]]
     assert batch.predictor.tolist() == [0, 1, 6]  # the tokens before the targets, counted through the ids
     assert batch.target.tolist() == [6, 7, 4] and batch.counts.tolist() == [2, 0, 1]
+
+
+# ── the budget of a batch ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("fails", [None, 512], ids=["all fit", "1024 tokens do not"])
+def test_the_budget_is_measured_on_the_first_rows(lab: Lab, monkeypatch: pytest.MonkeyPatch, fails: int | None) -> None:
+    rows = some_rows(300, seed=8)
+    clean = lab.score(rows, [IFD()], batch_tokens=500)["ifd"]
+    monkeypatch.setattr(sweep, "TRIALS", {"cpu": (256, 512, 1024)})
+    forward, budgets = Forward.__call__, list[tuple[int, int]]()
+    made: list[sweep.Sweep] = []
+    init = sweep.Sweep.__init__
+
+    def known(self: sweep.Sweep, *args: Any) -> None:
+        init(self, *args)
+        made.append(self)
+
+    def scarce(self: Forward, batch: Any, measures: Any) -> Any:
+        if fails and batch.ids.size > fails and len(batch.rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        budgets.append((made[-1].batch_tokens, len(batch.rows)))
+        return forward(self, batch, measures)
+
+    monkeypatch.setattr(sweep.Sweep, "__init__", known)
+    monkeypatch.setattr(Forward, "__call__", scarce)
+    said = list[str]()
+    table = lab.score(rows, [IFD()], store=lab.store(), log=said.append)["ifd"]
+    np.testing.assert_allclose(table.value, clean.value, rtol=1e-5)
+    tried = [budget for budget, _ in budgets]
+    if fails is None:
+        assert tried[0] == 256 and {256, 512, 1024} <= set(tried) and not said
+    else:
+        assert all("out of memory" in line for line in said) and len(said) == len(made)
+        assert max(tried) == fails
+
+
+def test_a_short_sweep_is_not_measured(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set[int]()
+    forward = sweep.Sweep._through
+
+    def through(self: sweep.Sweep, *args: Any) -> Any:
+        seen.add(self.batch_tokens)
+        return forward(self, *args)
+
+    monkeypatch.setattr(sweep.Sweep, "_through", through)
+    lab.score(some_rows(20), [IFD()])
+    assert seen == {sweep.DEFAULT_BATCH_TOKENS["cpu"]}

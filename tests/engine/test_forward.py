@@ -66,13 +66,16 @@ def gemma(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["a change that the configuration names", "another"])
 @pytest.mark.parametrize("make", [granite, gemma])
-def test_a_model_that_changes_its_logits_uses_its_own_head(
-    lab: Lab, tmp_path: Path, make: Callable[[Path], Path]
+def test_a_model_that_changes_its_logits(
+    lab: Lab, tmp_path: Path, make: Callable[[Path], Path], known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not known:
+        monkeypatch.setattr("instdiff.engine.head.FINISHES", {})
     folder, said = make(tmp_path / "m"), list[str]()
     table = lab.score(ROWS, BOTH, base=folder, log=said.append, batch_tokens=400)
-    assert sum("own head" in line and "own logits" in line for line in said) == 1
+    assert sum("own head" in line and "own logits" in line for line in said) == (0 if known else 1)
     nll, entropy = by_reference(folder, ROWS)
     np.testing.assert_allclose(table["perplexity"].details["nll"], nll, rtol=1e-5)
     np.testing.assert_allclose(table["entropy"].details["entropy"], entropy, rtol=1e-5)
@@ -183,7 +186,7 @@ def test_a_capped_head_is_found_behind_a_poisoned_first_row(lab: Lab, tmp_path: 
     good = np.arange(12) % 4 != 1
     assert table.eligible.tolist() == good.tolist()
     np.testing.assert_allclose(table.details["nll"][good], nll[good], rtol=1e-5)
-    assert sum("own head" in line for line in said) == 1
+    assert not any("own head" in line for line in said)
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,7 +211,7 @@ def test_out_of_memory_halves_the_budget_and_changes_no_number(
     table = lab.score(rows, [IFD()], batch_tokens=900, log=said.append, progress=counting)["ifd"]
     np.testing.assert_allclose(table.details["nll_given"], clean.details["nll_given"], rtol=1e-5)
     np.testing.assert_allclose(table.details["nll_alone"], clean.details["nll_alone"], rtol=1e-5)
-    assert said == ["out of memory: the batch budget is now 450 tokens"]
+    assert [line.split(":")[0] for line in said] == ["out of memory with batches of 900 tokens"]  # said once
     assert counting.rows == undisturbed.rows > 170  # every row once in each pass, though a batch was cut anew
     first = next(size for size in sizes[at + 1 :])
     assert first[0] * first[1] <= 450 < sizes[at][0] * sizes[at][1]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import Lab, some_rows
-from instdiff.engine import tree as module
+from instdiff.engine import attention
 from instdiff.engine.forward import Forward
 from instdiff.engine.tree import trees
 from instdiff.methods import IFD, Perplexity, ResponseEntropy
@@ -36,36 +36,40 @@ def test_every_token_is_where_it_belongs(rows: list[np.ndarray], budget: int) ->
     for tree in trees(rows, budget):
         seen += tree.rows.tolist()
         assert len(tree.ids) <= budget or len(tree.rows) == 1
-        above = ancestors(tree)
         for number, where in zip(tree.rows, tree.where, strict=True):
             assert tree.ids[where].tolist() == rows[number].tolist()
             assert tree.position[where].tolist() == list(range(len(rows[number])))
-            # What attention lets the last token see is its row, no more and no less.
-            assert above[where[-1]] == where.tolist()
+        own = [where[common:] for where, common in zip(tree.where, tree.common, strict=True)]
+        assert np.concatenate(own).tolist() == list(range(len(tree.ids))), "each token is one row's own"
+        beginnings = {tuple(rows[number][:end]) for number in tree.rows for end in range(1, len(rows[number]) + 1)}
+        assert len(tree.ids) == len(beginnings), "no beginning is computed twice"
     assert sorted(seen) == list(range(len(rows)))
 
 
-def ancestors(tree: Any) -> dict[int, list[int]]:
-    """For each packed token the tokens that it attends to, from the nodes alone."""
-    out = {}
-    for node in tree.nodes:
-        for token in range(node.start, node.stop):
-            over = [n for n in tree.nodes if n.stop <= token < n.end and n.stop != node.stop]
-            out[token] = sorted([t for n in over for t in range(n.start, n.stop)] + list(range(node.start, token + 1)))
-    return out
+@given(families(), st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.85, 1.0]))
+@settings(deadline=None)
+def test_attention_over_a_tree_is_attention_row_by_row(rows: list[np.ndarray], seed: int, fill: float) -> None:
+    heads, groups, size = 4, 2, 8
+    (tree,) = trees(rows, 100_000)
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(1, h, len(tree.ids), size, generator=generator) for h in (heads, groups, groups))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "LEAST_FULL", fill)
+        patch.setattr(attention, "QUERIES", 7)
+        patch.setattr(attention, "SCORE_BYTES", 4096)
+        patch.setattr(attention._Now, "buckets", attention.buckets(tree, torch.device("cpu")))
+        got, _ = attention.tree_attention(None, q, k, v, None)
+    for where in map(torch.from_numpy, tree.where):
+        alone = torch.nn.functional.scaled_dot_product_attention(
+            q[:, :, where], k[:, :, where], v[:, :, where], is_causal=True, enable_gqa=True
+        )
+        torch.testing.assert_close(got[:, where], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
 
 
 def test_a_preamble_is_computed_once() -> None:
     rows = [np.array([*range(100), *(200 + at for _ in range(5))]) for at in range(10)]
     (tree,) = trees(rows, 10_000)
     assert len(tree.ids) == 100 + 10 * 5 and tree.tokens == 10 * 105
-    assert len(tree.nodes) == 11
-
-
-def test_little_is_not_worth_a_node() -> None:
-    rows = [np.array([*range(module.LEAST_SHARED - 1), 50 + at]) for at in range(4)]
-    (tree,) = trees(rows, 1000)
-    assert len(tree.ids) == tree.tokens and len(tree.nodes) == 4
 
 
 def test_a_row_that_is_the_beginning_of_another() -> None:
@@ -97,8 +101,6 @@ def test_padded_and_packed_give_the_same(lab: Lab, base: str, monkeypatch: pytes
 
 def test_an_attention_that_cannot_follow_a_tree_gets_padded_batches(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that ignores the tree is found out; the numbers stay."""
-    from instdiff.engine import attention
-
     rows = some_rows(20, seed=6)
     right = lab.score(rows, [IFD()])["ifd"]
     real = attention.tree_attention

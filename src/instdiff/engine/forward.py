@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 
 from instdiff.core import Entropy, Log, Measure, Nll
-from instdiff.engine.attention import Unsupported, attending
-from instdiff.engine.head import Head, token_stats
-from instdiff.engine.tree import Node, Places, Tree
+from instdiff.engine.attention import Unsupported, attending, buckets
+from instdiff.engine.head import Head, heads, token_stats
+from instdiff.engine.tree import Places, Tree
 from instdiff.errors import EngineError
 
 CHECKED = 64
@@ -33,7 +33,7 @@ class Batch:
         rows: the rows' numbers.
         ids: token ids, [B, T] padded or [1, n] packed.
         position: position of each packed token in its row; None where rows are padded.
-        nodes: the tree of a packed batch; None where rows are padded.
+        tree: how a packed batch is laid out; None where rows are padded.
         predictor: per target, the place of the token that predicts it, counted through ``ids`` row by row.
         target: per target its token id; rows in the order of ``rows``.
         counts: targets per row.
@@ -43,7 +43,7 @@ class Batch:
     rows: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int64]
     position: npt.NDArray[np.int64] | None
-    nodes: list[Node] | None
+    tree: Tree | None
     predictor: npt.NDArray[np.int64]
     target: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
@@ -68,7 +68,7 @@ class Batch:
         sample = np.asarray(rows[longest][0], np.int64), tree.where[longest]
         ids, position = tree.ids[None], tree.position[None]
         predictor, target, counts = _targets(rows, tree.where)
-        return cls(numbers, ids, position, tree.nodes, predictor, target, counts, sample)
+        return cls(numbers, ids, position, tree, predictor, target, counts, sample)
 
 
 def _targets(rows: list[Row], places: list[Places]) -> tuple[Places, Places, Places]:
@@ -81,8 +81,9 @@ def _targets(rows: list[Row], places: list[Places]) -> tuple[Places, Places, Pla
 class Forward:
     """Reads measures off a causal language model.
 
-    On the first batch the fast path (backbone, then the output embedding on target positions) is compared with the
-    model's own logits; a model that scales or caps its logits goes through its own head instead, and the log says so.
+    On the first batch the fast path (backbone, then the output embedding on target positions, then a cap or scale that
+    the configuration names) is compared with the model's own logits; a model that does something else to them goes
+    through its own head, with the logits of all positions in memory, and the log says so.
     In the same way packed trees are compared with a row alone; a model whose attention cannot follow a tree gets padded
     batches.
     """
@@ -93,8 +94,9 @@ class Forward:
         self.backbone = getattr(model, model.base_model_prefix, None)
         self.output = model.get_output_embeddings()
         self.fast: bool | None = False if self.backbone is None or self.output is None else None
+        self.head: Head = self.output
         self.vocabulary = int(model.config.get_text_config().vocab_size)
-        self.packs: bool | None = None if self.device.type == "cpu" and self.backbone is not None else False
+        self.packs: bool | None = None if self.backbone is not None else False
         self.forwards = self.tokens = 0
 
     @torch.inference_mode()
@@ -104,10 +106,10 @@ class Forward:
         predictor = torch.from_numpy(batch.predictor).to(self.device)
         target = torch.from_numpy(batch.target).to(self.device)
         if self.fast is None:
-            self.fast = self._agrees(batch)
+            self._choose_head(batch)
         self.forwards += 1
         self.tokens += batch.ids.size
-        head: Head = self.output if self.fast else torch.nn.Identity()
+        head: Head = self.head if self.fast else torch.nn.Identity()
         states = self._run(self.backbone if self.fast else self.model, batch)
         hidden = states.flatten(0, 1)[predictor]
         nll, entropy = token_stats(hidden, target, head, self.vocabulary, entropy=Entropy() in measures)
@@ -131,9 +133,9 @@ class Forward:
     def _run(self, module: Any, batch: Batch) -> torch.Tensor:
         """Hidden states of the backbone, or logits of the whole model: [B, T, ...]."""
         ids = torch.from_numpy(batch.ids).to(self.device)
-        if batch.nodes is None or batch.position is None:
+        if batch.tree is None or batch.position is None:
             return self._read(module(input_ids=ids, use_cache=False))
-        with attending(self.model, batch.nodes):
+        with attending(self.model, buckets(batch.tree, self.device)):
             position = torch.from_numpy(batch.position).to(self.device)
             return self._read(module(input_ids=ids, position_ids=position, use_cache=False))
 
@@ -148,9 +150,10 @@ class Forward:
             return bool(self.packs)
         self._check_ids(batch)
         row, where = batch.sample
-        alone = self._read(self.backbone(input_ids=torch.from_numpy(row)[None], use_cache=False))[0].float()
+        ids = torch.from_numpy(row)[None].to(self.device)
+        alone = self._read(self.backbone(input_ids=ids, use_cache=False))[0].float()
         try:
-            packed = self._run(self.backbone, batch)[0, torch.from_numpy(where)].float()
+            packed = self._run(self.backbone, batch)[0, torch.from_numpy(where).to(self.device)].float()
         except (Unsupported, TypeError, RuntimeError):
             self.packs = False
             return False
@@ -162,24 +165,29 @@ class Forward:
         self.packs = gap <= max(1e-4, 4 * torch.finfo(self.model.dtype).eps)
         return self.packs
 
-    def _agrees(self, batch: Batch) -> bool | None:
-        """Compare both heads on one row of a batch; None where it has no finite logit to compare."""
-        row = torch.from_numpy(batch.sample[0])[None].to(self.device)
-        own = self._read(self.model(input_ids=row, use_cache=False))[0, -CHECKED:].float()
+    def _choose_head(self, batch: Batch) -> None:
+        """Compare heads on the beginning of a row; none is chosen where it has no finite logit to compare."""
+        row = torch.from_numpy(batch.sample[0][:CHECKED])[None].to(self.device)
+        own = self._read(self.model(input_ids=row, use_cache=False))[0].float()
         assert self.backbone is not None
-        fast = self.output(self._read(self.backbone(input_ids=row, use_cache=False))[0, -CHECKED:]).float()
-        both = torch.isfinite(own) & torch.isfinite(fast)
-        if not bool(both.any()):
-            return None
-        gap, scale = float((own - fast).abs()[both].max()), float(own[both].abs().max())
-        # Equal but for rounding: the two products may be summed in another order, which moves a bf16 logit by a unit.
-        if gap <= max(1e-3, 4 * torch.finfo(self.model.dtype).eps) * max(scale, 1.0):
-            return True
+        hidden = self._read(self.backbone(input_ids=row, use_cache=False))[0]
+        gaps = []
+        for head in heads(self.output, self.model.config.get_text_config()):
+            fast = head(hidden).float()
+            both = torch.isfinite(own) & torch.isfinite(fast)
+            if not bool(both.any()):
+                return
+            gap, scale = float((own - fast).abs()[both].max()), float(own[both].abs().max())
+            # Equal but for rounding: products may be summed in another order, which moves a bf16 logit by a unit.
+            if gap <= max(1e-3, 4 * torch.finfo(self.model.dtype).eps) * max(scale, 1.0):
+                self.fast, self.head = True, head
+                return
+            gaps.append(gap)
+        self.fast = False
         self.log(
-            f"the fast head differs from {type(self.model).__name__}'s own logits by {gap:.2g}; "
+            f"the fast head differs from {type(self.model).__name__}'s own logits by {min(gaps):.2g}; "
             "using the model's own head (slower)"
         )
-        return False
 
     def broken_weights(self) -> str | None:
         """The name of a weight tensor that makes every row non-finite, if there is one.

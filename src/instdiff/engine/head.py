@@ -5,18 +5,42 @@ Shapes: N target positions, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 
 Head = Callable[[torch.Tensor], torch.Tensor]
 """Hidden states [n, D] to logits [n, V]."""
 
+Finish = Callable[[torch.Tensor, float], torch.Tensor]
+FINISHES: dict[str, Finish] = {
+    "final_logit_softcapping": lambda logits, cap: (logits / cap).tanh_().mul_(cap),
+    "logit_scale": lambda logits, scale: logits * scale,
+    "logits_scaling": lambda logits, scale: logits / scale,
+    "lm_head_multiplier": lambda logits, scale: logits * scale,
+}
+"""What some models do to their logits, by the name that their configuration has for it."""
+
 CHUNK_BYTES = 64 << 20
 """Most logits held at once, in fp32; the peak is about twice that."""
 CACHE_BYTES, LEAST_ROWS = 4 << 20, 128
 """A chunk that stays in the processor's cache is read several times for the price of once, but must not be so small
 that the product with the embedding gets slow."""
+
+
+def heads(output: Head, config: Any) -> Iterator[Head]:
+    """The output embedding alone, then followed by what the model's configuration says of its logits."""
+    yield output
+    for name, finish in FINISHES.items():
+        value = getattr(config, name, None)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield partial(_finished, output, finish, value)
+
+
+def _finished(output: Head, finish: Finish, value: float, hidden: torch.Tensor) -> torch.Tensor:
+    return finish(output(hidden), value)
 
 
 def chunk_rows(vocabulary: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,13 +13,20 @@ import torch
 from instdiff.core import Log, Measure
 from instdiff.engine.batch import batches
 from instdiff.engine.forward import Batch, Forward, Row
-from instdiff.engine.tree import trees
+from instdiff.engine.tree import Places, trees
 from instdiff.errors import EngineError
 from instdiff.ragged import Ragged
 from instdiff.render import Rows
 
 DEFAULT_BATCH_TOKENS = {"cpu": 4096}
 GPU_BATCH_TOKENS = 32768
+TRIALS = {"cpu": (1024, 2048, 4096, 8192)}
+"""Budgets that are measured, smallest first, on the rows that come first."""
+GPU_TRIALS = (8192, 16384, 32768, 65536, 131072)
+AS_FAST = 0.97
+"""A smaller batch is as good when it reaches this much of the best speed."""
+BLOCK = 1 << 16
+"""Rows sorted at once to find shared prefixes."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,11 @@ class Sweep:
     """Run a model over rows and yield what was read, batch by batch.
 
     Rows are packed as trees of shared prefixes where the model's attention can follow one, else padded, longest first.
+
+    Args:
+        model: a causal language model.
+        log: is told what happens.
+        batch_tokens: tokens of a batch; by default the fastest of several, measured on the first rows of a long sweep.
     """
 
     def __init__(self, model: torch.nn.Module, log: Log, batch_tokens: int | None = None) -> None:
@@ -41,6 +54,9 @@ class Sweep:
         self.log = log
         device = self.forward.device.type
         self.batch_tokens = batch_tokens or DEFAULT_BATCH_TOKENS.get(device, GPU_BATCH_TOKENS)
+        self._untried = () if batch_tokens else TRIALS.get(device, GPU_TRIALS)
+        self._seconds, self._tokens = 0.0, 0
+        self._checked = self._halved = False
 
     def __call__(self, rows: Rows, measures: tuple[Measure, ...]) -> Iterator[Swept]:
         """Rows must have ids; a batch that does not fit into memory is halved and run again.
@@ -48,53 +64,88 @@ class Sweep:
         Raises:
             EngineError: the model's weights are not finite, or a single row does not fit into memory.
         """
-        lengths = rows.ids.lengths()
-        open_ = np.ones(len(rows), bool)
-        first = True
+        for which in self._pieces(rows.ids.lengths()):
+            yield from self._through(rows, which, measures)
+
+    def _pieces(self, lengths: Places) -> Iterator[Places]:
+        """All rows in turn; where there are many, the first of them in batches of several sizes, to find the best."""
+        trial = 2 * max(self._untried, default=0)
+        start = 0
+        if self._untried and lengths.sum() >= 2 * trial * (len(self._untried) + 1):
+            ends, rates = np.cumsum(lengths), dict[int, float]()
+            for budget in (self._untried[0], *self._untried):  # the first one twice: it warms up
+                stop = int(np.searchsorted(ends, (ends[start - 1] if start else 0) + trial)) + 1
+                self.batch_tokens = budget
+                seconds, tokens = self._seconds, self._tokens
+                yield np.arange(start, stop)
+                start = stop
+                if self.batch_tokens < budget:
+                    break
+                rates[budget] = (self._tokens - tokens) / max(self._seconds - seconds, 1e-9)
+            else:
+                self.batch_tokens = min(b for b, rate in rates.items() if rate >= AS_FAST * max(rates.values()))
+            self._untried = ()
+        for at in range(start, len(lengths), BLOCK):
+            yield np.arange(at, min(at + BLOCK, len(lengths)))
+
+    def _through(self, rows: Rows, which: Places, measures: tuple[Measure, ...]) -> Iterator[Swept]:
+        lengths = rows.ids.lengths()[which]
+        open_ = np.ones(len(which), bool)
         while open_.any():
-            for batch in self._batches(rows, np.flatnonzero(open_)):
+            for batch in self._batches(rows, which[open_]):
+                started = time.perf_counter()
                 try:
-                    if batch.nodes is not None and not self.forward.can_pack(batch):
+                    if batch.tree is not None and not self.forward.can_pack(batch):
                         self.forward.packs = False
                         break  # all open rows again, padded
                     read = self.forward(batch, measures)
+                    if batch.tree is not None and not all(np.isfinite(v).all() for v in read.values()):
+                        # What is not finite in one row spreads to those that share a beginning with it.
+                        batch = Batch.padded(batch.rows, self._taken(rows, batch.rows))
+                        read = self.forward(batch, measures)
                 except RuntimeError as error:
                     if not _out_of_memory(error):
                         raise
-                    self._halve(int(lengths[batch.rows].max()), len(batch.rows))
+                    at = np.searchsorted(which, batch.rows)
+                    self._halve(int(lengths[at].max()), len(at))
                     break  # all open rows again, in smaller batches
-                if first:
-                    self._check(read)
-                    first = False
-                open_[batch.rows] = False
+                self._check(read)
+                at = np.searchsorted(which, batch.rows)
+                open_[at] = False
+                tokens = int(lengths[at].sum())
+                self._seconds, self._tokens = self._seconds + time.perf_counter() - started, self._tokens + tokens
                 offsets = np.concatenate([[0], np.cumsum(batch.counts)])
-                columns = {m: Ragged(v, offsets) for m, v in read.items()}
-                yield Swept(batch.rows, columns, int(lengths[batch.rows].sum()))
+                yield Swept(batch.rows, {m: Ragged(v, offsets) for m, v in read.items()}, tokens)
 
-    def _batches(self, rows: Rows, which: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        target = Ragged(rows.target, rows.ids.offsets)
-
-        def taken(numbers: npt.NDArray[np.int64]) -> list[Row]:
-            return [(rows.ids[int(i)], target[int(i)]) for i in numbers]
-
+    def _batches(self, rows: Rows, which: Places) -> Iterator[Batch]:
         if self.forward.packs is False:
             for at in batches(rows.ids.lengths()[which], self.batch_tokens):
-                yield Batch.padded(which[at], taken(which[at]))
+                yield Batch.padded(which[at], self._taken(rows, which[at]))
             return
         for tree in trees([rows.ids[int(i)] for i in which], self.batch_tokens):
             numbers = which[tree.rows]
-            yield Batch.packed(numbers, taken(numbers), tree)
+            yield Batch.packed(numbers, self._taken(rows, numbers), tree)
+
+    def _taken(self, rows: Rows, which: Places) -> list[Row]:
+        target = Ragged(rows.target, rows.ids.offsets)
+        return [(rows.ids[int(i)], target[int(i)]) for i in which]
 
     def _halve(self, longest: int, rows: int) -> None:
         if rows == 1:
             raise EngineError(f"one row of {longest} tokens does not fit into memory; lower --max-length")
+        if not self._halved:
+            self.log(
+                f"out of memory with batches of {self.batch_tokens} tokens: going on with half of that, and less where "
+                "need be; --batch-tokens sets it"
+            )
+        self._halved = True
         self.batch_tokens = max(longest, self.batch_tokens // 2)
-        self.log(f"out of memory: the batch budget is now {self.batch_tokens} tokens")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _check(self, read: dict[Measure, npt.NDArray[np.float32]]) -> None:
-        if all(np.isfinite(v).any() for v in read.values()):
+        if self._checked or all(np.isfinite(v).any() for v in read.values()):
+            self._checked = True
             return
         name = self.forward.broken_weights()
         if name is not None:
