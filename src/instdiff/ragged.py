@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.spool import Growing
+
 Array = npt.NDArray[Any]
+
+AT_ONCE = 1 << 18
+"""Values worked on at once, so that what is derived from mapped columns stays small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,7 @@ class Ragged:
     def of(cls, rows: Iterable[Any], dtype: npt.DTypeLike) -> Ragged:
         """Collect a sequence per row."""
         parts = [np.asarray(row, dtype) for row in rows]
-        offsets = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
+        offsets = offsets_of([len(part) for part in parts])
         return cls(np.concatenate(parts) if parts else np.zeros(0, dtype), offsets)
 
     def __len__(self) -> int:
@@ -46,9 +50,33 @@ class Ragged:
         """Values per row."""
         return np.diff(self.offsets)
 
+    def spans(self) -> Iterator[slice]:
+        """All rows in order, a bounded number of values at a time."""
+        return spans(self.offsets)
+
     def take(self, rows: npt.NDArray[np.int64]) -> Ragged:
         """The rows named, in that order, possibly more than once."""
-        return Ragged.of((self[int(row)] for row in rows), self.values.dtype)
+        lengths = self.lengths()[rows]
+        offsets = offsets_of(lengths)
+        values = Growing(self.values.dtype)
+        for span in spans(offsets):
+            size = lengths[span]
+            start = np.repeat(self.offsets[:-1][rows[span]] - offsets[span], size)
+            values.extend(self.values[start + np.arange(offsets[span.start], offsets[span.stop])])
+        return Ragged(values.array(), offsets)
+
+    def last(self, counts: npt.NDArray[np.int64]) -> Ragged:
+        """The last ``counts`` values of each row, which must not be more than it has."""
+        if np.any(counts > self.lengths()) or np.any(counts < 0):
+            raise ValueError("more values of a row are asked for than it has")
+        offsets = offsets_of(counts)
+        values = Growing(self.values.dtype)
+        for span in spans(self.offsets):
+            ends = self.offsets[span.start + 1 : span.stop + 1]
+            size = counts[span]
+            start = np.repeat(ends - size - (offsets[span.start : span.stop]), size)
+            values.extend(self.values[start + np.arange(offsets[span.start], offsets[span.stop])])
+        return Ragged(values.array(), offsets)
 
     def map(self, function: Callable[..., Array], *others: Ragged) -> Ragged:
         """Apply ``function`` to the values of this and of others with the same row lengths."""
@@ -62,22 +90,47 @@ class Ragged:
 
     def sum(self) -> npt.NDArray[np.float64]:
         """Sum of the finite values of each row, in float64; 0 where there is none."""
-        finite = np.isfinite(self.values)
         # reduceat reads one value for an empty row, so it sees only the rows that have any; unlike a running
         # sum, its result for a row does not depend on the rows before it.
         total = np.zeros(len(self))
-        some = self.lengths() > 0
-        if some.any():
-            values = np.where(finite, self.values, 0.0).astype(np.float64)
-            total[some] = np.add.reduceat(values, self.offsets[:-1][some])
+        for span in self.spans():
+            values, starts, some = self._some(span)
+            if len(some):
+                finite = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
+                total[some] = np.add.reduceat(finite, starts)
         return total
 
     def count(self) -> npt.NDArray[np.int64]:
         """Finite values per row."""
-        before = np.concatenate([[0], np.cumsum(np.isfinite(self.values))])
-        return np.asarray(before[self.offsets[1:]] - before[self.offsets[:-1]], np.int64)
+        total = np.zeros(len(self), np.int64)
+        for span in self.spans():
+            values, starts, some = self._some(span)
+            if len(some):
+                total[some] = np.add.reduceat(np.isfinite(values), starts, dtype=np.int64)
+        return total
+
+    def _some(self, span: slice) -> tuple[Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Values of a span, and where in them its rows that are not empty start; with those rows."""
+        offsets = self.offsets[span.start : span.stop + 1]
+        some = np.flatnonzero(np.diff(offsets) > 0)
+        return self.values[offsets[0] : offsets[-1]], offsets[some] - offsets[0], some + span.start
 
     def mean(self) -> npt.NDArray[np.float64]:
         """Mean of the finite values of each row, in float64; NaN where there is none."""
         count = self.count()
         return np.where(count > 0, self.sum() / np.maximum(count, 1), np.nan)
+
+
+def offsets_of(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Where rows of these lengths start, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def spans(offsets: npt.NDArray[np.int64]) -> Iterator[slice]:
+    """Slices of the rows between these offsets, each of at most ``AT_ONCE`` values and rows, or of one row."""
+    start, stop = 0, len(offsets) - 1
+    while start < stop:
+        end = int(np.searchsorted(offsets, offsets[start] + AT_ONCE, side="right")) - 1
+        end = min(max(end, start + 1), start + AT_ONCE, stop)
+        yield slice(start, end)
+        start = end

@@ -5,281 +5,216 @@ The target ids of a sample are the same in every view that shows its response, a
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Joint, Prompted, Reasons, ResponseOnly, View, WholeText
+from instdiff.core import Asked, Joint, Noisy, Prompted, PromptOnly, Reasons, ResponseOnly, View, WholeText
 from instdiff.data import Pool, Sample
 from instdiff.errors import PlanError
-from instdiff.ragged import Ragged
-from instdiff.templates import ChatTemplate, Kind, Segment, Template, TextTemplate, is_target, template, text_segments
+from instdiff.ragged import Ragged, offsets_of, spans
+from instdiff.rows import Counts, Filling, Marks, Noise, Rows, heads_of, led_by
+from instdiff.spool import Growing
+from instdiff.templates import Kind, Template, TextTemplate, template
+from instdiff.tokenised import KINDS, Parts, Tokenised, Tokenizer, instruction_texts, response_texts
+from instdiff.views import asked, first_address, noisy, prompt_only, prompted
 
-T = TypeVar("T")
-
-CHUNK = 2048
-"""Samples tokenised in one call: enough for the tokenizer to work in parallel, little enough for memory."""
+__all__ = ["Noise", "Renderer", "Rows", "render", "text_lengths", "training_rows"]
 
 
-class Tokenizer(Protocol):
-    """What rendering needs of a tokenizer.
+class Renderer:
+    """Makes the views of a pool under one tokenizer; what they have in common is made once."""
 
-    ``bos`` is the start token that the tokenizer adds by itself, None where it adds none; ``start`` the one to put
-    where a context is needed: BOS, or the end token of tokenizers without BOS. ``max_length`` is the model's context.
-    """
+    def __init__(self, pool: Pool, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.tokenised = Tokenised(pool, tokenizer)
+        self._made: dict[tuple[View, str, int], Rows] = {}
 
-    bos: int | None
-    start: int | None
-    eos: int | None
-    max_length: int | None
+    def rows(self, view: View, layout: Template, max_length: int) -> Rows:
+        """Rows of a view, one per sample.
 
-    def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
-        """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
-
-    def chat(self, sample: Sample, layout: ChatTemplate, targets: str) -> list[Segment]:
-        """The segments of a sample under a chat template.
-
-        Raises:
-            ValueError: one word why this sample cannot be rendered.
+        ``max_length`` counts tokens of prompt and response and never exceeds the model's context. What is longer loses
+        its end and is marked ``truncated``; where nothing of the response is left the row is ``too_long``.
         """
+        limit = min(max_length, self.tokenizer.max_length or max_length)
+        place = (view, repr(layout), limit)
+        if place not in self._made:
+            self._made[place] = self._make(view, layout, limit)
+        return self._made[place]
 
+    def lengths(self, part: str) -> npt.NDArray[np.float64]:
+        """Tokens per row of the responses (those that are targets) or of the instruction with its input."""
+        if part == "response":
+            return self.tokenised.responses.counts().astype(np.float64)
+        return self.tokenised.counts(part, instruction_texts).astype(np.float64)
 
-@dataclass(frozen=True)
-class Rows:
-    """What the model sees, one entry per sample in pool order.
-
-    Args:
-        ids: token ids.
-        target: which of them are targets; never the first, which nothing predicts.
-        truncated: the row was cut at the length limit.
-        why: None, or why the row has no target; such a row has no ids.
-    """
-
-    ids: Ragged
-    target: npt.NDArray[np.bool_]
-    truncated: npt.NDArray[np.bool_]
-    why: Reasons
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def n_targets(self) -> npt.NDArray[np.int64]:
-        """Targets per row."""
-        return np.asarray(Ragged(self.target, self.ids.offsets).sum(), np.int64)
-
-    def keys(self) -> npt.NDArray[np.bytes_]:
-        """16 bytes per row: the hash of its ids and targets, hence of everything that can change its numbers."""
-        values, target, offsets = self.ids.values.astype("<i4", copy=False), self.target, self.ids.offsets
-        digests = b"".join(
-            hashlib.blake2b(
-                values[a:b].tobytes() + np.packbits(target[a:b]).tobytes(), digest_size=16, key=b"row"
-            ).digest()
-            for a, b in itertools.pairwise(offsets)
-        )
-        return np.frombuffer(digests, "S16")
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Rows:
-        """The rows named, in that order."""
-        ids = self.ids.take(rows)
-        target = Ragged(self.target, self.ids.offsets).take(rows).values
-        return Rows(ids, target, self.truncated[rows], self.why[rows])
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    ids: list[int]
-    target: list[bool]
-    truncated: bool = False
-    why: str | None = None
-
-
-def _unscorable(why: str, *, truncated: bool = False) -> _Row:
-    return _Row([], [], truncated, why)
+    def _make(self, view: View, layout: Template, limit: int) -> Rows:
+        match view:
+            case Prompted(score_eos=score_eos):
+                bos = self.tokenizer.bos if isinstance(layout, TextTemplate) else None
+                learnt = [Kind.RESPONSE, Kind.END] if score_eos else [Kind.RESPONSE]
+                return _prompted(self.tokenised.parts(layout), bos, self.tokenizer.start, limit, learnt)
+            case ResponseOnly(context=context):
+                first = self.tokenizer.start if context else self.tokenizer.bos
+                return _alone(self.rows(Prompted(), layout, limit), first)
+            case WholeText():
+                return _whole(self.rows(Prompted(), layout, limit))
+            case Joint():
+                return _joint(self.tokenised, view, limit)
+            case PromptOnly():
+                return prompt_only(self.tokenised, layout, limit)
+            case Asked():
+                return asked(self.tokenised, view, layout, limit)
+            case Noisy():
+                rows, sized = (self.rows(v, layout, limit) for v in (view.view, prompted(view.view)))
+                return noisy(rows, sized, view, self.tokenised.pool.ids, first_address(view.view, self.tokenizer))
+        raise PlanError(f"no renderer for view {view!r}; methods use the views of instdiff.core")
 
 
 def render(view: View, pool: Pool, tokenizer: Tokenizer, layout: Template, max_length: int) -> Rows:
-    """Rows of a view, one per sample.
-
-    ``max_length`` counts tokens of prompt and response and never exceeds the model's context. What is longer loses its
-    end and is marked ``truncated``; where nothing of the response is left the row is ``too_long``.
-    """
-    limit = min(max_length, tokenizer.max_length or max_length)
-    make: Callable[[Sequence[Sample]], Iterator[_Row]]
-    match view:
-        case Prompted(score_eos=score_eos):
-            make = lambda part: _prompted(part, pool.targets, tokenizer, layout, limit, score_eos)  # noqa: E731
-        case ResponseOnly(context=context):
-            make = lambda part: _alone(part, pool.targets, tokenizer, layout, limit, context)  # noqa: E731
-        case WholeText():
-            make = lambda part: map(_whole, _prompted(part, pool.targets, tokenizer, layout, limit, False))  # noqa: E731
-        case Joint():
-            make = lambda part: _joint(part, view, tokenizer, limit)  # noqa: E731
-        case _:
-            raise PlanError(f"no renderer for view {view!r}; methods use the views of instdiff.core")
-    return _collect(row for part in _chunks(pool) for row in make(part))
+    """Rows of a single view; see ``Renderer.rows``."""
+    return Renderer(pool, tokenizer).rows(view, layout, max_length)
 
 
 def training_rows(pool: Pool, tokenizer: Tokenizer, layout: Template, max_length: int) -> Rows:
     """Rows to train on: the prompted view with every response's end token as a target; cut rows have none."""
-    limit = min(max_length, tokenizer.max_length or max_length)
-    return _collect(
-        row for part in _chunks(pool) for row in _prompted(part, pool.targets, tokenizer, layout, limit, True)
-    )
+    return render(Prompted(score_eos=True), pool, tokenizer, layout, max_length)
 
 
-def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None) -> npt.NDArray[np.float64]:
+def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None = None) -> npt.NDArray[np.float64]:
     """Length per row of the responses (those that are targets) or of the instruction with its input."""
-    lengths: list[int] = []
-    for chunk in _chunks(pool):
-        turns = [_part(sample, part, pool.targets) for sample in chunk]
-        texts = [text for row in turns for text in row]
-        if unit == "tokens" and tokenizer is not None:
-            sizes = iter([len(ids) for ids in tokenizer.encode(texts)])
-        else:
-            sizes = iter([len(text.split()) if unit == "words" else len(text) for text in texts])
-        lengths += [sum(itertools.islice(sizes, len(row))) for row in turns]
-    return np.array(lengths, np.float64)
+    if unit == "tokens" and tokenizer is not None:
+        return Renderer(pool, tokenizer).lengths(part)
+
+    def length(sample: Sample) -> int:
+        texts = response_texts(sample, pool.targets) if part == "response" else instruction_texts(sample)
+        return sum(len(text.split()) if unit == "words" else len(text) for text in texts)
+
+    return np.fromiter(map(length, pool.samples()), np.float64, len(pool))
 
 
-def _part(sample: Sample, part: str, targets: str) -> list[str]:
-    if part == "response":
-        return [m.content for at, m in enumerate(sample.messages) if is_target(sample.messages, at, targets)]
-    return [m.content + ("\n" + m.input if m.input else "") for m in sample.messages if m.role == "user"]
-
-
-def _chunks(pool: Pool) -> Iterator[list[Sample]]:
-    return _batched(pool.samples(), CHUNK)
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    part: list[T] = []
-    for item in items:
-        part.append(item)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
-
-
-def _collect(rows: Iterable[_Row]) -> Rows:
-    ids: list[list[int]] = []
-    target: list[list[bool]] = []
-    truncated: list[bool] = []
-    why: list[str | None] = []
-    for row in rows:
-        ids.append(row.ids)
-        target.append(row.target)
-        truncated.append(row.truncated)
-        why.append(row.why)
-    reasons = np.full(len(why), None, object)
-    reasons[:] = why
-    return Rows(Ragged.of(ids, np.int32), Ragged.of(target, np.bool_).values, np.array(truncated, bool), reasons)
-
-
-def _prompted(
-    samples: Sequence[Sample], targets: str, tokenizer: Tokenizer, layout: Template, limit: int, learn_end: bool
-) -> Iterator[_Row]:
-    rows: list[list[Segment] | str] = []
-    for sample in samples:
-        if isinstance(layout, TextTemplate):
-            rows.append(text_segments(sample, layout, targets))
-            continue
-        try:
-            rows.append(tokenizer.chat(sample, layout, targets))
-        except ValueError as error:
-            rows.append(str(error))
-    texts = [s.text for row in rows if isinstance(row, list) for s in row if s.text is not None]
-    encoded = iter(tokenizer.encode(texts))
-    bos = tokenizer.bos if isinstance(layout, TextTemplate) else None
-    for row in rows:
-        if isinstance(row, str):
-            yield _unscorable(row)
-            continue
-        end = [] if tokenizer.eos is None else [tokenizer.eos]
-        parts = [(next(encoded) if s.text is not None else end, s.kind) for s in row]
-        yield _assemble(parts, bos, tokenizer.start, limit, learn_end)
-
-
-def _assemble(
-    parts: list[tuple[list[int], Kind]], bos: int | None, start: int | None, limit: int, learn_end: bool
-) -> _Row:
-    """Join tokenised segments, cut at the limit, drop what follows the last target."""
-    learnt = (Kind.RESPONSE, Kind.END) if learn_end else (Kind.RESPONSE,)
-    if not any(ids for ids, kind in parts if kind is Kind.RESPONSE):
-        return _unscorable("empty_response")
-    ids = [] if bos is None else [bos]
-    target = [False] * len(ids)
-    for part, kind in parts:
-        ids += part
-        target += [kind in learnt] * len(part)
-    if target[0]:  # an empty prompt: the first token needs something that predicts it
+def _prompted(parts: Parts, bos: int | None, start: int | None, limit: int, learnt: Sequence[Kind]) -> Rows:
+    """Join segments, cut at the limit, drop what follows the last target."""
+    out = Filling()
+    learns = np.array([kind in learnt for kind in KINDS])
+    said = KINDS.index(Kind.RESPONSE)
+    for span in spans(parts.ids.offsets[parts.rows]):
+        edges = parts.rows[span.start : span.stop + 1]
+        offsets = parts.ids.offsets[edges[0] : edges[-1] + 1]
+        kinds, why = parts.kinds[edges[0] : edges[-1]], parts.why[span].copy()
+        row = np.repeat(np.arange(len(why)), np.diff(edges))
+        begin = parts.ids.offsets[edges[:-1]]
+        lengths = np.diff(offsets)
+        spoken = np.zeros(len(why), bool)
+        spoken[row[(kinds == said) & (lengths > 0)]] = True
+        mark = learns[kinds] & (lengths > 0)
+        # The first learnt token of each row, and the end of the last; of equal places the later assignment stays.
+        first, last = np.zeros(len(why), np.int64), np.zeros(len(why), np.int64)
+        last[row[mark]] = (offsets[1:] - begin[row])[mark]
+        first[row[mark][::-1]] = (offsets[:-1] - begin[row])[mark][::-1]
+        why[~spoken & (why == None)] = "empty_response"  # noqa: E711 - elementwise
+        # In an empty prompt the first token needs something that predicts it.
+        bare = spoken & (first == 0) if bos is None else np.zeros(len(why), bool)
         if start is None:
-            return _unscorable("no_context")
-        ids, target = [start, *ids], [False, *target]
-    last = len(target) - target[::-1].index(True)
-    cut = last > limit
-    ids, target = ids[: min(last, limit)], target[: min(last, limit)]
-    if not any(target):
-        return _unscorable("too_long", truncated=True)
-    return _Row(ids, target, cut)
+            why[bare] = "no_context"
+            bare[:] = False
+        lead = bare if bos is None else spoken
+        open_ = why == None  # noqa: E711 - elementwise
+        long = open_ & (first + lead >= limit)
+        why[long] = "too_long"
+        open_ &= ~long
+        cut = long | (open_ & (last + lead > limit))
+        lead &= open_
+        keep = np.where(open_, np.minimum(last, limit - lead), 0)
+        sizes = np.diff(parts.ids.offsets[edges])
+        ids = heads_of(parts.ids.values[offsets[0] : offsets[-1]], sizes, keep)
+        target = heads_of(np.repeat(learns[kinds], lengths), sizes, keep)
+        token = bos if bos is not None else start
+        led = Ragged(led_by(ids, keep, lead, token or 0), offsets_of(keep + lead))
+        out.add(led, led_by(target, keep, lead, False), cut, why)
+    return out.rows()
 
 
-def _alone(
-    samples: Sequence[Sample], targets: str, tokenizer: Tokenizer, layout: Template, limit: int, context: bool
-) -> Iterator[_Row]:
-    first = tokenizer.start if context else tokenizer.bos
-    for row in _prompted(samples, targets, tokenizer, layout, limit, False):
-        if row.why is not None:
-            yield row
-            continue
-        response = [token for token, hit in zip(row.ids, row.target, strict=True) if hit]
-        head = [] if first is None else [first]
-        target = [False] * len(head) + [True] * len(response)
-        target[0] = False
-        yield _Row(head + response, target, row.truncated) if any(target) else _unscorable("too_short")
+def _alone(rows: Rows, first: int | None) -> Rows:
+    """The targets of rows without what stands before them, after a start token where there is one."""
+    out = Filling()
+    counts = rows.n_targets()
+    for span in rows.ids.spans():
+        edge = slice(rows.ids.offsets[span.start], rows.ids.offsets[span.stop])
+        why, sizes = rows.why[span].copy(), counts[span]
+        some = sizes > 0
+        ids = rows.ids.values[edge][rows.target[edge]]
+        if first is not None:
+            ids = led_by(ids, sizes, some, first)
+            sizes = sizes + some
+        offsets = offsets_of(sizes)
+        short = sizes == 1
+        why[short] = "too_short"
+        kept = np.where(short, 0, sizes)
+        target = np.ones(len(ids), bool)
+        target[offsets[:-1][some]] = False
+        ids, target = heads_of(ids, sizes, kept), heads_of(target, sizes, kept)
+        out.add(Ragged(ids, offsets_of(kept)), target, rows.truncated[span] & ~short, why)
+    return out.rows()
 
 
-def _whole(row: _Row) -> _Row:
-    return row if row.why else _Row(row.ids, [False] + [True] * (len(row.ids) - 1), row.truncated)
+def _whole(rows: Rows) -> Rows:
+    """The same ids, every token a target but the first."""
+    target = Growing(np.bool_)
+    offsets = rows.ids.offsets
+    for span in rows.ids.spans():
+        marks = np.ones(offsets[span.stop] - offsets[span.start], bool)
+        starts = offsets[span.start : span.stop][rows.ids.lengths()[span] > 0]
+        marks[starts - offsets[span.start]] = False
+        target.extend(marks)
+    return Rows(rows.ids, target.array(), rows.truncated, rows.why)
 
 
-def _joint(samples: Sequence[Sample], view: Joint, tokenizer: Tokenizer, limit: int) -> Iterator[_Row]:
+def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
     layout = template(view.template)
     assert isinstance(layout, TextTemplate)
-    prompts, responses = [], []
-    for sample in samples:
+    encode, context = texts.tokenizer.encode, texts.tokenizer.max_length
+
+    def prompt(sample: Sample) -> str:
         first = next((m for m in sample.messages if m.role == "user"), None)
-        prompts.append(layout.turn(first.content, first.input) if first else "")
-        responses.append(sample.response)
-    heads = prompts if view.alone is None else [view.alone] * len(samples)
-    texts = [head + view.join + response for head, response in zip(heads, responses, strict=True)]
-    prompt_ids = tokenizer.encode(prompts, special=True)
-    head_ids = prompt_ids if view.alone is None else tokenizer.encode(heads, special=True)
-    response_ids = tokenizer.encode(responses, special=True)
-    for sample, ids, prompt, head, response in zip(
-        samples, tokenizer.encode(texts, special=True), prompt_ids, head_ids, response_ids, strict=True
-    ):
-        if sum(m.role == "assistant" for m in sample.messages) > 1:
-            yield _unscorable("multi_turn")
-        elif not sample.response:
-            yield _unscorable("empty_response")
-        elif view.limit is not None:
-            over = max(len(prompt), len(response)) > view.limit or len(ids) > (tokenizer.max_length or len(ids))
-            yield _unscorable("too_long") if over else _joint_row(ids, len(head), len(ids))
-        elif len(prompt) >= limit:
-            yield _unscorable("too_long", truncated=True)
+        return layout.turn(first.content, first.input) if first else ""
+
+    prompts = texts.counts(f"prompt {layout!r}", lambda sample: [prompt(sample)], special=True)
+    heads = prompts if view.alone is None else np.full(len(prompts), len(encode([view.alone], special=True)[0]))
+    out = Filling()
+    start = 0
+    for samples in texts.chunks():
+        span = slice(start, start + len(samples))
+        start = span.stop
+        said = [(prompt(s) if view.alone is None else view.alone) + view.join + s.response for s in samples]
+        ids = Ragged.of(encode(said, special=True), np.int32)
+        why = np.full(len(samples), None, object)
+        cut = np.zeros(len(samples), bool)
+        if view.limit is not None:
+            responses = texts.counts("response", lambda sample: [sample.response], special=True)[span]
+            over = (np.maximum(prompts[span], responses) > view.limit) | (ids.lengths() > (context or np.inf))
+            keep = ids.lengths()
         else:
-            yield _joint_row(ids, len(head), limit if view.alone is None else limit - len(prompt) + view.slack)
+            over = cut = prompts[span] >= limit
+            slack = int(texts.tokenizer.bos is not None) if view.slack is None else view.slack
+            keep = np.minimum(limit if view.alone is None else limit - prompts[span] + slack, ids.lengths())
+        why[over] = "too_long"
+        why[[not sample.response for sample in samples]] = "empty_response"
+        why[[sum(m.role == "assistant" for m in sample.messages) > 1 for sample in samples]] = "multi_turn"
+        out.add(*_ended(ids, np.maximum(heads[span], 1), keep, cut & (why == "too_long"), why))
+    return out.rows()
 
 
-def _joint_row(ids: list[int], boundary: int, limit: int) -> _Row:
-    kept = ids[:limit]
-    target = [0 < at >= boundary for at in range(len(kept))]
-    cut = len(kept) < len(ids)
-    return _Row(kept, target, cut) if any(target) else _unscorable("too_long" if cut else "too_short", truncated=cut)
+def _ended(
+    ids: Ragged, boundary: Counts, keep: Counts, cut: Marks, why: Reasons
+) -> tuple[Ragged, Marks, Marks, Reasons]:
+    """Rows cut to ``keep``, targets from ``boundary`` on; those that have a reason already are emptied."""
+    open_ = why == None  # noqa: E711 - elementwise
+    cut = cut | (open_ & (keep < ids.lengths()))
+    none = open_ & (keep <= boundary)
+    why[none] = np.where(cut[none], "too_long", "too_short")
+    keep = np.where(open_ & ~none, keep, 0)
+    kept = Ragged(heads_of(ids.values, ids.lengths(), keep), offsets_of(keep))
+    at = np.arange(len(kept.values)) - np.repeat(kept.offsets[:-1], keep)
+    return kept, at >= np.repeat(boundary, keep), cut, why

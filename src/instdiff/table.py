@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instdiff.artifact import writing
-from instdiff.config.methods import is_file, make_method, short_name
+from instdiff.config.methods import NotNamed, is_file, make_method, short_name
 from instdiff.core import Budget, Method, Scored
 from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
 
 META = b"instdiff"
 FIRST = ("row", "id", "n_tokens", "truncated")
+ROWS_AT_ONCE = 1 << 16
+"""Rows written at once: a row group of a .parquet file."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +61,32 @@ class ScoreTable:
         """Per method, how many rows have no score for which reason."""
         out: dict[str, dict[str, int]] = {}
         for name, scored in self.scored.items():
-            words, counts = np.unique([w for w in scored.why if w is not None], return_counts=True)
-            out[name] = {str(w): int(c) for w, c in zip(words, counts, strict=True)}
+            out[name] = dict(sorted(Counter(str(word) for word in scored.why if word is not None).items()))
         return out
 
     def to_arrow(self) -> pa.Table:
         """The columns of ``scores.parquet``; the metadata names store, models and settings."""
+        return self._part(slice(None))
+
+    def _part(self, at: slice) -> pa.Table:
+        n_tokens = self.n_tokens[at]
         columns: dict[str, Any] = {
-            "row": pa.array(self.rows, pa.int64()),
-            "id": pa.array(self.ids, pa.string()),
-            "n_tokens": pa.array(self.n_tokens, pa.int64(), mask=self.n_tokens < 0),
-            "truncated": pa.array(self.truncated, pa.bool_()),
+            "row": pa.array(self.rows[at], pa.int64()),
+            "id": pa.array(self.ids[at], pa.string()),
+            "n_tokens": pa.array(n_tokens, pa.int64(), mask=n_tokens < 0),
+            "truncated": pa.array(self.truncated[at], pa.bool_()),
         }
         for name, scored in self.scored.items():
-            columns[name] = _floats(scored.value)
-            columns[f"{name}.why"] = pa.array(list(scored.why), pa.string())
+            columns[name] = _floats(scored.value[at])
+            columns[f"{name}.why"] = pa.array(scored.why[at], pa.string())
             for detail, values in scored.details.items():
-                columns[f"{name}.{detail}"] = _floats(values)
+                columns[f"{name}.{detail}"] = _floats(values[at])
         table = pa.table(columns)
         return table.replace_schema_metadata({META: json.dumps(self.meta, ensure_ascii=False).encode()})
+
+    def _parts(self) -> Iterator[pa.Table]:
+        for start in range(0, max(1, len(self)), ROWS_AT_ONCE):
+            yield self._part(slice(start, start + ROWS_AT_ONCE))
 
     def to_pandas(self) -> Any:
         """A pandas data frame; needs pandas."""
@@ -89,14 +99,15 @@ class ScoreTable:
             StoreError: the path cannot be written, or ends otherwise.
         """
         path = Path(path)
-        table = self.to_arrow()
         if path.suffix not in (".parquet", ".jsonl", ".csv"):
             raise StoreError(f"scores go to .parquet, .jsonl or .csv, not to '{path}'")
         with writing(path) as aside:
             if path.suffix == ".parquet":
-                pq.write_table(table, aside, compression="zstd")
+                with pq.ParquetWriter(aside, self._part(slice(0)).schema, compression="zstd") as file:
+                    for part in self._parts():
+                        file.write_table(part)
             else:
-                _write_text(table, aside, path.suffix)
+                _write_text(self._parts(), aside, path.suffix)
         if path.suffix != ".parquet":
             with writing(sidecar(path)) as aside:
                 aside.write_text(json.dumps(self.meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -111,16 +122,16 @@ def _floats(values: npt.NDArray[np.float64]) -> pa.Array:
     return pa.array(values, pa.float64(), mask=~np.isfinite(values))
 
 
-def _write_text(table: pa.Table, aside: Path, suffix: str) -> None:
+def _write_text(parts: Iterable[pa.Table], aside: Path, suffix: str) -> None:
     with open(aside, "w", encoding="utf-8", newline="") as file:
-        if suffix == ".csv":
-            rows = csv.writer(file)
-            rows.writerow(table.column_names)
-            for batch in table.to_batches(4096):
-                rows.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-            return
-        for batch in table.to_batches(4096):
-            for row in batch.to_pylist():
+        for number, part in enumerate(parts):
+            if suffix == ".csv":
+                rows = csv.writer(file)
+                if number == 0:
+                    rows.writerow(part.column_names)
+                rows.writerows(zip(*(column.to_pylist() for column in part.columns), strict=True))
+                continue
+            for row in part.to_pylist():
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -130,6 +141,7 @@ class NotRun(Method):
 
     spec: str
     given: Mapping[str, Any]
+    option: str = ""
 
     def params(self) -> dict[str, Any]:
         """Hyper-parameters as the file has them."""
@@ -142,7 +154,8 @@ class NotRun(Method):
             ConfigError: always; says how to allow it.
         """
         raise ConfigError(
-            f"these scores are by '{self.spec}', a file that is not run unless you name it; give --method {self.spec}"
+            f"these scores are by '{self.spec}', a file that is not run unless you name it; "
+            f"give {self.option or f'--method {self.spec}'}"
         )
 
 
@@ -173,8 +186,7 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
     n_tokens = table["n_tokens"].cast(pa.int64()).fill_null(-1).to_numpy()
     files = {short_name(spec): spec for spec in run if is_file(spec)}
     scored = {
-        name: _scored(table, name, _method(entry, files.get(name)), ids, n_tokens)
-        for name, entry in meta["methods"].items()
+        name: _scored(table, name, _method(entry, files), ids, n_tokens) for name, entry in meta["methods"].items()
     }
     return ScoreTable(
         table["row"].to_numpy(), ids, n_tokens, np.asarray(table["truncated"].to_pylist(), bool), scored, meta
@@ -196,10 +208,16 @@ def _read(path: Path) -> pa.Table:
     return table.replace_schema_metadata({META: meta})
 
 
-def _method(entry: Mapping[str, Any], file: str | None) -> Method:
-    if not is_file(entry["spec"]):
-        return make_method(entry["spec"], entry["params"])
-    return make_method(file, entry["params"]) if file else NotRun(entry["spec"], entry["params"])
+def _method(entry: Mapping[str, Any], files: Mapping[str, str]) -> Method:
+    spec, params = entry["spec"], entry["params"]
+    if is_file(spec):
+        if short_name(spec) not in files:
+            return NotRun(spec, params)
+        spec = files[short_name(spec)]
+    try:
+        return make_method(spec, params, files=files)
+    except NotNamed as error:
+        return NotRun(error.spec, params, error.option)
 
 
 def _scored(table: pa.Table, name: str, method: Method, ids: list[str], n_tokens: npt.NDArray[np.int64]) -> Scored:

@@ -7,6 +7,7 @@ import json
 
 import pyarrow as pa
 
+from instdiff.data.batches import Batches
 from instdiff.data.pool import Message, Sample
 
 # Offsets of 64 bits where texts lie: taking rows out of more than 2 GiB of text overflows 32.
@@ -36,7 +37,7 @@ class TableBuilder:
     """Collects samples and turns them into Arrow as soon as there are enough."""
 
     def __init__(self) -> None:
-        self._batches: list[pa.RecordBatch] = []
+        self._batches = Batches(SCHEMA)
         self._clear()
 
     def add(self, row: int, sample: Sample, source: str) -> None:
@@ -54,7 +55,7 @@ class TableBuilder:
     def table(self) -> pa.Table:
         """All samples added so far."""
         self._flush()
-        return pa.Table.from_batches(self._batches, schema=SCHEMA)
+        return self._batches.table()
 
     def _clear(self) -> None:
         self._rows: list[int] = []
@@ -82,5 +83,5 @@ class TableBuilder:
             column if isinstance(column, pa.Array) else pa.array(column, field.type)
             for column, field in zip(columns, SCHEMA, strict=True)
         ]
-        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+        self._batches.add(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
         self._clear()

@@ -7,12 +7,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from instdiff.data.batches import sliced, taken
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
 
@@ -95,7 +98,8 @@ class Reject:
 class Pool:
     """All samples of one input, in its order.
 
-    Indices are positions in the pool, from 0. They differ from ``rows`` as soon as a record was rejected.
+    Indices are positions in the pool, from 0. They differ from ``rows`` as soon as a record was rejected. A large table
+    lies in a mapped file that is gone with the pool.
 
     Attributes:
         table: Columns ``row``, ``id``, ``messages``, ``tools``, ``source``.
@@ -114,11 +118,10 @@ class Pool:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    @property
+    @cached_property
     def ids(self) -> list[str]:
         """Content id of each sample."""
-        ids: list[str] = self.table.column("id").to_pylist()
-        return ids
+        return [name for chunk in self._column("id") for name in chunk]
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -128,7 +131,10 @@ class Pool:
     @property
     def fingerprint(self) -> str:
         """Hash over the ids in row order."""
-        return hashlib.blake2b("\n".join(self.ids).encode(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(digest_size=16)
+        for number, chunk in enumerate(self._column("id")):
+            digest.update((("\n" if number else "") + "\n".join(chunk)).encode())
+        return digest.hexdigest()
 
     @property
     def n_duplicates(self) -> int:
@@ -138,10 +144,9 @@ class Pool:
     def samples(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
         """Samples ``start`` to ``stop`` in order, converted a few thousand at a time."""
         begin, end, _ = slice(start, stop).indices(len(self))
-        for at in range(begin, end, _CHUNK):
-            piece = self.table.slice(at, min(_CHUNK, end - at)).select(["messages", "tools"])
-            for batch in piece.to_batches():
-                yield from _samples_of(batch)
+        piece = self.table.slice(begin, max(0, end - begin)).select(["messages", "tools"])
+        for batch in piece.to_batches(max_chunksize=_CHUNK):
+            yield from _samples_of(batch)
 
     def sample(self, i: int) -> Sample:
         """Sample ``i``; negative counts from the end.
@@ -166,27 +171,27 @@ class Pool:
         """
         values: list[Any] = []
         keys: set[str] = set()
-        for chunk in self.table.column("source").chunks:
-            for at in range(0, len(chunk), _CHUNK):
-                for text in chunk.slice(at, _CHUNK).to_pylist():
-                    row = json.loads(text)
-                    keys.update(row)
-                    values.append(row.get(name))
+        for chunk in self._column("source"):
+            for row in map(json.loads, chunk):
+                keys.update(row)
+                values.append(row.get(name))
         if name not in keys:
             raise DataError(f"no row of {self.origin} has a column '{name}'{did_you_mean(name, keys)}")
         return values
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Pool:
         """The samples at these positions, in the order given; without the list of rejects."""
-        return replace(self, table=self.table.take(_positions(indices)), rejected=())
+        return replace(self, table=sliced(self.table, _positions(indices)), rejected=())
 
-    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Writes the input's own rows as JSON lines, whatever the name ends in.
+    def to_jsonl(
+        self, path: str | os.PathLike[str], indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None
+    ) -> None:
+        """Writes the input's own rows as JSON lines, whatever the name ends in; all of them by default.
 
         Raises:
             StoreError: The path cannot be written.
         """
-        write_jsonl(path, self._sources(None))
+        write_jsonl(path, self._sources(indices))
 
     def write(
         self,
@@ -209,14 +214,18 @@ class Pool:
         for name, values in (extra or {}).items():
             if len(values) != count:
                 raise ValueError(f"extra column '{name}' has {len(values)} values for {count} rows")
-        write_rows(path, self._sources(indices), extra or {})
+        write_rows(path, lambda: self._sources(indices), extra or {})
 
-    def _sources(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None) -> Iterator[str]:
-        column = self.table.column("source")
-        if indices is not None:
-            column = column.take(_positions(indices))
-        for at in range(0, len(column), _CHUNK):
-            yield from column.slice(at, _CHUNK).to_pylist()
+    def _sources(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None) -> Iterator[str]:
+        if indices is None:
+            yield from chain.from_iterable(self._column("source"))
+            return
+        for batch in taken(self.table.select(["source"]), _positions(indices)):
+            yield from batch.column(0).to_pylist()
+
+    def _column(self, name: str) -> Iterator[list[str]]:
+        for batch in self.table.select([name]).to_batches(max_chunksize=_CHUNK):
+            yield batch.column(0).to_pylist()
 
 
 def _positions(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:

@@ -20,6 +20,7 @@ from instdiff.data.records import Decoder, Record, encodes, read_lines, read_row
 from instdiff.errors import DataError
 
 BATCH = 1024
+BUFFER = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -53,6 +54,7 @@ def _read_jsonl(path: Path, name: str) -> Iterator[Record]:
 
 
 def _read_json(path: Path, name: str) -> Iterator[Record]:
+    """An array of objects, which is read as a whole: what is larger than memory goes into a .jsonl file."""
     with _opened(path) as file:
         data = file.read().removeprefix(b"\xef\xbb\xbf")
     refuse_utf16(data, name)
@@ -138,7 +140,8 @@ def _csv_rows(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
 
 
 def _read_parquet(path: Path, name: str) -> Iterator[Record]:
-    with pq.ParquetFile(path) as file:
+    # Without a buffer a whole column of a row group, which may be the whole file, is read at once.
+    with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
         columns = file.schema_arrow.names
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from instdiff.data.pool import Reject
 
 StrPath = str | os.PathLike[str]
+Sources = Callable[[], Iterable[str]]
+"""Rows as JSON texts, from the first one at each call."""
+ROWS_AT_ONCE, CHARACTERS_AT_ONCE = 1 << 15, 1 << 26
 
 
 def write_jsonl(path: StrPath, sources: Iterable[str]) -> None:
@@ -32,11 +35,13 @@ def write_jsonl(path: StrPath, sources: Iterable[str]) -> None:
         StoreError: The path cannot be written.
     """
     with writing(path) as aside, open(aside, "wb") as file:
-        _put_jsonl(file, sources)
+        _put_jsonl(file, lambda: sources)
 
 
-def write_rows(path: StrPath, sources: Iterable[str], extra: Mapping[str, Sequence[Any]]) -> None:
+def write_rows(path: StrPath, sources: Sources, extra: Mapping[str, Sequence[Any]]) -> None:
     """Rows given as JSON texts, with extra columns after their own, in the format that the path's ending names.
+
+    Formats with columns need all rows twice: to know the columns, and to write them.
 
     Raises:
         ConfigError: Nothing is known about that ending.
@@ -46,7 +51,7 @@ def write_rows(path: StrPath, sources: Iterable[str], extra: Mapping[str, Sequen
     if suffix not in _WRITERS:
         raise ConfigError(f"cannot tell the format of output {os.fspath(path)}: it must end in {', '.join(_WRITERS)}")
     with writing(path) as aside, open(aside, "wb") as file:
-        _WRITERS[suffix](file, _with_extra(sources, extra) if extra else sources)
+        _WRITERS[suffix](file, (lambda: _with_extra(sources(), extra)) if extra else sources)
 
 
 def write_rejects(rejects: Iterable[Reject], path: StrPath) -> None:
@@ -77,40 +82,72 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _put_jsonl(file: BinaryIO, sources: Iterable[str]) -> None:
-    for source in sources:
+def _put_jsonl(file: BinaryIO, sources: Sources) -> None:
+    for source in sources():
         file.write(source.encode() + b"\n")
 
 
-def _put_json(file: BinaryIO, sources: Iterable[str]) -> None:
+def _put_json(file: BinaryIO, sources: Sources) -> None:
     file.write(b"[")
-    for i, source in enumerate(sources):
+    for i, source in enumerate(sources()):
         file.write((",\n" if i else "\n").encode() + source.encode())
     file.write(b"\n]\n")
 
 
-def _put_parquet(file: BinaryIO, sources: Iterable[str]) -> None:
-    rows = [json.loads(source) for source in sources]
-    arrays = {}
-    for name in _columns(rows):
-        try:
-            arrays[name] = pa.array([row.get(name) for row in rows])
-        except (pa.ArrowException, OverflowError) as error:
-            raise StoreError(
-                f"parquet cannot hold column '{name}', whose values are of different types ({error}); "
-                "give an output path that ends in .jsonl"
-            ) from error
-    pq.write_table(pa.table(arrays), file)
+def _put_parquet(file: BinaryIO, sources: Sources) -> None:
+    schema = pa.schema([])
+    for rows in _parsed(sources):
+        found = [pa.field(name, _array(name, rows).type) for name in _columns(rows)]
+        for field in found:
+            schema = _joined(schema, field)
+    with pq.ParquetWriter(file, schema) as writer:
+        for rows in _parsed(sources):
+            arrays = [_array(field.name, rows, field.type) for field in schema]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
 
-def _put_csv(file: BinaryIO, sources: Iterable[str]) -> None:
-    rows = [json.loads(source) for source in sources]
-    columns = _columns(rows)
+def _parsed(sources: Sources) -> Iterator[list[dict[str, Any]]]:
+    part: list[dict[str, Any]] = []
+    characters = 0
+    for source in sources():
+        part.append(json.loads(source))
+        characters += len(source)
+        if len(part) == ROWS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
+
+
+def _array(name: str, rows: list[dict[str, Any]], type: pa.DataType | None = None) -> pa.Array:
+    try:
+        return pa.array([row.get(name) for row in rows], type)
+    except (pa.ArrowException, OverflowError) as error:
+        raise _mixed(name, error) from error
+
+
+def _joined(schema: pa.Schema, field: pa.Field) -> pa.Schema:
+    try:
+        return pa.unify_schemas([schema, pa.schema([field])], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise _mixed(field.name, error) from error
+
+
+def _mixed(name: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"parquet cannot hold column '{name}', whose values are of different types ({error}); "
+        "give an output path that ends in .jsonl"
+    )
+
+
+def _put_csv(file: BinaryIO, sources: Sources) -> None:
+    columns = _columns(json.loads(source) for source in sources())
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     try:
         writer = csv.writer(text)
         writer.writerow(columns)
-        writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+        for row in map(json.loads, sources()):
+            writer.writerow([_cell(row.get(name)) for name in columns])
         text.flush()
     finally:
         # The wrapper would close the file, and fail again on a full disk.
@@ -131,7 +168,7 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(seen)
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, Iterable[str]], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Sources], None]] = {
     ".jsonl": _put_jsonl,
     ".json": _put_json,
     ".parquet": _put_parquet,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+from instdiff.artifact import fingerprint
 from instdiff.data import Sample
-from instdiff.errors import ConfigError
+from instdiff.errors import ConfigError, EngineError
 from instdiff.templates import ChatTemplate, Kind, Segment, is_target
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class HFTokenizer:
-    """See ``render.Tokenizer``. ``hf`` is the wrapped tokenizer."""
+    """See ``tokenised.Tokenizer``. ``hf`` is the wrapped tokenizer."""
 
     def __init__(self, hf: Any, max_length: int | None) -> None:
         self.hf, self.max_length = hf, max_length
@@ -23,16 +25,55 @@ class HFTokenizer:
         probe = hf("a")["input_ids"]
         self.eos: int | None = hf.eos_token_id
         self.bos: int | None = hf.bos_token_id if probe and probe[0] == hf.bos_token_id else None
+        self._direct: dict[bool, bool] = {}
         self.start: int | None = hf.bos_token_id if hf.bos_token_id is not None else hf.eos_token_id
+
+    @cached_property
+    def mark(self) -> str:
+        """Hash of all that decides how texts become tokens."""
+        backend = self.hf.backend_tokenizer.to_str() if hasattr(self.hf, "backend_tokenizer") else repr(self.hf)
+        return fingerprint(backend, str(self.hf.chat_template), self.bos, self.start, self.eos, self.max_length)
 
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
         if not texts:
             return []
-        ids: list[list[int]] = self.hf(list(texts), add_special_tokens=special, return_attention_mask=False)[
-            "input_ids"
-        ]
+        if special not in self._direct:
+            # The library wraps every token's place in the text as well, which nobody here asks for.
+            some = texts[:16]
+            there = hasattr(self.hf, "backend_tokenizer")
+            self._direct[special] = there and self._quickly(some, special) == self._slowly(some, special)
+        return self._quickly(texts, special) if self._direct[special] else self._slowly(texts, special)
+
+    def _slowly(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        found = self.hf(list(texts), add_special_tokens=special, return_attention_mask=False)
+        ids: list[list[int]] = found["input_ids"]
         return ids
+
+    def _quickly(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        backend = self.hf.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
+
+    def option_ids(self, options: Sequence[str], before: str = "The answer is:\n") -> tuple[int, ...]:
+        """The token that each option becomes after a text, as it is or, if that is not one token, after a space.
+
+        Raises:
+            EngineError: an option is several tokens, changes those before it, or is the same token as another.
+        """
+        (head,) = self.encode([before])
+        for space in ("", " "):
+            rows = self.encode([before + space + option for option in options])
+            ids = tuple(row[-1] for row in rows if len(row) == len(head) + 1 and row[:-1] == head)
+            if len(set(ids)) == len(options):
+                return ids
+        found = ", ".join(f"'{option}' {row[len(head) :]}" for option, row in zip(options, rows, strict=True))
+        raise EngineError(
+            f"the tokenizer of '{self.hf.name_or_path}' does not make one token of its own of each option "
+            f"{', '.join(options)} (after a space: {found}), so their probabilities cannot be read; rate with another "
+            "model, such as --model rater=WHERE"
+        )
 
     def chat(self, sample: Sample, layout: ChatTemplate, targets: str) -> list[Segment]:
         """Segments under the chat template: assistant turns by its generation marks, else by growing prefixes.

@@ -1,0 +1,160 @@
+"""Rows: exactly what a model sees, and what makes their noise their own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Reasons
+from instdiff.ragged import Ragged, offsets_of
+from instdiff.spool import Growing
+
+Counts = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.bool_]
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise on the input embeddings of rows; see ``core.Noisy``.
+
+    Args:
+        alpha: its size, before it is divided by sqrt(tokens x embedding size).
+        row: per row the 64 bits that make its noise its own.
+        tokens: per row the tokens of its prompted view.
+        first: the address of a row's first token, when it stands before the response alone: None for a start token,
+            which gets no noise; 0 where that token is the response's first. ``prompted`` where a prompt stands there.
+    """
+
+    alpha: float
+    row: Counts
+    tokens: Counts
+    first: int | str | None = "prompted"
+
+    def addresses(self, target: Marks) -> tuple[Counts, Marks]:
+        """Address of each token of a row with these targets, and which tokens get noise.
+
+        Response tokens have their number in the response, prompt tokens a negative one.
+        """
+        said = np.cumsum(target) - 1
+        noisy = np.ones(len(target), bool)
+        if self.first == 0:
+            return np.arange(len(target)), noisy
+        if self.first is None:
+            noisy[0] = False
+        return np.where(target, said, -1 - np.arange(len(target))), noisy
+
+    def take(self, rows: Counts) -> Noise:
+        """That of the rows named."""
+        return replace(self, row=self.row[rows], tokens=self.tokens[rows])
+
+    def marks(self) -> Iterator[bytes]:
+        """Per row what tells its noise from any other."""
+        head = f"{self.alpha!r} {self.first!r}".encode()
+        for row, tokens in zip(self.row.tolist(), self.tokens.tolist(), strict=True):
+            yield head + row.to_bytes(8, "little", signed=True) + tokens.to_bytes(8, "little")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the model sees, one entry per sample in pool order.
+
+    Args:
+        ids: token ids.
+        target: which of them are targets; never the first, which nothing predicts.
+        truncated: the row was cut at the length limit.
+        why: None, or why the row has no target; such a row has no ids.
+        noise: what is added to the rows' embeddings.
+    """
+
+    ids: Ragged
+    target: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    why: Reasons
+    noise: Noise | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def n_targets(self) -> Counts:
+        """Targets per row."""
+        return Ragged(self.target, self.ids.offsets).sum().astype(np.int64)
+
+    def keys(self) -> npt.NDArray[np.bytes_]:
+        """16 bytes per row: the hash of its ids and targets, hence of everything that can change its numbers."""
+        digests = bytearray()
+        start = hashlib.blake2b(digest_size=16, key=b"row")
+        for span in self.ids.spans():
+            offsets = self.ids.offsets[span.start : span.stop + 1]
+            ids = memoryview(self.ids.values[offsets[0] : offsets[-1]].astype("<i4").tobytes())
+            bits, ends = _packed(self.target[offsets[0] : offsets[-1]], offsets - offsets[0])
+            places = (4 * (offsets - offsets[0])).tolist()
+            for a, b, c, d in zip(places, places[1:], ends, ends[1:], strict=False):
+                digest = start.copy()
+                digest.update(ids[a:b])
+                digest.update(bits[c:d])
+                digests += digest.digest()
+        if self.noise is not None:
+            plain = (bytes(digests[at : at + 16]) for at in range(0, len(digests), 16))
+            both = zip(plain, self.noise.marks(), strict=True)
+            digests = bytearray(
+                b"".join(hashlib.blake2b(a + b, digest_size=16, key=b"noise").digest() for a, b in both)
+            )
+        return np.frombuffer(bytes(digests), "S16")
+
+    def take(self, rows: Counts) -> Rows:
+        """The rows named, in that order."""
+        if np.array_equal(rows, np.arange(len(self))):
+            return self
+        ids = self.ids.take(rows)
+        target = Ragged(self.target, self.ids.offsets).take(rows).values
+        noise = None if self.noise is None else self.noise.take(rows)
+        return Rows(ids, target, self.truncated[rows], self.why[rows], noise)
+
+
+def _packed(target: Marks, offsets: Counts) -> tuple[memoryview, list[int]]:
+    """Targets as bits, each row from a byte of its own; and where the rows' bytes start."""
+    sizes = np.diff(offsets)
+    ends = offsets_of((sizes + 7) // 8)
+    room = np.zeros(8 * ends[-1], bool)
+    room[np.repeat(8 * ends[:-1] - offsets[:-1], sizes) + np.arange(len(target))] = target
+    return memoryview(np.packbits(room).tobytes()), ends.tolist()
+
+
+class Filling:
+    """Rows as they are made, a span at a time."""
+
+    def __init__(self) -> None:
+        self.ids, self.target, self.sizes = Growing(np.int32), Growing(np.bool_), Growing(np.int64)
+        self.truncated: list[Marks] = []
+        self.why: list[Reasons] = []
+
+    def add(self, ids: Ragged, target: Marks, truncated: Marks, why: Reasons) -> None:
+        """Append rows."""
+        self.ids.extend(ids.values)
+        self.target.extend(target)
+        self.sizes.extend(ids.lengths())
+        self.truncated.append(truncated)
+        self.why.append(why)
+
+    def rows(self) -> Rows:
+        """All that were added."""
+        ids = Ragged(self.ids.array(), offsets_of(self.sizes.array()))
+        truncated = np.concatenate([np.zeros(0, bool), *self.truncated])
+        return Rows(ids, self.target.array(), truncated, np.concatenate([np.zeros(0, object), *self.why]))
+
+
+def heads_of(values: Values, sizes: Counts, keep: Counts) -> Values:
+    """The first ``keep`` values of each row."""
+    at = np.arange(len(values)) - np.repeat(offsets_of(sizes)[:-1], sizes)
+    return values[at < np.repeat(keep, sizes)]
+
+
+def led_by(values: Values, sizes: Counts, lead: Marks, first: int | bool) -> Values:
+    """The rows with ``first`` before those that ``lead`` names."""
+    return np.insert(values, offsets_of(sizes)[:-1][lead], first)

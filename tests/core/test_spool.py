@@ -1,0 +1,96 @@
+"""What grows beyond a threshold lies in a file that has no name, and is the same."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instdiff import ragged, spool
+from instdiff.errors import StoreError
+from instdiff.ragged import Ragged
+from instdiff.spool import Growing
+
+
+@pytest.fixture
+def aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@given(st.lists(st.lists(st.integers(-5, 5), max_size=5), max_size=6), st.integers(0, 60))
+def test_spooled_is_the_same_as_in_memory(parts: list[list[int]], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "IN_MEMORY_BYTES", most)
+        grown = Growing(np.int32)
+        for part in parts:
+            grown.extend(part)
+        values = grown.array()
+    assert values.tolist() == [value for part in parts for value in part]
+    assert values.dtype == np.int32 and not values.flags.writeable
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file has a name there")
+def test_a_temporary_file_has_no_name_and_goes_with_its_array(aside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held() -> int:
+        return sum(str(aside) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    monkeypatch.setattr(spool, "IN_MEMORY_BYTES", 0)
+    grown = Growing(np.int64)
+    grown.extend(range(1000))
+    assert list(aside.iterdir()) == []
+    values = grown.array()
+    assert list(aside.iterdir()) == [] and values.sum() == 499500
+    del grown
+    if Path("/proc/self/maps").exists():
+        assert held() == 1
+        del values
+        gc.collect()
+        assert held() == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_disk_is_said_in_one_message(aside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.BufferedWriter(io.FileIO("/dev/full", "w"), 16))
+    with pytest.raises(StoreError, match=r"cannot write temporary data to '.*': No space left .* with TMPDIR"):
+        Growing(np.int64).extend(range(1000))
+
+
+def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StoreError, match=r"cannot write temporary data to '.*gone': No such file or directory"):
+        Growing(np.int64).extend(range(1000))
+
+
+ROWS = st.lists(st.lists(st.sampled_from([1.5, -2.0, float("nan"), 0.25]), max_size=5), max_size=9)
+WORK: list[Callable[[Ragged], Any]] = [
+    Ragged.sum,
+    Ragged.count,
+    Ragged.mean,
+    lambda column: column.take(np.arange(len(column))[::-1]).values,
+]
+
+
+@pytest.mark.parametrize("work", WORK)
+@given(rows=ROWS, at_once=st.integers(1, 7))
+def test_rows_at_once_change_nothing(work: Callable[[Ragged], Any], rows: list[list[float]], at_once: int) -> None:
+    column = Ragged.of(rows, np.float32)
+    whole = work(column)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ragged, "AT_ONCE", at_once)
+        pieces = work(column)
+        covered = [row for span in column.spans() for row in range(span.start, span.stop)]
+    np.testing.assert_array_equal(pieces, whole)
+    assert covered == list(range(len(rows)))
