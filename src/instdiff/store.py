@@ -6,31 +6,26 @@ the template, the tokenizer and the data set are not named: whatever they change
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
-from instdiff.artifact import fingerprint, read_json, unwritable, write_json, writing
+from instdiff.artifact import fingerprint, read_json, unwritable, write_json
 from instdiff.core import Measure
 from instdiff.errors import StoreError
+from instdiff.pieces import MANY_PARTS, Pieces, counted, names, unused
 from instdiff.ragged import Ragged
-from instdiff.segment import Keys, Segment, chunks, fill, halves, merge
+from instdiff.segment import Keys, fill, lengths, locate
 
-MANY_PARTS, MANY_SEGMENTS = 16, 8
-"""Pieces of a column above which they are merged."""
-IN_MEMORY_BYTES = 1 << 30
+IN_MEMORY_BYTES = 1 << 28
 """Values above this are read into a mapped file."""
 
 
@@ -59,13 +54,14 @@ class ColumnId:
 class Store:
     """Columns under one folder.
 
-    New values come as small parts, named by their content; parts are merged into sorted, memory-mapped segments.
+    New values come as small parts, named by their keys; pieces of like size are merged into sorted, memory-mapped
+    segments. A row costs 24 bytes and 4 for each value; memory holds what is asked for and a bounded piece of the rest.
     Several processes may write the same store.
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root).expanduser() if root is not None else default_root()
-        self._open: dict[Path, Segment] = {}
+        self._columns: dict[str, Pieces] = {}
 
     @property
     def memo(self) -> Path:
@@ -76,9 +72,13 @@ class Store:
         """Where a column is kept."""
         return self.root / "columns" / column.name
 
+    def _pieces(self, column: ColumnId) -> Pieces:
+        folder = self.folder(column)
+        return self._columns.setdefault(folder.name, Pieces(folder))
+
     def missing(self, column: ColumnId, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which keys have no value yet."""
-        return _find(self._segments(self.folder(column)), keys)[0] < 0
+        return locate(self._pieces(column).segments(), keys) < 0
 
     def append(self, column: ColumnId, keys: Keys, values: Ragged) -> None:
         """Add values; the part is whole or absent, and writing it twice changes nothing.
@@ -90,105 +90,50 @@ class Store:
             raise ValueError(f"{len(keys)} keys for {len(values)} values")
         if len(keys) == 0:
             return
-        folder = self.folder(column)
-        if not (folder / "column.json").is_file():
+        pieces = self._pieces(column)
+        while not (pieces.hold() and _used(pieces.folder)):
             facts = {"model": column.model, "dtype": column.dtype, "measure": repr(column.measure)}
-            write_json(folder / "column.json", facts)
-        raw = keys.astype("S16").tobytes()
-        name = hashlib.blake2b(raw, digest_size=12).hexdigest()
-        table = pa.table(
-            {
-                "key": pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(keys), [None, pa.py_buffer(raw)]),
-                "value": pa.LargeListArray.from_arrays(
-                    pa.array(values.offsets, pa.int64()), pa.array(values.values.astype(np.float32))
-                ),
-            }
-        )
-        with writing(folder / f"{name}.parquet") as aside:
-            pq.write_table(table, aside, compression="zstd", use_dictionary=False)
+            write_json(pieces.folder / "column.json", facts)
+        pieces.add(keys, values)
 
     def read(self, column: ColumnId, keys: Keys) -> Ragged:
         """Values in the order of the keys; a key that is not there gives an empty row.
 
-        Above a gigabyte the values are in a temporary file that is mapped into memory.
+        Above 256 MiB the values are in a temporary file that is mapped into memory.
         """
-        folder = self.folder(column)
-        segments = self._segments(folder)
-        part, row = _find(segments, keys)
-        lengths = np.zeros(len(keys), np.int64)
-        for number, segment in enumerate(segments):
-            mine = part == number
-            lengths[mine] = segment.lengths(row[mine])
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        pieces = self._pieces(column)
+        segments = pieces.segments()
+        rows = locate(segments, keys)
+        offsets = np.zeros(len(keys) + 1, np.int64)
+        offsets[1:] = lengths(segments, rows)
+        np.cumsum(offsets, out=offsets)
         values = _room(int(offsets[-1]), self.root)
-        for piece in chunks(len(keys)):
-            fill(values[offsets[piece.start] : offsets[piece.stop]], segments, part[piece], row[piece])
-        if (folder / "column.json").is_file():
-            os.utime(folder / "column.json")  # when the column was last of use, for `gc`
+        fill(values, offsets, segments, rows)
+        _used(pieces.folder)
         return Ragged(values, offsets)
 
     def compact(self, column: ColumnId, least: int = MANY_PARTS) -> None:
-        """Merge a column's parts into a segment, and its segments where there are many, unless another process does.
+        """Merge a column's parts where there are so many, and segments of like size, unless another process does.
 
         Raises:
             StoreError: the store cannot be written.
         """
-        folder = self.folder(column)
-        with _lock(folder) as mine:
-            if not mine:
-                return
-            parts = sorted(folder.glob("[!.]*.parquet"))
-            if len(parts) >= least:
-                self._merge(folder, parts)
-            segments = sorted(folder.glob("seg-*"))
-            if len(segments) > MANY_SEGMENTS:
-                self._merge(folder, segments)
+        self._pieces(column).compact(least)
 
-    def _merge(self, folder: Path, sources: list[Path]) -> None:
-        merge([self._load(path) for path in sources], folder / f"seg-{fingerprint([path.name for path in sources])}")
-        for path in sources:
-            self._open.pop(path, None)
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def _segments(self, folder: Path) -> list[Segment]:
-        """All pieces of a column; what another process merged meanwhile is looked for again."""
-        for _ in range(10):
-            paths = [*sorted(folder.glob("seg-*")), *sorted(folder.glob("[!.]*.parquet"))]
-            try:
-                return [self._load(path) for path in paths]
-            except FileNotFoundError:
-                continue
-        raise StoreError(f"'{folder}' keeps changing while it is read; run again when other processes are done")
-
-    def _load(self, path: Path) -> Segment:
-        if path not in self._open:
-            self._open[path] = Segment.open(path) if path.is_dir() else _read_part(path)
-        return self._open[path]
+    def release(self, name: str) -> None:
+        """Let go of a column's folder, so that it may be dropped."""
+        if name in self._columns:
+            self._columns.pop(name).release()
 
 
-def _find(segments: list[Segment], keys: Keys) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """For each key the segment that has it, -1 where none does, and its row there."""
-    part, row = np.full(len(keys), -1, np.int64), np.full(len(keys), -1, np.int64)
-    high, low = halves(keys)
-    for number, segment in enumerate(segments):
-        open_ = np.flatnonzero(part < 0)
-        found = segment.find((high[open_], low[open_]))
-        part[open_[found >= 0]] = number
-        row[open_] = found
-    return part, row
-
-
-def _read_part(path: Path) -> Segment:
+def _used(folder: Path) -> bool:
+    """Note that a column was of use, for ``gc``; False where there is none."""
     try:
-        table = pq.read_table(path, columns=["key", "value"])
-        keys, values = table["key"].combine_chunks(), table["value"].combine_chunks()
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise StoreError(f"store part '{path}' cannot be read ({error}); delete it and run again") from error
-    raw = np.frombuffer(keys.buffers()[1], "S16", count=len(keys), offset=keys.offset * 16)
-    offsets = values.offsets.to_numpy().astype(np.int64)
-    return Segment.of(raw, Ragged(values.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]))
+        with suppress(PermissionError):  # somebody else's, and of use all the same
+            os.utime(folder / "column.json")
+    except OSError:
+        return False
+    return True
 
 
 def _room(count: int, root: Path) -> npt.NDArray[np.float32]:
@@ -196,24 +141,6 @@ def _room(count: int, root: Path) -> npt.NDArray[np.float32]:
         return np.empty(count, np.float32)
     with tempfile.TemporaryFile(dir=root) as file:
         return np.memmap(file, np.float32, "w+", shape=(count,))
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Whether this process alone may merge in a folder now; never waits."""
-    if not folder.is_dir():
-        yield False
-        return
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)
@@ -231,21 +158,36 @@ class ColumnFacts:
 
 
 def info(store: Store) -> list[ColumnFacts]:
-    """All columns, the largest first. ``rows`` counts a row twice that two processes computed at once."""
-    out = []
-    for path in sorted((store.root / "columns").glob("*/column.json")):
-        folder, said = path.parent, read_json(path)
-        segments = store._segments(folder)
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        counts = sum(map(len, segments)), sum(len(segment.values) for segment in segments)
-        out.append(
-            ColumnFacts(folder.name, said["model"], said["dtype"], said["measure"], *counts, size, path.stat().st_mtime)
-        )
-    return sorted(out, key=lambda facts: -facts.bytes)
+    """All columns, the largest first; no value is read. A row that two processes computed at once counts twice."""
+    found = (_facts(path.parent) for path in sorted((store.root / "columns").glob("*/column.json")))
+    return sorted((facts for facts in found if facts is not None), key=lambda facts: -facts.bytes)
+
+
+def _facts(folder: Path) -> ColumnFacts | None:
+    for _ in range(10):
+        try:
+            used, said = (folder / "column.json").stat().st_mtime, read_json(folder / "column.json")
+            counts = [counted(folder / name) for name in names(folder)]
+        except FileNotFoundError:  # merged or dropped meanwhile
+            if not folder.is_dir():
+                return None
+            continue
+        rows, values = (sum(count[n] for count in counts) for n in (0, 1))
+        about = said["model"], said["dtype"], said["measure"]
+        return ColumnFacts(folder.name, *about, rows, values, sum(_sizes(folder)), used)
+    raise StoreError(f"'{folder}' keeps changing while it is counted; run again when other processes are done")
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            yield file.stat().st_size if file.is_file() else 0
 
 
 def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bool = False) -> list[ColumnFacts]:
     """Drop columns of models that are not in ``keep`` (by fingerprint) and were not used for so long.
+
+    A column that a running process has read or written stays; the caller's own store lets go of what is dropped.
 
     Args:
         store: the store.
@@ -254,15 +196,30 @@ def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bo
         dry: only tell.
     """
     now = time.time()
-    gone = [
-        facts
-        for facts in info(store)
-        if facts.model not in keep and (older_than_s is None or now - facts.used > older_than_s)
-    ]
-    for facts in gone:
-        if not dry:
-            shutil.rmtree(store.root / "columns" / facts.name)
+    trash = store.root / "trash"
+    gone = []
+    for facts in info(store):
+        if facts.model in keep or (older_than_s is not None and now - facts.used <= older_than_s):
+            continue
+        store.release(facts.name)
+        folder = store.root / "columns" / facts.name
+        with unused(folder) as free:
+            if free and not dry:
+                _away(folder, trash)
+            if free:
+                gone.append(facts)
+    if not dry:
+        shutil.rmtree(trash, ignore_errors=True)  # with what a kill left there
     return gone
+
+
+def _away(folder: Path, trash: Path) -> None:
+    """At once for everybody: nobody sees half a column."""
+    try:
+        trash.mkdir(exist_ok=True)
+        os.replace(folder, tempfile.mkdtemp(dir=trash))
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def check_writable(root: Path) -> None:

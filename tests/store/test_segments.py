@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instdiff import pieces
 from instdiff import store as module
 from instdiff.core import Entropy, Nll
 from instdiff.ragged import Ragged
@@ -62,8 +63,8 @@ def test_parts_and_segments_stay_few(tmp_path: Path) -> None:
         store.append(COLUMN, keys_of([n]), values_of([n]))
         store.compact(COLUMN)
     folder = store.folder(COLUMN)
-    assert len(list(folder.glob("*.parquet"))) < module.MANY_PARTS
-    assert len(list(folder.glob("seg-*"))) <= module.MANY_SEGMENTS
+    assert len(list(folder.glob("*.parquet"))) < pieces.MANY_PARTS
+    assert len(list(folder.glob("seg-*"))) < 3 * pieces.FANOUT
     assert not store.missing(COLUMN, keys_of([*range(400)])).any()
 
 
@@ -81,7 +82,7 @@ def test_only_one_process_merges(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for n in range(40):
         store.append(COLUMN, keys_of([n]), values_of([n]))
-    with module._lock(store.folder(COLUMN)) as mine:
+    with pieces.merging(store.folder(COLUMN)) as mine:
         assert mine
         store.compact(COLUMN)
     assert len(list(store.folder(COLUMN).glob("*.parquet"))) == 40
