@@ -1,31 +1,41 @@
-"""What the benchmarks share: rows, models, the machine, and the record of a run."""
+"""What the benchmarks share: rows, models, the plain reference, the machine, and the record of a run."""
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
+import multiprocessing
 import os
 import platform
-import resource
+import re
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
 
 from instdiff.core import ModelRef, Prompted
-from instdiff.data import load
+from instdiff.data import Pool, load
+from instdiff.engine.forward import Forward
 from instdiff.engine.load import load_tokenizer, resolve
 from instdiff.ragged import Ragged
 from instdiff.render import Rows, render
 from instdiff.templates import template
 
 SHARED = Path(os.environ.get("INSTDIFF_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
+STATUS = Path("/proc/self/status")
 
 
 def arguments(**extra: Any) -> argparse.Namespace:
@@ -37,10 +47,18 @@ def arguments(**extra: Any) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rows_of(count: int, max_length: int = 512, seed: int = 0) -> Rows:
-    """Random Alpaca rows as the model sees them; the embedded ones where the shared folder is absent."""
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def alpaca() -> Pool:
+    """Alpaca's rows; the embedded ones where the shared folder is absent."""
     path = SHARED / "data" / "alpaca" / "alpaca_union.json"
-    pool = load(str(path) if path.is_file() else "builtin:demo")
+    return load(str(path) if path.is_file() else "builtin:demo")
+
+
+def rows_of(count: int, max_length: int = 512, seed: int = 0) -> Rows:
+    """Random Alpaca rows as the model sees them."""
+    pool = alpaca()
     pool = pool.take(np.sort(np.random.default_rng(seed).permutation(len(pool))[: count + count // 20 + 4]))
     source = resolve(ModelRef("builtin:tiny"))
     rows = render(Prompted(), pool, load_tokenizer(source), template("alpaca"), max_length)
@@ -53,14 +71,151 @@ def renamed(rows: Rows, vocabulary: int, seed: int = 0) -> Rows:
     return Rows(Ragged(to[rows.ids.values], rows.ids.offsets), rows.target, rows.truncated, rows.why)
 
 
+def random_rows(count: int, length: int, vocabulary: int, seed: int = 0) -> Rows:
+    """Rows of random tokens, the second half of each its targets."""
+    ids = np.random.default_rng(seed).integers(0, vocabulary, count * length).astype(np.int32)
+    target = np.tile(np.arange(length) >= length - length // 2, count)
+    offsets = np.arange(count + 1, dtype=np.int64) * length
+    return Rows(Ragged(ids, offsets), target, np.zeros(count, bool), np.full(count, None, object))
+
+
+# ── the plain way, and what a sweep is worth ──────────────────────────────────────────────────────────────────────────
+
+
+def reference(model: Any, rows: Rows, *, published: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+    """NLL and entropy per target: one row at a time, full logits; ``published`` keeps the gradient graph."""
+    out = []
+    with torch.set_grad_enabled(published):
+        for at in range(len(rows)):
+            ids = torch.from_numpy(np.asarray(rows.ids[at], np.int64))[None]
+            hit = torch.from_numpy(np.flatnonzero(rows.target[rows.ids.offsets[at] : rows.ids.offsets[at + 1]]))
+            logits = model(input_ids=ids, use_cache=published).logits[0, :-1]
+            log_p = torch.log_softmax(logits.float(), -1)
+            p = torch.softmax(logits.float(), -1)
+            nll = -log_p.gather(-1, ids[0, 1:, None])[:, 0][hit - 1]
+            entropy = -(p * log_p).sum(-1)[hit - 1]
+            out.append((nll.detach().numpy(), entropy.detach().numpy()))
+    return out
+
+
+def useful_flops(model: Any, rows: Rows) -> float:
+    """Of the body on all tokens and the head on targets; padding does not count, shared beginnings do."""
+    config = model.config
+    embedding = config.vocab_size * config.hidden_size
+    body = sum(p.numel() for p in model.parameters()) - embedding * (1 if config.tie_word_embeddings else 2)
+    lengths = rows.ids.lengths().astype(float)
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    attention = config.num_hidden_layers * 2 * 2 * width * (lengths * (lengths + 1) / 2).sum()
+    return float(2 * body * lengths.sum() + 2 * embedding * rows.n_targets().sum() + attention)
+
+
+@dataclass
+class Counted:
+    """Forward passes of this process, and the tokens that they computed."""
+
+    forwards: int = 0
+    tokens: int = 0
+
+
+@contextmanager
+def counting() -> Iterator[Counted]:
+    """Count what every sweep computes."""
+    counted, call = Counted(), Forward.__call__
+
+    def counts(self: Forward, *args: Any) -> Any:
+        before = self.forwards, self.tokens
+        out = call(self, *args)
+        counted.forwards += self.forwards - before[0]
+        counted.tokens += self.tokens - before[1]
+        return out
+
+    Forward.__call__ = counts  # type: ignore[method-assign]
+    try:
+        yield counted
+    finally:
+        Forward.__call__ = call  # type: ignore[method-assign]
+
+
+# ── time and memory ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     out = function()
     return time.perf_counter() - start, out
 
 
-def peak_memory_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def cpu_seconds() -> float:
+    """Spent by this process and by its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def status_mb(field: str) -> float:
+    """A field of the process's status, such as VmHWM."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"), re.MULTILINE)
+    return int(found.group(1)) / 1024 if found else float("nan")
+
+
+@dataclass
+class Peak:
+    """Megabytes at the start and the most since."""
+
+    start: float
+    most: float
+
+    @property
+    def above(self) -> float:
+        """What was added to the start."""
+        return self.most - self.start
+
+
+def settle() -> None:
+    """Give freed memory back to the system, so that using it again counts."""
+    gc.collect()
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def peak_resident() -> Iterator[Peak]:
+    """The most that was resident, exactly, where the kernel lets its high-water mark be reset."""
+    settle()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    peak = Peak(status_mb("VmRSS"), 0.0)
+    yield peak
+    peak.most = status_mb("VmHWM")
+
+
+@contextmanager
+def peak_anonymous(every_s: float = 0.01) -> Iterator[Peak]:
+    """The most anonymous memory that was seen: what is mapped from files can be dropped and does not count."""
+    settle()
+    peak = Peak(status_mb("RssAnon"), 0.0)
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(every_s):
+            peak.most = max(peak.most, status_mb("RssAnon"))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
+        peak.most = max(peak.most, status_mb("RssAnon"))
+
+
+def in_child(function: Callable[..., Any], *args: Any) -> Any:
+    """Call in a fresh process, so that its memory is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+# ── the record ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def machine() -> dict[str, Any]:

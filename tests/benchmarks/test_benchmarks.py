@@ -1,0 +1,63 @@
+"""The benchmarks start, and their records are as `benchmarks/README.md` says."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOME = Path(__file__).resolve().parents[2] / "benchmarks"
+NAMES = re.findall(r"^## (\w+)$", (HOME / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+RESULTS = sorted((HOME / "results").glob("*.json"))
+MACHINE = {"cpu", "cores", "threads", "torch"}
+OLD = {
+    "scoring-2-cores.json": "measured before the comparison with padded batches; a full run replaces it",
+}
+
+
+def documented(name: str, kind: str) -> tuple[set[str], set[str]]:
+    """Fields of a benchmark's records of a kind, by the tables of the README: those of all records, and of some."""
+    text = (HOME / "README.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    needed, allowed = {"machine", "command"}, set()
+    for fields, of in re.findall(r"^\| (`.+?) \| (.+?) \| .+ \|$", section, re.MULTILINE):
+        names = set(re.findall(r"`(\w+)`", fields))
+        if of == "all" or kind in of.split(", "):
+            needed |= names
+        elif of == "some":
+            allowed |= names
+    return needed, allowed
+
+
+def check(name: str, records: list[dict[str, Any]]) -> None:
+    assert records
+    for record in records:
+        needed, allowed = documented(name, record.get("kind") or record.get("what", ""))
+        assert record.keys() - allowed == needed
+        assert record["machine"].keys() == MACHINE
+        assert record["command"].startswith(f"python benchmarks/{name}.py")
+
+
+def test_what_is_documented_is_there() -> None:
+    assert {"scoring", "memory", "sharing", "growth"} <= set(NAMES) <= {path.stem for path in HOME.glob("*.py")}
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_committed_results_have_the_documented_fields(path: Path, request: pytest.FixtureRequest) -> None:
+    if path.name in OLD:
+        request.applymarker(pytest.mark.xfail(reason=OLD[path.name], strict=True))
+    check(path.name.split("-")[0], json.loads(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_quick_run(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--json", str(tmp_path / "out.json")]
+    done = subprocess.run(command, cwd=HOME.parent, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    check(name, json.loads((tmp_path / "out.json").read_text(encoding="utf-8")))
