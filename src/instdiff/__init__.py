@@ -40,7 +40,8 @@ if TYPE_CHECKING:
         WholeText,
         reasons,
     )
-    from instdiff.data import Message, Pool, Sample, load
+    from instdiff.data import Message, Pool, Sample
+    from instdiff.data.load import load
     from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError, PlanError, StoreError
     from instdiff.methods import (
         IFD,

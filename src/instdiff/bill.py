@@ -9,17 +9,20 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Method, ModelRef, Settings
+from instdiff.core import Anchored, Demonstrated, Method, ModelRef, Prompted, Settings
 from instdiff.data import Pool
 from instdiff.engine.load import Source
 from instdiff.engine.peak import matmul_peak
-from instdiff.engine.sweep import DEFAULT_BATCH_TOKENS
+from instdiff.engine.sweep import BLOCK, DEFAULT_BATCH_TOKENS, GPU_BATCH_TOKENS
 from instdiff.engine.tree import trees
+from instdiff.measures import Anchors
 from instdiff.planner import Pass
 from instdiff.planner import plan as waves_of
-from instdiff.scoring import Workbench, by_name, view_name, workbench
+from instdiff.rows import Rows as RowsOfTokens
+from instdiff.scoring import by_name, workbench
 from instdiff.segment import Keys
-from instdiff.store import Store
+from instdiff.store import ColumnId, Store
+from instdiff.workbench import Workbench, view_name
 
 Rows = npt.NDArray[np.int64]
 
@@ -32,7 +35,8 @@ class PassCost:
     """One pass: all its rows, and what is left to do.
 
     ``todo_tokens`` count every row's own; of them ``shared_tokens`` are beginnings that rows have in common, and are
-    computed once.
+    computed once. ``estimated`` passes show rows to each other by what an earlier pass has yet to find out. Tokens of
+    texts are estimated from their length.
     """
 
     wave: int
@@ -47,6 +51,7 @@ class PassCost:
     todo_tokens: int
     shared_tokens: int
     flops: float
+    estimated: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def plan(
     models: str | ModelRef | Mapping[str, str | ModelRef] | None = None,
     *,
     settings: Settings | None = None,
+    target: Pool | None = None,
     store: Store | None = None,
 ) -> Bill:
     """What ``score`` with the same arguments would do and cost; spends nothing.
@@ -94,61 +100,112 @@ def plan(
         PlanError: a role that a method needs is not bound.
     """
     named = by_name(methods)
-    return bill(workbench(pool, named, models, settings, store), named)
+    return bill(workbench(pool, named, models, settings, store, target=target), named)
 
 
 def bill(bench: Workbench, methods: Mapping[str, Method]) -> Bill:
     """Count what scoring would do. Nothing is loaded but tokenizers, nothing computed."""
     waves = waves_of(signal for method in methods.values() for signal in method.signals().values())
-    passes = [_cost(bench, step, number) for number, wave in enumerate(waves) for step in bench.ordered(wave)]
+    planned: dict[ColumnId, list[Keys]] = {}
+    steps = [(number, step) for number, wave in enumerate(waves) for step in bench.ordered(wave)]
+    passes = [_cost(bench, step, number, planned) for number, step in steps]
     alone = {}
     for name, method in methods.items():
         own = [step for wave in waves_of(method.signals().values()) for step in wave]
-        tokens = sum(int(bench.rendered(s.model, s.view).rows.ids.lengths().sum()) for s in own)
-        alone[name] = {"passes": len(own), "tokens": tokens}
+        alone[name] = {"passes": len(own), "tokens": sum(int(_lengths(bench, step).sum()) for step in own)}
     flops = sum(p.flops for p in passes)
     speed = matmul_peak(bench.device, bench.dtype) * ASSUMED_SHARE_OF_PEAK if flops else 0.0
-    bases = [bench.source(p.role).base_key for p in passes if p.todo_rows]
+    bases = [bench.home(step) for (_, step), cost in zip(steps, passes, strict=True) if cost.todo_rows]
     loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
     return Bill(passes, alone, loads, flops / speed if flops else 0.0, speed)
 
 
-def _cost(bench: Workbench, step: Pass, wave: int) -> PassCost:
-    rendered = bench.rendered(step.model, step.view)
-    todo = bench.lacking(step)
-    lengths, targets = rendered.rows.ids.lengths(), rendered.rows.n_targets()
-    body, head = _work_per_token(bench.source(step.model))
-    shared = _shared(bench, [rendered.rows.ids[int(row)] for row in todo])
+def _lengths(bench: Workbench, step: Pass) -> Rows:
+    """Tokens of each row of a pass, as far as they are known before earlier passes have run."""
+    if bench.ready(step):
+        return bench.rendered_for(step).lengths
+    plain = bench.rendered(step.model, Prompted(), step.of).lengths
+    match step.view:
+        case Demonstrated(shots=shots):
+            return plain * (1 + shots)
+        case Anchored(count=count, limit=limit):
+            return np.repeat(plain, count) + min(limit, int(plain.mean()))
+        case Anchors(count=count, limit=limit):
+            return np.full(count, min(limit, int(plain.mean())))
+    return plain
+
+
+def _cost(bench: Workbench, step: Pass, wave: int, planned: dict[ColumnId, list[Keys]]) -> PassCost:
+    lengths = _lengths(bench, step)
+    body, head = _work_per_token(bench, step)
+    ready, shared = bench.ready(step), 0
+    if ready:
+        rendered = bench.rendered_for(step)
+        todo = _not_planned(bench, step, bench.lacking(step), planned)
+        rows = len(rendered.scorable)
+        cached = rows - len(_with_copies(rendered.keys, rendered.scorable, todo))
+        targets = 0
+        if isinstance(rendered.rows, RowsOfTokens):
+            shared = _shared(bench, rendered.rows, todo)
+            targets = int(rendered.rows.n_targets()[todo].sum())
+    else:
+        todo, rows, cached = np.arange(len(lengths)), len(lengths), 0
+        targets = int(lengths.sum() // 2)
     return PassCost(
         wave=wave,
         role=step.model,
         model=str(bench.models[step.model]),
         view=view_name(step.view),
         measures=[type(m).__name__.lower() for m in step.measures],
-        rows=len(rendered.scorable),
+        rows=rows,
         tokens=int(lengths.sum()),
-        cached_rows=len(rendered.scorable) - len(_with_copies(rendered.keys, rendered.scorable, todo)),
+        cached_rows=cached,
         todo_rows=len(todo),
         todo_tokens=int(lengths[todo].sum()),
         shared_tokens=shared,
-        flops=float((lengths[todo].sum() - shared) * body + targets[todo].sum() * head),
+        flops=float((lengths[todo].sum() - shared) * body + targets * head),
+        estimated=not ready,
     )
 
 
-def _shared(bench: Workbench, rows: list[npt.NDArray[np.int32]]) -> int:
-    """Tokens that packing rows as trees will save, where it is done."""
-    if bench.device.type != "cpu":
+def _not_planned(bench: Workbench, step: Pass, todo: Rows, planned: dict[ColumnId, list[Keys]]) -> Rows:
+    """Rows that no earlier pass computes: one model may stand in several roles."""
+    keys = bench.rendered_for(step).keys[todo]
+    new = np.zeros(len(todo), bool)
+    for measure in step.measures:
+        column = bench.column(step.model, measure)
+        earlier = planned.setdefault(column, [])
+        new |= bench.store.missing(column, keys) & ~np.isin(keys, np.concatenate([keys[:0], *earlier]))
+        earlier.append(keys)
+    return todo[new]
+
+
+def _shared(bench: Workbench, rows: RowsOfTokens, todo: Rows) -> int:
+    """Tokens that packing rows as trees will save."""
+    if rows.noise is not None:
         return 0
-    budget = bench.settings.batch_tokens or DEFAULT_BATCH_TOKENS["cpu"]
-    return sum(tree.tokens - len(tree.ids) for tree in trees(rows, budget))
+    ids = rows.ids
+    budget = bench.settings.batch_tokens or DEFAULT_BATCH_TOKENS.get(bench.device.type, GPU_BATCH_TOKENS)
+    saved = 0
+    for start in range(0, len(todo), BLOCK):
+        block = [ids[int(row)] for row in todo[start : start + BLOCK]]
+        saved += sum(tree.tokens - len(tree.ids) for tree in trees(block, budget))
+    return saved
 
 
 def _with_copies(keys: Keys, scorable: Rows, todo: Rows) -> Rows:
     return scorable[np.isin(keys[scorable], keys[todo])]
 
 
-def _work_per_token(source: Source) -> tuple[float, float]:
+def _work_per_token(bench: Workbench, step: Pass) -> tuple[float, float]:
     """Floating-point operations per token of the body, and per target of the head."""
+    if not step.measures[0].of_text:
+        return _work(bench.source(step.model))
+    source = getattr(bench.text_model(step.model, step.measures[0]), "source", None)
+    return (_work(source)[0], 0.0) if source is not None else (0.0, 0.0)
+
+
+def _work(source: Source) -> tuple[float, float]:
     from safetensors import safe_open
 
     total = 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+import numpy as np
 
 from instdiff.core import Budget
 from instdiff.errors import ConfigError
@@ -55,3 +58,27 @@ def configured_budget(budget: str | int | None, ratio: float | None) -> Budget:
     if ratio is not None and (budget is None or budget in PUBLISHED_KINDS):
         return published_budget(ratio, str(budget or "tokens"))
     return parse_budget("10%" if budget is None else budget)
+
+
+def divided(amount: int, weights: Sequence[int], limits: Sequence[int]) -> list[int]:
+    """A count in proportion to ``weights``, none above its limit: what one cannot use goes to the others.
+
+    Fractions go to the largest remainders, the first of equal ones. The sum is the count, or that of the limits where
+    they do not allow it.
+    """
+    weight, limit = np.asarray(weights, np.float64), np.asarray(limits, np.float64)
+    share = np.zeros(len(weight))
+    open_ = (weight > 0) & (limit > 0)
+    left = min(float(amount), float(limit[open_].sum()))
+    while open_.any():
+        share[open_] = left * weight[open_] / weight[open_].sum()
+        full = open_ & (share >= limit)
+        if not full.any():
+            break
+        share[full], open_ = limit[full], open_ & ~full
+        left -= float(limit[full].sum())
+    out = np.floor(share + 1e-9).astype(np.int64)
+    rest = min(amount, int(limit[(weight > 0)].sum())) - int(out.sum())
+    most = np.argsort(-np.where(out < limit, share - out, -1), kind="stable")[: max(0, rest)]
+    out[most] += 1
+    return [int(part) for part in out]

@@ -14,154 +14,80 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.ragged import Ragged
+from instdiff.errors import PlanError
+from instdiff.measures import (
+    Anchored,
+    Asked,
+    Choice,
+    Column,
+    Demonstrated,
+    Embedding,
+    Entropy,
+    Joint,
+    Judged,
+    Length,
+    Listed,
+    MeanNll,
+    Measure,
+    Neurons,
+    Nll,
+    Noisy,
+    Pooled,
+    Prompted,
+    PromptOnly,
+    ResponseOnly,
+    Signal,
+    Text,
+    Top1,
+    View,
+    WholeText,
+    Words,
+)
+from instdiff.signals import Floats, Reasons, Signals, vectors
 
-Floats = npt.NDArray[np.float64]
-Reasons = npt.NDArray[np.object_]
-"""Per row None, or the one word that says why the row has no value."""
-
-
-# ── what is read off a row ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What to read; how is the engine's business."""
-
-    needs_model: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class Nll(Measure):
-    """Negative log-likelihood of each target token, in nats."""
-
-
-@dataclass(frozen=True)
-class Entropy(Measure):
-    """Entropy of the predicted distribution over the whole vocabulary at each target token, in nats."""
-
-
-@dataclass(frozen=True)
-class Length(Measure):
-    """Length of a part of the row, before any truncation; needs a tokenizer at most, never a forward pass."""
-
-    part: str = "response"  # or "instruction", with its input
-    unit: str = "tokens"  # or "chars", "words"
-    needs_model: ClassVar[bool] = False
-
-
-@dataclass(frozen=True)
-class Column(Measure):
-    """A column of the input file itself, such as ``source``."""
-
-    name: str
-    needs_model: ClassVar[bool] = False
-
-
-@dataclass(frozen=True)
-class Listed(Measure):
-    """Whether the row is in a named list of rows, such as the warm-up subset."""
-
-    name: str
-    needs_model: ClassVar[bool] = False
-
-
-# ── how a row becomes tokens ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class View:
-    """How a sample becomes the tokens that a model sees, and which of them are targets."""
-
-
-@dataclass(frozen=True)
-class Prompted(View):
-    """The response after its prompt, rendered by the role's template: the ids that training uses.
-
-    ``score_eos`` makes the end token of each response a target too, as it is in training.
-    """
-
-    score_eos: bool = False
-
-
-@dataclass(frozen=True)
-class ResponseOnly(View):
-    """The same response ids without the prompt.
-
-    With ``context`` a start token stands before them (the tokenizer's BOS, or its end token where there is none), so
-    that the first response token is scored as well.
-    """
-
-    context: bool = True
-
-
-@dataclass(frozen=True)
-class WholeText(View):
-    """Prompt and response, every token a target but the first."""
-
-
-@dataclass(frozen=True)
-class Joint(View):
-    """The published way: prompt and response are tokenised as one text, the boundary found by counting again.
-
-    ``template`` names the published prompt; ``join`` stands between prompt and response. With ``alone`` the response
-    is scored after that literal text instead of the prompt, cut to ``max_length - prompt tokens + slack`` so that both
-    views score the same tokens. With ``limit`` nothing is cut: a prompt or response longer than that many tokens makes
-    the row ``too_long``.
-    """
-
-    template: str
-    join: str = ""
-    alone: str | None = None
-    slack: int = 0
-    limit: int | None = None
-
-
-@dataclass(frozen=True)
-class Signal:
-    """One column: a measure of a view under a model role. ``model`` is a role, never a path."""
-
-    measure: Measure
-    view: View = Prompted()
-    model: str = "base"
-
-    def needs(self) -> tuple[Signal, ...]:
-        """Signals that must be there before this one's view can be rendered."""
-        return ()
-
+__all__ = [
+    "FILTERED",
+    "Anchored",
+    "Asked",
+    "Budget",
+    "Choice",
+    "Column",
+    "Demonstrated",
+    "Embedding",
+    "Entropy",
+    "Floats",
+    "Joint",
+    "Judged",
+    "Length",
+    "Listed",
+    "Log",
+    "MeanNll",
+    "Measure",
+    "Method",
+    "ModelRef",
+    "Neurons",
+    "Nll",
+    "Noisy",
+    "Pooled",
+    "PromptOnly",
+    "Prompted",
+    "Reasons",
+    "ResponseOnly",
+    "Scored",
+    "Scores",
+    "Settings",
+    "Signal",
+    "Signals",
+    "Text",
+    "Top1",
+    "View",
+    "WholeText",
+    "Words",
+    "reasons",
+    "vectors",
+]
 
 # ── what a method gets and gives ──────────────────────────────────────────────────────────────────────────────────────
-
-
-class Signals:
-    """The columns that a method asked for, under the names it gave them.
-
-    ``ids`` are content hashes; ``occurrence`` counts rows with the same id in input order, so that (id, occurrence)
-    tells rows apart whatever their order. ``why`` holds, per row, the reason for which some column has no value.
-    """
-
-    def __init__(self, columns: Mapping[str, Ragged | npt.NDArray[Any]], ids: list[str], why: Reasons) -> None:
-        self._columns = dict(columns)
-        self.ids, self.why = ids, why
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["_columns"][name]
-        except KeyError:
-            raise AttributeError(f"no signal {name!r}; declared are {sorted(self._columns)}") from None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def occurrence(self) -> npt.NDArray[np.int64]:
-        """How many earlier rows have the same id."""
-        seen: dict[str, int] = {}
-        out = np.zeros(len(self.ids), np.int64)
-        for row, name in enumerate(self.ids):
-            out[row] = seen.get(name, 0)
-            seen[name] = int(out[row]) + 1
-        return out
 
 
 class Scores:
@@ -210,7 +136,8 @@ def reasons(rows: int, **marks: npt.NDArray[np.bool_]) -> Reasons:
 class Scored:
     """A method's part of the score table: what ``pick`` and ``select`` may look at.
 
-    ``n_tokens`` are the scored response tokens per row, the currency of token budgets.
+    ``n_tokens`` are the scored response tokens per row, the currency of token budgets. ``recall`` reads again what
+    ``score`` read, where there is a store to read it from.
     """
 
     name: str
@@ -220,9 +147,36 @@ class Scored:
     details: Mapping[str, Floats]
     ids: list[str]
     n_tokens: npt.NDArray[np.int64]
+    recall: Callable[[], Signals] | None = None
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def signals(self) -> Signals:
+        """What ``score`` read, from the store.
+
+        Raises:
+            PlanError: there is no store that has it.
+        """
+        if self.recall is None:
+            raise PlanError(
+                f"this selection needs more of {self.name} than its scores hold, and there is no store to read it "
+                "from; run `instdiff score` again, and select with the same --store and --model"
+            )
+        return self.recall()
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Scored:
+        """The sub-problem of these rows, in that order."""
+        return Scored(
+            self.name,
+            self.method,
+            self.value[rows],
+            self.why[rows],
+            {name: column[rows] for name, column in self.details.items()},
+            [self.ids[row] for row in rows.tolist()],
+            self.n_tokens[rows],
+            None if self.recall is None else lambda: self.signals().take(rows),
+        )
 
     @property
     def eligible(self) -> npt.NDArray[np.bool_]:
@@ -234,13 +188,20 @@ class Scored:
         """Rows that could be scored: the eligible ones and those that the method itself filtered."""
         return self.eligible | np.isin(self.why, FILTERED)
 
+    @property
+    def takeable(self) -> npt.NDArray[np.bool_]:
+        """The eligible rows, and those that a set method did not come to."""
+        return self.eligible | np.isin(self.why, NOT_REACHED)
+
     def best(self) -> npt.NDArray[np.int64]:
         """Eligible rows, best first; ties by id, then row, so that the input's order never matters."""
         order = np.lexsort((np.arange(len(self)), np.array(self.ids, dtype=object).astype(str), -self.value))
         return np.asarray(order[self.eligible[order]], np.int64)
 
 
-FILTERED = ("filtered", "warmup")
+NOT_REACHED = "not_reached"
+"""Why a row has no rank by a method that takes rows one after the other, and stopped before it."""
+FILTERED = ("filtered", "warmup", NOT_REACHED)
 """Reasons by which a method leaves out rows that it could score; they count in a token budget's total."""
 
 
@@ -254,6 +215,8 @@ class Method:
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    origin: ClassVar[str] = ""
+    """``file.py:Class`` of a method that was read from a file."""
 
     def signals(self) -> dict[str, Signal]:
         """The columns that ``score`` reads, by the names it uses."""
@@ -268,8 +231,16 @@ class Method:
         return budget.take(scored.best(), scored)
 
     def params(self) -> dict[str, Any]:
-        """Hyper-parameters by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """Hyper-parameters by name, as JSON can hold them; a method among them is ``{its name: its parameters}``."""
+        return {f.name: _said(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, Method):
+        return {value.origin or value.name: value.params()} if value.origin or value.name else None
+    if isinstance(value, tuple) and any(isinstance(one, Method) for one in value):
+        return [_said(one) for one in value]
+    return value
 
 
 # ── how much to take ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -279,7 +250,7 @@ class Method:
 class Budget:
     """How much of a ranking to take.
 
-    Kinds: ``rows`` (a count), ``share`` (of the input's rows), ``eligible`` (share of the rows that have a score),
+    Kinds: ``rows`` (a count), ``share`` (of the input's rows), ``eligible`` (share of the rows that can be taken),
     ``tokens`` (a count of response tokens), ``token_share`` (of the response tokens of all scorable rows). Shares of
     rows round down; a token budget includes the row that crosses it.
     """
@@ -303,16 +274,29 @@ class Budget:
             "rows": None,
             "tokens": None,
             "share": len(scored),
-            "eligible": int(scored.eligible.sum()),
+            "eligible": int(scored.takeable.sum()),
             "token_share": int(scored.n_tokens[scored.scorable].sum()),
         }[self.kind]
         # 0.29 * 100 is 28.999...: the share is a decimal that somebody typed, and one part in 10^12 restores it.
         return int(self.amount) if base is None else int(self.amount * base * (1 + 1e-12))
 
+    @property
+    def of_tokens(self) -> bool:
+        """Whether its unit is response tokens, not rows."""
+        return self.kind in ("tokens", "token_share")
+
+    def fixed(self, scored: Scored) -> Budget:
+        """The same amount as a count, for a part of these rows."""
+        return Budget(self.target(scored), "tokens" if self.of_tokens else "rows")
+
+    def filled(self, order: npt.NDArray[np.int64], scored: Scored) -> bool:
+        """Whether a ranking is long enough."""
+        return (int(scored.n_tokens[order].sum()) if self.of_tokens else len(order)) >= self.target(scored)
+
     def take(self, order: npt.NDArray[np.int64], scored: Scored) -> npt.NDArray[np.int64]:
         """The head of a ranking that fits."""
         target = self.target(scored)
-        if self.kind in ("rows", "share", "eligible"):
+        if not self.of_tokens:
             return order[:target]
         spent = np.cumsum(scored.n_tokens[order])
         return order[: int(np.searchsorted(spent, target)) + 1] if target > 0 else order[:0]
@@ -348,10 +332,12 @@ class Settings:
     """What all passes of a run share.
 
     ``max_length`` counts tokens of prompt and response; ``dtype`` is that of the weights: reductions are always fp32.
+    ``workers`` are processes that score, by default one for each GPU.
     """
 
     max_length: int = 2048
     dtype: str = "auto"
     device: str = "auto"
     batch_tokens: int | None = None
+    workers: int | None = None
     templates: Mapping[str, str] = field(default_factory=lambda: {"*": "alpaca"})

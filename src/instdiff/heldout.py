@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,9 @@ from instdiff.data import Pool
 from instdiff.engine.load import Resident
 from instdiff.planner import Pass
 from instdiff.progress import Progress
-from instdiff.scoring import Workbench
 from instdiff.stats import token_mean
 from instdiff.store import Store
+from instdiff.workbench import Workbench
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def heldout_nll(
     """
     bench = Workbench(pool, {name: model}, settings, store, resident=resident, log=log)
     step = Pass(name, Prompted(), (Nll(),))
-    bench.run(step, progress)
+    with closing(bench):
+        bench.run(step, progress)
     values = store.read(bench.column(name, Nll()), bench.rendered(name, Prompted()).keys)
     empty = int((values.lengths() == 0).sum())
     if empty:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from instdiff.core import Measure, Signal, View
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One sweep of one model over one view, reading every measure that any method asked for."""
+    """One sweep of one model over one view, reading every measure that any method asked for.
+
+    ``of`` says of which rows: the pool's, or those of the target.
+    """
 
     model: str
     view: View
     measures: tuple[Measure, ...]
+    of: str = "pool"
 
 
 def plan(signals: Iterable[Signal]) -> list[list[Pass]]:
@@ -28,21 +32,26 @@ def plan(signals: Iterable[Signal]) -> list[list[Pass]]:
 
     def visit(signal: Signal) -> int:
         if signal not in depth:
-            depth[signal] = 1 + max((visit(need) for need in signal.needs()), default=-1)
+            needs = [replace(need, of=signal.of) for need in signal.needs()]
+            depth[signal] = 1 + max((visit(need) for need in needs), default=-1)
         return depth[signal]
 
     for signal in signals:
         if signal.measure.needs_model:
             visit(signal)
-    waves: list[dict[tuple[str, View], set[Measure]]] = [{} for _ in range(max(depth.values(), default=-1) + 1)]
+        for need in signal.needs():
+            visit(replace(need, of=signal.of))
+    waves: list[dict[tuple[str, View, str, bool], set[Measure]]] = [
+        {} for _ in range(max(depth.values(), default=-1) + 1)
+    ]
     for signal, level in sorted(depth.items(), key=lambda item: item[1]):
-        place = (signal.model, signal.view)
+        place = (signal.model, signal.view, signal.of, signal.measure.of_text)
         home = next((wave for wave in waves[: level + 1] if place in wave), waves[level])
         home.setdefault(place, set()).add(signal.measure)
     return [
         [
-            Pass(model, view, tuple(sorted(measures, key=repr)))
-            for (model, view), measures in sorted(wave.items(), key=lambda item: (item[0][0], repr(item[0][1])))
+            Pass(model, view, tuple(sorted(measures, key=repr)), of)
+            for (model, view, of, _), measures in sorted(wave.items(), key=lambda item: repr(item[0]))
         ]
         for wave in waves
     ]

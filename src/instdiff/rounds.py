@@ -32,7 +32,7 @@ from instdiff.store import Store
 from instdiff.table import ScoreTable, read_scores
 from instdiff.training import train
 
-OPERATIONAL = ("output", "store", "device", "batch_tokens", "executor")
+OPERATIONAL = ("output", "store", "device", "batch_tokens", "workers", "executor")
 """Keys that may change when a run goes on: they change no result."""
 LEFT_BEHIND = (".*.partial",)
 """Files that a killed process was writing."""
@@ -268,6 +268,7 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
         dtype=config.dtype,
         device=config.device,
         batch_tokens=config.batch_tokens,
+        workers=config.workers,
         templates={"*": config.score.template or config.template or "alpaca"},
     )
     # A typo must be found before anything is trained, and must not bind the folder.

@@ -34,14 +34,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Rows and tokens of every pass that a model really runs."""
-    import instdiff.scoring
+    from instdiff.workbench import Workbench
 
     seen: list[tuple[int, int]] = []
-    real = instdiff.scoring.run_pass
+    real = Workbench._sweeping
 
-    def counting(model, rows, *args, **kwargs):
+    def counting(self, step, rows, measures):
         seen.append((len(rows), int(rows.ids.lengths().sum())))
-        return real(model, rows, *args, **kwargs)
+        return real(self, step, rows, measures)
 
-    monkeypatch.setattr(instdiff.scoring, "run_pass", counting)
+    monkeypatch.setattr(Workbench, "_sweeping", counting)
     return seen

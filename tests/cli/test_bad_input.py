@@ -456,11 +456,11 @@ def test_a_disk_that_fills_up_while_scores_are_written(model: str, monkeypatch: 
     score(model)
     old = Path("scores.parquet").read_bytes()
 
-    def filling(table: Any, path: Path, **options: Any) -> None:
+    def filling(path: Path, *args: Any, **options: Any) -> None:
         path.write_bytes(b"PAR1 half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(instdiff.table.pq, "write_table", filling)
+    monkeypatch.setattr(instdiff.table.pq, "ParquetWriter", filling)
     assert scoring(model, output="scores.parquet") == (
         "cannot write 'scores.parquet': No space left on device; nothing was written there. "
         "Free space or choose another place, then run the command again"

@@ -13,16 +13,16 @@ from .shell import ROWS, files, ok, python
 SLOWLY = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
-import instdiff.execute as execute
+import instdiff.workbench as place
 
-class Slow(execute.Sweep):
+class Slow(place.Sweep):
     def __call__(self, rows, measures):
         for done, swept in enumerate(super().__call__(rows, measures), 1):
             yield swept
             print(done, flush=True)
             time.sleep(0.05 if done < 3 else 60)
 
-execute.Sweep = Slow
+place.Sweep = Slow
 sys.argv = ["instdiff", *sys.argv[1:]]
 from instdiff.cli.entry import main
 main()

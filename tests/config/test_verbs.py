@@ -246,6 +246,7 @@ def test_defaults_are_those_of_the_interface() -> None:
     assert found.strict is False and found.limit is None and found.store is None
     assert load(ScoreConfig, None, {"batch_tokens": "auto"}).batch_tokens is None
     assert load(ScoreConfig, None, {"batch_tokens": "4096"}).batch_tokens == 4096
+    assert [load(ScoreConfig, None, {"workers": given}).workers for given in ("auto", "3")] == [None, 3]
     chosen = load(SelectConfig, None, {})
     assert (chosen.order, chosen.with_scores, chosen.budget, chosen.select_ratio) == ("rank", False, None, None)
 
@@ -254,6 +255,7 @@ def test_defaults_are_those_of_the_interface() -> None:
     ("override", "message"),
     [
         ("max_length=0", "the command line: 'max_length': Input should be greater than 0 (given: 0)"),
+        ("workers=0", "the command line: 'workers': Input should be greater than 0 (given: 0)"),
         ("dtype=fp8", "the command line: 'dtype': Input should be 'auto', 'float32', 'bfloat16' or 'float16' "
          "(given: 'fp8')"),
         ("executor=ray", "the command line: 'executor': 'ray' comes in a later version; use local (given: 'ray')"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,6 +70,26 @@ def test_take_may_repeat_and_reorder() -> None:
     taken = column.take(np.array([2, 0, 2, 1]))
     assert [taken[i].tolist() for i in range(4)] == [[2, 3], [1], [2, 3], []]
     assert taken.values.dtype == np.int32
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1 << 18])
+@given(ROWS, st.randoms(use_true_random=False))
+def test_the_last_values_of_each_row(at_once: int, rows: list[list[float]], random: Random) -> None:
+    counts = [random.randint(0, len(row)) for row in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("instdiff.ragged.AT_ONCE", at_once)
+        last = Ragged.of(rows, np.float32).last(np.array(counts, np.int64))
+    assert [last[i].tolist() for i in range(len(rows))] == [
+        row[len(row) - n :] for row, n in zip(rows, counts, strict=True)
+    ]
+    assert last.values.dtype == np.float32
+
+
+def test_no_more_values_than_a_row_has() -> None:
+    column = Ragged.of([[1], [2, 3]], np.int32)
+    for counts in ([2, 1], [-1, 1]):
+        with pytest.raises(ValueError, match="more values of a row"):
+            column.last(np.array(counts))
 
 
 def test_operands_need_the_same_rows() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from helpers import Lab, some_rows
 from instdiff.engine import sweep
-from instdiff.engine.batch import batches
-from instdiff.engine.forward import Batch, Forward
+from instdiff.engine.batch import Batch, batches
+from instdiff.engine.forward import Forward
 from instdiff.methods import IFD
 
 
@@ -31,7 +31,7 @@ def test_a_batch_is_padded_on_the_right() -> None:
     rows = [([5, 6, 7], [False, True, True]), ([9], [False]), ([8, 4], [False, True])]
     batch = Batch.padded(np.arange(3), [(np.array(ids), np.array(target)) for ids, target in rows])
     assert batch.ids.tolist() == [[5, 6, 7], [9, 0, 0], [8, 4, 0]]
-    assert batch.predictor.tolist() == [0, 1, 6]  # the tokens before the targets, counted through the ids
+    assert batch.predictors().tolist() == [0, 1, 6]  # the tokens before the targets, counted through the ids
     assert batch.target.tolist() == [6, 7, 4] and batch.counts.tolist() == [2, 0, 1]
 
 

@@ -15,6 +15,7 @@ from helpers import Counting, Lab, by_hand, causal, make_llama, make_tokenizer, 
 from instdiff.engine.forward import Forward
 from instdiff.errors import EngineError
 from instdiff.methods import IFD, Perplexity, ResponseEntropy
+from instdiff.ragged import Ragged
 
 ROWS = some_rows(9)
 BOTH = [Perplexity(), ResponseEntropy()]
@@ -134,7 +135,9 @@ def test_a_row_that_can_be_scored_after_all(lab: Lab, tmp_path: Path, monkeypatc
 
     def faulty(self: Forward, batch: Any, measures: Any) -> Any:
         return {
-            m: np.where(np.arange(len(v)) < batch.counts[0], np.nan, v).astype(np.float32)
+            m: Ragged(
+                np.where(np.arange(len(v.values)) < batch.counts[0], np.nan, v.values).astype(np.float32), v.offsets
+            )
             for m, v in forward(self, batch, measures).items()
         }
 

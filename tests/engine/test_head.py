@@ -26,7 +26,7 @@ def test_against_the_plain_formula(chunk: int | None, scale: float) -> None:
     head = torch.nn.Linear(8, 50, bias=False)
     hidden, target = torch.randn(7, 8) * scale, torch.randint(0, 50, (7,))
     with torch.no_grad():
-        nll, entropy = token_stats(hidden, target, head, 50, entropy=True, chunk=chunk)
+        nll, entropy, _ = token_stats(hidden, target, head, 50, entropy=True, chunk=chunk)
         expected = plain(head(hidden), target)
     assert entropy is not None and nll.dtype == entropy.dtype == torch.float32
     np.testing.assert_allclose(nll, expected[0], rtol=1e-5, atol=1e-5)
@@ -38,7 +38,7 @@ def test_against_the_plain_formula(chunk: int | None, scale: float) -> None:
 def test_entropy_lies_between_zero_and_log_v(size: int, scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(6, size, generator=generator) * scale
-    nll, entropy = token_stats(logits, torch.zeros(6, dtype=torch.long), torch.nn.Identity(), size, entropy=True)
+    nll, entropy, _ = token_stats(logits, torch.zeros(6, dtype=torch.long), torch.nn.Identity(), size, entropy=True)
     assert entropy is not None
     assert (entropy >= 0).all() and (entropy <= math.log(size) * (1 + 1e-6)).all()
     assert (nll >= 0).all()
@@ -49,7 +49,7 @@ def test_entropy_lies_between_zero_and_log_v(size: int, scale: float, seed: int)
 
 def test_a_token_that_is_ruled_out() -> None:
     logits = torch.tensor([[0.0, 0.0, -torch.inf], [1.0, -torch.inf, -torch.inf]])
-    nll, entropy = token_stats(logits, torch.tensor([1, 0]), torch.nn.Identity(), 3, entropy=True)
+    nll, entropy, _ = token_stats(logits, torch.tensor([1, 0]), torch.nn.Identity(), 3, entropy=True)
     assert entropy is not None
     np.testing.assert_allclose(nll, [math.log(2), 0.0], atol=1e-7)
     np.testing.assert_allclose(entropy, [math.log(2), 0.0], atol=1e-7)
@@ -60,7 +60,7 @@ def test_half_precision_is_reduced_in_fp32() -> None:
     torch.manual_seed(1)
     logits = (torch.randn(5, 4000) * 3).bfloat16()
     target = torch.arange(5)
-    nll, entropy = token_stats(logits, target, torch.nn.Identity(), 4000, entropy=True)
+    nll, entropy, _ = token_stats(logits, target, torch.nn.Identity(), 4000, entropy=True)
     expected = plain(logits, target)
     assert entropy is not None and nll.dtype == torch.float32
     np.testing.assert_allclose(nll, expected[0], rtol=1e-5)

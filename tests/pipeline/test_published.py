@@ -135,24 +135,24 @@ class Seen:
     """Prompts and responses as models get them, in training and in scoring."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
-        from instdiff import scoring
         from instdiff.trainer import Job
+        from instdiff.workbench import Workbench
 
         self.tokenizer = tokenizer
         self.trained: list[tuple[str, str]] = []
         self.scored: list[tuple[str, str]] = []
-        run, run_pass = Job.run, scoring.run_pass
+        run, sweeping = Job.run, Workbench._sweeping
 
         def train(job: Any, *args: Any) -> Any:
             self.trained += self.texts(job.rows)
             return run(job, *args)
 
-        def score(model: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
+        def score(bench: Any, step: Any, rows: Any, measures: Any) -> Any:
             self.scored += self.texts(rows)
-            return run_pass(model, rows, *args, **kwargs)
+            return sweeping(bench, step, rows, measures)
 
         monkeypatch.setattr(Job, "run", train)
-        monkeypatch.setattr(scoring, "run_pass", score)
+        monkeypatch.setattr(Workbench, "_sweeping", score)
 
     def texts(self, rows: Any) -> list[tuple[str, str]]:
         found = []

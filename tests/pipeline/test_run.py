@@ -262,7 +262,7 @@ def test_another_configuration_is_refused(done: Done, monkeypatch: pytest.Monkey
 def test_where_and_how_it_runs_may_change(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (done.run / "config.yaml").read_bytes()
     work = Work(monkeypatch)
-    again = pipeline(done.home, "device=cpu", "batch_tokens=500", "output_dir=./run/")
+    again = pipeline(done.home, "device=cpu", "batch_tokens=500", "workers=2", "output_dir=./run/")
     assert again.out == done.ran.out and (work.trained, work.passes) == ([], 0)
     # In another store the held-out rows are looked at again, but scores and models are there.
     moved = pipeline(done.home, f"store={tmp_path}")

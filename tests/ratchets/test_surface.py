@@ -71,12 +71,12 @@ SURFACE = {
     "store info": "--store --json",
     "store gc": "--keep --older-than --dry-run --store --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
-    "plan": f"{COMMON} --model --method --set --template --max-length --dtype --device",
+    "plan": f"{COMMON} --model --method --set --template --max-length --dtype --device --target",
     "score": f"{COMMON} --model --method --set --output --template --max-length --dtype --device --batch-tokens "
-    "--executor --warmup --strict",
-    "select": f"{COMMON} --scores --method --set --budget --order --with-scores --output --record --model",
+    "--workers --executor --warmup --target --strict",
+    "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model",
     "train": f"{COMMON} --model --output --template --device",
-    "pipeline": f"{COMMON} --model --output --template --max-length --dtype --device --batch-tokens",
+    "pipeline": f"{COMMON} --model --output --template --max-length --dtype --device --batch-tokens --workers",
 }
 ARGUMENTS: dict[str, list[str]] = {"methods": ["name"], "store info": [], "store gc": []}  # all others take overrides
 

@@ -51,6 +51,7 @@ def run_settings(config: ScoreConfig | SelectConfig) -> Settings:
         dtype=config.dtype,
         device=config.device,
         batch_tokens=config.batch_tokens,
+        workers=config.workers,
         templates={"*": config.template or "alpaca"},
     )
 
@@ -74,6 +75,14 @@ def built(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[s
     return {name: method for name, (_, method) in pairs.items()}, {name: spec for name, (spec, _) in pairs.items()}
 
 
+def target_rows(config: ScoreConfig | SelectConfig) -> Pool | None:
+    """The rows that targeted methods match, where they are named."""
+    from instdiff.data import load
+
+    where = getattr(config, "target", None)
+    return load(where, targets=config.targets, map=config.mapping()) if where else None
+
+
 def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:
     """Score a pool as configured."""
     from instdiff.data import load
@@ -82,6 +91,7 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
 
     named, specs = built(config)
     warmup = getattr(config, "warmup", None)
+    target = target_rows(config)
     listed = {"warmup": load(warmup, targets=config.targets, map=config.mapping()).ids} if warmup else None
     return score(
         pool,
@@ -90,6 +100,7 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
         settings=run_settings(config),
         store=Store(config.store),
         listed=listed,
+        target=target,
         specs=specs,
         log=console.log,
         progress=console,

@@ -70,6 +70,9 @@ def select(
         typer.Option("--budget", help="500, 10%, '25% eligible', '200000 tokens', '10% tokens' (default 10%)."),
     ] = None,
     order: Annotated[str | None, typer.Option("--order", help="rank (default) or input.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option("--group-by", help="Column of the input; the same share of each of its values.")
+    ] = None,
     with_scores: Annotated[bool, typer.Option("--with-scores", help="Add the method's columns to the rows.")] = False,
     output: o.Output = None,
     record: Annotated[
@@ -93,8 +96,9 @@ def select(
 
     console = Console(quiet=quiet, as_json=json)
     given = o.given(
-        data=data, scores=scores, method=method, budget=budget, order=order, with_scores=with_scores, output=output,
-        record=record, model=model, limit=limit, format=format, map=map, targets=targets, store=store, seed=seed,
+        data=data, scores=scores, method=method, budget=budget, order=order, group_by=group_by, with_scores=with_scores,
+        output=output, record=record, model=model, limit=limit, format=format, map=map, targets=targets, store=store,
+        seed=seed,
     )  # fmt: skip
     settings = load_config(SelectConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     out = needed(settings.output)
@@ -106,6 +110,8 @@ def select(
         table[name],
         configured_budget(settings.budget, settings.select_ratio),
         order=settings.order,
+        group_by=settings.group_by,
+        quota=settings.quota,
         meta=table.meta,
     )
     chosen.write(out, with_scores=settings.with_scores)
@@ -121,25 +127,32 @@ def select(
 
 
 def _scores(settings: SelectConfig, pool: Pool, console: Console) -> ScoreTable:
-    from instdiff.config.methods import short_name
+    from instdiff.config.methods import files_in, make_method, short_name
     from instdiff.errors import ConfigError
-    from instdiff.table import read_scores
+    from instdiff.scoring import recalling
+    from instdiff.table import NotRun, read_scores
 
     if not settings.scores:
         if not settings.method:
             raise ConfigError("no scores are named; give --scores FILE, or --method random, longest or full")
         return run_score(settings, pool, console)
-    table = read_scores(settings.scores, run=settings.method)
+    table = read_scores(settings.scores, run=files_in(settings.method))
     for spec, params in settings.method.items():
         name = short_name(spec)
         used = table[name].method.params()
         seeded = "seed" in used and "seed" in settings.model_fields_set
-        for key, value in (({"seed": settings.seed} if seeded else {}) | params).items():
-            if used.get(key, value) != value or key not in used:
+        given = ({"seed": settings.seed} if seeded else {}) | params
+        # As it was stored: a method inside another may be written in several ways.
+        known = used.keys() >= given.keys() and not isinstance(table[name].method, NotRun)
+        same = make_method(spec, used | given, settings.seed).params() if known else given
+        for key, value in given.items():
+            if key not in used or used[key] != same[key]:
                 raise ConfigError(
                     f"'{settings.scores}' was scored with {name}.{key}={used.get(key)!r}, not {value!r}; "
                     "run `instdiff score` again with it (what the store has is not computed again)"
                 )
+    for name, scored in table.scored.items():
+        table.scored[name] = recalling(scored, table.meta, pool, store=settings.store, log=console.log)
     return table
 
 

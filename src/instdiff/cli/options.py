@@ -43,10 +43,16 @@ Template = Annotated[
     str | None, typer.Option("--template", help="alpaca (default), chat, plain, direct, a file, or inline text.")
 ]
 BatchTokens = Annotated[str | None, typer.Option("--batch-tokens", help="Tokens per batch (default: auto).")]
+Workers = Annotated[
+    str | None, typer.Option("--workers", help="Processes that score (default: auto, one for each GPU).")
+]
 Executor = Annotated[str | None, typer.Option("--executor", help="local.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random (default 42).")]
 Warmup = Annotated[
     str | None, typer.Option("--warmup", help="jsonl of warm-up rows, for exclude_warmup.", metavar="FILE")
+]
+Target = Annotated[
+    str | None, typer.Option("--target", help="Rows that targeted methods such as rds match.", metavar="FILE")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Results and log lines as JSON.")]

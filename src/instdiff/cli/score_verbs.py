@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import built, configured, load_pool, needed, run_score, run_settings
+from instdiff.cli.common import built, configured, load_pool, needed, run_score, run_settings, target_rows
 from instdiff.cli.console import Console, clock, table
-
-if TYPE_CHECKING:
-    pass
 
 
 @command("methods", "Example:  instdiff methods ifd")
@@ -61,6 +58,7 @@ def plan(
     dtype: o.Dtype = None,
     device: o.Device = None,
     store: o.Store = None,
+    target: o.Target = None,
     seed: o.Seed = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -74,12 +72,15 @@ def plan(
     console = Console(quiet=quiet, as_json=json)
     given = o.given(
         data=data, model=model, method=method, limit=limit, format=format, map=map, targets=targets,
-        template=template, max_length=max_length, dtype=dtype, device=device, store=store, seed=seed,
+        template=template, max_length=max_length, dtype=dtype, device=device, store=store, target=target, seed=seed,
     )  # fmt: skip
     settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     named, _ = built(settings)
     pool = load_pool(settings, console, None)
-    bench = workbench(pool, named, settings.model, run_settings(settings), Store(settings.store), log=console.log)
+    bench = workbench(
+        pool, named, settings.model, run_settings(settings), Store(settings.store),
+        target=target_rows(settings), log=console.log,
+    )  # fmt: skip
     costs = bill(bench, named)
     facts = costs.to_dict()
     header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
@@ -123,9 +124,11 @@ def score(
     dtype: o.Dtype = None,
     device: o.Device = None,
     batch_tokens: o.BatchTokens = None,
+    workers: o.Workers = None,
     executor: o.Executor = None,
     store: o.Store = None,
     warmup: o.Warmup = None,
+    target: o.Target = None,
     seed: o.Seed = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 3 when a row could not be scored.")] = False,
     quiet: o.Quiet = False,
@@ -139,7 +142,7 @@ def score(
     given = o.given(
         data=data, model=model, method=method, output=output, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
-        executor=executor, store=store, warmup=warmup, seed=seed, strict=strict,
+        workers=workers, executor=executor, store=store, warmup=warmup, target=target, seed=seed, strict=strict,
     )  # fmt: skip
     settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     out = needed(settings.output)

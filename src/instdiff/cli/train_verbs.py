@@ -92,6 +92,7 @@ def pipeline(
     dtype: o.Dtype = None,
     device: o.Device = None,
     batch_tokens: o.BatchTokens = None,
+    workers: o.Workers = None,
     store: o.Store = None,
     seed: o.Seed = None,
     quiet: o.Quiet = False,
@@ -107,7 +108,7 @@ def pipeline(
     given = o.given(
         data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
-        store=store, seed=seed,
+        workers=workers, store=store, seed=seed,
     )  # fmt: skip
     outcome = run(load_config(PipelineConfig, config, given, overrides or []), log=console.log, progress=console)
     write_report(outcome.folder, outcome.lines)

@@ -75,10 +75,11 @@ class RunConfig(Config):
     max_length: PositiveInt = 2048
     template: str | None = None
     batch_tokens: PositiveInt | None = None
+    workers: PositiveInt | None = None
     executor: Literal["local"] = "local"
     seed: int = 42
 
-    @field_validator("batch_tokens", mode="before")
+    @field_validator("batch_tokens", "workers", mode="before")
     @classmethod
     def _auto(cls, value: Any) -> Any:
         return None if value == "auto" else value
@@ -107,6 +108,7 @@ class ScoreConfig(DataConfig, RunConfig):
     model: dict[str, str] = Field(default_factory=dict)
     method: dict[str, dict[str, Any]] = Field(default_factory=dict)
     warmup: str | None = None
+    target: str | None = None
     output: str | None = None
     strict: bool = False
 
@@ -209,6 +211,8 @@ class SelectConfig(DataConfig, RunConfig):
     budget: str | int | None = None
     select_ratio: float | None = None
     order: Literal["rank", "input"] = "rank"
+    group_by: str | None = None
+    quota: dict[str, str | int] = Field(default_factory=dict)
     with_scores: bool = False
     output: str | None = None
     record: str | None = None

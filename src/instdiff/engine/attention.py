@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -26,9 +27,9 @@ FOREIGN = ("softcap", "s_aux", "sliding_window", "position_bias", "cu_seq_lens_q
 
 LEAST_FULL = 0.85
 """Rows share a bucket while the shortest fills this much of the longest."""
-QUERIES = 160
+QUERIES = 128
 """Queries of a row at a time: those of a block do not look at keys after it, so that half of the products are saved."""
-SCORE_BYTES = 4 << 20
+SCORE_BYTES = 2 << 20
 """Weights held at once on a CPU: as many as stay in the cache between the two products."""
 
 
@@ -36,23 +37,32 @@ class Unsupported(Exception):
     """The model asks something of its attention that a tree does not know."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bucket:
     """Rows of like length.
 
     Args:
         width: T.
         first: the first query of any row that is not an earlier row's too.
-        place: packed place of each token, [B * T]; those after a row's end stand for anything.
-        own: which of them are this row's own and not an earlier row's.
-        to: the packed places of those.
+        place: packed place of each token, [B, T]; those after a row's end stand for anything.
+        to: the same, but the number of packed tokens where the token is not this row's own.
     """
 
     width: int
     first: int
     place: torch.Tensor
-    own: torch.Tensor
     to: torch.Tensor
+    _lines: dict[tuple[int, int, bool], torch.Tensor] = field(default_factory=dict)
+
+    def lines(self, groups: int, heads: int, *, back: bool = False) -> torch.Tensor:
+        """Where each of [B, H, T] lies in packed tokens of ``groups`` heads each, [n * G]."""
+        known = self._lines.get((groups, heads, back))
+        if known is None:
+            place = self.to if back else self.place
+            head = torch.arange(heads, device=place.device) // (heads // groups)
+            known = (place[:, None] * groups + head[None, :, None]).flatten()
+            self._lines[groups, heads, back] = known
+        return known
 
 
 def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
@@ -67,14 +77,13 @@ def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
             stop += 1
         rows = order[start:stop]
         place = np.zeros((len(rows), width), np.int64)
-        own = np.zeros((len(rows), width), bool)
+        to = np.full((len(rows), width), len(tree.ids), np.int64)
         for at, row in enumerate(rows):
             where, common = tree.where[row], tree.common[row]
             place[at, : len(where)] = where
-            own[at, common : len(where)] = True
+            to[at, common : len(where)] = where[common:]
         first = min(tree.common[row] for row in rows)
-        parts = place.ravel(), np.flatnonzero(own), place[own]
-        out.append(Bucket(width, first, *(torch.from_numpy(part).to(device) for part in parts)))
+        out.append(Bucket(width, first, torch.from_numpy(place).to(device), torch.from_numpy(to).to(device)))
         start = stop
     return out
 
@@ -112,37 +121,42 @@ def tree_attention(
         raise Unsupported
     heads, tokens = query.shape[1:3]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = query.new_empty((tokens, heads, value.shape[-1]))
+    packed = [x[0].transpose(0, 1).reshape(-1, x.shape[-1]) for x in (query, key, value)]
+    # Behind the packed tokens, a line for what belongs to nobody: padding, and what another row has computed.
+    out = query.new_empty(((tokens + 1) * heads, value.shape[-1]))
     for bucket in _Now.buckets:
-        q, k, v = (_laid(x[0], bucket, heads) for x in (query, key, value))
-        if query.device.type == "cpu":
+        q, k, v = (
+            x.index_select(0, bucket.lines(groups, heads)).view(-1, bucket.width, x.shape[-1])
+            for x, groups in zip(packed, (heads, key.shape[1], value.shape[1]), strict=True)
+        )
+        if query.device.type == "cpu" and query.dtype == torch.bfloat16:
             got = _in_blocks(q, k, v, scale, bucket.first)
         else:
+            q, k, v = (x.view(-1, heads, *x.shape[1:]) for x in (q, k, v))
             got = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-        out[bucket.to] = got.reshape(heads, -1, got.shape[-1])[:, bucket.own].transpose(0, 1)
-    return out[None], None
-
-
-def _laid(x: torch.Tensor, bucket: Bucket, heads: int) -> torch.Tensor:
-    """[H or G, n, d] to [H, B, T, d]."""
-    rows = x.index_select(1, bucket.place).view(len(x), -1, bucket.width, x.shape[-1])
-    return rows if len(x) == heads else rows.repeat_interleave(heads // len(x), 0)
+        out.index_copy_(0, bucket.lines(heads, heads, back=True), got.reshape(-1, got.shape[-1]))
+    return out.view(tokens + 1, heads, -1)[None, :tokens], None
 
 
 def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int) -> torch.Tensor:
-    """Causal attention [H, B, T, d] from query ``first`` on; two plain products beat the fused kernel on short rows."""
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    """Causal attention [B * H, T, d] from query ``first`` on; in bf16, plain products beat the fused kernel."""
     rows, width = q.shape[:2]
+    q = q * scale
     out = torch.empty_like(v)
     blocks = max(1, round((width - first) / QUERIES))
     edges = [first + (width - first) * at // blocks for at in range(blocks + 1)]
     for start, stop in pairwise(edges):
         side = stop - start
-        later = torch.full((side, side), -torch.inf, dtype=q.dtype).triu_(1)
         few = max(1, SCORE_BYTES // (side * stop * q.element_size()))
         for at in range(0, rows, few):
             here = slice(at, at + few)
-            weights = torch.bmm(q[here, start:stop], k[here, :stop].transpose(1, 2)).mul_(scale)
-            weights[:, :, start:].add_(later)
+            weights = torch.bmm(q[here, start:stop], k[here, :stop].transpose(1, 2))
+            weights[:, :, start:].add_(_later(side, q.dtype))
             torch.bmm(torch.softmax(weights, -1), v[here, :stop], out=out[here, start:stop])
     return out
+
+
+@lru_cache(maxsize=256)
+def _later(side: int, dtype: torch.dtype) -> torch.Tensor:
+    """Nothing where a query may look, minus infinity after it."""
+    return torch.full((side, side), -torch.inf, dtype=dtype).triu_(1)

@@ -1,11 +1,19 @@
-"""Rows into batches: longest first, under a budget of tokens."""
+"""Rows into batches: padded, longest first, under a budget of tokens; or packed as a tree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from instdiff.engine.noise import Addressed
+from instdiff.engine.tree import Places, Tree
+
+Row = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
+"""Token ids of a row, and which of them are targets."""
 
 
 def batches(lengths: npt.NDArray[np.int64], max_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -21,3 +29,66 @@ def batches(lengths: npt.NDArray[np.int64], max_tokens: int) -> Iterator[npt.NDA
         size = max(1, max_tokens // width)
         yield order[start : start + size]
         start += size
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as the model takes them: padded side by side, or packed end to end as a tree of shared prefixes.
+
+    Args:
+        rows: the rows' numbers.
+        ids: token ids, [B, T] padded or [1, n] packed.
+        position: position of each packed token in its row; None where rows are padded.
+        tree: how a packed batch is laid out; None where rows are padded.
+        where: per row the places of its tokens, counted through ``ids`` row by row.
+        hits: per row which of its tokens are targets, or marked.
+        target: the token id of each target, row by row.
+        noise: what is added to the embeddings, row by row.
+    """
+
+    rows: Places
+    ids: Places
+    position: Places | None
+    tree: Tree | None
+    where: list[Places]
+    hits: list[Places]
+    target: Places
+    noise: Addressed | None = None
+
+    @classmethod
+    def padded(cls, numbers: Places, rows: list[Row]) -> Batch:
+        """Pad on the right: with causal attention nothing before a pad can see it, so no mask is needed."""
+        width = max(len(ids) for ids, _ in rows)
+        padded = np.zeros((len(rows), width), np.int64)
+        for at, (ids, _) in enumerate(rows):
+            padded[at, : len(ids)] = ids
+        where = [at * width + np.arange(len(ids)) for at, (ids, _) in enumerate(rows)]
+        return cls(numbers, padded, None, None, where, *_targets(rows))
+
+    @classmethod
+    def packed(cls, numbers: Places, rows: list[Row], tree: Tree) -> Batch:
+        """Rows in the order of the tree."""
+        return cls(numbers, tree.ids[None], tree.position[None], tree, tree.where, *_targets(rows))
+
+    @property
+    def counts(self) -> Places:
+        """Targets per row."""
+        return np.array([len(hit) for hit in self.hits], np.int64)
+
+    def marked(self) -> list[Places]:
+        """Per row the places of its marked tokens."""
+        return [where[hit] for where, hit in zip(self.where, self.hits, strict=True)]
+
+    def predictors(self) -> Places:
+        """Per target the place of the token that predicts it."""
+        return np.concatenate([where[hit - 1] for where, hit in zip(self.where, self.hits, strict=True)])
+
+    def longest(self) -> tuple[Places, Places]:
+        """The ids of the longest row and the places of its tokens, for checks against the row alone."""
+        where = max(self.where, key=len)
+        return self.ids.reshape(-1)[where], where
+
+
+def _targets(rows: list[Row]) -> tuple[list[Places], Places]:
+    hits = [np.flatnonzero(target) for _, target in rows]
+    return hits, np.concatenate([np.asarray(ids, np.int64)[hit] for (ids, _), hit in zip(rows, hits, strict=True)])

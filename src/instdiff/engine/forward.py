@@ -5,77 +5,27 @@ Shapes: B rows, T tokens, n packed tokens, D hidden size, V vocabulary, N target
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from instdiff.core import Entropy, Log, Measure, Nll
+from instdiff.core import Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Top1
 from instdiff.engine.attention import Unsupported, attending, buckets
-from instdiff.engine.head import Head, heads, token_stats
-from instdiff.engine.tree import Places, Tree
+from instdiff.engine.batch import Batch
+from instdiff.engine.head import Head, choice_logs, heads, token_stats
+from instdiff.engine.taps import tapping
 from instdiff.errors import EngineError
+from instdiff.ragged import Ragged, offsets_of
+
+BY_HEAD = (Nll, Entropy, Top1, MeanNll, Choice)
+BY_TAP = (Pooled, Neurons)
 
 CHECKED = 64
 """Positions on which two ways are compared."""
-
-Row = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
-"""Token ids of a row, and which of them are targets."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows as the model takes them: padded side by side, or packed end to end as a tree of shared prefixes.
-
-    Args:
-        rows: the rows' numbers.
-        ids: token ids, [B, T] padded or [1, n] packed.
-        position: position of each packed token in its row; None where rows are padded.
-        tree: how a packed batch is laid out; None where rows are padded.
-        predictor: per target, the place of the token that predicts it, counted through ``ids`` row by row.
-        target: per target its token id; rows in the order of ``rows``.
-        counts: targets per row.
-        sample: the ids of one row and the places of its tokens, for checks against the row alone.
-    """
-
-    rows: npt.NDArray[np.int64]
-    ids: npt.NDArray[np.int64]
-    position: npt.NDArray[np.int64] | None
-    tree: Tree | None
-    predictor: npt.NDArray[np.int64]
-    target: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
-    sample: tuple[Places, Places]
-
-    @classmethod
-    def padded(cls, numbers: npt.NDArray[np.int64], rows: list[Row]) -> Batch:
-        """Pad on the right: with causal attention nothing before a pad can see it, so no mask is needed."""
-        width = max(len(ids) for ids, _ in rows)
-        padded = np.zeros((len(rows), width), np.int64)
-        for at, (ids, _) in enumerate(rows):
-            padded[at, : len(ids)] = ids
-        places = [at * width + np.arange(len(ids)) for at, (ids, _) in enumerate(rows)]
-        predictor, target, counts = _targets(rows, places)
-        sample = np.asarray(rows[0][0], np.int64), places[0]
-        return cls(numbers, padded, None, None, predictor, target, counts, sample)
-
-    @classmethod
-    def packed(cls, numbers: npt.NDArray[np.int64], rows: list[Row], tree: Tree) -> Batch:
-        """Rows in the order of the tree."""
-        longest = int(np.argmax([len(where) for where in tree.where]))
-        sample = np.asarray(rows[longest][0], np.int64), tree.where[longest]
-        ids, position = tree.ids[None], tree.position[None]
-        predictor, target, counts = _targets(rows, tree.where)
-        return cls(numbers, ids, position, tree, predictor, target, counts, sample)
-
-
-def _targets(rows: list[Row], places: list[Places]) -> tuple[Places, Places, Places]:
-    hits = [np.flatnonzero(target) for _, target in rows]
-    predictor = np.concatenate([place[hit - 1] for place, hit in zip(places, hits, strict=True)])
-    ids = np.concatenate([np.asarray(row, np.int64)[hit] for (row, _), hit in zip(rows, hits, strict=True)])
-    return predictor, ids, np.array([len(hit) for hit in hits], np.int64)
 
 
 class Forward:
@@ -100,27 +50,49 @@ class Forward:
         self.forwards = self.tokens = 0
 
     @torch.inference_mode()
-    def __call__(self, batch: Batch, measures: tuple[Measure, ...]) -> dict[Measure, npt.NDArray[np.float32]]:
-        """A value per target [N] for each measure, rows in batch order."""
+    def __call__(self, batch: Batch, measures: tuple[Measure, ...]) -> dict[Measure, Ragged]:
+        """For each measure its values, rows in batch order."""
+        unknown = [measure for measure in measures if not isinstance(measure, (*BY_HEAD, *BY_TAP))]
+        if unknown:
+            raise EngineError(f"the engine does not know the measure {unknown[0]!r}")
         self._check_ids(batch)
-        predictor = torch.from_numpy(batch.predictor).to(self.device)
-        target = torch.from_numpy(batch.target).to(self.device)
-        if self.fast is None:
+        by_head = [measure for measure in measures if isinstance(measure, BY_HEAD)]
+        if self.fast is None and by_head:
             self._choose_head(batch)
         self.forwards += 1
         self.tokens += batch.ids.size
-        head: Head = self.head if self.fast else torch.nn.Identity()
-        states = self._run(self.backbone if self.fast else self.model, batch)
-        hidden = states.flatten(0, 1)[predictor]
-        nll, entropy = token_stats(hidden, target, head, self.vocabulary, entropy=Entropy() in measures)
-        read = {Nll(): nll, Entropy(): entropy}
-        out = {}
-        for measure in measures:
-            values = read.get(measure)
-            if values is None:
-                raise EngineError(f"the engine does not know the measure {measure!r}")
-            out[measure] = values.cpu().numpy()
+        own = bool(by_head) and not self.fast
+        if self.backbone is None and len(by_head) < len(measures):
+            raise EngineError(f"where {type(self.model).__name__} has its layers is not known, so they cannot be read")
+        with tapping(self.backbone, measures, batch.where, batch.marked()) as tapped:
+            states = self._run(self.model if own else self.backbone, batch)
+        out = {measure: _even(vectors) for measure, vectors in tapped.items()}
+        if by_head:
+            hidden = states.flatten(0, 1)[torch.from_numpy(batch.predictors()).to(self.device)]
+            out |= self._by_head(hidden, batch, by_head, torch.nn.Identity() if own else self.head)
         return out
+
+    def _by_head(
+        self, hidden: torch.Tensor, batch: Batch, measures: Sequence[Measure], head: Head
+    ) -> dict[Measure, Ragged]:
+        """What is read off the distributions that predict the targets."""
+        out: dict[Measure, Ragged] = {}
+        offsets = offsets_of(batch.counts)
+        for measure in measures:
+            if isinstance(measure, Choice):
+                _check_choice(measure, batch)
+                out[measure] = _even(choice_logs(hidden, head, measure.ids, self.vocabulary).cpu().numpy())
+        if len(out) == len(measures):
+            return out
+        target = torch.from_numpy(batch.target).to(self.device)
+        stats = token_stats(hidden, target, head, self.vocabulary, entropy=Entropy() in measures)
+        nll = Ragged(stats.nll.cpu().numpy(), offsets)
+        known = {Nll(): nll, Top1(): Ragged(stats.top.cpu().numpy(), offsets)}
+        if MeanNll() in measures:
+            known[MeanNll()] = _means(nll)
+        if stats.entropy is not None:
+            known[Entropy()] = Ragged(stats.entropy.cpu().numpy(), offsets)
+        return out | {measure: known[measure] for measure in measures if measure not in out}
 
     def _check_ids(self, batch: Batch) -> None:
         known, highest = self.model.get_input_embeddings().num_embeddings, int(batch.ids.max())
@@ -132,12 +104,16 @@ class Forward:
 
     def _run(self, module: Any, batch: Batch) -> torch.Tensor:
         """Hidden states of the backbone, or logits of the whole model: [B, T, ...]."""
-        ids = torch.from_numpy(batch.ids).to(self.device)
+        given: dict[str, torch.Tensor] = {"input_ids": torch.from_numpy(batch.ids).to(self.device)}
+        if batch.noise is not None:
+            embedded = self.model.get_input_embeddings()(given.pop("input_ids"))
+            drawn = batch.noise.at(np.concatenate(batch.where), batch.ids.size).values(embedded.shape[-1], self.device)
+            given["inputs_embeds"] = embedded + drawn.view(embedded.shape).to(embedded.dtype)
         if batch.tree is None or batch.position is None:
-            return self._read(module(input_ids=ids, use_cache=False))
+            return self._read(module(**given, use_cache=False))
+        given["position_ids"] = torch.from_numpy(batch.position).to(self.device)
         with attending(self.model, buckets(batch.tree, self.device)):
-            position = torch.from_numpy(batch.position).to(self.device)
-            return self._read(module(input_ids=ids, position_ids=position, use_cache=False))
+            return self._read(module(**given, use_cache=False))
 
     def _read(self, out: Any) -> torch.Tensor:
         states: torch.Tensor = out.last_hidden_state if hasattr(out, "last_hidden_state") else out.logits
@@ -149,11 +125,12 @@ class Forward:
         if self.packs is not None or self.backbone is None:
             return bool(self.packs)
         self._check_ids(batch)
-        row, where = batch.sample
+        row, where = batch.longest()
         ids = torch.from_numpy(row)[None].to(self.device)
         alone = self._read(self.backbone(input_ids=ids, use_cache=False))[0].float()
         try:
-            packed = self._run(self.backbone, batch)[0, torch.from_numpy(where).to(self.device)].float()
+            states = self._run(self.backbone, replace(batch, noise=None))[0]
+            packed = states[torch.from_numpy(where).to(self.device)].float()
         except (Unsupported, TypeError, RuntimeError):
             self.packs = False
             return False
@@ -167,7 +144,7 @@ class Forward:
 
     def _choose_head(self, batch: Batch) -> None:
         """Compare heads on the beginning of a row; none is chosen where it has no finite logit to compare."""
-        row = torch.from_numpy(batch.sample[0][:CHECKED])[None].to(self.device)
+        row = torch.from_numpy(batch.longest()[0][:CHECKED])[None].to(self.device)
         own = self._read(self.model(input_ids=row, use_cache=False))[0].float()
         assert self.backbone is not None
         hidden = self._read(self.backbone(input_ids=row, use_cache=False))[0]
@@ -189,6 +166,11 @@ class Forward:
             "using the model's own head (slower)"
         )
 
+    @property
+    def width(self) -> int:
+        """Size of an input embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[-1])
+
     def broken_weights(self) -> str | None:
         """The name of a weight tensor that makes every row non-finite, if there is one.
 
@@ -201,3 +183,21 @@ class Forward:
             if not bool(finite.all(-1).any() if id(weight) in tables else finite.all()):
                 return str(name)
         return None
+
+
+def _check_choice(measure: Choice, batch: Batch) -> None:
+    if len(measure.ids) != len(measure.options):
+        raise EngineError(f"{measure!r} has no token ids; they come from the model's tokenizer")
+    if (batch.counts != 1).any():
+        raise EngineError("a choice is read where a row has one target; use a view that asks, such as Asked")
+
+
+def _means(nll: Ragged) -> Ragged:
+    """The mean of each row; NaN where one of its tokens has no number, so that no row passes for a whole one."""
+    whole = nll.count() == nll.lengths()
+    return _even(np.where(whole, nll.mean(), np.nan)[:, None].astype(np.float32))
+
+
+def _even(values: npt.NDArray[np.float32]) -> Ragged:
+    """Rows of equal length, [rows, values]."""
+    return Ragged(values.reshape(-1), np.arange(len(values) + 1, dtype=np.int64) * values.shape[1])

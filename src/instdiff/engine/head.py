@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -49,10 +49,18 @@ def chunk_rows(vocabulary: int) -> int:
     return max(1, min(max(LEAST_ROWS, CACHE_BYTES // row), CHUNK_BYTES // row))
 
 
+class Stats(NamedTuple):
+    """Per target: NLL and entropy in nats, and whether it is the most likely token."""
+
+    nll: torch.Tensor
+    entropy: torch.Tensor | None
+    top: torch.Tensor
+
+
 def token_stats(
     hidden: torch.Tensor, target: torch.Tensor, head: Head, vocabulary: int, *, entropy: bool, chunk: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """NLL and entropy of each target token, in nats, reduced in fp32.
+) -> Stats:
+    """What is asked of each target token, reduced in fp32.
 
     Args:
         hidden: [N, D], the hidden states that predict the targets.
@@ -65,6 +73,7 @@ def token_stats(
     size = chunk or chunk_rows(vocabulary)
     nll = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
     spread = torch.empty_like(nll) if entropy else None
+    top = torch.empty_like(nll)
     for start in range(0, len(target), size):
         part = slice(start, start + size)
         logits = head(hidden[part]).float()
@@ -74,11 +83,26 @@ def token_stats(
         weights = shifted.exp()
         total = weights.sum(-1)
         log_total = total.log()
-        nll[part] = log_total - shifted.gather(-1, target[part, None])[:, 0]
+        mine = shifted.gather(-1, target[part, None])[:, 0]
+        nll[part] = log_total - mine
+        top[part] = (mine == 0).to(top.dtype)
         if spread is not None:
             found = log_total - torch.linalg.vecdot(weights, shifted) / total
             if not bool(torch.isfinite(found).all()):
                 # an entry of the vocabulary that is ruled out (-inf) adds 0 and not NaN
                 found = log_total - torch.linalg.vecdot(weights, shifted.clamp(min=-1e4)) / total
             spread[part] = found
-    return nll, spread
+    return Stats(nll, spread, top)
+
+
+def choice_logs(
+    hidden: torch.Tensor, head: Head, ids: tuple[int, ...], vocabulary: int, chunk: int | None = None
+) -> torch.Tensor:
+    """Log-probability, in nats over the whole vocabulary, of each of a few tokens: [N, len(ids)]."""
+    size = chunk or chunk_rows(vocabulary)
+    wanted = torch.tensor(ids, device=hidden.device)
+    parts = []
+    for start in range(0, len(hidden), size):
+        logits = head(hidden[start : start + size]).float()
+        parts.append(logits[:, wanted] - logits.logsumexp(-1, keepdim=True))
+    return torch.cat(parts)

@@ -41,6 +41,13 @@ class Source:
         """Equal for references that share a resident base."""
         return str(self.folder.resolve())
 
+    @property
+    def depth(self) -> int:
+        """Layers of the model."""
+        config = _config(self.folder, "config.json")
+        config = config.get("text_config", config)
+        return int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+
 
 def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -> Source:
     """Find a model's files and hash them; ``memo`` remembers hashes by path, size and time.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from instdiff.core import Log, Measure
-from instdiff.engine.batch import batches
-from instdiff.engine.forward import Batch, Forward, Row
+from instdiff.engine.batch import Batch, Row, batches
+from instdiff.engine.forward import Forward
+from instdiff.engine.noise import Addressed
 from instdiff.engine.tree import Places, trees
 from instdiff.errors import EngineError
 from instdiff.ragged import Ragged
@@ -31,7 +32,7 @@ BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Swept:
-    """What one batch gave: positions in the rows given, and per measure one value per target."""
+    """What one batch gave: positions in the rows given, and each measure's values for them."""
 
     at: npt.NDArray[np.int64]
     columns: dict[Measure, Ragged]
@@ -99,9 +100,9 @@ class Sweep:
                         self.forward.packs = False
                         break  # all open rows again, padded
                     read = self.forward(batch, measures)
-                    if batch.tree is not None and not all(np.isfinite(v).all() for v in read.values()):
+                    if batch.tree is not None and not all(np.isfinite(v.values).all() for v in read.values()):
                         # What is not finite in one row spreads to those that share a beginning with it.
-                        batch = Batch.padded(batch.rows, self._taken(rows, batch.rows))
+                        batch = self._noisy(rows, Batch.padded(batch.rows, self._taken(rows, batch.rows)))
                         read = self.forward(batch, measures)
                 except RuntimeError as error:
                     if not _out_of_memory(error):
@@ -114,21 +115,28 @@ class Sweep:
                 open_[at] = False
                 tokens = int(lengths[at].sum())
                 self._seconds, self._tokens = self._seconds + time.perf_counter() - started, self._tokens + tokens
-                offsets = np.concatenate([[0], np.cumsum(batch.counts)])
-                yield Swept(batch.rows, {m: Ragged(v, offsets) for m, v in read.items()}, tokens)
+                yield Swept(batch.rows, read, tokens)
 
     def _batches(self, rows: Rows, which: Places) -> Iterator[Batch]:
         if self.forward.packs is False:
             for at in batches(rows.ids.lengths()[which], self.batch_tokens):
-                yield Batch.padded(which[at], self._taken(rows, which[at]))
+                yield self._noisy(rows, Batch.padded(which[at], self._taken(rows, which[at])))
             return
-        for tree in trees([rows.ids[int(i)] for i in which], self.batch_tokens):
+        share = rows.noise is None
+        for tree in trees([rows.ids[int(i)] for i in which], self.batch_tokens, share=share):
             numbers = which[tree.rows]
-            yield Batch.packed(numbers, self._taken(rows, numbers), tree)
+            yield self._noisy(rows, Batch.packed(numbers, self._taken(rows, numbers), tree))
 
     def _taken(self, rows: Rows, which: Places) -> list[Row]:
         target = Ragged(rows.target, rows.ids.offsets)
         return [(rows.ids[int(i)], target[int(i)]) for i in which]
+
+    def _noisy(self, rows: Rows, batch: Batch) -> Batch:
+        if rows.noise is None:
+            return batch
+        target = Ragged(rows.target, rows.ids.offsets)
+        marks = [target[int(i)] for i in batch.rows]
+        return replace(batch, noise=Addressed.of(rows.noise, batch.rows, marks, self.forward.width))
 
     def _halve(self, longest: int, rows: int) -> None:
         if rows == 1:
@@ -143,8 +151,8 @@ class Sweep:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _check(self, read: dict[Measure, npt.NDArray[np.float32]]) -> None:
-        if self._checked or all(np.isfinite(v).any() for v in read.values()):
+    def _check(self, read: dict[Measure, Ragged]) -> None:
+        if self._checked or all(np.isfinite(v.values).any() for v in read.values()):
             self._checked = True
             return
         name = self.forward.broken_weights()

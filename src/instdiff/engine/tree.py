@@ -55,14 +55,17 @@ def shared(a: Ids, b: Ids) -> int:
     return int(differ[0]) if len(differ) else n
 
 
-def trees(rows: list[Ids], max_tokens: int) -> Iterator[Tree]:
-    """Trees of at most ``max_tokens`` computed tokens each; a row longer than that is a tree of its own."""
+def trees(rows: list[Ids], max_tokens: int, *, share: bool = True) -> Iterator[Tree]:
+    """Trees of at most ``max_tokens`` computed tokens each; a row longer than that is a tree of its own.
+
+    Without ``share`` equal tokens are computed for each row, since something else than tokens tells the rows apart.
+    """
     batch: list[int] = []
     common: list[int] = []
     size = 0
     for number in in_order(rows).tolist():
         row = rows[number]
-        overlap = shared(rows[batch[-1]], row) if batch else 0
+        overlap = shared(rows[batch[-1]], row) if batch and share else 0
         if batch and size + len(row) - overlap > max_tokens:
             yield _pack(rows, batch, common)
             batch, common, size, overlap = [], [], 0, 0

@@ -1,0 +1,123 @@
+"""Hidden states and neurons, read where they arise and reduced to one vector per row at once.
+
+Shapes: n tokens of a batch, D hidden size, F neurons of an MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from instdiff.core import Measure, Neurons, Pooled
+from instdiff.errors import EngineError
+
+Places = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+DOWN = ("mlp.down_proj", "mlp.c_proj", "mlp.fc2", "mlp.dense_4h_to_h", "fc2", "feed_forward.w2")
+"""What the last product of an MLP is called."""
+
+
+@contextmanager
+def tapping(
+    backbone: Any, measures: Sequence[Measure], where: list[Places], marked: list[Places]
+) -> Iterator[dict[Measure, Vectors]]:
+    """Collect, while the block runs the backbone, one vector per row for each ``Pooled`` and ``Neurons``.
+
+    Args:
+        backbone: the model without its head.
+        measures: other measures are left to others.
+        where: places of all tokens of each row.
+        marked: places of its marked tokens.
+
+    Raises:
+        EngineError: the model has no such layer.
+    """
+    found: dict[Measure, Vectors] = {}
+    with ExitStack() as stack:
+        for measure in measures:
+            if isinstance(measure, Pooled):
+                stack.enter_context(_pooled(backbone, measure, where, found))
+            elif isinstance(measure, Neurons):
+                stack.enter_context(_neurons(backbone, measure, marked, found))
+        yield found
+
+
+@contextmanager
+def _pooled(backbone: Any, measure: Pooled, where: list[Places], found: dict[Measure, Vectors]) -> Iterator[None]:
+    def keep(module: Any, args: Any, out: Any) -> None:
+        states = out.last_hidden_state if hasattr(out, "last_hidden_state") else out
+        states = (states[0] if isinstance(states, tuple) else states).flatten(0, -2)
+        found[measure] = _rows(states, where, _POOLS[measure.how])
+
+    if measure.how not in _POOLS:
+        raise EngineError(f"hidden states are pooled by {', '.join(_POOLS)}, not '{measure.how}'")
+    handle = (backbone if measure.layer == -1 else _layer(backbone, measure.layer)).register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _neurons(backbone: Any, measure: Neurons, marked: list[Places], found: dict[Measure, Vectors]) -> Iterator[None]:
+    def keep(module: Any, args: Any) -> None:
+        found[measure] = _rows(args[0].flatten(0, -2).abs(), marked, _OVERS[measure.over])
+
+    if measure.over not in _OVERS:
+        raise EngineError(f"neurons are taken over a row by {', '.join(_OVERS)}, not '{measure.over}'")
+    handle = _down(_layer(backbone, measure.layer)).register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _rows(values: torch.Tensor, places: list[Places], reduce: Callable[[torch.Tensor], torch.Tensor]) -> Vectors:
+    rows = [reduce(values[torch.from_numpy(at).to(values.device)].float()) for at in places]
+    return torch.stack(rows).cpu().numpy()
+
+
+def _weighted(states: torch.Tensor) -> torch.Tensor:
+    weights = torch.arange(1, len(states) + 1, dtype=torch.float32, device=states.device)
+    return (weights / weights.sum()) @ states
+
+
+_POOLS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda states: states.mean(0),
+    "last": lambda states: states[-1],
+    "weighted": _weighted,
+}
+_OVERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "max": lambda neurons: neurons.amax(0),
+    "mean": lambda neurons: neurons.mean(0),
+    "last": lambda neurons: neurons[-1],
+}
+
+
+def _layer(backbone: Any, number: int | float) -> Any:
+    """A decoder layer, counted from 0, or from the end where negative; a fraction is one of the depth."""
+    count = int(backbone.config.get_text_config().num_hidden_layers)
+    stacks = [m for m in backbone.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    if not stacks:
+        raise EngineError(f"no list of {count} layers was found in {type(backbone).__name__}")
+    if isinstance(number, float):
+        number = int(number * count)
+    if not -count <= number < count:
+        raise EngineError(f"layer {number} is asked for, {type(backbone).__name__} has {count} (0 to {count - 1})")
+    return stacks[0][number]
+
+
+def _down(layer: Any) -> Any:
+    named = dict(layer.named_modules())
+    for name in DOWN:
+        if name in named:
+            return named[name]
+    raise EngineError(
+        f"{type(layer).__name__} has no MLP with a known last product ({', '.join(DOWN)}), so its neurons are not known"
+    )

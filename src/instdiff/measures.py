@@ -1,0 +1,275 @@
+"""What can be asked of a row: a *measure* of a *view* under a model *role*."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+# ── what is read off a row ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What to read; how is the engine's business."""
+
+    needs_model: ClassVar[bool] = True
+    of_text: ClassVar[bool] = False
+    """Whether it is read off text by an embedder or judge, and not off tokens."""
+
+
+@dataclass(frozen=True)
+class Nll(Measure):
+    """Negative log-likelihood of each target token, in nats."""
+
+
+@dataclass(frozen=True)
+class Entropy(Measure):
+    """Entropy of the predicted distribution over the whole vocabulary at each target token, in nats."""
+
+
+@dataclass(frozen=True)
+class MeanNll(Measure):
+    """Mean negative log-likelihood of a row's target tokens, in nats: one value for each row that the model sees."""
+
+
+@dataclass(frozen=True)
+class Top1(Measure):
+    """1 for each target token that is the model's most likely one, else 0."""
+
+
+@dataclass(frozen=True)
+class Choice(Measure):
+    """Log-probability, in nats over the whole vocabulary, of each option as the token after the row.
+
+    Each option must be one token there; ``ids`` are filled in with the model's tokenizer.
+    """
+
+    options: tuple[str, ...]
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pooled(Measure):
+    """The hidden states of a layer pooled over all tokens of a row: as many values as the model is wide.
+
+    ``how``: ``mean``, ``last`` (token) or ``weighted`` (token t of T weighs t / (1 + ... + T)). Layer -1 is the last,
+    after its norm.
+    """
+
+    how: str = "mean"
+    layer: int = -1
+
+
+@dataclass(frozen=True)
+class Neurons(Measure):
+    """Magnitude of each neuron of a layer's MLP (the input of its down projection), over a row's marked tokens.
+
+    ``over``: ``max``, ``mean`` or ``last``. Layers count from 0; a fraction below 1 is one of the depth, rounded down:
+    0.5 is layer 14 of 28.
+    """
+
+    layer: int | float
+    over: str = "max"
+
+
+@dataclass(frozen=True)
+class Embedding(Measure):
+    """The vector that a text embedder gives a row; ``pooling`` replaces the model's own (``mean``, ``cls``)."""
+
+    pooling: str | None = None
+    of_text: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Judged(Measure):
+    """A number that a judge writes about a row, between ``low`` and ``high``; no value where it writes none."""
+
+    low: float
+    high: float
+    of_text: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Text(Measure):
+    """The text of a row, or of a part of it (``row``, ``instruction``, ``response``); needs no model.
+
+    ``source`` is the input's own row, as JSON.
+    """
+
+    part: str = "row"
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Length(Measure):
+    """Length of a part of the row, before any truncation; needs a tokenizer at most, never a forward pass."""
+
+    part: str = "response"  # or "instruction", with its input
+    unit: str = "tokens"  # or "chars", "words"
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Column(Measure):
+    """A column of the input file itself, such as ``source``."""
+
+    name: str
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Listed(Measure):
+    """Whether the row is in a named list of rows, such as the warm-up subset."""
+
+    name: str
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Neighbours(Measure):
+    """The rows that stand before each row in a ``Demonstrated`` view: their numbers, nearest first, -1 for none."""
+
+    needs_model: ClassVar[bool] = False
+
+
+# ── how a row becomes tokens ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class View:
+    """How a sample becomes the tokens that a model sees, and which of them are targets."""
+
+
+@dataclass(frozen=True)
+class Prompted(View):
+    """The response after its prompt, rendered by the role's template: the ids that training uses.
+
+    ``score_eos`` makes the end token of each response a target too, as it is in training.
+    """
+
+    score_eos: bool = False
+
+
+@dataclass(frozen=True)
+class ResponseOnly(View):
+    """The same response ids without the prompt.
+
+    With ``context`` a start token stands before them (the tokenizer's BOS, or its end token where there is none), so
+    that the first response token is scored as well.
+    """
+
+    context: bool = True
+
+
+@dataclass(frozen=True)
+class WholeText(View):
+    """Prompt and response, every token a target but the first."""
+
+
+@dataclass(frozen=True)
+class Joint(View):
+    """The published way: prompt and response are tokenised as one text, the boundary found by counting again.
+
+    ``template`` names the published prompt; ``join`` stands between prompt and response. With ``alone`` the response
+    is scored after that literal text instead of the prompt, cut to ``max_length - prompt tokens + slack`` so that both
+    views score the same tokens; a slack of None is 1 where the tokenizer adds a start token, else 0. With ``limit``
+    nothing is cut: a prompt or response longer than that many tokens makes the row ``too_long``.
+    """
+
+    template: str
+    join: str = ""
+    alone: str | None = None
+    slack: int | None = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptOnly(View):
+    """The prompt without a response; the tokens of the instruction and its input are marked."""
+
+
+@dataclass(frozen=True)
+class Words(View):
+    """Plain text, as embedders take it: ``instruction`` (with its input), ``response`` or ``row`` (both)."""
+
+    part: str = "instruction"
+
+
+@dataclass(frozen=True)
+class Asked(View):
+    """A question about the row, from a file of prompts: ``prompt`` names the file, ``number`` the prompt in it."""
+
+    prompt: str
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Noisy(View):
+    """Another view with noise on its input embeddings (T-SHIRT, section 3).
+
+    Uniform in +-``alpha`` / sqrt(n d), with n the tokens of the row's prompted view and d the embedding size. The noise
+    of a response token depends on the row, ``seed``, ``draw`` and its place in the response, so that it is the same in
+    every view that shows the response. A token before the row's text (BOS) gets none where ``view`` has no prompt.
+    """
+
+    view: View
+    draw: int
+    alpha: float = 5.0
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Demonstrated(View):
+    """The prompted view after ``shots`` whole other rows as demonstrations (MIWV, eq. 6).
+
+    ``retrieval`` chooses them: ``embedding`` (the nearest by cosine of the vectors ``by``), ``bm25`` or ``random``. The
+    nearest stands last; where it is too long, the context loses its beginning.
+    """
+
+    by: Signal | None
+    shots: int = 1
+    retrieval: str = "embedding"
+    approximate: bool = False
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Anchored(View):
+    """Every row as the demonstration before each of ``count`` anchor rows (NUGGETS): ``count`` rows for each sample.
+
+    Anchors are the rows nearest to the centres of ``count`` clusters of the vectors ``by``, cut to ``limit`` tokens.
+    Targets are the anchor's response.
+    """
+
+    by: Signal
+    count: int = 100
+    limit: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Anchors(View):
+    """The anchor rows of the ``Anchored`` view with the same fields, alone: as many rows as there are anchors."""
+
+    by: Signal
+    count: int = 100
+    limit: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One column: a measure of a view under a model role. ``model`` is a role, never a path.
+
+    ``of`` is ``pool``, or ``target`` for the rows that targeted methods match.
+    """
+
+    measure: Measure
+    view: View = Prompted()
+    model: str = "base"
+    of: str = "pool"
+
+    def needs(self) -> tuple[Signal, ...]:
+        """Signals that must be there before this one's view can be rendered."""
+        by = getattr(self.view, "by", None)
+        return () if by is None else (by,)

@@ -1,0 +1,138 @@
+"""Methods of methods: filter by one and rank by another, or weigh several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Budget, Floats, Method, Reasons, Scored, Scores, Signal, Signals
+from instdiff.errors import ConfigError
+from instdiff.methods.keep import check, kept
+
+Rows = npt.NDArray[np.int64]
+_NONE = Method()
+
+
+@dataclass(frozen=True)
+class Then(Method):
+    """Keep rows by ``first``, rank them by ``second``, for which the kept rows are all there are.
+
+    ``keep`` is ``500`` or ``20%`` of the rows, best first; ``20% eligible``, of those with a score; ``10%-90%``, the
+    rows between these quantiles of the score; ``mid 30%``, the middle ones; ``>=4.5``, ``<``, ..., a limit on the
+    score. The others are ``filtered``. ``second`` may go by the scores of ``first``: ``cosine_filter`` visits rows in
+    their order, ``facility_location`` takes them as quality, ``kmeans_quota`` as the order inside a cluster. With
+    ``keep: 100%`` and ``cosine_filter`` second, near-duplicates are left out of a ranking, and a budget is still met.
+
+    Columns are computed for all rows, also those of ``second``. Details: ``first`` is its score, ``kept`` 1 or 0, and
+    those of both methods under ``first.`` and ``second.``.
+    """
+
+    name: ClassVar[str] = "then"
+    paper: ClassVar[str] = "ours"
+
+    first: Method = _NONE
+    keep: str | int = "20%"
+    second: Method = _NONE
+
+    def __post_init__(self) -> None:
+        check(str(self.keep).strip())
+
+    def signals(self) -> dict[str, Signal]:
+        """Those of both."""
+        return _together({"first": self.first, "second": self.second})
+
+    def score(self, s: Signals) -> Scores:
+        """The second's score of the rows that the first keeps."""
+        for name in ("first", "second"):
+            if type(getattr(self, name)) is Method:
+                raise ConfigError(f"'then' needs two methods, and has no {name}; give --set then.{name}=NAME")
+        one = s.part("first")
+        first = self.first.score(one).explained(one)
+        none = np.zeros(len(s), np.int64)
+        scored = Scored(self.first.name, self.first, first.value, first.why, first.details, s.ids, none, lambda: one)
+        rows = np.sort(kept(str(self.keep).strip(), scored))
+        two = s.part("second").take(rows, first.value[rows])
+        second = self.second.score(two).explained(two)
+        value, why, inside = np.full(len(s), np.nan), first.why.copy(), np.zeros(len(s), bool)
+        why[why == None] = "filtered"  # noqa: E711 - elementwise
+        value[rows], why[rows], inside[rows] = second.value, second.why, True
+        details = {"first": first.value, "kept": inside.astype(float)}
+        details |= {f"first.{name}": column for name, column in first.details.items()}
+        for name, column in second.details.items():
+            details[f"second.{name}"] = np.full(len(s), np.nan)
+            details[f"second.{name}"][rows] = column
+        return Scores(value, why, **details)
+
+    def pick(self, scored: Scored, budget: Budget) -> Rows:
+        """What the second method picks of the rows kept; shares are of all rows."""
+        rows = np.flatnonzero(scored.details["kept"] == 1)
+        details = {k.removeprefix("second."): v[rows] for k, v in scored.details.items() if k.startswith("second.")}
+        of, prior, tokens = [scored.ids[row] for row in rows], scored.details["first"][rows], scored.n_tokens[rows]
+
+        def recall() -> Signals:
+            return scored.signals().part("second").take(rows, prior)
+
+        inner = Scored(self.second.name, self.second, scored.value[rows], scored.why[rows], details, of, tokens, recall)
+        return rows[self.second.pick(inner, budget.fixed(scored))]
+
+
+@dataclass(frozen=True)
+class Blend(Method):
+    """The weighted mean of the ranks by several methods, among the rows that all of them score.
+
+    A method's best row has rank 1 and its worst 0; equal scores share the mean of theirs. ``weights`` are 1 each where
+    nothing is said. A method that ranks only a share of the rows (``reach``) makes the others ineligible. Details:
+    ``0``, ``1``, ... are the ranks by each method, and their own follow under ``0.``, ``1.``, ...
+    """
+
+    name: ClassVar[str] = "blend"
+    paper: ClassVar[str] = "ours"
+
+    of: tuple[Method, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.weights and (len(self.weights) != len(self.of) or min(self.weights) < 0 or not sum(self.weights) > 0):
+            raise ConfigError(
+                f"'blend.weights' are {list(self.weights)} for {len(self.of)} methods; give one each, none below 0"
+            )
+
+    def signals(self) -> dict[str, Signal]:
+        """Those of all."""
+        return _together({str(at): method for at, method in enumerate(self.of)})
+
+    def score(self, s: Signals) -> Scores:
+        """Ranks, weighed."""
+        if not self.of:
+            raise ConfigError("'blend' needs methods; give --set 'blend.of=[ifd, longest]'")
+        parts = [s.part(str(at)) for at in range(len(self.of))]
+        scores = [method.score(part).explained(part) for method, part in zip(self.of, parts, strict=True)]
+        why: Reasons = np.full(len(s), None, object)
+        for one in scores:
+            why = np.where(why == None, one.why, why)  # noqa: E711 - elementwise
+        all_ = np.array([word is None for word in why], bool)
+        value, total = np.zeros(len(s)), sum(self.weights) or len(self.of)
+        details: dict[str, Floats] = {}
+        for at, one in enumerate(scores):
+            details[str(at)] = _ranks(np.where(all_, one.value, np.nan))
+            value += (self.weights[at] if self.weights else 1.0) / total * details[str(at)]
+            details |= {f"{at}.{name}": column for name, column in one.details.items()}
+        return Scores(value, why, **details)
+
+
+def _together(methods: Mapping[str, Method]) -> dict[str, Signal]:
+    return {f"{part}.{name}": signal for part, method in methods.items() for name, signal in method.signals().items()}
+
+
+def _ranks(value: Floats) -> Floats:
+    """0 for the lowest to 1 for the highest, equal values the mean of theirs; NaN stays NaN."""
+    finite = np.isfinite(value)
+    out = np.full(len(value), np.nan)
+    _, inverse, counts = np.unique(value[finite], return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts + 1) / 2
+    out[finite] = middle[inverse] / max(1, int(finite.sum()) - 1)
+    return out

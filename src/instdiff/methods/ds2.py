@@ -1,0 +1,124 @@
+"""DS2 (Pang et al., ICLR 2025, arXiv:2410.10877): mend a judge's scores by those of near rows, then prefer the rare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.choose.blocks import blocks, unit
+from instdiff.choose.consensus import transition
+from instdiff.choose.curate import curated, ds2_order, inferred, long_tail, suspects
+from instdiff.choose.neighbours import nearest
+from instdiff.core import (
+    Asked,
+    Budget,
+    Column,
+    Floats,
+    Judged,
+    Method,
+    Scored,
+    Scores,
+    Signal,
+    Signals,
+    reasons,
+    vectors,
+)
+from instdiff.errors import ConfigError
+from instdiff.methods.sets import vector
+
+Ints = npt.NDArray[np.int64]
+_NEIGHBOURS, _NEAR = 14, 10
+
+
+@dataclass(frozen=True)
+class DS2(Method):
+    """Curated score, highest first; among equal ones the rarest row, by its distance to its ten nearest.
+
+    The score is a judge's overall rating of the row from 1 to 10 or, with ``column``, a number in the input file. It is
+    rounded and brought into ``low`` to ``high``: each whole number is a level. From the levels of near rows follows how
+    levels go wrong, and which rows have a wrong one; a suggestion of at least ``confidence`` is taken. Rows with near
+    neighbours of other levels are found by Bayes' rule, which is ours; ``compat="official"`` votes as published,
+    rounds rarity to four decimals, counts a row among its own neighbours for it, and breaks ties by row. The published
+    search over two copies of the pool in every round is one search here.
+
+    The value is curated score + rarity, which lies in 0 to 1.
+    """
+
+    name: ClassVar[str] = "ds2"
+    paper: ClassVar[str] = "arXiv:2410.10877"
+
+    column: str | None = None
+    low: int = 4
+    high: int = 9
+    confidence: float = 0.5
+    how: Literal["exact", "hnsw", "ivf"] = "exact"
+    seed: int = 42
+    prompt: str = "overall"
+    judge: str = "judge"
+    compat: Literal["default", "official"] = "default"
+
+    def __post_init__(self) -> None:
+        if self.low >= self.high:
+            raise ConfigError(f"'ds2.low' is {self.low} and 'ds2.high' {self.high}; levels need low below high")
+
+    def signals(self) -> dict[str, Signal]:
+        """A score and a vector for each row."""
+        judged = Signal(Judged(1, 10), Asked(self.prompt), self.judge)
+        score = Signal(Column(self.column)) if self.column else judged
+        return {"score": score, "vector": vector(pooling="mean")}
+
+    def score(self, s: Signals) -> Scores:
+        """Curated level plus rarity."""
+        given = np.array([_number(text) for text in s.score]) if self.column else s.score.mean()
+        full = vectors(s.vector)[1] & np.isfinite(given) & np.array([word is None for word in s.why], bool)
+        rows = np.flatnonzero(full)
+        if self.compat == "default":  # the detectors are told rows by content, so that the input's order never matters
+            rows = rows[np.lexsort((s.occurrence[rows], np.array(s.ids).astype(str)[rows]))]
+        labels = np.rint(np.clip(given[rows], self.low, self.high)).astype(np.int64) - self.low
+        mended, rarity = self._curate(labels, vectors(s.vector.take(rows))[0])
+        details = {name: np.full(len(s), np.nan) for name in ("curated", "long_tail")}
+        details["curated"][rows], details["long_tail"][rows] = mended + self.low, rarity
+        why = reasons(len(s), no_score=np.isnan(given), no_vector=~full)
+        return Scores(details["curated"] + details["long_tail"], why, score=given, **details)
+
+    def _curate(self, labels: Ints, x: npt.NDArray[np.float32]) -> tuple[Ints, Floats]:
+        """The labels mended, and the rarity of each row; of fewer than four rows nothing can be said."""
+        if len(labels) < 4:
+            return labels, np.zeros(len(labels))
+        official = self.compat == "official"
+        near = nearest(x, min(_NEIGHBOURS, len(x) - 1), how=self.how, seed=self.seed)
+        far = _distances(unit(x), near)
+        near = np.where(near < 0, np.arange(len(near))[:, None], near)
+        matrix, prior = transition(labels, near, self.high - self.low + 1)
+        if official:
+            found = suspects(labels, near, far, matrix, prior, k=min(_NEAR, near.shape[1]), seed=self.seed)
+        else:
+            found = inferred(labels, near, far, matrix, prior, k=_NEAR)
+        rarity = long_tail(far, min(_NEAR, near.shape[1]), official=official)
+        return curated(labels, found, confidence=self.confidence), rarity
+
+    def pick(self, scored: Scored, budget: Budget) -> Ints:
+        """Best first; the published order breaks ties by row."""
+        if self.compat == "default":
+            return super().pick(scored, budget)
+        rows = np.flatnonzero(scored.eligible)
+        order = ds2_order(scored.details["curated"][rows], scored.details["long_tail"][rows])
+        return budget.take(rows[order], scored)
+
+
+def _distances(x: npt.NDArray[np.float32], near: Ints) -> Floats:
+    """Cosine distances to the neighbours; one that an approximate search did not find is as far as can be."""
+    out = np.empty(near.shape)
+    for part in blocks(len(x), 512):
+        out[part] = 1 - np.einsum("id,ikd->ik", x[part], x[near[part]], dtype=np.float64)
+    return np.where(near < 0, 1.0, out)
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,41 @@
+"""Equal shares of clusters, as ClusterClip (arXiv:2402.14526) and CaR (arXiv:2402.18191) balance data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from instdiff.choose.kmeans import by_cluster, cluster
+from instdiff.core import Signals, vectors
+from instdiff.methods.sets import Rows, VectorMethod
+
+
+@dataclass(frozen=True)
+class KMeansQuota(VectorMethod):
+    """The best row of each cluster, then the second of each, and so on; clusters that are used up are passed over.
+
+    Best is the score of the method before it (``then``) or, without one, nearest to the centroid. ``clusters`` is
+    sqrt(n / 2) where nothing is said, as in CaR. ``spherical`` compares by cosine. The clusters are those of all rows,
+    so that all are ranked at once: ``reach`` is 1.
+    """
+
+    name: ClassVar[str] = "kmeans_quota"
+    paper: ClassVar[str] = "arXiv:2402.14526; arXiv:2402.18191"
+
+    clusters: int | None = None
+    spherical: bool = False
+    engine: Literal["full", "minibatch", "faiss"] = "full"
+    seed: int = 42
+    reach: float = field(default=1.0, kw_only=True)
+
+    def choose(self, s: Signals, count: int) -> Rows:
+        """Clusters in turns."""
+        wanted = self.clusters or int(np.sqrt(len(s) / 2))
+        x = vectors(s.vector)[0]
+        label, distance = cluster(
+            x, min(max(1, wanted), len(s)), seed=self.seed, engine=self.engine, spherical=self.spherical
+        )
+        score = None if s.prior is None else np.where(np.isfinite(s.prior), s.prior, -np.inf)
+        return by_cluster(label, distance, count, score=score)

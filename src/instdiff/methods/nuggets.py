@@ -1,0 +1,55 @@
+"""NUGGETS (Li et al., ACL 2024, arXiv:2312.10302): rows that help the model with the most other tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from instdiff.core import Anchored, MeanNll, Method, Pooled, Prompted, Scores, Signal, Signals, reasons
+from instdiff.measures import Anchors
+
+
+@dataclass(frozen=True)
+class Nuggets(Method):
+    """Share of the anchors whose response gets likelier after the row as a demonstration; highest first.
+
+    Anchors are the rows nearest to the centres of ``anchors`` clusters of mean-pooled hidden states, cut to ``limit``
+    tokens. Rows whose prompt alone is that long are never anchors (in the published code they count as losses for
+    every row), both terms are of the same tokens, and hidden states are pooled without padding.
+    ``above`` filters the rows at that share or below (published: 0.5 to 0.9). This costs a forward pass for each row
+    and anchor.
+    """
+
+    name: ClassVar[str] = "nuggets"
+    paper: ClassVar[str] = "arXiv:2312.10302"
+
+    anchors: int = 100
+    limit: int = 200
+    above: float | None = None
+    seed: int = 0
+    model: str = "base"
+
+    def __post_init__(self) -> None:
+        if self.anchors < 1 or self.limit < 2:
+            raise ValueError("anchors is 1 or more, limit 2 or more")
+
+    def signals(self) -> dict[str, Signal]:
+        """Mean NLL of each anchor after each row, and of the anchors alone."""
+        by = Signal(Pooled(), Prompted(), self.model)
+        alone, given = (kind(by, self.anchors, self.limit, self.seed) for kind in (Anchors, Anchored))
+        return {"given": Signal(MeanNll(), given, self.model), "alone": Signal(MeanNll(), alone, self.model)}
+
+    def score(self, s: Signals) -> Scores:
+        """The share, and as a detail how many nats per token the row saves on average."""
+        alone = s.alone.mean()  # one value for each anchor
+        value, saved = np.full(len(s), np.nan), np.full(len(s), np.nan)
+        for row in range(len(s)):
+            given = s.given[row]
+            gain = alone - given if len(given) == len(alone) else np.zeros(0)
+            known = np.isfinite(gain)
+            if known.any():
+                value[row], saved[row] = (gain[known] > 0).mean(), gain[known].mean()
+        low = np.zeros(len(s), bool) if self.above is None else value <= self.above
+        return Scores(np.where(low, np.nan, value), reasons(len(s), filtered=low), share=value, saved=saved)
