@@ -115,8 +115,10 @@ def bill(bench: Workbench, methods: Mapping[str, Method]) -> Bill:
         alone[name] = {"passes": len(own), "tokens": sum(int(_lengths(bench, step).sum()) for step in own)}
     flops = sum(p.flops for p in passes)
     speed = matmul_peak(bench.device, bench.dtype) * ASSUMED_SHARE_OF_PEAK if flops else 0.0
-    bases = [bench.home(step) for (_, step), cost in zip(steps, passes, strict=True) if cost.todo_rows]
+    todo = [step for (_, step), cost in zip(steps, passes, strict=True) if cost.todo_rows]
+    bases = [bench.home(step) for step in todo if not step.measures[0].of_text]
     loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
+    loads += len({bench.home(step) for step in todo if step.measures[0].of_text})
     return Bill(passes, alone, loads, flops / speed if flops else 0.0, speed)
 
 

@@ -45,33 +45,44 @@ def in_company(
     join = renderer.tokenizer.encode([BETWEEN])[0] if plain else []
     lead = renderer.tokenizer.bos
     if isinstance(view, Demonstrated):
-        return demonstrated(rows, neighbours(view, pool, vectors), whole, join, most, lead=lead), 1
+        return demonstrated(rows, neighbours(view, pool, rows, vectors), whole, join, most, lead=lead), 1
     chosen = anchor_rows(view, rows, vectors)
     if isinstance(view, Anchors):
         return alone(rows, chosen, view.limit), 1
     return anchored(rows, whole, chosen, view.limit, most=most, join_ids=join, lead=lead), len(chosen)
 
 
-def neighbours(view: Demonstrated, pool: Pool, vectors: Vectors) -> Numbers:
+def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> Numbers:
     """Rows that demonstrate each row, [rows, shots], nearest first, -1 where there is none.
+
+    Only rows that can be shown whole, with a prompt and a response, demonstrate or are demonstrated to.
 
     Raises:
         DataError: there are too few rows.
         PlanError: no such retrieval.
     """
-    if view.shots >= len(pool):
-        raise DataError(f"{view.shots} other rows are asked for as demonstrations, {pool.origin} has {len(pool)} rows")
+    usable = rows.why == None  # noqa: E711 - elementwise
+    found = None
+    if view.retrieval == "embedding" and view.by is not None:
+        full, found = _full(vectors(view.by))
+        usable[np.setdiff1d(np.arange(len(pool)), full)] = False
+        found = found[usable[full]]
+    some = np.flatnonzero(usable)
+    if view.shots >= len(some):
+        raise DataError(
+            f"{view.shots} other rows are asked for as demonstrations, {pool.origin} has {len(some)} that can be shown"
+        )
     if view.retrieval == "random":
-        return at_random(len(pool), view.shots, seed=view.seed)
-    if view.retrieval == "bm25":
-        return bm25([words(sample, "instruction") for sample in pool.samples()], view.shots)
-    if view.retrieval != "embedding" or view.by is None:
-        raise PlanError(f"demonstrations are found by embedding, bm25 or random, not by '{view.retrieval}'")
-    full, found = _full(vectors(view.by))
-    out = np.full((len(pool), view.shots), -1, np.int64)
-    if len(full) > view.shots:
+        near = at_random(len(some), view.shots, seed=view.seed)
+    elif view.retrieval == "bm25":
+        said = [words(sample, "instruction") for sample in pool.samples()]
+        near = bm25([said[row] for row in some.tolist()], view.shots)
+    elif found is not None:
         near = nearest(found, view.shots, how="hnsw" if view.approximate else "exact", seed=view.seed)
-        out[full] = np.where(near >= 0, full[near], -1)
+    else:
+        raise PlanError(f"demonstrations are found by embedding, bm25 or random, not by '{view.retrieval}'")
+    out = np.full((len(pool), view.shots), -1, np.int64)
+    out[some] = np.where(near >= 0, some[near], -1)
     return out
 
 

@@ -14,18 +14,19 @@ from typing import Any
 import yaml
 
 from instdiff.artifact import environment, read_json, write_json, writing
-from instdiff.budget import configured_budget
+from instdiff.budget import configured_budget, parse_budget
 from instdiff.config.methods import make_methods, short_name
 from instdiff.config.train import TrainSettings
 from instdiff.config.verbs import PipelineConfig
 from instdiff.core import Budget, Log, Method, ModelRef, Settings
-from instdiff.data import Pool, load
+from instdiff.data import Pool
 from instdiff.engine.load import resolve
 from instdiff.errors import ConfigError, DataError
 from instdiff.heldout import HeldOut, heldout_nll
+from instdiff.inputs import first, flaws, heldout_pool, read_pool, target_pool, warmup_pool
 from instdiff.methods import Full, Longest, Random
 from instdiff.progress import Progress, Quiet
-from instdiff.scoring import parse_model, score
+from instdiff.scoring import bind, parse_model, recalling, score
 from instdiff.selection import Selection, sample_rows, select
 from instdiff.stats import bootstrap_token_mean
 from instdiff.store import Store
@@ -64,7 +65,8 @@ class Outcome:
 class Run:
     """A run folder with everything that its stages share.
 
-    ``pool`` are the rows that are scored, ``warmup`` those that the warm-up subset is drawn from.
+    ``pool`` are the rows that are scored, ``warmup`` those that the warm-up subset is drawn from, ``target`` those that
+    targeted methods match. ``models`` are bound to roles beside the base and the calibrated model.
     """
 
     config: PipelineConfig
@@ -72,7 +74,9 @@ class Run:
     pool: Pool
     warmup: Pool
     heldout: Pool | None
+    target: Pool | None
     base: ModelRef
+    models: Mapping[str, ModelRef]
     settings: Settings
     store: Store
     log: Log
@@ -108,20 +112,31 @@ class Run:
     def _select(self, folder: Path, number: int, calibrated: ModelRef, warmup: list[str]) -> Selection:
         path = folder / "scores.parquet"
         name, method = selector(self.config)
+        listed = {"warmup": warmup, "selected": self._before(number, warmup)}
         if not path.is_file():
             specs = {name: self.config.select.method}
-            self._score({name: method}, {"calibrated": calibrated}, warmup, specs).write(path)
+            self._score({name: method}, {"calibrated": calibrated}, listed, specs).write(path)
         table = read_scores(path, run=[self.config.select.method])
-        chosen = select(self.pool, table[name], budget_of(self.config), meta=table.meta)
+        root = str(self.store.root)
+        scored = recalling(table[name], table.meta, self.pool, store=root, listed=listed, log=self.log)
+        chosen = select(self.pool, scored, budget_of(self.config, number), meta=table.meta)
         if not (folder / "selection.json").is_file():
             chosen.write(folder / "selected.jsonl")
             chosen.write_record(folder / "selection.json")
         return chosen
 
+    def _before(self, number: int, warmup: list[str]) -> list[str]:
+        """The ids that the round before has trained on."""
+        if number == 1:
+            return warmup
+        record = read_json(self.folder / f"iter_{number - 1}" / "selection.json")
+        ids: list[str] = record["ids"]
+        return ids
+
     def control(self, name: str, method: Method, tokens: int) -> Trained:
         """A control at the same token budget, trained the same way."""
         folder = self.folder / "baselines" / name.replace(" ", "_")
-        table = self._score({method.name: method}, {}, [], {})
+        table = self._score({method.name: method}, {}, {}, {})
         budget = Budget(1.0, "share") if isinstance(method, Full) else Budget(tokens, "tokens")
         chosen = select(self.pool, table[method.name], budget, meta=table.meta)
         if not (folder / "selection.json").is_file():
@@ -182,15 +197,20 @@ class Run:
     # ── shared steps ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _score(
-        self, methods: dict[str, Method], models: dict[str, ModelRef], warmup: list[str], specs: dict[str, str]
+        self,
+        methods: dict[str, Method],
+        models: dict[str, ModelRef],
+        listed: dict[str, list[str]],
+        specs: dict[str, str],
     ) -> ScoreTable:
         return score(
             self.pool,
             methods,
-            {"base": self.base, **models},
+            {**self.models, "base": self.base, **models},
             settings=self.settings,
             store=self.store,
-            listed={"warmup": warmup},
+            listed={"warmup": [], "selected": [], **listed},
+            target=self.target,
             specs=specs,
             log=self.log,
             progress=self.progress,
@@ -251,9 +271,19 @@ def selector(config: PipelineConfig) -> tuple[str, Method]:
     return name, method
 
 
-def budget_of(config: PipelineConfig) -> Budget:
-    """The configured budget; ``select_ratio`` of the response tokens by default."""
-    return configured_budget(config.select.budget, config.select.select_ratio)
+def budget_of(config: PipelineConfig, number: int = 1) -> Budget:
+    """The configured budget of a round; ``select_ratio`` of the response tokens by default.
+
+    Raises:
+        ConfigError: it grows in another unit than its own.
+    """
+    budget = configured_budget(config.select.budget, config.select.select_ratio)
+    if config.select.grow is None:
+        return budget
+    more = parse_budget(config.select.grow)
+    if more.kind != budget.kind:
+        raise ConfigError(f"'select.grow' is '{more}', the budget is '{budget}'; both must be of one kind")
+    return Budget(budget.amount + (number - 1) * more.amount, budget.kind)
 
 
 def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
@@ -278,67 +308,19 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
     store, base = Store(config.store), parse_model(config.model)
     source = resolve(base, store.memo)
     every = read_pool(config, config.data, config.limit, log, folder / "rejected.jsonl")
-    pool, warmup = _first(every, config.score.max_samples), _warmup_pool(config, every, log)
-    heldout = _heldout_pool(config, pool, log)
+    pool, warmup = first(every, config.score.max_samples), warmup_pool(config, every, log)
+    heldout, target = heldout_pool(config, pool, log), target_pool(config, log)
     inputs = {"base model": source.fingerprint, "data": pool.fingerprint, "warmup data": warmup.fingerprint}
-    _same_inputs(config, folder, inputs | ({} if heldout is None else {"eval data": heldout.fingerprint}))
+    more = {"eval data": heldout, "target data": target}
+    _same_inputs(config, folder, inputs | {name: rows.fingerprint for name, rows in more.items() if rows is not None})
     for pattern in LEFT_BEHIND:
         for path in folder.rglob(pattern):
             if path.is_file():
                 path.unlink()
-    return Run(config, folder, pool, warmup, heldout, base, settings, store, log, progress, _flaws(config))
-
-
-def read_pool(config: PipelineConfig, path: str, limit: int | None, log: Log, rejects: Path | None = None) -> Pool:
-    """A data file, read as the configuration says."""
-    return load(
-        path,
-        format=config.format,
-        map=_mapping(config),
-        targets=config.targets,
-        limit=limit,
-        rejects_path=rejects,
-        log=log,
+    models = bind(config.models)
+    return Run(
+        config, folder, pool, warmup, heldout, target, base, models, settings, store, log, progress, flaws(config)
     )
-
-
-def _first(pool: Pool, records: int | None) -> Pool:
-    """The rows among the first so many records of the input."""
-    return pool if records is None else pool.take(range(int((pool.rows < records).sum())))
-
-
-def _warmup_pool(config: PipelineConfig, every: Pool, log: Log) -> Pool:
-    part = config.warmup
-    return read_pool(config, part.data_path, part.limit, log) if part.data_path else _first(every, part.limit)
-
-
-def _heldout_pool(config: PipelineConfig, pool: Pool, log: Log) -> Pool | None:
-    if config.eval is None:
-        return None
-    path = config.eval.data_path or ("builtin:demo/heldout" if config.data == "builtin:demo" else None)
-    if path is None:
-        raise ConfigError("'eval.data_path' is missing: which held-out rows should the models be judged on?")
-    heldout = read_pool(config, path, config.eval.limit, log)
-    shared = set(heldout.ids) & set(pool.ids)
-    if shared:
-        log(f"warning: {len(shared)} held-out rows are in the training pool too")
-    return heldout
-
-
-def _flaws(config: PipelineConfig) -> dict[int, str]:
-    """The planted flaws of ``builtin:demo``, by row."""
-    if config.data != "builtin:demo":
-        return {}
-    from instdiff.builtin import path
-
-    lines = (path("demo") / "flaws.jsonl").read_text(encoding="utf-8").splitlines()
-    return {int(flaw["row"]): str(flaw["flaw"]) for flaw in map(json.loads, lines)}
-
-
-def _mapping(config: PipelineConfig) -> dict[str, str] | None:
-    keys = ("instruction_key", "input_key", "response_key")
-    own = {key: getattr(config.score, key) for key in keys if getattr(config.score, key)}
-    return config.model_copy(update=own).mapping()
 
 
 def _begun(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,8 @@ class Rows:
     truncated: npt.NDArray[np.bool_]
     why: Reasons
     noise: Noise | None = None
+    _digests: list[bytes] = field(default_factory=list, repr=False, compare=False)
+    """Known hashes of ids and targets, which noise does not change."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,6 +89,16 @@ class Rows:
 
     def keys(self) -> npt.NDArray[np.bytes_]:
         """16 bytes per row: the hash of its ids and targets, hence of everything that can change its numbers."""
+        if not self._digests:
+            self._digests.append(self._plain_digests())
+        digests = self._digests[0]
+        if self.noise is not None:
+            plain = (digests[at : at + 16] for at in range(0, len(digests), 16))
+            both = zip(plain, self.noise.marks(), strict=True)
+            digests = b"".join(hashlib.blake2b(a + b, digest_size=16, key=b"noise").digest() for a, b in both)
+        return np.frombuffer(digests, "S16")
+
+    def _plain_digests(self) -> bytes:
         digests = bytearray()
         start = hashlib.blake2b(digest_size=16, key=b"row")
         for span in self.ids.spans():
@@ -99,13 +111,7 @@ class Rows:
                 digest.update(ids[a:b])
                 digest.update(bits[c:d])
                 digests += digest.digest()
-        if self.noise is not None:
-            plain = (bytes(digests[at : at + 16]) for at in range(0, len(digests), 16))
-            both = zip(plain, self.noise.marks(), strict=True)
-            digests = bytearray(
-                b"".join(hashlib.blake2b(a + b, digest_size=16, key=b"noise").digest() for a, b in both)
-            )
-        return np.frombuffer(bytes(digests), "S16")
+        return bytes(digests)
 
     def take(self, rows: Counts) -> Rows:
         """The rows named, in that order."""

@@ -180,7 +180,13 @@ def tabulate(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str
 
 
 def recalling(
-    scored: Scored, meta: Mapping[str, Any], pool: Pool, *, store: str | None = None, log: Log | None = None
+    scored: Scored,
+    meta: Mapping[str, Any],
+    pool: Pool,
+    *,
+    store: str | None = None,
+    listed: Mapping[str, Iterable[str]] | None = None,
+    log: Log | None = None,
 ) -> Scored:
     """Scores of a file, with what they were made of within reach: it is read from the store when a method asks for it.
 
@@ -189,6 +195,7 @@ def recalling(
         meta: the file's metadata, which names models, settings and store.
         pool: the rows that were scored.
         store: where the store is now; by default where it was.
+        listed: named lists of row ids, as when it was scored.
         log: is told what happens.
     """
 
@@ -202,7 +209,7 @@ def recalling(
         origin = meta.get("target", {}).get("origin")
         target = load(origin, targets=pool.targets) if origin else None
         kept = Store(store or meta.get("store"))
-        bench = Workbench(pool, models, settings, kept, target=target, log=log or (lambda line: None))
+        bench = Workbench(pool, models, settings, kept, listed=listed, target=target, log=log or (lambda line: None))
         signals = bench.signals(scored.method)
         lost = int((scored.takeable & (signals.why != None)).sum())  # noqa: E711 - elementwise
         if lost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -92,3 +93,14 @@ def words(sample: Sample, part: str) -> str:
         if part == "row" or m.role == ("user" if part == "instruction" else "assistant")
     ]
     return "\n".join(said)
+
+
+def text_column(pool: Pool, part: str) -> npt.NDArray[np.object_]:
+    """The text of each row: ``source`` is the input's own line, other parts are those of ``Words``."""
+    if part == "source":
+        said = [json.dumps(row, ensure_ascii=False) for row in pool.source_rows(np.arange(len(pool)))]
+    else:
+        said = [words(sample, part) for sample in pool.samples()]
+    out = np.empty(len(said), object)
+    out[:] = said
+    return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import (
+    Asked,
     Choice,
     Column,
     Demonstrated,
@@ -25,11 +25,13 @@ from instdiff.core import (
     ModelRef,
     Neurons,
     Noisy,
+    Prompted,
     Settings,
     Signal,
     Signals,
     Text,
     View,
+    Words,
     reasons,
 )
 from instdiff.data import Pool
@@ -50,7 +52,7 @@ from instdiff.rows import Rows
 from instdiff.segment import Keys
 from instdiff.store import ColumnId, Store
 from instdiff.templates import ROLE_TEMPLATES, Template, template
-from instdiff.texts import Texts, texts, words
+from instdiff.texts import Texts, text_column, texts
 
 Values = Ragged | npt.NDArray[Any]
 Why = npt.NDArray[np.object_]
@@ -338,12 +340,12 @@ class Workbench:
                 return text_column(self.samples(signal.of), part)
             case Listed(name=name):
                 if name not in self.listed:
-                    raise PlanError(
-                        f"no list '{name}' of rows is given; with --{name} FILE it is read from a jsonl file"
-                    )
+                    how = "; with --warmup FILE it is read from a jsonl file" if name == "warmup" else ""
+                    raise PlanError(f"no list '{name}' of rows is given{how}")
                 return np.array([i in self.listed[name] for i in self.pool.ids], bool)
             case Neighbours() if isinstance(signal.view, Demonstrated):
-                near = neighbours(signal.view, self.pool, self.vectors)
+                rows = self.rendered(signal.model, Prompted()).tokens
+                near = neighbours(signal.view, self.pool, rows, self.vectors)
                 return np.where(near >= 0, self.pool.rows[near], -1)
         return self._stored(signal)
 
@@ -367,17 +369,6 @@ class _Lazily(Mapping[str, Values]):
         return len(self._asked)
 
 
-def text_column(pool: Pool, part: str) -> npt.NDArray[np.object_]:
-    """The text of each row: ``source`` is the input's own line, other parts are those of ``Words``."""
-    if part == "source":
-        said = [json.dumps(row, ensure_ascii=False) for row in pool.source_rows(np.arange(len(pool)))]
-    else:
-        said = [words(sample, part) for sample in pool.samples()]
-    out = np.empty(len(said), object)
-    out[:] = said
-    return out
-
-
 def label(step: Pass) -> str:
     """A pass for people."""
     measures = "+".join(type(m).__name__.lower() for m in step.measures)
@@ -387,6 +378,12 @@ def label(step: Pass) -> str:
 
 def view_name(view: View) -> str:
     """A view for people."""
-    inner = getattr(view, "view", None)
-    draw = f" {view.draw}" if isinstance(view, Noisy) else ""
-    return type(view).__name__.lower() + draw + (f" {view_name(inner)}" if inner is not None else "")
+    words = [type(view).__name__.lower()]
+    match view:
+        case Noisy(view=inner, draw=draw):
+            words += [str(draw), view_name(inner)]
+        case Asked(prompt=prompt, number=number):
+            words += [prompt, str(number)]
+        case Words(part=part):
+            words.append(part)
+    return " ".join(words)

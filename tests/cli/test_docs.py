@@ -21,8 +21,9 @@ def blocks(language: str) -> list[str]:
 
 
 def test_add_a_method(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, check = blocks("python")
+    module, apart, check = blocks("python")
     Path("mine.py").write_text(module)
+    Path("apart.py").write_text(apart)
     commands = [shlex.split(line.replace("Qwen/Qwen2.5-0.5B", model)) for line in blocks("sh")[0].splitlines()]
     assert [command[:2] for command in commands] == [["instdiff", v] for v in ("methods", "plan", "score", "select")]
     said = [ok(*command[1:]).out for command in commands]
@@ -56,6 +57,13 @@ def test_add_a_method(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     easiest = sorted(order[:4], key=lambda r: r["margin.nll_given"])
     assert read_jsonl("steady.jsonl") == [ROWS[row["row"]] for row in easiest[:2]]
+
+    for line in blocks("sh")[1].splitlines():
+        ok(*shlex.split(line.replace("Qwen/Qwen2.5-0.5B", model))[1:])
+    nll = {row["row"]: -row["apart"] for row in pq.read_table("apart.parquet").to_pylist()}
+    taken = json.loads(Path("selection.json").read_text())["rows"]
+    assert len(taken) == 3 and taken == sorted(taken, key=nll.__getitem__)
+    assert not {3, 11} <= set(taken)  # they are equal
 
     monkeypatch.syspath_prepend(str(Path.cwd()))
     try:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -57,6 +58,48 @@ def test_quickstart_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 1 <= len(Path("selected.jsonl").read_text().splitlines()) <= 6
+
+
+@pytest.mark.parametrize("page", ["combining", "raters-and-judges"])
+def test_commands_on_embedded_rows_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are printed, in the order of the page, with the files that it shows."""
+    path = ROOT / "docs" / f"{page}.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INSTDIFF_STORE", str(tmp_path / "store"))
+    Path("configs").symlink_to(ROOT / "configs")
+    shown = {re.findall(r"^# (\S+)", text)[0]: text for text in blocks(path, "yaml")}
+    for name, text in shown.items():
+        Path(name).write_text(text)
+    outputs = []
+    for words in commands(path):
+        if "builtin:demo" in words or "--config" in words:
+            done = run(*words[1:])
+            assert done.exit_code == 0, (words, done.stderr)
+            outputs += [words[words.index("--output") + 1]] if "--output" in words else []
+    assert len(outputs) >= 2 and all(Path(output).stat().st_size for output in outputs)
+    assert shown.keys() <= {word.rpartition("=")[2] for words in commands(path) for word in words}
+    for code in blocks(path, "python"):
+        exec(code, {})
+    for output, rows in TAKEN.get(page, {}).items():
+        assert len(Path(output).read_text().splitlines()) == rows, output
+
+
+TAKEN = {
+    "combining": {
+        **{name: 10 for name in ("then.jsonl", "loss.jsonl", "apart.jsonl", "blend.jsonl", "file.jsonl")},
+        **{"even.jsonl": 12, "later.jsonl": 12, "python.jsonl": 3},
+    }
+}
+"""Rows in the files that a page's commands write."""
+
+
+def run(*words: str) -> Any:
+    """A command in this process."""
+    from typer.testing import CliRunner
+
+    from instdiff.cli import entry
+
+    return CliRunner().invoke(entry.app, list(words), prog_name="instdiff")
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)

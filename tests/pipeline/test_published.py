@@ -12,10 +12,12 @@ import pytest
 
 from helpers import ALPACA, make_llama
 
-from .kit import Work, files, inside, ok, read_json, read_jsonl, scores, stray, write_jsonl
+from .kit import Work, files, inside, ok, read_json, read_jsonl, scores, set_up, stray, write_jsonl
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALL = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+OTHERS = {"examples/diverse_evol.yaml": "kcenter"}
+BUDGETS = {"code/pipeline_code.yaml": "20% tokens", "examples/diverse_evol.yaml": "200"}
 PAPER = {"lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.01, "max_grad_norm": 1.0, "mode": "sft"}
 
 
@@ -23,7 +25,8 @@ def kind_of(name: str) -> Any:
     from instdiff.config import verbs
 
     kinds = {"sample": verbs.SampleConfig, "score": verbs.ScoreConfig, "train": verbs.TrainConfig}
-    return kinds.get(Path(name).name.partition("_")[0], verbs.PipelineConfig)
+    kinds |= {"combine": verbs.SelectConfig}
+    return kinds.get(Path(name).stem.partition("_")[0], verbs.PipelineConfig)
 
 
 def parsed(name: str) -> Any:
@@ -53,8 +56,9 @@ def test_every_configuration_parses(name: str) -> None:
     train = [config.train] if hasattr(config, "train") else []
     if hasattr(config, "iterations"):
         train = trainings(config)
-        assert selector(config)[0] == "instructdiff" and selector(config)[1].params()["nll_reject_ratio"] == 0.1
-        assert str(budget_of(config)) == ("20% tokens" if name.startswith("code/") else "10% tokens")
+        method, params = selector(config)[0], selector(config)[1].params()
+        assert method == OTHERS.get(name, "instructdiff") and params.get("nll_reject_ratio", 0.1) == 0.1
+        assert str(budget_of(config)) == BUDGETS.get(name, "10% tokens")
         template(config.score.template or config.template or "alpaca")
     known = [field.name for field in dataclasses.fields(SFTConfig)]
     for settings in train:
@@ -110,6 +114,27 @@ def test_the_published_keys() -> None:
     assert (second.warmup.sample_size, second.warmup.limit, second.score.max_samples) == (100, 1000, 200)
     assert second.score.template == parsed("med/pipeline_med_iter.yaml").score.template == "DIRECT_PROMPT"
     assert all(t.global_batch_size == 1 and t.learning_rate == 2e-5 for t in trainings(second))
+
+
+# ── the examples ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_diverse_evol(tmp_path: Path) -> None:
+    """The example runs: each round keeps the rows it has, and adds to them by the vectors of the model so far."""
+    home = set_up(tmp_path)
+    small = ["base_model=base", "data_path=pool.jsonl", "iterations=2", "warmup.sample_size=10", "select.budget=14"]
+    small += ["select.grow=3", "eval.data_path=heldout.jsonl", "eval.seeds=[0]", "store=store", "dtype=float32"]
+    with inside(home):
+        ok("pipeline", "--config", CONFIGS / "examples/diverse_evol.yaml", *small)
+    run = home / "runs/diverse_evol"
+    held = {row["instruction"] for row in read_jsonl(run / "iter_1/warmup_subset.jsonl")}
+    for number, calibrated in ((1, "iter_1/calibration_model"), (2, "iter_1/selected_train_model")):
+        record = read_json(run / f"iter_{number}/selection.json")
+        assert (record["method"], record["counts"]["selected_rows"]) == ("kcenter", 11 + 3 * number)
+        assert record["models"]["calibrated"]["where"] == f"runs/diverse_evol/{calibrated}"
+        chosen = [row["instruction"] for row in read_jsonl(run / f"iter_{number}/selected.jsonl")]
+        assert held <= set(chosen[: len(held)])
+        held = set(chosen)
 
 
 # ── the published order ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -281,10 +281,14 @@ class ScorePart(Config):
 
 
 class SelectPart(Config):
-    """``select:`` of the pipeline; keys that are not here are parameters of the method."""
+    """``select:`` of the pipeline; keys that are not here are parameters of the method.
+
+    Each round after the first adds ``grow`` to the budget.
+    """
 
     method: str = "instructdiff"
     budget: str | int | None = None
+    grow: str | int | None = None
     select_ratio: float = 0.1
     params: dict[str, Any] = Field(default_factory=dict)
 
@@ -318,9 +322,11 @@ class EvalPart(Config):
 
 
 class PipelineConfig(DataConfig, RunConfig):
-    """``instdiff pipeline``."""
+    """``instdiff pipeline``; ``models`` are those of roles beside the base."""
 
     model: str | None = None
+    models: dict[str, str] = Field(default_factory=dict)
+    target: str | None = None
     output: str | None = None
     iterations: PositiveInt = 1
     train: TrainSettings = Field(default_factory=TrainSettings)

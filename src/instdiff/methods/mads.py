@@ -25,12 +25,12 @@ class MADS(SetMethod):
     """Take the row with the most neurons that no row has shown yet; when all are shown, begin again.
 
     What is published is the abstract and the captions: data are told apart by neuron activations during inference, in
-    three stages; strongly activated neurons of single layers, counted from 0, are "activation tags" with a long-tailed
-    frequency; 15 % of Alpaca-GPT4 are chosen so that tags are covered. All else is our reading, and may differ from
-    theirs: a neuron is an input of an MLP's down projection; its activation is the magnitude ``over`` the tokens of
-    the instruction (``max``, ``mean`` or ``last``); it is strong above the ``quantile`` of its layer, over a seeded
-    ``calibration`` share of the rows; tags in more than ``common`` of the rows are dropped; coverage is greedy and
-    starts again when nothing is left to cover.
+    three stages; "strongly activated neurons" and "activation tags" of single layers are shown, the tags with a
+    long-tailed frequency; 15 % of Alpaca-GPT4 are chosen by coverage. All else is our reading, and may differ from
+    theirs: a tag is a strongly activated neuron, layers count from 0; a neuron is an input of an MLP's down
+    projection; its activation is the magnitude ``over`` the tokens of the instruction (``max``, ``mean`` or ``last``);
+    it is strong above the ``quantile`` of its layer, over a seeded ``calibration`` share of the rows; tags in more than
+    ``common`` of the rows are dropped; coverage is greedy and starts again when nothing is left to cover.
 
     ``layers``: the ``middle`` one; ``spread``, ``count`` evenly over the depth; ``diverse``, of these the one whose tag
     sets overlap least (mean pairwise Jaccard); or a list, whole numbers as layers, fractions as shares of the depth.

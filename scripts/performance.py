@@ -1,0 +1,98 @@
+"""Tables of the committed benchmark results, for docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+
+Record = dict[str, Any]
+
+
+def records(name: str) -> list[Record]:
+    """What a benchmark wrote on the machine that the documents speak of."""
+    found: list[Record] = json.loads((RESULTS / f"{name}-2-cores.json").read_text(encoding="utf-8"))
+    return found
+
+
+def table(rows: list[Record], columns: dict[str, str]) -> str:
+    """Chosen fields under headings; a field that a record lacks is a dash."""
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        lines.append("| " + " | ".join(_shown(row.get(field)) for field in columns) + " |")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def scoring() -> str:
+    return table(
+        records("scoring"),
+        {
+            "shape": "shape", "dtype": "dtype", "ours_rows_per_s": "rows/s", "tokens_per_s": "tokens/s",
+            "ratio_reference": "against a loop, same dtype", "ratio_published": "against the published loop",
+            "ratio_batched": "against padded batches, full logits", "share_of_peak": "share of the peak",
+            "matmul_gflops": "peak, GFLOP/s", "tokens_saved": "tokens saved", "peak_memory_mb": "memory, MB",
+        },
+    )  # fmt: skip
+
+
+def memory() -> str:
+    return table(
+        records("memory"),
+        {
+            "head": "head", "vocabulary": "vocabulary", "length": "length", "rows": "rows",
+            "ours_peak_mb": "ours, MB", "full_peak_mb": "full logits, MB", "ratio_memory": "ratio",
+            "most_difference": "largest relative difference", "ratio_speed": "speed against full logits",
+        },
+    )  # fmt: skip
+
+
+def sharing() -> str:
+    rows = [row for row in records("sharing") if row["kind"] == "methods"]
+    for row in rows:
+        row["count"] = len(row["methods"])
+    return table(
+        rows,
+        {
+            "count": "methods", "alone_passes": "passes alone", "together_passes": "together",
+            "alone_counted_tokens": "tokens alone", "together_counted_tokens": "together",
+            "ratio_counted_tokens": "together / alone", "alone_counted_loads": "model loads alone",
+            "together_counted_loads": "together",
+        },
+    )  # fmt: skip
+
+
+def growth() -> str:
+    return table(
+        records("growth"),
+        {
+            "kind": "grows", "rows": "rows", "vocabulary": "vocabulary", "length": "length", "cpu_s": "CPU s",
+            "cpu_s_growth": "growth of CPU s", "forwards": "forwards", "forwards_growth": "growth of forwards",
+            "peak_memory_mb": "memory, MB", "rerun_forwards": "rerun forwards", "added_share": "tokens for 1 % more",
+        },
+    )  # fmt: skip
+
+
+def store() -> str:
+    return table(
+        [row for row in records("store") if row["what"] != "quantile"],
+        {
+            "rows": "rows", "signals": "signals", "values_per_row": "values/row", "append_rows_per_s": "append, rows/s",
+            "missing_rows_per_s": "missing, rows/s", "read_rows_per_s": "read, rows/s", "bytes_per_row": "bytes/row",
+            "rewrites_per_row": "rewrites", "pieces": "pieces", "anonymous_mb": "memory, MB",
+        },
+    )  # fmt: skip
+
+
+TABLES = {"scoring": scoring, "memory": memory, "sharing": sharing, "growth": growth, "store": store}
