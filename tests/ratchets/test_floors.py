@@ -57,6 +57,7 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
             "scoring",
             "workbench",
             "demonstrations",
+            "inputs",
             "bill",
             "selection",
             "rounds",
