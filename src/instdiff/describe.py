@@ -18,10 +18,11 @@ def describe(name: str) -> dict[str, Any]:
     kind = resolve(name)
     method = kind()
     signals = method.signals()
+    asked = [part for signal in signals.values() for part in (signal, *signal.needs())]
     return {
         "name": kind.name or name,
         "paper": kind.paper,
-        "roles": sorted({s.model for s in signals.values() if s.measure.needs_model}),
+        "roles": sorted({part.model for part in asked if part.measure.needs_model}),
         "signals": {key: _said(signal) for key, signal in signals.items()},
         "defaults": method.params(),
         "doc": inspect.cleandoc(kind.__doc__ or ""),

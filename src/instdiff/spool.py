@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from instdiff.errors import StoreError
 
-IN_MEMORY_BYTES = 1 << 26
+IN_MEMORY_BYTES = 1 << 24
 """What one column or table may hold in memory before it moves to a file."""
 
 

@@ -25,8 +25,8 @@ from instdiff.pieces import MANY_PARTS, Pieces, counted, names, unused
 from instdiff.ragged import Ragged
 from instdiff.segment import Keys, fill, lengths, locate
 
-IN_MEMORY_BYTES = 1 << 28
-"""Values above this are read into a mapped file."""
+IN_MEMORY_BYTES = 1 << 25
+"""What is read above this goes to a mapped file."""
 
 
 def default_root() -> Path:
