@@ -15,9 +15,6 @@ HOME = Path(__file__).resolve().parents[2] / "benchmarks"
 NAMES = re.findall(r"^## (\w+)$", (HOME / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
 RESULTS = sorted((HOME / "results").glob("*.json"))
 MACHINE = {"cpu", "cores", "threads", "torch"}
-OLD = {
-    "scoring-2-cores.json": "measured before the comparison with padded batches; a full run replaces it",
-}
 
 
 def documented(name: str, kind: str) -> tuple[set[str], set[str]]:
@@ -48,9 +45,7 @@ def test_what_is_documented_is_there() -> None:
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
-def test_committed_results_have_the_documented_fields(path: Path, request: pytest.FixtureRequest) -> None:
-    if path.name in OLD:
-        request.applymarker(pytest.mark.xfail(reason=OLD[path.name], strict=True))
+def test_committed_results_have_the_documented_fields(path: Path) -> None:
     check(path.name.split("-")[0], json.loads(path.read_text(encoding="utf-8")))
 
 
