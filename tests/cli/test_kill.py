@@ -48,10 +48,10 @@ def processes(mark: str) -> list[str]:
 
 
 @contextmanager
-def running(model: str, store: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(model: str, store: str, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command with two workers, and the mark of its processes, none of which is there in the end."""
     mark = f"INSTDIFF_TEST={uuid.uuid4()}"
-    args = [*command(model, "--workers", "2"), "--store", store, "--output", "scores.parquet"]
+    args = [*command(model, "--workers", "2", *more), "--store", store, "--output", "scores.parquet"]
     process = subprocess.Popen(
         [sys.executable, "-m", "instdiff.cli", *args],
         env={**os.environ, **dict([mark.split("=")])},
@@ -113,7 +113,8 @@ def test_killed_while_workers_start_and_while_they_work(model: str, clean: pq.Ta
 
 
 def test_interrupted(model: str, clean: pq.Table, computed: list[tuple[int, int]]) -> None:
-    with running(model, "store") as (process, _):
+    # A batch for each row, so that there is still much to do when the signal comes.
+    with running(model, "store", "--batch-tokens", "1") as (process, _):
         wait_until(lambda: kept("store") > 2, process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
         _, said = process.communicate(timeout=PATIENCE)
