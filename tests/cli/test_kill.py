@@ -56,6 +56,7 @@ def running(model: str, store: str, *more: str) -> Iterator[tuple[subprocess.Pop
         [sys.executable, "-m", "instdiff.cli", *args],
         env={**os.environ, **dict([mark.split("=")])},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job starts without it
     )  # fmt: skip
     try:
         yield process, mark

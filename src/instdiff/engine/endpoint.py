@@ -22,6 +22,8 @@ WARM = 0.7
 """Temperature from the second attempt on; the first is at 0."""
 LONGEST_WAIT = 300.0
 """Seconds; a server that asks for more is not waited for."""
+GRACE = 0.25
+"""Seconds for calls that are just being made: a client that is closed meanwhile would leave their sockets open."""
 FATAL = (401, 402, 403, 404, 405)
 PASSING = (408, 409, 425, 429)
 """Statuses that may be gone the next time, with all from 500 on."""
@@ -106,8 +108,12 @@ class Endpoint:
         failed: Exception | None = None
         with closing(self._client()) as client:
             # Daemons, so that an interrupted run need not wait for answers that nobody will read.
-            for _ in range(self.concurrency):
-                threading.Thread(target=self._serve, args=(client, system, todo, done, stop), daemon=True).start()
+            serving = [
+                threading.Thread(target=self._serve, args=(client, system, todo, done, stop), daemon=True)
+                for _ in range(self.concurrency)
+            ]
+            for thread in serving:
+                thread.start()
             try:
                 while flying or (work and failed is None):
                     while work and failed is None and flying < 2 * self.concurrency:
@@ -128,6 +134,9 @@ class Endpoint:
                 stop.set()
                 for _ in range(self.concurrency):
                     todo.put(None)
+                until = time.monotonic() + GRACE
+                for thread in serving:
+                    thread.join(max(0.0, until - time.monotonic()))
 
     def _serve(self, client: Any, system: str, todo: Any, done: Any, stop: threading.Event) -> None:
         while (task := todo.get()) is not None:
