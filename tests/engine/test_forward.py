@@ -220,6 +220,28 @@ def test_out_of_memory_halves_the_budget_and_changes_no_number(
     assert first[0] * first[1] <= 450 < sizes[at][0] * sizes[at][1]
 
 
+def test_memory_that_is_short_in_the_first_check_does_not_end_packing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = some_rows(30, seed=4)
+    clean = lab.score(rows, [IFD()])["ifd"]
+    run, made, sizes = Forward._run, list[Forward](), list[int]()
+
+    def scarce(self: Forward, module: Any, batch: Any) -> Any:
+        made.append(self)
+        sizes.append(batch.ids.size)
+        if len(sizes) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(self, module, batch)
+
+    monkeypatch.setattr(Forward, "_run", scarce)
+    said = list[str]()
+    table = lab.score(rows, [IFD()], store=lab.store(), batch_tokens=900, log=said.append)["ifd"]
+    np.testing.assert_allclose(table.value, clean.value, rtol=1e-5)
+    assert all(forward.packs for forward in made) and max(sizes[1:3]) <= 450
+    assert sum("out of memory" in line for line in said) == 1
+
+
 def test_a_row_that_never_fits(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(self: Forward, batch: Any, measures: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")

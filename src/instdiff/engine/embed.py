@@ -14,8 +14,9 @@ import torch
 from instdiff.artifact import fingerprint, fingerprint_files, read_json
 from instdiff.core import Embedding, Log, Measure, ModelRef
 from instdiff.engine.batch import batches
+from instdiff.engine.forward import out_of_memory
 from instdiff.engine.load import Source, resolve
-from instdiff.engine.sweep import Swept, _out_of_memory
+from instdiff.engine.sweep import Swept
 from instdiff.errors import EngineError, StoreError
 from instdiff.ragged import Ragged
 from instdiff.texts import Texts
@@ -140,7 +141,7 @@ class Embedder:
                 try:
                     vectors = {measure: self._embed(said, measure) for measure in asked}
                 except RuntimeError as error:
-                    if not _out_of_memory(error):
+                    if not out_of_memory(error):
                         raise
                     self._halve(int(sizes[at].max()), len(at))
                     continue

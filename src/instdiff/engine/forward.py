@@ -131,7 +131,9 @@ class Forward:
         try:
             states = self._run(self.backbone, replace(batch, noise=None))[0]
             packed = states[torch.from_numpy(where).to(self.device)].float()
-        except (Unsupported, TypeError, RuntimeError):
+        except (Unsupported, TypeError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise  # a smaller batch may be packed
             self.packs = False
             return False
         both = torch.isfinite(alone) & torch.isfinite(packed)
@@ -201,3 +203,8 @@ def _means(nll: Ragged) -> Ragged:
 def _even(values: npt.NDArray[np.float32]) -> Ragged:
     """Rows of equal length, [rows, values]."""
     return Ragged(values.reshape(-1), np.arange(len(values) + 1, dtype=np.int64) * values.shape[1])
+
+
+def out_of_memory(error: Exception) -> bool:
+    """A device says it by its own class, the CPU's allocator in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -12,7 +12,7 @@ import torch
 
 from instdiff.core import Log, Measure
 from instdiff.engine.batch import Batch, Row, batches
-from instdiff.engine.forward import Forward
+from instdiff.engine.forward import Forward, out_of_memory
 from instdiff.engine.noise import Addressed
 from instdiff.engine.tree import Places, trees
 from instdiff.errors import EngineError
@@ -105,7 +105,7 @@ class Sweep:
                         batch = self._noisy(rows, Batch.padded(batch.rows, self._taken(rows, batch.rows)))
                         read = self.forward(batch, measures)
                 except RuntimeError as error:
-                    if not _out_of_memory(error):
+                    if not out_of_memory(error):
                         raise
                     at = np.searchsorted(which, batch.rows)
                     self._halve(int(lengths[at].max()), len(at))
@@ -158,8 +158,3 @@ class Sweep:
         name = self.forward.broken_weights()
         if name is not None:
             raise EngineError(f"the model's weights are not finite (first in '{name}'); the checkpoint is damaged")
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """A device says it by its own class, the CPU's allocator in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from instdiff.core import Log
+from instdiff.engine.forward import out_of_memory
 from instdiff.engine.judge import MAX_TOKENS, Answer, Question
-from instdiff.engine.sweep import _out_of_memory
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
 
@@ -69,7 +69,7 @@ class Writer:
             try:
                 written = self._write([row for row, fit in zip(ids, fits, strict=True) if fit])
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(len(short))
                 work.extendleft(reversed(short))
