@@ -38,7 +38,7 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
                 "budget",
                 "table",
             ),
-            *("builtin", "tokenised", "rows", "views"),
+            *("builtin", "tokenised", "rows", "views", "results"),
         ],
         ["pyarrow", "yaml", "pydantic", "jinja2", "filelock", "datasets", "huggingface_hub"],
     ),
