@@ -21,14 +21,14 @@ class Interval:
     high: float
 
 
-def token_mean(total: Floats, count: npt.NDArray[np.int64]) -> float:
+def token_mean(total: Floats, count: npt.NDArray[np.int64] | Floats) -> float:
     """Mean per token from a sum and a count per row; NaN where there is no token."""
     return float(total.sum() / count.sum()) if count.sum() else float("nan")
 
 
 def bootstrap_token_mean(
     total: Floats,
-    count: npt.NDArray[np.int64],
+    count: npt.NDArray[np.int64] | Floats,
     *,
     against: Floats | None = None,
     draws: int = 1000,
@@ -39,7 +39,7 @@ def bootstrap_token_mean(
 
     Args:
         total: sum per row.
-        count: tokens per row.
+        count: tokens per row, or weights.
         against: another sum per row, of the same rows and tokens.
         draws: bootstrap samples.
         level: of the percentile interval.
@@ -51,6 +51,10 @@ def bootstrap_token_mean(
     means = []
     for start in range(0, draws, _BLOCK):
         picks = rng.integers(0, n, (min(_BLOCK, draws - start), n))
-        means.append(value[picks].sum(1) / np.maximum(count[picks].sum(1), 1))
+        means.append(_over(value[picks].sum(1), count[picks].sum(1)))
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(token_mean(value, count), float(low), float(high))
+
+
+def _over(total: Floats, count: Floats) -> Floats:
+    return np.divide(total, count, out=np.zeros(len(total)), where=count > 0)
