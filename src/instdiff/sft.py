@@ -173,6 +173,8 @@ def _step(checkpoint: Path) -> int:
 
 
 def _finish(folder: Path, base: Path, record: dict[str, Any]) -> None:
+    if (folder / CHECKPOINTS / "runs").is_dir():  # TensorBoard's
+        (folder / CHECKPOINTS / "runs").rename(folder / "runs")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     for name in (RECIPE, "training_args.bin", "README.md"):
         (folder / name).unlink(missing_ok=True)

@@ -10,20 +10,21 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, TrainerCallback
 
-from instdiff.artifact import environment
+from instdiff.artifact import environment, read_json
 from instdiff.config.train import TrainSettings, hf_arguments, split_batch
 from instdiff.core import Log
 from instdiff.engine.load import DTYPES
-from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.losses import IGNORED, TargetLoss
+from instdiff.errors import ConfigError, EngineError, PlanError, did_you_mean
+from instdiff.feed import Collator, Filled, Packer, dataset
+from instdiff.losses import Halves, Reference, TargetLoss
 from instdiff.render import Rows
 
 Progress = Callable[[int, int], None]
@@ -33,8 +34,8 @@ CHECKPOINTS = "checkpoints"
 LOG_EVERY_S = 10.0
 CPU_ROWS, GPU_TOKENS = 8, 16_384
 """Most rows, or padded tokens, per forward pass where the settings do not say."""
-WIDTHS = 32
-"""Batches are padded to a multiple of this: kernels are compiled and kept for each shape, in memory that then grows."""
+PACKED_EXACT, PACKED_ROUNDED = 2e-3, 0.1
+"""How far the states of packed rows may lie from those of each alone, relative, by the precision of the weights."""
 RECOMPUTE_ABOVE = 1_000_000_000
 """Weights from which on a GPU recomputes activations in the backward pass instead of keeping them."""
 
@@ -76,10 +77,13 @@ class Job:
             "dataloader_pin_memory": device == "cuda", "dataset_kwargs": {"skip_prepare_dataset": True},
         }  # fmt: skip
         recompute = next(key for key in ("activation_checkpointing", "gradient_checkpointing") if key in known)
+        if self.settings.load_in_4bit:
+            _can_quantise(device)
         try:
-            args = SFTConfig(**{recompute: None if device == "cuda" else False} | given | own)
+            args = SFTConfig(**{recompute: False} | given | own)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"training settings: {_line(error)}") from None
+        _can_track(args.report_to)
         args._n_gpu = min(args.n_gpu, 1)  # several devices take a process each; TRL refuses the trainer's own way
         return args
 
@@ -91,9 +95,11 @@ class Job:
         """
         if (self.base / "adapter_config.json").is_file():
             raise EngineError(f"'{self.base}' is an adapter; train from its base model, or merge it first")
-        dtype = torch.bfloat16 if self.settings.dtype == "pure_bf16" else torch.float32
+        how: dict[str, Any] = {"dtype": torch.bfloat16 if self.settings.dtype == "pure_bf16" else torch.float32}
+        if self.settings.load_in_4bit:
+            how = _quantised(self.settings)
         try:
-            model, found = AutoModelForCausalLM.from_pretrained(str(self.base), dtype=dtype, output_loading_info=True)
+            model, found = AutoModelForCausalLM.from_pretrained(str(self.base), output_loading_info=True, **how)
         except Exception as error:  # the library raises many kinds for unreadable weights
             raise EngineError(f"cannot load model '{self.base}': {_line(error)}") from error
         if found["missing_keys"]:
@@ -115,13 +121,13 @@ class Job:
         """
         args.output_dir = str(folder / CHECKPOINTS)
         said = {"activation_checkpointing", "gradient_checkpointing"} & set(self.settings.model_extra or {})
-        if args.device.type == "cuda" and not said and model.num_parameters() > RECOMPUTE_ABOVE:
+        if args.device.type == "cuda" and not said and not args.fsdp and model.num_parameters() > RECOMPUTE_ABOVE:
             args.activation_checkpointing = args.gradient_checkpointing = True
         watch = _Watch(self.settings, self.log, self.progress)
         use_cache = getattr(
             model.config, "use_cache", True
         )  # the trainer turns it off, which would slow every later generation
-        trainer = self._trainer(args, model, watch)
+        trainer = self._trainer(args, model, watch, start)
         try:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
         except torch.OutOfMemoryError:
@@ -152,8 +158,7 @@ class Job:
             return DTYPES[self.settings.save_dtype]
         return AutoConfig.from_pretrained(str(self.base)).dtype or torch.float32
 
-    def _trainer(self, args: Any, model: Any, watch: _Watch) -> Any:
-        from datasets import Dataset
+    def _trainer(self, args: Any, model: Any, watch: _Watch, start: Path | None) -> Any:
         from trl import SFTTrainer
 
         class Trainer(SFTTrainer):  # type: ignore[misc]
@@ -162,47 +167,63 @@ class Job:
             def _send_telemetry(self) -> None: ...
             def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
 
+            def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+                return order or super()._get_train_sampler(train_dataset)
+
             def compute_loss(
                 self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
             ) -> Any:
-                watch.tokens += int(inputs["attention_mask"].sum()) * self.args.world_size
+                watch.tokens += int(inputs.get("attention_mask", inputs["input_ids"] >= 0).sum()) * self.args.world_size
                 # Gradients are averaged over processes, so each brings its share times their number.
                 return model(**inputs)["loss"] * self.args.world_size / num_items_in_batch
 
-        ids, offsets = self.rows.ids.values, pa.array(self.rows.ids.offsets)
-        labels = np.where(self.rows.target, ids, IGNORED)
-        lists = [pa.LargeListArray.from_arrays(offsets, values) for values in (ids, labels)]
-        table = pa.table(lists, names=["input_ids", "labels"])
         pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        pad = 0 if pad is None else pad
+        order = None
+        if args.world_size > 1 and getattr(args, "train_sampling_strategy", "random") == "random":
+            fill = -len(self.rows) % (args.per_device_train_batch_size * args.world_size)
+            order = Filled(len(self.rows), fill, args.seed if args.data_seed is None else args.data_seed, _epoch(start))
         trainer = Trainer(
-            model=model, args=args, processing_class=self.tokenizer, train_dataset=Dataset(table), callbacks=[watch],
-            data_collator=Collator(0 if pad is None else pad),
+            model=model, args=args, processing_class=self.tokenizer, callbacks=[watch],
+            train_dataset=dataset(self.rows, empty=pad if order else None),
+            data_collator=(Packer if self.settings.packing else Collator)(pad),
             peft_config=_lora(model, self.settings) if self.settings.use_lora else None,
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         causal = trainer.model.get_base_model() if self.settings.use_lora else trainer.model
-        causal.forward = TargetLoss(causal, self.settings.mode)
+        causal.forward = self._loss(args, causal, trainer.model)
         # Only models that ask are told the number of target tokens of the global batch.
         trainer.model_accepts_loss_kwargs = True
         return trainer
 
+    def _loss(self, args: Any, causal: Any, whole: Any) -> TargetLoss:
+        """The forward of a training step, for the model that is trained.
 
-class Collator:
-    """Rows of a batch, padded on the right; padding is neither seen nor learnt."""
+        Raises:
+            EngineError: the model does not keep packed rows apart.
+        """
+        halves = Halves(causal)
+        if self.settings.packing and not args.deepspeed:
+            self._check_packing(halves)
+        reference = None
+        if self.settings.referred and self.settings.use_lora:
+            reference = Reference(halves, whole.disable_adapter)
+        elif self.settings.referred:
+            reference = Reference.copied(causal, args.device, torch.bfloat16 if args.bf16 else causal.dtype)
+        return TargetLoss(halves, self.settings.mode, reference, self.settings.kl_weight)
 
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Tensors of (rows, tokens of the longest row)."""
-        ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
-        width = -(-max(map(len, ids)) // WIDTHS) * WIDTHS
-
-        def filled(values: list[list[int]], fill: int) -> torch.Tensor:
-            return torch.tensor([row + [fill] * (width - len(row)) for row in values])
-
-        seen = filled([[1] * len(row) for row in ids], 0)
-        return {"input_ids": filled(ids, self.pad), "attention_mask": seen, "labels": filled(labels, IGNORED)}
+    def _check_packing(self, halves: Halves) -> None:
+        some = [torch.from_numpy(self.rows.ids[row].astype(np.int64)) for row in range(min(4, len(self.rows)))]
+        exact = self.settings.dtype != "pure_bf16" and not self.settings.load_in_4bit
+        try:
+            apart = halves.difference_packed(some)
+        except TypeError as error:
+            raise EngineError(f"'{self.base}' takes no packed rows: {_line(error)}; write packing: false") from None
+        if not apart <= (PACKED_EXACT if exact else PACKED_ROUNDED):
+            raise EngineError(
+                f"'{self.base}' does not keep packed rows apart: their states differ by {apart:.1g} from those of each "
+                "row alone; write packing: false"
+            )
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -247,6 +268,45 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"{self.tokens / took:,.0f} tokens/s  ETA {left // 60}:{left % 60:02d}"
             )
             self.told = now
+
+
+def _epoch(start: Path | None) -> int:
+    return 0 if start is None else int(read_json(start / "trainer_state.json")["epoch"])
+
+
+def _can_track(names: list[str]) -> None:
+    """The trackers of ``report_to`` can be used.
+
+    Raises:
+        ConfigError: there is none of that name.
+        PlanError: what it needs is not installed.
+    """
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as known
+
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"report_to: unknown tracker '{name}'{did_you_mean(name, known)}")
+        try:
+            known[name]()
+        except (ImportError, RuntimeError) as error:
+            raise PlanError(f"tracker '{name}' of report_to: {_line(error)} (or write report_to: none)") from None
+
+
+def _can_quantise(device: str) -> None:
+    lacks = ["an NVIDIA GPU with CUDA"] * (device != "cuda")
+    lacks += ['bitsandbytes (run: pip install "bitsandbytes")'] * (find_spec("bitsandbytes") is None)
+    if lacks:
+        raise PlanError(f"load_in_4bit lacks {' and '.join(lacks)}; or write load_in_4bit: false")
+
+
+def _quantised(settings: TrainSettings) -> dict[str, Any]:
+    """Weights in four-bit normal floats, as QLoRA (Dettmers et al., 2023, arXiv:2305.14314) has them."""
+    compute = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    how = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    return {"dtype": compute, "quantization_config": how, "device_map": {"": place}}
 
 
 def _lora(model: Any, settings: TrainSettings) -> Any:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_llama import ENV, EOS, RESUME, distance, make_base, make_rows, run, weights
+from tiny_llama import ENV, EOS, GRADIENT, RESUME, UNEVEN, distance, make_base, make_rows, run, weights
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from instdiff import trainer
-from instdiff.trainer import IGNORED, Collator
+from instdiff.feed import Collator
+from instdiff.losses import IGNORED
 
 SGD = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
 ONE_STEP = {**SGD, "global_batch_size": 12, "num_train_epochs": 1}
@@ -80,7 +81,7 @@ def test_loss_and_step_are_those_written_by_hand(base: Path, tmp_path: Path, mod
         torch.testing.assert_close(after[name], before[name] - 0.01 * gradient, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", [{}, {"optim": "sgd"}, {"use_lora": True, "lora_dropout": 0.0}, {"mode": "dft"}])
+@pytest.mark.parametrize("kind", [{}, {"optim": "sgd"}, {"use_lora": True, "lora_dropout": 0.0}, {"mode": "asft"}])
 def test_the_split_of_a_batch_does_not_matter(base: Path, tmp_path: Path, kind: dict[str, Any]) -> None:
     """Twelve rows in global batches of eight: the second step has half as many passes."""
     reports = [
@@ -100,14 +101,30 @@ def test_the_split_does_not_matter_to_models_that_know_nothing_of_it(
 
 
 def test_two_processes_train_as_one(base: Path, tmp_path: Path) -> None:
-    program = [str(Path(__file__).with_name("tiny_llama.py")), str(base), str(tmp_path / "two"), "several"]
+    program = [str(Path(__file__).with_name("tiny_llama.py")), str(base), str(tmp_path), "several"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*launcher, *program], env=ENV, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 1/24") == 1
-    run(base, tmp_path / "one", **RESUME)
+    one = run(base, tmp_path / "one", **RESUME)
     assert distance(tmp_path / "one", tmp_path / "two") < 1e-6
-    assert json.loads((tmp_path / "two/training.json").read_text())["batch"]["processes"] == 2
+    two = json.loads((tmp_path / "two/training.json").read_text())
+    assert two["batch"]["processes"] == 2 and two["losses"] == pytest.approx(one.losses, rel=1e-6)
+
+    one = run(base, tmp_path / "one_gradient", make_rows(10), **GRADIENT)
+    two = json.loads((tmp_path / "two_gradient/training.json").read_text())
+    assert two["losses"] == pytest.approx(one.losses, rel=1e-6) and one.steps == two["steps"] == 1
+    start = weights(base)
+    gradients = [
+        torch.cat([(after[name] - start[name]).flatten() for name in start]).double()
+        for after in (weights(tmp_path / "one_gradient"), weights(tmp_path / "two_gradient"))
+    ]
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-6
+
+    one = run(base, tmp_path / "one_uneven", make_rows(10), **UNEVEN)
+    two = json.loads((tmp_path / "two_uneven/training.json").read_text())
+    assert two["losses"] == pytest.approx(one.losses, rel=1e-5) and one.steps == 9 and two["resumed_at"] == 4
+    assert distance(tmp_path / "one_uneven", tmp_path / "two_uneven") < 1e-5
 
 
 def test_a_global_batch_may_exceed_the_data(base: Path, tmp_path: Path) -> None:

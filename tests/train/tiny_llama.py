@@ -110,11 +110,49 @@ def same(a: Path, b: Path) -> bool:
 
 
 RESUME = {"num_train_epochs": 8, "checkpoint_steps": 2}
+# One step, so large that the difference of the weights is the gradient to all its digits; ten rows are no multiple of
+# what two processes take at a time.
+GRADIENT = {
+    "mode": "asft", "optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
+    "warmup_ratio": 0.0, "learning_rate": 100.0, "num_train_epochs": 1, "global_batch_size": 12,
+    "per_device_train_batch_size": 2,
+}  # fmt: skip
+UNEVEN = {"mode": "asft", "num_train_epochs": 3, "packing": True, "per_device_train_batch_size": 2}
+
+
+class Stop(Exception):
+    pass
+
+
+def several(base: Path, home: Path) -> None:
+    """What two processes do: train, one step, and a training that ends within its second epoch and goes on."""
+    from instdiff.trainer import _Watch
+
+    run(base, home / "two", log=print, **RESUME)
+    run(base, home / "two_gradient", make_rows(10), **GRADIENT)
+    own = _Watch.on_step_end
+
+    def stop(self: Any, args: Any, state: Any, *more: Any, **others: Any) -> None:
+        own(self, args, state, *more, **others)
+        if state.global_step == 5:
+            raise Stop
+
+    _Watch.on_step_end = stop
+    try:
+        run(base, home / "two_uneven", make_rows(10), **UNEVEN, checkpoint_steps=1)
+    except Stop:
+        _Watch.on_step_end = own
+    report = run(base, home / "two_uneven", make_rows(10), **UNEVEN, checkpoint_steps=1)
+    assert report.resumed_at == 4, report
+
 
 if __name__ == "__main__":
     home, kind = Path(sys.argv[1]), sys.argv[3]
-    # The test that kills this program after its first checkpoint must not come too late.
-    train(
-        make_rows(), home, tokenizer_of(home), settings(**RESUME, use_lora=kind == "lora"), Path(sys.argv[2]), seed=3,
-        progress=lambda step, steps: time.sleep(300 * (step == 5 and kind != "several")),
-    )  # fmt: skip
+    if kind == "several":
+        several(home, Path(sys.argv[2]))
+    else:
+        # The test that kills this program after its first checkpoint must not come too late.
+        train(
+            make_rows(), home, tokenizer_of(home), settings(**RESUME, use_lora=kind == "lora"), Path(sys.argv[2]),
+            seed=3, progress=lambda step, steps: time.sleep(300 * (step == 5)),
+        )  # fmt: skip

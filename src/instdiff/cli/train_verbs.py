@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
@@ -11,10 +14,28 @@ from instdiff.cli.common import load_pool, needed
 from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
+    from instdiff.config.verbs import TrainConfig
     from instdiff.rounds import Outcome
 
 
-@command("train", "Example:  instdiff train --config configs/med/train_med_100.yaml")
+PrintLaunch = Annotated[
+    bool,
+    typer.Option(
+        "--print-launch",
+        help="Write launch files for several GPUs or machines to DIR (default: launch) and train nothing.",
+    ),
+]
+Nodes = Annotated[int | None, typer.Option("--nodes", help="Machines, for --print-launch.", metavar="N")]
+GpusPerNode = Annotated[
+    int | None, typer.Option("--gpus-per-node", help="Processes on each, for --print-launch.", metavar="M")
+]
+
+
+@command(
+    "train",
+    "Example:  instdiff train --config configs/med/train_med_100.yaml\n"
+    "          instdiff train --config configs/med/train_med_100.yaml --print-launch launch",
+)
 def train(
     overrides: o.Overrides = None,
     config: o.ConfigFile = None,
@@ -29,51 +50,69 @@ def train(
     device: o.Device = None,
     store: o.Store = None,
     seed: o.Seed = None,
+    print_launch: PrintLaunch = False,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Fine-tune a model on a data set: all parameters, or LoRA with train.use_lora=true."""
     from instdiff.config.base import load as load_config
-    from instdiff.config.train import TrainSettings
-    from instdiff.config.verbs import TrainConfig
-    from instdiff.core import Settings
+    from instdiff.launch import write_launch
+
+    main = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
+    console = Console(quiet=quiet or not main, as_json=json)
+    # An option's value cannot be left out here, so the folder comes as an argument: one that is no key=value.
+    words = overrides or []
+    folder = next((word for word in words if print_launch and "=" not in word), None)
+    given = o.given(
+        data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
+        template=template, device=device, store=store, seed=seed, nodes=nodes, gpus_per_node=gpus_per_node,
+        print_launch=folder or ("launch" if print_launch else None),
+    )  # fmt: skip
+    settings = load_config(TrainConfig, config, given, [word for word in words if word != folder])
+    if settings.print_launch:
+        _places(settings)
+        launch = write_launch(settings, Path(settings.print_launch))
+        console.result({"files": [str(file) for file in launch.files], "commands": launch.commands}, launch.told())
+        return
+    facts = _fit(settings, console)
+    if main:
+        console.result(facts, f"{facts['model']} is trained on {facts['rows']:,} rows")
+
+
+def _places(settings: TrainConfig) -> tuple[str | None, str, str]:
+    """Data, model and output. What stands at the top, an option for one, goes before the published place."""
     from instdiff.errors import ConfigError
+
+    part = settings.train
+    model = settings.model or part.model_name_or_path
+    if not model:
+        raise ConfigError("no model is named; give --model WHERE or train.model_name_or_path")
+    return settings.data or part.data_path, model, needed(settings.output or part.output_dir)
+
+
+def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
+    from instdiff.config.train import TrainSettings
+    from instdiff.core import Settings
     from instdiff.scoring import parse_model
     from instdiff.store import Store
     from instdiff.training import train as fit
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.given(
-        data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
-        template=template, device=device, store=store, seed=seed,
-    )  # fmt: skip
-    settings = load_config(TrainConfig, config, given, overrides or [])
-    part = settings.train
-    # What stands at the top, a command-line option for one, goes before the published place under `train:`.
-    places = {
-        "data": settings.data or part.data_path,
-        "model": settings.model or part.model_name_or_path,
-        "output": settings.output or part.output_dir,
-    }
-    if not places["model"]:
-        raise ConfigError("no model is named; give --model WHERE or train.model_name_or_path")
-    out = needed(places["output"])
-    pool = load_pool(settings.model_copy(update={"data": places["data"]}), console, out)
-    fields = {key: getattr(part, key) for key in TrainSettings.model_fields}
-    how = TrainSettings(**fields, **(part.model_extra or {}))
+    data, model, out = _places(settings)
+    pool = load_pool(settings.model_copy(update={"data": data}), console, out)
+    fields = {key: getattr(settings.train, key) for key in TrainSettings.model_fields}
     trained = fit(
         pool,
-        parse_model(places["model"]),
-        how,
+        parse_model(model),
+        TrainSettings(**fields, **(settings.train.model_extra or {})),
         Settings(device=settings.device, templates={"*": settings.template or "alpaca"}),
         Path(out),
         store=Store(settings.store),
         seed=settings.seed,
         log=console.log,
     )
-    console.result(
-        {"output": out, "model": str(trained), "rows": len(pool)}, f"{trained} is trained on {len(pool):,} rows"
-    )
+    return {"output": out, "model": str(trained), "rows": len(pool)}
 
 
 @command("pipeline", "Example:  instdiff pipeline --config configs/demo.yaml")
@@ -101,7 +140,8 @@ def pipeline(
     """Warm up, score, select, train, evaluate, iterate; give the same command again to go on."""
     from instdiff.config.base import load as load_config
     from instdiff.config.verbs import PipelineConfig
-    from instdiff.page import write_report
+    from instdiff.errors import PlanError
+    from instdiff.report import write_report
     from instdiff.rounds import pipeline as run
 
     console = Console(quiet=quiet, as_json=json)
@@ -111,7 +151,10 @@ def pipeline(
         workers=workers, store=store, seed=seed,
     )  # fmt: skip
     outcome = run(load_config(PipelineConfig, config, given, overrides or []), log=console.log, progress=console)
-    write_report(outcome.folder, outcome.lines)
+    try:
+        write_report(outcome.folder, outcome.lines)
+    except PlanError as error:  # the run is whole without its page
+        console.log(f"warning: there is no page: {error}; then run: instdiff report {outcome.folder}")
     facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages}
     console.result(facts, _told(outcome))
 

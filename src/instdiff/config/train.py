@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from instdiff.config.base import Config
 from instdiff.errors import ConfigError, did_you_mean
 
-MODES = {"sft": "nll", "dft": "dft"}
-"""Training mode to the trainer's name of its loss."""
+MODES = {"sft": "nll", "dft": "dft", "sft+kl": "nll", "asft": "dft"}
+"""Training mode to the nearest of the trainer's own losses; ``losses`` has the formulas."""
 
-NOT_YET = ("sft+kl", "asft")
+REFERRED = ("sft+kl", "asft")
+"""Modes that keep near the base model."""
+
+LATER = ("packing", "load_in_4bit")
+"""Keys that older records lack; where they are false nothing has changed."""
 
 FIXED = {
     "assistant_only_loss": "the rows say which tokens are learnt",
@@ -34,12 +38,12 @@ FIXED = {
     "logging_nan_inf_filter": "a loss that is no number ends the training",
     "logging_steps": "the loss of every step is kept",
     "logging_strategy": "the loss of every step is kept",
-    "loss_type": "write mode: sft, or mode: dft",
+    "loss_type": "write mode: sft, dft, sft+kl or asft",
     "model_init_kwargs": "the model is loaded by instdiff",
     "output_dir": "it belongs to the command, not to the training settings",
-    "packing": "rows are never packed, so that each one is seen as it was scored",
+    "packing_strategy": "write packing: true, or packing: false; rows are never cut to fit",
     "pad_token": "padding is masked, whatever its token",
-    "padding_free": "rows are never packed, so that each one is seen as it was scored",
+    "padding_free": "write packing: true",
     "push_to_hub": "training makes a local folder; upload it afterwards",
     "remove_unused_columns": "the rows hold ids and labels alone",
     "resume_from_checkpoint": "write resume: true, or resume: false",
@@ -62,13 +66,18 @@ class TrainSettings(Config):
         learning_rate: the highest one, reached when the warm-up ends.
         global_batch_size: rows per optimizer step, over all devices and accumulation steps.
         per_device_train_batch_size: rows per forward pass; None chooses by device and row length.
-        mode: ``sft`` (cross-entropy) or ``dft`` (cross-entropy weighted with the token's own probability).
+        mode: ``sft`` (cross-entropy), ``dft`` (cross-entropy weighted with the token's own probability), or with
+            ``kl_weight`` times the divergence from the base model added: ``sft+kl``, and ``asft`` to ``dft``.
+        kl_weight: of the divergence, in the modes that have one.
+        packing: put the rows of a pass end to end without padding; each sees itself alone, so the loss is the same.
+            The model is tested for it at the start.
         lr_scheduler_type: the trainer's name of the decay.
         warmup_ratio: share of all steps in which the rate rises from zero; ``warmup_steps`` takes precedence.
         weight_decay: AdamW's, not applied to biases and norms.
         max_grad_norm: gradients are clipped to this norm; 0 never clips.
         use_lora: train low-rank adapters instead of all weights, with rank ``lora_r``, scale ``lora_alpha / lora_r``
             and ``lora_dropout``.
+        load_in_4bit: keep the base model's weights in four bits (QLoRA); needs ``use_lora``, bitsandbytes and CUDA.
         lora_target_modules: names of the modules that get an adapter, a regular expression, or ``all-linear``.
         seed: of order, dropout and adapter weights; None takes the command's.
         dtype: ``auto`` keeps fp32 weights and multiplies in bf16 where the hardware is faster; ``bfloat16`` does so
@@ -81,7 +90,6 @@ class TrainSettings(Config):
         checkpoint_steps: optimizer steps between checkpoints, beside the minutes (also ``save_steps``).
         resume: go on from an interrupted training's newest checkpoint; False begins anew.
         cache_dir: published key, unused: models are resolved by the command.
-        kl_weight: published key, of modes that are not available.
         alpha: published key, unused there as here.
         clip_min: published key, unused there as here.
         clip_max: published key, unused there as here.
@@ -95,6 +103,8 @@ class TrainSettings(Config):
     global_batch_size: int = Field(64, ge=1)
     per_device_train_batch_size: int | None = Field(None, ge=1)
     mode: str = "sft"
+    kl_weight: float = Field(0.1, ge=0)
+    packing: bool = False
     lr_scheduler_type: str = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
@@ -103,6 +113,7 @@ class TrainSettings(Config):
     lora_r: int = Field(8, ge=1)
     lora_alpha: float = Field(16, gt=0)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
+    load_in_4bit: bool = False
     lora_target_modules: list[str] | str = Field(default=["q_proj", "v_proj"])
     seed: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "pure_bf16"] = "auto"
@@ -111,7 +122,6 @@ class TrainSettings(Config):
     checkpoint_steps: int | None = Field(None, ge=1)
     resume: bool = True
     cache_dir: str | None = None
-    kl_weight: float = 0.1
     alpha: float | None = None
     clip_min: float | None = None
     clip_max: float | None = None
@@ -125,15 +135,30 @@ class TrainSettings(Config):
     @classmethod
     def _known_mode(cls, mode: str) -> str:
         # A ConfigError passes through pydantic as it is; a ValueError would get a prefix that says nothing to a user.
-        if mode in NOT_YET:
-            raise ConfigError(f"training mode '{mode}' is not available in this version; available: {', '.join(MODES)}")
         if mode not in MODES:
             raise ConfigError(f"unknown training mode '{mode}'{did_you_mean(mode, MODES)}")
         return mode
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.load_in_4bit and not self.use_lora:
+            raise ConfigError("load_in_4bit needs use_lora: true, because weights of four bits cannot be trained")
+        if (self.model_extra or {}).get("deepspeed") and self.referred and not self.use_lora:
+            raise ConfigError(
+                f"mode {self.mode} keeps a whole copy of the base model, which DeepSpeed would take apart; write "
+                "use_lora: true, or train with FSDP"
+            )
+        return self
+
+    @property
+    def referred(self) -> bool:
+        """Whether the loss asks the base model."""
+        return self.mode in REFERRED and self.kl_weight > 0
+
     def learning(self) -> dict[str, Any]:
         """What decides the trained weights, as plain values; not when checkpoints are made."""
-        aside = {"checkpoint_minutes", "checkpoint_steps", "resume", "cache_dir", "seed"}
+        aside = {"checkpoint_minutes", "checkpoint_steps", "resume", "cache_dir", "seed", "report_to", "run_name"}
+        aside |= {key for key in LATER if not getattr(self, key)}
         # A verb's subclass has more fields, such as paths; they are not the training's.
         return self.model_dump(mode="json", include={*TrainSettings.model_fields, *(self.model_extra or {})} - aside)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from instdiff.config.base import Config
 from instdiff.config.methods import short_name
@@ -76,20 +76,16 @@ class RunConfig(Config):
     template: str | None = None
     batch_tokens: PositiveInt | None = None
     workers: PositiveInt | None = None
-    executor: Literal["local"] = "local"
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    gpus_per_worker: PositiveInt | None = None
+    shared: str | None = None
     seed: int = 42
 
     @field_validator("batch_tokens", "workers", mode="before")
     @classmethod
     def _auto(cls, value: Any) -> Any:
         return None if value == "auto" else value
-
-    @field_validator("executor", mode="before")
-    @classmethod
-    def _executor(cls, value: Any) -> Any:
-        if value == "ray":
-            raise ValueError("'ray' comes in a later version; use local")
-        return value
 
 
 class SampleConfig(DataConfig):
@@ -111,6 +107,9 @@ class ScoreConfig(DataConfig, RunConfig):
     target: str | None = None
     output: str | None = None
     strict: bool = False
+    shards: PositiveInt | Literal["auto"] | None = None
+    shard_index: NonNegativeInt | None = None
+    cluster: str | dict[str, Any] | None = None
 
     ALIASES: ClassVar[dict[str, str]] = {
         "data_path": "data",
@@ -239,11 +238,18 @@ class TrainPart(TrainSettings):
 
 
 class TrainConfig(DataConfig, RunConfig):
-    """``instdiff train``."""
+    """``instdiff train``.
+
+    With ``print_launch``, a folder, launch files for ``nodes`` machines with ``gpus_per_node`` processes each are
+    written there, and nothing is trained.
+    """
 
     model: str | None = None
     output: str | None = None
     train: TrainPart = Field(default_factory=TrainPart)
+    print_launch: str | None = None
+    nodes: PositiveInt = 1
+    gpus_per_node: PositiveInt = 1
 
     ALIASES: ClassVar[dict[str, str]] = {
         "data_path": "data",
