@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = tuple[int, Any, dict[str, str]]
-"""Status, body and headers."""
+Reply = tuple[int, Any, dict[str, str]] | None
+"""Status, body and headers; None closes the connection without a word."""
 
 
-def completion(content: Any) -> Reply:
+def completion(content: Any, tokens: list[tuple[str, dict[str, float]]] | None = None) -> Reply:
+    """An answer, with the probabilities of the likeliest tokens at each of its places where they are given."""
     usage = {"prompt_tokens": 10, "completion_tokens": 2}
-    return 200, {"choices": [{"message": {"role": "assistant", "content": content}}], "usage": usage}, {}
+    choice: dict[str, Any] = {"message": {"role": "assistant", "content": content}}
+    if tokens is not None:
+        choice["logprobs"] = {
+            "content": [
+                {"token": token, "top_logprobs": [{"token": t, "logprob": math.log(p)} for t, p in tops.items()]}
+                for token, tops in tokens
+            ]
+        }
+    return 200, {"choices": [choice], "usage": usage}, {}
 
 
 def refusal(status: int, message: str, **headers: str) -> Reply:
@@ -24,7 +34,7 @@ def refusal(status: int, message: str, **headers: str) -> Reply:
 class Server:
     """Plays a judge; ``play`` is given each request's body and how many came before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.play: Callable[[dict[str, Any], int], Reply] = lambda body, number: completion('{"score": 3}')
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -44,9 +54,13 @@ class Server:
                     server.headers.append({"path": self.path, **self.headers})
                     server.busy += 1
                     server.most = max(server.most, server.busy)
-                status, reply, headers = server.play(body, number)
+                played = server.play(body, number)
                 with lock:
                     server.busy -= 1
+                if played is None:
+                    self.close_connection = True
+                    return
+                status, reply, headers = played
                 raw = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(raw))}.items():
@@ -63,7 +77,7 @@ class Server:
             def handle_error(self, *about: Any) -> None:
                 """A client that gave up is what some tests are about."""
 
-        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.http = Quiet(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
         self.thread.start()

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint: several calls at once, each tried again while that can help."""
+"""A model behind an OpenAI-compatible endpoint: several calls at once, each tried again while that can help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from instdiff.core import Log
 from instdiff.engine.judge import KEY, MAX_TOKENS, Answer, JudgeRef, Question
@@ -46,6 +46,53 @@ WAYS: dict[str, tuple[str, int]] = {
 """What a server may refuse: how its message names it, and how many ways there are to ask."""
 
 
+class Form(Protocol):
+    """How a model is asked and read.
+
+    ``who`` is what messages call the server; ``ways`` is what it may refuse, as ``WAYS`` says it. Bodies are made
+    for the ways that are still open, by the number of each.
+    """
+
+    who: str
+    path: str
+    ways: dict[str, tuple[str, int]]
+
+    def body(self, question: Question, text: str, system: str, ways: dict[str, int]) -> dict[str, Any]:
+        """What is sent, but for the model's name."""
+        ...
+
+    def probe(self, ways: dict[str, int]) -> dict[str, Any]:
+        """The same, to see whether the server answers at all."""
+        ...
+
+    def read(self, body: dict[str, Any]) -> Any:
+        """The text of a completion; other than a text where there is none."""
+        ...
+
+
+class Judging:
+    """A judge is asked for a JSON object, at temperature 0 the first time."""
+
+    who = "the judge's server"
+    path = "/chat/completions"
+    ways = WAYS
+
+    def body(self, question: Question, text: str, system: str, ways: dict[str, int]) -> dict[str, Any]:
+        """A system turn where there is one, and the question."""
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": text})
+        return {"messages": messages, **_asked(ways, WARM if question.attempt else 0.0)}
+
+    def probe(self, ways: dict[str, int]) -> dict[str, Any]:
+        """A question that every judge can answer."""
+        told = [{"role": "user", "content": 'Answer with the JSON {"score": 1, "reason": "none"}.'}]
+        return {"messages": told, **_asked(ways, 0.0)}
+
+    def read(self, body: dict[str, Any]) -> Any:
+        """What the message says."""
+        return body["choices"][0]["message"].get("content")
+
+
 class _Trouble(Exception):
     """A call that may succeed when it is tried again, after so many seconds at least."""
 
@@ -55,7 +102,7 @@ class _Trouble(Exception):
 
 
 class Endpoint:
-    """Writes answers by ``POST URL/chat/completions``.
+    """Writes answers by ``POST URL/chat/completions``, or as another form has it.
 
     The key of ``OPENAI_API_KEY`` goes into the request and nowhere else. What the server refuses by name
     (``response_format``, ``temperature``) is left out from then on.
@@ -67,6 +114,7 @@ class Endpoint:
         timeout: seconds without a byte until a call is given up.
         calls: how often a call is tried.
         pause: seconds before the second of them; each further one waits twice as long.
+        form: how the model is asked and read; a judge's by default.
 
     Raises:
         EngineError: the key cannot be sent.
@@ -83,13 +131,15 @@ class Endpoint:
         timeout: float = 120.0,
         calls: int = 5,
         pause: float = 1.0,
+        form: Form | None = None,
     ) -> None:
         self.ref, self.name, self.log = ref, f"{ref.model}@{ref.url}", log
         self.concurrency, self.timeout, self.calls, self.pause = concurrency, timeout, calls, pause
+        self.form: Form = form or Judging()
         self._key = os.environ.get(KEY, "").strip()
         if not re.fullmatch(r"[!-~]*", self._key):
             raise EngineError(f"{KEY} has characters that no key has; set it again")
-        self._ways = dict.fromkeys(WAYS, 0)
+        self._ways = dict.fromkeys(self.form.ways, 0)
         self._lock = threading.Lock()
         self._answered = False
 
@@ -149,12 +199,10 @@ class Endpoint:
             done.put((question, outcome))
 
     def _ask(self, client: Any, question: Question, text: str, system: str, stop: threading.Event) -> Answer | None:
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": text})
-        temperature, why = (WARM if question.attempt else 0.0), ""
+        why = ""
         for call in range(self.calls):
             try:
-                answer = self._once(client, messages, temperature)
+                answer = self._once(client, lambda ways: self.form.body(question, text, system, ways))
             except _Trouble as trouble:
                 why = str(trouble)
                 wait = max(trouble.after, self.pause * 2**call * random.uniform(1.0, 1.25))
@@ -162,7 +210,7 @@ class Endpoint:
                 if answer.text is not None:
                     self._answered = True
                 elif not self._answered and not self._alive(client):
-                    raise EngineError(f"the judge's server at {self.ref.url} refuses what it is asked: {answer.why}")
+                    raise EngineError(f"{self.form.who} at {self.ref.url} refuses what it is asked: {answer.why}")
                 return answer
             if call + 1 < self.calls and stop.wait(wait):
                 return None
@@ -170,14 +218,13 @@ class Endpoint:
         if self._alive(client):
             return Answer(None, why)
         raise EngineError(
-            f"the judge's server at {self.ref.url} did not answer after {self.calls} tries: {why}; "
+            f"{self.form.who} at {self.ref.url} did not answer after {self.calls} tries: {why}; "
             "what it answered is kept: run the same command again when it is back"
         )
 
     def _alive(self, client: Any) -> bool:
         try:
-            told = [{"role": "user", "content": 'Answer with the JSON {"score": 1, "reason": "none"}.'}]
-            return self._once(client, told, 0.0).text is not None
+            return self._once(client, self.form.probe).text is not None
         except _Trouble:
             return False
 
@@ -185,12 +232,11 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         return _http().Client(headers=headers, timeout=_http().Timeout(self.timeout, connect=min(self.timeout, 10.0)))
 
-    def _once(self, client: Any, messages: list[dict[str, str]], temperature: float) -> Answer:
+    def _once(self, client: Any, made: Callable[[dict[str, int]], dict[str, Any]]) -> Answer:
         while True:
             ways = dict(self._ways)
-            body = {"model": self.ref.model, "messages": messages, **_asked(ways, temperature)}
             try:
-                reply = client.post(f"{self.ref.url}/chat/completions", json=body)
+                reply = client.post(f"{self.ref.url}{self.form.path}", json={"model": self.ref.model, **made(ways)})
             except _http().TimeoutException:
                 raise _Trouble(f"no answer within {self.timeout:g} s") from None
             except _http().RequestError as error:
@@ -210,12 +256,12 @@ class Endpoint:
                 403: f"the key may not use '{model}', or {key}",
                 404: f"check the model's name '{model}' and the address, which often ends in /v1",
             }.get(status, "check the address and the account")
-            raise EngineError(f"the judge's server at {url} answered {status} ({said}): {hint}")
+            raise EngineError(f"{self.form.who} at {url} answered {status} ({said}): {hint}")
         if status in PASSING or status >= 500:
             after = _seconds(reply.headers.get("retry-after", ""))
             if after > LONGEST_WAIT:
                 raise EngineError(
-                    f"the judge's server at {url} answered {status} ({said}) and asks to wait {after:.0f} s; "
+                    f"{self.form.who} at {url} answered {status} ({said}) and asks to wait {after:.0f} s; "
                     "what it answered is kept: run the same command again then"
                 )
             raise _Trouble(f"{status} ({said})", after)
@@ -228,18 +274,18 @@ class Endpoint:
         with self._lock:
             if self._ways != ways:
                 return True  # another call was told meanwhile
-            for name, (words, count) in WAYS.items():
+            for name, (words, count) in self.form.ways.items():
                 if re.search(words, said) and ways[name] + 1 < count:
                     self._ways[name] += 1
                     if name == "temperature":
-                        self.log(f"the judge's server takes no temperature: {self.ref.model} answers with its own")
+                        self.log(f"{self.form.who} takes no temperature: {self.ref.model} answers with its own")
                     return True
         return False
 
     def _read(self, reply: Any) -> Answer:
         try:
             body = reply.json()
-            text = body["choices"][0]["message"].get("content")
+            text = self.form.read(body)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _Trouble(f"this is no chat completion: {self._words(reply)}") from None
         usage = body.get("usage") or {}

@@ -1,0 +1,183 @@
+"""Whether a written solution comes to the right answer.
+
+This module is read by processes that do nothing else, so it imports little; ``math_verify`` comes when it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+THOUGHTS = "</think>"
+MEMORY = 4 << 30
+"""Bytes that a grading process may have; a tower of powers would take all there are."""
+ORPHANED = 600
+"""Seconds after which a verdict has no reader any more: who waited for it is gone, or it would have been killed."""
+LONGEST_ANSWER = 2000
+"""Characters; what is longer is no final answer."""
+
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*(\{| (?=\S))")
+_MARKED = re.compile(r"####[ \t]*([^\n]+)")
+_SAID = re.compile(
+    r"(?:final answer|the answer|answer)\s*(?:is|:|=)\s*:?\s*(?:\\\(|\$)?\s*(.+?)(?:\\\)|\$)?\s*"
+    r"(?:\.(?:\s|$)|\n|$|I hope)",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?")
+_POWER = re.compile(r"(\d)[eE]([-+]?\d+)")
+
+
+class Verdict(NamedTuple):
+    """``why`` is one word where an answer is wrong for another reason than being another answer."""
+
+    right: bool
+    why: str | None = None
+
+
+def final_answer(text: str, *, number: bool) -> str | None:
+    """The answer that a solution comes to: its last box, what follows ``####``, what it calls its answer.
+
+    With ``number`` also the last number in the text, as is the custom for GSM8K.
+    """
+    text = text.rpartition(THOUGHTS)[2]
+    found = boxed(text)
+    if found is None:
+        marked = _MARKED.findall(text) or _SAID.findall(text)
+        found = marked[-1].strip() if marked else None
+    if number and (found is None or (plain(found) is None and "\\" not in found)):
+        # A sentence, or nothing: what counts is the last number.
+        numbers = _NUMBER.findall(found or "") or _NUMBER.findall(text)
+        found = numbers[-1] if numbers else found
+    return found if found and len(found) <= LONGEST_ANSWER else None
+
+
+def boxed(text: str) -> str | None:
+    r"""What the last ``\boxed{...}`` holds, braces balanced."""
+    last = None
+    for match in _BOXED.finditer(text):
+        if match[1] != "{":
+            last = text[match.end() :].split(maxsplit=1)[0].rstrip("$.")
+            continue
+        depth = 1
+        for at in range(match.end(), min(len(text), match.end() + LONGEST_ANSWER)):
+            depth += {"{": 1, "}": -1}.get(text[at], 0) if text[at - 1] != "\\" else 0
+            if depth == 0:
+                last = text[match.end() : at].strip()
+                break
+    return last or None
+
+
+def plain(text: str) -> Decimal | None:
+    """A number as people write it: ``$1,000.00``, ``-3``, ``50%``, ``1/2``; None for anything else."""
+    said = re.sub(r"\\[$%!,; ]|[$%\s\u2009]|(?<=\d),(?=\d{3}(?!\d))", "", text.strip().rstrip("."))
+    said = said.replace("\u2212", "-")
+    over, slash, under = said.partition("/")
+    try:
+        value = Decimal(over) / Decimal(under) if slash else Decimal(over)
+    except (InvalidOperation, ZeroDivisionError):
+        return None
+    return value if value.is_finite() else None
+
+
+def same(answer: str, gold: str, tolerance: float = 0.0) -> bool:
+    """Whether two final answers are equal: as numbers, as texts, or as what they mean.
+
+    Args:
+        answer: that was given.
+        gold: the right one.
+        tolerance: share of the right number by which another may differ from it.
+    """
+    found = _plainly(answer, gold, tolerance)
+    return _means(answer, gold) if found is None else found
+
+
+def _plainly(answer: str, gold: str, tolerance: float) -> bool | None:
+    """The same, where it takes no algebra."""
+    mine, right = plain(answer), plain(gold)
+    if mine is not None and right is not None:
+        return abs(mine - right) <= Decimal(tolerance) * abs(right)
+    return True if _bare(answer) == _bare(gold) else None
+
+
+def _bare(text: str) -> str:
+    """Without what changes no meaning."""
+    text = re.sub(r"\\(?:text|mathrm|textbf|mbox|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+    text = text.replace("dfrac", "frac").replace("tfrac", "frac")
+    return re.sub(r"\\left|\\right|\\[!,; ]|[\s$]|\^\{?\\circ\}?|\.$", "", text).lower()
+
+
+def _means(answer: str, gold: str) -> bool:
+    from math_verify import verify
+
+    meant = _read_gold(gold)
+    return bool(meant and verify(list(meant), _read(answer), timeout_seconds=None))
+
+
+def _read(text: str) -> Any:
+    from math_verify import parse
+
+    inside = _POWER.sub(r"\1 \\times 10^{\2}", text.strip().strip("$"))
+    # Time is kept by the process that waits for this one: the library's own alarm works in main threads alone.
+    return parse(f"${inside}$", parsing_timeout=None)
+
+
+@lru_cache(maxsize=4096)
+def _read_gold(text: str) -> tuple[Any, ...]:
+    return tuple(_read(text))
+
+
+def grade(text: str, gold: Sequence[str], *, number: bool, tolerance: float = 0.0) -> Verdict:
+    """The verdict on a solution; ``gold`` are answers, any of which is right."""
+    verdict = at_once(text, gold, number=number, tolerance=tolerance)
+    if verdict is not None:
+        return verdict
+    found = final_answer(text, number=number) or ""
+    return Verdict(any(same(found, one, tolerance) for one in gold))
+
+
+def at_once(text: str, gold: Sequence[str], *, number: bool, tolerance: float = 0.0) -> Verdict | None:
+    """The same, where it takes no algebra, and so no more time than reading; None where it does."""
+    found = final_answer(text, number=number)
+    if found is None:
+        return Verdict(False, "no_answer")
+    plainly = [_plainly(found, one, tolerance) for one in gold]
+    if True in plainly:
+        return Verdict(True)
+    return None if None in plainly else Verdict(False)
+
+
+def serve() -> None:
+    """Grade what comes on standard input, a line of JSON each, until it ends."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _means("\\frac{1}{2}", "0.5")  # imports and builds what takes seconds, before a clock runs
+
+    out = sys.stdout
+    sys.stdout = sys.stderr  # what a library prints is no verdict
+    out.write("ready\n")
+    out.flush()
+    for line in sys.stdin:
+        task = json.loads(line)
+        with suppress(AttributeError):
+            signal.alarm(ORPHANED)  # nothing handles it, so that it ends the process wherever that is
+        try:
+            verdict = grade(**task)
+        except MemoryError:
+            verdict = Verdict(False, "out_of_memory")
+        except Exception:  # noqa: BLE001 - whatever algebra makes of an answer, it is not the right one
+            verdict = Verdict(False, "unreadable")
+        out.write(json.dumps(verdict) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    serve()

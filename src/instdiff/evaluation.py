@@ -1,0 +1,186 @@
+"""Suites on a model: what it can do, item by item, with all that the scores depend on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from instdiff.artifact import environment
+from instdiff.config.base import build
+from instdiff.config.evaluate import EvalConfig
+from instdiff.core import Log, ModelRef, Settings
+from instdiff.engine.judge import parse_judge
+from instdiff.engine.load import Resident, pick_device, pick_dtype, resolve
+from instdiff.engine.workers import residence
+from instdiff.errors import ConfigError
+from instdiff.evaluate.generate import Generator, make_generator
+from instdiff.evaluate.subject import Prompt, Sampling, Subject, Suite
+from instdiff.progress import Progress, Quiet
+from instdiff.results import SuiteResult
+from instdiff.scoring import parse_model
+from instdiff.store import Store
+from instdiff.suites import make_suites
+
+ASIDE = ("model", "output", "store", "answers", "device", "batch_tokens", "workers", "executor", "concurrency")
+"""Keys that change no score, or are said elsewhere."""
+
+
+def evaluate(
+    model: str | ModelRef | EvalConfig,
+    *,
+    name: str | None = None,
+    store: Store | None = None,
+    resident: Resident | None = None,
+    output: str | Path | None = None,
+    log: Log | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[SuiteResult]:
+    """Evaluate a model on suites; what was written before is read, so that an interrupted evaluation goes on.
+
+    Args:
+        model: what is evaluated, with all else in ``options``; or a whole configuration.
+        name: what the results call the model.
+        store: where scores are kept; by default the configuration's.
+        resident: models already in memory.
+        output: where results are written, each suite's as soon as it is done; by default the configuration's.
+        log: is told what happens.
+        progress: shows it.
+        options: keys of the configuration, such as ``suite=["math"]``.
+
+    Returns:
+        A result for each suite, in the order they were named.
+
+    Raises:
+        ConfigError: no model, no suite, or an unknown one.
+    """
+    if isinstance(model, EvalConfig):
+        config, ref = model.model_copy(update=options), None
+    else:
+        config, ref = build(EvalConfig, {**options, "model": str(model)}, "the options"), model
+    store = store or Store(config.store)
+    suites = make_suites(config)
+    output = output or config.output
+    places = result_paths(output, config.suite) if output else [None] * len(suites)
+    subject = make_subject(
+        ref, config, store, name=name, resident=resident, log=log or (lambda line: None), progress=progress or Quiet()
+    )
+    facts, results = _settings(config, subject), []
+    for suite, place in zip(suites, places, strict=True):
+        results.append(_run(suite, subject, config, facts))
+        if place is not None:
+            results[-1].write(place)
+    return results
+
+
+def _run(suite: Suite, subject: Subject, config: EvalConfig, facts: dict[str, Any]) -> SuiteResult:
+    """One suite, with a bill of its own."""
+    bill: dict[str, float] = {}
+    own = replace(subject, cost=bill)
+    own = replace(own, generator=_Lazy(own, config))
+    began = time.monotonic()
+    tasks = suite.run(own)
+    bill["wall_seconds"] = round(time.monotonic() - began, 3)
+    return SuiteResult(suite.name, own.name, tasks, facts, bill)
+
+
+def make_subject(
+    model: str | ModelRef | None,
+    config: EvalConfig,
+    store: Store,
+    *,
+    name: str | None = None,
+    resident: Resident | None = None,
+    log: Log,
+    progress: Progress,
+) -> Subject:
+    """A model as suites see it; its weights are loaded when they are needed.
+
+    Raises:
+        ConfigError: no model is named.
+    """
+    served = parse_judge(config.generator)
+    model = model or config.model or (config.generator if served else None)
+    if model is None:
+        raise ConfigError("no model is named; give --model WHERE")
+    ref = parse_model(model) if isinstance(model, str) else model
+    if name is None and served is not None:
+        name = served.model if config.model is None else config.model
+    settings = Settings(
+        max_length=config.max_length,
+        dtype=config.dtype,
+        device=config.device,
+        batch_tokens=config.batch_tokens,
+        workers=config.workers,
+        templates={"*": config.template or ("chat" if served else "alpaca")},
+    )
+    if resident is None and served is None:
+        device = pick_device(settings.device)
+        found = residence(settings, device, pick_dtype(settings.dtype, device))
+        resident = found if isinstance(found, Resident) else None
+    folder = Path(config.answers).expanduser() if config.answers else store.root / "answers"
+    subject = Subject(name or str(ref), ref, settings, store, folder, None, log, progress, resident)  # type: ignore[arg-type]
+    return replace(subject, generator=_Lazy(subject, config))
+
+
+class _Lazy:
+    """A generator that is made when the first answer is asked for: many suites write none."""
+
+    def __init__(self, subject: Subject, config: EvalConfig) -> None:
+        self.name = subject.name
+        self._subject, self._config = subject, config
+        self._made: Generator | None = None
+
+    def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """Of each prompt its answers."""
+        if self._made is None:
+            subject, config = self._subject, self._config
+            self._made = make_generator(
+                config.generator,
+                subject.model,
+                subject.settings,
+                subject.store.memo,
+                subject.folder,
+                resident=subject.resident,
+                concurrency=config.concurrency,
+                spend=subject.spend,
+                log=subject.log,
+                progress=subject.progress,
+            )
+        return self._made.write(prompts, sampling)
+
+
+def _settings(config: EvalConfig, subject: Subject) -> dict[str, Any]:
+    """Everything that the scores depend on."""
+    told = {key: value for key, value in config.model_dump(mode="json").items() if key not in ASIDE}
+    if subject.model.where.startswith("openai:"):
+        weights = None
+    else:
+        weights = resolve(subject.model, subject.store.memo).fingerprint
+    resident = subject.resident
+    dtype = str(resident.dtype).removeprefix("torch.") if resident is not None else subject.settings.dtype
+    return {
+        **told,
+        "where": str(subject.model),
+        "fingerprint": weights,
+        "template": subject.model.template or subject.settings.templates["*"],
+        "dtype": dtype,
+        "packages": environment()["packages"],
+    }
+
+
+def result_paths(output: str | Path, suites: Sequence[str]) -> list[Path]:
+    """Where each suite's results go: the file itself for one suite, ``FOLDER/SUITE.json`` for several.
+
+    Raises:
+        ConfigError: several suites and a file.
+    """
+    path = Path(output)
+    if path.suffix == ".json":
+        if len(suites) > 1:
+            raise ConfigError(f"'{output}' is one file, but {len(suites)} suites are named; give --output FOLDER")
+        return [path]
+    return [path / "results.json"] if len(suites) == 1 else [path / f"{suite}.json" for suite in suites]
