@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from instdiff.data.readers import BATCH
 from instdiff.errors import DataError
+
+Parts = tuple[str, str | None, str | None, str | None]
+"""Name, configuration, revision and split."""
 
 
 def hub_rows(spec: str, limit: int | None) -> Iterator[dict[str, Any]]:
@@ -22,8 +27,15 @@ def hub_rows(spec: str, limit: int | None) -> Iterator[dict[str, Any]]:
         import datasets
     except ImportError as error:
         raise DataError(f"hub:{spec} needs the package datasets: pip install 'instdiff[hub]'") from error
+    with TemporaryDirectory() if os.path.isdir(name) else nullcontext() as aside:
+        # The package keeps a local folder by its name: another one of that name would be taken for it.
+        yield from _rows(datasets, spec, (name, config, revision, split), aside, limit)
+
+
+def _rows(datasets: Any, spec: str, parts: Parts, aside: str | None, limit: int | None) -> Iterator[dict[str, Any]]:
+    name, config, revision, split = parts
     try:
-        found = datasets.load_dataset(name, config, revision=revision, split=split)
+        found = datasets.load_dataset(name, config, revision=revision, split=split, cache_dir=aside)
     except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise DataError(_advice(spec, name, error)) from error
     table = found if split else _only_split(spec, found)
@@ -33,7 +45,7 @@ def hub_rows(spec: str, limit: int | None) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def parse_hub(spec: str) -> tuple[str, str | None, str | None, str | None]:
+def parse_hub(spec: str) -> Parts:
     """Name, configuration, revision and split of what stands after ``hub:``.
 
     A configuration is a third part of the name, as in ``openai/gsm8k/main``.
