@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from instdiff.artifact import environment, read_json, write_json, writing
+from instdiff.artifact import read_json, write_json, writing
 from instdiff.budget import configured_budget, parse_budget
 from instdiff.config.methods import make_methods, short_name
 from instdiff.config.train import TrainSettings
@@ -21,7 +19,8 @@ from instdiff.config.verbs import PipelineConfig
 from instdiff.core import Budget, Log, Method, ModelRef, Settings
 from instdiff.data import Pool
 from instdiff.engine.load import resolve
-from instdiff.errors import ConfigError, DataError
+from instdiff.errors import ConfigError
+from instdiff.folder import same_config, same_inputs, sweep_up
 from instdiff.heldout import HeldOut, heldout_nll
 from instdiff.inputs import first, flaws, heldout_pool, read_pool, target_pool, warmup_pool
 from instdiff.methods import Full, Longest, Random
@@ -32,11 +31,6 @@ from instdiff.stats import bootstrap_token_mean
 from instdiff.store import Store
 from instdiff.table import ScoreTable, read_scores
 from instdiff.training import train
-
-OPERATIONAL = ("output", "store", "device", "batch_tokens", "workers", "executor")
-"""Keys that may change when a run goes on: they change no result."""
-LEFT_BEHIND = (".*.partial",)
-"""Files that a killed process was writing."""
 
 
 @dataclass(frozen=True)
@@ -304,7 +298,8 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
     # A typo must be found before anything is trained, and must not bind the folder.
     selector(config)
     budget_of(config)
-    _same_config(config, folder)
+    begun = _begun(folder)
+    same_config(config, folder, begun=begun)
     store, base = Store(config.store), parse_model(config.model)
     source = resolve(base, store.memo)
     every = read_pool(config, config.data, config.limit, log, folder / "rejected.jsonl")
@@ -312,11 +307,12 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
     heldout, target = heldout_pool(config, pool, log), target_pool(config, log)
     inputs = {"base model": source.fingerprint, "data": pool.fingerprint, "warmup data": warmup.fingerprint}
     more = {"eval data": heldout, "target data": target}
-    _same_inputs(config, folder, inputs | {name: rows.fingerprint for name, rows in more.items() if rows is not None})
-    for pattern in LEFT_BEHIND:
-        for path in folder.rglob(pattern):
-            if path.is_file():
-                path.unlink()
+    if not begun:
+        for name in ("log.jsonl", "iter_1/warmup_subset.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+    inputs |= {name: rows.fingerprint for name, rows in more.items() if rows is not None}
+    same_inputs(config, folder, inputs, begun=begun)
+    sweep_up(folder)
     models = bind(config.models)
     return Run(
         config, folder, pool, warmup, heldout, target, base, models, settings, store, log, progress, flaws(config)
@@ -326,51 +322,3 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
 def _begun(folder: Path) -> bool:
     """Whether the folder holds results that belong to its configuration: from the first training on."""
     return (folder / "config.yaml").is_file() and any((folder / "iter_1").glob("*calibration_model*"))
-
-
-def _same_config(config: PipelineConfig, folder: Path) -> None:
-    """Check the configuration against the one that the folder holds, if any.
-
-    Raises:
-        ConfigError: they differ; names the key.
-    """
-    path = folder / "config.yaml"
-    if not _begun(folder):
-        return
-    theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-    mine = config.model_dump(mode="json")
-    changed = [d for d in _differences(mine, theirs, "") if d[0].split(".")[0] not in OPERATIONAL]
-    if changed:
-        key, new, old = changed[0]
-        more = f" (and {len(changed) - 1} more: {', '.join(c[0] for c in changed[1:])})" if len(changed) > 1 else ""
-        raise ConfigError(
-            f"'{folder}' holds a run with {key}={old!r}, now it is {new!r}{more}; "
-            "give another output_dir, or the same configuration to go on"
-        )
-
-
-def _differences(a: Any, b: Any, key: str) -> list[tuple[str, Any, Any]]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = list(dict.fromkeys([*a, *b]))
-        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{key}.{k}" if key else k)]
-    return [] if a == b else [(key, a, b)]
-
-
-def _same_inputs(config: PipelineConfig, folder: Path, inputs: dict[str, str]) -> None:
-    """Write configuration and environment of a new run, or check that its data and base model are still the same.
-
-    Raises:
-        DataError: they are not; names what has changed.
-    """
-    if not _begun(folder):
-        for name in ("log.jsonl", "iter_1/warmup_subset.jsonl"):
-            (folder / name).unlink(missing_ok=True)
-        write_json(folder / "environment.json", {**environment(), "inputs": inputs})
-        with writing(folder / "config.yaml") as aside:
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            aside.write_text(text, encoding="utf-8")
-        return
-    known = read_json(folder / "environment.json").get("inputs", {})
-    for key, value in inputs.items():
-        if known.get(key) != value:
-            raise DataError(f"the {key} has changed since the run in '{folder}' began; give another output_dir")

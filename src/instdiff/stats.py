@@ -58,3 +58,57 @@ def bootstrap_token_mean(
 
 def _over(total: Floats, count: Floats) -> Floats:
     return np.divide(total, count, out=np.zeros(len(total)), where=count > 0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better or worse one side is, with its bootstrap interval and two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def bootstrap_over_seeds(score: Floats, weight: Floats, *, draws: int, seed: int = 0) -> Floats:
+    """Means of score over seeds and items, both drawn with replacement.
+
+    Two calls with the same ``weight`` and ``seed`` draw the same items, so that their difference is paired by item.
+
+    Args:
+        score: [seeds, items], without NaN.
+        weight: [items].
+        draws: bootstrap samples.
+        seed: of the draws.
+
+    Returns:
+        [draws].
+    """
+    rng = np.random.default_rng(seed)
+    items = score.shape[1]
+    means = np.empty((draws, len(score)))
+    for start in range(0, draws, _BLOCK):
+        size = min(_BLOCK, draws - start)
+        counts = rng.multinomial(items, np.full(items, 1 / items), size) * weight
+        means[start : start + size] = counts @ score.T / np.maximum(counts.sum(1, keepdims=True), 1e-300)
+    # Another stream, so that the items stay the same whatever the number of seeds.
+    picks = np.random.default_rng([seed, len(score)]).integers(0, len(score), (draws, len(score)))
+    drawn: Floats = np.take_along_axis(means, picks, 1).mean(1)
+    return drawn
+
+
+def difference(value: float, draws: Floats, *, level: float = 0.95) -> Difference:
+    """An estimated difference and its bootstrap draws as interval and p-value."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    side = min(float((draws <= 0).mean()), float((draws >= 0).mean()))
+    return Difference(value, float(low), float(high), min(1.0, 2 * max(side, 1 / len(draws))))
+
+
+def holm(p: list[float], level: float = 0.05) -> list[bool]:
+    """Which of several tests hold together at a level (Holm, 1979)."""
+    held = [False] * len(p)
+    for rank, at in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        if p[at] * (len(p) - rank) > level:
+            break
+        held[at] = True
+    return held

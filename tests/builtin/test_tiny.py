@@ -69,5 +69,5 @@ def test_model_card_states_licence_and_loss() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(ConfigError, match="did you mean 'tiny'"):
         path("tinny")
-    with pytest.raises(ConfigError, match="known: demo, tiny"):
+    with pytest.raises(ConfigError, match="known: demo, skills, tiny"):
         path("../secrets")

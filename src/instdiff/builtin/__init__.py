@@ -1,6 +1,6 @@
-"""What ships with the package: the model `tiny` and the data set `demo`.
+"""What ships with the package: the model `tiny`, the data set `demo`, and `skills`, which is both.
 
-A user names them `builtin:tiny` and `builtin:demo`; with them every command runs without a download.
+A user names them `builtin:tiny`, `builtin:demo` and `builtin:skills`; with them every command runs without a download.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from pathlib import Path
 
 from instdiff.errors import ConfigError, did_you_mean
 
-NAMES = ("demo", "tiny")
+NAMES = ("demo", "skills", "tiny")
+FOLDERS = {"skills": "skills/model"}  # its data is made when it is asked for
 
 
 def path(name: str) -> Path:
     """Return the folder of what ships under `name`.
 
     Args:
-        name: `tiny` (a model folder) or `demo` (a folder of JSON lines files), without the `builtin:` prefix.
+        name: `tiny` or `skills` (model folders) or `demo` (JSON lines files), without the `builtin:` prefix.
 
     Returns:
         The folder inside the installed package.
@@ -26,4 +27,4 @@ def path(name: str) -> Path:
     """
     if name not in NAMES:
         raise ConfigError(f"no built-in named '{name}'{did_you_mean(name, NAMES)}")
-    return Path(__file__).parent / name
+    return Path(__file__).parent / FOLDERS.get(name, name)

@@ -32,6 +32,11 @@ Methods = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="A method's parameter, as ifd.ratio=loss.", metavar="M.P=VALUE")
 ]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", help="500, 10%, '200000 tokens', '10% tokens' (default); may repeat.", metavar="BUDGET"),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first failure.")]
 Output = Annotated[str | None, typer.Option("--output", help="Where the result goes.", metavar="PATH")]
 Store = Annotated[
     str | None, typer.Option("--store", help="Folder of the store (default: the user's cache).", metavar="DIR")
@@ -46,7 +51,17 @@ BatchTokens = Annotated[str | None, typer.Option("--batch-tokens", help="Tokens 
 Workers = Annotated[
     str | None, typer.Option("--workers", help="Processes that score (default: auto, one for each GPU).")
 ]
-Executor = Annotated[str | None, typer.Option("--executor", help="local.")]
+Executor = Annotated[str | None, typer.Option("--executor", help="local (default), ray.")]
+Shards = Annotated[
+    str | None, typer.Option("--shards", help="Score one of N parts of the rows; auto asks the cluster.", metavar="N")
+]
+ShardIndex = Annotated[
+    int | None, typer.Option("--shard-index", help="Which part, from 0 (default: the cluster says).", metavar="I")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="What it would cost there: gpus=64,flops=990e12,price=2.5 (a GPU and hour)."),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random (default 42).")]
 Warmup = Annotated[
     str | None, typer.Option("--warmup", help="jsonl of warm-up rows, for exclude_warmup.", metavar="FILE")

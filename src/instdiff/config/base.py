@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -97,6 +97,8 @@ def _suggest(prefix: str, given: str, kind: type[Config]) -> str:
 
 
 def _config_type(annotation: Any) -> type[Config] | None:
+    if get_origin(annotation) is dict:  # names are the user's there, not keys
+        return None
     candidates = [annotation, *getattr(annotation, "__args__", ())]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Config)), None)
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from instdiff.builtin.skills import named as skills_named
 from instdiff.data.build import TableBuilder
 from instdiff.data.detect import check_columns, forced, known_formats, vote
 from instdiff.data.formats import Format
@@ -46,8 +47,8 @@ def load(
 
     Args:
         source: A ``.jsonl``, ``.json`` (both also ``.gz``), ``.parquet``, ``.csv`` or ``.tsv`` file, a folder of them,
-            ``hub:owner/name[@revision][:split]``, ``builtin:demo``, ``-`` for JSON lines from standard input, or a list
-            of dicts.
+            ``hub:owner/name[@revision][:split]``, ``builtin:demo``, ``builtin:skills``, ``-`` for JSON lines from
+            standard input, or a list of dicts.
         format: A format's name; by default the keys of the first rows decide, in a folder for each file.
         map: Which column is the ``instruction``, ``input``, ``response``, ``system`` or ``messages``.
         targets: Which turns are learned: ``all`` assistant turns, the ``last``, or ``all+calls``.
@@ -184,6 +185,8 @@ def _open(source: Source, limit: int | None) -> tuple[str, Iterator[Iterator[Rec
         return "stdin", iter([read_lines(sys.stdin.buffer, "stdin")])
     if name.startswith("hub:"):
         return name, iter([read_rows(hub_rows(name.removeprefix("hub:"), limit), name)])
+    if name.startswith("builtin:skills"):
+        return name, iter([read_rows(skills_named(name), name)])
     path = _builtin(name) if name.startswith("builtin:") else Path(name)
     if path.is_dir():
         return name, _folder(path, name)
@@ -197,6 +200,7 @@ def _builtin(name: str) -> Path:
     path = _BUILTIN / data / f"{part or 'train'}.jsonl"
     if not path.is_file():
         there = [f"{p.parent.name}/{p.stem}".removesuffix("/train") for p in sorted(_BUILTIN.glob("*/*.jsonl"))]
+        there.append("skills")
         raise DataError(f"no built-in data '{name}'{did_you_mean(name, [f'builtin:{known}' for known in there])}")
     return path
 

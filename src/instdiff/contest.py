@@ -1,0 +1,131 @@
+"""Open a comparison's run folder, make every cell, and write what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from instdiff.comparison import Comparison, Judge, named
+from instdiff.config.base import build
+from instdiff.config.compare import CompareConfig
+from instdiff.config.evaluate import EvalConfig
+from instdiff.core import Log, ModelRef, Settings
+from instdiff.data import Pool, load
+from instdiff.engine.load import resolve
+from instdiff.errors import ConfigError
+from instdiff.evaluation import evaluate
+from instdiff.folder import OPERATIONAL, same_config, same_inputs, sweep_up
+from instdiff.progress import Progress, Quiet
+from instdiff.results import SuiteResult
+from instdiff.scoring import parse_model
+from instdiff.store import Store
+from instdiff.tally import tally, write_tally
+
+OPEN = (*OPERATIONAL, "method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict")
+"""Keys that may change when a comparison goes on: they add cells, and change none that is there."""
+HELDOUT = {"builtin:demo": "builtin:demo/heldout"}
+
+
+def contest(config: CompareConfig, *, log: Log, progress: Progress | None = None) -> dict[str, Any]:
+    """Run or go on with a comparison.
+
+    Args:
+        config: of the comparison.
+        log: is told what happens.
+        progress: shows it.
+
+    Returns:
+        What ``comparison.json`` holds: ``lines`` with values, intervals and differences, and the cells that failed.
+
+    Raises:
+        ConfigError: something is missing, or the folder holds another comparison.
+        DataError: the data has changed since the comparison began.
+    """
+    made = open_comparison(config, log, progress or Quiet())
+    outcomes = made.run()
+    lines = tally(outcomes, against="random" if "random" in made.lines else "base")
+    facts = {
+        "data": config.data,
+        "model": config.model,
+        "student": config.student or config.model,
+        "terms": terms(config),
+    }
+    return write_tally(made.folder, outcomes, lines, facts)
+
+
+def terms(config: CompareConfig) -> str:
+    """On what terms the lines are compared, in a sentence."""
+    steps = {
+        "epochs": f"{config.train.num_train_epochs:g} epochs each",
+        "equal": "as many optimizer steps each as the first random subset of the budget takes",
+    }[config.steps]
+    return (
+        f"Budgets {', '.join(map(str, config.budgets))}; {len(config.seeds)} seeds of draws, warm-up and training; "
+        f"the same training for all: {steps}, learning rate {config.train.learning_rate:g}, "
+        f"{config.train.global_batch_size} rows a step."
+    )
+
+
+def open_comparison(config: CompareConfig, log: Log, progress: Progress) -> Comparison:
+    """A comparison's run folder for this configuration: a new one, or the same one again."""
+    named(config)
+    assert config.data and config.model and config.output
+    folder = Path(config.output)
+    begun = (folder / "config.yaml").is_file() and (folder / "cells").is_dir()
+    same_config(config, folder, begun=begun, free=OPEN)
+    store = Store(config.store)
+    how = {"format": config.format, "map": config.mapping(), "targets": config.targets}
+    pool = load(config.data, limit=config.limit, rejects_path=folder / "rejected.jsonl", log=log, **how)  # type: ignore[arg-type]
+    target = load(config.target, **how) if config.target else None  # type: ignore[arg-type]
+    part = config.warmup
+    warmup = load(part.data_path, limit=part.limit, **how) if part.data_path else _first(pool, part.limit)  # type: ignore[arg-type]
+    settings = Settings(
+        max_length=config.max_length,
+        dtype=config.dtype,
+        device=config.device,
+        batch_tokens=config.batch_tokens,
+        workers=config.workers,
+        templates={"*": config.template or "alpaca"},
+    )
+    inputs = {"data": pool.fingerprint, "warm-up data": warmup.fingerprint}
+    inputs |= {"target data": target.fingerprint} if target is not None else {}
+    for name, where in (("model", config.model), ("student", config.student)):
+        if where:
+            inputs[name] = resolve(parse_model(where), store.memo).fingerprint
+    same_inputs(config, folder, inputs, begun=begun)
+    sweep_up(folder)
+    judge = judge_of(config, pool, store, log, progress)
+    return Comparison(config, folder, pool, warmup, target, settings, store, judge, log, progress)
+
+
+def _first(pool: Pool, records: int | None) -> Pool:
+    return pool if records is None else pool.take(range(int((pool.rows < records).sum())))
+
+
+def judge_of(config: CompareConfig, pool: Pool, store: Store, log: Log, progress: Progress) -> Judge:
+    """Evaluates a model as the configuration says.
+
+    Raises:
+        ConfigError: an unknown suite or key, or held-out rows that are not named.
+    """
+    known = {
+        "suite": ["heldout"], "template": config.template, "dtype": config.dtype, "device": config.device,
+        "max_length": config.max_length, "batch_tokens": config.batch_tokens, "workers": config.workers,
+        "store": str(store.root), "seed": config.seed, "targets": config.targets,
+    }  # fmt: skip
+    asked = {key: value for key, value in {**known, **config.eval}.items() if value is not None}
+    if config.data in HELDOUT:
+        asked.setdefault("data", HELDOUT[config.data])
+    made = build(EvalConfig, {**asked, "model": config.model}, "'eval'")
+    if "heldout" in made.suite:
+        if not made.data:
+            raise ConfigError("'eval.data' is missing: which held-out rows should the models be judged on?")
+        shared = set(load(made.data, limit=made.limit, map=made.mapping(), targets=made.targets).ids) & set(pool.ids)
+        if shared:
+            log(f"warning: {len(shared)} held-out rows are in the training pool too")
+
+    def judge(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
+        settled = made.model_copy(update={"model": str(model), "answers": str(folder / "answers"), "output": None})
+        return evaluate(settled, name=name, store=store, log=log, progress=progress)
+
+    return judge

@@ -1,0 +1,205 @@
+"""Cells of a comparison, with a model of a few kilobytes and a judge that reads its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cli.shell import write_jsonl
+from helpers import make_llama, some_rows
+from instdiff import comparison as module
+from instdiff.artifact import read_json
+from instdiff.comparison import Comparison
+from instdiff.config.base import build
+from instdiff.config.compare import CompareConfig
+from instdiff.core import ModelRef, Settings
+from instdiff.data import Pool, load
+from instdiff.errors import ConfigError, EngineError, PlanError
+from instdiff.progress import Quiet
+from instdiff.results import SuiteResult, TaskResult
+from instdiff.store import Store
+from instdiff.tally import overlaps, tally
+
+TRAIN = {
+    "model_max_length": 200, "num_train_epochs": 1, "learning_rate": 0.01, "warmup_ratio": 0.0,
+    "global_batch_size": 4, "dtype": "float32",
+}  # fmt: skip
+
+
+def judged(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
+    """Two items that tell trained models apart."""
+    weights = load_file(Path(model.where) / "model.safetensors")
+    score = np.array([float(w.double().sum()) for w in list(weights.values())[:2]])
+    return [SuiteResult("weights", name, (TaskResult("sums", "sum", ["first", "second"], score),))]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("compare")
+    write_jsonl(home / "pool.jsonl", some_rows(40, seed=3))
+    make_llama(home / "base", chat=None, num_hidden_layers=1)
+    return home
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+Make = Callable[..., Comparison]
+
+
+@pytest.fixture
+def make(home: Path, tmp_path: Path, one_thread: None) -> Make:
+    pool: Pool = load(str(home / "pool.jsonl"))
+
+    def made(judge: Any = judged, log: Any = None, **changes: Any) -> Comparison:
+        values = {
+            "data": str(home / "pool.jsonl"), "model": str(home / "base"), "output": str(tmp_path / "run"),
+            "method": {"ifd": {}}, "budgets": ["25% tokens"], "seeds": [0, 1], "train": TRAIN,
+            "warmup": {"sample_size": 8}, **changes,
+        }  # fmt: skip
+        config = build(CompareConfig, values, "test")
+        settings = Settings(max_length=200, dtype="float32", device="cpu")
+        said = log or (lambda line, **facts: None)
+        store = Store(str(tmp_path / "store"))
+        return Comparison(
+            config, tmp_path / "run", pool, pool, None, settings, store, judge, said, Quiet()
+        )  # fmt: skip
+
+    return made
+
+
+def test_all_cells_are_there_at_one_token_budget(make: Make) -> None:
+    made = make(method={"ifd": {}, "instructdiff": {}})
+    outcomes = made.run()
+    cells = [str(one.cell) for one in outcomes]
+    assert cells[0] == "base"
+    assert {cell.split()[0] for cell in cells} == {"base", "random", "longest", "full", "ifd", "instructdiff"}
+    assert sum(cell.startswith("random") for cell in cells) == 3  # more seeds than the others: it is the control
+    assert all(one.error is None for one in outcomes)
+    target = made.budget("25% tokens").amount
+    tokens = [one.facts["tokens"] for one in outcomes if one.cell.budget == "25% tokens"]
+    longest = max(len(str(row)) for row in some_rows(40, seed=3))
+    assert all(target <= count < target + longest for count in tokens)
+    found = {line["name"]: line for line in tally(outcomes)}
+    assert found["ifd"]["seeds"] == 2 and found["base"]["seeds"] == 1
+    assert found["full"]["rows"] == 40
+    shared = overlaps(made.folder, [one.cell for one in outcomes])
+    pairs = {(one["a"], one["b"]): one["jaccard"] for one in shared}
+    assert 0 <= pairs["random", "ifd"] <= 1
+
+
+def test_a_second_run_makes_nothing_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = make().run()
+
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(module, "train", never)
+    monkeypatch.setattr(module, "score", never)
+    after = make(judge=never).run()
+    assert [one.facts for one in before] == [one.facts for one in after]
+    assert tally(before) == tally(after)
+
+
+def test_one_bad_cell_does_not_end_the_run(make: Make) -> None:
+    def fails(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
+        if name.startswith("ifd") and name.endswith("seed 1"):
+            raise EngineError("the judge is away")
+        return judged(model, name, folder)
+
+    said: list[str] = []
+    made = make(judge=fails, log=lambda line, **facts: said.append(line))
+    outcomes = made.run()
+    bad = [one for one in outcomes if one.error is not None]
+    assert [str(one.cell) for one in bad] == ["ifd 25% tokens seed 1"]
+    assert read_json(made.folder / "cells" / bad[0].cell.place / "error.json") == {"error": "the judge is away"}
+    assert any("is left out: the judge is away" in line for line in said)
+    again = make().run()
+    assert all(one.error is None for one in again)
+    assert not (made.folder / "cells" / bad[0].cell.place / "error.json").exists()
+
+
+def test_strict_ends_at_the_first_failure(make: Make) -> None:
+    def fails(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
+        raise EngineError("the judge is away")
+
+    with pytest.raises(EngineError, match="the judge is away"):
+        make(judge=fails, strict=True).run()
+
+
+def test_an_order_of_methods_does_not_matter(make: Make, tmp_path: Path) -> None:
+    first = {str(one.cell): one.facts["rows"] for one in make(method={"ifd": {}, "entropy": {}}).run()[1:]}
+    for path in ("run", "store"):
+        (tmp_path / path).rename(tmp_path / f"{path}_before")
+    second = {str(one.cell): one.facts["rows"] for one in make(method={"entropy": {}, "ifd": {}}).run()[1:]}
+    assert first == second
+
+
+def test_the_same_rows_and_seed_are_trained_once(make: Make) -> None:
+    made = make(method={"ifd": {}, "ifd_again": {"method": "ifd"}})
+    outcomes = made.run()
+    values = {str(one.cell): one.results[0]["sums"].value for one in outcomes}
+    assert values["ifd 25% tokens seed 0"] == values["ifd_again 25% tokens seed 0"]
+    assert values["ifd 25% tokens seed 0"] != values["ifd 25% tokens seed 1"]
+    trained = [one for one in outcomes if one.cell.line != "base"]
+    assert len(list((made.folder / "models").iterdir())) == len(trained) - 2
+
+
+def test_steps_can_be_equalised(make: Make) -> None:
+    outcomes = make(steps="equal", method={"perplexity": {}}).run()
+    steps = {one.facts["steps"] for one in outcomes if one.cell.line != "base"}
+    random = next(one for one in outcomes if str(one.cell) == "random 25% tokens seed 0")
+    assert steps == {int(np.ceil(random.facts["rows"] / 4))}
+
+
+def test_rounds_take_the_model_of_the_round_before(make: Make) -> None:
+    made = make(
+        method={
+            "twice": {"method": "instructdiff", "rounds": 2},
+            "renewed": {"method": "perplexity", "rounds": 2, "rebind": "base", "train_from": "last"},
+        },
+        seeds=[0],
+        baselines=["random"],
+    )
+    outcomes = {one.cell.line: one for one in made.run()}
+    assert all(one.error is None for one in outcomes.values())
+    for line in ("twice", "renewed"):
+        place = made.folder / "cells" / outcomes[line].cell.place
+        rounds = [read_json(place / f"round_{number}" / "selection.json") for number in (1, 2)]
+        assert read_json(place / "selection.json") == rounds[1]
+        assert rounds[0]["models"] != rounds[1]["models"]
+
+
+def test_another_model_may_choose(make: Make, home: Path, tmp_path: Path) -> None:
+    make_llama(tmp_path / "other", chat=None, num_hidden_layers=1, hidden_size=32)
+    weak = {"method": "perplexity", "models": {"base": str(tmp_path / "other")}}
+    made = make(method={"perplexity": {}, "weak": weak}, seeds=[0], baselines=["random"])
+    outcomes = {one.cell.line: one for one in made.run()}
+    assert all(one.error is None for one in outcomes.values())
+    shapes = [read_json(Path(path)) for path in sorted((made.folder / "models").glob("*/config.json"))]
+    assert {shape["hidden_size"] for shape in shapes} == {read_json(home / "base" / "config.json")["hidden_size"]}
+
+
+def test_models_need_not_be_kept(make: Make) -> None:
+    made = make(keep_models=False, seeds=[0], baselines=["random"])
+    outcomes = made.run()
+    assert all(one.error is None for one in outcomes)
+    assert not list((made.folder / "models").iterdir())
+
+
+def test_a_typo_is_found_before_anything_is_trained(make: Make) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'ifd'"):
+        make(method={"idf": {}})
+    with pytest.raises(PlanError, match="--model judge="):
+        make(method={"alpagasus": {}})
