@@ -1,0 +1,1 @@
+"""Handing a subset to a trainer: its data format, and the lines to paste."""

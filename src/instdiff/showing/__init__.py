@@ -1,0 +1,1 @@
+"""Looking at what was chosen: one row, or two selections."""
