@@ -26,7 +26,7 @@ TRIALS = {"cpu": (1024, 2048, 4096, 8192)}
 GPU_TRIALS = (8192, 16384, 32768, 65536, 131072)
 AS_FAST = 0.97
 """A smaller batch is as good when it reaches this much of the best speed."""
-BLOCK = 1 << 16
+BLOCK = 1 << 14
 """Rows sorted at once to find shared prefixes."""
 
 
