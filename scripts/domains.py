@@ -1,6 +1,6 @@
 """Four domains for `configs/compare/domains.yaml`: a pool and held-out rows each, from public files in one folder.
 
-    python scripts/domains.py --shared DIR --output runs/domains [--rows 800] [--heldout 200]
+    python scripts/domains.py --shared DIR --output runs/domains [--rows 500] [--heldout 120]
 
 Writes ``math``, ``code``, ``medical`` and ``general`` as ``NAME.jsonl`` and ``NAME.heldout.jsonl``. Rows are drawn by a
 seed; a row's text is never in both files.
@@ -79,8 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder that holds the data folders")
     parser.add_argument("--output", type=Path, default=Path("runs/domains"))
-    parser.add_argument("--rows", type=int, default=800)
-    parser.add_argument("--heldout", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--heldout", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     for name, made in DOMAINS.items():

@@ -56,7 +56,7 @@ def contest(config: CompareConfig, *, log: Log, progress: Progress | None = None
 def terms(config: CompareConfig) -> str:
     """On what terms the lines are compared, in a sentence."""
     steps = {
-        "epochs": f"{config.train.num_train_epochs:g} epochs each",
+        "epochs": f"{config.train.num_train_epochs:g} epoch{'s' * (config.train.num_train_epochs != 1)} each",
         "equal": "as many optimizer steps each as the first random subset of the budget takes",
     }[config.steps]
     return (

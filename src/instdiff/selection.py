@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ from instdiff.budget import divided, parse_budget
 from instdiff.core import Budget, Scored
 from instdiff.data import Pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
+from instdiff.table import html_table
 from instdiff.version import __version__
 
 Order = Literal["rank", "input"]
+NOTEBOOK, TEXT = 10, 200
+"""Rows that a notebook shows, and characters of their texts."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,17 @@ class Selection:
         """Response tokens of the subset; -1 where they were not counted."""
         tokens = self.scored.n_tokens[self.at]
         return int(tokens.sum()) if np.all(tokens >= 0) else -1
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how much, and the first rows."""
+        some = self.at[:NOTEBOOK]
+        lines = [
+            [int(row), float(self.scored.value[at]), sample.instruction[:TEXT], sample.response[:TEXT]]
+            for row, at, sample in zip(self.rows, some, self.pool.take(some).samples(), strict=False)
+        ]
+        tokens = f", {self.n_tokens:,} response tokens" if self.n_tokens >= 0 else ""
+        said = f"{len(self):,} of {len(self.scored):,} rows{tokens} by {self.scored.name} within {self.budget}"
+        return f"<p>{html.escape(said)}</p>{html_table(['row', 'score', 'instruction', 'response'], lines)}"
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write the input's own rows as JSON lines."""

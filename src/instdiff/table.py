@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from instdiff.artifact import writing
 from instdiff.config.methods import NotNamed, is_file, make_method, short_name
 from instdiff.core import Budget, Method, Scored
 from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
+from instdiff.shown import visible
 
 META = b"instdiff"
 FIRST = ("row", "id", "n_tokens", "truncated")
@@ -88,6 +90,16 @@ class ScoreTable:
         for start in range(0, max(1, len(self)), ROWS_AT_ONCE):
             yield self._part(slice(start, start + ROWS_AT_ONCE))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line for each method."""
+        lines = [
+            [name, int(scored.eligible.sum()), *_spread(scored.value),
+             ", ".join(f"{n} {word}" for word, n in self.reasons()[name].items())]
+            for name, scored in self.scored.items()
+        ]  # fmt: skip
+        header = ["method", "eligible", "lowest", "median", "highest", "not eligible"]
+        return f"<p>{len(self):,} rows</p>{html_table(header, lines)}"
+
     def to_pandas(self) -> Any:
         """A pandas data frame; needs pandas."""
         return self.to_arrow().to_pandas()
@@ -111,6 +123,22 @@ class ScoreTable:
         if path.suffix != ".parquet":
             with writing(sidecar(path)) as aside:
                 aside.write_text(json.dumps(self.meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def html_table(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """A table for a notebook; everything in it is text."""
+
+    def row(tag: str, cells: Iterable[Any]) -> str:
+        said = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        return "<tr>" + "".join(f"<{tag}>{html.escape(visible(text))}</{tag}>" for text in said) + "</tr>"
+
+    body = "".join(row("td", line) for line in lines)
+    return f"<table><thead>{row('th', header)}</thead><tbody>{body}</tbody></table>"
+
+
+def _spread(value: npt.NDArray[np.float64]) -> list[float]:
+    some = value[np.isfinite(value)]
+    return [float(f(some)) if len(some) else float("nan") for f in (np.min, np.median, np.max)]
 
 
 def sidecar(path: Path) -> Path:

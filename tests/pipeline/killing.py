@@ -31,7 +31,7 @@ def imports() -> None:
     import pyarrow.parquet  # noqa: F401
     from trl import SFTConfig, SFTTrainer  # noqa: F401
 
-    import instdiff.page
+    import instdiff.report
     import instdiff.rounds  # noqa: F401
 
 

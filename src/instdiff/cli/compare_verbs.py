@@ -39,6 +39,7 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Compare methods with random, longest, full and the base; give the same command again to go on."""
+    from instdiff.cli.common import write_page
     from instdiff.config.base import load as load_config
     from instdiff.config.compare import CompareConfig
     from instdiff.contest import contest
@@ -52,6 +53,7 @@ def compare(
     )  # fmt: skip
     settings = load_config(CompareConfig, config, given, overrides or [])
     found = contest(settings, log=console.log, progress=console)
+    write_page(settings.output or "", console)
     parts = []
     for title, lines in by_task(found["lines"]).items():
         parts += [title, table(HEADER, rows_of(lines)), ""]

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 
-from instdiff.cli import data_verbs, score_verbs, store_verbs, train_verbs
+from instdiff.cli import (
+    compare_verbs,
+    data_verbs,
+    eval_verbs,
+    report_verbs,
+    score_verbs,
+    show_verbs,
+    store_verbs,
+    train_verbs,
+)
 from instdiff.cli.app import app
 
-VERBS = (data_verbs, score_verbs, store_verbs, train_verbs)
+VERBS = (data_verbs, score_verbs, store_verbs, train_verbs, eval_verbs, compare_verbs, report_verbs, show_verbs)
 """The modules that register commands."""
 
 

@@ -58,6 +58,7 @@ def train(
 ) -> None:
     """Fine-tune a model on a data set: all parameters, or LoRA with train.use_lora=true."""
     from instdiff.config.base import load as load_config
+    from instdiff.config.verbs import TrainConfig
     from instdiff.launch import write_launch
 
     main = os.environ.get("RANK", "0") == "0"  # of several processes one speaks

@@ -1,0 +1,379 @@
+"""The report's pictures as functions: scores in, a plotly figure out, for notebooks too.
+
+Colours are readable on light and on dark paper; the page sets those of text and lines by its theme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.budget import parse_budget
+from instdiff.core import Floats, Scored
+from instdiff.errors import DataError, PlanError
+from instdiff.report import numbers
+from instdiff.report.material import ASSUMED, head
+from instdiff.table import ScoreTable
+
+if TYPE_CHECKING:
+    Figure = Any
+Rows = npt.NDArray[np.int64]
+Some = Scored | ScoreTable
+
+CHOSEN, REST, OUT, MARK = "#3b82f6", "#94a3b8", "#d6a35c", "#e0603f"
+PALETTE = ("#3b82f6", "#e08a3c", "#2fa37c", "#b765c9", "#d6566d", "#5aa9c4", "#9a8f3d", "#7d7ae0", "#8b9bb0", "#c47b5a")
+MANY = 2000
+"""Points above this are drawn on the graphics card."""
+SIGNED = [[0.0, "#d9652f"], [0.5, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
+SHARE = [[0.0, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
+
+
+def _plotly() -> Any:
+    try:
+        import plotly.graph_objects as go
+    except ImportError:
+        raise PlanError('pictures need plotly, which is missing; run: pip install "instdiff[report]"') from None
+    return go
+
+
+def one(scores: Some, name: str | None = None) -> Scored:
+    """One method's scores.
+
+    Raises:
+        DataError: there are several and none is named.
+    """
+    if isinstance(scores, Scored):
+        return scores
+    if name is None and len(scores.scored) != 1:
+        raise DataError(f"these scores are by several methods; name one of {', '.join(scores)}")
+    return scores[name or next(iter(scores))]
+
+
+def _chosen(scored: Scored, chosen: Rows | None) -> npt.NDArray[np.bool_]:
+    """A mask of the chosen rows: those given, or the best tenth."""
+    mask = np.zeros(len(scored), bool)
+    mask[head(scored, parse_budget(ASSUMED)) if chosen is None else chosen] = True
+    return mask
+
+
+def _figure(traces: Sequence[Any], x: str = "", y: str = "", height: int = 340, **layout: Any) -> Figure:
+    go = _plotly()
+    figure = go.Figure(list(traces))
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        height=height,
+        margin={"l": 62, "r": 16, "t": 12, "b": 48},
+        font={"family": "system-ui, sans-serif", "size": 12, "color": "#64748b"},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        colorway=list(PALETTE),
+        hoverlabel={"font": {"family": "system-ui, sans-serif", "size": 12}},
+    )
+    grid = {"gridcolor": "rgba(148,163,184,0.22)", "zerolinecolor": "rgba(148,163,184,0.45)", "automargin": True}
+    figure.update_xaxes(title={"text": x, "standoff": 8}, **grid)
+    figure.update_yaxes(title={"text": y, "standoff": 8}, **grid)
+    return figure.update_layout(**layout)
+
+
+def _points(x: Floats, y: Floats, name: str, colour: str, rows: Rows, size: float = 5, **more: Any) -> Any:
+    go = _plotly()
+    kind = go.Scattergl if more.pop("many", len(x) > MANY) else go.Scatter
+    return kind(
+        x=x,
+        y=y,
+        name=name,
+        mode="markers",
+        customdata=rows,
+        marker={"color": colour, "size": size, "opacity": more.pop("opacity", 0.75), "line": {"width": 0}},
+        hovertemplate="%{x:.4g}, %{y:.4g}<extra></extra>",
+        **more,
+    )
+
+
+# ── one method ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def distribution(
+    scores: Some,
+    chosen: Rows | None = None,
+    *,
+    name: str | None = None,
+    values: Floats | None = None,
+    label: str | None = None,
+) -> Figure:
+    """How a score is distributed, with the chosen rows in it and the cut.
+
+    Args:
+        scores: one method's scores, or a table with the method's name.
+        chosen: positions of the chosen rows; by default the best tenth.
+        name: the method.
+        values: another column of the same rows, such as a detail; it has no cut.
+        label: what the column is called.
+    """
+    go = _plotly()
+    scored = one(scores, name)
+    mask = _chosen(scored, chosen)
+    column = scored.value if values is None else values
+    found = numbers.histogram(column, mask)
+    if found is None:
+        raise DataError(f"no row has a value of {label or scored.name}")
+    edges, every, kept = np.array(found["edges"], float), np.array(found["all"]), np.array(found["chosen"])
+    middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    tip = "%{x:.4g}: %{y:,} rows<extra>%{fullData.name}</extra>"
+    bars = [
+        go.Bar(x=middle, y=y, width=width, name=said, marker={"color": c, "line": {"width": 0}}, hovertemplate=tip)
+        for y, said, c in ((kept, "chosen", CHOSEN), (every - kept, "not chosen", REST))
+    ]
+    figure = _figure(bars, label or scored.name, "rows", 260, barmode="stack", bargap=0)
+    cut = None if values is not None else numbers.threshold(scored, mask)
+    if cut is not None and edges[0] <= cut <= edges[-1]:
+        figure.add_vline(
+            x=cut, line={"color": MARK, "width": 1.5, "dash": "dash"}, annotation_text="cut",
+            annotation_font={"color": MARK, "size": 11}, annotation_position="top left",
+        )  # fmt: skip
+    return figure
+
+
+def delta(
+    scores: Some,
+    chosen: Rows | None = None,
+    *,
+    name: str | None = None,
+    labels: Sequence[str] | None = None,
+    at: Rows | None = None,
+) -> Figure:
+    """Delta NLL against delta entropy with the kept band (InstructDiff).
+
+    Args:
+        scores: one method's scores, or a table with the method's name; it must have both details.
+        chosen: positions of the chosen rows; by default the best tenth.
+        name: the method.
+        labels: per row its domain, which then gives the colour.
+        at: the rows to show; all by default.
+    """
+    scored = one(scores, name)
+    if not {"diff_nll", "diff_entropy"} <= scored.details.keys():
+        raise DataError(f"{scored.name} has no delta NLL and delta entropy; instructdiff has")
+    x, y = scored.details["diff_nll"], scored.details["diff_entropy"]
+    figure = _figure(
+        _parts(scored, x, y, chosen, labels, at), "delta NLL (nats per token)", "delta entropy (nats per token)", 460
+    )
+    edges = numbers.band(scored)
+    if edges is not None:
+        figure.add_vrect(
+            x0=edges[0], x1=edges[1], fillcolor=CHOSEN, opacity=0.07, line_width=0, layer="below",
+            annotation_text="kept band", annotation_position="bottom left", annotation_font={"size": 11},
+        )  # fmt: skip
+    return figure
+
+
+def length_bias(
+    scores: Some,
+    length: Floats | None = None,
+    chosen: Rows | None = None,
+    *,
+    name: str | None = None,
+    unit: str = "response tokens",
+    at: Rows | None = None,
+) -> Figure:
+    """A score against the length of the response."""
+    scored = one(scores, name)
+    x = scored.n_tokens.astype(np.float64) if length is None else length
+    x = np.where(x > 0, x, np.nan)
+    traces = _parts(scored, x, scored.value, chosen, None, at, values_only=True)
+    figure = _figure(traces, unit, scored.name, 360)
+    return figure.update_xaxes(type="log", dtick=1)
+
+
+def _parts(
+    scored: Scored, x: Floats, y: Floats, chosen: Rows | None, labels: Sequence[str] | None, at: Rows | None,
+    *, values_only: bool = False,
+) -> list[Any]:  # fmt: skip
+    """A trace for each kind of row: chosen, not chosen, not eligible; or for each domain."""
+    mask, here = _chosen(scored, chosen), np.arange(len(scored)) if at is None else at
+    many = len(here) > MANY
+    size = 3.5 if len(here) > 10_000 else 5
+    if labels is not None:
+        names = np.array(labels, object)
+        kinds = [(str(n), names == n, PALETTE[i % len(PALETTE)], 0.7) for i, n in enumerate(sorted(set(labels)))]
+    else:
+        rest = scored.takeable & ~mask
+        kinds = [("not chosen", rest, REST, 0.55), ("chosen", mask, CHOSEN, 0.85)]
+        if not values_only:
+            kinds.insert(0, ("not eligible", ~mask & ~rest, OUT, 0.5))
+    return [
+        _points(x[rows], y[rows], said, colour, rows, size, many=many, opacity=opacity)
+        for said, kind, colour, opacity in kinds
+        if len(rows := here[kind[here]])
+    ]
+
+
+# ── several columns ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def domains(
+    scores: Some, labels: Sequence[str], *, name: str | None = None, detail: str | None = "diff_entropy"
+) -> Figure:
+    """A column's distribution in each domain: quartiles, mean, and extremes as points.
+
+    Args:
+        scores: one method's scores, or a table with the method's name.
+        labels: per row its domain.
+        name: the method.
+        detail: the method's detail to show; None for the score itself.
+    """
+    go = _plotly()
+    scored = one(scores, name)
+    column = scored.value if detail is None else scored.details[detail]
+    found = {kind: s for kind, s in numbers.by_group(column, labels).items() if s["rows"]}
+    order = sorted(found, key=lambda kind: found[kind]["median"], reverse=True)
+
+    def values(key: str) -> list[Any]:
+        return [found[kind][key] for kind in order]
+
+    boxes = go.Box(
+        y=order, q1=values("q25"), median=values("median"), q3=values("q75"), mean=values("mean"),
+        lowerfence=values("q05"), upperfence=values("q95"), orientation="h", name="5 to 95 %, quartiles, mean",
+        fillcolor="rgba(59,130,246,0.28)", line={"color": CHOSEN, "width": 1.5}, boxmean=True,
+    )  # fmt: skip
+    ends = go.Scatter(
+        x=[*values("min"), *values("max")], y=[*order, *order], mode="markers", name="extremes",
+        marker={"color": REST, "size": 6, "symbol": "line-ns-open"}, hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+    )  # fmt: skip
+    said = f"{scored.name}.{detail}" if detail else scored.name
+    return _figure([boxes, ends], said, "", 120 + 34 * len(order)).update_yaxes(type="category")
+
+
+def matrix(
+    names: Sequence[str], values: Sequence[Sequence[float | None]], across: Sequence[str] | None = None,
+    *, signed: bool = True, label: str = "",
+) -> Figure:  # fmt: skip
+    """A matrix of correlations (-1 to 1) or shares (0 to 1), each cell with its number."""
+    go = _plotly()
+    across = names if across is None else across
+    crowded = len(across) > 18
+    heat = go.Heatmap(
+        x=list(across), y=list(names), z=[list(row) for row in values], zmin=-1 if signed else 0, zmax=1,
+        colorscale=SIGNED if signed else SHARE, xgap=1, ygap=1, hoverongaps=False,
+        text=[["" if v is None or crowded else f"{v:.2f}" for v in row] for row in values], texttemplate="%{text}",
+        textfont={"size": 11}, colorbar={"thickness": 10, "len": 0.9, "outlinewidth": 0, "title": {"text": label}},
+        hovertemplate="%{y}<br>%{x}<br>%{z:.3f}<extra></extra>",
+    )  # fmt: skip
+    figure = _figure([heat], height=150 + 26 * len(names))
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="")
+    return figure.update_xaxes(type="category", tickangle=-40, showgrid=False, ticks="")
+
+
+def correlation(table: ScoreTable, more: Mapping[str, Floats] | None = None) -> Figure:
+    """Pearson correlation of every score and detail with each other and with the lengths."""
+    columns = numbers.score_columns(table) | dict(more or numbers.lengths(None, table.n_tokens))
+    return matrix(list(columns), numbers.pearson(columns), label="r")
+
+
+def overlap(table: ScoreTable, budget: str = ASSUMED) -> Figure:
+    """Which share of their best rows within a budget the methods have in common (Jaccard)."""
+    sets = {name: head(scored, parse_budget(budget)) for name, scored in table.scored.items()}
+    return matrix(list(sets), numbers.jaccard(sets), signed=False, label="Jaccard")
+
+
+def rank_correlation(table: ScoreTable) -> Figure:
+    """Spearman correlation of the methods' scores."""
+    columns = {name: scored.value for name, scored in table.scored.items()}
+    return matrix(list(columns), numbers.spearman(columns), label="rho")
+
+
+def coverage(
+    xy: npt.NDArray[Any], chosen: npt.NDArray[np.bool_], labels: Sequence[str] | None = None, at: Rows | None = None
+) -> Figure:
+    """Rows in two dimensions: the chosen before the others, or by domain."""
+    rows = np.arange(len(xy)) if at is None else at
+    size, many = (3.5 if len(xy) > 10_000 else 5), len(xy) > MANY
+    x, y = xy[:, 0].astype(np.float64), xy[:, 1].astype(np.float64)
+    if labels is None:
+        kinds = [("not chosen", ~chosen, REST, 0.5), ("chosen", chosen, CHOSEN, 0.9)]
+    else:
+        names = np.array(labels, object)
+        kinds = [(str(n), names == n, PALETTE[i % len(PALETTE)], 0.75) for i, n in enumerate(sorted(set(labels)))]
+    traces = [
+        _points(x[kind], y[kind], said, colour, rows[kind], size, many=many, opacity=opacity)
+        for said, kind, colour, opacity in kinds
+        if kind.any()
+    ]
+    blank = {"showticklabels": False, "zeroline": False, "showgrid": False, "ticks": ""}
+    margin = {"l": 12, "r": 12, "t": 12, "b": 12}
+    return _figure(traces, height=520, margin=margin).update_xaxes(**blank).update_yaxes(**blank)
+
+
+# ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def funnel(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """Rows and tokens of each stage, as shares of the first."""
+    go = _plotly()
+    names = [stage["stage"] for stage in stages]
+    bars = []
+    for key, colour in (("rows", CHOSEN), ("tokens", REST)):
+        counts = [stage[key] for stage in stages]
+        if None not in counts and counts[0]:
+            bars.append(
+                go.Bar(
+                    y=names,
+                    x=[100 * count / counts[0] for count in counts],
+                    orientation="h",
+                    name=key,
+                    text=[f"{count:,}" for count in counts],
+                    textposition="auto",
+                    insidetextanchor="end",
+                    marker={"color": colour},
+                    hovertemplate="%{y}: %{text} " + key + " (%{x:.1f} %)<extra></extra>",
+                )
+            )
+    figure = _figure(bars, "share of the input (%)", "", 90 + 46 * len(names), barmode="group", bargap=0.3)
+    return figure.update_yaxes(autorange="reversed", type="category").update_xaxes(range=[0, 104])
+
+
+def training(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Loss by step; thin what each step had, thick its running mean."""
+    go = _plotly()
+    traces = []
+    for number, (name, losses) in enumerate(curves.items()):
+        colour, values = PALETTE[number % len(PALETTE)], np.asarray(losses, np.float64)
+        steps = np.arange(1, len(values) + 1)
+        width = max(1, len(values) // 12)
+        total = np.cumsum(np.concatenate([np.zeros(1), np.nan_to_num(values)]))
+        low = np.maximum(0, steps - width)
+        mean = (total[steps] - total[low]) / (steps - low)
+        tip = "step %{x}: %{y:.3f}<extra>%{fullData.name}</extra>"
+        line: dict[str, Any] = {"color": colour}
+        thin = {"x": steps, "y": values, "opacity": 0.25, "showlegend": False, "hoverinfo": "skip"}
+        traces += [
+            go.Scatter(**thin, line={**line, "width": 1}, mode="lines", legendgroup=name, name=name),
+            go.Scatter(
+                x=steps, y=mean, line={**line, "width": 2}, mode="lines", legendgroup=name, name=name, hovertemplate=tip
+            ),
+        ]
+    return _figure(traces, "step", "loss (nats per token)", 380)
+
+
+def comparison(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
+    """A value of each line with its interval, the first line at the top."""
+    go = _plotly()
+    names = [str(line["name"]) for line in lines]
+    value = np.array([_number(line.get("value")) for line in lines])
+    low, high = (np.array([_number(line.get(key)) for line in lines]) for key in ("low", "high"))
+    trace = go.Scatter(
+        x=value, y=names, mode="markers", marker={"color": CHOSEN, "size": 9},
+        error_x={"type": "data", "array": high - value, "arrayminus": value - low, "symmetric": False,
+                 "color": REST, "thickness": 1.5, "width": 4},
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>", showlegend=False,
+    )  # fmt: skip
+    figure = _figure([trace], label, "", 90 + 30 * len(names))
+    return figure.update_yaxes(autorange="reversed", type="category")
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")

@@ -1,0 +1,165 @@
+"""The page in headless Chromium: it asks for nothing, complains of nothing, and does what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers import Lab, some_rows
+from instdiff.data import load
+from instdiff.methods import IFD, Longest
+from instdiff.report import report
+from instdiff.selection import select
+from instdiff.table import read_scores
+
+from .kit import make_scores, make_table, opened
+
+SORTED = "[...document.querySelectorAll('#rows tbody tr.row')].map(r => [...r.cells].map(c => c.textContent))"
+
+
+def cells(tab: Any) -> list[list[str]]:
+    """The rows of the table as they stand."""
+    found: list[list[str]] = tab.evaluate(SORTED)
+    return found
+
+
+def scroll(tab: Any) -> None:
+    """Past every picture, so that each is drawn."""
+    height = tab.evaluate("document.body.scrollHeight")
+    for top in range(0, height, 700):
+        tab.evaluate(f"window.scrollTo({{top: {top}, behavior: 'instant'}})")
+        tab.wait_for_timeout(60)
+    tab.wait_for_function(
+        "[...document.querySelectorAll('.figures .card > div:not(.tabs):not(.peek)')]"
+        ".every(b => b.querySelector('.main-svg') || b.getBoundingClientRect().bottom < 0)"
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("browser")
+    make_scores(folder)
+    return report(folder)
+
+
+def test_sorting_searching_and_filtering(page: Path) -> None:
+    table = read_scores(page.parent / "scores.parquet")
+    with opened(page) as tab:
+        assert tab.text_content("#count") == "200 of 200 rows"
+        heads = tab.locator("#rows thead th")
+        heads.filter(has_text="random").click()
+        values = [float(row[-1]) for row in cells(tab)]
+        assert len(values) == 25 and values == sorted(values, reverse=True)
+        assert np.isclose(values[0], table["random"].value.max(), rtol=1e-3)
+        heads.filter(has_text="random").click()
+        assert np.isclose(float(cells(tab)[0][-1]), table["random"].value.min(), rtol=1e-3)
+        heads.filter(has_text="instructdiff").click()
+        assert cells(tab)[0][1] == "chosen"
+        tab.select_option("#show", "chosen")
+        assert tab.text_content("#count") == "40 of 200 rows" and {row[1] for row in cells(tab)} == {"chosen"}
+        tab.click("#after")
+        assert tab.text_content("#page") == "page 2 of 2" and len(cells(tab)) == 15
+        tab.select_option("#show", "borderline")
+        assert {row[1] for row in cells(tab)} == {"chosen", "rejected"}
+        tab.select_option("#show", "")
+        tab.select_option("#group", "code")
+        assert {row[3] for row in cells(tab)} == {"code"}
+        tab.select_option("#group", "")
+        tab.fill("#search", "fdp.EXE")
+        assert tab.text_content("#count") == "3 of 200 rows"
+        tab.fill("#search", "117")
+        assert [row[0] for row in cells(tab)] == ["117"]
+
+
+def test_hostile_rows_stay_text(page: Path) -> None:
+    with opened(page) as tab:
+        tab.fill("#search", "fdp.exe")
+        tab.locator("#rows tr.row").first.click()
+        whole = tab.text_content("#rows td.whole")
+        assert "<img src=x onerror=document.title='owned'> ⟨U+202E⟩fdp.exe" in whole
+        assert "<style>*{display:none}</style>" in whole and "⟨U+2066⟩x⟨U+2069⟩ ⟨U+0007⟩" in whole
+        scroll(tab)
+        assert tab.title() == "instdiff: Scores " + page.parent.name
+        assert tab.locator("main img, main a[href], #rows b, #rows script, #rows style").count() == 0
+        drawn = tab.evaluate("document.querySelector('#delta .figures').textContent")
+        assert "chosen" in drawn
+
+
+def test_dark_and_light_and_every_picture(page: Path) -> None:
+    with opened(page, "dark") as tab:
+        scroll(tab)
+        paper = "getComputedStyle(document.body).backgroundColor"
+        assert tab.evaluate(paper) == "rgb(17, 21, 27)"
+        tab.click("#theme")
+        assert tab.evaluate(paper) == "rgb(251, 251, 250)"
+        for button in tab.locator(".tabs button").all():
+            button.click()
+            assert button.get_attribute("aria-pressed") == "true"
+
+
+def test_a_point_tells_its_row_and_the_rows_most_like_it(page: Path) -> None:
+    with opened(page) as tab:
+        tab.locator("#coverage .card").scroll_into_view_if_needed()
+        tab.wait_for_selector("#coverage .main-svg")
+        tab.wait_for_function("document.querySelector('#coverage .js-plotly-plot')")
+        tab.evaluate(
+            "document.querySelector('#coverage .js-plotly-plot').emit('plotly_hover', {points: [{customdata: 10}]})"
+        )
+        said = tab.text_content("#coverage .peek")
+        assert said.startswith("Row 10, ") and said.count("most like it: row ") == 3
+
+
+def test_tokens_are_coloured_by_what_a_model_said(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some_rows(10)))
+    pool = load(str(tmp_path / "rows.jsonl"))
+    table = lab.score(pool, [IFD(), Longest()], store=lab.store())
+    table.write(tmp_path / "scores.parquet")
+    select(pool, table["longest"], "3", meta=table.meta).write_record(tmp_path / "selection.json")
+    with opened(report(tmp_path)) as tab:
+        tab.select_option("#show", "chosen")
+        tab.locator("#rows tr.row").first.click()
+        spans = tab.locator("#rows .said span")
+        row = int(cells(tab)[0][0])
+        assert spans.count() == int(table.n_tokens[row])
+        assert tab.evaluate("document.querySelector('#rows .said span').title").startswith("NLL by base: ")
+        assert tab.evaluate(
+            "[...document.querySelectorAll('#rows .said span')].some(s => s.style.background.startsWith('rgba'))"
+        )
+        tab.select_option("#rows select", "NLL: what the prompt saves (base)")
+        assert "what the prompt saves" in tab.evaluate("document.querySelector('#rows .said span').title")
+        tab.select_option("#rows select", "")
+        assert spans.count() == 0
+
+
+def test_fifty_thousand_rows_open(tmp_path: Path) -> None:
+    count = 50_000
+    make_table(count, [f"{row:032x}" for row in range(count)], str(tmp_path / "rows.jsonl")).write(
+        tmp_path / "scores.parquet"
+    )
+    page = report(tmp_path / "scores.parquet")
+    assert page.stat().st_size < 15_000_000
+    with opened(page) as tab:
+        assert tab.text_content("#count") == "2,000 of 2,000 rows"
+        tab.locator("#delta .card").scroll_into_view_if_needed()
+        tab.wait_for_selector("#delta .gl-canvas, #delta .main-svg")
+        assert "WebGL is not supported" not in tab.text_content("#delta")
+        points = "document.querySelector('#delta .js-plotly-plot').data.reduce((n, t) => n + t.x.length, 0)"
+        tab.wait_for_function("document.querySelector('#delta .js-plotly-plot')?.data?.length === 3")
+        assert tab.evaluate(points) == count or not tab.evaluate(
+            "Boolean(document.createElement('canvas').getContext('webgl'))"
+        )
+
+
+@pytest.mark.slow
+def test_fifty_thousand_rows_with_their_texts(tmp_path: Path) -> None:
+    make_scores(tmp_path, 50_000)
+    page = report(tmp_path)
+    assert page.stat().st_size < 15_000_000
+    with opened(page) as tab:
+        scroll(tab)
+        tab.fill("#search", "fdp.exe")
+        assert len(cells(tab)) == 3

@@ -1,0 +1,247 @@
+"""The page as a file: what it says, what it carries, and that data stay text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cli.shell import cli, ok
+from helpers import Lab, some_rows
+from instdiff.data import load
+from instdiff.errors import DataError
+from instdiff.methods import IFD, MADS, Perplexity, ResponseEntropy
+from instdiff.report import plots, report
+from instdiff.selection import select
+from instdiff.table import read_scores
+
+from .kit import HOSTILE, column, make_scores, make_table, payload
+
+
+class Page(HTMLParser):
+    """The elements and attributes of a page, its text, and its scripts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.raw = path.read_text(encoding="utf-8")
+        self.scripts = re.findall("<script>(.*?)</script>", self.raw, re.DOTALL)
+        self.feed(self.raw)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def facts(page: Path) -> Any:
+    return json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    make_scores(folder)
+    return report(folder / "scores.parquet")
+
+
+def test_the_facts_are_those_of_the_scores(made: Path) -> None:
+    table = read_scores(made.parent / "scores.parquet")
+    record = json.loads((made.parent / "selection.json").read_text())
+    found = facts(made)["sections"]
+    stages = found["funnel"]["facts"]["scores.parquet"]
+    assert [s["rows"] for s in stages["stages"]] == [200, 200, 160, 40] and stages["excluded"] == {"filtered": 40}
+    assert stages["stages"][3]["tokens"] == record["counts"]["selected_tokens"]
+    scored, mask = table["instructdiff"], np.zeros(200, bool)
+    mask[record["rows"]] = True
+    cut = found["distributions"]["facts"]["instructdiff"]["cut"]
+    assert np.isclose(cut, scored.value[mask].min(), rtol=1e-5)
+    band = found["delta"]["facts"]["instructdiff"]["band"]
+    kept = scored.details["diff_nll"][scored.eligible]
+    assert np.allclose(band, [kept.min(), kept.max()])
+    math = found["delta"]["facts"]["instructdiff"]["domains"]["math"]
+    own = scored.details["diff_entropy"][4::4]
+    assert math["rows"] == 49 and np.isclose(math["mean"], own.mean(), atol=1e-4) and math["max"] <= own.max() + 1e-4
+    pearson = found["correlation"]["facts"]
+    at = [pearson["columns"].index(name) for name in ("longest", "response tokens")]
+    assert pearson["pearson"][at[0]][at[1]] == 1.0
+    assert found["length"]["facts"]["longest"]["rank_correlation"] == 1.0
+    overlap = found["overlap"]["facts"]
+    assert list(overlap["selections"].values()) == [40, 40, 40] and overlap["jaccard"][0][0] == 1.0
+    assert found["coverage"]["facts"]["projection"] == "t-SNE"
+    assert len(found["summary"]["text"]) == 3
+    assert found["summary"]["text"][0].startswith("instructdiff chose 40 of 200 rows, with ")
+
+
+def test_every_point_is_in_the_page(made: Path) -> None:
+    table = read_scores(made.parent / "scores.parquet")
+    body = payload(made)
+    traces = body["figures"]["delta"][0][1]["data"]
+    rows = np.concatenate([column(made, t["customdata"]) for t in traces if "$" in t["customdata"]])
+    small = [row for t in traces if "$" not in t["customdata"] for row in t["customdata"]]
+    assert sorted([*rows.tolist(), *small]) == list(range(200))
+    rest = next(t for t in traces if t["name"] == "not chosen")
+    x = table["instructdiff"].details["diff_nll"][column(made, rest["customdata"])]
+    assert np.allclose(column(made, rest["x"]), x, rtol=2e-5)
+    assert np.allclose(column(made, body["examples"]["scores"]["random"]), table["random"].value, rtol=2e-5)
+
+
+def test_data_stay_text_and_only_two_scripts_may_run(made: Path) -> None:
+    page = Page(made)
+    assert not {"img", "link", "iframe", "object", "embed", "base", "form"} & set(page.elements)
+    assert not [n for n, _ in page.attributes if n.startswith("on") or n in ("src", "action")]
+    assert all(value and value.startswith("#") for name, value in page.attributes if name == "href")
+    assert len(page.scripts) == 1 and page.elements.count("style") == 1
+    policy = next(value for _, value in page.attributes if value and "default-src" in value)
+    assert "default-src 'none'" in policy and "unsafe-inline'; img" in policy and "connect-src" not in policy
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy and len(re.findall("sha256-", policy)) == 2
+    assert "unsafe-inline" not in policy.split("style-src")[0]
+    assert not any(ord(c) in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028) for c in page.raw)
+    assert all(c in "\n\t" or ord(c) >= 32 for c in page.raw)
+    assert "onerror" not in page.raw.replace(page.scripts[0], "") and "<b>bold</b>" not in page.raw
+    assert "<b>bold</b>" in page.text
+    asked, said = payload(made)["examples"]["texts"][0]
+    assert asked.startswith("<script>document.title='owned'</script><img src=x") and "⟨U+202E⟩fdp.exe" in asked
+    assert "⟨U+2028⟩" in asked and said.endswith("⟨U+2066⟩x⟨U+2069⟩ ⟨U+0007⟩ --><!--")
+
+
+def test_without_a_selection_the_best_tenth_stands_in(tmp_path: Path) -> None:
+    make_scores(tmp_path, 60, selected=False)
+    found = facts(report(tmp_path / "scores.parquet"))
+    assert found["sections"]["summary"]["facts"]["chosen_rows"] == 6
+    assert any("Nothing was selected" in note for note in found["notes"])
+    assert "would choose 6 of 60 rows" in found["sections"]["summary"]["text"][0]
+
+
+def test_without_the_rows_it_says_so(tmp_path: Path) -> None:
+    make_scores(tmp_path, 60)
+    (tmp_path / "rows.jsonl").unlink()
+    page = report(tmp_path)
+    assert any("give --data FILE" in note for note in facts(page)["notes"])
+    assert "texts" not in payload(page)["examples"] and "coverage" not in facts(page)["sections"]
+
+
+def test_other_rows_and_other_places_are_refused(tmp_path: Path) -> None:
+    make_scores(tmp_path, 20)
+    (tmp_path / "other.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * 20)
+    with pytest.raises(DataError, match="is not the row that was scored"):
+        report(tmp_path / "scores.parquet", data=str(tmp_path / "other.jsonl"))
+    with pytest.raises(DataError, match="give a run folder, or the score file"):
+        report(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="is no run folder"):
+        report(tmp_path / "empty")
+
+
+def test_a_comparison_with_its_cells(tmp_path: Path) -> None:
+    table = make_scores(tmp_path, 60, selected=False)
+    pool = load(str(tmp_path / "rows.jsonl"))
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores.parquet").rename(tmp_path / "scores" / "a1_seed_0.parquet")
+    for name in ("instructdiff", "random"):
+        place = tmp_path / "cells" / name / "10pct" / "seed_0"
+        place.mkdir(parents=True)
+        select(pool, table[name], "10%", meta=table.meta).write_record(place / "selection.json")
+    some = {"budget": "10%", "suite": "s", "task": "t", "metric": "accuracy", "seeds": 3, "rows": 6, "tokens": 9}
+    lines = [
+        {"name": name, **some, "value": value, "low": value - 0.1, "high": value + 0.1, "diff": 0.1, "real": True}
+        for name, value in (("random", 0.4), ("instructdiff", 0.5))
+    ]
+    (tmp_path / "comparison.json").write_text(json.dumps({"lines": [*lines, {"name": "half a line"}]}))
+    page = report(tmp_path)
+    found = facts(page)["sections"]
+    assert found["summary"]["text"][2] == "Of 2 lines of t, instructdiff has the best accuracy: 0.5 (0.4 to 0.6)."
+    assert found["summary"]["facts"]["method"] == "instructdiff"
+    assert [line["name"] for line in found["comparison"]["facts"]["lines"]] == ["random", "instructdiff", "half a line"]
+    assert "instructdiff, 10pct, seed 0" in found["overlap"]["facts"]["selections"]
+    assert "0.400 to 0.600" in Page(page).text and "instdiff" in Page(page).text
+    assert len(found["overlap"]["facts"]["selections"]) == 2
+
+
+def test_values_of_tokens_come_from_the_store(lab: Lab, tmp_path: Path) -> None:
+    rows = some_rows(12)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pool, store = load(str(tmp_path / "rows.jsonl")), lab.store()
+    table = lab.score(pool, [IFD(), Perplexity(), ResponseEntropy()], store=store)
+    table.write(tmp_path / "scores.parquet")
+    page = report(tmp_path / "scores.parquet")
+    told = payload(page)["examples"]["tokens"]
+    assert list(told["columns"]) == ["NLL by base", "NLL by base without the prompt", "entropy by base"]
+    assert list(told["deltas"]) == ["NLL: what the prompt saves (base)"]
+    values, ids = column(page, told["columns"]["NLL by base"]), column(page, told["ids"])
+    start = 0
+    for row, count in told["rows"]:
+        text = "".join(told["words"][i] for i in ids[start : start + count])
+        assert text.strip() == rows[row]["output"].strip()
+        assert np.isclose(values[start : start + count].mean(), -table["perplexity"].value[row], rtol=2e-3)
+        start += count
+    cost = facts(page)["sections"]["cost"]["facts"]
+    assert cost["passes"] == 2 and cost["passes_alone"] == 4
+    used = {line["signal"]: (line["methods"], line["rows"]) for line in cost["signals"]}
+    assert used["Nll of Prompted by base"][0] == ["ifd", "perplexity"] and used["Entropy of Prompted by base"][1] == 12
+
+
+def test_tags_by_category_come_from_the_store(lab: Lab, tmp_path: Path) -> None:
+    rows = [{**row, "category": "ab"[at % 2]} for at, row in enumerate(some_rows(24))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pool, store = load(str(tmp_path / "rows.jsonl")), lab.store()
+    table = lab.score(pool, [MADS(common=1.0)], store=store)
+    table.write(tmp_path / "scores.parquet")
+    found = facts(report(tmp_path / "scores.parquet"))["sections"]["tags"]["facts"]
+    s, method = table["mads"].signals(), table["mads"].method
+    assert isinstance(method, MADS)
+    offsets, marks = method.tags(s, np.arange(24))
+    neuron = int(found["tags"][0].removeprefix("neuron "))
+    has = [neuron in marks[offsets[row] : offsets[row + 1]] for row in range(24)]
+    assert found["categories"] == ["a", "b"] and found["column"] == "category"
+    assert np.allclose(found["share"][0], [np.mean(has[0::2]), np.mean(has[1::2])])
+    own = table["mads"].details["n_tags"][0::2]
+    assert np.isclose(found["n_tags"]["a"]["mean"], own.mean(), rtol=1e-4)
+
+
+def test_the_verb_writes_both_files_and_refuses_what_is_no_run(tmp_path: Path) -> None:
+    make_scores(tmp_path, 30)
+    page = tmp_path / "shown" / "page.html"
+    ran = ok("report", tmp_path / "scores.parquet", "--data", tmp_path / "rows.jsonl", "--output", page)
+    assert ran.out.strip() == f"the page is {page}; its facts are {page.with_suffix('.json')}"
+    assert facts(page)["kind"] == "scores" and facts(page)["notes"] == []
+    assert cli("report", tmp_path / "nothing").error.startswith("there is no ")
+
+
+def test_pictures_are_functions(tmp_path: Path) -> None:
+    table = make_table(100, [f"{row:032x}" for row in range(100)])
+    scored = table["instructdiff"]
+    bars = plots.distribution(scored)
+    assert [sum(bar.y) for bar in bars.data] == [10, 70]
+    assert {t.name: len(t.x) for t in plots.delta(scored).data} == {"not eligible": 20, "not chosen": 70, "chosen": 10}
+    assert sum(len(t.x) for t in plots.delta(scored, labels=["a", "b"] * 50).data) == 100
+    assert plots.overlap(table).data[0].z[0][0] == 1.0
+    assert len(plots.correlation(table).data[0].x) == 7 and len(plots.rank_correlation(table).data[0].x) == 3
+    assert plots.length_bias(table, name="longest").data[0].name == "not chosen"
+    with pytest.raises(DataError, match="name one of instructdiff, longest, random"):
+        plots.distribution(table)
+    with pytest.raises(DataError, match="longest has no delta NLL"):
+        plots.delta(table["longest"])
+
+
+def test_notebooks_show_tables(tmp_path: Path) -> None:
+    table = make_scores(tmp_path, 60)
+    pool = load(str(tmp_path / "rows.jsonl"))
+    html = table._repr_html_()
+    assert "instructdiff" in html and "60" in html and "12 filtered" in html
+    chosen = select(pool, table["random"], "60")
+    shown = chosen._repr_html_()
+    assert "60 of 60 rows" in shown and "<img" not in shown and "&lt;b&gt;" not in shown.split("<tbody>")[0]
+    assert HOSTILE["instruction"][:8] not in shown
