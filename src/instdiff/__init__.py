@@ -21,6 +21,7 @@ from instdiff.version import __version__
 
 if TYPE_CHECKING:
     from instdiff.bill import Bill, plan
+    from instdiff.contest import compare
     from instdiff.core import (
         Asked,
         Budget,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from instdiff.data import Message, Pool, Sample
     from instdiff.data.load import load
     from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError, PlanError, StoreError
+    from instdiff.evaluation import evaluate
+    from instdiff.exporting.export import export
     from instdiff.methods import (
         DEITA,
         DS2,
@@ -86,6 +89,8 @@ if TYPE_CHECKING:
         Zip,
     )
     from instdiff.ragged import Ragged
+    from instdiff.reporting import report
+    from instdiff.results import SuiteResult, TaskResult, read_results
     from instdiff.rounds import pipeline
     from instdiff.scoring import score
     from instdiff.selection import Selection, select
@@ -95,6 +100,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bill": ("Bill", "plan"),
+    "contest": ("compare",),
     "core": (
         "Asked", "Budget", "Choice", "Column", "Demonstrated", "Embedding", "Entropy", "Judged", "Length", "Listed",
         "MeanNll", "Method", "ModelRef", "Neurons", "Nll", "Noisy", "Pooled", "PromptOnly", "Prompted",
@@ -103,12 +109,16 @@ _HOMES = {
     ),
     "data": ("Message", "Pool", "Sample", "load"),
     "errors": ("ConfigError", "DataError", "EngineError", "InstDiffError", "PlanError", "StoreError"),
+    "evaluation": ("evaluate",),
+    "exporting.export": ("export",),
     "methods": (
         "DEITA", "DS2", "IFD", "MADS", "METHODS", "MIWV", "RDS", "AlpaGasus", "Blend", "CosineFilter",
         "FacilityLocation", "Full", "InstructDiff", "KCenter", "KMeansQuota", "Longest", "Nuggets", "Perplexity",
         "Random", "ResponseEntropy", "SelectIT", "Superfiltering", "SuperfilteringD", "TShirt", "Then", "Zip",
     ),
     "ragged": ("Ragged",),
+    "reporting": ("report",),
+    "results": ("SuiteResult", "TaskResult", "read_results"),
     "rounds": ("pipeline",),
     "scoring": ("score",),
     "selection": ("Selection", "select"),

@@ -26,7 +26,7 @@ OPEN = (*OPERATIONAL, "method", "budgets", "seeds", "random_seeds", "baselines",
 HELDOUT = {"builtin:demo": "builtin:demo/heldout"}
 
 
-def contest(config: CompareConfig, *, log: Log, progress: Progress | None = None) -> dict[str, Any]:
+def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None) -> dict[str, Any]:
     """Run or go on with a comparison.
 
     Args:

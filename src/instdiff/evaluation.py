@@ -16,8 +16,8 @@ from instdiff.engine.judge import parse_judge
 from instdiff.engine.load import Resident, pick_device, pick_dtype, resolve
 from instdiff.engine.workers import residence
 from instdiff.errors import ConfigError
-from instdiff.evaluate.generate import Generator, make_generator
-from instdiff.evaluate.subject import Prompt, Sampling, Subject, Suite
+from instdiff.evaluating.generate import Generator, make_generator
+from instdiff.evaluating.subject import Prompt, Sampling, Subject, Suite
 from instdiff.progress import Progress, Quiet
 from instdiff.results import SuiteResult
 from instdiff.scoring import parse_model

@@ -13,18 +13,18 @@ import numpy as np
 from instdiff.config.evaluate import EvalConfig
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.evaluate.subject import Subject, Suite
+from instdiff.evaluating.subject import Subject, Suite
 from instdiff.heldout import heldout_nll
 from instdiff.results import TaskResult
 
 SUITES: dict[str, str] = {
     "heldout": "instdiff.suites:heldout_suite",
-    "math": "instdiff.evaluate.math:math_suite",
-    "med": "instdiff.evaluate.harness:med_suite",
-    "openllm": "instdiff.evaluate.harness:openllm_suite",
-    "code": "instdiff.evaluate.code:code_suite",
-    "general": "instdiff.evaluate.pairwise:general_suite",
-    "skills": "instdiff.evaluate.skills:skills_suite",
+    "math": "instdiff.evaluating.math:math_suite",
+    "med": "instdiff.evaluating.harness:med_suite",
+    "openllm": "instdiff.evaluating.harness:openllm_suite",
+    "code": "instdiff.evaluating.code:code_suite",
+    "general": "instdiff.evaluating.pairwise:general_suite",
+    "skills": "instdiff.evaluating.skills:skills_suite",
 }
 """Name to the function that builds the suite from a configuration; its module is imported when it is asked for."""
 

@@ -16,10 +16,10 @@ from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluate import harness_data as data
-from instdiff.evaluate.choices import MED, ChoiceSuite, Question, Talk, Teller, dealt, once
-from instdiff.evaluate.harness import med_suite
-from instdiff.evaluate.subject import Subject
+from instdiff.evaluating import harness_data as data
+from instdiff.evaluating.choices import MED, ChoiceSuite, Question, Talk, Teller, dealt, once
+from instdiff.evaluating.harness import med_suite
+from instdiff.evaluating.subject import Subject
 from instdiff.store import Store
 
 ENTRY = {"medqa": "medqa_4options", "medmcqa": "medmcqa", "mmlu_medical": "mmlu_anatomy"}

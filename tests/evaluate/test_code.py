@@ -19,11 +19,11 @@ from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError, DataError, EngineError
-from instdiff.evaluate import sandbox as sandbox_module
-from instdiff.evaluate.code import CodeSuite, code_suite, pass_at
-from instdiff.evaluate.programs import TASKS, Problem
-from instdiff.evaluate.sandbox import Limits, Sandbox
-from instdiff.evaluate.subject import Prompt, Sampling, Subject
+from instdiff.evaluating import sandbox as sandbox_module
+from instdiff.evaluating.code import CodeSuite, code_suite, pass_at
+from instdiff.evaluating.programs import TASKS, Problem
+from instdiff.evaluating.sandbox import Limits, Sandbox
+from instdiff.evaluating.subject import Prompt, Sampling, Subject
 from instdiff.progress import Quiet
 from instdiff.store import Store
 

@@ -15,7 +15,7 @@ from helpers import by_hand, reference
 from instdiff.config.base import load as load_config
 from instdiff.config.evaluate import EvalConfig
 from instdiff.errors import ConfigError
-from instdiff.evaluate.local import Local
+from instdiff.evaluating.local import Local
 from instdiff.evaluation import evaluate, result_paths
 from instdiff.results import read_results
 from instdiff.suites import SUITES, distinct, make_suites

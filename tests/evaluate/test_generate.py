@@ -18,12 +18,12 @@ from helpers import ALPACA, by_hand
 from instdiff.core import ModelRef, Settings
 from instdiff.engine.judge import JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.evaluate.asked import Asked, ended
-from instdiff.evaluate.generate import Generator, make_generator
-from instdiff.evaluate.local import Local, nucleus
-from instdiff.evaluate.server import Server as Served
-from instdiff.evaluate.subject import Prompt, Sampling
-from instdiff.evaluate.written import Reply, Written
+from instdiff.evaluating.asked import Asked, ended
+from instdiff.evaluating.generate import Generator, make_generator
+from instdiff.evaluating.local import Local, nucleus
+from instdiff.evaluating.server import Server as Served
+from instdiff.evaluating.subject import Prompt, Sampling
+from instdiff.evaluating.written import Reply, Written
 from instdiff.progress import Quiet
 from judging import Reply as Said
 from judging import Server, completion, refusal

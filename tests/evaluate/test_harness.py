@@ -24,9 +24,9 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.engine.load import Resident
 from instdiff.errors import ConfigError, DataError, PlanError
-from instdiff.evaluate import harness_data as data
-from instdiff.evaluate.harness import OPENLLM, HarnessSuite, openllm_suite
-from instdiff.evaluate.subject import Subject
+from instdiff.evaluating import harness_data as data
+from instdiff.evaluating.harness import OPENLLM, HarnessSuite, openllm_suite
+from instdiff.evaluating.subject import Subject
 from instdiff.progress import Advance
 from instdiff.results import TaskResult
 from instdiff.store import Store
@@ -279,7 +279,7 @@ def test_user_errors(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     asked = suite(None, task="bbh", task_data={"bbh": str(tmp_path / "cooking.jsonl")})
     with pytest.raises(DataError, match="has none of the subjects of bbh: boolean_expressions"):
         asked.run(subject(ran.model, tmp_path, []))
-    monkeypatch.setattr("instdiff.evaluate.harness.find_spec", lambda name: None)
+    monkeypatch.setattr("instdiff.evaluating.harness.find_spec", lambda name: None)
     with pytest.raises(PlanError, match=r'pip install "instdiff\[eval\]"'):
         suite(None)
 

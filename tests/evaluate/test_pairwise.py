@@ -15,10 +15,10 @@ import pytest
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError, DataError, EngineError
-from instdiff.evaluate.judging import PAIR, Ask, Referee, Waits
-from instdiff.evaluate.opponents import read_items
-from instdiff.evaluate.pairwise import TASKS, GeneralSuite, general_suite
-from instdiff.evaluate.subject import Prompt, Sampling, Subject
+from instdiff.evaluating.judging import PAIR, Ask, Referee, Waits
+from instdiff.evaluating.opponents import read_items
+from instdiff.evaluating.pairwise import TASKS, GeneralSuite, general_suite
+from instdiff.evaluating.subject import Prompt, Sampling, Subject
 from instdiff.progress import Quiet
 from instdiff.store import Store
 from judging import Reply, Server, completion, refusal

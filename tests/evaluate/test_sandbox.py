@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from instdiff.errors import EngineError
-from instdiff.evaluate import sandbox as module
-from instdiff.evaluate.sandbox import Executions, Limits, Sandbox, Verdict
+from instdiff.evaluating import sandbox as module
+from instdiff.evaluating.sandbox import Executions, Limits, Sandbox, Verdict
 from instdiff.progress import Quiet
 
 SMALL = Limits(cpu=2, wall=30, memory=512 << 20, disk=4 << 20, processes=16, files=64)

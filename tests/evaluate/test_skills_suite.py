@@ -15,8 +15,8 @@ from instdiff.builtin.skills import KNOWN, LEARNABLE, SKILLS
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluate.skills import Skills, by_skill, same, skills_suite
-from instdiff.evaluate.subject import Prompt, Sampling, Subject
+from instdiff.evaluating.skills import Skills, by_skill, same, skills_suite
+from instdiff.evaluating.subject import Prompt, Sampling, Subject
 from instdiff.progress import Quiet
 from instdiff.results import TaskResult
 from instdiff.store import Store

@@ -31,7 +31,7 @@ def imports() -> None:
     import pyarrow.parquet  # noqa: F401
     from trl import SFTConfig, SFTTrainer  # noqa: F401
 
-    import instdiff.report
+    import instdiff.reporting
     import instdiff.rounds  # noqa: F401
 
 

@@ -13,6 +13,13 @@ import pytest
 HEAVY = ["torch", "transformers", "pyarrow", "pydantic", "peft", "trl", "accelerate", "datasets", "huggingface_hub"]
 
 PUBLIC: list[str] = [
+    "export",
+    "report",
+    "compare",
+    "evaluate",
+    "read_results",
+    "TaskResult",
+    "SuiteResult",
     "AlpaGasus",
     "Asked",
     "Bill",
@@ -102,7 +109,7 @@ SURFACE = {
     "store info": "--store --json",
     "store gc": "--keep --older-than --dry-run --store --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
-    "plan": f"{COMMON} --model --method --set --template --max-length --dtype --device --target",
+    "plan": f"{COMMON} --model --method --set --template --max-length --dtype --device --target --cluster",
     "score": f"{COMMON} --model --method --set --output --template --max-length --dtype --device --batch-tokens "
     "--workers --executor --warmup --target --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model",
@@ -118,7 +125,7 @@ SURFACE = {
     "diff": "--config --data --scores --by --examples --format --map --targets --quiet --json",
     "export": "--config --data --format --output --name --layout --template --model --license --push --public "
     "--source --data-format --map --targets --quiet --json",
-    "merge": "?",
+    "merge": "--output --data --model --method --warmup --target --store --strict --quiet --json",
 }
 ARGUMENTS: dict[str, list[str]] = {
     "methods": ["name"],

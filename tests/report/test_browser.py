@@ -12,7 +12,7 @@ import pytest
 from helpers import Lab, some_rows
 from instdiff.data import load
 from instdiff.methods import IFD, Longest
-from instdiff.report import report
+from instdiff.reporting import report
 from instdiff.selection import select
 from instdiff.table import read_scores
 

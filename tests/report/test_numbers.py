@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from instdiff.core import Budget
-from instdiff.report import numbers, space
-from instdiff.report.examples import examples
-from instdiff.report.material import Part, head
-from instdiff.report.pack import Packer
+from instdiff.reporting import numbers, space
+from instdiff.reporting.examples import examples
+from instdiff.reporting.material import Part, head
+from instdiff.reporting.pack import Packer
 
 from .kit import make_table, write_rows
 

@@ -18,7 +18,7 @@ from helpers import Lab, some_rows
 from instdiff.data import load
 from instdiff.errors import DataError
 from instdiff.methods import IFD, MADS, Perplexity, ResponseEntropy
-from instdiff.report import plots, report
+from instdiff.reporting import plots, report
 from instdiff.selection import select
 from instdiff.table import read_scores
 

@@ -110,7 +110,7 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
 def write_page(folder: str | Path, console: Console) -> None:
     """The page of a run folder, which is whole without it: where the page cannot be made, the log says why."""
     from instdiff.errors import PlanError
-    from instdiff.report import report
+    from instdiff.reporting import report
 
     try:
         report(str(folder), log=console.log)

@@ -42,7 +42,7 @@ def compare(
     from instdiff.cli.common import write_page
     from instdiff.config.base import load as load_config
     from instdiff.config.compare import CompareConfig
-    from instdiff.contest import contest
+    from instdiff.contest import compare as run
     from instdiff.tally import HEADER, NOTE, by_task, rows_of
 
     console = Console(quiet=quiet, as_json=json)
@@ -52,7 +52,7 @@ def compare(
         batch_tokens=batch_tokens, workers=workers, store=store, strict=strict,
     )  # fmt: skip
     settings = load_config(CompareConfig, config, given, overrides or [])
-    found = contest(settings, log=console.log, progress=console)
+    found = run(settings, log=console.log, progress=console)
     write_page(settings.output or "", console)
     parts = []
     for title, lines in by_task(found["lines"]).items():

@@ -21,7 +21,7 @@ def report(
     json: o.Json = False,
 ) -> None:
     """Show what was chosen and why: one page that needs no network, and the same facts as JSON."""
-    from instdiff.report import report as write
+    from instdiff.reporting import report as write
 
     console = Console(quiet=quiet, as_json=json)
     page = write(where, data=data, output=output, store=store, log=console.log)

@@ -142,7 +142,7 @@ def pipeline(
     from instdiff.config.base import load as load_config
     from instdiff.config.verbs import PipelineConfig
     from instdiff.errors import PlanError
-    from instdiff.report import write_report
+    from instdiff.reporting import write_report
     from instdiff.rounds import pipeline as run
 
     console = Console(quiet=quiet, as_json=json)

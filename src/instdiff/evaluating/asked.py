@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from instdiff.errors import ConfigError
-from instdiff.evaluate.subject import Prompt, Sampling
-from instdiff.evaluate.written import Reply
+from instdiff.evaluating.subject import Prompt, Sampling
+from instdiff.evaluating.written import Reply
 from instdiff.templates import Template, TextTemplate, fill
 
 

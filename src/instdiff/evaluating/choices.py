@@ -23,9 +23,9 @@ from instdiff.engine.sweep import Sweep
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.engine.workers import Away, Workers, residence
 from instdiff.errors import DataError
-from instdiff.evaluate import harness_data as data
-from instdiff.evaluate.harness_data import Parts, Row
-from instdiff.evaluate.subject import Subject
+from instdiff.evaluating import harness_data as data
+from instdiff.evaluating.harness_data import Parts, Row
+from instdiff.evaluating.subject import Subject
 from instdiff.execute import run_pass
 from instdiff.ragged import Ragged
 from instdiff.results import TaskResult

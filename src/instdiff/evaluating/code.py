@@ -11,10 +11,10 @@ from importlib.util import find_spec
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
-from instdiff.evaluate.programs import TASKS, Problem
-from instdiff.evaluate.sandbox import Executions, Sandbox, Verdict
-from instdiff.evaluate.subject import Sampling, Subject
-from instdiff.evaluate.tasks import Found, chosen, find
+from instdiff.evaluating.programs import TASKS, Problem
+from instdiff.evaluating.sandbox import Executions, Sandbox, Verdict
+from instdiff.evaluating.subject import Sampling, Subject
+from instdiff.evaluating.tasks import Found, chosen, find
 from instdiff.results import TaskResult
 
 CONTINUE = ("plain", "direct")

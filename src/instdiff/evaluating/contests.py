@@ -11,10 +11,10 @@ import numpy as np
 
 from instdiff.artifact import fingerprint
 from instdiff.core import Floats
-from instdiff.evaluate.judging import ARENA, PAIR, PREFERENCE, RATING, Ask, Finding, Referee, Sheet
-from instdiff.evaluate.opponents import Item, Reference
-from instdiff.evaluate.verdicts import HIGHEST
-from instdiff.evaluate.winrate import Tally, games, length_controlled, margins, outcomes
+from instdiff.evaluating.judging import ARENA, PAIR, PREFERENCE, RATING, Ask, Finding, Referee, Sheet
+from instdiff.evaluating.opponents import Item, Reference
+from instdiff.evaluating.verdicts import HIGHEST
+from instdiff.evaluating.winrate import Tally, games, length_controlled, margins, outcomes
 from instdiff.results import TaskResult
 
 NO_REFERENCE = "no_reference"

@@ -11,9 +11,9 @@ from instdiff.core import Log, ModelRef, Settings
 from instdiff.engine.judge import parse_judge
 from instdiff.engine.load import Resident
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.evaluate.asked import Asked, Backend
-from instdiff.evaluate.subject import Prompt, Sampling
-from instdiff.evaluate.written import Reply, Written
+from instdiff.evaluating.asked import Asked, Backend
+from instdiff.evaluating.subject import Prompt, Sampling
+from instdiff.evaluating.written import Reply, Written
 from instdiff.progress import Progress
 
 KINDS = ("hf", "vllm", "openai:MODEL@http://host:port/v1")
@@ -113,15 +113,15 @@ def make_generator(
     backend: Backend
     endpoint = parse_judge(spec)
     if endpoint is not None:
-        from instdiff.evaluate.server import Server
+        from instdiff.evaluating.server import Server
 
         backend = Server(endpoint, settings.templates.get("*"), log, concurrency=concurrency)
     elif spec == "hf":
-        from instdiff.evaluate.local import Local
+        from instdiff.evaluating.local import Local
 
         backend = Local(model, settings, memo, log, resident=resident)
     elif spec == "vllm":
-        from instdiff.evaluate.vllm import VLLM
+        from instdiff.evaluating.vllm import VLLM
 
         backend = VLLM(model, settings, memo, log)
     else:

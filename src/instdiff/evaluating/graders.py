@@ -15,13 +15,13 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from instdiff.errors import EngineError, PlanError
-from instdiff.evaluate.grading import Verdict, at_once
+from instdiff.evaluating.grading import Verdict, at_once
 
 TIMEOUT = 10.0
 """Seconds for one verdict."""
 START = 300.0
 """Seconds for a new process, which has algebra to import."""
-COMMAND = (sys.executable, "-m", "instdiff.evaluate.grading")
+COMMAND = (sys.executable, "-m", "instdiff.evaluating.grading")
 
 
 class Solution(NamedTuple):

@@ -23,11 +23,11 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.engine.forward import out_of_memory
 from instdiff.engine.load import Resident, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
-from instdiff.evaluate import harness_data as data
-from instdiff.evaluate.choices import MED, ChoiceSuite, ChoiceTask, chat_template, dealt, once
-from instdiff.evaluate.harness_data import Parts, Row, local_file
-from instdiff.evaluate.harness_model import batch_rows, keeping, quietly, watched
-from instdiff.evaluate.subject import Subject
+from instdiff.evaluating import harness_data as data
+from instdiff.evaluating.choices import MED, ChoiceSuite, ChoiceTask, chat_template, dealt, once
+from instdiff.evaluating.harness_data import Parts, Row, local_file
+from instdiff.evaluating.harness_model import batch_rows, keeping, quietly, watched
+from instdiff.evaluating.subject import Subject
 from instdiff.results import TaskResult
 
 SEED = 1234

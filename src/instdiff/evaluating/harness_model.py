@@ -11,7 +11,7 @@ from typing import Any
 
 from instdiff.engine.load import pick_device
 from instdiff.engine.sweep import DEFAULT_BATCH_TOKENS, GPU_BATCH_TOKENS
-from instdiff.evaluate.subject import Subject
+from instdiff.evaluating.subject import Subject
 
 
 def batch_rows(subject: Subject, context: int) -> int:

@@ -26,8 +26,8 @@ from instdiff.engine.endpoint import WARM, WAYS, Endpoint
 from instdiff.engine.judge import Answer, Question, Writes, parse_judge
 from instdiff.engine.load import Resident, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.engine.writer import Writer
-from instdiff.evaluate.subject import Subject
-from instdiff.evaluate.verdicts import Weighed, preference, rating, two_scores, verdict
+from instdiff.evaluating.subject import Subject
+from instdiff.evaluating.verdicts import Weighed, preference, rating, two_scores, verdict
 from instdiff.questions import questions
 
 WAY = 1

@@ -19,9 +19,9 @@ from instdiff.engine.forward import out_of_memory
 from instdiff.engine.load import Resident, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
-from instdiff.evaluate.asked import Asked, ended, in_template
-from instdiff.evaluate.subject import Prompt, Sampling
-from instdiff.evaluate.written import Reply
+from instdiff.evaluating.asked import Asked, ended, in_template
+from instdiff.evaluating.subject import Prompt, Sampling
+from instdiff.evaluating.written import Reply
 from instdiff.templates import TextTemplate, template
 
 BATCH_ROWS = {"cpu": 8}

@@ -11,10 +11,10 @@ import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluate.graders import Solution, check_math_verify, grade_all
-from instdiff.evaluate.grading import Verdict, boxed
-from instdiff.evaluate.subject import Prompt, Sampling, Subject
-from instdiff.evaluate.tasks import Found, Place, chosen, column, find
+from instdiff.evaluating.graders import Solution, check_math_verify, grade_all
+from instdiff.evaluating.grading import Verdict, boxed
+from instdiff.evaluating.subject import Prompt, Sampling, Subject
+from instdiff.evaluating.tasks import Found, Place, chosen, column, find
 from instdiff.results import TaskResult
 
 ASK = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."

@@ -11,9 +11,9 @@ from typing import Any
 from instdiff.data.readers import read_file
 from instdiff.engine.judge import parse_judge
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluate.generate import make_generator
-from instdiff.evaluate.judging import parse_where
-from instdiff.evaluate.subject import Prompt, Sampling, Subject
+from instdiff.evaluating.generate import make_generator
+from instdiff.evaluating.judging import parse_where
+from instdiff.evaluating.subject import Prompt, Sampling, Subject
 
 Row = Mapping[str, Any]
 IDS = ("question_id", "id", "idx", "uid")

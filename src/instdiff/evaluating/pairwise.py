@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 from instdiff.artifact import fingerprint, write_json, writing
 from instdiff.engine.judge import parse_judge
 from instdiff.errors import ConfigError
-from instdiff.evaluate.contests import Match, compared, fought, preferred, rated
-from instdiff.evaluate.judging import Referee, Waits
-from instdiff.evaluate.opponents import OUTPUTS, Item, beside, find_file, read_guides, read_items, reference_for
-from instdiff.evaluate.subject import Prompt, Sampling, Subject
-from instdiff.evaluate.tasks import chosen
+from instdiff.evaluating.contests import Match, compared, fought, preferred, rated
+from instdiff.evaluating.judging import Referee, Waits
+from instdiff.evaluating.opponents import OUTPUTS, Item, beside, find_file, read_guides, read_items, reference_for
+from instdiff.evaluating.subject import Prompt, Sampling, Subject
+from instdiff.evaluating.tasks import chosen
 from instdiff.results import TaskResult
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instdiff.errors import DataError
-from instdiff.evaluate.asked import ended
-from instdiff.evaluate.sandbox import Limits
-from instdiff.evaluate.subject import Prompt
-from instdiff.evaluate.tasks import Found, Place, column
+from instdiff.evaluating.asked import ended
+from instdiff.evaluating.sandbox import Limits
+from instdiff.evaluating.subject import Prompt
+from instdiff.evaluating.tasks import Found, Place, column
 
 Row = Mapping[str, Any]
 

@@ -12,9 +12,9 @@ from instdiff.artifact import fingerprint
 from instdiff.core import Log
 from instdiff.engine.endpoint import Endpoint
 from instdiff.engine.judge import JudgeRef, Question
-from instdiff.evaluate.asked import Asked, ended, in_template
-from instdiff.evaluate.subject import Prompt, Sampling
-from instdiff.evaluate.written import Reply
+from instdiff.evaluating.asked import Asked, ended, in_template
+from instdiff.evaluating.subject import Prompt, Sampling
+from instdiff.evaluating.written import Reply
 from instdiff.templates import ChatTemplate, template
 
 WAYS = 1

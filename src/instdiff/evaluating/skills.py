@@ -12,8 +12,8 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Floats
 from instdiff.data import Pool, load
 from instdiff.errors import DataError
-from instdiff.evaluate.subject import Prompt, Sampling, Subject
-from instdiff.evaluate.tasks import chosen
+from instdiff.evaluating.subject import Prompt, Sampling, Subject
+from instdiff.evaluating.tasks import chosen
 from instdiff.results import TaskResult
 
 DATA = "builtin:skills/test"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from instdiff.engine.judge import THOUGHTS
-from instdiff.evaluate.winrate import VERDICTS
+from instdiff.evaluating.winrate import VERDICTS
 
 Tops = tuple[str, dict[str, float]]
 """A token that was written, and the log probabilities of the likeliest ones at its place."""

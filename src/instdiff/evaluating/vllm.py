@@ -13,10 +13,10 @@ from typing import Any
 from instdiff.artifact import fingerprint
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.errors import EngineError, PlanError
-from instdiff.evaluate.asked import Asked, ended
-from instdiff.evaluate.local import Shown
-from instdiff.evaluate.subject import Prompt, Sampling
-from instdiff.evaluate.written import Reply
+from instdiff.evaluating.asked import Asked, ended
+from instdiff.evaluating.local import Shown
+from instdiff.evaluating.subject import Prompt, Sampling
+from instdiff.evaluating.written import Reply
 
 AT_ONCE = 1024
 """Answers between two times that they are kept."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.data import Pool
-from instdiff.report.material import Part
+from instdiff.reporting.material import Part
 from instdiff.shown import visible
 
 Rows = npt.NDArray[np.int64]

@@ -10,8 +10,8 @@ import numpy as np
 
 from instdiff.artifact import environment
 from instdiff.errors import InstDiffError
-from instdiff.report import kept, numbers, plots, space
-from instdiff.report.scene import Scene, Section, Table
+from instdiff.reporting import kept, numbers, plots, space
+from instdiff.reporting.scene import Scene, Section, Table
 from instdiff.shown import visible
 
 CURVES, STEPS = 16, 2000

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.report.numbers import finite
+from instdiff.reporting.numbers import finite
 
 SMALL = 64
 """Arrays up to this are written out."""

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from instdiff.budget import parse_budget
 from instdiff.core import Floats, Scored
 from instdiff.errors import DataError, PlanError
-from instdiff.report import numbers
-from instdiff.report.material import ASSUMED, head
+from instdiff.reporting import numbers
+from instdiff.reporting.material import ASSUMED, head
 from instdiff.table import ScoreTable
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats
-from instdiff.report import numbers
-from instdiff.report.examples import Examples, examples
-from instdiff.report.material import Material, Part
+from instdiff.reporting import numbers
+from instdiff.reporting.examples import Examples, examples
+from instdiff.reporting.material import Material, Part
 
 Rows = npt.NDArray[np.int64]
 POINTS = 50_000

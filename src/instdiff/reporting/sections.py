@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.report import numbers, plots
-from instdiff.report.material import Material, Part
-from instdiff.report.scene import Scene, Section, Table
+from instdiff.reporting import numbers, plots
+from instdiff.reporting.material import Material, Part
+from instdiff.reporting.scene import Scene, Section, Table
 
 ROUNDS, SEVERAL = 3, 12
 """Earlier rounds whose points are drawn; methods whose points are all drawn."""

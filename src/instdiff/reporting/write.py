@@ -17,12 +17,12 @@ from instdiff.artifact import write_json, writing
 from instdiff.core import Log
 from instdiff.errors import InstDiffError, PlanError
 from instdiff.ragged import Ragged
-from instdiff.report import kept, outcome, sections
-from instdiff.report.examples import texts
-from instdiff.report.material import gather
-from instdiff.report.numbers import plain
-from instdiff.report.pack import Packer, packed, packed_json
-from instdiff.report.scene import Scene, Section
+from instdiff.reporting import kept, outcome, sections
+from instdiff.reporting.examples import texts
+from instdiff.reporting.material import gather
+from instdiff.reporting.numbers import plain
+from instdiff.reporting.pack import Packer, packed, packed_json
+from instdiff.reporting.scene import Scene, Section
 from instdiff.shown import visible
 from instdiff.version import __version__
 
