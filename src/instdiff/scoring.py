@@ -176,7 +176,7 @@ def tabulate(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str
         scores = method.score(signals).explained(signals)
         again = partial(bench.signals, method)
         scored[name] = Scored(name, method, scores.value, scores.why, scores.details, pool.ids, n_tokens, again)
-    return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, _meta(bench, methods, specs))
+    return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, meta_of(bench, methods, specs))
 
 
 def recalling(
@@ -235,7 +235,8 @@ def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[npt.NDArra
     return np.full(len(bench.pool), -1), np.zeros(len(bench.pool), bool)
 
 
-def _meta(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, str]) -> dict[str, Any]:
+def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, str]) -> dict[str, Any]:
+    """What a score file says of data, methods, models and settings."""
     asked = [signal for method in methods.values() for s in method.signals().values() for signal in (*s.needs(), s)]
     models: dict[str, dict[str, Any]] = {}
     for signal in asked:

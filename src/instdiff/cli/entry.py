@@ -9,6 +9,7 @@ from instdiff.cli import (
     data_verbs,
     eval_verbs,
     report_verbs,
+    scale_verbs,
     score_verbs,
     show_verbs,
     store_verbs,
@@ -16,7 +17,10 @@ from instdiff.cli import (
 )
 from instdiff.cli.app import app
 
-VERBS = (data_verbs, score_verbs, store_verbs, train_verbs, eval_verbs, compare_verbs, report_verbs, show_verbs)
+VERBS = (
+    *(data_verbs, score_verbs, scale_verbs, store_verbs),
+    *(train_verbs, eval_verbs, compare_verbs, report_verbs, show_verbs),
+)
 """The modules that register commands."""
 
 

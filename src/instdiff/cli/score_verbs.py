@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,11 @@ from instdiff.cli import options as o
 from instdiff.cli.app import command
 from instdiff.cli.common import built, configured, load_pool, needed, run_score, run_settings, target_rows
 from instdiff.cli.console import Console, clock, table
+
+if TYPE_CHECKING:
+    from instdiff.config.verbs import ScoreConfig
+    from instdiff.data import Pool
+    from instdiff.table import ScoreTable
 
 
 @command("methods", "Example:  instdiff methods ifd")
@@ -59,6 +64,7 @@ def plan(
     device: o.Device = None,
     store: o.Store = None,
     target: o.Target = None,
+    cluster: o.Cluster = None,
     seed: o.Seed = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -73,6 +79,7 @@ def plan(
     given = o.given(
         data=data, model=model, method=method, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, store=store, target=target, seed=seed,
+        cluster=cluster,
     )  # fmt: skip
     settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     named, _ = built(settings)
@@ -100,7 +107,56 @@ def plan(
         f"shared beginnings and not computed again, {total['model_loads']} model loads, "
         f"about {clock(total['seconds'])} on {bench.device} in {str(bench.dtype).removeprefix('torch.')}",
     ]
+    if settings.cluster is not None:
+        facts["cluster"], more = _on_a_cluster(settings, pool, console)
+        lines += ["", more]
     console.result(facts, "\n".join(lines))
+
+
+def _on_a_cluster(settings: ScoreConfig, pool: Pool, console: Console) -> tuple[dict[str, Any], str]:
+    """The costs of other sizes on other machines, for ``--json`` and as a table."""
+    from instdiff.cluster_cost import Cluster, estimates, measure, to_dict
+    from instdiff.scoring import bind
+    from instdiff.store import Store
+
+    assert settings.cluster is not None
+    machines = Cluster.of(settings.cluster)
+    rates = measure(
+        pool, built(settings)[0], bind(settings.model), settings=run_settings(settings),
+        target=target_rows(settings), store=Store(settings.store),
+    )  # fmt: skip
+    found = estimates(rates, machines)
+    header = ["rows", "params", "GPUs a job", "jobs", "tokens", "time", "GPU hours", "price", "store", "merge"]
+    rows = [
+        [e.rows, short(e.params).replace("G", "B"), e.gpus_per_worker, e.shards, short(e.tokens),
+         "does not fit" if e.seconds is None else span(e.seconds), e.gpu_hours, e.price, f"{short(e.store_bytes)}B",
+         span(e.merge_s)]
+        for e in found
+    ]  # fmt: skip
+    said = (
+        f"on {machines.gpus} GPUs of {short(machines.flops)}FLOP/s at {machines.share:.0%} of it"
+        f"{'' if machines.share != Cluster.share else ' (assumed; share=... is what a run there has told)'}; "
+        f"a row's cost is of {rates.sample:,} rows here, reading and rendering at this machine's speed"
+    )
+    if any(e.gpus_per_worker > 1 for e in found):
+        said += "; a model over several GPUs is computed layer after layer, one of them at a time"
+    return to_dict(machines, rates, found), f"{table(header, rows)}\n\n{said}"
+
+
+def short(number: float) -> str:
+    """``7 G`` or ``1.2 T``: three digits and what they count."""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g} "
+
+
+def span(seconds: float) -> str:
+    """A time in its own unit."""
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 @command(
@@ -129,6 +185,8 @@ def score(
     store: o.Store = None,
     warmup: o.Warmup = None,
     target: o.Target = None,
+    shards: o.Shards = None,
+    shard_index: o.ShardIndex = None,
     seed: o.Seed = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 3 when a row could not be scored.")] = False,
     quiet: o.Quiet = False,
@@ -143,13 +201,24 @@ def score(
         data=data, model=model, method=method, output=output, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
         workers=workers, executor=executor, store=store, warmup=warmup, target=target, seed=seed, strict=strict,
+        shards=shards, shard_index=shard_index,
     )  # fmt: skip
     settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     out = needed(settings.output)
-    if Path(out).suffix not in (".parquet", ".jsonl", ".csv"):  # before hours are spent
-        raise ConfigError(f"scores go to .parquet, .jsonl or .csv, not to '{out}'")
-    pool = load_pool(settings, console, out)
-    scores = run_score(settings, pool, console)
+    if settings.shards is not None or settings.shard_index is not None:
+        _one_shard(settings, out, console)
+        return
+    if Path(out).suffix not in TABLES:  # before hours are spent
+        raise ConfigError(f"scores go to {TABLES_SAID}, not to '{out}'")
+    finished(run_score(settings, load_pool(settings, console, out), console), out, console, strict=settings.strict)
+
+
+TABLES = (".parquet", ".jsonl", ".csv")
+TABLES_SAID = ".parquet, .jsonl or .csv"
+
+
+def finished(scores: ScoreTable, out: str, console: Console, *, strict: bool) -> None:
+    """Write a score table and say what is in it; exit 3 where ``strict`` and a row could not be scored."""
     scores.write(out)
     reasons = scores.reasons()
     rows = [
@@ -166,6 +235,63 @@ def score(
     }
     text = table(["method", "eligible", "not eligible"], rows)
     console.result(facts, f"{text}\n\n{len(scores):,} rows ({facts['truncated']} truncated) in {out}")
-    if settings.strict and any(not scores[name].scorable.all() for name in scores):
+    if strict and any(not scores[name].scorable.all() for name in scores):
         print("error: --strict, and some rows could not be scored (see above)", file=sys.stderr)
         raise typer.Exit(3)
+
+
+ASIDE = {
+    *("output", "store", "device", "batch_tokens", "workers", "executor", "strict"),
+    *("shards", "shard_index", "cluster"),
+}
+"""What a shard's file need not say of its configuration: it changes no number."""
+
+
+def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
+    """Compute the columns of a stripe of the rows; ``merge`` makes scores of them."""
+    from instdiff.errors import ConfigError
+    from instdiff.scoring import bind
+    from instdiff.shard_file import ranges
+    from instdiff.shards import score_shard
+    from instdiff.store import Store
+    from instdiff.stripe import stripe
+
+    if settings.shards is None:
+        raise ConfigError("--shard-index says which, not of how many; give --shards N too")
+    if Path(out).suffix in TABLES:
+        raise ConfigError(f"with --shards the output is a folder that all shards share, not '{out}'")
+    if settings.data == "-":
+        raise ConfigError("standard input cannot be read again by every shard and by merge; give a file with --data")
+    if settings.strict:
+        raise ConfigError("a shard computes columns, not scores; give --strict to `instdiff merge`")
+    mine = stripe(settings.shards, settings.shard_index)
+    # One of them writes the rejected lines, which are the same for all.
+    pool = load_pool(settings, console, str(Path(out) / "scores.parquet") if mine.index == 0 else None)
+    console.log(f"{mine} ({mine.by}): {len(mine.rows(len(pool))):,} of {len(pool):,} rows")
+    named, specs = built(settings)
+    done = score_shard(
+        pool, named, bind(settings.model), mine, out,
+        settings=run_settings(settings), store=Store(settings.store), listed=listed_rows(settings),
+        target=target_rows(settings), specs=specs, config=settings.model_dump(mode="json", exclude=ASIDE),
+        log=console.log, progress=console,
+    )  # fmt: skip
+    facts: dict[str, Any] = {
+        "output": out, "shard": mine.index, "shards": mine.count, "rows": done.rows, "waves": done.waves,
+        "done": done.done, "waits_for": done.waits_for,
+    }  # fmt: skip
+    text = f"{mine}: {done.rows:,} rows in {out}"
+    if done.waits_for:
+        text += (
+            f"; wave {done.done + 1} of {done.waves} shows rows to each other and needs shards "
+            f"{ranges(done.waits_for)} first: give the same command again when they are there"
+        )
+    console.result(facts, text)
+
+
+def listed_rows(settings: ScoreConfig) -> dict[str, list[str]] | None:
+    """The lists of rows that methods may ask for."""
+    from instdiff.data import load
+
+    if not settings.warmup:
+        return None
+    return {"warmup": load(settings.warmup, targets=settings.targets, map=settings.mapping()).ids}

@@ -122,6 +122,13 @@ class ScoreConfig(DataConfig, RunConfig):
         "prompt_template": "template",
     }
 
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _shards(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto" and not value.isdigit():
+            raise ValueError("a number or auto")
+        return value
+
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Models by role, methods by name."""
