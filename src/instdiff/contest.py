@@ -9,7 +9,7 @@ from instdiff.comparison import Comparison, Judge, named
 from instdiff.config.base import build
 from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
-from instdiff.core import Log, ModelRef, Settings
+from instdiff.core import Log, ModelRef
 from instdiff.data import Pool, load
 from instdiff.engine.load import resolve
 from instdiff.errors import ConfigError
@@ -17,7 +17,7 @@ from instdiff.evaluation import evaluate
 from instdiff.folder import OPERATIONAL, same_config, same_inputs, sweep_up
 from instdiff.progress import Progress, Quiet
 from instdiff.results import SuiteResult
-from instdiff.scoring import parse_model
+from instdiff.scoring import parse_model, settings_of
 from instdiff.store import Store
 from instdiff.tally import tally, write_tally
 
@@ -79,14 +79,7 @@ def open_comparison(config: CompareConfig, log: Log, progress: Progress) -> Comp
     target = load(config.target, **how) if config.target else None  # type: ignore[arg-type]
     part = config.warmup
     warmup = load(part.data_path, limit=part.limit, **how) if part.data_path else _first(pool, part.limit)  # type: ignore[arg-type]
-    settings = Settings(
-        max_length=config.max_length,
-        dtype=config.dtype,
-        device=config.device,
-        batch_tokens=config.batch_tokens,
-        workers=config.workers,
-        templates={"*": config.template or "alpaca"},
-    )
+    settings = settings_of(config)
     inputs = {"data": pool.fingerprint, "warm-up data": warmup.fingerprint}
     inputs |= {"target data": target.fingerprint} if target is not None else {}
     for name, where in (("model", config.model), ("student", config.student)):
@@ -111,7 +104,8 @@ def judge_of(config: CompareConfig, pool: Pool, store: Store, log: Log, progress
     known = {
         "suite": ["heldout"], "template": config.template, "dtype": config.dtype, "device": config.device,
         "max_length": config.max_length, "batch_tokens": config.batch_tokens, "workers": config.workers,
-        "store": str(store.root), "seed": config.seed, "targets": config.targets,
+        "store": str(store.root), "seed": config.seed, "targets": config.targets, "executor": config.executor,
+        "ray_address": config.ray_address, "gpus_per_worker": config.gpus_per_worker, "shared": config.shared,
     }  # fmt: skip
     asked = {key: value for key, value in {**known, **config.eval}.items() if value is not None}
     if config.data in HELDOUT:

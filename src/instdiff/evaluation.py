@@ -11,20 +11,21 @@ from typing import Any
 from instdiff.artifact import environment
 from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
-from instdiff.core import Log, ModelRef, Settings
+from instdiff.core import Log, ModelRef
+from instdiff.engine.cluster import residence
 from instdiff.engine.judge import parse_judge
 from instdiff.engine.load import Resident, pick_device, pick_dtype, resolve
-from instdiff.engine.workers import residence
 from instdiff.errors import ConfigError
 from instdiff.evaluating.generate import Generator, make_generator
 from instdiff.evaluating.subject import Prompt, Sampling, Subject, Suite
+from instdiff.folder import OPERATIONAL
 from instdiff.progress import Progress, Quiet
 from instdiff.results import SuiteResult
-from instdiff.scoring import parse_model
+from instdiff.scoring import parse_model, settings_of
 from instdiff.store import Store
 from instdiff.suites import make_suites
 
-ASIDE = ("model", "output", "store", "answers", "device", "batch_tokens", "workers", "executor", "concurrency")
+ASIDE = (*OPERATIONAL, "model", "answers", "concurrency")
 """Keys that change no score, or are said elsewhere."""
 
 
@@ -109,14 +110,7 @@ def make_subject(
     ref = parse_model(model) if isinstance(model, str) else model
     if name is None and served is not None:
         name = served.model if config.model is None else config.model
-    settings = Settings(
-        max_length=config.max_length,
-        dtype=config.dtype,
-        device=config.device,
-        batch_tokens=config.batch_tokens,
-        workers=config.workers,
-        templates={"*": config.template or ("chat" if served else "alpaca")},
-    )
+    settings = settings_of(config, template="chat" if served else "alpaca")
     if resident is None and served is None:
         device = pick_device(settings.device)
         found = residence(settings, device, pick_dtype(settings.dtype, device))

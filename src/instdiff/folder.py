@@ -12,7 +12,10 @@ from instdiff.artifact import environment, read_json, write_json, writing
 from instdiff.config.base import Config
 from instdiff.errors import ConfigError, DataError
 
-OPERATIONAL = ("output", "store", "device", "batch_tokens", "workers", "executor")
+OPERATIONAL = (
+    *("output", "store", "device", "batch_tokens", "workers", "executor"),
+    *("ray_address", "gpus_per_worker", "shared"),
+)
 """Keys that may change when a run goes on: they change no result."""
 LEFT_BEHIND = (".*.partial",)
 """Files that a killed process was writing."""

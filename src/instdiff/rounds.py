@@ -25,7 +25,7 @@ from instdiff.heldout import HeldOut, heldout_nll
 from instdiff.inputs import first, flaws, heldout_pool, read_pool, target_pool, warmup_pool
 from instdiff.methods import Full, Longest, Random
 from instdiff.progress import Progress, Quiet
-from instdiff.scoring import bind, parse_model, recalling, score
+from instdiff.scoring import bind, parse_model, recalling, score, settings_of
 from instdiff.selection import Selection, sample_rows, select
 from instdiff.stats import bootstrap_token_mean
 from instdiff.store import Store
@@ -287,14 +287,8 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
             raise ConfigError(f"the pipeline needs '{option}'")
     assert config.data and config.model and config.output
     folder = Path(config.output)
-    settings = Settings(
-        max_length=config.score.max_length or config.max_length,
-        dtype=config.dtype,
-        device=config.device,
-        batch_tokens=config.batch_tokens,
-        workers=config.workers,
-        templates={"*": config.score.template or config.template or "alpaca"},
-    )
+    asked = config.model_copy(update={"template": config.score.template or config.template})
+    settings = settings_of(asked, max_length=config.score.max_length)
     # A typo must be found before anything is trained, and must not bind the folder.
     selector(config)
     budget_of(config)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.artifact import environment, fingerprint
+from instdiff.config.verbs import RunConfig
 from instdiff.core import (
     Demonstrated,
     Entropy,
@@ -33,6 +34,7 @@ from instdiff.core import (
 from instdiff.data import Pool
 from instdiff.data.load import load
 from instdiff.engine.load import Resident
+from instdiff.engine.nodes import spread
 from instdiff.errors import DataError, PlanError
 from instdiff.planner import plan
 from instdiff.progress import Progress, Quiet
@@ -66,6 +68,28 @@ def parse_model(where: str) -> ModelRef:
     if at and not Path(base).is_dir():
         return ModelRef(name, revision, adapter if plus else None)
     return ModelRef(base, None, adapter if plus else None)
+
+
+def settings_of(config: RunConfig, *, template: str = "alpaca", max_length: int | None = None) -> Settings:
+    """What all passes share, from a command's configuration.
+
+    Args:
+        config: of the command.
+        template: of the base and of training, where the configuration names none.
+        max_length: in place of the configuration's.
+
+    Raises:
+        ConfigError: a key of another executor is given.
+    """
+    settings = Settings(
+        max_length=max_length or config.max_length,
+        dtype=config.dtype,
+        device=config.device,
+        batch_tokens=config.batch_tokens,
+        workers=config.workers,
+        templates={"*": config.template or template},
+    )
+    return spread(settings, config)
 
 
 def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -> None:

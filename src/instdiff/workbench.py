@@ -36,11 +36,12 @@ from instdiff.core import (
 )
 from instdiff.data import Pool
 from instdiff.demonstrations import in_company, neighbours
+from instdiff.engine.cluster import residence
 from instdiff.engine.load import Resident, Source, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.engine.sweep import Sweep, Swept
 from instdiff.engine.text import PACKAGED, TextModel, text_model
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.engine.workers import Away, Workers, residence
+from instdiff.engine.workers import Away, Workers
 from instdiff.errors import PlanError
 from instdiff.execute import run_pass
 from instdiff.measures import Anchors, Neighbours

@@ -248,8 +248,7 @@ def test_roles(model: str) -> None:
         ("ifd", ["--device", "gpu"], None),
         ("ifd", ["--batch-tokens", "many"], "the command line: 'batch_tokens': Input should be a valid integer, unable "
          "to parse string as an integer (given: 'many')"),
-        ("ifd", ["--executor", "ray"], "the command line: 'executor': 'ray' comes in a later version; use local "
-         "(given: 'ray')"),
+        ("ifd", ["--executor", "rey"], "the command line: 'executor': Input should be 'local' or 'ray' (given: 'rey')"),
         ("./nowhere.py:Mine", [], "method './nowhere.py:Mine': no file './nowhere.py'; "
          "write it as path/to/file.py:Class"),
         ("./ok.py:Mein", [], None),

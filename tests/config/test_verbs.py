@@ -258,7 +258,7 @@ def test_defaults_are_those_of_the_interface() -> None:
         ("workers=0", "the command line: 'workers': Input should be greater than 0 (given: 0)"),
         ("dtype=fp8", "the command line: 'dtype': Input should be 'auto', 'float32', 'bfloat16' or 'float16' "
          "(given: 'fp8')"),
-        ("executor=ray", "the command line: 'executor': 'ray' comes in a later version; use local (given: 'ray')"),
+        ("executor=rey", "the command line: 'executor': Input should be 'local' or 'ray' (given: 'rey')"),
         ("map=instruction", "'map': 'instruction' is not name=column; "
          "write map as instruction=question,response=answer"),
         ("output=[1]", "the command line: 'output': Input should be a valid string (given: [1])"),

@@ -44,16 +44,9 @@ def needed(output: str | None) -> str:
 
 def run_settings(config: ScoreConfig | SelectConfig) -> Settings:
     """What all passes share, from the configuration."""
-    from instdiff.core import Settings
+    from instdiff.scoring import settings_of
 
-    return Settings(
-        max_length=config.max_length,
-        dtype=config.dtype,
-        device=config.device,
-        batch_tokens=config.batch_tokens,
-        workers=config.workers,
-        templates={"*": config.template or "alpaca"},
-    )
+    return settings_of(config)
 
 
 def configured(kind: Any, config: str | None, given: dict[str, Any], overrides: list[str]) -> Any:

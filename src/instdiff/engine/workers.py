@@ -227,8 +227,8 @@ class Away:
         return self.workers.sweep(Task(self.source, measures, batch_tokens), rows, log)
 
 
-def runs(rows: Rows, batch: int, workers: int) -> Iterator[Run]:
-    """Rows in the order in which they share their beginnings, cut into runs of one batch at least.
+def runs(rows: Rows, batch: int, workers: int, most: int = MOST_BATCHES) -> Iterator[Run]:
+    """Rows in the order in which they share their beginnings, cut into runs of one batch at least, and ``most``.
 
     Each run is half of a worker's share of what is left: long ones first, so that little is shared across an end, and
     short ones last, so that the workers end together.
@@ -240,7 +240,7 @@ def runs(rows: Rows, batch: int, workers: int) -> Iterator[Run]:
         ends = np.concatenate([[0], np.cumsum(lengths[block])])
         start = 0
         while start < len(block):
-            size = min(max(left // (2 * workers), batch), MOST_BATCHES * batch)
+            size = min(max(left // (2 * workers), batch), most * batch)
             stop = max(int(np.searchsorted(ends, ends[start] + size, "right")) - 1, start + 1)
             left -= int(ends[stop] - ends[start])
             yield Run.of(block[start:stop])

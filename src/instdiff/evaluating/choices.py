@@ -18,10 +18,11 @@ import numpy.typing as npt
 
 from instdiff.core import Floats, Measure, Nll
 from instdiff.data.hub import hub_rows
+from instdiff.engine.cluster import residence
 from instdiff.engine.load import Resident, Source, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.engine.sweep import Sweep
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.engine.workers import Away, Workers, residence
+from instdiff.engine.workers import Away, Workers
 from instdiff.errors import DataError
 from instdiff.evaluating import harness_data as data
 from instdiff.evaluating.harness_data import Parts, Row
