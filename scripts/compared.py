@@ -62,6 +62,14 @@ def one(name: str, tasks: tuple[str, ...] = ()) -> str:
     return "\n".join(parts).rstrip()
 
 
+def chosen(name: str) -> str:
+    """What the selections of a comparison consist of."""
+    found = comparison(name)["shares"]
+    kinds = sorted(found[0]["shares"], key=lambda kind: -found[0]["shares"][kind])
+    rows = [[one["name"], *(f"{100 * one['shares'][kind]:.0f} %" for kind in kinds)] for one in found]
+    return table(["", *kinds], rows)
+
+
 def domains() -> str:
     """All methods in all domains: the difference to random, in the task's own unit."""
     found = {name: {line["name"]: line for line in comparison(name)["lines"]} for name in DOMAINS}

@@ -19,9 +19,9 @@ from instdiff.progress import Progress, Quiet
 from instdiff.results import SuiteResult
 from instdiff.scoring import parse_model, settings_of
 from instdiff.store import Store
-from instdiff.tally import tally, write_tally
+from instdiff.tally import shares, tally, write_tally
 
-OPEN = (*OPERATIONAL, "method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict")
+OPEN = (*OPERATIONAL, "method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by")
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
 HELDOUT = {"builtin:demo": "builtin:demo/heldout"}
 
@@ -44,12 +44,15 @@ def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None
     made = open_comparison(config, log, progress or Quiet())
     outcomes = made.run()
     lines = tally(outcomes, against="random" if "random" in made.lines else "base")
-    facts = {
+    facts: dict[str, Any] = {
         "data": config.data,
         "model": config.model,
         "student": config.student or config.model,
         "terms": terms(config),
     }
+    if config.by:
+        facts["by"] = config.by
+        facts["shares"] = shares(made.folder, [one.cell for one in outcomes], made.pool, config.by)
     return write_tally(made.folder, outcomes, lines, facts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from instdiff.artifact import read_json, write_json, writing
 from instdiff.comparison import BASE, Cell, Outcome
 from instdiff.core import Floats
+from instdiff.data import Pool
 from instdiff.results import TaskResult
 from instdiff.stats import bootstrap_over_seeds, difference, holm
 
@@ -159,6 +161,33 @@ def overlaps(folder: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
             "recall": float(np.mean(pairs, 0)[1]),
         }
         for (budget, a, b), pairs in found.items()
+    ]
+
+
+def shares(folder: Path, cells: Iterable[Cell], pool: Pool, column: str) -> list[dict[str, Any]]:
+    """Of which groups the selections are: of each line the share of its rows by a column's value, and of the pool.
+
+    Means over seeds.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    values = ["null" if value is None else str(value) for value in pool.column(column)]
+    by_id = dict(zip(pool.ids, values, strict=True))
+    found: dict[tuple[str, str], list[Counter[str]]] = {("", ""): [Counter(values)]}
+    for cell in cells:
+        path = folder / "cells" / cell.place / "selection.json"
+        if path.is_file():
+            counted = Counter(by_id[name] for name in read_json(path)["ids"])
+            found.setdefault((cell.line, cell.budget), []).append(counted)
+    names = sorted(set(values))
+    return [
+        {
+            "name": line or "all rows",
+            "budget": budget or None,
+            "shares": {name: float(np.mean([c[name] / c.total() for c in counts])) for name in names},
+        }
+        for (line, budget), counts in found.items()
     ]
 
 

@@ -24,7 +24,7 @@ from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.progress import Quiet
 from instdiff.results import SuiteResult, TaskResult
 from instdiff.store import Store
-from instdiff.tally import overlaps, tally
+from instdiff.tally import overlaps, shares, tally
 
 TRAIN = {
     "model_max_length": 200, "num_train_epochs": 1, "learning_rate": 0.01, "warmup_ratio": 0.0,
@@ -97,6 +97,8 @@ def test_all_cells_are_there_at_one_token_budget(make: Make) -> None:
     shared = overlaps(made.folder, [one.cell for one in outcomes])
     pairs = {(one["a"], one["b"]): one["jaccard"] for one in shared}
     assert 0 <= pairs["random", "ifd"] <= 1
+    of = {one["name"]: one["shares"] for one in shares(made.folder, [o.cell for o in outcomes], made.pool, "input")}
+    assert of["full"] == of["all rows"] and sum(of["ifd"].values()) == pytest.approx(1)
 
 
 def test_a_second_run_makes_nothing_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,7 @@ class CompareConfig(DataConfig, RunConfig):
             random subset of the budget takes.
         warmup: of methods that need a calibrated model.
         eval: keys of ``instdiff eval``.
+        by: a column of the rows, such as their source; the shares of its values in every selection are told.
         keep_models: False removes a trained model when it is judged.
         strict: a cell that fails ends the run.
     """
@@ -98,6 +99,7 @@ class CompareConfig(DataConfig, RunConfig):
     steps: Literal["epochs", "equal"] = "epochs"
     warmup: WarmupPart = Field(default_factory=WarmupPart)
     eval: dict[str, Any] = Field(default_factory=dict)
+    by: str | None = None
     keep_models: bool = True
     strict: bool = False
 
