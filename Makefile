@@ -7,13 +7,14 @@ CONSTRAINTS := constraints/cpu-py311.txt
 # Two busy cores must not spin on each other, and no test may reach the network.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo docs test test-slow lint format clean
 
 help:
 	@echo "make demo       install, then run InstructDiff on the embedded model and data and print the result"
 	@echo "make test       install, lint, type-check and test (under 10 minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes: real data, whole pipelines"
 	@echo "make lint       ruff and mypy"
+	@echo "make docs       the site of the documents, in build/site"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +26,10 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	$(PIP) install --quiet -c $(CONSTRAINTS) -e ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	$(PIP) install --quiet -c $(CONSTRAINTS) -e ".[docs]"
+	@touch $@
 
 demo: $(VENV)/.demo
 	$(BIN)/instdiff pipeline --config configs/demo.yaml
@@ -43,6 +48,9 @@ test: lint
 
 test-slow: $(VENV)/.test
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow"
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -128,6 +128,16 @@ class SuiteResult:
         write_json(path, self.record())
 
 
+def distinct(ids: Sequence[str]) -> list[str]:
+    """Ids of items, with a number behind those that came before."""
+    seen: Counter[str] = Counter()
+    out = []
+    for name in ids:
+        seen[name] += 1
+        out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return out
+
+
 def read_results(path: Path) -> SuiteResult:
     """A suite's results as they were written.
 

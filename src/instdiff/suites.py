@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,7 +14,7 @@ from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, did_you_mean
 from instdiff.evaluating.subject import Subject, Suite
 from instdiff.heldout import heldout_nll
-from instdiff.results import TaskResult
+from instdiff.results import TaskResult, distinct
 
 SUITES: dict[str, str] = {
     "heldout": "instdiff.suites:heldout_suite",
@@ -86,16 +85,6 @@ class HeldOutSuite:
         details: dict[str, Any] = {"data": self.where, "data_fingerprint": self.pool.fingerprint}
         ids = distinct(self.pool.ids)
         return (TaskResult("heldout", "nll", ids, score, weight, why, higher_is_better=False, details=details),)
-
-
-def distinct(ids: Sequence[str]) -> list[str]:
-    """Ids with a number behind those that came before."""
-    seen: Counter[str] = Counter()
-    out = []
-    for name in ids:
-        seen[name] += 1
-        out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return out
 
 
 def heldout_suite(config: EvalConfig) -> HeldOutSuite:

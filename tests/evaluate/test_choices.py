@@ -17,9 +17,10 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluating import harness_data as data
-from instdiff.evaluating.choices import MED, ChoiceSuite, Question, Talk, Teller, dealt, once
+from instdiff.evaluating.choices import MED, ChoiceSuite, Question, Talk, Teller, dealt
 from instdiff.evaluating.harness import med_suite
 from instdiff.evaluating.subject import Subject
+from instdiff.results import distinct
 from instdiff.store import Store
 
 ENTRY = {"medqa": "medqa_4options", "medmcqa": "medmcqa", "mmlu_medical": "mmlu_anatomy"}
@@ -252,4 +253,4 @@ def test_items_are_dealt_and_named() -> None:
     assert dealt({"a": 9, "b": 1, "c": 9}, 7) == {"a": 3, "b": 1, "c": 3}
     assert dealt({"a": 2, "b": 1}, None) == dealt({"a": 2, "b": 1}, 5) == {"a": 2, "b": 1}
     assert sum(dealt({"a": 9, "b": 9}, 1).values()) == 1
-    assert once(["a", "b", "a", "a"]) == ["a", "b", "a#2", "a#3"]
+    assert distinct(["a", "b", "a", "a"]) == ["a", "b", "a#2", "a#3"]

@@ -29,7 +29,7 @@ from instdiff.evaluating.harness_data import Parts, Row
 from instdiff.evaluating.subject import Subject
 from instdiff.execute import run_pass
 from instdiff.ragged import Ragged
-from instdiff.results import TaskResult
+from instdiff.results import TaskResult, distinct
 from instdiff.rows import Rows
 from instdiff.store import ColumnId
 from instdiff.templates import ChatTemplate, template
@@ -197,7 +197,7 @@ class ChoiceSuite:
         if fewest < self.shots:
             subject.log(f"warning: {task.name} has {fewest} examples to show, not the {self.shots} that are asked for")
         found = teller.likelihoods(talks, f"{self.name}: {task.name}")
-        return _result(task.name, once(ids), topics, asked, found, fewest)
+        return _result(task.name, distinct(ids), topics, asked, found, fewest)
 
 
 def _result(
@@ -370,16 +370,6 @@ def chat_template(subject: Subject) -> ChatTemplate | None:
 def row_hash(row: Row) -> str:
     """What an item is called: the hash of its content."""
     return hashlib.blake2b(json.dumps(row, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def once(ids: Sequence[str]) -> list[str]:
-    """The same names, equal ones numbered."""
-    seen: Counter[str] = Counter()
-    out = []
-    for name in ids:
-        seen[name] += 1
-        out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return out
 
 
 def dealt(sizes: dict[str, int], limit: int | None) -> dict[str, int]:

@@ -24,11 +24,11 @@ from instdiff.engine.forward import out_of_memory
 from instdiff.engine.load import Resident, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.evaluating import harness_data as data
-from instdiff.evaluating.choices import MED, ChoiceSuite, ChoiceTask, chat_template, dealt, once
+from instdiff.evaluating.choices import MED, ChoiceSuite, ChoiceTask, chat_template, dealt
 from instdiff.evaluating.harness_data import Parts, Row, local_file
 from instdiff.evaluating.harness_model import batch_rows, keeping, quietly, watched
 from instdiff.evaluating.subject import Subject
-from instdiff.results import TaskResult
+from instdiff.results import TaskResult, distinct
 
 SEED = 1234
 """Of the draw of examples: lm-eval's own."""
@@ -340,4 +340,4 @@ def _result(task: HarnessTask, logged: dict[str, Any], details: dict[str, Any]) 
     details = {**details, "means": {name: float(np.mean(values)) for name, values in means.items()}}
     if by:
         details["by_subject"] = by
-    return TaskResult(task.name, task.metric, once(ids), np.array(score, np.float64), details=details)
+    return TaskResult(task.name, task.metric, distinct(ids), np.array(score, np.float64), details=details)
