@@ -20,7 +20,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
-	$(PIP) install --quiet -c $(CONSTRAINTS) -e ".[train]"
+	$(PIP) install --quiet -c $(CONSTRAINTS) -e ".[train,report]"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
