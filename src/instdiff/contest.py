@@ -12,13 +12,14 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, ModelRef
 from instdiff.data import Pool, load
 from instdiff.engine.load import resolve
-from instdiff.errors import ConfigError
+from instdiff.errors import ConfigError, EngineError
 from instdiff.evaluation import evaluate
 from instdiff.folder import OPERATIONAL, same_config, same_inputs, sweep_up
 from instdiff.progress import Progress, Quiet
 from instdiff.results import SuiteResult
 from instdiff.scoring import parse_model, settings_of
 from instdiff.store import Store
+from instdiff.suites import make_suites
 from instdiff.tally import shares, tally, write_tally
 
 OPEN = (*OPERATIONAL, "method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by")
@@ -40,9 +41,12 @@ def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None
     Raises:
         ConfigError: something is missing, or the folder holds another comparison.
         DataError: the data has changed since the comparison began.
+        EngineError: every cell failed.
     """
     made = open_comparison(config, log, progress or Quiet())
     outcomes = made.run()
+    if all(one.error is not None for one in outcomes):
+        raise EngineError(f"every cell of the comparison failed, first {outcomes[0].cell}: {outcomes[0].error}")
     lines = tally(outcomes, against="random" if "random" in made.lines else "base")
     facts: dict[str, Any] = {
         "data": config.data,
@@ -114,9 +118,11 @@ def judge_of(config: CompareConfig, pool: Pool, store: Store, log: Log, progress
     if config.data in HELDOUT:
         asked.setdefault("data", HELDOUT[config.data])
     made = build(EvalConfig, {**asked, "model": config.model}, "'eval'")
+    if "heldout" in made.suite and not made.data:
+        raise ConfigError("'eval.data' is missing: which held-out rows should the models be judged on?")
+    make_suites(made)  # a typo must be found before anything is trained
     if "heldout" in made.suite:
-        if not made.data:
-            raise ConfigError("'eval.data' is missing: which held-out rows should the models be judged on?")
+        assert made.data
         shared = set(load(made.data, limit=made.limit, map=made.mapping(), targets=made.targets).ids) & set(pool.ids)
         if shared:
             log(f"warning: {len(shared)} held-out rows are in the training pool too")

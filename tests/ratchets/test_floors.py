@@ -75,7 +75,7 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
                 "exporting",
                 "shards",
                 "stripe",
-            "cluster_cost",
+                "cluster_cost",
                 "shard_file",
             ),
         ],
