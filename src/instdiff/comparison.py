@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,9 @@ class Comparison:
         """A line's method, with the cell's seed where it has one."""
         line = self.lines[name]
         return make_method(line.method or name, line.params, seed)
+
+    def _specs(self, names: Iterable[str]) -> dict[str, str]:
+        return {name: self.lines[name].method or name for name in names}
 
     def _roles(self, line: Variant) -> dict[str, ModelRef]:
         return {"base": self.scorer, **self.models, **bind(line.models)}
@@ -240,7 +243,7 @@ class Comparison:
         costs = plan(pool, methods, roles, settings=self.settings, store=self.store, target=self.target).to_dict()
         table = score(
             pool, methods, roles, settings=self.settings, store=self.store, target=self.target,
-            listed={"warmup": drawn, "selected": drawn}, log=self.log, progress=self.progress,
+            listed={"warmup": drawn, "selected": drawn}, specs=self._specs(lines), log=self.log, progress=self.progress,
         )  # fmt: skip
         self._bill(costs, time.monotonic() - began)
         for name in lines:
@@ -256,7 +259,8 @@ class Comparison:
         table = score(
             self._part(self.lines[cell.line]), {cell.line: self.method(cell.line, cell.seed)}, roles,
             settings=self.settings, store=self.store, target=self.target,
-            listed={"warmup": [], "selected": before}, log=self.log, progress=self.progress,
+            listed={"warmup": [], "selected": before}, specs=self._specs([cell.line]), log=self.log,
+            progress=self.progress,
         )  # fmt: skip
         return table[cell.line], table.meta
 

@@ -173,12 +173,12 @@ def shares(folder: Path, cells: Iterable[Cell], pool: Pool, column: str) -> list
         DataError: there is no such column.
     """
     values = ["null" if value is None else str(value) for value in pool.column(column)]
-    by_id = dict(zip(pool.ids, values, strict=True))
+    by_row = dict(zip(pool.rows.tolist(), values, strict=True))
     found: dict[tuple[str, str], list[Counter[str]]] = {("", ""): [Counter(values)]}
     for cell in cells:
         path = folder / "cells" / cell.place / "selection.json"
         if path.is_file():
-            counted = Counter(by_id[name] for name in read_json(path)["ids"])
+            counted = Counter(by_row[row] for row in read_json(path)["rows"])
             found.setdefault((cell.line, cell.budget), []).append(counted)
     names = sorted(set(values))
     return [
