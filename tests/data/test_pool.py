@@ -227,3 +227,12 @@ def test_writing_many_rows_in_any_order(jsonl: Callable[..., Path], tmp_path: Pa
     order = np.random.default_rng(0).permutation(9000)
     pool.write(tmp_path / "out.jsonl", order)
     assert [row["output"] for row in load(tmp_path / "out.jsonl").source_rows(range(9000))] == [str(i) for i in order]
+
+
+@pytest.mark.parametrize("value", [{}, {"a": {}}, [{}]])
+def test_an_empty_object_does_not_fit_into_parquet(value: Any, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"instruction": "q", "output": "a", "more": value}) + "\n", encoding="utf-8")
+    with pytest.raises(StoreError, match="column 'more', where an object is empty"):
+        load(rows).write(tmp_path / "out.parquet", [0], {})
+    assert not (tmp_path / "out.parquet").exists()

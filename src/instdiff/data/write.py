@@ -100,6 +100,8 @@ def _put_parquet(file: BinaryIO, sources: Sources) -> None:
         found = [pa.field(name, _array(name, rows).type) for name in _columns(rows)]
         for field in found:
             schema = _joined(schema, field)
+    for field in schema:
+        _holdable(field.name, field.type)
     with pq.ParquetWriter(file, schema) as writer:
         for rows in _parsed(sources):
             arrays = [_array(field.name, rows, field.type) for field in schema]
@@ -131,6 +133,17 @@ def _joined(schema: pa.Schema, field: pa.Field) -> pa.Schema:
         return pa.unify_schemas([schema, pa.schema([field])], promote_options="permissive")
     except pa.ArrowException as error:
         raise _mixed(field.name, error) from error
+
+
+def _holdable(name: str, type: pa.DataType) -> None:
+    """Parquet has no empty objects."""
+    if pa.types.is_struct(type) and not type.num_fields:
+        raise StoreError(
+            f"parquet cannot hold column '{name}', where an object is empty in every row; "
+            "give an output path that ends in .jsonl"
+        )
+    for place in range(type.num_fields):
+        _holdable(name, type.field(place).type)
 
 
 def _mixed(name: str, error: Exception) -> StoreError:
