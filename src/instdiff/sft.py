@@ -28,6 +28,10 @@ from instdiff.render import Rows
 from instdiff.trainer import CHECKPOINTS, Job, Progress
 
 RECORD, RECIPE = "training.json", "recipe.json"
+RATE_ZERO = (
+    "the learning rate was zero in all of {steps} optimizer steps, since it rises from zero in the first ones; "
+    "set warmup_ratio: 0, or a smaller global_batch_size"
+)
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,10 @@ def train(
                 start = _checkpoint(folder, recipe | _stamp(base), settings.resume)
             if start is not None and main:
                 log(f"going on after step {_step(start)}")
-            record = recipe | {"base": base.name} | counts | job.run(args, model, folder, start)
+            record: dict[str, Any] = recipe | {"base": base.name} | counts | job.run(args, model, folder, start)
             if main:
+                if not any(record["learning_rates"]):
+                    log(f"warning: nothing was learnt: {RATE_ZERO.format(steps=record['steps'])}")
                 _finish(folder, base, record)
         args.distributed_state.wait_for_everyone()
     return _report(output, record, fresh=True)

@@ -143,6 +143,13 @@ def test_rates_rise_and_fall(base: Path, tmp_path: Path) -> None:
     assert report.learning_rates == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+def test_a_training_that_ends_before_its_rate_has_risen_says_so(base: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    report = run(base, tmp_path / "out", global_batch_size=64, num_train_epochs=1, warmup_ratio=0.05, log=said.append)
+    assert report.learning_rates == [0.0]
+    assert any("the learning rate was zero in all of 1 optimizer steps" in line for line in said)
+
+
 def test_weight_decay_reaches_the_matrices(base: Path, tmp_path: Path) -> None:
     plain = {**ONE_STEP, "optim": "adamw_torch"}
     run(base, tmp_path / "none", **plain)
