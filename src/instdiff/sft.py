@@ -114,9 +114,7 @@ def train(
                 log(f"going on after step {_step(start)}")
             record: dict[str, Any] = recipe | {"base": base.name} | counts | job.run(args, model, folder, start)
             if main:
-                if not any(record["learning_rates"]):
-                    log(f"warning: nothing was learnt: {RATE_ZERO.format(steps=record['steps'])}")
-                _finish(folder, base, record)
+                _finish(folder, base, record, log)
         args.distributed_state.wait_for_everyone()
     return _report(output, record, fresh=True)
 
@@ -178,7 +176,9 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _finish(folder: Path, base: Path, record: dict[str, Any]) -> None:
+def _finish(folder: Path, base: Path, record: dict[str, Any], log: Log) -> None:
+    if not any(record["learning_rates"]):
+        log(f"warning: nothing was learnt: {RATE_ZERO.format(steps=record['steps'])}")
     if (folder / CHECKPOINTS / "runs").is_dir():  # TensorBoard's
         (folder / CHECKPOINTS / "runs").rename(folder / "runs")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
