@@ -72,7 +72,8 @@ def chosen(name: str) -> str:
 
 def domains() -> str:
     """All methods in all domains: the difference to random, in the task's own unit."""
-    found = {name: {line["name"]: line for line in comparison(name)["lines"]} for name in DOMAINS}
+    there = [name for name in DOMAINS if (RESULTS / f"compare-{name}.json").is_file()]
+    found = {name: {line["name"]: line for line in comparison(name)["lines"]} for name in there}
     names = list(dict.fromkeys(name for lines in found.values() for name in lines))
 
     def cell(line: Line | None) -> str:
@@ -89,7 +90,7 @@ def domains() -> str:
 
     ordered = sorted(names, key=lambda name: (name != "random", mean(name)))
     rows = [
-        [name, *(cell(found[domain].get(name)) for domain in DOMAINS), "" if name == "random" else f"{mean(name):+.3f}"]
+        [name, *(cell(found[domain].get(name)) for domain in there), "" if name == "random" else f"{mean(name):+.3f}"]
         for name in ordered
     ]
-    return table(["method", *DOMAINS, "mean"], rows)
+    return table(["method", *there, "mean"], rows)
