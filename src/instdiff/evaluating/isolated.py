@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 NOBODY = 65534
-HOME = "/tmp"
+HOME = "/tmp/home"
 MOST_REPORT = 1 << 14
 MOST_DETAIL = 400
 GRACE = 1.0
@@ -138,7 +138,7 @@ def _other_root(job: dict[str, Any], processes: bool) -> None:
     for name in DEVICES:
         os.close(os.open(f"{root}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o644))
         _mount(f"/dev/{name}", f"{root}/dev/{name}", None, MS_BIND)
-    for name in (HOME, "/dev/shm"):
+    for name in ("/tmp", HOME, "/dev/shm"):
         os.makedirs(root + name, exist_ok=True)  # an interpreter may lie below it
         os.chmod(root + name, 0o1777)
     os.mkdir(f"{root}/proc", 0o755)
