@@ -8,7 +8,7 @@ from typing import Any
 
 from instdiff.tally import by_task
 
-RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "records"
 DOMAINS = ("math", "code", "medical", "general")
 
 Line = dict[str, Any]
