@@ -19,7 +19,7 @@ from instdiff.artifact import fingerprint, read_json, write_json
 from instdiff.bill import plan
 from instdiff.budget import parse_budget
 from instdiff.config.compare import CompareConfig, Variant
-from instdiff.config.methods import make_method, short_name
+from instdiff.config.methods import make_method
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Log, Method, ModelRef, Scored, Settings
 from instdiff.data import Pool
@@ -303,10 +303,7 @@ class Comparison:
         """A model by what it was made of: the same rows, start, settings and seed are trained once."""
         mark = fingerprint(rows.ids, str(start), how.learning(), seed)
         place = self.folder / "models" / mark[:16]
-        told = dict[str, Any]()
-        model = train(
-            rows, start, how, self.settings, place, store=self.store, seed=seed, log=self.log, say=told.update
-        )
+        model = train(rows, start, how, self.settings, place, store=self.store, seed=seed, log=self.log)
         took = read_json(place / "training.json")
         return model, {"steps": took["steps"], "train_s": took["wall_s"], "train_tokens": took["target_tokens"]}
 
@@ -361,5 +358,4 @@ def named(config: CompareConfig) -> None:
         if not getattr(config, key):
             raise ConfigError(f"the comparison needs '{key}'")
     for name, line in config.lines().items():
-        short_name(line.method or name)
         make_method(line.method or name, line.params, 0)

@@ -102,8 +102,9 @@ def _task_lines(
             "by_seed": (one.score @ one.weight / one.weight.sum()).tolist(),
         }  # fmt: skip
         control = controls.get(budget) or next(iter(controls.values()), None)
-        if control is not None and line != against:
-            told |= _difference(one, control)
+        gap = _difference(one, control) if control is not None and line != against else None
+        if gap is not None:
+            told |= gap
             place = budget if budget in controls else next(iter(controls))
             tests.setdefault(place, []).append((len(lines), told["p"]))
         lines.append(told)
@@ -114,11 +115,12 @@ def _task_lines(
     return lines
 
 
-def _difference(one: Sample, control: Sample) -> dict[str, Any]:
+def _difference(one: Sample, control: Sample) -> dict[str, Any] | None:
+    """Over the items that both have; None where there are none, which is no difference of zero."""
     known = set(control.ids)
     both = [name for name in one.ids if name in known]
     if not both:
-        return {"diff": 0.0, "diff_low": 0.0, "diff_high": 0.0, "p": 1.0}
+        return None
     mine, theirs = one.only(both), control.only(both)
     # The same items and, where there are as many, the same seeds are drawn on both sides.
     found = difference(mine.value - theirs.value, mine.draws() - theirs.draws(), level=1 - LEVEL)

@@ -107,6 +107,13 @@ def test_lower_is_better_where_it_is() -> None:
     assert [line["name"] for line in found] == ["less", "random"]
 
 
+def test_no_common_item_is_no_difference() -> None:
+    other = TaskResult("task", "accuracy", ["elsewhere"], np.array([1.0]))
+    odd = Outcome(Cell("odd", "10%", 0), {}, [SuiteResult("suite", "odd", (other,))])
+    lines = {line["name"]: line for line in tally([*outcomes(), odd])}
+    assert lines["odd"]["value"] == 1.0 and "diff" not in lines["odd"] and "real" not in lines["odd"]
+
+
 def test_cells_that_failed_are_named(tmp_path: Path) -> None:
     every = [*outcomes(), Outcome(Cell("bad", "10%", 0), error="no judge")]
     found = write_tally(tmp_path, every, tally(every), {"data": "rows.jsonl", "terms": "On equal terms."})
