@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,11 +86,13 @@ class Selection:
 
     def record(self) -> dict[str, Any]:
         """What ``selection.json`` says."""
-        words = [str(word) for word in self.scored.why if word is not None]
+        words = Counter(str(word) for word in self.scored.why if word is not None)
+        approximation = getattr(self.scored.method, "approximation", None)
         return {
             "instdiff": __version__,
             "method": self.scored.name,
             "params": self.scored.method.params(),
+            **({"approximation": approximation} if approximation else {}),
             "budget": str(self.budget),
             "counts": {
                 "pool_rows": len(self.scored),
@@ -100,7 +103,7 @@ class Selection:
                 "selected_tokens": _known(self.n_tokens),
             },
             **({"groups": self.groups} if self.groups else {}),
-            "excluded": {word: words.count(word) for word in sorted(set(words))},
+            "excluded": dict(sorted(words.items())),
             "rows": self.rows.tolist(),
             "ids": self.ids,
             **{key: self.meta[key] for key in ("data", "models", "settings", "packages") if key in self.meta},
@@ -209,11 +212,11 @@ def _weight(part: Scored, budget: Budget) -> int:
 
 
 def _counted(scored: Scored) -> str:
-    words = [str(word) for word in scored.why if word is not None]
-    return ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
+    words = Counter(str(word) for word in scored.why if word is not None)
+    return ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
 
 
-def check_same_rows(pool: Pool, ids: list[str]) -> None:
+def check_same_rows(pool: Pool, ids: Sequence[str]) -> None:
     """Scores and data belong together.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,6 +32,16 @@ def test_clear_heaps_are_found(engine: str, spherical: bool) -> None:
     assert distance.max() < (0.2 if spherical else 2)
     again = cluster(x, 4, seed=0, engine=engine, spherical=spherical)  # type: ignore[arg-type]
     assert (again[0] == label).all() and (again[1] == distance).all()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_mapped_matrix_that_cannot_be_written_to(engine: str, tmp_path: Path) -> None:
+    x, _ = heaps()
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    for spherical in (False, True):
+        found, expected = (cluster(y, 4, engine=engine, spherical=spherical) for y in (mapped, x))  # type: ignore[arg-type]
+        assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=9), st.data())

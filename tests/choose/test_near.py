@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from instdiff.choose import neighbours as module
 from instdiff.choose import robin as robin_module
-from instdiff.choose.blocks import best
+from instdiff.choose.blocks import best, matrix, unit
 from instdiff.choose.neighbours import at_random, bm25, nearest
 from instdiff.choose.robin import robin, robin_tasks
 
@@ -37,6 +39,7 @@ def test_nearest_is_exact_with_ties(x: plain.Array, data: st.DataObject) -> None
     k = data.draw(st.integers(0, len(x) - 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_FLOATS", data.draw(st.integers(1, 99)))
+        patch.setattr(module, "_ROWS", data.draw(st.integers(1, 9)))
         assert nearest(x, k).tolist() == plain.highest(plain.cosines(x, x), k)
 
 
@@ -51,6 +54,37 @@ def test_an_equal_row_is_a_neighbour_and_equal_rows_tie() -> None:
         assert found.shape == (300, 3) and not (found == np.arange(300)[:, None]).any()
         assert set(found[7]) == {50, 170, 299}
     assert (nearest(x, 1, how="hnsw") == out[:, :1]).mean() > 0.9
+
+
+def test_copies_of_large_matrices_do_not_lie_in_memory(tmp_path: Path) -> None:
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (400_000, 32))
+    x[:] = np.arange(32) + 1.0
+    x[7] = 0
+    for copy in (unit, lambda rows: matrix(rows.astype(np.float16))):
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        out = copy(x)
+        kept, peak = (size - before for size in tracemalloc.get_traced_memory())
+        tracemalloc.stop()
+        assert kept < 1_000_000 and peak < 50_000_000 < x.nbytes
+        assert out.shape == x.shape and out.dtype == np.float32
+        np.testing.assert_allclose(out[-1] / np.linalg.norm(out[-1]), x[-1] / np.linalg.norm(x[-1]), rtol=1e-6)
+        assert not out[7].any()
+
+
+def test_neighbours_hold_no_table_of_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 6_000
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    monkeypatch.setattr(module, "_FLOATS", 1 << 18)
+    tracemalloc.start()
+    found = nearest(mapped, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000 < n * n * 4 / 10
+    cosines = plain.cosines(mapped[:50], mapped)
+    np.fill_diagonal(cosines, -1)
+    assert (found[:50] == np.argsort(-cosines, 1, kind="stable")[:, :2]).mean() > 0.99  # near ties may change places
 
 
 def test_random_neighbours_are_other_rows_and_repeat() -> None:

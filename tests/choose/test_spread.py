@@ -25,8 +25,9 @@ def test_kcenter_takes_the_rows_of_the_plain_definition(x: plain.Array, data: st
     some = data.draw(st.lists(st.integers(0, len(x) - 1), unique=True, max_size=5))
     k = data.draw(st.integers(0, len(x) - len(some)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kcenter_module, "_BLOCK", size)
-        patch.setattr(kcenter_module, "_CENTRES", 3)
+        patch.setattr(kcenter_module, "_FLOATS", 2 * size)
+        for name in ("_FIRST", "_LEAST", "_MOST"):
+            patch.setattr(kcenter_module, name, size)
         out = kcenter(x, k, chosen=np.array(some, np.int64), seed=3).tolist()
     start = some or out[:1]
     assert out == (plain.farthest_first(x, k, some) if some else start + plain.farthest_first(x, max(0, k - 1), start))
@@ -43,7 +44,7 @@ def test_kcenter_starts_where_it_is_told() -> None:
 
 
 def test_kcenter_reads_a_memory_map_in_little_memory(tmp_path: Path) -> None:
-    n, d, k = 40_000, 32, 100
+    n, d, k = 80_000, 32, 100
     rng = np.random.default_rng(0)
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (n, d))
     x[:] = rng.normal(size=(n, d))
@@ -51,7 +52,7 @@ def test_kcenter_reads_a_memory_map_in_little_memory(tmp_path: Path) -> None:
     out = kcenter(x, k)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 4_000_000  # the data are 5 MB, n x k would be 16 MB, n x n 6.4 GB
+    assert peak < 20_000_000  # 2048² among the farthest; the data are 10 MB, n x k would be 32 MB, n x n 26 GB
     near = np.full(n, np.inf)
     for row, after in pairwise(out.tolist()):
         near = np.minimum(near, np.square(x - x[row]).sum(1))
@@ -63,11 +64,11 @@ def test_kcenter_reads_a_memory_map_in_little_memory(tmp_path: Path) -> None:
 def test_facility_takes_the_rows_of_the_plain_greedy(name: str, data: st.DataObject) -> None:
     x = data.draw(plain.SIGNS if name == "cosine" else plain.GRID)
     k, size = data.draw(st.integers(0, len(x))), data.draw(st.integers(4, 9))
-    few = data.draw(st.sampled_from([-1.0, 0.25, 2.0]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(facility_module, "_BLOCK", size)
-        patch.setattr(facility_module, "_FIRST", 2)
-        patch.setattr(facility_module, "_FEW", few)
+        patch.setattr(facility_module, "_PIECE", data.draw(st.integers(1, 9)))
+        patch.setattr(facility_module, "_FIRST", data.draw(st.integers(1, 30)))
+        patch.setattr(facility_module, "_TABLE", data.draw(st.sampled_from([0, 30])))
         out = facility(x, k, kernel=name, gamma=0.5)
     s, best = plain.kernel(x, name, 0.5), np.zeros(len(x))
     assert len(set(out.tolist())) == k
@@ -80,8 +81,12 @@ def test_facility_takes_the_rows_of_the_plain_greedy(name: str, data: st.DataObj
         assert out.tolist() == plain.location(s, k)
 
 
+@pytest.mark.parametrize("table", [0, 8192])
 @pytest.mark.parametrize("name", ["cosine", "rbf", "official"])
-def test_facility_on_real_looking_data_is_the_plain_order(name: str) -> None:
+def test_facility_on_real_looking_data_is_the_plain_order(
+    name: str, table: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facility_module, "_TABLE", table)
     rng = np.random.default_rng(1)
     x = (rng.normal(size=(20, 24))[rng.integers(0, 20, 400)] + 0.7 * rng.normal(size=(400, 24))).astype(np.float32)
     assert facility(x, 60, kernel=name, gamma=0.02).tolist() == plain.location(plain.kernel(x, name, 0.02), 60)
@@ -97,8 +102,9 @@ def test_facility_weighs_quality_as_qdit_does() -> None:
     assert out == np.argsort(-quality, kind="stable")[:30].tolist()
 
 
-def test_facility_holds_no_table_of_all_pairs() -> None:
+def test_facility_holds_no_table_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     n = 6_000
+    monkeypatch.setattr(facility_module, "_TABLE", 5_000)
     x = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
     tracemalloc.start()
     facility(x, 20)

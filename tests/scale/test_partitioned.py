@@ -1,4 +1,4 @@
-"""Two stages against the exact way: what is equal, what is lost, and within which bound."""
+"""Parts against the exact way: what is equal, what is lost, within which bound, and when the exact way is refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,31 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from instdiff.choose.diverse import diverse, diverse_by_cell
 from instdiff.choose.facility import facility
 from instdiff.choose.kcenter import kcenter
 from instdiff.choose.partitioned import partitioned
+from instdiff.config.methods import make_method
+from instdiff.core import Budget, Scored, Signals
+from instdiff.data import load
+from instdiff.errors import ConfigError
+from instdiff.methods import (
+    DEITA,
+    Blend,
+    CosineFilter,
+    FacilityLocation,
+    KCenter,
+    KMeansQuota,
+    Longest,
+    Random,
+    SuperfilteringD,
+    Then,
+    effort,
+    parted,
+)
+from instdiff.methods.sets import SetMethod
+from instdiff.ragged import Ragged
+from instdiff.selection import select
 
 Floats = npt.NDArray[np.float32]
 FARTHEST = partial(kcenter, start="mean")
@@ -70,6 +92,166 @@ def test_a_mapped_array(x: Floats, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     np.testing.assert_array_equal(partitioned(mapped, 30, FARTHEST, parts=5), partitioned(x, 30, FARTHEST, parts=5))
+
+
+def test_without_a_second_stage_parts_take_turns(x: Floats) -> None:
+    some, order = x[:301], np.random.default_rng(5).permutation(301)
+    parts = [np.sort(part) for part in np.array_split(order, 4)]
+    each = [part[FARTHEST(some[part], size)] for part, size in zip(parts, (6, 6, 5, 5), strict=True)]
+    turns = [rows[at] for at in range(6) for rows in each if at < len(rows)]
+    assert partitioned(some, 22, FARTHEST, parts=4, seed=5).tolist() == turns
+    assert sorted(partitioned(some, 301, facility, parts=4)) == list(range(301))
+    assert len(partitioned(some, 2, facility, parts=9)) == 2  # seven parts give none
+
+
+def test_what_is_there_already_is_in_every_part(x: Floats) -> None:
+    some, held = x[:200], np.array([150, 3, 77])
+    for parts, over in ((1, 1.0), (3, 1.0), (3, 2.0)):
+        found = partitioned(some, 12, kcenter, parts=parts, over=over, chosen=held)
+        assert len(set(found.tolist()) | set(held.tolist())) == 15
+    np.testing.assert_array_equal(partitioned(some, 12, kcenter, parts=1, chosen=held), kcenter(some, 12, chosen=held))
+    # A copy of what is there lies at distance 0 in every part, and is taken last.
+    twice = np.concatenate([some, some[held]])
+    found = partitioned(twice, 150, kcenter, parts=3, chosen=held)
+    assert not set(found.tolist()) & {200, 201, 202}
+
+
+def test_columns_beside_go_with_their_rows(x: Floats) -> None:
+    quality = np.random.default_rng(0).permutation(300).astype(float)
+    best = partial(facility, alpha=1.0)
+    found = partitioned(x[:300], 30, best, parts=5, over=5, quality=quality)
+    assert found.tolist() == np.argsort(-quality)[:30].tolist()
+
+
+def test_cells_keep_apart_what_lies_in_one(x: Floats) -> None:
+    order = np.random.default_rng(3).permutation(len(x))
+    exact = diverse(x, order, threshold=0.95)
+    np.testing.assert_array_equal(diverse_by_cell(x, order, cells=1, threshold=0.95), exact)
+    found = diverse_by_cell(x, order, cells=6, threshold=0.95)
+    place = np.argsort(order)
+    assert (np.diff(place[found]) > 0).all()  # in the order visited
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    near = np.triu(unit[found] @ unit[found].T > 0.95, 1).any(0).sum()
+    assert len(exact) <= len(found) <= 1.1 * len(exact) and near <= 0.1 * len(found)  # measured
+    np.testing.assert_array_equal(diverse_by_cell(x, order, cells=6, threshold=0.95, limit=20), found[:20])
+    tokens = np.full(len(x), 10)
+    by_tokens = diverse_by_cell(x, order, cells=6, threshold=0.95, limit=195, weights=tokens)
+    np.testing.assert_array_equal(by_tokens, found[:20])
+    assert len(diverse_by_cell(x, order, cells=6, limit=0)) == 0
+    with pytest.raises(ValueError, match="3 weights for 1200 rows"):
+        diverse_by_cell(x, order, cells=6, weights=tokens[:3])
+
+
+# ── methods ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def signals(x: Floats) -> Signals:
+    ids = [f"{row:05d}" for row in range(len(x))]
+    return Signals({"vector": Ragged.of(x, np.float32)}, ids, np.full(len(x), None, object))
+
+
+def scored(method: SetMethod, s: Signals) -> Scored:
+    out = method.score(s).explained(s)
+    return Scored(method.name, method, out.value, out.why, out.details, s.ids, np.ones(len(s), np.int64), lambda: s)
+
+
+def test_methods_deal_out_their_rows(x: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, s = x[:400], signals(x[:400])
+    assert scored(KCenter(parts=4, start="mean", seed=7), s).best().tolist() == (
+        partitioned(some, 40, FARTHEST, parts=4, seed=7).tolist()
+    )
+    assert scored(FacilityLocation(parts=4, over=2), s).best().tolist() == (
+        partitioned(some, 40, facility, parts=4, over=2, seed=42).tolist()
+    )
+    assert scored(CosineFilter(parts=4, threshold=0.99), s).best().tolist() == (
+        diverse_by_cell(some, cells=4, threshold=0.99, limit=40, seed=42).tolist()
+    )
+    for exact in (KCenter(), FacilityLocation(), CosineFilter()):
+        same = type(exact)(parts=1)
+        assert scored(exact, s).best().tolist() == scored(same, s).best().tolist()
+        assert scored(type(exact)(parts="auto"), s).best().tolist() == scored(same, s).best().tolist()  # one part
+    held = np.isin(np.arange(400), [5, 9])
+    onto = Signals({"vector": s.vector, "held": held}, s.ids, s.why)
+    more = partitioned(some, 38, kcenter, parts=4, seed=42, chosen=np.array([5, 9]))
+    assert scored(KCenter(parts=4, onto=True), onto).best().tolist()[2:] != []
+    np.testing.assert_array_equal(KCenter(parts=4, onto=True).choose(onto, 40)[:2], [5, 9])
+    assert len(set(KCenter(parts=4, onto=True).choose(onto, 40).tolist())) == 40 == len(more) + 2
+    assert len(KCenter(parts=400, onto=True).choose(onto, 400)) == 400
+    monkeypatch.setattr(KCenter, "of_a_part", 100)
+    assert parted.parts_of("auto", 401, 100) == 5 and parted.parts_of(7, 3) == 3
+    table = scored(KCenter(parts="auto", start="mean"), s)
+    assert table.best().tolist() == partitioned(some, 40, FARTHEST, parts=4, seed=42).tolist()
+    more = KCenter(parts="auto", start="mean").pick(table, Budget(90, "rows"))
+    assert more.tolist() == partitioned(some, 90, FARTHEST, parts=4, seed=42).tolist()
+
+
+def test_hours_are_refused_unless_they_are_asked_for(x: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = signals(x[:300])
+    monkeypatch.setattr(effort, "_SOON", 0)
+    monkeypatch.setattr(effort, "_rate", lambda: 1.0)
+    for method, says in [
+        (KCenter(), "'kcenter' would take about 80 hours on this machine; set 'kcenter.parts' to auto"),
+        (FacilityLocation(), "'facility_location.parts' to auto"),
+        (FacilityLocation(parts=3, over=2), "set 'facility_location.over' to 1"),
+        (CosineFilter(), "lower 'cosine_filter.reach' or the budget, or set 'cosine_filter.parts' to 1 and wait"),
+        (KMeansQuota(), "'kmeans_quota.engine' to faiss or minibatch"),
+    ]:
+        monkeypatch.setattr(effort, "HOURS", 2.0)
+        with pytest.raises(ConfigError, match=says):
+            method.score(s)
+        monkeypatch.setattr(effort, "HOURS", 1e9)
+        assert method.score(s).explained(s).value.size == 300
+    monkeypatch.setattr(effort, "HOURS", 2.0)
+    for method in (KCenter(parts=1), FacilityLocation(parts=3), CosineFilter(parts=3), KMeansQuota(engine="faiss")):
+        assert np.isfinite(method.score(s).value).any()
+    monkeypatch.setattr(effort.os, "sysconf", lambda name: 64)
+    with pytest.raises(ConfigError, match="'kmeans_quota' would copy 0 GB of vectors into memory"):
+        KMeansQuota().score(s)
+
+
+def test_the_record_says_what_is_approximate() -> None:
+    assert KCenter().approximation is None and KCenter(parts=1).approximation is None
+    assert KCenter(parts="auto").approximation == (
+        "kcenter: chosen in random parts of 65,536 rows, an equal share of each"
+    )
+    assert FacilityLocation(parts=8, over=2).approximation == (
+        "facility_location: chosen in 8 random parts, an equal share of each; "
+        "of 2 times as many rows the exact way takes the last"
+    )
+    assert CosineFilter(parts=8).approximation == "cosine_filter: only rows of one cell are compared, of 8 cells"
+    assert str(DEITA(parts="auto").approximation).endswith("of cells of 1,024 rows")
+    assert "(faiss)" in str(KMeansQuota(engine="faiss").approximation) and KMeansQuota().approximation is None
+    assert str(SuperfilteringD(parts=3).approximation).startswith("facility_location: chosen in 3")
+    assert Then(Longest(), "50%", KCenter()).approximation is None
+    assert Blend((KCenter(parts=2), Random(), CosineFilter(parts=2))).approximation == (
+        f"{KCenter(parts=2).approximation}; {CosineFilter(parts=2).approximation}"
+    )
+
+
+def test_a_selection_says_so(x: Floats) -> None:
+    pool = load([{"instruction": f"say {row}", "output": "x"} for row in range(60)])
+    for method, says in ((KCenter(parts=3), KCenter(parts=3).approximation), (KCenter(), None)):
+        s = Signals({"vector": Ragged.of(x[:60], np.float32)}, pool.ids, np.full(60, None, object))
+        record = select(pool, scored(method, s), 9).record()
+        assert record.get("approximation") == says and record["params"]["parts"] == method.parts
+        assert record["counts"]["selected_rows"] == 9 and record["excluded"] == {"not_reached": 54}
+
+
+def test_parts_are_given_as_any_parameter() -> None:
+    assert make_method("kcenter", {"parts": "auto"}).params()["parts"] == "auto"
+    assert make_method("facility_location", {"parts": "16", "over": 2}, seed=3).params() == (
+        FacilityLocation(parts=16, over=2.0, seed=3).params()
+    )
+    assert make_method("superfiltering_d", {"parts": 4}).both().second.parts == 4
+    for spec, params, says in [
+        ("kcenter", {"parts": 0}, "'kcenter.parts' is 0; the least is 1"),
+        ("deita", {"parts": -1}, "'deita.parts' is -1"),
+        ("cosine_filter", {"parts": 0}, "'cosine_filter.parts' is 0"),
+        ("facility_location", {"over": 0.5}, "'facility_location.over' is 0.5; a part gives its share at least"),
+        ("kcenter", {"parts": "some"}, "kcenter.parts"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            make_method(spec, params)
 
 
 def test_what_cannot_be(x: Floats) -> None:

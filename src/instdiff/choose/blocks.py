@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from instdiff.spool import Growing
 
 Rows = npt.NDArray[np.int64]
 """Row indices, in the order taken."""
@@ -14,6 +16,8 @@ Matrix = npt.NDArray[np.float32]
 """One row per sample; may be a memory map."""
 
 _GROUPS = 64
+_AT_ONCE = 8192
+"""Rows looked at together where nothing else says."""
 _ROUNDING = 4e-6  # of a float32 inner product of unit rows, with room: finalists within it are compared in float64
 
 
@@ -23,19 +27,27 @@ def blocks(n: int, size: int) -> Iterator[slice]:
 
 
 def matrix(x: npt.NDArray[Any], name: str = "x") -> Matrix:
-    """``x`` as float32 [n, d]: itself, also a memory map, where it is float32 already, else a copy.
+    """``x`` as float32 [n, d]: itself, also a memory map, where it is float32 already, else a copy, as of ``unit``.
 
     Raises:
         ValueError: not two dimensions, no column, or a number that is not finite (the row is named).
     """
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{name} has shape {x.shape}; expected rows and columns")
-    x = x if x.dtype == np.float32 else x.astype(np.float32)
-    for part in blocks(len(x), 8192):
+    x = x if x.dtype == np.float32 else _copied(x, lambda part: part)
+    for part in blocks(len(x), _AT_ONCE):
         good = np.isfinite(x[part]).all(1)
         if not good.all():
             raise ValueError(f"{name}: row {part.start + int(np.argmin(good))} has a number that is not finite")
     return x
+
+
+def _copied(x: npt.NDArray[Any], made: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Matrix:
+    """What is made of the rows, a block at a time; a large one lies in a temporary file that is mapped."""
+    out = Growing(np.float32)
+    for part in blocks(len(x), _AT_ONCE):
+        out.extend(made(x[part]).ravel())
+    return out.array().reshape(x.shape)
 
 
 def count(k: int, n: int) -> int:
@@ -52,16 +64,22 @@ def count(k: int, n: int) -> int:
 def squares(x: Matrix) -> npt.NDArray[np.float32]:
     """Squared length of each row, [n]."""
     out = np.empty(len(x), np.float32)
-    for part in blocks(len(x), 8192):
+    for part in blocks(len(x), _AT_ONCE):
         out[part] = np.einsum("ij,ij->i", x[part], x[part])
     return out
 
 
 def unit(x: Matrix) -> Matrix:
-    """A copy with rows of length 1; a row of zeros stays zero, at cosine 0 to every row."""
+    """A copy with rows of length 1; a row of zeros stays zero, at cosine 0 to every row.
+
+    It is not to be written to; a large one lies in a temporary file that is mapped, and not in memory.
+    """
+    return _copied(x, _shortened)
+
+
+def _shortened(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))[:, None]
-    out: Matrix = (x / np.where(length > 0, length, 1)).astype(np.float32)
-    return out
+    return x / np.where(length > 0, length, 1)
 
 
 def best(scores: npt.NDArray[Any], k: int, slack: float = 0.0) -> Rows:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.choose.blocks import Matrix, Rows, blocks, matrix, unit
+from instdiff.choose.kmeans import cluster
 
 _BLOCK = 256
 _KEPT = 8192  # rows compared in one product at most
@@ -63,6 +64,55 @@ def diverse(
         kept.add(vectors[new])
         out.append(rows[new])
     return np.concatenate(out)
+
+
+def diverse_by_cell(
+    x: npt.NDArray[Any],
+    order: npt.NDArray[np.int64] | None = None,
+    *,
+    cells: int,
+    seed: int = 0,
+    threshold: float = 0.9,
+    limit: float | None = None,
+    weights: npt.NDArray[Any] | None = None,
+    alike: int = 1,
+) -> Rows:
+    """``diverse`` where only rows of one cell are compared: for more rows than can all be.
+
+    Cells are the clusters of a k-means by cosine. In each the rows are those that ``diverse`` keeps; similar rows on
+    two sides of a border between cells both stay. For c cells of one size the cost is 1 / c of comparing all.
+
+    Args:
+        x: as of ``diverse``; a cell at a time is in memory.
+        order: as of ``diverse``.
+        cells: how many; 1 is ``diverse`` itself.
+        seed: of the k-means.
+        threshold: as of ``diverse``.
+        limit: as of ``diverse``.
+        weights: as of ``diverse``.
+        alike: as of ``diverse``.
+
+    Returns:
+        Row indices in the order taken.
+
+    Raises:
+        ValueError: as of ``diverse``, or ``cells`` below 1 or above the rows.
+    """
+    if cells == 1:
+        return diverse(x, order, threshold=threshold, limit=limit, weights=weights, alike=alike)
+    order = np.arange(len(x)) if order is None else np.asarray(order, np.int64)
+    if weights is not None and len(weights) != len(x):
+        raise ValueError(f"{len(weights)} weights for {len(x)} rows")
+    label = cluster(x, cells, seed=seed, engine="faiss", spherical=True)[0][order]
+    keep = np.zeros(len(order), bool)
+    by_cell = np.argsort(label, kind="stable")
+    for places in np.split(by_cell, np.flatnonzero(np.diff(label[by_cell])) + 1):
+        keep[places[diverse(x[order[places]], threshold=threshold, alike=alike)]] = True
+    out = order[keep]
+    if limit is None:
+        return out
+    spent = np.cumsum(np.ones(len(out)) if weights is None else np.asarray(weights, np.float64)[out])
+    return out[: int(np.searchsorted(spent, limit)) + 1] if limit > 0 else out[:0]
 
 
 def _resolve(vectors: Matrix, close: npt.NDArray[np.int64], threshold: float, alike: int) -> npt.NDArray[np.int64]:

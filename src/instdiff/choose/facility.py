@@ -12,11 +12,11 @@ from instdiff.choose.blocks import Matrix, Rows, blocks, count, matrix, squares,
 Kernel = Literal["cosine", "rbf", "official"]
 Floats = npt.NDArray[np.float64]
 
-_BLOCK = 1024
+_BLOCK, _PIECE = 1024, 512  # candidates and rows of one product
+_STRIP = 256  # candidates that then pass the processor's cache together
 _TIE = 1e-6  # in a symmetric kernel two rows that only gain by each other tie, but for rounding
-_FIRST = 16  # candidates looked at again at once; doubled until the best one is found
-_FEW = 0.7  # of the rows: below, only those that changed are looked at, which means gathering them
-_NOTHING = np.float32(-np.inf)
+_FIRST = 16  # candidates looked at again at once, or half of what the step before needed; doubled until one is best
+_TABLE = 8192  # rows, 256 MB: all pairs of up to so many are kept
 
 
 def facility(
@@ -31,11 +31,12 @@ def facility(
     """Take, ``k`` times, the row that adds most to sum_i max_{j chosen} s_ij.
 
     A gain only falls, so an old one is a bound: only rows whose bound is the highest are looked at again, many in one
-    product, and only against the rows that have since found a better representative.
+    product, and only against the rows that have found a better representative since all gains were known last. When as
+    many were looked at as there are rows, all gains are brought up to date.
 
     Args:
-        x: [n, d]; float32 may be a memory map (``cosine`` makes a copy). The n² similarities are made in blocks and
-            dropped; memory beside ``x`` is a few blocks and some 200 bytes a row, up to 1 KB a row in the first steps.
+        x: [n, d]; float32 may be a memory map (``cosine`` makes a copy, as of ``unit``). Similarities of up to 8,192
+            rows are kept; those of more are made in blocks and dropped, beside 100 bytes a row.
         k: rows to take.
         kernel: ``cosine`` (below 0 counts 0), ``rbf`` = exp(-gamma |xi - xj|²), or ``official`` = exp(-|xi - xj| / d),
             that of submodlib, which Superfiltering.D uses.
@@ -72,19 +73,19 @@ def facility(
 
 def _next(gains: _Gains, taken: npt.NDArray[np.bool_], share: float, extra: Floats) -> int:
     """The row of the highest value, the first of equal ones; old gains are looked at again until no other can be it."""
-    values, size = share * gains.gain + extra, _FIRST
+    values, size = share * gains.gain + extra, max(_FIRST, gains.looked // 2)
+    gains.looked = 0
     values[taken] = -np.inf
     while True:
-        fresh = gains.seen == len(gains.before)
-        top = values[fresh].max(initial=-1e300)
+        top = values[gains.fresh].max(initial=-1e300)
         near = values >= top - _TIE * abs(top)
-        old = np.flatnonzero(near & ~fresh)
+        old = np.flatnonzero(near & ~gains.fresh)
         if len(old) == 0:
             return int(near.argmax())
         # No more than it may take: the first of them often show that the rest is not needed.
         some = old if len(old) <= size else old[np.argpartition(-values[old], size)[:size]]
         gains.refresh(some)
-        values[some] = share * gains.gain[some] + extra[some]
+        values = np.where(taken, -np.inf, share * gains.gain + extra)
         size *= 2
 
 
@@ -97,9 +98,25 @@ class _Costs:
         self.kernel, self.x = kernel, unit(x) if kernel == "cosine" else x
         self.square = squares(self.x)
         self.scale = np.float32(gamma if kernel == "rbf" else 1 / x.shape[1])
+        self.table: Matrix | None = None
+        if len(x) <= _TABLE:
+            table: Matrix = np.empty((len(x), len(x)), np.float32)
+            parts = list(blocks(len(x), _BLOCK))
+            for at, some in enumerate(parts):
+                for others in parts[at:]:  # the kernel is symmetric
+                    table[some, others] = self._made(some, others)
+                    table[others, some] = table[some, others].T
+            self.table = table
 
     def __call__(self, rows: slice | Rows, columns: slice | Rows) -> Matrix:
-        """Costs [rows, columns]."""
+        """Costs [rows, columns], to be written to."""
+        if self.table is None:
+            return self._made(rows, columns)
+        if isinstance(columns, slice):
+            return np.array(self.table[rows, columns])
+        return self.table[columns, rows].T if isinstance(rows, slice) else self.table[rows[:, None], columns]
+
+    def _made(self, rows: slice | Rows, columns: slice | Rows) -> Matrix:
         out: Matrix = self.x[rows] @ self.x[columns].T
         if self.kernel == "cosine":
             return np.subtract(1, out, out=out)
@@ -115,15 +132,15 @@ class _Costs:
 
 
 class _Gains:
-    """What each candidate would add, each as of the number of rows taken when it was last looked at."""
+    """What each candidate would add, or at some time would have added."""
 
     def __init__(self, costs: _Costs) -> None:
         self.costs, n = costs, len(costs.x)
         self.cost = np.ones(n, np.float32)  # of each row, to its representative; nobody represents at similarity 0
         self.gain = np.zeros(n)
-        self.seen = np.zeros(n, np.int64)
-        self.changed = np.full(n, -1, np.int64)  # the step at which `cost` last fell
-        self.before: list[tuple[Rows, npt.NDArray[np.float32]]] = []  # per step the rows whose cost fell, and from what
+        self.fresh = np.ones(n, bool)  # whose gain is that of now
+        self.known, self.then = self.gain, self.cost.copy()  # gains when all were known last, and the costs of then
+        self.looked = self.since = 0  # candidates looked at again in this step, and since then
         self._first()
 
     def _first(self) -> None:
@@ -135,50 +152,33 @@ class _Gains:
                 self.gain[rows] += gain.sum(1, dtype=np.float64)
                 if columns is not rows:
                     self.gain[columns] += gain.sum(0, dtype=np.float64)
+        self.known = self.gain.copy()
 
     def take(self, row: int) -> None:
         """Let ``row`` represent whom it represents better."""
-        n, one = len(self.cost), np.array([row])
-        new = np.concatenate([self.costs(one, part)[0] for part in blocks(n, 8 * _BLOCK)])
-        better = np.flatnonzero(new < self.cost)
-        self.before.append((better, self.cost[better]))
-        self.changed[better] = len(self.before) - 1
-        self.cost[better] = new[better]
+        for part in blocks(len(self.cost), 8 * _BLOCK):
+            np.minimum(self.cost[part], self.costs(np.array([row]), part)[0], out=self.cost[part])
+        self.fresh[:] = False
 
     def refresh(self, candidates: Rows) -> None:
-        """Bring the gains of ``candidates`` up to date: from scratch, or by what they lost where few rows changed."""
-        steps, n = len(self.before), len(self.cost)
-        age = np.bincount(self.changed + 1, minlength=steps + 1)[::-1].cumsum()[::-1]
-        # age[s + 1]: rows whose cost fell at step s or later
-        many = age[self.seen[candidates] + 1] > n * _FEW
-        everything: list[slice | Rows] = [*blocks(n, _BLOCK)]
-        for part in blocks(int(many.sum()), _BLOCK):
-            some = candidates[many][part]
-            self.gain[some] = sum(self._between(some, rows, _NOTHING, self.cost[None, rows]) for rows in everything)
-        few = candidates[~many]
-        few = few[np.argsort(-self.seen[few], kind="stable")]
-        for part in blocks(len(few), _BLOCK // 4):
-            some = few[part]
-            rows = np.flatnonzero(self.changed >= self.seen[some[-1]])
-            high = self._costs_at(self.seen[some], rows)
-            for piece in blocks(len(rows), _BLOCK):
-                self.gain[some] -= self._between(some, rows[piece], self.cost[rows[piece]], high[:, piece])
-        self.seen[candidates] = steps
-
-    def _between(self, some: Rows, rows: slice | Rows, low: Any, high: npt.NDArray[np.float32]) -> Floats:
-        """Sum over ``rows`` of what each of ``some`` would save of a cost ``high``, were it not for costs ``low``."""
-        cost = self.costs(some, rows)
-        np.clip(cost, low, high, out=cost)
-        return np.asarray(np.subtract(high, cost, out=cost).sum(1, dtype=np.float64))
-
-    def _costs_at(self, steps: Rows, rows: Rows) -> npt.NDArray[np.float32]:
-        """The costs of ``rows`` as they were at each of ``steps``, which fall: [steps, rows]."""
-        out = np.empty((len(steps), len(rows)), np.float32)
-        cost, at = self.cost.copy(), len(self.before)
-        for place, step in enumerate(steps.tolist()):
-            while at > step:
-                at -= 1
-                fell, old = self.before[at]
-                cost[fell] = old
-            out[place] = cost[rows]
-        return out
+        """Bring the gains of ``candidates`` up to date, or of all where that is due."""
+        self.looked += len(candidates)
+        self.since += len(candidates)
+        due = self.since >= len(self.cost) // (1 if self.costs.table is None else 4)  # whole lines are read faster
+        changed = np.flatnonzero(self.cost < self.then)
+        for part in blocks(len(self.cost) if due else len(candidates), _BLOCK):
+            some = part if due else candidates[part]
+            lost = np.zeros(part.stop - part.start)
+            for piece in blocks(len(changed), _PIECE):
+                rows = changed[piece]
+                low, high = self.cost[rows], self.then[rows]
+                costs = self.costs(some, rows)
+                for strip in blocks(len(costs), _STRIP):
+                    cost = costs[strip]
+                    np.minimum(cost, high, out=cost)
+                    np.maximum(cost, low, out=cost)
+                    lost[strip] += np.subtract(high, cost, out=cost).sum(1, dtype=np.float64)
+            self.gain[some] = self.known[some] - lost
+            self.fresh[some] = True
+        if due:
+            self.known, self.then, self.since = self.gain.copy(), self.cost.copy(), 0

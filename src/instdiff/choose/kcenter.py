@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from instdiff.choose.blocks import Matrix, Rows, blocks, count, matrix, squares
 
-_BLOCK = 1024
-_CENTRES = 4096  # applied in one product at most
+_FIRST, _LEAST, _MOST = 256, 32, 2048  # rows looked at together: at first, at least, at most
+_FLOATS = 1 << 19  # distances held at once beside those among them
 
 
 def kcenter(
@@ -23,12 +23,13 @@ def kcenter(
 ) -> Rows:
     """Take, ``k`` times, the row whose Euclidean distance to the nearest chosen row is the greatest.
 
-    A distance to the nearest centre only falls, so the greatest of a block, computed any time ago, bounds the block:
-    a block is brought up to date, with all centres that it has missed in one product, only when its bound is the
-    highest. The rows are those of the plain definition.
+    A distance to the nearest centre only falls. So the farthest rows are compared among each other, and taken one after
+    the other for as long as the best of them lies beyond all rows outside; then all rows meet the new centres, in one
+    product. The rows are those of the plain definition.
 
     Args:
-        x: [n, d]; float32 may be a memory map and is read in blocks. Memory beside it: 12 bytes a row, the centres.
+        x: [n, d]; float32 may be a memory map and is read in blocks. Memory beside it: 12 bytes a row, 16 MB, and the
+            new centres of one product.
         k: rows to take, beside ``chosen``.
         start: the first row is drawn at random, or is the one nearest to the mean of all.
         chosen: rows that are centres already; they are not returned, and ``start`` is not looked at.
@@ -48,17 +49,14 @@ def kcenter(
     count(k, len(x) - len(given))
     if k == 0:
         return np.zeros(0, np.int64)
-    front = _Front(x, len(given) + k)
-    out: list[int] = []
-    if len(given):
-        for row in given.tolist():
-            front.add(row)
-    else:
-        out.append(_first(x, start, seed))
-        front.add(out[0])
+    out: list[int] = [] if len(given) else [_first(x, start, seed)]
+    front, new, size = _Front(x), given if len(given) else np.array(out), _FIRST
     while len(out) < k:
-        out.append(front.farthest())
-        front.add(out[-1])
+        front.meet(new)
+        new = front.ahead(size, k - len(out))
+        out += new.tolist()
+        # As much work for the distances among them as for those to the centres that came of it.
+        size = int(np.clip((len(x) * len(new)) ** 0.5, _LEAST, _MOST))
     return np.array(out, np.int64)
 
 
@@ -73,40 +71,43 @@ def _first(x: Matrix, start: str, seed: int) -> int:
 
 
 class _Front:
-    """Squared distance of each row to its nearest centre, each block as of the centres that it has seen."""
+    """Squared distance of each row to its nearest centre."""
 
-    def __init__(self, x: Matrix, room: int) -> None:
+    def __init__(self, x: Matrix) -> None:
         self.x, self.square = x, squares(x)
         self.near = np.full(len(x), np.inf, np.float32)  # -1: a centre
-        self.parts = list(blocks(len(x), _BLOCK))
-        self.bound = np.full(len(self.parts), np.inf, np.float32)
-        self.seen = np.zeros(len(self.parts), np.int64)
-        self.centres = np.empty((room, x.shape[1]), np.float32)
-        self.lengths = np.empty(room, np.float32)
-        self.count = 0
 
-    def add(self, row: int) -> None:
-        """Make ``row`` a centre."""
-        self.centres[self.count], self.lengths[self.count] = self.x[row], self.square[row]
-        self.count += 1
-        self.near[row] = -1
-        self.bound[row // _BLOCK] = self.near[self.parts[row // _BLOCK]].max()
+    def meet(self, new: Rows) -> None:
+        """Make these rows centres."""
+        for some in blocks(len(new), _MOST):
+            centres = self.x[new[some]]
+            for part in blocks(len(self.x), max(1, _FLOATS // len(centres))):
+                least = self._apart(part, centres, self.square[new[some]]).min(1)
+                np.minimum(self.near[part], least, out=self.near[part])
+        self.near[new] = -1
 
-    def farthest(self) -> int:
-        """The row farthest from all centres."""
-        while True:
-            at = int(self.bound.argmax())  # the first of equal ones, so that the lowest index wins
-            if self.seen[at] == self.count:
-                return int(self.parts[at].start + self.near[self.parts[at]].argmax())
-            self._refresh(at)
+    def ahead(self, size: int, most: int) -> Rows:
+        """The next rows to take, ``most`` at most: what the ``size`` farthest rows alone can tell."""
+        size = min(size, len(self.near))
+        beyond = np.partition(self.near, len(self.near) - size)[len(self.near) - size]  # no row outside is farther
+        rows = np.flatnonzero(self.near > beyond)
+        if len(rows) == 0:  # so many are equally far
+            rows = np.array([self.near.argmax()])
+        near, apart = self.near[rows], self._apart(rows, self.x[rows], self.square[rows])
+        taken: list[int] = []
+        while len(taken) < most:
+            at = int(near.argmax())  # the first of equal ones, so that the lowest index wins
+            if taken and near[at] <= beyond:
+                break
+            taken.append(at)
+            np.minimum(near, apart[at], out=near)
+            near[at] = -1
+        return rows[taken]
 
-    def _refresh(self, at: int) -> None:
-        part = self.parts[at]
-        for more in blocks(self.count - int(self.seen[at]), _CENTRES):
-            new = slice(more.start + int(self.seen[at]), more.stop + int(self.seen[at]))
-            squared = self.x[part] @ self.centres[new].T
-            squared *= -2
-            squared += self.lengths[new]
-            least = np.maximum(squared.min(1) + self.square[part], 0)
-            np.minimum(self.near[part], least, out=self.near[part])
-        self.seen[at], self.bound[at] = self.count, self.near[part].max()
+    def _apart(self, rows: slice | Rows, centres: Matrix, lengths: npt.NDArray[np.float32]) -> Matrix:
+        """Squared distances [rows, centres]."""
+        out: Matrix = self.x[rows] @ centres.T
+        out *= -2
+        out += lengths
+        out += self.square[rows][:, None]
+        return np.maximum(out, 0, out=out)

@@ -18,7 +18,7 @@ def cluster(
     """k-means: the cluster of each row, and the distance to its centroid.
 
     Args:
-        x: [n, d].
+        x: [n, d]; may be a memory map, which ``full`` copies into memory, and the others do not.
         clusters: how many to look for.
         seed: of the start; the same seed, engine and number of threads give the same clusters.
         engine: ``full`` (scikit-learn, all rows until it settles), ``minibatch`` (scikit-learn, for large data), or
@@ -53,7 +53,7 @@ def _centroids(x: Matrix, clusters: int, seed: int, engine: str, spherical: bool
     if engine == "full":
         fit = KMeans(clusters, random_state=seed, n_init=1)
     elif engine == "minibatch":
-        fit = MiniBatchKMeans(clusters, random_state=seed, n_init=1, batch_size=4096)
+        fit = MiniBatchKMeans(clusters, random_state=seed, n_init=1, batch_size=4096, compute_labels=False)
     else:
         raise ValueError(f"engine '{engine}' is not 'full', 'minibatch' or 'faiss'")
     return np.asarray(fit.fit(x).cluster_centers_, np.float32)

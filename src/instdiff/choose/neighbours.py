@@ -11,7 +11,8 @@ import numpy.typing as npt
 from instdiff.choose.blocks import Matrix, Rows, best, blocks, count, matrix, nearest_rows, unit
 
 _FLOATS = 1 << 24
-"""Similarities held at once: 64 MB."""
+"""Similarities held at once, 64 MB, and more where these are of fewer than _ROWS rows."""
+_ROWS = 64
 
 
 def nearest(
@@ -22,7 +23,8 @@ def nearest(
     A row is left out of its own list by its index: an equal row is a neighbour, at cosine 1.
 
     Args:
-        x: [n, d] embeddings of any length. Memory beside it: one copy, 64 MB.
+        x: [n, d] embeddings of any length; may be a memory map. Beside it: a copy, as of ``unit``, and 64 MB, or 256
+            bytes a row where that is more; the approximate ways have a second copy, and 270 bytes a row for the graph.
         k: neighbours per row.
         how: ``exact`` compares all pairs in blocks. ``hnsw`` (a graph) and ``ivf`` (cells of a k-means) are
             approximate, by faiss, for millions of rows.
@@ -41,7 +43,7 @@ def nearest(
     if how != "exact":
         return _approximate(vectors, k, how, seed)
     out = np.empty((len(x), k), np.int64)
-    for part in blocks(len(x), max(1, _FLOATS // max(1, len(x)))):
+    for part in blocks(len(x), max(_ROWS, _FLOATS // max(1, len(x)))):
         scores = vectors[part] @ vectors.T
         for at, row in enumerate(range(part.start, part.stop)):
             scores[at, row] = -np.inf

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from instdiff.core import Budget, Floats, Method, Reasons, Scored, Scores, Signal, Signals
 from instdiff.errors import ConfigError
 from instdiff.methods.keep import check, kept
+from instdiff.methods.parted import approximations
 
 Rows = npt.NDArray[np.int64]
 _NONE = Method()
@@ -40,6 +41,11 @@ class Then(Method):
 
     def __post_init__(self) -> None:
         check(str(self.keep).strip())
+
+    @property
+    def approximation(self) -> str | None:
+        """Those of both."""
+        return approximations(self.first, self.second)
 
     def signals(self) -> dict[str, Signal]:
         """Those of both."""
@@ -71,7 +77,7 @@ class Then(Method):
         """What the second method picks of the rows kept; shares are of all rows."""
         rows = np.flatnonzero(scored.details["kept"] == 1)
         details = {k.removeprefix("second."): v[rows] for k, v in scored.details.items() if k.startswith("second.")}
-        of, prior, tokens = [scored.ids[row] for row in rows], scored.details["first"][rows], scored.n_tokens[rows]
+        of, prior, tokens = scored.ids.take(rows), scored.details["first"][rows], scored.n_tokens[rows]
 
         def recall() -> Signals:
             return scored.signals().part("second").take(rows, prior)
@@ -100,6 +106,11 @@ class Blend(Method):
             raise ConfigError(
                 f"'blend.weights' are {list(self.weights)} for {len(self.of)} methods; give one each, none below 0"
             )
+
+    @property
+    def approximation(self) -> str | None:
+        """Those of all."""
+        return approximations(*self.of)
 
     def signals(self) -> dict[str, Signal]:
         """Those of all."""

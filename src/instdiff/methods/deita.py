@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.choose.diverse import diverse
+from instdiff.choose.diverse import diverse_by_cell
 from instdiff.choose.rating import expected_score
 from instdiff.core import (
     Asked,
@@ -27,6 +27,7 @@ from instdiff.core import (
     reasons,
     vectors,
 )
+from instdiff.methods.parted import Parts, cells_said, check_parts, parts_of
 
 DIGITS = ("1", "2", "3", "4", "5", "6")
 
@@ -39,7 +40,8 @@ class DEITA(Method):
     question. Where that fails there is no score (``no_rating``); the published code writes 3.0, which made all rows of
     some data equal. ``complexity_prompt`` and ``quality_prompt`` name the questions: the wording that the raters were
     trained with gives their numbers. Vectors are the base model's last hidden state of the last token, or those of the
-    text ``embedder``. A row is left out at a cosine above ``threshold``, a similarity; 1 leaves none out.
+    text ``embedder``. A row is left out at a cosine above ``threshold``, a similarity; 1 leaves none out. ``parts`` is
+    that of ``cosine_filter``: only rows of one cell are compared, by ``auto`` of 1,024 on average.
 
     A row is rated once. The published code rates each turn and sums, so that long talks win; for a row of one turn that
     is the same number, and of several turns the questions that come with the package see the first instruction and the
@@ -54,7 +56,17 @@ class DEITA(Method):
     complexity_prompt: str = "complexity"
     quality_prompt: str = "quality"
     base: str = "base"
+    parts: Parts = None
+    seed: int = 42
     compat: Literal["default", "official"] = "default"
+
+    def __post_init__(self) -> None:
+        check_parts(self.name, self.parts)
+
+    @property
+    def approximation(self) -> str | None:
+        """Which rows are not compared."""
+        return cells_said(self.name, self.parts)
 
     def signals(self) -> dict[str, Signal]:
         """Both ratings, and a vector for the filter."""
@@ -83,8 +95,13 @@ class DEITA(Method):
         x, full = vectors(scored.signals().vector)
         rows, place = np.flatnonzero(full), np.cumsum(full) - 1
         weights = scored.n_tokens[rows] if budget.of_tokens else None
-        order = order[full[order]]
-        return rows[diverse(x, place[order], threshold=self.threshold, limit=target, weights=weights)]
+        order = place[order[full[order]]]
+        cells = parts_of(self.parts, len(x))
+        return rows[
+            diverse_by_cell(
+                x, order, cells=cells, seed=self.seed, threshold=self.threshold, limit=target, weights=weights
+            )
+        ]
 
 
 def _expected(rated: Any) -> Floats:

@@ -76,7 +76,7 @@ class DS2(Method):
         full = vectors(s.vector)[1] & np.isfinite(given) & np.array([word is None for word in s.why], bool)
         rows = np.flatnonzero(full)
         if self.compat == "default":  # the detectors are told rows by content, so that the input's order never matters
-            rows = rows[np.lexsort((s.occurrence[rows], np.array(s.ids).astype(str)[rows]))]
+            rows = s.ids.order(rows)
         labels = np.rint(np.clip(given[rows], self.low, self.high)).astype(np.int64) - self.low
         mended, rarity = self._curate(labels, vectors(s.vector.take(rows))[0])
         details = {name: np.full(len(s), np.nan) for name in ("curated", "long_tail")}

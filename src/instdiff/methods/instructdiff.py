@@ -25,6 +25,7 @@ from instdiff.core import (
     reasons,
 )
 from instdiff.methods.bands import Band, by_band
+from instdiff.ranking import best_first
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class InstructDiff(Method):
 
     def _ends(self, diff_nll: Floats, s: Signals) -> npt.NDArray[np.bool_]:
         """Rows at either end of the delta-NLL ranking (eq. 5); ties by id and copy, or by row as published."""
-        ties = (np.arange(len(s)),) if self.compat == "official" else (s.occurrence, np.array(s.ids).astype(str))
-        order = np.lexsort((*ties, diff_nll))[: int(np.isfinite(diff_nll).sum())]
+        official = self.compat == "official"
+        order = best_first(-diff_nll, [""] * len(s) if official else s.ids)
         trim = int(len(order) * self.nll_reject_ratio + 1e-9)
         out = np.zeros(len(s), bool)
         if trim > 0 and 2 * trim < len(order):

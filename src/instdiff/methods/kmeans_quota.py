@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from instdiff.choose.kmeans import by_cluster, cluster
+from instdiff.choose.kmeans import Engine, by_cluster, cluster
 from instdiff.core import Signals, vectors
+from instdiff.methods.effort import check_kmeans
 from instdiff.methods.sets import Rows, VectorMethod
 
 
@@ -19,6 +20,10 @@ class KMeansQuota(VectorMethod):
     Best is the score of the method before it (``then``) or, without one, nearest to the centroid. ``clusters`` is
     sqrt(n / 2) where nothing is said, as in CaR. ``spherical`` compares by cosine. The clusters are those of all rows,
     so that all are ranked at once: ``reach`` is 1.
+
+    ``engine=full`` goes over all rows until no cluster changes, with a copy of the vectors in memory, and refuses where
+    that would take hours or most of the memory. ``minibatch`` learns the clusters from draws of 4,096 rows, ``faiss``
+    from at most 256 rows for each; both then go over the rows once, and do not copy them.
     """
 
     name: ClassVar[str] = "kmeans_quota"
@@ -26,16 +31,23 @@ class KMeansQuota(VectorMethod):
 
     clusters: int | None = None
     spherical: bool = False
-    engine: Literal["full", "minibatch", "faiss"] = "full"
+    engine: Engine = "full"
     seed: int = 42
     reach: float = field(default=1.0, kw_only=True)
 
     def choose(self, s: Signals, count: int) -> Rows:
         """Clusters in turns."""
-        wanted = self.clusters or int(np.sqrt(len(s) / 2))
+        wanted = min(max(1, self.clusters or int(np.sqrt(len(s) / 2))), len(s))
         x = vectors(s.vector)[0]
-        label, distance = cluster(
-            x, min(max(1, wanted), len(s)), seed=self.seed, engine=self.engine, spherical=self.spherical
-        )
+        if self.engine == "full":
+            check_kmeans(self.name, x.shape, wanted)
+        label, distance = cluster(x, wanted, seed=self.seed, engine=self.engine, spherical=self.spherical)
         score = None if s.prior is None else np.where(np.isfinite(s.prior), s.prior, -np.inf)
         return by_cluster(label, distance, count, score=score)
+
+    @property
+    def approximation(self) -> str | None:
+        """How the clusters are not those of all rows."""
+        return (
+            None if self.engine == "full" else f"{self.name}: clusters learnt from a part of the rows ({self.engine})"
+        )

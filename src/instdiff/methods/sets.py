@@ -56,7 +56,7 @@ class SetMethod(Method):
 
     def arranged(self, s: Signals, rows: Rows) -> Rows:
         """The order in which ``choose`` is shown the rows: by content, so that the input's order never matters."""
-        return rows[np.lexsort((s.occurrence[rows], np.array(s.ids).astype(str)[rows]))]
+        return s.ids.order(rows)
 
     def order(self, s: Signals, count: int) -> Rows:
         """Up to ``count`` rows in the order taken."""
