@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.errors import PlanError
+from instdiff.ids import Ids
 from instdiff.measures import (
     Anchored,
     Asked,
@@ -43,6 +44,7 @@ from instdiff.measures import (
     WholeText,
     Words,
 )
+from instdiff.ranking import best_first
 from instdiff.signals import Floats, Reasons, Signals, vectors
 
 __all__ = [
@@ -145,9 +147,12 @@ class Scored:
     value: Floats
     why: Reasons
     details: Mapping[str, Floats]
-    ids: list[str]
+    ids: Ids
     n_tokens: npt.NDArray[np.int64]
     recall: Callable[[], Signals] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", Ids.of(self.ids))
 
     def __len__(self) -> int:
         return len(self.value)
@@ -173,7 +178,7 @@ class Scored:
             self.value[rows],
             self.why[rows],
             {name: column[rows] for name, column in self.details.items()},
-            [self.ids[row] for row in rows.tolist()],
+            self.ids.take(rows),
             self.n_tokens[rows],
             None if self.recall is None else lambda: self.signals().take(rows),
         )
@@ -195,8 +200,7 @@ class Scored:
 
     def best(self) -> npt.NDArray[np.int64]:
         """Eligible rows, best first; ties by id, then row, so that the input's order never matters."""
-        order = np.lexsort((np.arange(len(self)), np.array(self.ids, dtype=object).astype(str), -self.value))
-        return np.asarray(order[self.eligible[order]], np.int64)
+        return best_first(self.value, self.ids)
 
 
 NOT_REACHED = "not_reached"
@@ -332,7 +336,8 @@ class Settings:
     """What all passes of a run share.
 
     ``max_length`` counts tokens of prompt and response; ``dtype`` is that of the weights: reductions are always fp32.
-    ``workers`` are processes that score, by default one for each GPU.
+    ``workers`` are processes that score, by default one for each GPU. ``judge_concurrency`` are calls at once to a
+    judge's server.
     """
 
     max_length: int = 2048
@@ -340,4 +345,5 @@ class Settings:
     device: str = "auto"
     batch_tokens: int | None = None
     workers: int | None = None
+    judge_concurrency: int | None = None
     templates: Mapping[str, str] = field(default_factory=lambda: {"*": "alpaca"})

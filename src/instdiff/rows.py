@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Reasons
-from instdiff.ragged import Ragged, offsets_of
-from instdiff.spool import Growing
+from instdiff.ragged import AT_ONCE, Ragged, offsets_of
+from instdiff.spool import Growing, settled
 
 Counts = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
@@ -77,7 +77,7 @@ class Rows:
     truncated: npt.NDArray[np.bool_]
     why: Reasons
     noise: Noise | None = None
-    _digests: list[bytes] = field(default_factory=list, repr=False, compare=False)
+    _digests: list[npt.NDArray[np.bytes_]] = field(default_factory=list, repr=False, compare=False)
     """Known hashes of ids and targets, which noise does not change."""
 
     def __len__(self) -> int:
@@ -92,16 +92,21 @@ class Rows:
         if not self._digests:
             self._digests.append(self._plain_digests())
         digests = self._digests[0]
-        if self.noise is not None:
-            plain = (digests[at : at + 16] for at in range(0, len(digests), 16))
-            both = zip(plain, self.noise.marks(), strict=True)
-            digests = b"".join(hashlib.blake2b(a + b, digest_size=16, key=b"noise").digest() for a, b in both)
-        return np.frombuffer(digests, "S16")
+        if self.noise is None:
+            return digests
+        noised, marks = Growing("S16"), self.noise.marks()
+        for at in range(0, len(digests), AT_ONCE):
+            plain = memoryview(digests[at : at + AT_ONCE].tobytes())
+            both = zip((plain[a : a + 16] for a in range(0, len(plain), 16)), marks, strict=False)
+            here = b"".join(hashlib.blake2b(b"".join(one), digest_size=16, key=b"noise").digest() for one in both)
+            noised.extend(np.frombuffer(here, "S16"))
+        return noised.array()
 
-    def _plain_digests(self) -> bytes:
-        digests = bytearray()
+    def _plain_digests(self) -> npt.NDArray[np.bytes_]:
+        out = Growing("S16")
         start = hashlib.blake2b(digest_size=16, key=b"row")
         for span in self.ids.spans():
+            digests = bytearray()
             offsets = self.ids.offsets[span.start : span.stop + 1]
             ids = memoryview(self.ids.values[offsets[0] : offsets[-1]].astype("<i4").tobytes())
             bits, ends = _packed(self.target[offsets[0] : offsets[-1]], offsets - offsets[0])
@@ -111,7 +116,8 @@ class Rows:
                 digest.update(ids[a:b])
                 digest.update(bits[c:d])
                 digests += digest.digest()
-        return bytes(digests)
+            out.extend(np.frombuffer(bytes(digests), "S16"))
+        return out.array()
 
     def take(self, rows: Counts) -> Rows:
         """The rows named, in that order."""
@@ -137,7 +143,7 @@ class Filling:
 
     def __init__(self) -> None:
         self.ids, self.target, self.sizes = Growing(np.int32), Growing(np.bool_), Growing(np.int64)
-        self.truncated: list[Marks] = []
+        self.truncated = Growing(np.bool_)
         self.why: list[Reasons] = []
 
     def add(self, ids: Ragged, target: Marks, truncated: Marks, why: Reasons) -> None:
@@ -145,14 +151,13 @@ class Filling:
         self.ids.extend(ids.values)
         self.target.extend(target)
         self.sizes.extend(ids.lengths())
-        self.truncated.append(truncated)
+        self.truncated.extend(truncated)
         self.why.append(why)
 
     def rows(self) -> Rows:
         """All that were added."""
-        ids = Ragged(self.ids.array(), offsets_of(self.sizes.array()))
-        truncated = np.concatenate([np.zeros(0, bool), *self.truncated])
-        return Rows(ids, self.target.array(), truncated, np.concatenate([np.zeros(0, object), *self.why]))
+        ids = Ragged(self.ids.array(), settled(offsets_of(self.sizes.array())))
+        return Rows(ids, self.target.array(), self.truncated.array(), np.concatenate([np.zeros(0, object), *self.why]))
 
 
 def heads_of(values: Values, sizes: Counts, keep: Counts) -> Values:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.ids import Ids
 from instdiff.ragged import Ragged
 
 Floats = npt.NDArray[np.float64]
@@ -29,13 +30,13 @@ class Signals:
     def __init__(
         self,
         columns: Mapping[str, Ragged | npt.NDArray[Any]],
-        ids: list[str],
+        ids: Sequence[str],
         why: Reasons,
         prior: Floats | None = None,
         aside: Iterable[str] = (),
     ) -> None:
         self._columns = columns
-        self.ids, self.why, self.prior, self.aside = ids, why, prior, frozenset(aside)
+        self.ids, self.why, self.prior, self.aside = Ids.of(ids), why, prior, frozenset(aside)
 
     def __getattr__(self, name: str) -> Any:
         columns = self.__dict__.get("_columns", {})
@@ -51,7 +52,7 @@ class Signals:
         if prior is None and self.prior is not None:
             prior = self.prior[rows]
         columns = _Columns({name: name for name in self._columns}, self._columns, rows, self.aside)
-        return Signals(columns, [self.ids[row] for row in rows.tolist()], self.why[rows], prior, self.aside)
+        return Signals(columns, self.ids.take(rows), self.why[rows], prior, self.aside)
 
     def part(self, prefix: str) -> Signals:
         """The columns ``PREFIX.NAME`` under ``NAME``: those of one of several methods in one."""
@@ -62,12 +63,7 @@ class Signals:
     @property
     def occurrence(self) -> npt.NDArray[np.int64]:
         """How many earlier rows have the same id."""
-        seen: dict[str, int] = {}
-        out = np.zeros(len(self.ids), np.int64)
-        for row, name in enumerate(self.ids):
-            out[row] = seen.get(name, 0)
-            seen[name] = int(out[row]) + 1
-        return out
+        return self.ids.occurrence()
 
 
 class _Columns(Mapping[str, Any]):

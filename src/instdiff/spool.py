@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from instdiff.errors import StoreError
 
-IN_MEMORY_BYTES = 1 << 24
+IN_MEMORY_BYTES = 1 << 21
 """What one column or table may hold in memory before it moves to a file."""
 
 
@@ -58,6 +58,13 @@ def mapped(file: IO[bytes]) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def settled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same values, not to be written to, in a mapped file where they are many."""
+    out = Growing(values.dtype)
+    out.extend(values)
+    return out.array()
+
+
 class Growing:
     """An array that grows at its end, in memory while it is small."""
 
@@ -94,5 +101,5 @@ class Growing:
         self._file = self._file or temporary(self)
         with writing_aside():
             for part in self._parts:
-                self._file.write(part.data)
+                self._file.write(part.view(np.uint8).data)
         self._parts.clear()

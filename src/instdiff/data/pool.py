@@ -18,6 +18,7 @@ import pyarrow as pa
 from instdiff.data.batches import sliced, taken
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
+from instdiff.ids import Ids
 
 Role = Literal["system", "user", "assistant", "tool", "call"]
 """Who speaks. ``call`` is a function call that the assistant emits, ``tool`` what came back from it."""
@@ -119,9 +120,9 @@ class Pool:
         return int(self.table.num_rows)
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> Ids:
         """Content id of each sample."""
-        return [name for chunk in self._column("id") for name in chunk]
+        return Ids.of(chain.from_iterable(self._column("id")))
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -139,7 +140,7 @@ class Pool:
     @property
     def n_duplicates(self) -> int:
         """How many samples say exactly what an earlier one says."""
-        return len(self) - len(set(self.ids))
+        return len(self) - len(np.unique(self.ids.column))
 
     def samples(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
         """Samples ``start`` to ``stop`` in order, converted a few thousand at a time."""

@@ -46,7 +46,7 @@ class Found:
     """
 
     name: str
-    ids: list[str]
+    ids: Sequence[str]
     rows: list[int] | None
     record: dict[str, Any] | None
     folder: Path | None
