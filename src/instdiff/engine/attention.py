@@ -29,6 +29,8 @@ LEAST_FULL = 0.85
 """Rows share a bucket while the shortest fills this much of the longest."""
 QUERIES = 128
 """Queries of a row at a time: those of a block do not look at keys after it, so that half of the products are saved."""
+LEAST_SPARED = 0.25
+"""The share of a bucket's queries from which on it pays to leave them out: the fused kernel then needs a mask."""
 SCORE_BYTES = 2 << 20
 """Weights held at once on a CPU: as many as stay in the cache between the two products."""
 
@@ -75,17 +77,22 @@ def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
         stop = start + 1
         while stop < len(order) and len(tree.where[order[stop]]) >= LEAST_FULL * width:
             stop += 1
-        rows = order[start:stop]
-        place = np.zeros((len(rows), width), np.int64)
-        to = np.full((len(rows), width), len(tree.ids), np.int64)
-        for at, row in enumerate(rows):
-            where, common = tree.where[row], tree.common[row]
-            place[at, : len(where)] = where
-            to[at, common : len(where)] = where[common:]
-        first = min(tree.common[row] for row in rows)
-        out.append(Bucket(width, first, torch.from_numpy(place).to(device), torch.from_numpy(to).to(device)))
+        fresh = [row for row in order[start:stop] if tree.common[row] < LEAST_SPARED * width]
+        led = [row for row in order[start:stop] if tree.common[row] >= LEAST_SPARED * width]
+        out += [_bucket(tree, rows, width, device) for rows in (fresh, led) if rows]
         start = stop
     return out
+
+
+def _bucket(tree: Tree, rows: list[int], width: int, device: torch.device) -> Bucket:
+    place = np.zeros((len(rows), width), np.int64)
+    to = np.full((len(rows), width), len(tree.ids), np.int64)
+    for at, row in enumerate(rows):
+        where, common = tree.where[row], tree.common[row]
+        place[at, : len(where)] = where
+        to[at, common : len(where)] = where[common:]
+    first = min(tree.common[row] for row in rows)
+    return Bucket(width, first, torch.from_numpy(place).to(device), torch.from_numpy(to).to(device))
 
 
 class _Now:
@@ -133,30 +140,42 @@ def tree_attention(
             got = _in_blocks(q, k, v, scale, bucket.first)
         else:
             q, k, v = (x.view(-1, heads, *x.shape[1:]) for x in (q, k, v))
-            got = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+            got = _fused(q, k, v, scale, bucket.first)
         out.index_copy_(0, bucket.lines(heads, heads, back=True), got.reshape(-1, got.shape[-1]))
     return out.view(tokens + 1, heads, -1)[None, :tokens], None
+
+
+def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int) -> torch.Tensor:
+    """Causal attention [B, H, T, d]; where most of the beginning is another row's, of the queries after it alone."""
+    fused = torch.nn.functional.scaled_dot_product_attention
+    width = q.shape[2]
+    if first < LEAST_SPARED * width:
+        return fused(q, k, v, is_causal=True, scale=scale)
+    out = torch.empty_like(v)
+    mask = _later(width - first, width, q.dtype).to(q.device)
+    out[:, :, first:] = fused(q[:, :, first:], k, v, attn_mask=mask, scale=scale)
+    return out
 
 
 def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int) -> torch.Tensor:
     """Causal attention [B * H, T, d] from query ``first`` on; in bf16, plain products beat the fused kernel."""
     rows, width = q.shape[:2]
-    q = q * scale
     out = torch.empty_like(v)
     blocks = max(1, round((width - first) / QUERIES))
     edges = [first + (width - first) * at // blocks for at in range(blocks + 1)]
     for start, stop in pairwise(edges):
         side = stop - start
         few = max(1, SCORE_BYTES // (side * stop * q.element_size()))
+        mask = _later(side, stop, q.dtype)
         for at in range(0, rows, few):
             here = slice(at, at + few)
-            weights = torch.bmm(q[here, start:stop], k[here, :stop].transpose(1, 2))
-            weights[:, :, start:].add_(_later(side, q.dtype))
+            keys = k[here, :stop].transpose(1, 2)
+            weights = torch.baddbmm(mask.expand(len(keys), -1, -1), q[here, start:stop], keys, alpha=scale)
             torch.bmm(torch.softmax(weights, -1), v[here, :stop], out=out[here, start:stop])
     return out
 
 
 @lru_cache(maxsize=256)
-def _later(side: int, dtype: torch.dtype) -> torch.Tensor:
-    """Nothing where a query may look, minus infinity after it."""
-    return torch.full((side, side), -torch.inf, dtype=dtype).triu_(1)
+def _later(side: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """For the last ``side`` of ``width`` tokens, nothing where a query may look, minus infinity after it."""
+    return torch.full((side, width), -torch.inf, dtype=dtype).triu_(1 + width - side)

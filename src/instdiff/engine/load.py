@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,8 @@ class Resident:
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
+        if device.type == "cpu":
+            keep_pages()
         self.loads = 0
         self._key: str | None = None
         self._module: Any = None
@@ -243,6 +246,19 @@ class Resident:
             raise EngineError(f"cannot load model '{folder}': {_first_line(error)}") from error
         self.loads += 1
         return module.to(self.device).eval().requires_grad_(False)
+
+
+def keep_pages() -> None:
+    """Let freed activations stay with the process: every page that glibc gives back is cleared by the kernel next time.
+
+    Of the time of a sweep of a small model on a CPU that is about a tenth. Elsewhere than on glibc nothing happens.
+    """
+    trim, top_pad, mmap_threshold = -1, -2, -3  # numbers of malloc.h
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 32 << 20)
+        mallopt(trim, 1 << 30)
+        mallopt(top_pad, 64 << 20)
 
 
 def _safe(folder: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -30,7 +30,14 @@ class TextModel(Protocol):
         ...
 
 
-def text_model(ref: ModelRef, measure: Measure, memo: Path, resident: Resident, device: torch.device) -> TextModel:
+def text_model(
+    ref: ModelRef,
+    measure: Measure,
+    memo: Path,
+    resident: Resident,
+    device: torch.device,
+    concurrency: int | None = None,
+) -> TextModel:
     """The embedder or judge that a reference names; nothing is loaded yet.
 
     Raises:
@@ -39,7 +46,7 @@ def text_model(ref: ModelRef, measure: Measure, memo: Path, resident: Resident, 
     """
     if isinstance(measure, Embedding):
         return VectorModel(resolve_embedder(ref, memo), device)
-    return JudgeModel(ref, memo, resident)
+    return JudgeModel(ref, memo, resident, concurrency)
 
 
 class VectorModel:
@@ -58,8 +65,9 @@ class VectorModel:
 class JudgeModel:
     """A judge behind an endpoint, or a language model of this machine that writes."""
 
-    def __init__(self, ref: ModelRef, memo: Path, resident: Resident) -> None:
+    def __init__(self, ref: ModelRef, memo: Path, resident: Resident, concurrency: int | None = None) -> None:
         self.resident = resident
+        self.calls: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
         self.endpoint = parse_judge(ref.where)
         self.source = None if self.endpoint else resolve(ref, memo)
         if self.endpoint is not None:
@@ -71,7 +79,7 @@ class JudgeModel:
     def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[Swept]:
         """Numbers that the judge wrote."""
         if self.endpoint is not None:
-            yield from Judge(Endpoint(self.endpoint, log), log)(texts, measures)
+            yield from Judge(Endpoint(self.endpoint, log, **self.calls), log)(texts, measures)
             return
         assert self.source is not None
         with self.resident.use(self.source) as model:
