@@ -75,9 +75,9 @@ def make_table(count: int, ids: list[str], origin: str = "rows.jsonl", pool: Poo
     return ScoreTable(rows, ids, n_tokens, np.zeros(count, bool), methods, meta)
 
 
-def make_scores(folder: Path, count: int = 200, *, selected: bool = True) -> ScoreTable:
+def make_scores(folder: Path, count: int = 200, *, selected: bool = True, hostile: int = 3) -> ScoreTable:
     """``rows.jsonl``, ``scores.parquet`` and ``selection.json`` in a folder."""
-    pool = write_rows(folder / "rows.jsonl", count)
+    pool = write_rows(folder / "rows.jsonl", count, hostile)
     table = make_table(count, pool.ids, str(folder / "rows.jsonl"), pool)
     table.write(folder / "scores.parquet")
     if selected:

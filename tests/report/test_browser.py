@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cli.shell import ok
 from helpers import Lab, some_rows
 from instdiff.data import load
 from instdiff.methods import IFD, Longest
@@ -152,14 +153,67 @@ def test_fifty_thousand_rows_open(tmp_path: Path) -> None:
         assert tab.evaluate(points) == count or not tab.evaluate(
             "Boolean(document.createElement('canvas').getContext('webgl'))"
         )
+        table = read_scores(tmp_path / "scores.parquet")
+        heads = tab.locator("#rows thead th")
+        heads.filter(has_text="random").click()
+        assert np.isclose(float(cells(tab)[0][-1]), table["random"].value.max(), rtol=1e-3)
+        tab.select_option("#show", "chosen")
+        assert {row[1] for row in cells(tab)} == {"chosen"}
+        tab.select_option("#show", "")
+        best = str(int(np.argmax(table["random"].value)))  # the ends of every score are among the rows shown
+        tab.fill("#search", best)
+        assert [row[0] for row in cells(tab)] == [best]
 
 
 @pytest.mark.slow
 def test_fifty_thousand_rows_with_their_texts(tmp_path: Path) -> None:
-    make_scores(tmp_path, 50_000)
+    make_scores(tmp_path, 50_000, hostile=2000)  # some of them are among the rows shown
     page = report(tmp_path)
     assert page.stat().st_size < 15_000_000
+    table = read_scores(tmp_path / "scores.parquet")
     with opened(page) as tab:
         scroll(tab)
+        assert tab.text_content("#count") == "2,000 of 2,000 rows"
         tab.fill("#search", "fdp.exe")
-        assert len(cells(tab)) == 3
+        assert cells(tab) and all(int(row[0]) < 2000 for row in cells(tab))
+        tab.locator("#rows tr.row").first.click()
+        whole = tab.text_content("#rows td.whole")
+        assert "<img src=x onerror=document.title='owned'> ⟨U+202E⟩fdp.exe" in whole
+        assert "<style>*{display:none}</style>" in whole and "⟨U+2066⟩x⟨U+2069⟩ ⟨U+0007⟩" in whole
+        assert tab.title() == "instdiff: Scores " + tmp_path.name
+        assert tab.locator("main img, main a[href], #rows b, #rows script, #rows style").count() == 0
+        tab.fill("#search", "")
+        tab.select_option("#group", "code")
+        assert {row[3] for row in cells(tab)} == {"code"}
+        tab.select_option("#group", "")
+        tab.select_option("#show", "chosen")
+        heads = tab.locator("#rows thead th")
+        heads.filter(has_text="instructdiff").click()
+        values = [float(row[5]) for row in cells(tab)]
+        assert values == sorted(values, reverse=True)
+        assert np.isclose(values[0], np.nanmax(table["instructdiff"].value), rtol=1e-3)
+
+
+def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    score = ["score", "--data", "builtin:demo", "--limit", 40, "--model", "builtin:tiny", "--method", "ifd,longest"]
+    ok(*score, "--store", "store", "--output", "scores.parquet")
+    some = ["--data", "builtin:demo", "--limit", 40, "--scores", "scores.parquet", "--method", "ifd"]
+    ok("select", *some, "--store", "store", "--budget", "25%", "--output", "selected.jsonl")
+    ok("report", "scores.parquet", "--data", "builtin:demo", "--store", "store", "--output", "report.html")
+    table = read_scores(tmp_path / "scores.parquet")
+    with opened(tmp_path / "report.html") as tab:
+        scroll(tab)
+        assert tab.text_content("#count") == "40 of 40 rows"
+        tab.locator("#rows thead th").filter(has_text="longest").click()
+        assert float(cells(tab)[0][-1].replace(",", "")) == table["longest"].value.max()
+        tab.select_option("#show", "chosen")
+        assert tab.text_content("#count") == "10 of 40 rows"
+        row = int(cells(tab)[0][0])
+        tab.locator("#rows tr.row").first.click()
+        assert tab.locator("#rows .said span").count() == min(int(table.n_tokens[row]), 400)
+        tab.select_option("#show", "")
+        text = load("builtin:demo", limit=40).samples()
+        words = list(text)[7].instruction[:40]
+        tab.fill("#search", words.upper())
+        assert "7" in [row[0] for row in cells(tab)]

@@ -165,7 +165,7 @@ def test_a_comparison_with_its_cells(tmp_path: Path) -> None:
     assert found["summary"]["text"][2] == "Of 2 lines of t, instructdiff has the best accuracy: 0.5 (0.4 to 0.6)."
     assert found["summary"]["facts"]["method"] == "instructdiff"
     assert [line["name"] for line in found["comparison"]["facts"]["lines"]] == ["random", "instructdiff", "half a line"]
-    assert "instructdiff, 10pct, seed 0" in found["overlap"]["facts"]["selections"]
+    assert "instructdiff, 10%, seed 0" in found["overlap"]["facts"]["selections"]
     assert "0.400 to 0.600" in Page(page).text and "instdiff" in Page(page).text
     assert len(found["overlap"]["facts"]["selections"]) == 2
 

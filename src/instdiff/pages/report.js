@@ -229,7 +229,7 @@
   const themed = ({ data, layout }, printing) => {
     const shade = dark() && !printing;
     const font = { ...layout.font, color: shade ? "#a4b0c0" : "#566273" };
-    const plain = data.map((trace) => {
+    const plain = data.filter((trace) => !printing || trace.visible !== "legendonly").map((trace) => {
       if (trace.type === "heatmap") return { ...trace, textfont: { ...trace.textfont, color: shade ? "#e3e8ef" : "#1b2430" } };
       if (trace.type !== "scattergl" || graphics) return trace;
       const step = Math.max(1, Math.ceil(trace.x.length / 2000)), thin = (v) => Array.from(v).filter((_, i) => i % step === 0);
@@ -251,7 +251,8 @@
   };
   const draw = (spot, printing) => {
     const { data, layout } = themed(spot.spec(), printing);
-    if (printing) layout.width = spot.box.closest(".grid") ? 320 : 660; // paper is narrower than the window
+    if (printing) layout.height = Math.min(layout.height, 880);
+    if (printing) layout.width = spot.box.closest(".grid") ? 300 : 640; // paper is narrower than the window
     const options = { displaylogo: false, responsive: true, displayModeBar: printing ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
     Plotly.newPlot(spot.box, data, layout, options);
     spot.drawn = true;

@@ -16,6 +16,7 @@ from instdiff.budget import parse_budget
 from instdiff.core import Budget, Log, Scored
 from instdiff.data import Pool, load
 from instdiff.errors import DataError, InstDiffError
+from instdiff.reporting.cells import Place, places, trainings
 from instdiff.selection import check_same_rows
 from instdiff.table import ScoreTable, read_scores
 
@@ -68,8 +69,13 @@ class Material:
     lines: list[dict[str, Any]] = field(default_factory=list)
     comparison: list[dict[str, Any]] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
+    against: str = "random"
+    """The line that those of the comparison are compared with."""
     paid: dict[str, Any] = field(default_factory=dict)
     training: dict[str, dict[str, Any]] = field(default_factory=dict)
+    leading: list[str] = field(default_factory=list)
+    """The trainings whose curves are drawn; all where it is empty."""
+    cells: list[Place] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     config: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
@@ -142,31 +148,45 @@ def _folder(folder: Path, lines: list[dict[str, Any]] | None) -> Material:
         if path is not None:
             name = f"round {place.name[5:]}" if rounds else path.name
             found.parts.append(_part(name, read_scores(path), place / "selection.json", found))
-    for path in sorted(folder.glob("scores/*.parquet")):
-        table = read_scores(path)
-        found.parts.append(_part(path.stem.replace("_", " "), table, _cell(folder, table), found))
-    found.training = _training(folder)
+    _first_seed(folder, found)
+    if kind != "compare":
+        found.training = _training(folder)
     if (folder / "comparison.json").is_file():
         said = read_json(folder / "comparison.json")
         found.comparison = [line for line in said.get("lines", []) if isinstance(line, dict)]
+        found.against = str(said.get("against") or found.against)
         found.terms = [str(said[key]) for key in ("terms", "note") if said.get(key)]
         found.notes += [f"Left out: {one.get('cell')}: {one.get('error')}" for one in said.get("failed", [])]
+    if kind == "compare":
+        found.cells = places(folder, found.comparison)
+        found.training, found.leading = trainings(folder, found.cells)
+        found.selections = {str(one): np.asarray(read_json(one.selection)["rows"], np.int64) for one in found.cells}
     if (folder / "scores" / "cost.json").is_file():
         found.paid = read_json(folder / "scores" / "cost.json")
     if not found.parts and not found.comparison and not found.training:
         raise DataError(f"'{folder}' is no run folder: it holds no scores, comparison or trained model")
     found.lines = _lines(folder, rounds) if lines is None else lines
-    for path in sorted(folder.rglob("selection.json")):
-        name = str(path.parent.relative_to(folder))
-        if not name.startswith("iter_") and name != "." and "round_" not in path.parent.name:
-            name = name.removeprefix("baselines/").removeprefix("cells/").replace("_", " ").replace("/", ", ")
-            found.selections[name] = np.asarray(read_json(path)["rows"], np.int64)
+    for path in sorted(folder.glob("baselines/*/selection.json")):
+        found.selections[path.parent.name.replace("_", " ")] = np.asarray(read_json(path)["rows"], np.int64)
     found.log = _log(folder / "log.jsonl")
     config, environment = folder / "config.yaml", folder / "environment.json"
     found.config = config.read_text(encoding="utf-8") if config.is_file() else ""
     found.environment = read_json(environment) if environment.is_file() else {}
     found.store = next((part.table.meta.get("store") for part in reversed(found.parts)), None)
     return found
+
+
+def _first_seed(folder: Path, found: Material) -> None:
+    """The scores of a comparison: those of its first seed, the table with the most lines last."""
+    paths = sorted(folder.glob("scores/*.parquet"))
+    seeds = {path: path.stem.rpartition("seed_")[2] for path in paths}
+    first = min(seeds.values(), key=lambda seed: (not seed.isdigit(), int(seed) if seed.isdigit() else 0), default="")
+    tables = sorted((read_scores(path) for path in paths if seeds[path] == first), key=lambda one: len(one.scored))
+    for number, table in enumerate(tables, 1):
+        name = ", ".join(table) if number < len(tables) else f"seed {first}"
+        found.parts.append(_part(name, table, _cell(folder, table), found))
+    if len(set(seeds.values())) > 1:
+        found.notes.append(f"Scores are those of seed {first}; 'scores' in the folder has those of the others.")
 
 
 def _cell(folder: Path, table: ScoreTable) -> Path:

@@ -10,12 +10,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.budget import parse_budget
 from instdiff.core import Floats, Scored
 from instdiff.data import Pool
 from instdiff.table import ScoreTable
 
 Rows = npt.NDArray[np.int64]
 BINS, GROUPS = 60, 12
+WIDE = 1 << 16
+"""Rows that are compared at once."""
+UNITS = {
+    "rows": "budget (rows)",
+    "tokens": "budget (response tokens)",
+    "share": "budget (% of the rows)",
+    "eligible": "budget (% of the eligible rows)",
+    "token_share": "budget (% of the response tokens)",
+}
 DOMAINS = ("domain", "source", "dataset", "category", "subject", "task", "topic", "type", "lang", "language")
 """Columns of the input that say what kind of row it is, in the order in which they are tried."""
 
@@ -96,11 +106,16 @@ def spearman(columns: Mapping[str, Floats]) -> list[list[float | None]]:
 
 def jaccard(sets: Mapping[str, Rows]) -> list[list[float | None]]:
     """Shared rows over rows in either, for every pair."""
-    one = {name: np.unique(rows) for name, rows in sets.items()}
-    return [
-        [finite(len(np.intersect1d(a, b)) / max(1, len(np.union1d(a, b))), 4) for b in one.values()]
-        for a in one.values()
-    ]
+    one = [np.unique(rows) for rows in sets.values()]
+    every = np.unique(np.concatenate(one)) if one else np.zeros(0, np.int64)
+    both = np.zeros((len(one), len(one)))
+    for start in range(0, len(every), WIDE):
+        some = every[start : start + WIDE]
+        member = np.stack([np.isin(some, rows, assume_unique=True) for rows in one]).astype(np.float32)
+        both += member @ member.T
+    size = np.array([len(rows) for rows in one])
+    shared = both / np.maximum(size[:, None] + size - both, 1)
+    return [[finite(float(value), 4) for value in row] for row in shared]
 
 
 def groups(pool: Pool) -> tuple[str, list[str]] | None:
@@ -183,6 +198,35 @@ def score_columns(table: ScoreTable) -> dict[str, Floats]:
         for detail, values in scored.details.items():
             out[f"{name}.{detail}"] = values
     return out
+
+
+def lower_is_better(line: Mapping[str, Any]) -> bool:
+    """Whether a line's metric is a loss; by its name where nothing is said."""
+    said = line.get("higher_is_better")
+    metric = str(line.get("metric", "value")).lower()
+    return any(word in metric for word in ("nll", "loss", "perplexity")) if said is None else not said
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Each line that has several budgets: its values by budget, the smallest first, with ``at`` on the axis.
+
+    Shares are in per cent. Budgets of different units have no common axis but the rows that they bought.
+    """
+    by: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line.get("budget"):
+            by.setdefault(str(line["name"]), []).append(dict(line))
+    kept = {name: points for name, points in by.items() if len(points) > 1}
+    parsed = {str(one["budget"]): parse_budget(str(one["budget"])) for points in kept.values() for one in points}
+    alike = len({budget.kind for budget in parsed.values()}) == 1
+    for points in kept.values():
+        for one in points:
+            budget = parsed[str(one["budget"])]
+            percent = 100 if budget.kind not in ("rows", "tokens") else 1
+            one["at"] = round(budget.amount * percent, 6) if alike else one.get("rows")
+            one["unit"] = UNITS[budget.kind] if alike else "rows"
+        points[:] = sorted((one for one in points if one["at"]), key=lambda one: float(one["at"]))
+    return {name: points for name, points in kept.items() if len(points) > 1}
 
 
 def sample(count: int, most: int, seed: int = 0) -> Rows:

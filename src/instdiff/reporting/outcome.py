@@ -14,7 +14,8 @@ from instdiff.reporting import kept, numbers, plots, space
 from instdiff.reporting.scene import Scene, Section, Table
 from instdiff.shown import visible
 
-CURVES, STEPS = 16, 2000
+CURVES, STEPS = 32, 2000
+SPENT = {"warmup_s": "warm-up", "score_s": "scoring", "train_s": "training"}
 
 
 # ── where the rows lie ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -107,18 +108,22 @@ def tags(scene: Scene) -> Section | None:
 
 
 def training(scene: Scene) -> Section | None:
-    """Loss curves of every model in the folder."""
+    """Loss curves of every model in the folder; of a comparison one for each line."""
     found = scene.material.training
     if not found:
         return None
     section = Section("training", "Training")
-    some = dict(list(found.items())[:CURVES])
-    if len(found) > CURVES:
-        section.notes.append(f"The curves of {CURVES} of {len(found)} models are drawn.")
-    curves = {name: _thin(record["losses"]) for name, record in some.items()}
-    section.figures = [("loss", plots.training(curves))]
+    names = scene.material.leading or list(found)
+    drawn = names[:CURVES]
+    if scene.material.leading and len(found) > len(names):
+        section.notes.append(
+            f"Of {len(found)} trainings the first budget and seed of each line is here; the JSON beside this has all."
+        )
+    if len(names) > CURVES:
+        section.notes.append(f"The curves of {CURVES} of {len(names)} models are drawn.")
+    section.figures = [("loss", plots.training({name: _thin(found[name]["losses"]) for name in drawn}))]
     keys = ("rows", "steps", "target_tokens", "wall_s")
-    rows = [[name, *(record.get(k) for k in keys), record["losses"][-1]] for name, record in found.items()]
+    rows = [[name, *(found[name].get(k) for k in keys), found[name]["losses"][-1]] for name in names]
     section.tables = [Table(["model", "rows", "steps", "target tokens", "seconds", "last loss"], rows)]
     section.facts = {
         name: {**{k: record.get(k) for k in keys}, "losses": [numbers.finite(v) for v in record["losses"]]}
@@ -141,17 +146,44 @@ def comparison(scene: Scene) -> Section | None:
         _heldout(section, lines)
     kinds: dict[str, list[dict[str, Any]]] = {}
     for line in cells:
-        kinds.setdefault(", ".join(str(line[k]) for k in ("suite", "task", "metric") if line.get(k)), []).append(line)
+        words = dict.fromkeys(str(line[key]) for key in ("suite", "task", "metric") if line.get(key))
+        kinds.setdefault(", ".join(words), []).append(line)
     for kind, some in kinds.items():
-        named = [{**line, "name": _name(line)} for line in some if isinstance(line.get("value"), int | float)]
-        if named:
-            section.figures.append((kind, plots.comparison(named, kind)))
-        header = ["line", "budget", "seeds", "rows", "tokens", "value", "95 % interval", "against random", "interval"]
-        header += ["verdict", "scoring (s)", "training (s)"]
-        section.tables.append(Table(header, [_cells(line) for line in some], kind))
+        _judged(section, kind, some, scene.material.against)
     section.text += scene.material.terms
-    section.facts = {"heldout": lines, "lines": cells, "terms": scene.material.terms}
+    section.facts = {**section.facts, "heldout": lines, "lines": cells, "terms": scene.material.terms}
     return section if section.figures else None
+
+
+def _judged(section: Section, kind: str, lines: list[dict[str, Any]], against: str) -> None:
+    """The lines of a task: one picture for each budget, the curve over budgets, and the table, best first."""
+    told = [line for line in lines if isinstance(line.get("value"), int | float)]
+    told.sort(key=lambda line: line["value"] if numbers.lower_is_better(line) else -line["value"])
+    every = dict.fromkeys(str(line["budget"]) for line in lines if line.get("budget"))
+    shared = [budget for budget in every if sum(str(line.get("budget")) == budget for line in told) > 1]
+    if len(shared) < 2:
+        named = [{**line, "name": _name(line)} for line in told]
+        section.figures += [(kind, plots.comparison(named, kind))] if named else []
+    else:
+        section.figures.append((f"{kind} by budget", plots.budgets(told, kind)))
+        section.facts.setdefault("curves", {})[kind] = {
+            name: {key: [point[key] for point in points] for key in ("budget", "value", "low", "high")}
+            for name, points in numbers.curves(told).items()
+        }
+        for budget in shared:
+            aside = [
+                line for line in told if str(line.get("budget")) == budget or str(line.get("budget")) not in shared
+            ]
+            named = [{**line, "name": _name(line)} for line in aside]
+            section.figures.append((f"{kind} at {budget}", plots.comparison(named, f"{kind} at {budget}")))
+    place = {budget: number for number, budget in enumerate(every)}
+    told.sort(key=lambda line: place.get(str(line.get("budget")), -1) if len(shared) > 1 else 0)
+    rest = [line for line in lines if line not in told]
+    spent = {key: word for key, word in SPENT.items() if any(line.get(key) is not None for line in lines)}
+    second = "GPU s" if any(line.get("cost_unit") == "GPU seconds" for line in lines) else "s"
+    header = ["line", "budget", "seeds", "rows", "tokens", "value", "95 % interval", f"against {against}", "interval"]
+    header += ["verdict", *(f"{word} ({second})" for word in spent.values())]
+    section.tables.append(Table(header, [_cells(line, list(spent)) for line in [*told, *rest]], kind))
 
 
 def _heldout(section: Section, lines: list[dict[str, Any]]) -> None:
@@ -175,12 +207,12 @@ def _name(line: Mapping[str, Any]) -> str:
     return " ".join(str(line[key]) for key in ("name", "budget") if line.get(key))
 
 
-def _cells(line: Mapping[str, Any]) -> list[Any]:
+def _cells(line: Mapping[str, Any], spent: list[str]) -> list[Any]:
     first = [line.get(key) for key in ("name", "budget", "seeds", "rows", "tokens", "value")]
     first[2] = len(first[2]) if isinstance(first[2], list) else first[2]
     gap, real, better = line.get("diff"), line.get("real"), line.get("better")
     verdict = None if gap is None or real is None else "not told apart" if not real else "better" if better else "worse"
-    took = [None if line.get(key) is None else float(line[key]) for key in ("score_s", "train_s")]
+    took = [None if line.get(key) is None else float(line[key]) for key in spent]
     return [*first, _interval(line, ""), gap, _interval(line, "diff_"), verdict, *took]
 
 
@@ -224,18 +256,33 @@ def cost(scene: Scene) -> Section | None:
     steps = [line for line in scene.material.log if {"cached", "tokens_per_s"} & line.keys()]
     if steps:
         section.tables.append(_steps(steps))
+        section.text.append(_paid(steps))
         section.facts = {**section.facts, "steps": steps}
     return section
 
 
+def _paid(steps: list[dict[str, Any]]) -> str:
+    """All passes of a run together."""
+    passes = [line for stage in steps for line in stage.get("passes", [])]
+    done, cached, tokens = (sum(line[key] for line in passes) for key in ("rows", "cached", "tokens"))
+    share = 100 * cached / max(done + cached, 1)
+    return f"Passes computed {done:,} rows with {tokens:,} tokens; {cached:,} rows ({share:.0f} %) were in the store."
+
+
 def _steps(steps: list[dict[str, Any]]) -> Table:
+    """Each pass of each stage; a stage without passes, such as a training, is one line."""
     rows = []
-    for line in steps:
-        done, cached = line.get("rows"), line.get("cached")
-        share = 100 * cached / (done + cached) if done is not None and cached is not None and done + cached else None
-        label = str(line.get("label") or line.get("message") or line.get("event") or "step").split(":")[0]
-        rows.append([label, done, line.get("tokens"), line.get("tokens_per_s"), line.get("seconds"), cached, share])
-    return Table(["pass", "rows", "tokens", "tokens/s", "seconds", "cached rows", "cached %"], rows, "passes")
+    for stage in steps:
+        name = str(stage.get("event") or stage.get("step") or stage.get("message") or "step")
+        for line in stage.get("passes") or [stage]:
+            done, cached = line.get("rows"), line.get("cached")
+            share = (
+                100 * cached / (done + cached) if done is not None and cached is not None and done + cached else None
+            )
+            speed = [line.get(key) for key in ("tokens_per_s", "seconds")]
+            rows.append([name, line.get("label"), done, line.get("tokens"), *speed, cached, share])
+    header = ["stage", "pass", "rows", "tokens", "tokens/s", "seconds", "cached rows", "cached %"]
+    return Table(header, rows, "stages and their passes")
 
 
 def provenance(scene: Scene) -> tuple[Section, list[tuple[str, str]]]:

@@ -13,30 +13,23 @@ import numpy.typing as npt
 
 from instdiff.budget import parse_budget
 from instdiff.core import Floats, Scored
-from instdiff.errors import DataError, PlanError
+from instdiff.errors import DataError
 from instdiff.reporting import numbers
 from instdiff.reporting.material import ASSUMED, head
+from instdiff.reporting.paper import CHOSEN, MARK, OUT, PALETTE, REST, SHARE, SIGNED, empty, plotly
+from instdiff.reporting.trained import budgets, comparison, funnel, training
 from instdiff.table import ScoreTable
 
 if TYPE_CHECKING:
     Figure = Any
+__all__ = [
+    "budgets", "comparison", "correlation", "coverage", "delta", "distribution", "domains", "funnel", "length_bias",
+    "matrix", "one", "overlap", "rank_correlation", "training",
+]  # fmt: skip
 Rows = npt.NDArray[np.int64]
 Some = Scored | ScoreTable
-
-CHOSEN, REST, OUT, MARK = "#3b82f6", "#94a3b8", "#d6a35c", "#e0603f"
-PALETTE = ("#3b82f6", "#e08a3c", "#2fa37c", "#b765c9", "#d6566d", "#5aa9c4", "#9a8f3d", "#7d7ae0", "#8b9bb0", "#c47b5a")
 MANY = 2000
 """Points above this are drawn on the graphics card."""
-SIGNED = [[0.0, "#d9652f"], [0.5, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
-SHARE = [[0.0, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
-
-
-def _plotly() -> Any:
-    try:
-        import plotly.graph_objects as go
-    except ImportError:
-        raise PlanError('pictures need plotly, which is missing; run: pip install "instdiff[report]"') from None
-    return go
 
 
 def one(scores: Some, name: str | None = None) -> Scored:
@@ -59,28 +52,8 @@ def _chosen(scored: Scored, chosen: Rows | None) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _figure(traces: Sequence[Any], x: str = "", y: str = "", height: int = 340, **layout: Any) -> Figure:
-    go = _plotly()
-    figure = go.Figure(list(traces))
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        height=height,
-        margin={"l": 62, "r": 16, "t": 12, "b": 48},
-        font={"family": "system-ui, sans-serif", "size": 12, "color": "#64748b"},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
-        colorway=list(PALETTE),
-        hoverlabel={"font": {"family": "system-ui, sans-serif", "size": 12}},
-    )
-    grid = {"gridcolor": "rgba(148,163,184,0.22)", "zerolinecolor": "rgba(148,163,184,0.45)", "automargin": True}
-    figure.update_xaxes(title={"text": x, "standoff": 8}, **grid)
-    figure.update_yaxes(title={"text": y, "standoff": 8}, **grid)
-    return figure.update_layout(**layout)
-
-
 def _points(x: Floats, y: Floats, name: str, colour: str, rows: Rows, size: float = 5, **more: Any) -> Any:
-    go = _plotly()
+    go = plotly()
     kind = go.Scattergl if more.pop("many", len(x) > MANY) else go.Scatter
     return kind(
         x=x,
@@ -114,7 +87,7 @@ def distribution(
         values: another column of the same rows, such as a detail; it has no cut.
         label: what the column is called.
     """
-    go = _plotly()
+    go = plotly()
     scored = one(scores, name)
     mask = _chosen(scored, chosen)
     column = scored.value if values is None else values
@@ -128,7 +101,7 @@ def distribution(
         go.Bar(x=middle, y=y, width=width, name=said, marker={"color": c, "line": {"width": 0}}, hovertemplate=tip)
         for y, said, c in ((kept, "chosen", CHOSEN), (every - kept, "not chosen", REST))
     ]
-    figure = _figure(bars, label or scored.name, "rows", 260, barmode="stack", bargap=0)
+    figure = empty(bars, label or scored.name, "rows", 260, barmode="stack", bargap=0)
     cut = None if values is not None else numbers.threshold(scored, mask)
     if cut is not None and edges[0] <= cut <= edges[-1]:
         figure.add_vline(
@@ -159,7 +132,7 @@ def delta(
     if not {"diff_nll", "diff_entropy"} <= scored.details.keys():
         raise DataError(f"{scored.name} has no delta NLL and delta entropy; instructdiff has")
     x, y = scored.details["diff_nll"], scored.details["diff_entropy"]
-    figure = _figure(
+    figure = empty(
         _parts(scored, x, y, chosen, labels, at), "delta NLL (nats per token)", "delta entropy (nats per token)", 460
     )
     edges = numbers.band(scored)
@@ -185,7 +158,7 @@ def length_bias(
     x = scored.n_tokens.astype(np.float64) if length is None else length
     x = np.where(x > 0, x, np.nan)
     traces = _parts(scored, x, scored.value, chosen, None, at, values_only=True)
-    figure = _figure(traces, unit, scored.name, 360)
+    figure = empty(traces, unit, scored.name, 360)
     return figure.update_xaxes(type="log", dtick=1)
 
 
@@ -226,7 +199,7 @@ def domains(
         name: the method.
         detail: the method's detail to show; None for the score itself.
     """
-    go = _plotly()
+    go = plotly()
     scored = one(scores, name)
     column = scored.value if detail is None else scored.details[detail]
     found = {kind: s for kind, s in numbers.by_group(column, labels).items() if s["rows"]}
@@ -245,7 +218,7 @@ def domains(
         marker={"color": REST, "size": 6, "symbol": "line-ns-open"}, hovertemplate="%{y}: %{x:.4g}<extra></extra>",
     )  # fmt: skip
     said = f"{scored.name}.{detail}" if detail else scored.name
-    return _figure([boxes, ends], said, "", 120 + 34 * len(order)).update_yaxes(type="category")
+    return empty([boxes, ends], said, "", 120 + 34 * len(order)).update_yaxes(type="category")
 
 
 def matrix(
@@ -253,7 +226,7 @@ def matrix(
     *, signed: bool = True, label: str = "",
 ) -> Figure:  # fmt: skip
     """A matrix of correlations (-1 to 1) or shares (0 to 1), each cell with its number."""
-    go = _plotly()
+    go = plotly()
     across = names if across is None else across
     crowded = len(across) > 18
     heat = go.Heatmap(
@@ -263,7 +236,7 @@ def matrix(
         textfont={"size": 11}, colorbar={"thickness": 10, "len": 0.9, "outlinewidth": 0, "title": {"text": label}},
         hovertemplate="%{y}<br>%{x}<br>%{z:.3f}<extra></extra>",
     )  # fmt: skip
-    figure = _figure([heat], height=150 + 26 * len(names))
+    figure = empty([heat], height=150 + 26 * len(names))
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="")
     return figure.update_xaxes(type="category", tickangle=-40, showgrid=False, ticks="")
 
@@ -305,75 +278,7 @@ def coverage(
     ]
     blank = {"showticklabels": False, "zeroline": False, "showgrid": False, "ticks": ""}
     margin = {"l": 12, "r": 12, "t": 12, "b": 12}
-    return _figure(traces, height=520, margin=margin).update_xaxes(**blank).update_yaxes(**blank)
+    return empty(traces, height=520, margin=margin).update_xaxes(**blank).update_yaxes(**blank)
 
 
 # ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def funnel(stages: Sequence[Mapping[str, Any]]) -> Figure:
-    """Rows and tokens of each stage, as shares of the first."""
-    go = _plotly()
-    names = [stage["stage"] for stage in stages]
-    bars = []
-    for key, colour in (("rows", CHOSEN), ("tokens", REST)):
-        counts = [stage[key] for stage in stages]
-        if None not in counts and counts[0]:
-            bars.append(
-                go.Bar(
-                    y=names,
-                    x=[100 * count / counts[0] for count in counts],
-                    orientation="h",
-                    name=key,
-                    text=[f"{count:,}" for count in counts],
-                    textposition="auto",
-                    insidetextanchor="end",
-                    marker={"color": colour},
-                    hovertemplate="%{y}: %{text} " + key + " (%{x:.1f} %)<extra></extra>",
-                )
-            )
-    figure = _figure(bars, "share of the input (%)", "", 90 + 46 * len(names), barmode="group", bargap=0.3)
-    return figure.update_yaxes(autorange="reversed", type="category").update_xaxes(range=[0, 104])
-
-
-def training(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Loss by step; thin what each step had, thick its running mean."""
-    go = _plotly()
-    traces = []
-    for number, (name, losses) in enumerate(curves.items()):
-        colour, values = PALETTE[number % len(PALETTE)], np.asarray(losses, np.float64)
-        steps = np.arange(1, len(values) + 1)
-        width = max(1, len(values) // 12)
-        total = np.cumsum(np.concatenate([np.zeros(1), np.nan_to_num(values)]))
-        low = np.maximum(0, steps - width)
-        mean = (total[steps] - total[low]) / (steps - low)
-        tip = "step %{x}: %{y:.3f}<extra>%{fullData.name}</extra>"
-        line: dict[str, Any] = {"color": colour}
-        thin = {"x": steps, "y": values, "opacity": 0.25, "showlegend": False, "hoverinfo": "skip"}
-        traces += [
-            go.Scatter(**thin, line={**line, "width": 1}, mode="lines", legendgroup=name, name=name),
-            go.Scatter(
-                x=steps, y=mean, line={**line, "width": 2}, mode="lines", legendgroup=name, name=name, hovertemplate=tip
-            ),
-        ]
-    return _figure(traces, "step", "loss (nats per token)", 380)
-
-
-def comparison(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
-    """A value of each line with its interval, the first line at the top."""
-    go = _plotly()
-    names = [str(line["name"]) for line in lines]
-    value = np.array([_number(line.get("value")) for line in lines])
-    low, high = (np.array([_number(line.get(key)) for line in lines]) for key in ("low", "high"))
-    trace = go.Scatter(
-        x=value, y=names, mode="markers", marker={"color": CHOSEN, "size": 9},
-        error_x={"type": "data", "array": high - value, "arrayminus": value - low, "symmetric": False,
-                 "color": REST, "thickness": 1.5, "width": 4},
-        hovertemplate="%{y}: %{x:.4g}<extra></extra>", showlegend=False,
-    )  # fmt: skip
-    figure = _figure([trace], label, "", 90 + 30 * len(names))
-    return figure.update_yaxes(autorange="reversed", type="category")
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")

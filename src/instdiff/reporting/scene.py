@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +17,14 @@ from instdiff.reporting.examples import Examples, examples
 from instdiff.reporting.material import Material, Part
 
 Rows = npt.NDArray[np.int64]
+INTERVAL = re.compile(r"-?[0-9.,]+ to -?[0-9.,]+")
 POINTS = 50_000
 """Points of a picture; of more rows a seeded sample is shown."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells under a header; numbers stand to the right."""
+    """Cells under a header; numbers and intervals stand to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -31,12 +33,9 @@ class Table:
 
     @cached_property
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers alone."""
+        """Which columns hold numbers or intervals alone."""
         columns = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
-        return [
-            any(v is not None for v in column) and all(v is None or isinstance(v, int | float) for v in column)
-            for column in columns
-        ]
+        return [any(v is not None for v in column) and all(map(_is_number, column)) for column in columns]
 
     @cached_property
     def digits(self) -> list[int]:
@@ -47,6 +46,10 @@ class Table:
             top = max(floats, default=1.0)
             out.append(int(np.clip(3 - np.floor(np.log10(top)) if top > 0 else 3, 0, 6)))
         return out
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float) or bool(INTERVAL.fullmatch(str(value)))
 
 
 @dataclass

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.reporting import numbers, plots
+from instdiff.reporting import cells, numbers, plots
 from instdiff.reporting.material import Material, Part
 from instdiff.reporting.scene import Scene, Section, Table
 
 ROUNDS, SEVERAL = 3, 12
 """Earlier rounds whose points are drawn; methods whose points are all drawn."""
+MATRIX = 32
+"""Selections in a picture of their overlap."""
 
 
 # ── in three sentences ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -98,8 +100,7 @@ def _compared(material: Material) -> str:
     if not some:
         return ""
     metric = str(first.get("metric", "value"))
-    higher = first.get("higher_is_better", not any(w in metric.lower() for w in ("nll", "loss", "perplexity")))
-    best = (max if higher else min)(some, key=lambda line: line["value"])
+    best = (min if numbers.lower_is_better(first) else max)(some, key=lambda line: line["value"])
     interval = f" ({best['low']:.4g} to {best['high']:.4g})" if best.get("low") is not None else ""
     return (
         f"Of {len(some)} lines of {first.get('task') or first.get('suite')}, {best['name']} has the best {metric}: "
@@ -126,14 +127,15 @@ def _bias(scene: Scene) -> str:
 def funnel(scene: Scene) -> Section | None:
     """Rows and tokens per stage with the reasons."""
     section = Section("funnel", "From the input to the selection")
-    for part in scene.material.parts:
+    parts = scene.material.parts
+    for part in reversed(parts) if scene.material.kind == "compare" else parts:
         stages = numbers.funnel(part.scored, part.chosen)
         why = numbers.excluded(part.scored)
         section.facts[part.name] = {"stages": stages, "excluded": why}
         section.figures.append((part.name, plots.funnel(stages)))
         rows = [[stage["stage"], stage["rows"], stage["tokens"]] for stage in stages]
         rows += [[f"left out: {word.replace('_', ' ')}", count, None] for word, count in why.items()]
-        several = len(scene.material.parts) > 1
+        several = len(parts) > 1
         section.tables.append(Table(["stage", "rows", "response tokens"], rows, part.name if several else ""))
     section.text = ["Scorable rows could be scored; eligible ones may be taken; tokens are those of the responses."]
     return section if section.figures else None
@@ -171,7 +173,7 @@ _SPREAD = ("rows", "mean", "median", "deviation", "min", "max")
 
 def _scored(material: Material) -> Iterator[tuple[Part, Any, str]]:
     """Every method of every part; the newest part first."""
-    several = len(material.parts) > 1
+    several = len(material.parts) > 1 and material.kind != "compare"  # whose lines have names of their own
     for part in reversed(material.parts):
         for name in sorted(part.table, key=lambda name: name != part.method):
             yield part, part.table.scored[name], f"{part.name}: " if several else ""
@@ -297,13 +299,10 @@ def overlap(scene: Scene) -> Section | None:
         for name in part.table:
             if name != part.method:
                 sets[f"{name}, best {part.budget}"] = part.table.rows[part.top(name)]
-    if len(sets) > 24:
-        section.notes.append(f"The first 24 of {len(sets)} selections are shown.")
-        sets = dict(list(sets.items())[:24])
     if len(sets) > 1:
         found = numbers.jaccard(sets)
-        section.figures.append(("Jaccard", plots.matrix(list(sets), found, signed=False, label="Jaccard")))
         section.facts |= {"selections": {name: len(rows) for name, rows in sets.items()}, "jaccard": found}
+        _drawn(section, material, sets, found)
     columns = _columns(material)
     if len(columns) > 1:
         ranked = numbers.spearman(columns)
@@ -312,6 +311,26 @@ def overlap(scene: Scene) -> Section | None:
     section.text = ["Jaccard is the rows that two selections share over the rows in either; rank correlation is "
                     "Spearman's, over the rows to which both give a score."]  # fmt: skip
     return section if section.figures else None
+
+
+def _drawn(section: Section, material: Material, sets: Mapping[str, Any], found: list[list[float | None]]) -> None:
+    """Pictures of an overlap: of a comparison one for each budget, with the first seed of each line."""
+    number = {name: place for place, name in enumerate(sets)}
+    shown = {"Jaccard": {name: name for name in sets}}
+    if material.cells:
+        by = cells.first(material.cells)
+        several = {f"Jaccard, {budget}": {line: str(one) for line, one in mine.items()} for budget, mine in by.items()}
+        shown = several if len(by) > 1 else {"Jaccard": next(iter(several.values()))}
+        if len(sets) > max(map(len, shown.values())):
+            section.notes.append(
+                f"Of {len(sets)} selections the first seed of each line is drawn; the JSON beside this page has all."
+            )
+    for label, names in shown.items():
+        if len(names) > MATRIX:
+            section.notes.append(f"{label}: the first {MATRIX} of {len(names)} selections are drawn.")
+        at = {line: number[name] for line, name in list(names.items())[:MATRIX]}
+        values = [[found[a][b] for b in at.values()] for a in at.values()]
+        section.figures.append((label, plots.matrix(list(at), values, signed=False, label="Jaccard")))
 
 
 def _columns(material: Material) -> dict[str, Any]:

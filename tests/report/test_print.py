@@ -1,0 +1,37 @@
+"""The page on paper: light, without controls, and nothing beyond its edge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from instdiff.reporting import report
+
+from .kit import make_scores, opened
+
+A4 = {"width": 703, "height": 1032}
+"""Points of the screen on A4 within the margins that the page asks for."""
+
+
+def test_the_page_on_paper(tmp_path: Path) -> None:
+    make_scores(tmp_path, 120)
+    with opened(report(tmp_path), "dark") as tab:
+        tab.locator("#rows tr.row").first.click()
+        tab.set_viewport_size(A4)
+        tab.emulate_media(media="print")
+        tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        tab.wait_for_timeout(300)
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert tab.evaluate("document.documentElement.scrollWidth") <= A4["width"]
+        controls = "nav, .controls, .pager, .peek, .hint, details"
+        assert not any(box.is_visible() for box in tab.locator(controls).all())
+        boxes = tab.evaluate(
+            "[...document.querySelectorAll('.card')].map(c => [c.getBoundingClientRect().right, "
+            "c.querySelector('.main-svg')?.getBoundingClientRect().right ?? 0, c.querySelectorAll('.main-svg').length])"
+        )
+        assert boxes and all(0 < inner <= outer + 1 for outer, inner, _ in boxes)
+        said = tab.evaluate("getComputedStyle(document.querySelector('#rows .said')).maxHeight")
+        assert said == "none"  # a text is printed whole
+        tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        tab.emulate_media(media="screen")
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 21, 27)"
+        assert len(tab.pdf(format="A4")) > 20_000
