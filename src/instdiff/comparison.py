@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ from instdiff.config.methods import make_method
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Log, Method, ModelRef, Scored, Settings
 from instdiff.data import Pool
-from instdiff.errors import ConfigError, InstDiffError
+from instdiff.errors import InstDiffError
 from instdiff.methods import Random
 from instdiff.progress import Progress
 from instdiff.results import SuiteResult, read_results
 from instdiff.scoring import bind, check_roles, parse_model, score
 from instdiff.selection import sample_rows, select
 from instdiff.store import Store
+from instdiff.tally import BASE, Cell, Outcome, bill, cost
 from instdiff.training import train
 
 Judge = Callable[[ModelRef, str, Path], list[SuiteResult]]
@@ -38,38 +39,11 @@ Judge = Callable[[ModelRef, str, Path], list[SuiteResult]]
 Made = tuple[Scored, dict[str, Any]]
 """One line's scores, and what the table says of models and settings."""
 
-BASE = "base"
+__all__ = ["BASE", "Cell", "Comparison", "Judge", "Outcome", "drop_model", "whole"]
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One training and its evaluation: a line at a budget with a seed; the base model has neither."""
-
-    line: str
-    budget: str = ""
-    seed: int | None = None
-
-    @property
-    def place(self) -> Path:
-        """Its folder below ``cells``."""
-        return Path(_slug(self.line), _slug(self.budget) or "any", "any" if self.seed is None else f"seed_{self.seed}")
-
-    def __str__(self) -> str:
-        return " ".join([self.line, *([self.budget, f"seed {self.seed}"] if self.budget else [])])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a cell found: facts of its selection and training, its results, or why there are none."""
-
-    cell: Cell
-    facts: dict[str, Any] = field(default_factory=dict)
-    results: list[SuiteResult] = field(default_factory=list)
-    error: str | None = None
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("%", "pct"))
+RECORD = "training.json"
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""A folder without either is no model."""
 
 
 @dataclass
@@ -88,6 +62,8 @@ class Comparison:
     progress: Progress
     _tokens: dict[str, int] = field(default_factory=dict)
     _scored: dict[tuple[str, int], Made] = field(default_factory=dict)
+    _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict)
+    _made: dict[Hashable, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.config.model
@@ -95,8 +71,13 @@ class Comparison:
         self.student = parse_model(self.config.student or self.config.model)
         self.models = bind(self.config.models)
         self.lines = self.config.lines()
+        self.warmed = set[str]()
+        """Lines that need a calibrated model which nobody has named."""
         for name, line in self.lines.items():  # a typo must be found before anything is trained
-            check_roles({name: self.method(name, 0)}, {**self._roles(line), line.rebind: self.scorer})
+            method, roles = self.method(name, 0), self._roles(line)
+            check_roles({name: method}, {**roles, line.rebind: self.scorer})
+            if "calibrated" in {signal.model for signal in method.signals().values()} - set(roles):
+                self.warmed.add(name)
 
     # ── what is compared ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,6 +127,7 @@ class Comparison:
                 write_json(_there(place) / "error.json", {"error": said})
                 outcome = Outcome(cell, error=said)
             outcomes.append(outcome)
+            self._leave([o.cell for o in outcomes if o.error is not None] + cells[number:])
         return outcomes
 
     def _done(self, cell: Cell, place: Path) -> Outcome | None:
@@ -161,13 +143,11 @@ class Comparison:
         model = self.student
         if cell.line != BASE:
             model, facts = self.train(cell, place)
-        results = self.judge(model, str(cell), _there(place))
+        results = self.judge(self._whole(model), str(cell), _there(place))
         for result in results:
             result.write(place / f"{result.suite}.json")
         facts |= {"seconds": round(time.monotonic() - began, 2), "suites": [r.suite for r in results]}
         write_json(place / "cell.json", facts)
-        if not self.config.keep_models and cell.line != BASE:
-            shutil.rmtree(model.adapter or model.where, ignore_errors=True)
         return Outcome(cell, facts, results)
 
     def train(self, cell: Cell, place: Path) -> tuple[ModelRef, dict[str, Any]]:
@@ -178,11 +158,12 @@ class Comparison:
         for number in range(1, line.rounds + 1):
             ids, tokens = self._chosen(cell, place / f"round_{number}", roles if number > 1 else None)
             start = student if line.train_from == "last" else self.student
-            model, told = self._train(ids, start, cell)
-            facts = {"rows": len(ids), "tokens": tokens, **told, "train_s": told["train_s"] + facts.get("train_s", 0)}
+            model, told = self._train(ids, start, cell, number)
+            summed = {key: told[key] + facts.get(key, 0) for key in ("train_s", "train_tokens")}
+            facts = {"rows": len(ids), "tokens": tokens, **told, **summed}
             roles, student = {**roles, line.rebind: model}, model
         shutil.copyfile(place / f"round_{line.rounds}" / "selection.json", place / "selection.json")
-        return student, {**facts, **self._cost(cell)}
+        return student, {**facts, **cost(self.folder, cell.line, line.rounds, self.settings)}
 
     def _chosen(self, cell: Cell, place: Path, roles: dict[str, ModelRef] | None) -> tuple[list[str], int]:
         """The ids of a round's rows, best first, and their response tokens."""
@@ -233,19 +214,18 @@ class Comparison:
         return not all((place / "round_1" / "selection.json").is_file() for place in places)
 
     def _score(self, lines: Mapping[str, Variant], seed: int) -> None:
-        line = next(iter(lines.values()))
+        line, warmup_s = next(iter(lines.values())), 0.0
         methods = {name: self.method(name, seed) for name in lines}
         roles, pool, drawn = self._roles(line), self._part(line), list[str]()
-        asked = {signal.model for method in methods.values() for signal in method.signals().values()}
-        if "calibrated" in asked - set(roles):
-            roles["calibrated"], drawn = self.calibrated(line, seed)
+        if calibrated := [name for name in lines if name in self.warmed]:
+            roles["calibrated"], drawn, warmup_s = self.calibrated(line, seed)
         began = time.monotonic()
         costs = plan(pool, methods, roles, settings=self.settings, store=self.store, target=self.target).to_dict()
         table = score(
             pool, methods, roles, settings=self.settings, store=self.store, target=self.target,
             listed={"warmup": drawn, "selected": drawn}, specs=self._specs(lines), log=self.log, progress=self.progress,
         )  # fmt: skip
-        self._bill(costs, time.monotonic() - began)
+        bill(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s))
         for name in lines:
             self._scored[name, seed] = table[name], table.meta
         path = self.folder / "scores" / f"{_alike(line)}_seed_{seed}.parquet"
@@ -256,6 +236,8 @@ class Comparison:
         """A later round's scores, by the model that the round before has made."""
         assert cell.seed is not None
         before = read_json(place.parent / f"round_{int(place.name[6:]) - 1}" / "selection.json")["ids"]
+        for model in roles.values():
+            self._whole(model)
         table = score(
             self._part(self.lines[cell.line]), {cell.line: self.method(cell.line, cell.seed)}, roles,
             settings=self.settings, store=self.store, target=self.target,
@@ -267,25 +249,25 @@ class Comparison:
     def _part(self, line: Variant) -> Pool:
         return self.pool if line.limit is None else self.pool.take(range(min(line.limit, len(self.pool))))
 
-    def calibrated(self, line: Variant, seed: int) -> tuple[ModelRef, list[str]]:
-        """The scorer trained on a random subset, and the ids of that subset."""
+    def calibrated(self, line: Variant, seed: int) -> tuple[ModelRef, list[str], float]:
+        """The scorer trained on a random subset, the ids of that subset, and what the training cost."""
         part = self.config.warmup
-        asked = part.sample_size if line.warmup is None else line.warmup
-        size = parse_budget(asked)
+        size = parse_budget(part.sample_size if line.warmup is None else line.warmup)
         count = int(size.amount * len(self.warmup)) if size.kind == "share" else int(size.amount)
         subset = self.warmup.take(sample_rows(len(self.warmup), max(1, count), seed))
         base = self._roles(line)["base"]
-        model, _ = self._fit(subset, base, part.train or self.config.train, seed)
-        return model, subset.ids
+        model, told = self._fit(subset, base, part.train or self.config.train, seed, self._warm_key(line, seed))
+        return self._whole(model), list(subset.ids), told["train_s"]
 
     # ── training ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _train(self, ids: list[str], start: ModelRef, cell: Cell) -> tuple[ModelRef, dict[str, Any]]:
+    def _train(self, ids: list[str], start: ModelRef, cell: Cell, number: int) -> tuple[ModelRef, dict[str, Any]]:
         assert cell.seed is not None
         how = self.config.train
         if self.config.steps == "equal":
             how = _with(how, max_steps=self._steps(cell))
-        return self._fit(self.pool.take(self._places(ids)), start, how, cell.seed)
+        rows = self.pool.take(self._places(ids))
+        return self._fit(rows, start, how, cell.seed, self._round_key(cell, number))
 
     def _places(self, ids: list[str]) -> list[int]:
         at = {name: place for place, name in reversed(list(enumerate(self.pool.ids)))}
@@ -299,38 +281,94 @@ class Comparison:
         per_step, epochs = self.config.train.global_batch_size, self.config.train.num_train_epochs
         return max(1, int(np.ceil(np.ceil(len(ids) / per_step) * epochs)))
 
-    def _fit(self, rows: Pool, start: ModelRef, how: TrainSettings, seed: int) -> tuple[ModelRef, dict[str, Any]]:
+    def _fit(
+        self, rows: Pool, start: ModelRef, how: TrainSettings, seed: int, key: Hashable
+    ) -> tuple[ModelRef, dict[str, Any]]:
         """A model by what it was made of: the same rows, start, settings and seed are trained once."""
-        mark = fingerprint(rows.ids, str(start), how.learning(), seed)
+        mark = fingerprint(list(rows.ids), str(start), how.learning(), seed)
         place = self.folder / "models" / mark[:16]
-        model = train(rows, start, how, self.settings, place, store=self.store, seed=seed, log=self.log)
-        took = read_json(place / "training.json")
-        return model, {"steps": took["steps"], "train_s": took["wall_s"], "train_tokens": took["target_tokens"]}
 
-    # ── cost ──────────────────────────────────────────────────────────────────────────────────────────────────────
+        def make() -> ModelRef:
+            whole = self._whole(start)
+            return train(rows, whole, how, self.settings, place, store=self.store, seed=seed, log=self.log)
 
-    def _bill(self, costs: dict[str, Any], seconds: float) -> None:
-        """Keep what the methods of a scoring cost alone, and how fast it went."""
-        path = _there(self.folder / "scores") / "cost.json"
-        nothing: dict[str, Any] = {"methods": {}, "tokens": 0, "seconds": 0.0}
-        known = read_json(path) if path.is_file() else nothing
-        known["methods"] |= costs["alone"]["methods"]
-        done = costs["total"]["todo_tokens"]
-        if done:
-            known["tokens"] += done
-            known["seconds"] = round(known["seconds"] + seconds, 2)
-        write_json(path, known)
+        self._makers[place], self._made[key] = make, place
+        model = trained_model(start, how, place) if (place / RECORD).is_file() else make()
+        took = read_json(place / RECORD)
+        spent = round(took["wall_s"] * took["batch"]["processes"], 2)
+        return model, {
+            "steps": took["steps"], "train_s": spent, "train_tokens": took["target_tokens"], "model": place.name
+        }  # fmt: skip
 
-    def _cost(self, cell: Cell) -> dict[str, Any]:
-        path = self.folder / "scores" / "cost.json"
-        known = read_json(path) if path.is_file() else {"methods": {}}
-        mine = known["methods"].get(cell.line)
-        if mine is None:
-            return {}
-        rounds = self.lines[cell.line].rounds
-        speed = known["tokens"] / known["seconds"] if known["seconds"] else None
-        tokens = mine["tokens"] * rounds
-        return {"score_tokens": tokens, "score_s": round(tokens / speed, 2) if speed else None}
+    # ── models that nothing needs any more ────────────────────────────────────────────────────────────────────────
+
+    def _whole(self, model: ModelRef) -> ModelRef:
+        return whole(model, self._makers, self.log)
+
+    def _leave(self, later: Sequence[Cell]) -> None:
+        """Drop the models that no later cell begins with, unless models are kept."""
+        if self.config.keep_models:
+            return
+        needed = {key for cell in later if not self._is_done(cell) for key in self._keys(cell)}
+        kept = {place for key, place in self._made.items() if key in needed}
+        for place in {*self._made.values()} - kept if needed else {*(self.folder / "models").glob("*")}:
+            drop_model(place)
+        self._made = {key: place for key, place in self._made.items() if place in kept}
+
+    def _is_done(self, cell: Cell) -> bool:
+        return (self.folder / "cells" / cell.place / "cell.json").is_file()
+
+    def _keys(self, cell: Cell) -> set[Hashable]:
+        """What stands for the models that a cell makes: cells that begin alike share them."""
+        if cell.seed is None:
+            return set()
+        line = self.lines[cell.line]
+        rounds: set[Hashable] = {self._round_key(cell, number) for number in range(1, line.rounds + 1)}
+        return rounds | ({self._warm_key(line, cell.seed)} if cell.line in self.warmed else set())
+
+    def _warm_key(self, line: Variant, seed: int) -> Hashable:
+        return "warm-up", str(self._roles(line)["base"]), str(line.warmup), seed
+
+    def _round_key(self, cell: Cell, number: int) -> Hashable:
+        """Of a round; how rounds follow one another makes a difference from the second on."""
+        line = self.lines[cell.line]
+        said = line.method or cell.line, line.params, line.models, line.limit, str(line.warmup)
+        then = (line.rebind, line.train_from) if number > 1 else ()
+        return fingerprint(said, then), cell.budget, cell.seed, number
+
+
+def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:
+    """What a finished training has made."""
+    if how.use_lora:
+        return ModelRef(start.where, start.revision, str(place), start.template)
+    return ModelRef(str(place), template=start.template)
+
+
+def drop_model(place: Path) -> None:
+    """Remove a trained model from the disk; the record of its training stays, so that it is known to be done."""
+    if (place / RECORD).is_file():
+        for name in MODEL_FILES:  # first, so that half a model is none
+            (place / name).unlink(missing_ok=True)
+        for path in place.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != RECORD:
+                path.unlink()
+
+
+def is_dropped(place: Path) -> bool:
+    """Whether a training is known to be done, and its model is gone."""
+    return (place / RECORD).is_file() and not any((place / name).is_file() for name in MODEL_FILES)
+
+
+def whole(model: ModelRef, makers: Mapping[Path, Callable[[], ModelRef]], log: Log) -> ModelRef:
+    """A model with its weights: one that was dropped is trained once more."""
+    place = Path(model.adapter or model.where)
+    if place in makers and is_dropped(place):
+        log(f"{place} was dropped (keep_models: false) and is needed again; it is trained once more")
+        shutil.rmtree(place)
+        makers[place]()
+    return model
 
 
 def _with(how: TrainSettings, **more: Any) -> TrainSettings:
@@ -346,16 +384,3 @@ def _alike(line: Variant) -> str:
 def _there(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def named(config: CompareConfig) -> None:
-    """Check that what a comparison cannot do without is named.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    for key in ("data", "model", "output"):
-        if not getattr(config, key):
-            raise ConfigError(f"the comparison needs '{key}'")
-    for name, line in config.lines().items():
-        make_method(line.method or name, line.params, 0)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from instdiff.comparison import Comparison, Judge, named
-from instdiff.config.base import build
+from instdiff.comparison import Comparison, Judge
 from instdiff.config.compare import CompareConfig
-from instdiff.config.evaluate import EvalConfig
+from instdiff.config.methods import make_method
 from instdiff.core import Log, ModelRef
 from instdiff.data import Pool, load
 from instdiff.engine.load import resolve
 from instdiff.errors import ConfigError, EngineError
-from instdiff.evaluation import evaluate
+from instdiff.evaluation import asked_of, evaluate
 from instdiff.folder import OPERATIONAL, same_config, same_inputs, sweep_up
 from instdiff.progress import Progress, Quiet
 from instdiff.results import SuiteResult
@@ -22,7 +21,10 @@ from instdiff.store import Store
 from instdiff.suites import make_suites
 from instdiff.tally import shares, tally, write_tally
 
-OPEN = (*OPERATIONAL, "method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by")
+OPEN = (
+    *(*OPERATIONAL, "judge_concurrency", "eval.concurrency", "eval.judge_concurrency"),
+    *("method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by"),
+)
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
 HELDOUT = {"builtin:demo": "builtin:demo/heldout"}
 
@@ -47,7 +49,7 @@ def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None
     outcomes = made.run()
     if all(one.error is not None for one in outcomes):
         raise EngineError(f"every cell of the comparison failed, first {outcomes[0].cell}: {outcomes[0].error}")
-    lines = tally(outcomes, against="random" if "random" in made.lines else "base")
+    lines = tally(outcomes)
     facts: dict[str, Any] = {
         "data": config.data,
         "model": config.model,
@@ -71,6 +73,19 @@ def terms(config: CompareConfig) -> str:
         f"the same training for all: {steps}, learning rate {config.train.learning_rate:g}, "
         f"{config.train.global_batch_size} rows a step."
     )
+
+
+def named(config: CompareConfig) -> None:
+    """Check that what a comparison cannot do without is named.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    for key in ("data", "model", "output"):
+        if not getattr(config, key):
+            raise ConfigError(f"the comparison needs '{key}'")
+    for name, line in config.lines().items():
+        make_method(line.method or name, line.params, 0)
 
 
 def open_comparison(config: CompareConfig, log: Log, progress: Progress) -> Comparison:
@@ -108,16 +123,8 @@ def judge_of(config: CompareConfig, pool: Pool, store: Store, log: Log, progress
     Raises:
         ConfigError: an unknown suite or key, or held-out rows that are not named.
     """
-    known = {
-        "suite": ["heldout"], "template": config.template, "dtype": config.dtype, "device": config.device,
-        "max_length": config.max_length, "batch_tokens": config.batch_tokens, "workers": config.workers,
-        "store": str(store.root), "seed": config.seed, "targets": config.targets, "executor": config.executor,
-        "ray_address": config.ray_address, "gpus_per_worker": config.gpus_per_worker, "shared": config.shared,
-    }  # fmt: skip
-    asked = {key: value for key, value in {**known, **config.eval}.items() if value is not None}
-    if config.data in HELDOUT:
-        asked.setdefault("data", HELDOUT[config.data])
-    made = build(EvalConfig, {**asked, "model": config.model}, "'eval'")
+    known = {"suite": ["heldout"], "data": HELDOUT.get(config.data or ""), "targets": config.targets}
+    made = asked_of(config, config.eval, store, model=config.model, **known)
     if "heldout" in made.suite and not made.data:
         raise ConfigError("'eval.data' is missing: which held-out rows should the models be judged on?")
     make_suites(made)  # a typo must be found before anything is trained
@@ -127,8 +134,11 @@ def judge_of(config: CompareConfig, pool: Pool, store: Store, log: Log, progress
         if shared:
             log(f"warning: {len(shared)} held-out rows are in the training pool too")
 
+    # One folder for all cells: the answers of a reference model are written once.
+    answers = made.answers or str(Path(config.output or "") / "answers")
+
     def judge(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
-        settled = made.model_copy(update={"model": str(model), "answers": str(folder / "answers"), "output": None})
+        settled = made.model_copy(update={"model": str(model), "answers": answers, "output": None})
         return evaluate(settled, name=name, store=store, log=log, progress=progress)
 
     return judge

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from instdiff.artifact import environment
-from instdiff.config.base import build
+from instdiff.config.base import build, canonical
 from instdiff.config.evaluate import EvalConfig
+from instdiff.config.verbs import PipelineConfig, RunConfig
 from instdiff.core import Log, ModelRef
+from instdiff.data import Pool
 from instdiff.engine.cluster import residence
 from instdiff.engine.judge import parse_judge
 from instdiff.engine.load import Resident, pick_device, pick_dtype, resolve
@@ -20,12 +24,14 @@ from instdiff.evaluating.generate import Generator, make_generator
 from instdiff.evaluating.subject import Prompt, Sampling, Subject, Suite
 from instdiff.folder import OPERATIONAL
 from instdiff.progress import Progress, Quiet
-from instdiff.results import SuiteResult
+from instdiff.results import SuiteResult, TaskResult
 from instdiff.scoring import parse_model, settings_of
+from instdiff.stats import bootstrap_token_mean
 from instdiff.store import Store
-from instdiff.suites import make_suites
+from instdiff.suites import HeldOutSuite, make_suites
 
-ASIDE = (*OPERATIONAL, "model", "answers", "concurrency")
+HELDOUT = "heldout"
+ASIDE = (*OPERATIONAL, "model", "answers", "concurrency", "judge_concurrency")
 """Keys that change no score, or are said elsewhere."""
 
 
@@ -69,12 +75,36 @@ def evaluate(
     subject = make_subject(
         ref, config, store, name=name, resident=resident, log=log or (lambda line: None), progress=progress or Quiet()
     )
+    return run_suites(suites, places, subject, config)
+
+
+def run_suites(
+    suites: Sequence[Suite], places: Sequence[Path | None], subject: Subject, config: EvalConfig
+) -> list[SuiteResult]:
+    """Suites on a model, one after the other; each is written to its place as soon as it is done."""
     facts, results = _settings(config, subject), []
     for suite, place in zip(suites, places, strict=True):
         results.append(_run(suite, subject, config, facts))
         if place is not None:
             results[-1].write(place)
     return results
+
+
+def asked_of(config: RunConfig, keys: Mapping[str, Any], store: Store, **known: Any) -> EvalConfig:
+    """How a run evaluates its models: the ``eval`` keys of its configuration, over what the run itself says.
+
+    Args:
+        config: of the run.
+        keys: those of ``instdiff eval``, which go before all else.
+        store: of the run.
+        known: what the run says beside the keys that all commands share.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type.
+    """
+    shared = {key: getattr(config, key) for key in RunConfig.model_fields}
+    asked = {**shared, "store": str(store.root), **known, **canonical(EvalConfig, keys, "'eval'")}
+    return build(EvalConfig, {key: value for key, value in asked.items() if value is not None}, "'eval'")
 
 
 def _run(suite: Suite, subject: Subject, config: EvalConfig, facts: dict[str, Any]) -> SuiteResult:
@@ -86,6 +116,37 @@ def _run(suite: Suite, subject: Subject, config: EvalConfig, facts: dict[str, An
     tasks = suite.run(own)
     bill["wall_seconds"] = round(time.monotonic() - began, 3)
     return SuiteResult(suite.name, own.name, tasks, facts, bill)
+
+
+def judges(
+    config: PipelineConfig, asked: PipelineConfig, heldout: Pool | None, store: Store
+) -> tuple[EvalConfig | None, list[Suite]]:
+    """The suites that judge models, and how they are asked.
+
+    Raises:
+        ConfigError: an unknown suite, task or key.
+    """
+    part = config.eval
+    if part is None:
+        return None, []
+    made = asked_of(
+        asked, part.params, store, suite=part.suite, limit=part.limit, model=config.model,
+        max_length=config.score.max_length or config.max_length, answers=str(Path(config.output or "") / "answers"),
+    )  # fmt: skip
+    others = [name for name in part.suite if name != HELDOUT]
+    found = make_suites(made.model_copy(update={"suite": others})) if others else []
+    if heldout is not None:
+        held: Any = HeldOutSuite(heldout, heldout.origin)
+        found.insert(part.suite.index(HELDOUT), held)
+    return made, found
+
+
+def nll_facts(mine: TaskResult, base: TaskResult | None = None) -> dict[str, float]:
+    """Held-out NLL with its interval; against a base, the difference paired by rows."""
+    total, *against = (np.where(np.isfinite(one.score), one.score, 0.0) * one.weights for one in (mine, base) if one)
+    found = bootstrap_token_mean(total, mine.weights, against=against[0] if against else None)
+    name = "gain" if base else "nll"
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def make_subject(

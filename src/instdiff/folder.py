@@ -37,7 +37,7 @@ def same_config(config: Config, folder: Path, *, begun: bool, free: tuple[str, .
         return
     theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     mine = config.model_dump(mode="json")
-    changed = [d for d in _differences(mine, theirs, "") if d[0].split(".")[0] not in free]
+    changed = [d for d in _differences(mine, theirs, "") if d[0] not in free and d[0].split(".")[0] not in free]
     if changed:
         key, new, old = changed[0]
         more = f" (and {len(changed) - 1} more: {', '.join(c[0] for c in changed[1:])})" if len(changed) > 1 else ""

@@ -6,31 +6,43 @@ Every stage leaves a file or folder that is whole; a stage whose result is there
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from instdiff.artifact import read_json, write_json, writing
 from instdiff.budget import configured_budget, parse_budget
+from instdiff.comparison import BASE, RECORD, drop_model, whole
+from instdiff.config.evaluate import EvalConfig
 from instdiff.config.methods import make_methods, short_name
 from instdiff.config.train import TrainSettings
 from instdiff.config.verbs import PipelineConfig
-from instdiff.core import Budget, Log, Method, ModelRef, Settings
+from instdiff.core import Budget, Log, Method, ModelRef, Scored, Settings
 from instdiff.data import Pool
 from instdiff.engine.load import resolve
 from instdiff.errors import ConfigError
-from instdiff.folder import same_config, same_inputs, sweep_up
-from instdiff.heldout import HeldOut, heldout_nll
+from instdiff.evaluating.subject import Suite
+from instdiff.evaluation import HELDOUT, judges, make_subject, nll_facts, run_suites
+from instdiff.folder import OPERATIONAL, same_config, same_inputs, sweep_up
 from instdiff.inputs import first, flaws, heldout_pool, read_pool, target_pool, warmup_pool
 from instdiff.methods import Full, Longest, Random
-from instdiff.progress import Progress, Quiet
+from instdiff.progress import Progress, Quiet, Recorded, learnt
+from instdiff.results import SuiteResult, TaskResult, read_results
 from instdiff.scoring import bind, parse_model, recalling, score, settings_of
-from instdiff.selection import Selection, sample_rows, select
-from instdiff.stats import bootstrap_token_mean
+from instdiff.selection import sample_rows, select
 from instdiff.store import Store
 from instdiff.table import ScoreTable, read_scores
+from instdiff.tally import Cell, devices, tally, write_tally
+from instdiff.tally import Outcome as Judged
 from instdiff.training import train
+
+TERMS = "Controls have as many response tokens as the first round's budget (full: all rows), and the same training."
+FREE = (
+    *(*OPERATIONAL, "keep_models", "judge_concurrency"),
+    *("eval.params.concurrency", "eval.params.judge_concurrency"),
+)
+"""Keys that may change when a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +56,18 @@ class Trained:
     tokens: int
     target: int
     """The budget in response tokens, which controls are given too."""
+    seed: int | None = None
+    """Of a random control."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pipeline found: one line per model, and the counts of every stage."""
+    """What a pipeline found: held-out lines, one per model, the counts of every stage, and ``comparison.json``."""
 
     folder: Path
     lines: list[dict[str, Any]]
     stages: list[dict[str, Any]]
+    suites: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,7 +75,8 @@ class Run:
     """A run folder with everything that its stages share.
 
     ``pool`` are the rows that are scored, ``warmup`` those that the warm-up subset is drawn from, ``target`` those that
-    targeted methods match. ``models`` are bound to roles beside the base and the calibrated model.
+    targeted methods match. ``models`` are bound to roles beside the base and the calibrated model. ``suites`` judge
+    models, as ``asked`` says; ``judged`` is what they found.
     """
 
     config: PipelineConfig
@@ -76,6 +92,10 @@ class Run:
     log: Log
     progress: Progress
     flaws: Mapping[int, str] = field(default_factory=dict)
+    asked: EvalConfig | None = None
+    suites: list[Suite] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
+    _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict)
 
     # ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -88,36 +108,42 @@ class Run:
             subset.to_jsonl(path)
         self._event("warm-up", rows=len(subset), of=len(self.warmup))
         model = self._train(subset, path.parent / "calibration_model", part.train)
-        return model, subset.ids
+        return model, list(subset.ids)
 
     def round(self, number: int, calibrated: ModelRef, warmup: list[str]) -> Trained:
         """Score all rows, select, train from the base."""
         folder = self.folder / f"iter_{number}"
-        chosen = self._select(folder, number, calibrated, warmup)
-        self._event(f"round {number}", **chosen.record()["counts"], excluded=chosen.record()["excluded"])
-        model = self._train(
-            chosen.pool.take(chosen.at), folder / "selected_train_model", self.config.select_train.train
-        )
-        name = f"{chosen.scored.name} round {number}"
-        in_tokens = chosen.budget.kind in ("tokens", "token_share")
-        target = chosen.budget.target(chosen.scored) if in_tokens else chosen.n_tokens
-        return Trained(name, folder, model, chosen.rows.tolist(), chosen.n_tokens, target)
+        record, scored = self._select(folder, number, calibrated, warmup)
+        counts, rows = record["counts"], record["rows"]
+        self._event(f"round {number}", **counts, excluded=record["excluded"])
+        place = {row: at for at, row in enumerate(self.pool.rows.tolist())}
+        pool, own = self.pool.take([place[row] for row in rows]), self.config.select_train.train
+        model = self._train(pool, folder / "selected_train_model", own)
+        budget, tokens = budget_of(self.config, number), counts["selected_tokens"]
+        target = budget.target(scored) if budget.of_tokens else tokens
+        return Trained(f"{scored.name} round {number}", folder, model, rows, tokens, target)
 
-    def _select(self, folder: Path, number: int, calibrated: ModelRef, warmup: list[str]) -> Selection:
+    def _select(
+        self, folder: Path, number: int, calibrated: ModelRef, warmup: list[str]
+    ) -> tuple[dict[str, Any], Scored]:
+        """What ``selection.json`` says, and the scores that decided."""
         path = folder / "scores.parquet"
         name, method = selector(self.config)
         listed = {"warmup": warmup, "selected": self._before(number, warmup)}
         if not path.is_file():
             specs = {name: self.config.select.method}
-            self._score({name: method}, {"calibrated": calibrated}, listed, specs).write(path)
+            roles = {"calibrated": self._whole(calibrated)}
+            self._score({name: method}, roles, listed, specs, f"scored round {number}").write(path)
         table = read_scores(path, run=[self.config.select.method])
-        root = str(self.store.root)
-        scored = recalling(table[name], table.meta, self.pool, store=root, listed=listed, log=self.log)
-        chosen = select(self.pool, scored, budget_of(self.config, number), meta=table.meta)
         if not (folder / "selection.json").is_file():
+            self._whole(calibrated)
+            root = str(self.store.root)
+            scored = recalling(table[name], table.meta, self.pool, store=root, listed=listed, log=self.log)
+            chosen = select(self.pool, scored, budget_of(self.config, number), meta=table.meta)
             chosen.write(folder / "selected.jsonl")
             chosen.write_record(folder / "selection.json")
-        return chosen
+        record: dict[str, Any] = read_json(folder / "selection.json")
+        return record, table[name]
 
     def _before(self, number: int, warmup: list[str]) -> list[str]:
         """The ids that the round before has trained on."""
@@ -127,64 +153,89 @@ class Run:
         ids: list[str] = record["ids"]
         return ids
 
-    def control(self, name: str, method: Method, tokens: int) -> Trained:
+    def control(self, name: str, method: Method, tokens: int, seed: int | None = None) -> Trained:
         """A control at the same token budget, trained the same way."""
         folder = self.folder / "baselines" / name.replace(" ", "_")
-        table = self._score({method.name: method}, {}, {}, {})
+        table = self._score({method.name: method}, {}, {}, {}, f"scored {name}")
         budget = Budget(1.0, "share") if isinstance(method, Full) else Budget(tokens, "tokens")
         chosen = select(self.pool, table[method.name], budget, meta=table.meta)
         if not (folder / "selection.json").is_file():
             chosen.write(folder / "selected.jsonl")
             chosen.write_record(folder / "selection.json")
         model = self._train(chosen.pool.take(chosen.at), folder / "model", self.config.select_train.train)
-        return Trained(name, folder, model, chosen.rows.tolist(), chosen.n_tokens, tokens)
+        return Trained(name, folder, model, chosen.rows.tolist(), chosen.n_tokens, tokens, seed)
 
     # ── evaluation ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def controls(self, tokens: int) -> list[Trained]:
+    def controls(self, tokens: int) -> Iterator[Trained]:
         """The configured controls, each with as many response tokens as the selections."""
-        if self.config.eval is None:
-            return []
-        made: list[Trained] = []
+        assert self.config.eval is not None
         for kind in self.config.eval.baselines:
             if kind == "random":
-                made += [self.control(f"random seed {s}", Random(seed=s), tokens) for s in self.config.eval.seeds]
+                for seed in self.config.eval.seeds:
+                    yield self.control(f"random seed {seed}", Random(seed=seed), tokens, seed)
             else:
-                made.append(self.control(kind, Longest() if kind == "longest" else Full(), tokens))
-        return made
+                yield self.control(kind, Longest() if kind == "longest" else Full(), tokens)
 
-    def judge(self, trained: Trained, **beside: Any) -> dict[str, Any]:
-        """Held-out NLL and its paired difference to the base; ``results.json`` holds ``beside``."""
-        base = self._heldout("base", self.base)
-        line = self._line(trained.name, self._heldout(trained.name, trained.model), base, trained)
-        found = {"suite": "heldout", "base": self.base_line(), "selection": line, **beside}
-        write_json(trained.folder / "results.json", found)
+    def judge(self, trained: Trained, **beside: Any) -> dict[str, Any] | None:
+        """Every suite on a model; ``results.json`` tells what was found, and ``beside``.
+
+        Returns:
+            Held-out NLL and its paired difference to the base, where it was asked for.
+        """
+        results = self._results(trained.name, trained.model, trained.folder)
+        took = read_json(Path(trained.model.adapter or trained.model.where) / RECORD)
+        facts = {"rows": len(trained.rows), "tokens": trained.tokens, "steps": took["steps"]}
+        facts |= {"train_s": took["wall_s"], "cost_unit": devices(self.settings)[0]}
+        cell = Cell(trained.name if trained.seed is None else "random", "", trained.seed)
+        self._found(cell, facts, results)
+        told: dict[str, Any] = {}
+        line = None
+        if HELDOUT in results:
+            base = self._results(BASE, self.base, self.folder / BASE)[HELDOUT][HELDOUT]
+            line = self._line(trained.name, results[HELDOUT][HELDOUT], base, trained)
+            told = {"suite": HELDOUT, "base": self._line(BASE, base, base), "selection": line}
+        others = {name: result.record() for name, result in results.items() if name != HELDOUT}
+        if others:
+            told["suites"] = {name: {k: v for k, v in one.items() if k != "items"} for name, one in others.items()}
+        write_json(trained.folder / "results.json", {**told, **beside})
         return line
 
-    def base_line(self) -> dict[str, Any]:
+    def judge_base(self) -> dict[str, Any] | None:
         """The base model's own line."""
-        base = self._heldout("base", self.base)
-        return self._line("base", base, base, None)
+        results = self._results(BASE, self.base, self.folder / BASE)
+        self._found(Cell(BASE), {}, results)
+        if HELDOUT not in results:
+            return None
+        return self._line(BASE, results[HELDOUT][HELDOUT], results[HELDOUT][HELDOUT])
 
-    def _heldout(self, name: str, model: ModelRef) -> HeldOut:
-        assert self.heldout is not None
-        return heldout_nll(self.heldout, name, model, self.settings, self.store, log=self.log, progress=self.progress)
+    def _found(self, cell: Cell, facts: dict[str, Any], results: Mapping[str, SuiteResult]) -> None:
+        others = [result for name, result in results.items() if name != HELDOUT]
+        if others:
+            self.judged.append(Judged(cell, facts, others))
 
-    def _line(self, name: str, mine: HeldOut, base: HeldOut, trained: Trained | None) -> dict[str, Any]:
-        nll = bootstrap_token_mean(mine.total, mine.count)
-        gain = bootstrap_token_mean(mine.total, mine.count, against=base.total)
+    def _results(self, name: str, model: ModelRef, folder: Path) -> dict[str, SuiteResult]:
+        """What each suite finds of a model, item by item; what was found before is read."""
+        places = {suite.name: folder / "results" / f"{suite.name}.json" for suite in self.suites}
+        todo = [suite for suite in self.suites if not places[suite.name].is_file()]
+        if todo:
+            assert self.asked is not None
+            seen = Recorded(self.progress)
+            subject = make_subject(self._whole(model), self.asked, self.store, name=name, log=self.log, progress=seen)
+            run_suites(todo, [places[suite.name] for suite in todo], subject, self.asked)
+            self._event(f"judged {name}", **seen.facts())
+        return {suite: read_results(path) for suite, path in places.items()}
+
+    def _line(self, name: str, mine: TaskResult, base: TaskResult, trained: Trained | None = None) -> dict[str, Any]:
         rows = trained.rows if trained else []
         flawed = sum(row in self.flaws for row in rows) / len(rows) if rows and self.flaws else None
+        gain = nll_facts(mine, base) if trained else dict.fromkeys(("gain", "gain_low", "gain_high"))
         return {
             "model": name,
             "rows": len(rows) if trained else None,
             "tokens": trained.tokens if trained else None,
-            "nll": nll.value,
-            "nll_low": nll.low,
-            "nll_high": nll.high,
-            "gain": gain.value if trained else None,
-            "gain_low": gain.low if trained else None,
-            "gain_high": gain.high if trained else None,
+            **nll_facts(mine),
+            **gain,
             **({"flawed": flawed} if self.flaws else {}),
         }
 
@@ -196,8 +247,10 @@ class Run:
         models: dict[str, ModelRef],
         listed: dict[str, list[str]],
         specs: dict[str, str],
+        stage: str,
     ) -> ScoreTable:
-        return score(
+        seen = Recorded(self.progress)
+        table = score(
             self.pool,
             methods,
             {**self.models, "base": self.base, **models},
@@ -207,32 +260,49 @@ class Run:
             target=self.target,
             specs=specs,
             log=self.log,
-            progress=self.progress,
+            progress=seen,
         )
+        self._event(stage, **seen.facts())
+        return table
 
     def _train(self, pool: Pool, output: Path, own: TrainSettings | None) -> ModelRef:
-        return train(
-            pool,
-            self.base,
-            own or self.config.train,
-            self.settings,
-            output,
-            store=self.store,
-            seed=self.config.seed,
-            log=self.log,
-            say=lambda told: self._event(f"trained {output.relative_to(self.folder)}", **told),
-        )
+        def make() -> ModelRef:
+            return train(
+                pool,
+                self.base,
+                own or self.config.train,
+                self.settings,
+                output,
+                store=self.store,
+                seed=self.config.seed,
+                log=self.log,
+                say=lambda told: self._event(
+                    f"trained {output.relative_to(self.folder)}", **told, **learnt(read_json(output / RECORD))
+                ),
+            )
+
+        self._makers[output] = make
+        return make()
+
+    def _whole(self, model: ModelRef) -> ModelRef:
+        return whole(model, self._makers, self.log)
+
+    def leave(self, model: ModelRef) -> None:
+        """Drop a model that nothing later needs, unless models are kept."""
+        if not self.config.keep_models:
+            drop_model(Path(model.adapter or model.where))
 
     def _event(self, what: str, **facts: Any) -> None:
-        """One line of ``log.jsonl``, each said once in a run folder's life, also where a kill came before it."""
+        """One line of ``log.jsonl``: of each event the first, since done again it would find everything there."""
         path = self.folder / "log.jsonl"
         old = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        text = json.dumps({"event": what, **facts}, ensure_ascii=False)
-        if text in old:
+        if not facts or what in [json.loads(said)["event"] for said in old]:
             return
+        text = json.dumps({"event": what, **facts}, ensure_ascii=False)
         with writing(path) as aside:
             aside.write_text("".join(f"{said}\n" for said in [*old, text]), encoding="utf-8")
-        self.log(what + "".join(f"  {key} {value}" for key, value in facts.items() if not isinstance(value, dict)))
+        if "passes" not in facts:  # which progress has shown
+            self.log(what + "".join(f"  {k} {v}" for k, v in facts.items() if not isinstance(v, dict | None)))
 
 
 def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = None) -> Outcome:
@@ -244,18 +314,25 @@ def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = No
     """
     run = open_run(config, log, progress or Quiet())
     calibrated, warmup = run.warm_up()
-    rounds: list[dict[str, Any]] = []
-    controls: list[dict[str, Any]] = []
+    rounds: list[dict[str, Any] | None] = []
+    controls: list[dict[str, Any] | None] = []
     for number in range(1, config.iterations + 1):
         trained = run.round(number, calibrated, warmup)
+        run.leave(calibrated)
         calibrated = trained.model
-        if run.heldout is not None:
-            controls = controls or [run.judge(control) for control in run.controls(trained.target)]
-            random = [line for line in controls if line["model"].startswith("random seed")]
+        if config.eval is not None:
+            for control in () if controls else run.controls(trained.target):
+                controls.append(run.judge(control))
+                run.leave(control.model)
+            random = [line for line in controls if line and line["model"].startswith("random seed")]
             rounds.append(run.judge(trained, random=random))
-    base = [run.base_line()] if run.heldout is not None else []
+    base = [run.judge_base()] if config.eval is not None else []
     stages = [json.loads(text) for text in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return Outcome(run.folder, [*base, *controls, *rounds], stages)
+    suites: dict[str, Any] = {}
+    if run.judged:
+        facts = {"data": config.data, "model": config.model, "terms": TERMS}
+        suites = write_tally(run.folder, run.judged, tally(run.judged), facts)
+    return Outcome(run.folder, [line for line in [*base, *controls, *rounds] if line], stages, suites)
 
 
 def selector(config: PipelineConfig) -> tuple[str, Method]:
@@ -293,12 +370,14 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
     selector(config)
     budget_of(config)
     begun = _begun(folder)
-    same_config(config, folder, begun=begun)
+    same_config(config, folder, begun=begun, free=FREE)
     store, base = Store(config.store), parse_model(config.model)
     source = resolve(base, store.memo)
     every = read_pool(config, config.data, config.limit, log, folder / "rejected.jsonl")
     pool, warmup = first(every, config.score.max_samples), warmup_pool(config, every, log)
-    heldout, target = heldout_pool(config, pool, log), target_pool(config, log)
+    heldout = heldout_pool(config, pool, log) if config.eval and HELDOUT in config.eval.suite else None
+    target = target_pool(config, log)
+    eval_config, suites = judges(config, asked, heldout, store)
     inputs = {"base model": source.fingerprint, "data": pool.fingerprint, "warmup data": warmup.fingerprint}
     more = {"eval data": heldout, "target data": target}
     if not begun:
@@ -309,8 +388,9 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
     sweep_up(folder)
     models = bind(config.models)
     return Run(
-        config, folder, pool, warmup, heldout, target, base, models, settings, store, log, progress, flaws(config)
-    )
+        config, folder, pool, warmup, heldout, target, base, models, settings, store, log, progress, flaws(config),
+        eval_config, suites,
+    )  # fmt: skip
 
 
 def _begun(folder: Path) -> bool:

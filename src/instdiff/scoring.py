@@ -87,6 +87,7 @@ def settings_of(config: RunConfig, *, template: str = "alpaca", max_length: int 
         device=config.device,
         batch_tokens=config.batch_tokens,
         workers=config.workers,
+        judge_concurrency=config.judge_concurrency,
         templates={"*": config.template or template},
     )
     return spread(settings, config)

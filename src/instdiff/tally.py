@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from instdiff.artifact import read_json, write_json, writing
-from instdiff.comparison import BASE, Cell, Outcome
-from instdiff.core import Floats
+from instdiff.core import Floats, Settings
 from instdiff.data import Pool
-from instdiff.results import TaskResult
+from instdiff.engine.load import pick_device
+from instdiff.results import SuiteResult, TaskResult
 from instdiff.stats import bootstrap_over_seeds, difference, holm
 
+BASE = "base"
 DRAWS = 4000
 LEVEL = 0.05
 NOTE = (
@@ -24,6 +25,42 @@ NOTE = (
     "A difference is real when its two-sided bootstrap test holds at 5 % after Holm's correction over the lines of the "
     "task and budget. Few seeds make intervals too narrow rather than too wide."
 )
+COSTS = {
+    "GPU seconds": "Cost is in GPU seconds: seconds by the clock, times the GPUs that were held.",
+    "CPU seconds": "Cost is in seconds by the clock of a machine that computed on its CPU.",
+}
+"""What cost is counted in."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its evaluation: a line at a budget with a seed; the base model has neither."""
+
+    line: str
+    budget: str = ""
+    seed: int | None = None
+
+    @property
+    def place(self) -> Path:
+        """Its folder below ``cells``."""
+        return Path(_slug(self.line), _slug(self.budget) or "any", "any" if self.seed is None else f"seed_{self.seed}")
+
+    def __str__(self) -> str:
+        return " ".join([self.line, *([self.budget, f"seed {self.seed}"] if self.budget else [])])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell found: facts of its selection and training, its results, or why there are none."""
+
+    cell: Cell
+    facts: dict[str, Any] = field(default_factory=dict)
+    results: list[SuiteResult] = field(default_factory=list)
+    error: str | None = None
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("%", "pct"))
 
 
 @dataclass(frozen=True)
@@ -63,13 +100,20 @@ def sample(results: Sequence[TaskResult]) -> Sample:
     return Sample(results[0], ids, score, weight)
 
 
-def tally(outcomes: Iterable[Outcome], against: str = "random") -> list[dict[str, Any]]:
+def control_of(outcomes: Iterable[Outcome]) -> str:
+    """What lines are compared with: random rows where there are any, else the base."""
+    return "random" if any(one.cell.line == "random" for one in outcomes if one.error is None) else BASE
+
+
+def tally(outcomes: Sequence[Outcome], against: str | None = None) -> list[dict[str, Any]]:
     """The lines of a comparison: the values of every method at every budget in every task.
 
-    Differences are to ``against`` at the same budget (for the base and lines with a budget of their own: at the first),
-    in the task's own unit; ``better`` says whether a real one is for the better.
+    Differences are to ``against`` (by default ``control_of`` the outcomes) at the same budget (for the base and lines
+    with a budget of their own: at the first), in the task's own unit; ``better`` says whether a real one is for the
+    better.
     """
     good = [one for one in outcomes if one.error is None]
+    against = against or control_of(good)
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for one in good:
         groups.setdefault((one.cell.line, one.cell.budget), []).append(one)
@@ -130,10 +174,59 @@ def _difference(one: Sample, control: Sample) -> dict[str, Any] | None:
 def _facts(members: list[Outcome]) -> dict[str, Any]:
     """What a line's cells have in common, as means over seeds."""
     told = {}
-    for key in ("rows", "tokens", "steps", "score_tokens", "score_s", "train_tokens", "train_s"):
+    for key in ("rows", "tokens", "steps", "score_tokens", "warmup_s", "score_s", "train_tokens", "train_s"):
         values = [one.facts[key] for one in members if one.facts.get(key) is not None]
         told[key] = float(np.mean(values)) if values else None
-    return {key: round(value) if value is not None and key[-2:] != "_s" else value for key, value in told.items()}
+    known = {key: round(value) if value is not None and key[-2:] != "_s" else value for key, value in told.items()}
+    return {**known, "cost_unit": cost_unit(one.facts for one in members)}
+
+
+def cost_unit(facts: Iterable[Mapping[str, Any]]) -> str | None:
+    """What the cost of cells is counted in; both units where a run went on with another device."""
+    return " and ".join(sorted({str(one["cost_unit"]) for one in facts if one.get("cost_unit")})) or None
+
+
+def bill(folder: Path, costs: Mapping[str, Any], seconds: float, warmups: Mapping[str, float]) -> None:
+    """Keep what the methods of a scoring cost alone, how fast it went, and what their warm-up cost."""
+    path = folder / "scores" / "cost.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nothing: dict[str, Any] = {"methods": {}, "tokens": 0, "seconds": 0.0}
+    known = read_json(path) if path.is_file() else nothing
+    known["methods"] |= costs["alone"]["methods"]
+    known["warmup_s"] = {**known.get("warmup_s", {}), **warmups}
+    done = costs["total"]["todo_tokens"]
+    if done:
+        known["tokens"] += done
+        known["seconds"] = round(known["seconds"] + seconds, 2)
+    write_json(path, known)
+
+
+def cost(folder: Path, line: str, rounds: int, settings: Settings) -> dict[str, Any]:
+    """What choosing by a line's method costs, and in what that is counted."""
+    unit, held = devices(settings)
+    path = folder / "scores" / "cost.json"
+    known = read_json(path) if path.is_file() else {"methods": {}}
+    if line not in known["methods"]:
+        return {"cost_unit": unit}
+    speed = known["tokens"] / (known["seconds"] * held) if known["seconds"] else None
+    tokens = known["methods"][line]["tokens"] * rounds
+    spent = round(tokens / speed, 2) if speed else None
+    return {
+        "cost_unit": unit, "score_tokens": tokens, "score_s": spent, "warmup_s": known.get("warmup_s", {}).get(line)
+    }  # fmt: skip
+
+
+def devices(settings: Settings) -> tuple[str, int]:
+    """What cost is counted in, and how many devices a scoring holds."""
+    import torch
+
+    device = pick_device(settings.device)
+    if device.type == "cpu":
+        return "CPU seconds", 1
+    if (size := getattr(settings, "gpus_per_worker", None)) is not None:  # of a cluster
+        return "GPU seconds", size * (settings.workers or 1)
+    there = torch.cuda.device_count() if device.type == "cuda" and settings.device in ("auto", "cuda") else 1
+    return "GPU seconds", min(settings.workers or there, there)
 
 
 def overlaps(folder: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
@@ -199,11 +292,19 @@ def write_tally(
     """Write ``comparison.json`` and ``comparison.md``; returns what the former holds."""
     failed = [{"cell": str(one.cell), "error": one.error} for one in outcomes if one.error is not None]
     shared = overlaps(folder, [one.cell for one in outcomes if one.cell.line != BASE])
-    found = {**facts, "note": NOTE, "lines": lines, "overlaps": shared, "failed": failed}
+    unit = cost_unit(one.facts for one in outcomes)
+    note = " ".join([NOTE, *(said for name, said in COSTS.items() if name in (unit or ""))])
+    facts = {**facts, "against": control_of(outcomes), "cost_unit": unit, "note": note}
+    found = {**facts, "lines": lines, "overlaps": shared, "failed": failed}
     write_json(folder / "comparison.json", found)
     with writing(folder / "comparison.md") as aside:
         aside.write_text(markdown(lines, failed, facts), encoding="utf-8")
     return found
+
+
+def footer(facts: Mapping[str, Any]) -> list[str]:
+    """What stands below the tables: on what terms lines were compared, and how to read them."""
+    return [str(facts[key]) for key in ("terms", "note") if facts.get(key)]
 
 
 def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
@@ -225,7 +326,7 @@ def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
                 f"{line['low']:.3f} to {line['high']:.3f}",
                 "" if gap[0] is None else f"{gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}]",
                 verdict,
-                _seconds(line),
+                _cost(line),
             ]
         )
     return out
@@ -234,15 +335,21 @@ def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
 HEADER = ["method", "budget", "seeds", "rows", "tokens", "value", "95 % interval", "against random", "verdict", "cost"]
 
 
+def header(facts: Mapping[str, Any]) -> list[str]:
+    """The heads of a table, which say what lines are compared with."""
+    return [f"against {facts['against']}" if "against" in name and "against" in facts else name for name in HEADER]
+
+
 def _count(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}"
 
 
-def _seconds(line: dict[str, Any]) -> str:
-    parts = [
-        f"{line[key]:.0f} s {word}" for key, word in (("score_s", "scoring"), ("train_s", "training")) if line[key]
-    ]
-    return ", ".join(parts)
+def _cost(line: dict[str, Any]) -> str:
+    """The time of each part; of scoring also the tokens that went through models."""
+    second = "GPU s" if line.get("cost_unit") == "GPU seconds" else "s"
+    tokens = f" of {line['score_tokens']:,} tokens" if line.get("score_tokens") else ""
+    named = {"warmup_s": "warm-up", "score_s": f"scoring{tokens}", "train_s": "training"}
+    return ", ".join(f"{line[key]:.0f} {second} {word}" for key, word in named.items() if line.get(key))
 
 
 def sorted_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -262,11 +369,12 @@ def by_task(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def markdown(lines: list[dict[str, Any]], failed: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     """The tables as Markdown."""
-    parts = [f"# Comparison on {facts.get('data', 'data')}", "", facts.get("terms", ""), ""]
+    parts = [f"# Comparison on {facts.get('data', 'data')}", ""]
     for title, found in by_task(lines).items():
-        parts += [f"## {title}", "", "| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
+        parts += [f"## {title}", "", "| " + " | ".join(header(facts)) + " |", "|" + "---|" * len(HEADER)]
         parts += ["| " + " | ".join(row) + " |" for row in rows_of(found)] + [""]
-    parts += [NOTE, ""]
+    for text in footer({"note": NOTE, **facts}):
+        parts += [text, ""]
     if failed:
         parts += ["Left out:", "", *(f"- {one['cell']}: {one['error']}" for one in failed), ""]
     return "\n".join(parts)

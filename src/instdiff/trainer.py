@@ -263,9 +263,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if now - self.told >= LOG_EVERY_S:
             took = max(now - self.began, 1e-9)
             left = round((steps - step) * took / (step - self.first))
+            batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
             self.log(
                 f"step {step}/{steps}  loss {logs['loss']:.2f}  lr {logs['learning_rate']:.1e}  "
-                f"{self.tokens / took:,.0f} tokens/s  ETA {left // 60}:{left % 60:02d}"
+                f"{self.tokens / took:,.0f} tokens/s  ETA {left // 60}:{left % 60:02d}  "
+                f"{step * batch:,}/{steps * batch:,} rows, {args.per_device_train_batch_size} per pass"
             )
             self.told = now
 

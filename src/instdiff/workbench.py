@@ -46,7 +46,7 @@ from instdiff.errors import PlanError
 from instdiff.execute import run_pass
 from instdiff.measures import Anchors, Neighbours
 from instdiff.planner import Pass
-from instdiff.progress import Progress
+from instdiff.progress import Progress, tell_skipped, telling
 from instdiff.ragged import Ragged
 from instdiff.render import Renderer, text_lengths
 from instdiff.rows import Rows
@@ -132,6 +132,7 @@ class Workbench:
         self._tokenizers: dict[str, HFTokenizer] = {}
         self._renderers: dict[tuple[str, str], Renderer] = {}
         self._rendered: dict[tuple[str, str, View, str], Rendered] = {}
+        self._budget: Callable[[], int | None] = lambda: None  # tokens of a batch by now
 
     # ── what a role is ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,7 +147,9 @@ class Workbench:
         place = f"{role} {type(measure).__name__}"
         if place not in self._text_models:
             here = self.resident if isinstance(self.resident, Resident) else Resident(self.device, self.dtype)
-            self._text_models[place] = text_model(self.models[role], measure, self.store.memo, here, self.device)
+            self._text_models[place] = text_model(
+                self.models[role], measure, self.store.memo, here, self.device, self.settings.judge_concurrency
+            )
         return self._text_models[place]
 
     def tokenizer(self, role: str) -> HFTokenizer:
@@ -257,6 +260,7 @@ class Workbench:
         rendered = self.rendered_for(step)
         todo = self.lacking(step)
         if len(todo) == 0:
+            tell_skipped(progress, label(step), len(rendered.scorable))
             return
         rows = rendered.rows.take(todo)
         cached = len(rendered.scorable) - int(np.isin(rendered.keys[rendered.scorable], rendered.keys[todo]).sum())
@@ -266,13 +270,15 @@ class Workbench:
             progress.task(label(step), rows=len(todo), tokens=tokens, cached=cached) as advance,
             self._sweeping(step, rows, tuple(columns)) as batches,
         ):
-            bad = run_pass(batches, rendered.keys[todo], columns, self.store, advance)
+            told = telling(batches, self._budget, progress)
+            bad = run_pass(told, rendered.keys[todo], columns, self.store, advance)
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 
     @contextmanager
     def _sweeping(self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]) -> Iterator[Iterator[Swept]]:
         """The batches of a pass, while its model is in memory."""
+        self._budget = lambda: None if isinstance(rows, Texts) else self.settings.batch_tokens
         if isinstance(rows, Texts):
             yield self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
             return
@@ -280,7 +286,9 @@ class Workbench:
             if isinstance(model, Away):
                 yield model.sweep(rows, measures, self.log, self.settings.batch_tokens)
             else:
-                yield Sweep(model, self.log, self.settings.batch_tokens)(rows, measures)
+                sweep = Sweep(model, self.log, self.settings.batch_tokens)
+                self._budget = lambda: sweep.batch_tokens
+                yield sweep(rows, measures)
 
     def close(self) -> None:
         """End the worker processes, where there are any."""

@@ -14,17 +14,19 @@ from safetensors.torch import load_file
 from cli.shell import write_jsonl
 from helpers import make_llama, some_rows
 from instdiff import comparison as module
+from instdiff import tally as costs
 from instdiff.artifact import read_json
-from instdiff.comparison import Comparison
+from instdiff.comparison import Comparison, Outcome
 from instdiff.config.base import build
 from instdiff.config.compare import CompareConfig
+from instdiff.contest import terms
 from instdiff.core import ModelRef, Settings
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.progress import Quiet
 from instdiff.results import SuiteResult, TaskResult
 from instdiff.store import Store
-from instdiff.tally import overlaps, shares, tally
+from instdiff.tally import overlaps, rows_of, shares, tally, write_tally
 
 TRAIN = {
     "model_max_length": 200, "num_train_epochs": 1, "learning_rate": 0.01, "warmup_ratio": 0.0,
@@ -193,11 +195,99 @@ def test_another_model_may_choose(make: Make, home: Path, tmp_path: Path) -> Non
     assert {shape["hidden_size"] for shape in shapes} == {read_json(home / "base" / "config.json")["hidden_size"]}
 
 
-def test_models_need_not_be_kept(make: Make) -> None:
-    made = make(keep_models=False, seeds=[0], baselines=["random"])
+def whole(made: Comparison) -> int:
+    """How many trained models are on the disk."""
+    return len(list((made.folder / "models").glob("*/model.safetensors")))
+
+
+def test_models_need_not_be_kept(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model is there as long as a later cell begins with it, and is trained once."""
+    lines = {"instructdiff": {}, "twice": {"method": "instructdiff", "rounds": 2}}
+    seen: dict[str, int] = {}
+    trained: list[str] = []
+    real = module.train
+
+    def counted(*args: Any, **more: Any) -> ModelRef:
+        trained.append(args[4].name)
+        return real(*args, **more)
+
+    def looked(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
+        seen[name.partition(" ")[0]] = whole(made)
+        return judged(model, name, folder)
+
+    monkeypatch.setattr(module, "train", counted)
+    made = make(judge=looked, keep_models=False, seeds=[0], baselines=["random"], method=lines)
     outcomes = made.run()
     assert all(one.error is None for one in outcomes)
-    assert not list((made.folder / "models").iterdir())
+    # Random's own; then the warm-up, the shared first round, and the second one of `twice`.
+    assert len(trained) == len(set(trained)) == 3 + 3
+    assert seen["instructdiff"] == 2 and seen["twice"] == 3
+    assert whole(made) == 0
+    assert {path.name for path in (made.folder / "models").glob("*/*")} == {"training.json"}
+
+    again = make(judge=None, keep_models=False, seeds=[0], baselines=["random"], method=lines).run()
+    assert [one.facts for one in again] == [one.facts for one in outcomes] and len(trained) == 6
+
+    # One more round: it begins with the models of the second one, which are trained once more.
+    said: list[str] = []
+    more = {**lines, "thrice": {"method": "instructdiff", "rounds": 3}}
+    last = make(log=said.append, keep_models=False, seeds=[0], baselines=["random"], method=more)
+    assert all(one.error is None for one in last.run()) and whole(last) == 0
+    lost = [line for line in said if line.endswith("was dropped (keep_models: false) and is needed again; "
+                                                   "it is trained once more")]  # fmt: skip
+    assert len(lost) == len(set(lost)) >= 1
+    assert len(trained) == 6 + len(lost) + 1
+
+
+def test_a_failed_cell_keeps_its_model(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
+        if name.startswith("ifd"):
+            raise EngineError("the judge is away")
+        return judged(model, name, folder)
+
+    kinds = {"keep_models": False, "seeds": [0], "baselines": ["random"]}
+    made = make(judge=fails, **kinds)
+    made.run()
+    assert whole(made) == 1
+
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(module, "train", never)
+    made = make(**kinds)
+    assert all(one.error is None for one in made.run()) and whole(made) == 0
+
+
+def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds by the clock on a CPU; on GPUs times those that were held; the warm-up is part of it."""
+    made = make(method={"instructdiff": {}}, seeds=[0], baselines=["random"])
+    outcomes = made.run()
+    assert [one.error for one in outcomes if one.error is not None] == []
+    lines = {line["name"]: line for line in tally(outcomes)}
+    one = lines["instructdiff"]
+    assert one["cost_unit"] == "CPU seconds" and one["warmup_s"] > 0 and one["score_s"] > 0
+    assert lines["random"]["warmup_s"] is None
+    model = next(o.facts["model"] for o in outcomes if o.cell.line == "instructdiff")
+    record = read_json(made.folder / "models" / model / "training.json")
+    assert one["train_s"] == pytest.approx(record["wall_s"], abs=0.01)
+    found = write_tally(made.folder, outcomes, list(lines.values()), {"terms": terms(made.config)})
+    assert found["cost_unit"] == "CPU seconds" and "by the clock" in found["note"]
+    text = (made.folder / "comparison.md").read_text()
+    assert "1 epoch each" in text[text.index("Intervals") - 400 :] and " s warm-up, " in text
+
+    # Two GPUs, of which each scoring holds both.
+    known = read_json(made.folder / "scores" / "cost.json")
+    monkeypatch.setattr(costs, "pick_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    told = costs.cost(made.folder, "instructdiff", 1, Settings())
+    speed = known["tokens"] / known["seconds"]
+    assert told["cost_unit"] == "GPU seconds"
+    assert told["score_s"] == pytest.approx(2 * told["score_tokens"] / speed, abs=0.01)
+    assert costs.devices(Settings(workers=1)) == ("GPU seconds", 1)
+    assert costs.devices(Settings(device="cuda:1")) == ("GPU seconds", 1)
+    gpu = [Outcome(o.cell, {**o.facts, "cost_unit": "GPU seconds"}, o.results) for o in outcomes]
+    assert " GPU s training" in rows_of(tally(gpu))[-1][-1]
+    assert "times the GPUs" in write_tally(made.folder, gpu, tally(gpu), {})["note"]
 
 
 def test_a_typo_is_found_before_anything_is_trained(make: Make) -> None:

@@ -25,7 +25,8 @@ def test_it_starts(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(ROOT)
     config = load(CompareConfig, path, {"output": str(tmp_path / "run")})
     named(config)
-    assert config.train.learning_rate == 1e-3  # a model this small learns nothing at the paper's rate
+    if (config.model or "").startswith("builtin:"):
+        assert config.train.learning_rate == 1e-3  # a model this small learns nothing at the paper's rate
     pool = load_data("builtin:demo", limit=20)
 
     def judge(*_: object) -> list[object]:
@@ -40,3 +41,34 @@ def test_it_starts(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for cell in cells[1:]:
         parse_budget(cell.budget)
         assert made.method(cell.line, 0).params() is not None
+
+
+def test_budget_curves() -> None:
+    config = load(CompareConfig, ROOT / "configs" / "compare" / "budgets.yaml", {})
+    shares = [parse_budget(budget) for budget in config.budgets]
+    assert [round(100 * one.amount) for one in shares] == [1, 5, 10, 20, 50]
+    assert {one.kind for one in shares} == {"token_share"} and len(config.seeds) >= 3
+
+
+AXES = {
+    "instructdiff": {
+        "band": {"min", "mid", "max"}, "nll_reject_ratio": {0.0}, "warmup": {"1%", "5%", "20%"}, "rounds": {2, 3},
+        "limit": {500, 1000}, "models": None,
+    },
+    "miwv": {"shots": {2, 3}, "retrieval": {"bm25", "random"}, "train_from": {"last"}, "models": None},
+    "tshirt": {
+        "k": {25, 75, 100}, "draws": {5, 10, 30}, "alpha": {1.0, 10.0}, "gamma": {1.5, 4.0}, "hierarchical": {False},
+        "variance": {"high"},
+    },
+    "mads": {"quantile": {0.9, 0.99}, "layers": {"spread", "diverse"}, "models": None},
+}  # fmt: skip
+"""What each study turns; the default is a line of its own. None: some value."""
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_a_study_turns_every_axis(name: str) -> None:
+    config = load(CompareConfig, ROOT / "configs" / "studies" / f"{name}.yaml", {})
+    for axis, wanted in AXES[name].items():
+        lines = [line.params.get(axis, getattr(line, axis, None)) for line in config.lines().values()]
+        values = [value for value in lines if value is not None and value != {}]
+        assert values if wanted is None else wanted <= set(values), axis

@@ -11,7 +11,7 @@ import pytest
 from instdiff.comparison import Cell, Outcome
 from instdiff.results import SuiteResult, TaskResult, read_results
 from instdiff.stats import bootstrap_over_seeds, difference, holm
-from instdiff.tally import by_task, markdown, sample, tally, write_tally
+from instdiff.tally import HEADER, by_task, footer, header, markdown, rows_of, sample, tally, write_tally
 
 ITEMS = [f"item{n}" for n in range(200)]
 
@@ -140,3 +140,19 @@ def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_items_and_scores_belong_together(ids: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         result([1.0, 0.0], ids=ids)
+
+
+def test_the_cost_of_a_line_in_the_table() -> None:
+    told = {"warmup_s": 1.4, "score_s": 20.0, "score_tokens": 12_345, "train_s": 3.0, "cost_unit": "GPU seconds"}
+    line = tally([outcome("base", None, np.zeros(200)), outcome("ifd", 0, np.ones(200), **told)])[-1]
+    assert rows_of([line])[0][-1] == "1 GPU s warm-up, 20 GPU s scoring of 12,345 tokens, 3 GPU s training"
+    assert line["score_tokens"] == 12_345 and line["cost_unit"] == "GPU seconds"
+
+
+def test_terms_and_control_stand_with_the_tables(tmp_path: Path) -> None:
+    every = [outcome("base", None, np.zeros(200)), outcome("ifd", 0, np.ones(200), cost_unit="CPU seconds")]
+    found = write_tally(tmp_path, every, tally(every), {"data": "rows.jsonl", "terms": "On equal terms."})
+    assert found["against"] == "base" and header(found)[HEADER.index("against random")] == "against base"
+    assert footer(found) == ["On equal terms.", found["note"]]
+    text = (tmp_path / "comparison.md").read_text()
+    assert text.index("| ifd |") < text.index("On equal terms.") < text.index("Intervals are 95 %")

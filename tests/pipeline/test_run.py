@@ -34,7 +34,7 @@ from .kit import (
 
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
          "training.json"}  # fmt: skip
-CHOSEN = {"selected.jsonl", "selection.json", "results.json"}
+CHOSEN = {"selected.jsonl", "selection.json", "results.json", "results"}
 CONTROLS = ["random_seed_0", "random_seed_1", "longest", "full"]
 
 
@@ -55,7 +55,9 @@ def test_the_run_folder(done: Done) -> None:
         "iter_2": {"scores.parquet", "selected_train_model"} | CHOSEN,
     }
     top = {path.name for path in done.run.iterdir()}
-    assert top == {"config.yaml", "environment.json", "log.jsonl", "report.html", "report.json", "baselines", *rounds}
+    assert top == {
+        "config.yaml", "environment.json", "log.jsonl", "report.html", "report.json", "base", "baselines", *rounds
+    }  # fmt: skip
     for name, expected in rounds.items():
         assert {path.name for path in (done.run / name).iterdir()} == expected
     assert sorted(path.name for path in (done.run / "baselines").iterdir()) == sorted(CONTROLS)
@@ -82,7 +84,10 @@ def test_configuration_and_environment(done: Done) -> None:
 
 
 def test_the_log(done: Done) -> None:
-    events = read_jsonl(done.run / "log.jsonl")
+    every = read_jsonl(done.run / "log.jsonl")
+    events, passes = ([e for e in every if ("passes" in e) is some] for some in (False, True))
+    assert {f"scored round {n}" for n in (1, 2)} < {e["event"] for e in passes}
+    assert all(e["rows"] == sum(one["rows"] for one in e["passes"]) for e in passes)
     places = ["iter_1/calibration_model", "iter_1/selected_train_model", *(f"baselines/{c}/model" for c in CONTROLS),
               "iter_2/selected_train_model"]  # fmt: skip
     names = [f"trained {place}" for place in places]
@@ -313,7 +318,10 @@ def test_a_training_key_can_be_mended(home: Path) -> None:
     pipeline(home)
     assert read_jsonl(home / "run/iter_1/warmup_subset.jsonl") == random.Random(7).sample(POOL[:30], 10)
     assert yaml.safe_load((home / "run/config.yaml").read_text())["seed"] == 7
-    assert len(read_jsonl(home / "run/log.jsonl")) == 4
+    assert [line["event"] for line in read_jsonl(home / "run/log.jsonl")] == [
+        "warm-up", "trained iter_1/calibration_model", "scored round 1", "round 1",
+        "trained iter_1/selected_train_model",
+    ]  # fmt: skip
 
 
 def test_what_a_pipeline_needs(home: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from instdiff.cli import options as o
 from instdiff.cli.app import command
 from instdiff.cli.console import Console, table
@@ -43,7 +45,6 @@ def compare(
     from instdiff.config.base import load as load_config
     from instdiff.config.compare import CompareConfig
     from instdiff.contest import compare as run
-    from instdiff.tally import HEADER, NOTE, by_task, rows_of
 
     console = Console(quiet=quiet, as_json=json)
     given = o.given(
@@ -54,9 +55,15 @@ def compare(
     settings = load_config(CompareConfig, config, given, overrides or [])
     found = run(settings, log=console.log, progress=console)
     write_page(settings.output or "", console)
-    parts = []
+    where = f"the comparison is in {settings.output}: comparison.json, comparison.md, report.html"
+    console.result(found, "\n".join([*tables(found), where]))
+
+
+def tables(found: dict[str, Any]) -> list[str]:
+    """A table for each task, and below them the terms, how to read them, and what is left out."""
+    from instdiff.tally import by_task, footer, header, rows_of
+
+    parts: list[str] = []
     for title, lines in by_task(found["lines"]).items():
-        parts += [title, table(HEADER, rows_of(lines)), ""]
-    parts += [NOTE, *(f"left out: {one['cell']}: {one['error']}" for one in found["failed"])]
-    parts += [f"the comparison is in {settings.output}: comparison.json, comparison.md, report.html"]
-    console.result(found, "\n".join(parts))
+        parts += [title, table(header(found), rows_of(lines)), ""]
+    return [*parts, *footer(found), *(f"left out: {one['cell']}: {one['error']}" for one in found["failed"])]

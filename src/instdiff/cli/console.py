@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from instdiff.progress import Advance
+from instdiff.progress import Advance, Meter
 
 PLAIN_SECONDS = 10.0
 
@@ -24,6 +24,8 @@ class Console:
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet, self.as_json = quiet, as_json
         self.terminal = sys.stderr.isatty() and not as_json and not quiet
+        self._meter: Meter | None = None
+        self._skipped = set[str]()
 
     def log(self, line: str, **facts: Any) -> None:
         """One line of what happens."""
@@ -42,75 +44,79 @@ class Console:
     @contextmanager
     def task(self, label: str, *, rows: int, tokens: int, cached: int = 0) -> Iterator[Advance]:
         """Show a long step."""
+        self._meter = meter = Meter(rows, tokens, cached)
         if self.quiet:
-            yield lambda rows, tokens: None
+            yield meter.add
         elif self.terminal:
-            with self._bar(label, rows, tokens, cached) as advance:
+            with self._bar(label, meter) as advance:
                 yield advance
         else:
-            with self._lines(label, rows, tokens, cached) as advance:
+            with self._lines(label, meter) as advance:
                 yield advance
 
+    def budget(self, tokens: int) -> None:
+        """Show the tokens of a batch beside the running step."""
+        if self._meter is not None:
+            self._meter.budget = tokens
+
+    def skipped(self, label: str, *, cached: int) -> None:
+        """Say once that a step had nothing to do."""
+        line = f"{label}: all {cached:,} rows cached"
+        if line not in self._skipped:
+            self._skipped.add(line)
+            self.log(line, step=label, **{**Meter(0, 0, cached).facts(), "seconds": 0.0, "cached_share": 1.0})
+
     @contextmanager
-    def _bar(self, label: str, rows: int, tokens: int, cached: int) -> Iterator[Advance]:
+    def _bar(self, label: str, meter: Meter) -> Iterator[Advance]:
         from rich.console import Console as Rich
+        from rich.markup import escape
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[rows]:,}/{task.fields[of]:,} rows  {task.fields[speed]:,.0f} tokens/s  ETA"),
+            TextColumn("{task.fields[counts]}  ETA"),
             TimeRemainingColumn(),
-            TextColumn(f"{_share(cached, rows + cached)} cached"),
+            TextColumn("{task.fields[more]}"),
         )
         with Progress(*columns, console=Rich(stderr=True), transient=False) as bar:
-            task = bar.add_task(label, total=tokens, rows=0, of=rows, speed=0.0)
-            done, start = [0, 0], time.monotonic()
+            task = bar.add_task(escape(label), total=1.0, counts=_counts(meter), more=_more(meter))
 
             def advance(more_rows: int, more_tokens: int) -> None:
-                done[0] += more_rows
-                done[1] += more_tokens
-                speed = done[1] / max(time.monotonic() - start, 1e-9)
-                bar.update(task, completed=done[1], rows=done[0], speed=speed)
+                meter.add(more_rows, more_tokens)
+                bar.update(task, completed=meter.share, counts=_counts(meter), more=_more(meter))
 
             yield advance
 
     @contextmanager
-    def _lines(self, label: str, rows: int, tokens: int, cached: int) -> Iterator[Advance]:
-        done, start = [0, 0], time.monotonic()
-        last = [start]
-
-        def facts() -> dict[str, Any]:
-            took = max(time.monotonic() - start, 1e-9)
-            speed = done[1] / took
-            left = (tokens - done[1]) / speed if speed else 0.0
-            return {"rows": done[0], "of": rows, "tokens_per_s": round(speed), "eta_s": round(left), "cached": cached}
-
-        def line() -> str:
-            f = facts()
-            return (
-                f"{label}: {f['rows']:,}/{rows:,} rows  {f['tokens_per_s']:,} tokens/s  ETA {clock(f['eta_s'])}  "
-                f"{_share(cached, rows + cached)} cached"
-            )
+    def _lines(self, label: str, meter: Meter) -> Iterator[Advance]:
+        last = time.monotonic()
 
         def advance(more_rows: int, more_tokens: int) -> None:
-            done[0] += more_rows
-            done[1] += more_tokens
-            if time.monotonic() - last[0] >= PLAIN_SECONDS:
-                last[0] = time.monotonic()
-                self.log(line(), **facts())
+            nonlocal last
+            meter.add(more_rows, more_tokens)
+            if time.monotonic() - last >= PLAIN_SECONDS:
+                last = time.monotonic()
+                eta = "?" if meter.left is None else clock(meter.left)
+                self.log(f"{label}: {_counts(meter)}  ETA {eta}  {_more(meter)}", step=label, **meter.facts())
 
         yield advance
-        took = time.monotonic() - start
         self.log(
-            f"{label}: {done[0]:,} rows, {done[1]:,} tokens in {clock(took)} "
-            f"({done[1] / max(took, 1e-9):,.0f} tokens/s), {_share(cached, rows + cached)} cached",
-            **facts(),
+            f"{label}: {meter.done_rows:,} rows, {meter.done_tokens:,} tokens in {clock(meter.seconds)} "
+            f"({meter.speed:,.0f} tokens/s), {_more(meter)}",
+            step=label,
+            **{**meter.facts(), "eta_s": 0},
         )
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f}%" if whole else "0%"
+def _counts(meter: Meter) -> str:
+    return f"{meter.done_rows:,}/{meter.rows:,} rows  {meter.speed:,.0f} tokens/s"
+
+
+def _more(meter: Meter) -> str:
+    """The cached share, and the tokens of a batch where they are known."""
+    batches = f", batches of {meter.budget:,} tokens" if meter.budget else ""
+    return f"{100 * meter.cached_share:.0f}% cached{batches}"
 
 
 def clock(seconds: float) -> str:

@@ -30,6 +30,9 @@ Shots = Annotated[int | None, typer.Option("--shots", help="Worked examples befo
 Writer = Annotated[str | None, typer.Option("--generator", help="hf (default), vllm, openai:MODEL@http://host/v1.")]
 Concurrency = Annotated[int | None, typer.Option("--concurrency", help="Calls at once to a server (default 8).")]
 Judge = Annotated[str | None, typer.Option("--judge", help="Compares answers: openai:MODEL@http://host/v1.")]
+JudgeConcurrency = Annotated[
+    int | None, typer.Option("--judge-concurrency", help="Calls at once to the judge (default: --concurrency).")
+]
 Reference = Annotated[str | None, typer.Option("--reference", help="A model's answers to compare with.")]
 Answers = Annotated[
     str | None, typer.Option("--answers", help="Folder that keeps answers and judgements.", metavar="DIR")
@@ -62,6 +65,7 @@ def evaluate(
     generator: Writer = None,
     concurrency: Concurrency = None,
     judge: Judge = None,
+    judge_concurrency: JudgeConcurrency = None,
     reference: Reference = None,
     answers: Answers = None,
     unsafe: Unsafe = False,
@@ -89,6 +93,7 @@ def evaluate(
         shots=shots, generator=generator, concurrency=concurrency, judge=judge, reference=reference, answers=answers,
         unsafe=unsafe, template=template, max_length=max_length, dtype=dtype, device=device,
         batch_tokens=batch_tokens, workers=workers, executor=executor, store=store, seed=seed,
+        judge_concurrency=judge_concurrency,
     )  # fmt: skip
     settings = load_config(EvalConfig, config, given, overrides or [])
     results = run(settings, log=console.log, progress=console)

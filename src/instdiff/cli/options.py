@@ -51,6 +51,9 @@ BatchTokens = Annotated[str | None, typer.Option("--batch-tokens", help="Tokens 
 Workers = Annotated[
     str | None, typer.Option("--workers", help="Processes that score (default: auto, one for each GPU).")
 ]
+JudgeConcurrency = Annotated[
+    int | None, typer.Option("--judge-concurrency", help="Calls at once to a judge's server (default 8).", metavar="N")
+]
 Executor = Annotated[str | None, typer.Option("--executor", help="local (default), ray.")]
 Shards = Annotated[
     str | None, typer.Option("--shards", help="Score one of N parts of the rows; auto asks the cluster.", metavar="N")

@@ -182,6 +182,7 @@ def score(
     batch_tokens: o.BatchTokens = None,
     workers: o.Workers = None,
     executor: o.Executor = None,
+    judge_concurrency: o.JudgeConcurrency = None,
     store: o.Store = None,
     warmup: o.Warmup = None,
     target: o.Target = None,
@@ -201,7 +202,7 @@ def score(
         data=data, model=model, method=method, output=output, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
         workers=workers, executor=executor, store=store, warmup=warmup, target=target, seed=seed, strict=strict,
-        shards=shards, shard_index=shard_index,
+        shards=shards, shard_index=shard_index, judge_concurrency=judge_concurrency,
     )  # fmt: skip
     settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     out = needed(settings.output)
@@ -242,7 +243,7 @@ def finished(scores: ScoreTable, out: str, console: Console, *, strict: bool) ->
 
 ASIDE = {
     *("output", "store", "device", "batch_tokens", "workers", "executor", "strict"),
-    *("shards", "shard_index", "cluster"),
+    *("shards", "shard_index", "cluster", "judge_concurrency"),
 }
 """What a shard's file need not say of its configuration: it changes no number."""
 
@@ -294,4 +295,4 @@ def listed_rows(settings: ScoreConfig) -> dict[str, list[str]] | None:
 
     if not settings.warmup:
         return None
-    return {"warmup": load(settings.warmup, targets=settings.targets, map=settings.mapping()).ids}
+    return {"warmup": list(load(settings.warmup, targets=settings.targets, map=settings.mapping()).ids)}

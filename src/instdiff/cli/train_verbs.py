@@ -11,6 +11,7 @@ import typer
 from instdiff.cli import options as o
 from instdiff.cli.app import command
 from instdiff.cli.common import load_pool, needed
+from instdiff.cli.compare_verbs import tables
 from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def pipeline(
         write_report(outcome.folder, outcome.lines)
     except PlanError as error:  # the run is whole without its page
         console.log(f"warning: there is no page: {error}; then run: instdiff report {outcome.folder}")
-    facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages}
+    facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages, "suites": outcome.suites}
     console.result(facts, _told(outcome))
 
 
@@ -173,6 +174,8 @@ def _told(outcome: Outcome) -> str:
         flawed = ["flawed"] if "flawed" in outcome.lines[0] else []
         header = ["model", "rows", "tokens", "held-out NLL", "95 % interval", "against base", *flawed]
         parts += ["", table(header, [_row(line) for line in outcome.lines])]
+    if outcome.suites:
+        parts += ["", *tables(outcome.suites)]
     return "\n".join([*parts, "", f"the run is in {outcome.folder}; its page is {outcome.folder / 'report.html'}"])
 
 

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from instdiff.config.base import Config
+from instdiff.config.pipeline import WarmupPart
 from instdiff.config.train import TrainSettings
-from instdiff.config.verbs import DataConfig, RunConfig, WarmupPart, check_role_names, parse_methods
+from instdiff.config.verbs import DataConfig, RunConfig, check_role_names, parse_methods
 
 Baseline = Literal["random", "longest", "full"]
 BASELINES: tuple[Baseline, ...] = ("random", "longest", "full")
@@ -81,7 +82,7 @@ class CompareConfig(DataConfig, RunConfig):
         warmup: of methods that need a calibrated model.
         eval: keys of ``instdiff eval``.
         by: a column of the rows, such as their source; the shares of its values in every selection are told.
-        keep_models: False removes a trained model when it is judged.
+        keep_models: False removes models as soon as no later cell begins with them.
         strict: a cell that fails ends the run.
     """
 

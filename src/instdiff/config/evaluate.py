@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
+from instdiff.config.pipeline import names
 from instdiff.config.verbs import DataConfig, RunConfig
 
 LISTS = ("suite", "task")
@@ -31,6 +32,7 @@ class EvalConfig(DataConfig, RunConfig):
         shots: worked examples before each problem; None takes the suite's own number.
         generator: ``hf``, ``vllm``, or ``openai:MODEL@http://host:port/v1``.
         concurrency: calls at once to a server.
+        judge_concurrency: calls at once to the judge's; by default ``concurrency``.
         judge: a model that compares answers, as ``openai:MODEL@URL`` or a folder.
         reference: another model's answers to compare with.
         unsafe: run written code without full isolation.
@@ -83,10 +85,3 @@ class EvalConfig(DataConfig, RunConfig):
     @classmethod
     def _paths(cls, value: Any) -> Any:
         return {str(task): str(path) for task, path in value.items()} if isinstance(value, Mapping) else value
-
-
-def names(value: Any) -> list[str]:
-    """``a,b``, or a list of such, as names."""
-    items = [value] if isinstance(value, str) else list(value or [])
-    found = [name.strip() for item in items for name in str(item).split(",")]
-    return list(dict.fromkeys(name for name in found if name))

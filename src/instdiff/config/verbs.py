@@ -6,12 +6,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from instdiff.config.base import Config
 from instdiff.config.methods import short_name
+from instdiff.config.pipeline import EvalPart, ScorePart, SelectPart, SelectTrainPart, WarmupPart
 from instdiff.config.train import TrainSettings
 from instdiff.errors import ConfigError, did_you_mean
+
+__all__ = [
+    *("DataConfig", "EvalPart", "PipelineConfig", "RunConfig", "SampleConfig", "ScoreConfig", "ScorePart"),
+    *("SelectConfig", "SelectPart", "SelectTrainPart", "TrainConfig", "TrainPart", "WarmupPart"),
+    *("check_role_names", "method_path", "parse_methods", "parse_models", "parse_pairs", "shaped"),
+]
 
 DTYPES = Literal["auto", "float32", "bfloat16", "float16"]
 MAP_KEYS = {"instruction_key": "instruction", "input_key": "input", "response_key": "response"}
@@ -67,7 +74,11 @@ def parse_pairs(text: str, key: str) -> dict[str, str]:
 
 
 class RunConfig(Config):
-    """What all commands that run a model share."""
+    """What all commands that run a model share.
+
+    Args:
+        judge_concurrency: calls at once to a judge's server; 8 unless given.
+    """
 
     store: str | None = None
     device: str = "auto"
@@ -80,6 +91,7 @@ class RunConfig(Config):
     ray_address: str | None = None
     gpus_per_worker: PositiveInt | None = None
     shared: str | None = None
+    judge_concurrency: PositiveInt | None = None
     seed: int = 42
 
     @field_validator("batch_tokens", "workers", mode="before")
@@ -268,74 +280,14 @@ class TrainConfig(DataConfig, RunConfig):
     }
 
 
-class WarmupPart(Config):
-    """``warmup:`` of the pipeline: the random subset that the first calibration model is trained on."""
-
-    data_path: str | None = None
-    sample_size: PositiveInt = 100
-    limit: PositiveInt | None = None
-    train: TrainSettings | None = None
-
-
-class ScorePart(Config):
-    """``score:`` of the pipeline."""
-
-    instruction_key: str | None = None
-    input_key: str | None = None
-    response_key: str | None = None
-    template: str | None = None
-    max_length: PositiveInt | None = None
-    max_samples: PositiveInt | None = None
-
-    @classmethod
-    def aliases(cls) -> dict[str, str]:
-        """Published names."""
-        return {"prompt_template": "template"}
-
-
-class SelectPart(Config):
-    """``select:`` of the pipeline; keys that are not here are parameters of the method.
-
-    Each round after the first adds ``grow`` to the budget.
-    """
-
-    method: str = "instructdiff"
-    budget: str | int | None = None
-    grow: str | int | None = None
-    select_ratio: float = 0.1
-    params: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _params(cls, values: Any) -> Any:
-        values = dict(values)
-        extra = {key: values.pop(key) for key in list(values) if key not in cls.model_fields}
-        return {**values, "params": {**extra, **values.get("params", {})}}
-
-    @classmethod
-    def open_keys(cls) -> bool:
-        """The method checks its own parameters."""
-        return True
-
-
-class SelectTrainPart(Config):
-    """``select_train:`` of the pipeline."""
-
-    train: TrainSettings | None = None
-
-
-class EvalPart(Config):
-    """``eval:`` of the pipeline: held-out response NLL, with controls at the same token budget."""
-
-    suite: Literal["heldout"] = "heldout"
-    data_path: str | None = None
-    limit: PositiveInt | None = None
-    baselines: tuple[Literal["random", "longest", "full"], ...] = ("random",)
-    seeds: tuple[int, ...] = (0,)
-
-
 class PipelineConfig(DataConfig, RunConfig):
-    """``instdiff pipeline``; ``models`` are those of roles beside the base."""
+    """``instdiff pipeline``.
+
+    Args:
+        models: those of roles beside the base.
+        keep_models: False removes models that nothing later needs: of calibration, of controls, and of all rounds but
+            the last.
+    """
 
     model: str | None = None
     models: dict[str, str] = Field(default_factory=dict)
@@ -348,6 +300,7 @@ class PipelineConfig(DataConfig, RunConfig):
     select: SelectPart = Field(default_factory=SelectPart)
     select_train: SelectTrainPart = Field(default_factory=SelectTrainPart)
     eval: EvalPart | None = None
+    keep_models: bool = True
 
     ALIASES: ClassVar[dict[str, str]] = {
         "data_path": "data",

@@ -28,6 +28,7 @@ from instdiff.evaluating import harness_data as data
 from instdiff.evaluating.harness_data import Parts, Row
 from instdiff.evaluating.subject import Subject
 from instdiff.execute import run_pass
+from instdiff.progress import telling
 from instdiff.ragged import Ragged
 from instdiff.results import TaskResult, distinct
 from instdiff.rows import Rows
@@ -345,7 +346,8 @@ class Teller:
             if isinstance(model, Away):
                 batches = model.sweep(some, (NLL,), subject.log, budget)
             else:
-                batches = Sweep(model, subject.log, budget)(some, (NLL,))
+                sweep = Sweep(model, subject.log, budget)
+                batches = telling(sweep(some, (NLL,)), lambda: sweep.batch_tokens, subject.progress)
             run_pass(batches, keys[todo], {NLL: column}, subject.store, advance)
         subject.spend("prompt_tokens", tokens)
         subject.spend("seconds", time.monotonic() - started)

@@ -161,7 +161,7 @@ def general_suite(config: EvalConfig) -> GeneralSuite:
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
         ),
-        Waits(config.concurrency),
+        Waits(config.judge_concurrency or config.concurrency),
     )
 
 
