@@ -118,8 +118,8 @@ SURFACE = {
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target --template --max-length "
     "--dtype --device --batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
-    "--generator --concurrency --judge --judge-concurrency --reference --answers --unsafe --template --max-length --dtype --device "
-    "--batch-tokens --workers --executor",
+    "--generator --concurrency --judge --judge-concurrency --reference --answers --unsafe --template "
+    "--max-length --dtype --device --batch-tokens --workers --executor",
     "report": "--data --output --store --quiet --json",
     "explain": "--config --data --scores --selection --by --format --map --targets --store --quiet --json",
     "diff": "--config --data --scores --by --examples --format --map --targets --quiet --json",
