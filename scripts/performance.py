@@ -47,6 +47,16 @@ def scoring() -> str:
     )  # fmt: skip
 
 
+def methods() -> str:
+    return table(
+        records("methods"),
+        {
+            "what": "method", "rows": "rows", "options": "not default", "seconds": "seconds", "cpu_s": "CPU s",
+            "peak_memory_mb": "memory of the largest process, MB",
+        },
+    )  # fmt: skip
+
+
 def memory() -> str:
     return table(
         records("memory"),
@@ -95,4 +105,11 @@ def store() -> str:
     )  # fmt: skip
 
 
-TABLES = {"scoring": scoring, "memory": memory, "sharing": sharing, "growth": growth, "store": store}
+TABLES = {
+    "scoring": scoring,
+    "methods": methods,
+    "memory": memory,
+    "sharing": sharing,
+    "growth": growth,
+    "store": store,
+}

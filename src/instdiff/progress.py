@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-Batch = TypeVar("Batch")
+
+class Limited(Protocol):
+    """A batch that knows how many tokens it might have had."""
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens."""
+
+
+Batch = TypeVar("Batch", bound=Limited)
 Advance = Callable[[int, int], None]
 """Told how many more rows and tokens are done."""
 
@@ -47,10 +56,10 @@ def tell_budget(progress: Progress, tokens: int | None) -> None:
         progress.budget(tokens)
 
 
-def telling(batches: Iterator[Batch], budget: Callable[[], int | None], progress: Progress) -> Iterator[Batch]:
+def telling(batches: Iterator[Batch], progress: Progress) -> Iterator[Batch]:
     """The same batches, each told of with the tokens that a batch has by now."""
     for batch in batches:
-        tell_budget(progress, budget())
+        tell_budget(progress, batch.budget)
         yield batch
 
 

@@ -132,7 +132,6 @@ class Workbench:
         self._tokenizers: dict[str, HFTokenizer] = {}
         self._renderers: dict[tuple[str, str], Renderer] = {}
         self._rendered: dict[tuple[str, str, View, str], Rendered] = {}
-        self._budget: Callable[[], int | None] = lambda: None  # tokens of a batch by now
 
     # ── what a role is ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,15 +269,13 @@ class Workbench:
             progress.task(label(step), rows=len(todo), tokens=tokens, cached=cached) as advance,
             self._sweeping(step, rows, tuple(columns)) as batches,
         ):
-            told = telling(batches, self._budget, progress)
-            bad = run_pass(told, rendered.keys[todo], columns, self.store, advance)
+            bad = run_pass(telling(batches, progress), rendered.keys[todo], columns, self.store, advance)
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 
     @contextmanager
     def _sweeping(self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]) -> Iterator[Iterator[Swept]]:
         """The batches of a pass, while its model is in memory."""
-        self._budget = lambda: None if isinstance(rows, Texts) else self.settings.batch_tokens
         if isinstance(rows, Texts):
             yield self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
             return
@@ -286,9 +283,7 @@ class Workbench:
             if isinstance(model, Away):
                 yield model.sweep(rows, measures, self.log, self.settings.batch_tokens)
             else:
-                sweep = Sweep(model, self.log, self.settings.batch_tokens)
-                self._budget = lambda: sweep.batch_tokens
-                yield sweep(rows, measures)
+                yield Sweep(model, self.log, self.settings.batch_tokens)(rows, measures)
 
     def close(self) -> None:
         """End the worker processes, where there are any."""

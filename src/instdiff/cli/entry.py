@@ -26,7 +26,9 @@ VERBS = (
 
 def main() -> None:
     """Entry point."""
-    # Two busy cores must not spin on each other while they wait; this has to be set before torch is imported.
+    # Two busy cores must not spin on each other while they wait, but some 20 microseconds of it are cheaper than sleep
+    # (a fifth of a small model's time). Both have to be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     app()

@@ -56,13 +56,14 @@ def results_of(batches: Sequence[Swept], measures: Sequence[Measure]) -> pa.Tabl
         parts = [_listed(swept.columns[measure]) for swept in batches]
         columns[f"values{number}"] = pa.concat_arrays(parts)
     tokens = sum(swept.tokens for swept in batches)
-    return pa.table(columns).replace_schema_metadata({"tokens": str(tokens)})
+    return pa.table(columns).replace_schema_metadata({"tokens": str(tokens), "budget": str(batches[-1].budget or "")})
 
 
 def swept_of(block: pa.Table, measures: Sequence[Measure]) -> Swept:
     """A block of results as one batch."""
     columns = {measure: _ragged(block[f"values{number}"]) for number, measure in enumerate(measures)}
-    return Swept(block["at"].to_numpy(), columns, int(block.schema.metadata[b"tokens"]))
+    said = block.schema.metadata
+    return Swept(block["at"].to_numpy(), columns, int(said[b"tokens"]), int(said[b"budget"] or 0) or None)
 
 
 def _listed(values: Ragged) -> pa.Array:

@@ -32,11 +32,12 @@ BLOCK = 1 << 14
 
 @dataclass(frozen=True)
 class Swept:
-    """What one batch gave: positions in the rows given, and each measure's values for them."""
+    """What one batch gave: positions in the rows given, each measure's values for them; ``budget`` was its limit."""
 
     at: npt.NDArray[np.int64]
     columns: dict[Measure, Ragged]
     tokens: int
+    budget: int | None = None
 
 
 class Sweep:
@@ -115,7 +116,7 @@ class Sweep:
                 open_[at] = False
                 tokens = int(lengths[at].sum())
                 self._seconds, self._tokens = self._seconds + time.perf_counter() - started, self._tokens + tokens
-                yield Swept(batch.rows, read, tokens)
+                yield Swept(batch.rows, read, tokens, self.batch_tokens)
 
     def _batches(self, rows: Rows, which: Places) -> Iterator[Batch]:
         if self.forward.packs is False:

@@ -175,6 +175,7 @@ class Workers:
         """The cores are shared out, and threads that wait must not spin on those of other workers."""
         return {
             "OMP_WAIT_POLICY": "PASSIVE",
+            "GOMP_SPINCOUNT": "2000",
             "KMP_BLOCKTIME": "0",
             **os.environ,
             "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // self.count)),

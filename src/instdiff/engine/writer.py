@@ -14,8 +14,20 @@ from instdiff.engine.judge import MAX_TOKENS, Answer, Question
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
 
-BATCH_ROWS = {"cpu": 4}
 GPU_BATCH_ROWS = 32
+LEAST_ROWS, MOST_ROWS = 4, 64
+"""Answers written at once on a CPU: a step of a small model costs the same for many."""
+CACHE_BYTES = 1 << 30
+"""What their keys and values may take there, where nothing tells that memory is full."""
+
+
+def rows_on_cpu(model: Any, max_tokens: int) -> int:
+    """How many answers a model writes at once on a CPU, if a question is as long as its answer."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    return int(min(MOST_ROWS, max(LEAST_ROWS, CACHE_BYTES // (token * 2 * max_tokens))))
 
 
 class Writer:
@@ -26,7 +38,7 @@ class Writer:
         model: a causal language model.
         tokenizer: its tokenizer.
         log: is told what happens.
-        batch_rows: answers written at once.
+        batch_rows: answers written at once; on a CPU by default as many as fit into a GiB of keys and values.
         max_tokens: tokens of an answer.
     """
 
@@ -44,7 +56,8 @@ class Writer:
     ) -> None:
         self.name, self.model, self.tokenizer, self.log = name, model, tokenizer, log
         self.device = next(model.parameters()).device
-        self.batch_rows = batch_rows or BATCH_ROWS.get(self.device.type, GPU_BATCH_ROWS)
+        most = rows_on_cpu(model, max_tokens) if self.device.type == "cpu" else GPU_BATCH_ROWS
+        self.batch_rows = batch_rows or most
         self.max_tokens = max_tokens
 
     def answers(

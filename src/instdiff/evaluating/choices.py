@@ -346,9 +346,8 @@ class Teller:
             if isinstance(model, Away):
                 batches = model.sweep(some, (NLL,), subject.log, budget)
             else:
-                sweep = Sweep(model, subject.log, budget)
-                batches = telling(sweep(some, (NLL,)), lambda: sweep.batch_tokens, subject.progress)
-            run_pass(batches, keys[todo], {NLL: column}, subject.store, advance)
+                batches = Sweep(model, subject.log, budget)(some, (NLL,))
+            run_pass(telling(batches, subject.progress), keys[todo], {NLL: column}, subject.store, advance)
         subject.spend("prompt_tokens", tokens)
         subject.spend("seconds", time.monotonic() - started)
 
