@@ -30,7 +30,7 @@ LEAST_FULL = 0.85
 QUERIES = 128
 """Queries of a row at a time: those of a block do not look at keys after it, so that half of the products are saved."""
 LEAST_SPARED = 0.25
-"""The share of a bucket's queries from which on it pays to leave them out: the fused kernel then needs a mask."""
+"""The share of a bucket's queries from which on it pays on a CPU to leave them out; the fused kernel then takes a mask."""
 SCORE_BYTES = 2 << 20
 """Weights held at once on a CPU: as many as stay in the cache between the two products."""
 
@@ -146,13 +146,16 @@ def tree_attention(
 
 
 def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int) -> torch.Tensor:
-    """Causal attention [B, H, T, d]; where most of the beginning is another row's, of the queries after it alone."""
+    """Causal attention [B, H, T, d]; on a CPU of the queries from ``first`` on alone, where that spares many.
+
+    On a GPU a mask would keep the fastest kernels away.
+    """
     fused = torch.nn.functional.scaled_dot_product_attention
     width = q.shape[2]
-    if first < LEAST_SPARED * width:
+    if q.device.type != "cpu" or first < LEAST_SPARED * width:
         return fused(q, k, v, is_causal=True, scale=scale)
     out = torch.empty_like(v)
-    mask = _later(width - first, width, q.dtype).to(q.device)
+    mask = _later(width - first, width, q.dtype)
     out[:, :, first:] = fused(q[:, :, first:], k, v, attn_mask=mask, scale=scale)
     return out
 
@@ -166,7 +169,7 @@ def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, 
     for start, stop in pairwise(edges):
         side = stop - start
         few = max(1, SCORE_BYTES // (side * stop * q.element_size()))
-        mask = _later(side, stop, q.dtype)
+        mask = _kept_later(side, stop, q.dtype)
         for at in range(0, rows, few):
             here = slice(at, at + few)
             keys = k[here, :stop].transpose(1, 2)
@@ -175,7 +178,10 @@ def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, 
     return out
 
 
-@lru_cache(maxsize=256)
 def _later(side: int, width: int, dtype: torch.dtype) -> torch.Tensor:
     """For the last ``side`` of ``width`` tokens, nothing where a query may look, minus infinity after it."""
     return torch.full((side, width), -torch.inf, dtype=dtype).triu_(1 + width - side)
+
+
+_kept_later = lru_cache(maxsize=32)(_later)
+"""Those of blocks, which are small and come again in every layer."""
