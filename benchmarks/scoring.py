@@ -8,6 +8,7 @@ sizes, full logits, same dtype. It reads the NLL only, which is less than the ot
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,7 @@ def main() -> None:
             published = len(few) / slow
             rates = {"published_rows_per_s": published, "ratio_published": record["ours_rows_per_s"] / published}
             records.append({"shape": shape, "dtype": name} | record | rates)
+            print(json.dumps(records[-1]), flush=True)
             model.requires_grad_(True)
     finish(args, records)
 
