@@ -30,7 +30,7 @@ LEAST_FULL = 0.85
 QUERIES = 128
 """Queries of a row at a time: those of a block do not look at keys after it, so that half of the products are saved."""
 LEAST_SPARED = 0.25
-"""The share of a bucket's queries from which on it pays on a CPU to leave them out; the fused kernel then takes a mask."""
+"""Share of a bucket's queries from which on it pays to leave them out on a CPU; the fused kernel then has a mask."""
 SCORE_BYTES = 2 << 20
 """Weights held at once on a CPU: as many as stay in the cache between the two products."""
 
