@@ -33,7 +33,8 @@ from instdiff.core import (
 )
 from instdiff.data import Pool
 from instdiff.data.load import load
-from instdiff.engine.load import Resident
+from instdiff.engine.cluster import Cluster
+from instdiff.engine.load import Resident, emulated
 from instdiff.engine.nodes import spread
 from instdiff.errors import DataError, PlanError
 from instdiff.planner import plan
@@ -186,9 +187,13 @@ def workbench(
     store = store or Store()
     check_writable(store.root)
     said = log or (lambda line: None)
-    return Workbench(
+    bench = Workbench(
         pool, bound, settings or Settings(), store, listed=listed, target=target, resident=resident, log=said
     )
+    if emulated(bench.dtype, bench.device) and not isinstance(bench.resident, Cluster):
+        name = str(bench.dtype).removeprefix("torch.")
+        said(f"warning: this processor has no instructions for {name}; --dtype float32 is many times faster here")
+    return bench
 
 
 def tabulate(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, str]) -> ScoreTable:

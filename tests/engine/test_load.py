@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import Lab, make_llama, some_rows
 from instdiff.core import ModelRef
-from instdiff.engine.load import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.load import Resident, emulated, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.methods import IFD, InstructDiff, Perplexity
 from instdiff.scoring import parse_model
@@ -168,6 +168,22 @@ def test_dtypes() -> None:
     cpu = torch.device("cpu")
     assert pick_dtype("float16", cpu) == torch.float16 and pick_dtype("float32", cpu) == torch.float32
     assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_precision_without_instructions_is_warned_of(
+    fast: bool, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("instdiff.engine.load._cpu_multiplies_bf16", lambda: fast)
+    cpu = torch.device("cpu")
+    assert pick_dtype("auto", cpu) == (torch.bfloat16 if fast else torch.float32)
+    assert emulated(torch.float16, cpu) and not emulated(torch.float32, cpu)
+    assert emulated(torch.bfloat16, cpu) is not fast
+    for dtype, warned in (("auto", False), ("bfloat16", not fast)):
+        said: list[str] = []
+        lab.score(some_rows(3), [Perplexity()], dtype=dtype, log=said.append)
+        word = "warning: this processor has no instructions for bfloat16; --dtype float32 is many times faster here"
+        assert (word in said) is warned
 
 
 def test_lower_precision_is_another_column_and_near(lab: Lab) -> None:

@@ -173,6 +173,13 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device has no instructions for a precision: products are then many times slower than in fp32."""
+    if device.type != "cpu" or dtype is torch.float32:
+        return False
+    return dtype is not torch.bfloat16 or not _cpu_multiplies_bf16()
+
+
 def _cpu_multiplies_bf16() -> bool:
     capability = getattr(torch.cpu, "get_capabilities", None)
     if capability is not None:

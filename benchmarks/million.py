@@ -1,0 +1,134 @@
+"""A million synthetic rows by a tiny model: memory of the driver, speed of a worker beside others, bytes of the store.
+
+Each case is a process of its own with one thread, and so has every worker. ``peak_memory_mb`` is the most anonymous
+memory of the process that reads, deals out and writes, above what it had when it had imported all it needs; workers do
+not count. ``worker_rows_per_s`` is that of the pass alone, by the clock, for each process that scores;
+``ratio_worker`` is what is left of it beside the others and the driver, against one process that does it all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+from common import arguments, cpu_seconds, finish, in_child, peak_anonymous, timed
+from growth import make_model
+
+from instdiff import Perplexity, Settings, Store, load, score
+from instdiff.progress import Advance, Quiet
+from instdiff.store import info
+
+SIZES, QUICK = (10_000, 100_000, 1_000_000), (500, 2000)
+WORKERS = 2
+FEW = 200
+"""Rows of the warm-up."""
+LEAST_RATIO, MOST_MB, MOST_BYTES = 0.9, 32.0, 24
+"""Of a worker's speed, of the driver's growth from the size before, and of a row in the store beside its values."""
+
+
+class Clocked(Quiet):
+    """Rows of the passes, and the seconds from their first batch to their last."""
+
+    def __init__(self) -> None:
+        self.rows, self.seconds = 0, 0.0
+
+    @contextmanager
+    def task(self, label: str, *, rows: int, tokens: int, cached: int = 0) -> Iterator[Advance]:
+        """The start of workers is left out: the clock starts with the first batch, whose rows are left out too."""
+        first: list[float] = []
+        last, counted = 0.0, 0
+
+        def advance(rows: int, tokens: int) -> None:
+            nonlocal last, counted
+            last = time.perf_counter()
+            if first:
+                counted += rows
+            else:
+                first.append(last)
+
+        yield advance
+        self.rows += counted
+        self.seconds += last - first[0] if first else 0.0
+
+
+def write_rows(file: Path, count: int) -> Path:
+    """Rows of made-up words, all different; half of a row's tokens are its response's."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 4)) for _ in range(500)]
+    with file.open("w", encoding="utf-8") as out:
+        for number in range(count):
+            drawn = [words[at] for at in rng.integers(0, len(words), 8)]
+            row = {"instruction": f"{number}: {' '.join(drawn[:4])}", "input": "", "output": " ".join(drawn[4:])}
+            out.write(json.dumps(row) + "\n")
+    return file
+
+
+def run(file: Path, model: Path, home: Path, workers: int) -> dict[str, Any]:
+    settings = Settings(
+        max_length=128, dtype="float32", device="cpu", workers=workers, templates={"*": "plain"}, batch_tokens=4096
+    )
+    few = load(str(file)).take(np.arange(FEW))
+    score(few, [Perplexity()], str(model), settings=settings, store=Store(home / "warm"))
+    clock, store = Clocked(), Store(home / "store")
+    with peak_anonymous(0.05) as memory:
+        before = cpu_seconds()
+        pool = load(str(file))
+        wall_s, table = timed(
+            lambda: score(pool, [Perplexity()], str(model), settings=settings, store=store, progress=clock)
+        )
+        cpu_s = cpu_seconds() - before
+    scored = int(np.isfinite(table["perplexity"].value).sum())
+    (column,) = info(store)
+    values = int(table.n_tokens.sum())
+    return {
+        "rows": len(pool), "workers": workers, "scored": scored, "wall_s": wall_s, "cpu_s": cpu_s,
+        "pass_s": clock.seconds, "worker_rows_per_s": clock.rows / clock.seconds / workers,
+        "peak_memory_mb": memory.above, "start_memory_mb": memory.start,
+        "store_bytes_per_row": (column.bytes - 4 * values) / len(pool), "values_per_row": values / len(pool),
+    }  # fmt: skip
+
+
+def broken(records: list[dict[str, Any]]) -> list[str]:
+    out = [f"{r['rows']} rows: {r['scored']} have a score" for r in records if r["scored"] < r["rows"]]
+    several = [record for record in records if record["workers"] > 1]
+    out += [f"{r['rows']} rows: a row takes {r['store_bytes_per_row']:.0f} bytes and 4 a value"
+            for r in records if r["rows"] >= 100_000 and r["store_bytes_per_row"] > MOST_BYTES + 1]  # fmt: skip
+    for before, now in itertools.pairwise(several):
+        if now["peak_memory_mb"] > before["peak_memory_mb"] + MOST_MB:
+            out.append(f"{now['rows']} rows: {now['peak_memory_mb']:.0f} MB after {before['peak_memory_mb']:.0f} MB")
+    last = several[-1]
+    if last["ratio_worker"] < LEAST_RATIO:
+        out.append(f"a worker does {last['ratio_worker']:.2f} of what a single process does")
+    return out
+
+
+def main() -> None:
+    args = arguments(most=SIZES[-1])
+    sizes = QUICK if args.quick else tuple(size for size in SIZES if size <= args.most)
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        model = make_model(home / "model")
+        for workers, rows in [(1, sizes[-2]), *((WORKERS, size) for size in sizes)]:
+            file = write_rows(home / f"{rows}.jsonl", rows)
+            case = home / f"{workers}-{rows}"
+            records.append(in_child(run, file, model, case, workers))
+            records[-1]["ratio_worker"] = records[-1]["worker_rows_per_s"] / records[0]["worker_rows_per_s"]
+            print(json.dumps(records[-1]), flush=True)
+    finish(args, records)
+    if not args.quick and (found := broken(records)):
+        raise SystemExit("\n".join(found))
+
+
+if __name__ == "__main__":
+    main()
