@@ -1,5 +1,8 @@
 """A million synthetic rows by a tiny model: memory of the driver, speed of a worker beside others, bytes of the store.
 
+``no_model`` are five million rows of a jsonl file: read, scored by length and by chance, written as parquet, and a
+tenth of them selected and written as jsonl.
+
 Each case is a process of its own with one thread, and so has every worker. ``peak_memory_mb`` is the most anonymous
 memory of the process that reads, deals out and writes, above what it had when it had imported all it needs; workers do
 not count. ``worker_rows_per_s`` is that of the pass alone, by the clock, for each process that scores;
@@ -24,16 +27,18 @@ import numpy as np
 from common import arguments, cpu_seconds, finish, in_child, peak_anonymous, timed
 from growth import make_model
 
-from instdiff import Perplexity, Settings, Store, load, score
+from instdiff import Longest, Perplexity, Random, Settings, Store, load, score, select
 from instdiff.progress import Advance, Quiet
 from instdiff.store import info
 
 SIZES, QUICK = (10_000, 100_000, 1_000_000), (500, 2000)
+FILES = (500_000, 5_000_000)
+"""Rows without a model."""
 WORKERS = 2
 FEW = 200
 """Rows of the warm-up."""
-LEAST_RATIO, MOST_MB, MOST_BYTES = 0.9, 32.0, 24
-"""Of a worker's speed, of the driver's growth from the size before, and of a row in the store beside its values."""
+LEAST_RATIO, MOST_GROWTH, MOST_BYTES = 0.9, 200, 24
+"""Of a worker's speed; bytes of the driver for each row more; bytes of a row in the store beside its values."""
 
 
 class Clocked(Quiet):
@@ -91,39 +96,65 @@ def run(file: Path, model: Path, home: Path, workers: int) -> dict[str, Any]:
     (column,) = info(store)
     values = int(table.n_tokens.sum())
     return {
-        "rows": len(pool), "workers": workers, "scored": scored, "wall_s": wall_s, "cpu_s": cpu_s,
+        "what": "model", "rows": len(pool), "workers": workers, "scored": scored, "wall_s": wall_s, "cpu_s": cpu_s,
         "pass_s": clock.seconds, "worker_rows_per_s": clock.rows / clock.seconds / workers,
         "peak_memory_mb": memory.above, "start_memory_mb": memory.start,
         "store_bytes_per_row": (column.bytes - 4 * values) / len(pool), "values_per_row": values / len(pool),
     }  # fmt: skip
 
 
+def run_without(file: Path, home: Path) -> dict[str, Any]:
+    home.mkdir()
+    with peak_anonymous(0.05) as memory:
+        before = cpu_seconds()
+
+        def through() -> int:
+            pool = load(str(file))
+            table = score(pool, [Longest(), Random()], settings=Settings(device="cpu"), store=Store(home / "store"))
+            table.write(home / "scores.parquet")
+            select(pool, table["random"], budget="10%").to_jsonl(home / "selected.jsonl")
+            return len(pool)
+
+        wall_s, rows = timed(through)
+        cpu_s = cpu_seconds() - before
+    return {
+        "what": "no_model", "rows": rows, "file_mb": file.stat().st_size / 1e6, "wall_s": wall_s, "cpu_s": cpu_s,
+        "peak_memory_mb": memory.above, "start_memory_mb": memory.start,
+        "bytes_per_row": memory.above * 1024**2 / rows,
+    }  # fmt: skip
+
+
 def broken(records: list[dict[str, Any]]) -> list[str]:
+    records = [record for record in records if record["what"] == "model"]
     out = [f"{r['rows']} rows: {r['scored']} have a score" for r in records if r["scored"] < r["rows"]]
     several = [record for record in records if record["workers"] > 1]
     out += [f"{r['rows']} rows: a row takes {r['store_bytes_per_row']:.0f} bytes and 4 a value"
             for r in records if r["rows"] >= 100_000 and r["store_bytes_per_row"] > MOST_BYTES + 1]  # fmt: skip
     for before, now in itertools.pairwise(several):
-        if now["peak_memory_mb"] > before["peak_memory_mb"] + MOST_MB:
-            out.append(f"{now['rows']} rows: {now['peak_memory_mb']:.0f} MB after {before['peak_memory_mb']:.0f} MB")
-    last = several[-1]
-    if last["ratio_worker"] < LEAST_RATIO:
-        out.append(f"a worker does {last['ratio_worker']:.2f} of what a single process does")
+        more = (now["peak_memory_mb"] - before["peak_memory_mb"]) * 1024**2 / (now["rows"] - before["rows"])
+        if more > MOST_GROWTH:
+            out.append(f"{now['rows']} rows: {more:.0f} bytes of the driver for each row more")
+    if several and several[-1]["ratio_worker"] < LEAST_RATIO:
+        out.append(f"a worker does {several[-1]['ratio_worker']:.2f} of what a single process does")
     return out
 
 
 def main() -> None:
-    args = arguments(most=SIZES[-1])
-    sizes = QUICK if args.quick else tuple(size for size in SIZES if size <= args.most)
+    args = arguments(only="")
+    sizes, files = (QUICK, QUICK[-1:]) if args.quick else (SIZES, FILES)
     records = []
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        model = make_model(home / "model")
-        for workers, rows in [(1, sizes[-2]), *((WORKERS, size) for size in sizes)]:
+        for rows in files if args.only != "model" else ():
+            file = write_rows(home / "rows.jsonl", rows)
+            records.append(in_child(run_without, file, home / f"no-model-{rows}"))
+            print(json.dumps(records[-1]), flush=True)
+        model, first = make_model(home / "model"), len(records)
+        for workers, rows in [(1, sizes[-2]), *((WORKERS, size) for size in sizes)] if args.only != "no_model" else ():
             file = write_rows(home / f"{rows}.jsonl", rows)
             case = home / f"{workers}-{rows}"
             records.append(in_child(run, file, model, case, workers))
-            records[-1]["ratio_worker"] = records[-1]["worker_rows_per_s"] / records[0]["worker_rows_per_s"]
+            records[-1]["ratio_worker"] = records[-1]["worker_rows_per_s"] / records[first]["worker_rows_per_s"]
             print(json.dumps(records[-1]), flush=True)
     finish(args, records)
     if not args.quick and (found := broken(records)):

@@ -194,6 +194,8 @@ def part(key: str) -> str:
         if name == "domains":
             return compared.domains()
         what, _, of = name.partition(" ")
+        if what == "few":
+            return compared.few(*of.split())
         return compared.chosen(of) if what == "chosen" else compared.one(name)
     if kind == "evidence":
         from evidence import TABLES as EVIDENCE

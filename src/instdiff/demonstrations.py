@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.choose.effort import check_search
 from instdiff.choose.kmeans import anchors as nearest_to_centres
 from instdiff.choose.neighbours import at_random, bm25, nearest
 from instdiff.core import Anchored, Demonstrated, Prompted, Signal, View
@@ -60,6 +61,7 @@ def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> 
     Raises:
         DataError: there are too few rows.
         PlanError: no such retrieval.
+        ConfigError: the exact search would take hours and nobody asked for it.
     """
     usable = rows.why == None  # noqa: E711 - elementwise
     found = None
@@ -78,6 +80,9 @@ def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> 
         said = [words(sample, "instruction") for sample in pool.samples()]
         near = bm25([said[row] for row in some.tolist()], view.shots)
     elif found is not None:
+        if view.approximate is None:
+            mend = "set 'miwv.approximate' to true, which finds most of them with an index, or to false and wait"
+            check_search(len(found), found.shape[1], mend)
         near = nearest(found, view.shots, how="hnsw" if view.approximate else "exact", seed=view.seed)
     else:
         raise PlanError(f"demonstrations are found by embedding, bm25 or random, not by '{view.retrieval}'")

@@ -223,13 +223,14 @@ class Demonstrated(View):
     """The prompted view after ``shots`` whole other rows as demonstrations (MIWV, eq. 6).
 
     ``retrieval`` chooses them: ``embedding`` (the nearest by cosine of the vectors ``by``), ``bm25`` or ``random``. The
-    nearest stands last; where it is too long, the context loses its beginning.
+    nearest stands last; where it is too long, the context loses its beginning. The nearest are found exactly, and
+    ``approximate`` by an index; where nobody says which, an exact search that would take hours is refused.
     """
 
     by: Signal | None
     shots: int = 1
     retrieval: str = "embedding"
-    approximate: bool = False
+    approximate: bool | None = None
     seed: int = 42
 
 

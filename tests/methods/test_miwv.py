@@ -50,7 +50,7 @@ def test_details_without_a_demonstration() -> None:
 
 def test_signals() -> None:
     by = Signal(Embedding("mean"), Words("instruction"), "embedder")
-    shown = Demonstrated(by, 1, "embedding", False, 42)
+    shown = Demonstrated(by, 1, "embedding", None, 42)
     assert MIWV().signals() == {
         "zero_shot": Signal(Nll(), Prompted(), "base"),
         "one_shot": Signal(Nll(), shown, "base"),
@@ -60,7 +60,7 @@ def test_signals() -> None:
     own: Any = MIWV(pooling="own").signals()["one_shot"].view
     assert own.by == Signal(Embedding(), Words("instruction"), "embedder")
     other = MIWV(retrieval="bm25", shots=3, seed=7, model="proxy").signals()["one_shot"]
-    assert other == Signal(Nll(), Demonstrated(None, 3, "bm25", False, 7), "proxy") and other.needs() == ()
+    assert other == Signal(Nll(), Demonstrated(None, 3, "bm25", None, 7), "proxy") and other.needs() == ()
 
 
 def test_parameters() -> None:

@@ -105,7 +105,6 @@ METHODS_MAY = [
     "measures",
     "errors",
     "methods.bands",
-    "methods.effort",
     "methods.keep",
     "methods.parted",
     "methods.sets",

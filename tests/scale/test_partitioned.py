@@ -9,16 +9,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from instdiff.choose import effort
 from instdiff.choose.diverse import diverse, diverse_by_cell
 from instdiff.choose.facility import facility
 from instdiff.choose.kcenter import kcenter
+from instdiff.choose.neighbours import nearest
 from instdiff.choose.partitioned import partitioned
 from instdiff.config.methods import make_method
-from instdiff.core import Budget, Scored, Signals
+from instdiff.core import Budget, Demonstrated, Embedding, Scored, Signal, Signals, Words
 from instdiff.data import load
+from instdiff.demonstrations import neighbours
 from instdiff.errors import ConfigError
 from instdiff.methods import (
     DEITA,
+    DS2,
+    MIWV,
     Blend,
     CosineFilter,
     FacilityLocation,
@@ -28,11 +33,11 @@ from instdiff.methods import (
     Random,
     SuperfilteringD,
     Then,
-    effort,
     parted,
 )
 from instdiff.methods.sets import SetMethod
 from instdiff.ragged import Ragged
+from instdiff.rows import Rows
 from instdiff.selection import select
 
 Floats = npt.NDArray[np.float32]
@@ -207,6 +212,43 @@ def test_hours_are_refused_unless_they_are_asked_for(x: Floats, monkeypatch: pyt
     monkeypatch.setattr(effort.os, "sysconf", lambda name: 64)
     with pytest.raises(ConfigError, match="'kmeans_quota' would copy 0 GB of vectors into memory"):
         KMeansQuota().score(s)
+
+
+@pytest.mark.parametrize("approximate", [None, False, True])
+def test_a_search_of_hours_is_refused_unless_it_is_asked_for(
+    approximate: bool | None, x: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effort, "_SOON", 0)
+    monkeypatch.setattr(effort, "_rate", lambda: 1.0)
+    pool = load([{"instruction": f"Say {row}.", "input": "", "output": "yes"} for row in range(60)])
+    nothing = np.zeros(0)
+    rows = Rows(Ragged.of([[1, 2]] * 60, np.int32), np.tile([False, True], 60), nothing, np.full(60, None, object))
+    column = Ragged(x[:60].reshape(-1), np.arange(61, dtype=np.int64) * x.shape[1])
+
+    def near() -> npt.NDArray[np.int64]:
+        by = Signal(Embedding(), Words("instruction"), "embedder")
+        return neighbours(Demonstrated(by, approximate=approximate), pool, rows, lambda signal: column)
+
+    if approximate is None:
+        message = "the nearest rows of 60 would take about .* hours on this machine; set 'miwv.approximate' to true"
+        with pytest.raises(ConfigError, match=message):
+            near()
+        monkeypatch.setattr(effort, "HOURS", 1e9)
+    np.testing.assert_array_equal(near(), nearest(x[:60]))
+
+
+def test_ds2_refuses_a_search_of_hours(x: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = signals(x[:60])
+    column = {"vector": some.vector, "score": Ragged(np.tile([5.0, 7.0], 30), np.arange(61, dtype=np.int64))}
+    s = Signals(column, some.ids, some.why)
+    expected = DS2(how="exact").score(s).value
+    monkeypatch.setattr(effort, "_SOON", 0)
+    monkeypatch.setattr(effort, "_rate", lambda: 1.0)
+    with pytest.raises(ConfigError, match=r"set .ds2\.how. to hnsw or ivf, which find most"):
+        DS2().score(s)
+    np.testing.assert_array_equal(DS2(how="exact").score(s).value, expected)
+    assert DS2(how="ivf").approximation == "ds2: nearest rows by ivf of faiss" and DS2().approximation is None
+    assert MIWV(approximate=True).approximation == "miwv: nearest rows by an index of faiss"
 
 
 def test_the_record_says_what_is_approximate() -> None:

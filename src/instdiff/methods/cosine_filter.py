@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from instdiff.choose.diverse import diverse_by_cell
+from instdiff.choose.effort import check_effort
 from instdiff.core import Signals, vectors
 from instdiff.errors import ConfigError
-from instdiff.methods.effort import check_effort
 from instdiff.methods.parted import Parts, cells_said, check_parts, parts_of
 from instdiff.methods.sets import Rows, VectorMethod
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from instdiff.choose.blocks import blocks, unit
 from instdiff.choose.consensus import transition
 from instdiff.choose.curate import curated, ds2_order, inferred, long_tail, suspects
+from instdiff.choose.effort import check_search
 from instdiff.choose.neighbours import nearest
 from instdiff.core import (
     Asked,
@@ -42,7 +43,8 @@ class DS2(Method):
     levels go wrong, and which rows have a wrong one; a suggestion of at least ``confidence`` is taken. Rows with near
     neighbours of other levels are found by Bayes' rule, which is ours; ``compat="official"`` votes as published,
     rounds rarity to four decimals, counts a row among its own neighbours for it, and breaks ties by row. The published
-    search over two copies of the pool in every round is one search here.
+    search over two copies of the pool in every round is one search here. It is exact, and refused where that would take
+    hours; ``how`` names an index of faiss, or the exact way whatever it takes.
 
     The value is curated score + rarity, which lies in 0 to 1.
     """
@@ -54,7 +56,7 @@ class DS2(Method):
     low: int = 4
     high: int = 9
     confidence: float = 0.5
-    how: Literal["exact", "hnsw", "ivf"] = "exact"
+    how: Literal["exact", "hnsw", "ivf"] | None = None
     seed: int = 42
     prompt: str = "overall"
     judge: str = "judge"
@@ -63,6 +65,11 @@ class DS2(Method):
     def __post_init__(self) -> None:
         if self.low >= self.high:
             raise ConfigError(f"'ds2.low' is {self.low} and 'ds2.high' {self.high}; levels need low below high")
+
+    @property
+    def approximation(self) -> str | None:
+        """How near rows are not those of the exact way."""
+        return f"{self.name}: nearest rows by {self.how} of faiss" if self.how in ("hnsw", "ivf") else None
 
     def signals(self) -> dict[str, Signal]:
         """A score and a vector for each row."""
@@ -89,7 +96,10 @@ class DS2(Method):
         if len(labels) < 4:
             return labels, np.zeros(len(labels))
         official = self.compat == "official"
-        near = nearest(x, min(_NEIGHBOURS, len(x) - 1), how=self.how, seed=self.seed)
+        if self.how is None:
+            mend = f"set '{self.name}.how' to hnsw or ivf, which find most of them with an index, or to exact and wait"
+            check_search(len(x), x.shape[1], mend)
+        near = nearest(x, min(_NEIGHBOURS, len(x) - 1), how=self.how or "exact", seed=self.seed)
         far = _distances(unit(x), near)
         near = np.where(near < 0, np.arange(len(near))[:, None], near)
         matrix, prior = transition(labels, near, self.high - self.low + 1)

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from instdiff.choose.effort import check_kmeans
 from instdiff.choose.kmeans import Engine, by_cluster, cluster
 from instdiff.core import Signals, vectors
-from instdiff.methods.effort import check_kmeans
 from instdiff.methods.sets import Rows, VectorMethod
 
 

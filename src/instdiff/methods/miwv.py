@@ -17,7 +17,8 @@ class MIWV(Method):
 
     The demonstration is the row whose instruction and input are most similar, by cosine of mean-pooled embeddings
     (eq. 1 to 4; ``pooling="own"`` is the embedder's own way); ``shots`` takes several, ``retrieval`` chooses by
-    ``bm25`` or at ``random`` instead, ``approximate`` finds neighbours with an index. Rows of equal instructions are
+    ``bm25`` or at ``random`` instead. Neighbours are found exactly; ``approximate`` finds them with an index, which is
+    asked for where the exact way would take hours unless ``approximate`` is false. Rows of equal instructions are
     neighbours of each other. Where row and demonstration do not fit, the demonstration loses its beginning.
     Both terms are means over the same response tokens, the end token not among them.
     """
@@ -28,7 +29,7 @@ class MIWV(Method):
     shots: int = 1
     retrieval: Literal["embedding", "bm25", "random"] = "embedding"
     pooling: Literal["mean", "cls", "own"] = "mean"
-    approximate: bool = False
+    approximate: bool | None = None
     seed: int = 42
     model: str = "base"
     embedder: str = "embedder"
@@ -36,6 +37,11 @@ class MIWV(Method):
     def __post_init__(self) -> None:
         if self.shots < 1:
             raise ValueError(f"shots is {self.shots}; the least is 1")
+
+    @property
+    def approximation(self) -> str | None:
+        """How demonstrations are not those of the exact way."""
+        return f"{self.name}: nearest rows by an index of faiss" if self.approximate else None
 
     def signals(self) -> dict[str, Signal]:
         """NLL with and without a demonstration, and which row it was."""

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy.typing as npt
 
+from instdiff.choose.effort import check_effort
 from instdiff.choose.partitioned import partitioned
 from instdiff.core import Method
 from instdiff.errors import ConfigError
-from instdiff.methods.effort import check_effort
 from instdiff.methods.sets import Rows, VectorMethod
 
 Parts = int | Literal["auto"] | None

@@ -1,4 +1,4 @@
-"""What the exact way of a set method costs on this machine, and a clear word where that is too much."""
+"""What an exact way costs on this machine, and a clear word where that is too much."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ def check_effort(name: str, products: float, mend: str) -> None:
             f"'{name}' would take about {hours:,.0f} hours on this machine; set {mend}, which is an approximation, "
             f"lower '{name}.reach' or the budget, or set '{name}.parts' to 1 and wait"
         )
+
+
+def check_search(n: int, width: int, mend: str) -> None:
+    """Refuse an exact search for the nearest of ``n`` rows for each of them that would take hours.
+
+    Args:
+        n: rows.
+        width: of their vectors.
+        mend: what to set to have it sooner, and what to have it all the same.
+
+    Raises:
+        ConfigError: it would.
+    """
+    if (hours := _hours(float(n) * n * width)) > HOURS:
+        raise ConfigError(f"the nearest rows of {n:,} would take about {hours:,.0f} hours on this machine; {mend}")
 
 
 def check_kmeans(name: str, shape: tuple[int, ...], clusters: int) -> None:
