@@ -11,9 +11,17 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 Record = dict[str, Any]
 
 
+MACHINES = {"2-cores": "AVX-512", "2-cores-avx2": "AVX2"}
+"""How the files of a machine end, and what the tables call it."""
+
+
 def records(name: str) -> list[Record]:
-    """What a benchmark wrote on the machine that the documents speak of."""
-    found: list[Record] = json.loads((RESULTS / f"{name}-2-cores.json").read_text(encoding="utf-8"))
+    """What a benchmark wrote on the machines that the documents speak of; ``on`` says which."""
+    found: list[Record] = []
+    for machine, shown in MACHINES.items():
+        file = RESULTS / f"{name}-{machine}.json"
+        if file.is_file():
+            found += [{**record, "on": shown} for record in json.loads(file.read_text(encoding="utf-8"))]
     return found
 
 
@@ -39,7 +47,7 @@ def scoring() -> str:
     return table(
         records("scoring"),
         {
-            "shape": "shape", "dtype": "dtype", "ours_rows_per_s": "rows/s", "tokens_per_s": "tokens/s",
+            "on": "cores", "shape": "shape", "dtype": "dtype", "ours_rows_per_s": "rows/s", "tokens_per_s": "tokens/s",
             "ratio_reference": "against a loop, same dtype", "ratio_published": "against the published loop",
             "ratio_batched": "against padded batches, full logits", "share_of_peak": "share of the peak",
             "matmul_gflops": "peak, GFLOP/s", "tokens_saved": "tokens saved", "peak_memory_mb": "memory, MB",
@@ -51,8 +59,8 @@ def methods() -> str:
     return table(
         records("methods"),
         {
-            "what": "method", "rows": "rows", "options": "not default", "seconds": "seconds", "cpu_s": "CPU s",
-            "peak_memory_mb": "memory of the largest process, MB",
+            "what": "method", "on": "cores", "rows": "rows", "options": "not default",
+            "seconds": "seconds", "cpu_s": "CPU s", "peak_memory_mb": "memory of the largest process, MB",
         },
     )  # fmt: skip
 
@@ -105,7 +113,32 @@ def store() -> str:
     )  # fmt: skip
 
 
+def million() -> str:
+    return table(
+        [row for row in records("million") if row["what"] == "model"],
+        {
+            "rows": "rows", "workers": "processes that score", "wall_s": "seconds", "cpu_s": "CPU s",
+            "worker_rows_per_s": "rows/s of each", "ratio_worker": "against one process",
+            "peak_memory_mb": "memory of the driver, MB", "store_bytes_per_row": "bytes/row beside values",
+        },
+    )  # fmt: skip
+
+
+def cluster_cost() -> str:
+    return table(
+        records("cluster_cost"),
+        {
+            "rows": "rows", "predicted_s": "predicted s", "measured_s": "measured s", "ratio_s": "ratio",
+            "predicted_merge_s": "merge predicted s", "measured_merge_s": "measured s",
+            "ratio_tokens": "tokens, ratio", "ratio_store_bytes": "store bytes, ratio",
+            "ratio_file_bytes": "shard files, ratio",
+        },
+    )  # fmt: skip
+
+
 TABLES = {
+    "million": million,
+    "cluster_cost": cluster_cost,
     "scoring": scoring,
     "methods": methods,
     "memory": memory,

@@ -20,7 +20,7 @@ from instdiff.planner import Pass
 from instdiff.planner import plan as waves_of
 from instdiff.rows import Rows as RowsOfTokens
 from instdiff.scoring import by_name, workbench
-from instdiff.segment import Keys
+from instdiff.segment import Keys, among
 from instdiff.store import ColumnId, Store
 from instdiff.workbench import Workbench, view_name
 
@@ -196,7 +196,7 @@ def _shared(bench: Workbench, rows: RowsOfTokens, todo: Rows) -> int:
 
 
 def _with_copies(keys: Keys, scorable: Rows, todo: Rows) -> Rows:
-    return scorable[np.isin(keys[scorable], keys[todo])]
+    return scorable[among(keys[scorable], keys[todo])]
 
 
 def _work_per_token(bench: Workbench, step: Pass) -> tuple[float, float]:

@@ -95,6 +95,16 @@ def _positions(starts: Places, ends: Places) -> Places:
     return np.asarray(np.repeat(starts - ends[:-1], np.diff(ends)) + np.arange(ends[-1]), np.int64)
 
 
+def among(keys: Keys, wanted: Keys) -> npt.NDArray[np.bool_]:
+    """Which keys are one of those wanted; beside a sorted copy of these memory holds a block of keys at a time."""
+    known, out = np.sort(wanted), np.zeros(len(keys), bool)
+    for begin in range(0, len(keys) if len(known) else 0, KEYS_AT_ONCE):
+        some = keys[begin : begin + KEYS_AT_ONCE]
+        place = np.minimum(np.searchsorted(known, some), len(known) - 1)
+        out[begin : begin + KEYS_AT_ONCE] = known[place] == some
+    return out
+
+
 # ── looking up in several segments ────────────────────────────────────────────────────────────────────────────────────
 
 

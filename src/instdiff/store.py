@@ -99,7 +99,7 @@ class Store:
     def read(self, column: ColumnId, keys: Keys) -> Ragged:
         """Values in the order of the keys; a key that is not there gives an empty row.
 
-        Above 256 MiB the values are in a temporary file that is mapped into memory.
+        Above 32 MiB the values are in a temporary file that is mapped into memory.
         """
         pieces = self._pieces(column)
         segments = pieces.segments()

@@ -50,7 +50,7 @@ from instdiff.progress import Progress, tell_skipped, telling
 from instdiff.ragged import Ragged
 from instdiff.render import Renderer, text_lengths
 from instdiff.rows import Rows
-from instdiff.segment import Keys
+from instdiff.segment import Keys, among
 from instdiff.store import ColumnId, Store
 from instdiff.templates import ROLE_TEMPLATES, Template, template
 from instdiff.texts import Texts, text_column, texts
@@ -251,8 +251,9 @@ class Workbench:
         lack = np.zeros(len(keys), bool)
         for measure in step.measures:
             lack |= self.store.missing(self.column(step.model, measure), keys)
+        rows, keys = rendered.scorable[lack], keys[lack]
         _, once = np.unique(keys, return_index=True)
-        return rendered.scorable[np.sort(once[lack[once]])]
+        return rows[np.sort(once)]
 
     def run(self, step: Pass, progress: Progress) -> None:
         """Compute what the store lacks for a pass."""
@@ -262,7 +263,7 @@ class Workbench:
             tell_skipped(progress, label(step), len(rendered.scorable))
             return
         rows = rendered.rows.take(todo)
-        cached = len(rendered.scorable) - int(np.isin(rendered.keys[rendered.scorable], rendered.keys[todo]).sum())
+        cached = len(rendered.scorable) - int(among(rendered.keys[rendered.scorable], rendered.keys[todo]).sum())
         columns = {self.resolved(step.model, m): self.column(step.model, m) for m in step.measures}
         tokens = int(rendered.lengths[todo].sum())
         with (

@@ -14,10 +14,11 @@ from instdiff import pieces
 from instdiff import store as module
 from instdiff.core import Entropy, Nll
 from instdiff.ragged import Ragged
-from instdiff.segment import Segment, halves
+from instdiff.segment import Segment, among, halves
 from instdiff.store import ColumnId, Store, collect, info
 
 COLUMN = ColumnId("model", "float32", Nll())
+NUMBER = st.integers(0, 2**128 - 1) | st.integers(0, 5) | st.integers(0, 5).map(lambda n: n << 64)
 
 
 def keys_of(numbers: list[int]) -> np.ndarray:
@@ -28,7 +29,7 @@ def values_of(numbers: list[int]) -> Ragged:
     return Ragged.of([[float(n % 97)] * (n % 4) for n in numbers], np.float32)
 
 
-@given(st.lists(st.integers(0, 2**128 - 1) | st.integers(0, 5) | st.integers(0, 5).map(lambda n: n << 64), unique=True))
+@given(st.lists(NUMBER, unique=True))
 @settings(deadline=None)
 def test_a_segment_finds_its_keys_and_no_others(numbers: list[int]) -> None:
     segment = Segment.of(keys_of(numbers), values_of(numbers))
@@ -38,6 +39,15 @@ def test_a_segment_finds_its_keys_and_no_others(numbers: list[int]) -> None:
         assert piece.tolist() == [float(number % 97)] * (number % 4)
     others = [n for n in (7, 9 << 64, 2**127 + 1) if n not in numbers]
     assert (segment.find(halves(keys_of(others))) == -1).all()
+
+
+@given(st.lists(NUMBER), st.lists(NUMBER), st.integers(1, 4))
+@settings(deadline=None)
+def test_which_keys_are_among_others(numbers: list[int], wanted: list[int], at_once: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("instdiff.segment.KEYS_AT_ONCE", at_once)
+        found = among(keys_of(numbers), keys_of(wanted))
+    assert found.tolist() == [number in wanted for number in numbers]
 
 
 @given(st.lists(st.lists(st.integers(0, 60), max_size=12, unique=True), min_size=1, max_size=40))
