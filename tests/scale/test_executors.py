@@ -14,7 +14,7 @@ from cli.shell import ok, read_jsonl
 from onray import started
 
 SHARDS = 4
-WORDS = ("--method=ifd,entropy", "--dtype=float32", "--device=cpu", "--max-length=512")
+WORDS = ("--method=perplexity", "--template=plain", "--dtype=float32", "--device=cpu", "--max-length=256")
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,7 +71,7 @@ def table(path: Path) -> pa.Table:
 
 
 def selected(words: list[str], name: str) -> set[str]:
-    ok("select", words[0], f"--scores={name}.parquet", "--method=ifd", "--budget=10%", f"--output={name}.jsonl")
+    ok("select", words[0], f"--scores={name}.parquet", "--method=perplexity", "--budget=10%", f"--output={name}.jsonl")
     return {repr(sorted(row.items())) for row in read_jsonl(f"{name}.jsonl")}
 
 
