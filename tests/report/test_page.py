@@ -156,13 +156,17 @@ def test_a_comparison_with_its_cells(tmp_path: Path) -> None:
         select(pool, table[name], "10%", meta=table.meta).write_record(place / "selection.json")
     some = {"budget": "10%", "suite": "s", "task": "t", "metric": "accuracy", "seeds": 3, "rows": 6, "tokens": 9}
     lines = [
-        {"name": name, **some, "value": value, "low": value - 0.1, "high": value + 0.1, "diff": 0.1, "real": True}
+        {"name": name, **some, "value": value, "low": value - 0.1, "high": value + 0.1, "diff": 0.1, "real": True,
+         "better": True}
         for name, value in (("random", 0.4), ("instructdiff", 0.5))
-    ]
+    ]  # fmt: skip
     (tmp_path / "comparison.json").write_text(json.dumps({"lines": [*lines, {"name": "half a line"}]}))
     page = report(tmp_path)
     found = facts(page)["sections"]
-    assert found["summary"]["text"][2] == "Of 2 lines of t, instructdiff has the best accuracy: 0.5 (0.4 to 0.6)."
+    assert found["summary"]["text"][0] == (
+        "Of 2 lines of t, instructdiff has the best accuracy: 0.5 (0.4 to 0.6). Of 1 selection instructdiff is better "
+        "than random rows, 0 are worse, and 0 are not told apart."
+    )
     assert found["summary"]["facts"]["method"] == "instructdiff"
     assert [line["name"] for line in found["comparison"]["facts"]["lines"]] == ["random", "instructdiff", "half a line"]
     assert "instructdiff, 10%, seed 0" in found["overlap"]["facts"]["selections"]

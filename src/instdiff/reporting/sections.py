@@ -15,6 +15,8 @@ from instdiff.reporting.scene import Scene, Section, Table
 
 ROUNDS, SEVERAL = 3, 12
 """Earlier rounds whose points are drawn; methods whose points are all drawn."""
+NO_SELECTION = ("base", "full", "random")
+"""Lines of a comparison that no method has chosen."""
 MATRIX = 32
 """Selections in a picture of their overlap."""
 
@@ -30,7 +32,9 @@ def summary(scene: Scene) -> Section:
         section.text = [_compared(material) or "This folder holds trained models, and no scores."]
         return section
     picked, of = len(part.chosen), len(part.table)
-    section.text = [_what(part, material), _why(part), _result(material) or _bias(scene)]
+    of_lines = _compared(material)
+    told = [_what(part, material), _why(part)]
+    section.text = [of_lines, *told] if of_lines else [*told, _result(material) or _bias(scene)]
     tokens = part.scored.n_tokens
     known = bool(np.all(tokens >= 0))
     section.facts = {
@@ -75,10 +79,9 @@ def _why(part: Part) -> str:
 
 def _result(material: Material) -> str:
     """The selection against random ones, where models were judged."""
-    said = _compared(material)
     random = [line["nll"] for line in material.lines if str(line["model"]).startswith("random seed")]
-    if said or not random:
-        return said
+    if not random:
+        return ""
     mine, mean = material.lines[-1]["nll"], float(np.mean(random))
     word = "below" if mine < mean else "above"
     return (
@@ -104,7 +107,21 @@ def _compared(material: Material) -> str:
     interval = f" ({best['low']:.4g} to {best['high']:.4g})" if best.get("low") is not None else ""
     return (
         f"Of {len(some)} lines of {first.get('task') or first.get('suite')}, {best['name']} has the best {metric}: "
-        f"{best['value']:.4g}{interval}."
+        f"{best['value']:.4g}{interval}.{_against_random(some)}"
+    )
+
+
+def _against_random(lines: list[dict[str, Any]]) -> str:
+    """Which selections are told apart from random rows."""
+    some = [line for line in lines if line.get("diff") is not None and line["name"] not in NO_SELECTION]
+    if not some:
+        return ""
+    better = [str(line["name"]) for line in some if line.get("real") and line.get("better")]
+    worse = sum(bool(line.get("real")) for line in some) - len(better)
+    names = f"{', '.join(better) or 'none'} {'are' if len(better) > 1 else 'is'}"
+    return (
+        f" Of {len(some)} selection{'s' * (len(some) > 1)} {names} better than random rows, {worse} "
+        f"{'is' if worse == 1 else 'are'} worse, and {len(some) - len(better) - worse} are not told apart."
     )
 
 
