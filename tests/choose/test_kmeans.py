@@ -88,3 +88,10 @@ def test_what_cannot_be_is_said() -> None:
         cluster(x, 4)
     with pytest.raises(ValueError, match="engine 'gpu' is not"):
         cluster(x, 2, engine="gpu")  # type: ignore[arg-type]
+
+
+def test_rounding_does_not_choose_between_the_two_rows_of_a_cluster() -> None:
+    label, distance = np.array([0, 0, 1, 1]), np.array([1.0, 1.0, 2.0, 2.0])
+    for noise in ([0, 1e-6, 0, 1e-6], [1e-6, 0, 1e-6, 0]):
+        assert by_cluster(label, distance + noise, 2).tolist() == [0, 2]
+    assert by_cluster(label, distance - np.array([0, 0.01, 0, 0.01]), 2).tolist() == [1, 3]

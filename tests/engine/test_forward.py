@@ -87,7 +87,7 @@ def test_a_model_that_changes_its_logits(
 def test_an_honest_model_keeps_the_fast_head(lab: Lab, name: str, dtype: str) -> None:
     said: list[str] = []
     lab.score(ROWS, BOTH, base=name, log=said.append, dtype=dtype, max_length=190)
-    assert said == []
+    assert [line for line in said if "this processor has no instructions" not in line] == []
 
 
 # ── non-finite numbers ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -106,12 +106,12 @@ def by_cluster(
 
     Returns:
         [k] row indices, the best of each cluster first, then the second of each, so that every beginning is balanced.
-        Ties go to the lowest index.
+        Ties go to the lowest index; distances tie that differ by less than can be told.
 
     Raises:
         ValueError: ``k`` exceeds the rows that may be taken.
     """
-    key = np.asarray(distance, np.float64) if score is None else -np.asarray(score, np.float64)
+    key = _steps(np.asarray(distance, np.float64)) if score is None else -np.asarray(score, np.float64)
     order = np.lexsort((np.arange(len(label)), key, label))
     order = order[~np.isnan(key[order])]
     sizes = np.bincount(label[order], minlength=1)
@@ -119,6 +119,15 @@ def by_cluster(
     taken = place < quotas(sizes, k)[label[order]]
     order, place = order[taken], place[taken]
     return np.asarray(order[np.lexsort((label[order], place))], np.int64)
+
+
+def _steps(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Distances in steps of a ten-thousandth of the largest.
+
+    Both rows of a cluster of two are equally near, and rounding, which differs between machines, must not choose.
+    """
+    most = np.nanmax(distance, initial=0.0)
+    return np.round(distance / most * 1e4) if most > 0 else distance
 
 
 def anchors(x: npt.NDArray[Any], k: int, *, seed: int = 0, engine: Engine = "full") -> Rows:
