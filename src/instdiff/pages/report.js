@@ -218,6 +218,11 @@
 
   // ── pictures ───────────────────────────────────────────────────────────────────────────────────────────────────
   performance.mark("rows");
+  // The rows are shown, and can be read, before the library is compiled, which takes seconds. No frame comes in a hidden tab.
+  await new Promise((go) => {
+    requestAnimationFrame(() => setTimeout(go));
+    setTimeout(go, 200);
+  });
   const script = document.createElement("script");
   script.textContent = words(await unpack("plotly"));
   document.head.append(script);
