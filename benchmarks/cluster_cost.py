@@ -97,7 +97,7 @@ def broken(records: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     args = arguments()
-    sizes = (60, 120, 240) if args.quick else (400, 1200, 4000)
+    sizes = (60, 120, 240) if args.quick else (1000, 4000, 16_000)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         pool = alpaca()
