@@ -124,7 +124,8 @@ def by_cluster(
 def _steps(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Distances in steps of a ten-thousandth of the largest.
 
-    Both rows of a cluster of two are equally near, and rounding, which differs between machines, must not choose.
+    Both rows of a cluster of two are equally near, and rounding, which differs between machines, should not choose. It
+    still does where two distances lie on both sides of a step.
     """
     most = np.nanmax(distance, initial=0.0)
     return np.round(distance / most * 1e4) if most > 0 else distance
