@@ -45,7 +45,7 @@ from instdiff.measures import (
     Words,
 )
 from instdiff.ranking import best_first
-from instdiff.signals import Floats, Reasons, Signals, vectors
+from instdiff.signals import Floats, Reasons, Signals, no_reasons, slim, vectors
 
 __all__ = [
     "FILTERED",
@@ -106,7 +106,7 @@ class Scores:
 
     def __init__(self, value: npt.ArrayLike, why: Reasons | None = None, **details: npt.ArrayLike) -> None:
         self.value: Floats = np.asarray(value, np.float64)
-        self.why: Reasons = np.full(len(self.value), None, object) if why is None else why
+        self.why: Reasons = no_reasons(len(self.value)) if why is None else why
         self.details: dict[str, Floats] = {name: np.asarray(column, np.float64) for name, column in details.items()}
         for name, column in {"why": self.why, **self.details}.items():
             if len(column) != len(self.value):
@@ -123,7 +123,7 @@ class Scores:
         why = np.where(signals.why != None, signals.why, self.why)  # noqa: E711 - elementwise
         value = np.where(np.isfinite(self.value) & (why == None), self.value, np.nan)  # noqa: E711 - elementwise
         why[np.isnan(value) & (why == None)] = "non_finite"  # noqa: E711 - elementwise
-        return Scores(value, why, **self.details)
+        return Scores(value, slim(why), **self.details)
 
 
 def reasons(rows: int, **marks: npt.NDArray[np.bool_]) -> Reasons:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.spool import Growing
+from instdiff.spool import ROWS_AT_ONCE, Growing
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +30,7 @@ class Ragged:
     def __post_init__(self) -> None:
         if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
             raise ValueError(f"offsets must start at 0 and end at {len(self.values)}, the number of values")
-        if np.any(np.diff(self.offsets) < 0):
+        if np.any(self.offsets[1:] < self.offsets[:-1]):
             raise ValueError("offsets must not fall")
 
     @classmethod
@@ -50,13 +50,18 @@ class Ragged:
         """Values per row."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Values in each of the rows named."""
+        at = np.asarray(rows, np.int64)
+        return self.offsets[at + 1] - self.offsets[at]
+
     def spans(self) -> Iterator[slice]:
         """All rows in order, a bounded number of values at a time."""
         return spans(self.offsets)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Ragged:
         """The rows named, in that order, possibly more than once."""
-        lengths = self.lengths()[rows]
+        lengths = self.lengths_of(rows)
         offsets = offsets_of(lengths)
         values = Growing(self.values.dtype)
         for span in spans(offsets):
@@ -117,13 +122,29 @@ class Ragged:
 
     def mean(self) -> npt.NDArray[np.float64]:
         """Mean of the finite values of each row, in float64; NaN where there is none."""
-        count = self.count()
-        return np.where(count > 0, self.sum() / np.maximum(count, 1), np.nan)
+        mean = np.full(len(self), np.nan)
+        for span in self.spans():
+            values, starts, some = self._some(span)
+            if len(some):
+                finite = np.isfinite(values)
+                count = np.add.reduceat(finite, starts, dtype=np.int64)
+                total = np.add.reduceat(np.where(finite, values, 0.0).astype(np.float64), starts)
+                mean[some] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return mean
 
 
 def offsets_of(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Where rows of these lengths start, and the end of the last."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    """Where rows of these lengths start, and the end of the last; of many rows not to be written to."""
+    lengths = np.asarray(lengths)
+    if len(lengths) <= ROWS_AT_ONCE:
+        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    out, end = Growing(np.int64), 0
+    out.extend([0])
+    for at in range(0, len(lengths), ROWS_AT_ONCE):
+        ends = np.cumsum(lengths[at : at + ROWS_AT_ONCE], dtype=np.int64) + end
+        out.extend(ends)
+        end = int(ends[-1])
+    return out.array()
 
 
 def spans(offsets: npt.NDArray[np.int64]) -> Iterator[slice]:

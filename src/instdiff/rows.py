@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from instdiff.core import Reasons
 from instdiff.ragged import AT_ONCE, Ragged, offsets_of
-from instdiff.spool import Growing, settled
+from instdiff.signals import joined, slim
+from instdiff.spool import Growing
 
 Counts = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
@@ -152,12 +153,12 @@ class Filling:
         self.target.extend(target)
         self.sizes.extend(ids.lengths())
         self.truncated.extend(truncated)
-        self.why.append(why)
+        self.why.append(slim(why))
 
     def rows(self) -> Rows:
         """All that were added."""
-        ids = Ragged(self.ids.array(), settled(offsets_of(self.sizes.array())))
-        return Rows(ids, self.target.array(), self.truncated.array(), np.concatenate([np.zeros(0, object), *self.why]))
+        ids = Ragged(self.ids.array(), offsets_of(self.sizes.array()))
+        return Rows(ids, self.target.array(), self.truncated.array(), joined(self.why))
 
 
 def heads_of(values: Values, sizes: Counts, keep: Counts) -> Values:

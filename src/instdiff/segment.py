@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from instdiff.artifact import building
 from instdiff.ragged import Ragged, spans
+from instdiff.spool import Growing
 
 Keys = npt.NDArray[np.bytes_]
 """Sixteen bytes each."""
 Halves = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
 Places = npt.NDArray[np.int64]
 
-KEYS_AT_ONCE, ROWS_AT_ONCE, VALUES_AT_ONCE = 1 << 19, 1 << 16, 1 << 21
+KEYS_AT_ONCE, ROWS_AT_ONCE, VALUES_AT_ONCE = 1 << 16, 1 << 14, 1 << 19
 """What is looked up, merged or copied at once; all that a store needs in memory beside its results is made of these."""
 FILES = {"high": np.uint64, "low": np.uint64, "offsets": np.int64, "values": np.float32}
 SOURCES = "sources.json"
@@ -105,6 +106,25 @@ def among(keys: Keys, wanted: Keys) -> npt.NDArray[np.bool_]:
     return out
 
 
+def first_of_each(keys: Keys) -> npt.NDArray[np.bool_]:
+    """Which keys no earlier one equals; a part of all keys is sorted at a time."""
+    out = np.zeros(len(keys), bool)
+    parts = -(-len(keys) // KEYS_AT_ONCE)
+    for part in range(parts):
+        mine = [
+            begin + np.flatnonzero(_heads(keys[begin : begin + KEYS_AT_ONCE]) % parts == part)
+            for begin in range(0, len(keys), KEYS_AT_ONCE)
+        ]
+        at = np.concatenate(mine)
+        out[at[np.unique(keys[at], return_index=True)[1]]] = True
+    return out
+
+
+def _heads(keys: Keys) -> npt.NDArray[np.uint32]:
+    """The first four bytes of each key."""
+    return np.frombuffer(keys.astype("S16").tobytes(), np.uint32).reshape(-1, 4)[:, 0]
+
+
 # ── looking up in several segments ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -115,29 +135,33 @@ def _starts(segments: Sequence[Segment]) -> Places:
 def locate(segments: Sequence[Segment], keys: Keys) -> Places:
     """The row of each key, counted through all segments; -1 where none has it, the first where several have."""
     starts = _starts(segments)
-    out = np.full(len(keys), -1, np.int64)
+    out = Growing(np.int64)
     for begin in range(0, len(keys), KEYS_AT_ONCE):
         high, low = halves(keys[begin : begin + KEYS_AT_ONCE])
+        here = np.full(len(high), -1, np.int64)
         order = np.argsort(high)  # neighbours look at the same pages
         high, low = high[order], low[order]
         for start, segment in zip(starts, segments, strict=False):
             found = segment.find((high, low))
             hit = found >= 0
-            out[begin + order[hit]] = found[hit] + start
+            here[order[hit]] = found[hit] + start
             order, high, low = order[~hit], high[~hit], low[~hit]
-    return out
+        out.extend(here)
+    return out.array()
 
 
 def lengths(segments: Sequence[Segment], rows: Places) -> Places:
     """Values in each of these rows, as ``locate`` counts them; none where there is no row."""
     starts = _starts(segments)
-    out = np.zeros(len(rows), np.int64)
+    out = Growing(np.int64)
     for begin in range(0, len(rows), KEYS_AT_ONCE):
         some = rows[begin : begin + KEYS_AT_ONCE]
+        here = np.zeros(len(some), np.int64)
         for start, stop, segment in zip(starts, starts[1:], segments, strict=False):
             mine = np.flatnonzero((some >= start) & (some < stop))
-            out[begin + mine] = segment.lengths(some[mine] - start)
-    return out
+            here[mine] = segment.lengths(some[mine] - start)
+        out.extend(here)
+    return out.array()
 
 
 def fill(out: npt.NDArray[np.float32], ends: Places, segments: Sequence[Segment], rows: Places) -> None:

@@ -16,6 +16,23 @@ Reasons = npt.NDArray[np.object_]
 """Per row None, or the one word that says why the row has no value."""
 
 
+def no_reasons(rows: int) -> Reasons:
+    """No row has a reason: takes no room and is not to be written to."""
+    return np.broadcast_to(np.array(None, object), rows)
+
+
+def slim(why: Reasons) -> Reasons:
+    """The same reasons, without room for them where no row has one."""
+    return why if any(word is not None for word in why) else no_reasons(len(why))
+
+
+def joined(parts: Sequence[Reasons]) -> Reasons:
+    """Reasons end to end."""
+    if all(part.strides == (0,) for part in parts):
+        return no_reasons(sum(map(len, parts)))
+    return np.concatenate(parts)
+
+
 class Signals:
     """The columns that a method asked for, under the names it gave them.
 

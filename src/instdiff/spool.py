@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from instdiff.errors import StoreError
 
-IN_MEMORY_BYTES = 1 << 21
+IN_MEMORY_BYTES = 1 << 18
 """What one column or table may hold in memory before it moves to a file."""
+ROWS_AT_ONCE = 1 << 15
 
 
 @contextmanager
@@ -62,6 +63,14 @@ def settled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The same values, not to be written to, in a mapped file where they are many."""
     out = Growing(values.dtype)
     out.extend(values)
+    return out.array()
+
+
+def taken(values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """The values at these places, not to be written to, in a mapped file where they are many."""
+    out = Growing(values.dtype)
+    for at in range(0, len(rows), ROWS_AT_ONCE):
+        out.extend(values[rows[at : at + ROWS_AT_ONCE]])
     return out.array()
 
 

@@ -22,10 +22,10 @@ from instdiff.artifact import fingerprint, read_json, unwritable, write_json
 from instdiff.core import Measure
 from instdiff.errors import StoreError
 from instdiff.pieces import MANY_PARTS, Pieces, counted, names, unused
-from instdiff.ragged import Ragged
-from instdiff.segment import Keys, fill, lengths, locate
+from instdiff.ragged import Ragged, offsets_of
+from instdiff.segment import KEYS_AT_ONCE, Keys, fill, lengths, locate
 
-IN_MEMORY_BYTES = 1 << 25
+IN_MEMORY_BYTES = 1 << 22
 """What is read above this goes to a mapped file."""
 
 
@@ -78,7 +78,11 @@ class Store:
 
     def missing(self, column: ColumnId, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which keys have no value yet."""
-        return locate(self._pieces(column).segments(), keys) < 0
+        segments = self._pieces(column).segments()
+        out = np.ones(len(keys), bool)
+        for at in range(0, len(keys), KEYS_AT_ONCE):
+            out[at : at + KEYS_AT_ONCE] = locate(segments, keys[at : at + KEYS_AT_ONCE]) < 0
+        return out
 
     def append(self, column: ColumnId, keys: Keys, values: Ragged) -> None:
         """Add values; the part is whole or absent, and writing it twice changes nothing.
@@ -99,14 +103,12 @@ class Store:
     def read(self, column: ColumnId, keys: Keys) -> Ragged:
         """Values in the order of the keys; a key that is not there gives an empty row.
 
-        Above 32 MiB the values are in a temporary file that is mapped into memory.
+        Above 4 MiB the values are in a temporary file that is mapped into memory.
         """
         pieces = self._pieces(column)
         segments = pieces.segments()
         rows = locate(segments, keys)
-        offsets = np.zeros(len(keys) + 1, np.int64)
-        offsets[1:] = lengths(segments, rows)
-        np.cumsum(offsets, out=offsets)
+        offsets = offsets_of(lengths(segments, rows))
         values = _room(int(offsets[-1]), self.root)
         fill(values, offsets, segments, rows)
         _used(pieces.folder)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from instdiff.core import Reasons
 from instdiff.data import Pool, Sample
 from instdiff.ragged import Ragged, offsets_of
+from instdiff.signals import joined, slim
 from instdiff.spool import Growing
 from instdiff.templates import ChatTemplate, Kind, Segment, Template, TextTemplate, is_target, text_segments
 
@@ -136,7 +137,7 @@ class Tokenised:
     def _collect(self, cut: Cut, responses: Parts | None) -> Parts:
         """Tokenise the segments that ``cut`` makes, but for responses that are there already."""
         values, sizes, kinds = Growing(np.int32), Growing(np.int64), Growing(np.uint8)
-        counts, why = Growing(np.int64), [np.zeros(0, object)]
+        counts, why = Growing(np.int64), list[Reasons]()
         end = [] if self.tokenizer.eos is None else [self.tokenizer.eos]
         known = 0
         for samples in self.chunks():
@@ -157,9 +158,9 @@ class Tokenised:
             sizes.extend(lengths)
             kinds.extend([_NUMBER[segment.kind] for segment in segments])
             counts.extend([0 if isinstance(row, str) else len(row) for row in rows])
-            why.append(np.array([row if isinstance(row, str) else None for row in rows], object))
+            why.append(slim(np.array([row if isinstance(row, str) else None for row in rows], object)))
         every = Ragged(values.array(), offsets_of(sizes.array()))
-        return Parts(every, kinds.array(), offsets_of(counts.array()), np.concatenate(why))
+        return Parts(every, kinds.array(), offsets_of(counts.array()), joined(why))
 
 
 _NUMBER = {kind: number for number, kind in enumerate(KINDS)}

@@ -50,7 +50,9 @@ from instdiff.progress import Progress, tell_skipped, telling
 from instdiff.ragged import Ragged
 from instdiff.render import Renderer, text_lengths
 from instdiff.rows import Rows
-from instdiff.segment import Keys, among
+from instdiff.segment import Keys, first_of_each
+from instdiff.signals import no_reasons, slim
+from instdiff.spool import settled, taken
 from instdiff.store import ColumnId, Store
 from instdiff.templates import ROLE_TEMPLATES, Template, template
 from instdiff.texts import Texts, text_column, texts
@@ -73,7 +75,7 @@ class Rendered:
     @cached_property
     def scorable(self) -> npt.NDArray[np.int64]:
         """Positions of rows that can be computed."""
-        return np.flatnonzero(self.rows.why == None)  # noqa: E711 - elementwise
+        return settled(np.flatnonzero(self.rows.why == None))  # noqa: E711 - elementwise
 
     @property
     def tokens(self) -> Rows:
@@ -88,6 +90,8 @@ class Rendered:
 
     def why(self) -> Why:
         """Per sample the first reason of its rows."""
+        if self.per == 1:
+            return self.rows.why
         why = self.rows.why.reshape(-1, self.per)
         first = why[:, 0].copy()
         for number in range(1, self.per):
@@ -241,36 +245,38 @@ class Workbench:
     def ready_signal(self, signal: Signal) -> bool:
         """Whether the store has a signal's column for every row that can have one."""
         rendered = self.rendered_for(signal)
-        keys = rendered.keys[rendered.scorable]
+        keys = taken(rendered.keys, rendered.scorable)
         return not bool(self.store.missing(self.column(signal.model, signal.measure), keys).any())
 
     def lacking(self, step: Pass) -> npt.NDArray[np.int64]:
         """Positions of the rows that a pass has to compute: scorable, not in the store, equal rows once."""
+        return self._lacking(step)[0]
+
+    def _lacking(self, step: Pass) -> tuple[npt.NDArray[np.int64], int]:
+        """The same, and how many rows there are of which the store has everything."""
         rendered = self.rendered_for(step)
-        keys = rendered.keys[rendered.scorable]
+        keys = taken(rendered.keys, rendered.scorable)
         lack = np.zeros(len(keys), bool)
         for measure in step.measures:
             lack |= self.store.missing(self.column(step.model, measure), keys)
-        rows, keys = rendered.scorable[lack], keys[lack]
-        _, once = np.unique(keys, return_index=True)
-        return rows[np.sort(once)]
+        rows = rendered.scorable[lack]
+        return settled(rows[first_of_each(taken(rendered.keys, rows))]), len(keys) - len(rows)
 
     def run(self, step: Pass, progress: Progress) -> None:
         """Compute what the store lacks for a pass."""
         rendered = self.rendered_for(step)
-        todo = self.lacking(step)
+        todo, cached = self._lacking(step)
         if len(todo) == 0:
             tell_skipped(progress, label(step), len(rendered.scorable))
             return
-        rows = rendered.rows.take(todo)
-        cached = len(rendered.scorable) - int(among(rendered.keys[rendered.scorable], rendered.keys[todo]).sum())
+        rows, keys = rendered.rows.take(todo), taken(rendered.keys, todo)
         columns = {self.resolved(step.model, m): self.column(step.model, m) for m in step.measures}
         tokens = int(rendered.lengths[todo].sum())
         with (
             progress.task(label(step), rows=len(todo), tokens=tokens, cached=cached) as advance,
             self._sweeping(step, rows, tuple(columns)) as batches,
         ):
-            bad = run_pass(telling(batches, progress), rendered.keys[todo], columns, self.store, advance)
+            bad = run_pass(telling(batches, progress), keys, columns, self.store, advance)
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 
@@ -305,10 +311,10 @@ class Workbench:
         """What a method asked for, with the reason for every row that some column lacks."""
         asked = method.signals()
         aside = [name for name, signal in asked.items() if signal.of != "pool" or isinstance(signal.view, Anchors)]
-        why = np.full(len(self.pool), None, object)
+        why = no_reasons(len(self.pool))
         for name, signal in asked.items():
             if name not in aside:
-                why = np.where(why == None, self._why(signal), why)  # noqa: E711 - elementwise
+                why = slim(np.where(why == None, self._why(signal), why))  # noqa: E711 - elementwise
         return Signals(_Lazily(self._read, asked), self.pool.ids, why, aside=aside)
 
     def _why(self, signal: Signal) -> Why:
@@ -316,9 +322,9 @@ class Workbench:
         if isinstance(signal.measure, Length) and signal.measure.part == "response":
             return reasons(len(self.pool), empty_response=np.asarray(self._read(signal)) == 0)
         if not signal.measure.needs_model:
-            return np.full(len(self.pool), None, object)
+            return no_reasons(len(self.pool))
         rendered = self.rendered_for(signal)
-        why = rendered.why()
+        why = rendered.why().copy()
         gone = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
         word = "no_answer" if isinstance(signal.measure, Judged) else "non_finite"
         why[(why == None) & gone.reshape(-1, rendered.per).any(1)] = word  # noqa: E711 - elementwise

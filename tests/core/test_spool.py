@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from instdiff import ragged, spool
 from instdiff.errors import StoreError
-from instdiff.ragged import Ragged
-from instdiff.spool import Growing
+from instdiff.ragged import Ragged, offsets_of
+from instdiff.signals import joined, no_reasons, slim
+from instdiff.spool import Growing, taken
 
 
 @pytest.fixture
@@ -38,6 +39,26 @@ def test_spooled_is_the_same_as_in_memory(parts: list[list[int]], most: int) -> 
         values = grown.array()
     assert values.tolist() == [value for part in parts for value in part]
     assert values.dtype == np.int32 and not values.flags.writeable
+
+
+@given(st.lists(st.integers(0, 9), max_size=40), st.data())
+def test_offsets_and_rows_in_pieces(lengths: list[int], data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=20)) if lengths else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "IN_MEMORY_BYTES", 40)
+        patch.setattr(spool, "ROWS_AT_ONCE", 3)
+        patch.setattr(ragged, "ROWS_AT_ONCE", 3)
+        offsets, some = offsets_of(lengths), taken(np.array(lengths, np.int64), np.array(rows, np.int64))
+    assert offsets.tolist() == [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+    assert offsets.dtype == np.int64 and some.tolist() == [lengths[row] for row in rows]
+
+
+@given(st.lists(st.lists(st.none() | st.sampled_from(["too_long", "empty"]), max_size=5)))
+def test_reasons_take_room_only_where_there_are_some(parts: list[list[str | None]]) -> None:
+    whole = joined([slim(np.array([*part, ""], object)[:-1]) for part in parts])
+    assert whole.tolist() == [word for part in parts for word in part]
+    assert (slim(whole).strides == (0,)) == (not any(word for part in parts for word in part))
+    assert no_reasons(3).tolist() == [None] * 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="an open file has a name there")

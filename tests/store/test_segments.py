@@ -14,7 +14,7 @@ from instdiff import pieces
 from instdiff import store as module
 from instdiff.core import Entropy, Nll
 from instdiff.ragged import Ragged
-from instdiff.segment import Segment, among, halves
+from instdiff.segment import Segment, among, first_of_each, halves
 from instdiff.store import ColumnId, Store, collect, info
 
 COLUMN = ColumnId("model", "float32", Nll())
@@ -48,6 +48,15 @@ def test_which_keys_are_among_others(numbers: list[int], wanted: list[int], at_o
         patch.setattr("instdiff.segment.KEYS_AT_ONCE", at_once)
         found = among(keys_of(numbers), keys_of(wanted))
     assert found.tolist() == [number in wanted for number in numbers]
+
+
+@given(st.lists(st.integers(0, 12) | NUMBER), st.integers(1, 4))
+@settings(deadline=None)
+def test_of_equal_keys_the_first_is_taken(numbers: list[int], at_once: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("instdiff.segment.KEYS_AT_ONCE", at_once)
+        first = first_of_each(keys_of(numbers))
+    assert first.tolist() == [number not in numbers[:at] for at, number in enumerate(numbers)]
 
 
 @given(st.lists(st.lists(st.integers(0, 60), max_size=12, unique=True), min_size=1, max_size=40))

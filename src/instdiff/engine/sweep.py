@@ -66,17 +66,17 @@ class Sweep:
         Raises:
             EngineError: the model's weights are not finite, or a single row does not fit into memory.
         """
-        for which in self._pieces(rows.ids.lengths()):
+        for which in self._pieces(rows.ids.offsets):
             yield from self._through(rows, which, measures)
 
-    def _pieces(self, lengths: Places) -> Iterator[Places]:
+    def _pieces(self, offsets: Places) -> Iterator[Places]:
         """All rows in turn; where there are many, the first of them in batches of several sizes, to find the best."""
         trial = 2 * max(self._untried, default=0)
-        start = 0
-        if self._untried and lengths.sum() >= 2 * trial * (len(self._untried) + 1):
-            ends, rates = np.cumsum(lengths), dict[int, float]()
+        start, count = 0, len(offsets) - 1
+        if self._untried and offsets[-1] >= 2 * trial * (len(self._untried) + 1):
+            rates = dict[int, float]()
             for budget in (self._untried[0], *self._untried):  # the first one twice: it warms up
-                stop = int(np.searchsorted(ends, (ends[start - 1] if start else 0) + trial)) + 1
+                stop = int(np.searchsorted(offsets[1:], offsets[start] + trial)) + 1
                 self.batch_tokens = budget
                 seconds, tokens = self._seconds, self._tokens
                 yield np.arange(start, stop)
@@ -87,11 +87,11 @@ class Sweep:
             else:
                 self.batch_tokens = min(b for b, rate in rates.items() if rate >= AS_FAST * max(rates.values()))
             self._untried = ()
-        for at in range(start, len(lengths), BLOCK):
-            yield np.arange(at, min(at + BLOCK, len(lengths)))
+        for at in range(start, count, BLOCK):
+            yield np.arange(at, min(at + BLOCK, count))
 
     def _through(self, rows: Rows, which: Places, measures: tuple[Measure, ...]) -> Iterator[Swept]:
-        lengths = rows.ids.lengths()[which]
+        lengths = rows.ids.lengths_of(which)
         open_ = np.ones(len(which), bool)
         while open_.any():
             for batch in self._batches(rows, which[open_]):
@@ -120,7 +120,7 @@ class Sweep:
 
     def _batches(self, rows: Rows, which: Places) -> Iterator[Batch]:
         if self.forward.packs is False:
-            for at in batches(rows.ids.lengths()[which], self.batch_tokens):
+            for at in batches(rows.ids.lengths_of(which), self.batch_tokens):
                 yield self._noisy(rows, Batch.padded(which[at], self._taken(rows, which[at])))
             return
         share = rows.noise is None

@@ -234,11 +234,10 @@ def runs(rows: Rows, batch: int, workers: int, most: int = MOST_BATCHES) -> Iter
     Each run is half of a worker's share of what is left: long ones first, so that little is shared across an end, and
     short ones last, so that the workers end together.
     """
-    lengths = rows.ids.lengths()
-    left = int(lengths.sum())
+    left = int(rows.ids.offsets[-1])
     for first in range(0, len(rows), BLOCK):
         block = first + in_order([rows.ids[row] for row in range(first, min(first + BLOCK, len(rows)))])
-        ends = np.concatenate([[0], np.cumsum(lengths[block])])
+        ends = np.concatenate([[0], np.cumsum(rows.ids.lengths_of(block))])
         start = 0
         while start < len(block):
             size = min(max(left // (2 * workers), batch), most * batch)

@@ -237,14 +237,14 @@ def _page(
     template = environment.from_string((here / "report.html").read_text(encoding="utf-8"))
     # Two scripts may run, each by its hash: what data bring into the page never can. The drawing library makes code for
     # the graphics card from text of its own, for which a policy has no finer word than 'unsafe-eval'.
-    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in
+    hashes = [f"sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}" for s in
               (script, plotly_script())]  # fmt: skip
     after = ("training", "comparison", "cost", "provenance")
     before = next(s.id for s in made if s.id in after) if examples else None
     return template.render(
         title=scene.material.title, kind=scene.material.kind, sections=made, notes=scene.material.notes,
         example_notes=notes, folded=folded, before=before, payload=payload, script=script, style=style,
-        hashes=" ".join(hashes), version=__version__,
+        hashes=" ".join(f"'{one}'" for one in hashes), library=hashes[1], version=__version__,
     )  # fmt: skip
 
 
