@@ -39,7 +39,6 @@ from instdiff.engine.nodes import spread
 from instdiff.errors import DataError, PlanError
 from instdiff.planner import plan
 from instdiff.progress import Progress, Quiet
-from instdiff.spool import settled
 from instdiff.store import Store, check_writable
 from instdiff.table import ScoreTable
 from instdiff.version import __version__
@@ -207,7 +206,7 @@ def tabulate(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str
         scores = method.score(signals).explained(signals)
         again = partial(bench.signals, method)
         scored[name] = Scored(name, method, scores.value, scores.why, scores.details, pool.ids, n_tokens, again)
-    return ScoreTable(settled(pool.rows), pool.ids, n_tokens, truncated, scored, meta_of(bench, methods, specs))
+    return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, meta_of(bench, methods, specs))
 
 
 def recalling(
@@ -259,10 +258,10 @@ def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[npt.NDArra
         for signal in method.signals().values():
             if isinstance(signal.measure, BY_TOKEN) and isinstance(signal.view, OF_RESPONSE) and signal.of == "pool":
                 rows = bench.rendered(signal.model, signal.view).tokens
-                return settled(rows.n_targets()), rows.truncated
+                return rows.n_targets(), rows.truncated
     if "base" in bench.models:
         rows = bench.rendered("base", Prompted()).tokens
-        return settled(rows.n_targets()), rows.truncated
+        return rows.n_targets(), rows.truncated
     return np.full(len(bench.pool), -1), np.zeros(len(bench.pool), bool)
 
 

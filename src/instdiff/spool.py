@@ -59,10 +59,11 @@ def mapped(file: IO[bytes]) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def settled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same values, not to be written to, in a mapped file where they are many."""
-    out = Growing(values.dtype)
-    out.extend(values)
+def places(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Where marks are set, not to be written to, in a mapped file where they are many."""
+    out = Growing(np.int64)
+    for at in range(0, len(marks), ROWS_AT_ONCE):
+        out.extend(at + np.flatnonzero(marks[at : at + ROWS_AT_ONCE]))
     return out.array()
 
 

@@ -52,7 +52,7 @@ from instdiff.render import Renderer, text_lengths
 from instdiff.rows import Rows
 from instdiff.segment import Keys, first_of_each
 from instdiff.signals import no_reasons, slim
-from instdiff.spool import settled, taken
+from instdiff.spool import places, taken
 from instdiff.store import ColumnId, Store
 from instdiff.templates import ROLE_TEMPLATES, Template, template
 from instdiff.texts import Texts, text_column, texts
@@ -75,7 +75,7 @@ class Rendered:
     @cached_property
     def scorable(self) -> npt.NDArray[np.int64]:
         """Positions of rows that can be computed."""
-        return settled(np.flatnonzero(self.rows.why == None))  # noqa: E711 - elementwise
+        return places(self.rows.why == None)  # noqa: E711 - elementwise
 
     @property
     def tokens(self) -> Rows:
@@ -259,8 +259,9 @@ class Workbench:
         lack = np.zeros(len(keys), bool)
         for measure in step.measures:
             lack |= self.store.missing(self.column(step.model, measure), keys)
-        rows = rendered.scorable[lack]
-        return settled(rows[first_of_each(taken(rendered.keys, rows))]), len(keys) - len(rows)
+        rows = taken(rendered.scorable, places(lack))
+        once = places(first_of_each(taken(rendered.keys, rows)))
+        return taken(rows, once), len(keys) - len(rows)
 
     def run(self, step: Pass, progress: Progress) -> None:
         """Compute what the store lacks for a pass."""

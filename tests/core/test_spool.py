@@ -19,7 +19,7 @@ from instdiff import ragged, spool
 from instdiff.errors import StoreError
 from instdiff.ragged import Ragged, offsets_of
 from instdiff.signals import joined, no_reasons, slim
-from instdiff.spool import Growing, taken
+from instdiff.spool import Growing, places, taken
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def test_offsets_and_rows_in_pieces(lengths: list[int], data: st.DataObject) -> 
         patch.setattr(spool, "ROWS_AT_ONCE", 3)
         patch.setattr(ragged, "ROWS_AT_ONCE", 3)
         offsets, some = offsets_of(lengths), taken(np.array(lengths, np.int64), np.array(rows, np.int64))
+        odd = places(np.array(lengths, np.int64) % 2 == 1)
     assert offsets.tolist() == [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+    assert odd.tolist() == [at for at, length in enumerate(lengths) if length % 2]
     assert offsets.dtype == np.int64 and some.tolist() == [lengths[row] for row in rows]
 
 

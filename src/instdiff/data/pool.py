@@ -19,6 +19,7 @@ from instdiff.data.batches import sliced, taken
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
 from instdiff.ids import Ids
+from instdiff.spool import Growing
 
 Role = Literal["system", "user", "assistant", "tool", "call"]
 """Who speaks. ``call`` is a function call that the assistant emits, ``tool`` what came back from it."""
@@ -127,7 +128,10 @@ class Pool:
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """Position of each sample in the input, where rejected records count too."""
-        return np.asarray(self.table.column("row").to_numpy(), dtype=np.int64)
+        out = Growing(np.int64)
+        for chunk in self.table.column("row").chunks:
+            out.extend(chunk.to_numpy())
+        return out.array()
 
     @property
     def fingerprint(self) -> str:
