@@ -25,6 +25,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from instdiff.engine.load import emulated
+
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>"]
 UNK, BOS, EOS, PAD = range(4)
 CONTEXT = 1024
@@ -139,8 +141,8 @@ def build_model(vocab: int) -> LlamaForCausalLM:
 
 
 def loss_of(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
-    """Mean next-token loss of a batch of windows: bf16 inside the model, fp32 from the logits on."""
-    with torch.autocast(batch.device.type, dtype=torch.bfloat16):
+    """Mean next-token loss of a batch of windows: bf16 inside the model where that is fast, fp32 from the logits on."""
+    with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=not emulated(torch.bfloat16, batch.device)):
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
     return functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
 
@@ -197,6 +199,7 @@ def evaluate(model: LlamaForCausalLM, corpus: Corpus, args: argparse.Namespace, 
 def model_card(corpus: Corpus, result: Result, args: argparse.Namespace, parameters: int, vocab: int) -> str:
     """The README.md of the saved folder: what it was trained on, how, and what was measured."""
     limit = "all documents" if args.documents is None else f"the first {args.documents:,} documents"
+    precision = "fp32" if emulated(torch.bfloat16, torch.device(args.device)) else "bf16 autocast"
     lines = [
         "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: text-generation\n---\n",
         "# A tiny English base model\n",
@@ -205,7 +208,7 @@ def model_card(corpus: Corpus, result: Result, args: argparse.Namespace, paramet
         f"  {len(corpus.train):,} training tokens, {len(corpus.held_out):,} held out.",
         f"- Recipe: {result.steps:,} steps of {args.batch} x {args.length} tokens, AdamW (0.9, 0.95),",
         f"  weight decay 0.1, peak rate {PEAK_RATE:g}, {WARM_UP_STEPS} warm-up steps, cosine to 10 %,",
-        f"  clipping 1.0, bf16 autocast, seed {args.seed}, {result.seconds / 60:.1f} minutes.",
+        f"  clipping 1.0, {precision}, seed {args.seed}, {result.seconds / 60:.1f} minutes.",
         f"- Training loss of the first step {result.losses[0]:.3f}, of the last {result.losses[-1]:.3f}.",
         f"- Held-out loss {result.held_out_loss:.3f} nats per token, {result.bits_per_byte:.3f} bits per byte.\n",
     ]
@@ -253,8 +256,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> Result:
     """Run the whole recipe and return what was measured."""
     args = parse(argv)
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-    device = torch.device(name)
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(args.device)
     torch.manual_seed(args.seed)
     documents = read_documents(args.data, args.documents)
     tokenizer = train_tokenizer(documents, args.vocab)
