@@ -45,7 +45,7 @@ from instdiff.measures import (
     Words,
 )
 from instdiff.ranking import best_first
-from instdiff.signals import Floats, Reasons, Signals, no_reasons, slim, vectors
+from instdiff.signals import Floats, Reasons, Signals, first_of, no_reasons, vectors
 
 __all__ = [
     "FILTERED",
@@ -120,14 +120,19 @@ class Scores:
         """
         if len(self.value) != len(signals):
             raise ValueError(f"the method gave {len(self.value)} scores for {len(signals)} rows")
-        why = np.where(signals.why != None, signals.why, self.why)  # noqa: E711 - elementwise
-        value = np.where(np.isfinite(self.value) & (why == None), self.value, np.nan)  # noqa: E711 - elementwise
-        why[np.isnan(value) & (why == None)] = "non_finite"  # noqa: E711 - elementwise
-        return Scores(value, slim(why), **self.details)
+        why = first_of(signals.why, self.why)
+        given = why != None  # noqa: E711 - elementwise
+        bad = ~np.isfinite(self.value)
+        if not (bad | given).any():
+            return Scores(self.value, why, **self.details)
+        why = first_of(why, reasons(len(why), non_finite=bad))
+        return Scores(np.where(bad | given, np.nan, self.value), why, **self.details)
 
 
 def reasons(rows: int, **marks: npt.NDArray[np.bool_]) -> Reasons:
-    """One reason per row from boolean columns; where several hold, the first named counts."""
+    """One reason per row from boolean columns, not to be written to; where several hold, the first named counts."""
+    if not any(mark.any() for mark in marks.values()):
+        return no_reasons(rows)
     why = np.full(rows, None, object)
     for word, mark in reversed(marks.items()):
         why[mark] = word

@@ -26,6 +26,13 @@ def slim(why: Reasons) -> Reasons:
     return why if any(word is not None for word in why) else no_reasons(len(why))
 
 
+def first_of(one: Reasons, other: Reasons) -> Reasons:
+    """Per row the reason of ``one``, else that of ``other``; not to be written to."""
+    if one.strides == (0,) or other.strides == (0,):
+        return other if one.strides == (0,) else one
+    return np.where(one == None, other, one)  # noqa: E711 - elementwise
+
+
 def joined(parts: Sequence[Reasons]) -> Reasons:
     """Reasons end to end."""
     if all(part.strides == (0,) for part in parts):

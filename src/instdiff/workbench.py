@@ -51,7 +51,7 @@ from instdiff.ragged import Ragged
 from instdiff.render import Renderer, text_lengths
 from instdiff.rows import Rows
 from instdiff.segment import Keys, first_of_each
-from instdiff.signals import no_reasons, slim
+from instdiff.signals import first_of, no_reasons
 from instdiff.spool import places, taken
 from instdiff.store import ColumnId, Store
 from instdiff.templates import ROLE_TEMPLATES, Template, template
@@ -315,7 +315,7 @@ class Workbench:
         why = no_reasons(len(self.pool))
         for name, signal in asked.items():
             if name not in aside:
-                why = slim(np.where(why == None, self._why(signal), why))  # noqa: E711 - elementwise
+                why = first_of(why, self._why(signal))
         return Signals(_Lazily(self._read, asked), self.pool.ids, why, aside=aside)
 
     def _why(self, signal: Signal) -> Why:
@@ -325,13 +325,12 @@ class Workbench:
         if not signal.measure.needs_model:
             return no_reasons(len(self.pool))
         rendered = self.rendered_for(signal)
-        why = rendered.why().copy()
-        gone = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
-        word = "no_answer" if isinstance(signal.measure, Judged) else "non_finite"
-        why[(why == None) & gone.reshape(-1, rendered.per).any(1)] = word  # noqa: E711 - elementwise
-        if isinstance(signal.measure, Judged):
-            why[(why == None) & (self._stored(signal).lengths() == 0)] = "unparsable"  # noqa: E711 - elementwise
-        return why
+        missing = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
+        gone = np.any(missing.reshape(-1, rendered.per), axis=1)
+        if not isinstance(signal.measure, Judged):
+            return first_of(rendered.why(), reasons(len(gone), non_finite=gone))
+        empty = self._stored(signal).lengths() == 0
+        return first_of(rendered.why(), reasons(len(gone), no_answer=gone, unparsable=empty))
 
     def _stored(self, signal: Signal) -> Ragged:
         rendered = self.rendered_for(signal)

@@ -11,18 +11,20 @@
   };
 
   // ── what the page carries ──────────────────────────────────────────────────────────────────────────────────────
+  const bytesOf = (letters) => {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(letters);
+    const plain = atob(letters), bytes = new Uint8Array(plain.length);
+    for (let i = 0; i < plain.length; i++) bytes[i] = plain.charCodeAt(i);
+    return bytes;
+  };
   const unpack = async (name) => {
     const place = $("payload-" + name);
-    const letters = atob(place.textContent);
+    const bytes = bytesOf(place.textContent);
     place.remove();
-    const bytes = new Uint8Array(letters.length);
-    for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   };
   const words = (bytes) => new TextDecoder().decode(bytes);
-  const [body, raw] = await Promise.all([unpack("figures").then((b) => JSON.parse(words(b))), unpack("arrays")]);
-  performance.mark("unpacked");
   // With an address of its own the drawing library is compiled beside this thread, while the rows are made.
   const library = unpack("plotly").then((bytes) => new Promise((go) => {
     const script = document.createElement("script");
@@ -37,6 +39,8 @@
     Object.assign(script, { src: address, integrity: root.dataset.library, crossOrigin: "anonymous", onload: done, onerror: inline });
     document.head.append(script);
   }));
+  const [body, raw] = await Promise.all([unpack("figures").then((b) => JSON.parse(words(b))), unpack("arrays")]);
+  performance.mark("unpacked");
   const known = new Map();
   const array = (ref) => {
     if (!known.has(ref.$)) {
