@@ -209,11 +209,22 @@ def _tidy(folder: Path) -> None:
         for source in json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []:
             if source in there:
                 _remove(folder / source)
+    now = _now(folder)
     for path in folder.glob(".*.partial"):
         # A segment is built under the lock that is held here; a part may be on its way.
         with suppress(FileNotFoundError):
-            if path.is_dir() or time.time() - path.stat().st_mtime > ABANDONED_S:
+            if path.is_dir() or now - path.stat().st_mtime > ABANDONED_S:
                 _remove(path)
+
+
+def _now(folder: Path) -> float:
+    """By the clock that dates the folder's files: a shared one's is not this machine's."""
+    lock = folder / ".lock"
+    try:
+        os.utime(lock)
+        return lock.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 # ── one piece ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,25 @@ def test_a_writer_goes_on_where_its_column_was_deleted(tmp_path: Path) -> None:
     add(store, [2])
     check(store, {2}, 5)
     assert len(info(store)) == 1
+
+
+@pytest.mark.parametrize("off_s", [-7200, 7200])
+def test_clocks_that_disagree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off_s: int) -> None:
+    """This machine's clock is two hours off the shared folder's: nothing is lost, doubled, or taken from another."""
+    here, there, real, real_ns = Store(tmp_path), Store(tmp_path), time.time, time.time_ns
+    add(here, [0])
+    under_way = here.folder(COLUMN) / ".other.parquet.1.partial"
+    under_way.write_bytes(b"")
+    monkeypatch.setattr(pieces.time, "time", lambda: real() + off_s)
+    monkeypatch.setattr(pieces.time, "time_ns", lambda: real_ns() + off_s * 10**9)
+    for number in range(1, 24):
+        add(here if number % 2 else there, [number])
+        if number % 5 == 0:
+            (here if number % 10 else there).compact(COLUMN, least=3)
+    for store in (here, there, Store(tmp_path)):
+        check(store, set(range(24)), 30)
+    here.compact(COLUMN, least=1)
+    assert under_way.exists() and info(Store(tmp_path))[0].rows == 24
 
 
 def test_appending_counts_as_use(tmp_path: Path) -> None:
