@@ -20,6 +20,7 @@ from instdiff.errors import StoreError
 IN_MEMORY_BYTES = 1 << 18
 """What one column or table may hold in memory before it moves to a file."""
 ROWS_AT_ONCE = 1 << 15
+"""Rows worked on at once where a column is made of another: 256 KiB of integers."""
 
 
 @contextmanager
