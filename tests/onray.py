@@ -8,8 +8,9 @@ import signal
 import warnings
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 OBJECTS = 100 << 20
 
@@ -39,13 +40,12 @@ def started() -> Any:
 
 
 def scorers() -> list[int]:
-    """Processes of workers that are at work or wait."""
+    """Processes of workers that are at work or wait, of this cluster: tests beside this one may have another."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                if (entry / "cmdline").read_bytes().startswith(b"ray::Scorer"):
-                    found.append(int(entry.name))
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith("ray::Scorer"):
+                found.append(process.pid)
     return sorted(found)
 
 
