@@ -1,8 +1,9 @@
 """CPU seconds, forwards, tokens and memory against the number of rows, the vocabulary and the length.
 
-Each size runs in a process of its own. ``cpu_s`` is spent by the process and its children after a warm-up; memory is
-the most anonymous memory above what was there before, since mapped files can be dropped. ``..._growth`` is the cost
-against the size before, over the growth of the size: 1 is linear.
+Each size runs in a process of its own. Batches of rows from a file have a given budget: a measured one follows the
+clock, and the number of forwards with it, up or down. ``cpu_s`` is spent by the process and its children after a
+warm-up; memory is the most anonymous memory above what was there before, since mapped files can be dropped.
+``..._growth`` is the cost against the size before, over the growth of the size: 1 is linear.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from instdiff.engine.sweep import Sweep
 from instdiff.render import Rows, render
 from instdiff.templates import template
 
-SETTINGS = Settings(max_length=512, dtype="float32", device="cpu")
+SETTINGS = Settings(max_length=512, dtype="float32", device="cpu", batch_tokens=4096)
 METHODS = (Perplexity(), ResponseEntropy())
 FEW = 100
 """Rows of the warm-up and of the reference."""
