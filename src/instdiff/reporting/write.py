@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from jinja2 import Environment, StrictUndefined
 
 from instdiff.artifact import write_json, writing
 from instdiff.core import Log
-from instdiff.errors import InstDiffError, PlanError
+from instdiff.errors import InstDiffError
 from instdiff.ragged import Ragged
 from instdiff.reporting import kept, outcome, sections
 from instdiff.reporting.examples import texts
+from instdiff.reporting.library import library, plotly_script
 from instdiff.reporting.material import gather
 from instdiff.reporting.numbers import plain
 from instdiff.reporting.pack import Packer, packed, packed_json
@@ -56,7 +56,7 @@ def report(
     """
     place = Path(where)
     page = Path(output) if output else (place if place.is_dir() else place.parent) / "report.html"
-    script = plotly_script()
+    plotly_script()  # where it is missing, nothing is read
     scene = Scene(gather(place, data, store, lines, log))
     made, points = _sections(scene)
     about, folded = outcome.provenance(scene)
@@ -66,8 +66,9 @@ def report(
     shown, table, notes = _examples(scene, packer)
     points = {name: packer.array(values) for name, values in points.items()}
     body = {"figures": figures, "examples": table, "points": points, "arrays": packer.index}
-    text = _page(scene, made, notes, folded, bool(shown), {
-        "figures": packed_json(body), "arrays": packer.packed(), "plotly": packed(script),
+    drawing = library(frozenset(trace.type for s in made for _, figure in s.figures for trace in figure.data))
+    text = _page(scene, made, notes, folded, bool(shown), drawing, {
+        "figures": packed_json(body), "arrays": packer.packed(), "plotly": packed(drawing),
     })  # fmt: skip
     with writing(page) as aside:
         aside.write_text(text, encoding="utf-8")
@@ -78,20 +79,6 @@ def report(
 def write_report(folder: Path, lines: list[dict[str, Any]]) -> Path:
     """Write ``report.html`` and ``report.json`` of a pipeline's run folder, with one line per model."""
     return report(folder, lines=lines)
-
-
-@cache
-def plotly_script() -> str:
-    """The drawing library, to stand in the page.
-
-    Raises:
-        PlanError: it is missing.
-    """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise PlanError('a report needs plotly, which is missing; run: pip install "instdiff[report]"') from None
-    return str(get_plotlyjs())
 
 
 def _sections(scene: Scene) -> tuple[list[Section], dict[str, Any]]:
@@ -228,6 +215,7 @@ def _page(
     notes: list[str],
     folded: list[tuple[str, str]],
     examples: bool,
+    drawing: str,
     payload: dict[str, str],
 ) -> str:
     here = files("instdiff") / "pages"
@@ -238,7 +226,7 @@ def _page(
     # Two scripts may run, each by its hash: what data bring into the page never can. The drawing library makes code for
     # the graphics card from text of its own, for which a policy has no finer word than 'unsafe-eval'.
     hashes = [f"sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}" for s in
-              (script, plotly_script())]  # fmt: skip
+              (script, drawing)]  # fmt: skip
     after = ("training", "comparison", "cost", "provenance")
     before = next(s.id for s in made if s.id in after) if examples else None
     return template.render(
