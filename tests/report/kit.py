@@ -103,8 +103,8 @@ def column(page: Path, ref: dict[str, int]) -> np.ndarray[Any, Any]:
 
 
 @contextmanager
-def opened(page: Path, scheme: str = "light") -> Iterator[Any]:
-    """The page in headless Chromium; it may ask for nothing and complain of nothing."""
+def opened(page: Path, scheme: str = "light", scripts: bool = True) -> Iterator[Any]:
+    """The page in headless Chromium, with its scripts or without; it may ask for nothing and complain of nothing."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium is installed")
@@ -112,7 +112,8 @@ def opened(page: Path, scheme: str = "light") -> Iterator[Any]:
     with api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
-            tab = browser.new_page(viewport={"width": 1360, "height": 900}, color_scheme=scheme)
+            size = {"width": 1360, "height": 900}
+            tab = browser.new_page(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
             said: list[str] = []
             tab.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
             tab.on("pageerror", lambda error: said.append(str(error)))
@@ -121,7 +122,8 @@ def opened(page: Path, scheme: str = "light") -> Iterator[Any]:
                 lambda ask: said.append(ask.url) if not ask.url.startswith(("file:", "data:", "blob:")) else None,
             )
             tab.goto(page.resolve().as_uri())
-            tab.wait_for_selector("html[data-ready]", timeout=120_000)
+            if scripts:
+                tab.wait_for_selector("html[data-ready]", timeout=120_000)
             yield tab
             assert said == []
         finally:

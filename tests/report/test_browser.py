@@ -17,7 +17,7 @@ from instdiff.reporting import report
 from instdiff.selection import select
 from instdiff.table import read_scores
 
-from .kit import make_scores, make_table, opened
+from .kit import make_scores, make_table, opened, payload
 
 SORTED = "[...document.querySelectorAll('#rows tbody tr.row')].map(r => [...r.cells].map(c => c.textContent))"
 
@@ -102,6 +102,31 @@ def test_dark_and_light_and_every_picture(page: Path) -> None:
             assert button.get_attribute("aria-pressed") == "true"
 
 
+def test_the_funnel_needs_no_script(page: Path) -> None:
+    table = read_scores(page.parent / "scores.parquet")
+    with opened(page, scripts=False) as tab:
+        bars = tab.locator("#funnel .bars dd")
+        assert [bar.inner_text().split("\n")[0] for bar in bars.all()][::2] == [
+            "200 rows",
+            "200 rows",
+            "160 rows",
+            "40 rows",
+        ]
+        widths = [bar.bounding_box()["width"] for bar in tab.locator("#funnel .bars i.rows").all()]
+        assert np.allclose(np.array(widths) / widths[0], [1, 1, 0.8, 0.2], atol=0.01)
+        assert bars.nth(1).inner_text().startswith(f"{table.n_tokens.sum():,} tokens")
+        assert not any(place.is_visible() for place in tab.locator(".figures").all())  # nothing waits for ever
+
+
+def test_only_what_is_drawn_was_run(page: Path) -> None:
+    drawn = {trace["type"] for some in payload(page)["figures"].values() for _, one in some for trace in one["data"]}
+    with opened(page) as tab:
+        run = set(tab.evaluate("Object.keys(Plotly.PlotSchema.get().traces)"))
+        assert run == drawn == {"bar", "box", "heatmap", "scatter"}
+        scroll(tab)
+        assert tab.locator(".picture:empty").count() == 0
+
+
 def test_a_point_tells_its_row_and_the_rows_most_like_it(page: Path) -> None:
     with opened(page) as tab:
         tab.locator("#coverage .card").scroll_into_view_if_needed()
@@ -147,6 +172,9 @@ def test_fifty_thousand_rows_open(tmp_path: Path) -> None:
         assert tab.text_content("#count") == "2,000 of 2,000 rows"
         tab.locator("#delta .card").scroll_into_view_if_needed()
         tab.wait_for_selector("#delta .gl-canvas, #delta .main-svg")
+        assert tab.evaluate(
+            "'scattergl' in Plotly.PlotSchema.get().traces && !('surface' in Plotly.PlotSchema.get().traces)"
+        )
         assert "WebGL is not supported" not in tab.text_content("#delta")
         points = "document.querySelector('#delta .js-plotly-plot').data.reduce((n, t) => n + t.x.length, 0)"
         tab.wait_for_function("document.querySelector('#delta .js-plotly-plot')?.data?.length === 3")

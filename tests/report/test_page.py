@@ -18,7 +18,7 @@ from helpers import Lab, some_rows
 from instdiff.data import load
 from instdiff.errors import DataError
 from instdiff.methods import IFD, MADS, Perplexity, ResponseEntropy
-from instdiff.reporting import plots, report
+from instdiff.reporting import numbers, plots, report
 from instdiff.selection import select
 from instdiff.table import read_scores
 
@@ -84,6 +84,48 @@ def test_the_facts_are_those_of_the_scores(made: Path) -> None:
     assert found["summary"]["text"][0].startswith("instructdiff chose 40 of 200 rows, with ")
 
 
+def test_the_funnel_is_a_part_of_the_page(made: Path) -> None:
+    table = read_scores(made.parent / "scores.parquet")
+    record = json.loads((made.parent / "selection.json").read_text())
+    scored, n = table["instructdiff"], table.n_tokens
+    counts = {
+        "rows": [200, 200, 160, 40],
+        "tokens": [n.sum(), n.sum(), n[scored.eligible].sum(), n[record["rows"]].sum()],
+    }
+    said = [
+        (unit, f"{100 * count / some[0]:.2f}", f"{count:,} {unit}", f"{100 * count / some[0]:.1f} %")
+        for stage in zip(*counts.values(), strict=True)
+        for (unit, some), count in zip(counts.items(), stage, strict=True)
+    ]
+    raw = made.read_text(encoding="utf-8")
+    bars = raw[raw.index('<figure class="bars">') : raw.index("</figure>")]
+    assert re.findall("<dt>(.*?)</dt>", bars) == ["input", "scorable", "eligible", "chosen"]
+    bar = r'<i class="(\w+)" style="width: ([\d.]+)%"></i><span>(.*?)</span><span class="soft">(.*?)</span>'
+    assert re.findall(bar, bars) == said
+    assert raw.count('class="bars"') == 1 and payload(made)["figures"]["funnel"] == []
+
+
+def test_what_is_not_known_has_no_bar_and_names_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_scores(tmp_path, 30)
+    stages = [{"stage": "<i>in</i>\u202e", "rows": 30, "tokens": None}, {"stage": "out", "rows": 6, "tokens": None}]
+    monkeypatch.setattr(numbers, "funnel", lambda scored, chosen: stages)
+    raw = report(tmp_path).read_text(encoding="utf-8")
+    bars = raw[raw.index('<figure class="bars">') : raw.index("</figure>")]
+    assert re.findall("<dt>(.*?)</dt>", bars) == ["&lt;i&gt;in&lt;/i&gt;⟨U+202E⟩", "out"]
+    assert re.findall("<span>(.*?)</span>", bars) == ["30 rows", "6 rows"]
+
+
+def test_pictures_have_their_place_before_they_are_drawn(made: Path) -> None:
+    raw = made.read_text(encoding="utf-8")
+    for section, figures in payload(made)["figures"].items():
+        start = raw.index(f'<section id="{section}">')
+        heights = re.findall(
+            r'class="picture" style="min-height: (\d+)px"', raw[start : raw.index("</section>", start)]
+        )
+        shown = figures if section == "distributions" else figures[:1]
+        assert heights == [str(figure["layout"]["height"]) for _, figure in shown]
+
+
 def test_every_point_is_in_the_page(made: Path) -> None:
     table = read_scores(made.parent / "scores.parquet")
     body = payload(made)
@@ -107,6 +149,8 @@ def test_data_stay_text_and_only_two_scripts_may_run(made: Path) -> None:
     assert "default-src 'none'" in policy and "unsafe-inline'; img" in policy and "connect-src" not in policy
     digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
     assert f"'sha256-{digest}'" in policy and len(re.findall("sha256-", policy)) == 2
+    drawing = base64.b64encode(hashlib.sha256(payload(made, "plotly")).digest()).decode()
+    assert f"'sha256-{drawing}'" in policy and ("data-library", f"sha256-{drawing}") in page.attributes
     assert "unsafe-inline" not in policy.split("style-src")[0]
     assert not any(ord(c) in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028) for c in page.raw)
     assert all(c in "\n\t" or ord(c) >= 32 for c in page.raw)

@@ -29,6 +29,8 @@ def test_the_page_on_paper(tmp_path: Path) -> None:
             "c.querySelector('.main-svg')?.getBoundingClientRect().right ?? 0, c.querySelectorAll('.main-svg').length])"
         )
         assert boxes and all(0 < inner <= outer + 1 for outer, inner, _ in boxes)
+        numbers = tab.locator("#funnel .bars span").all()
+        assert all(one.bounding_box()["x"] + one.bounding_box()["width"] <= A4["width"] for one in numbers)
         said = tab.evaluate("getComputedStyle(document.querySelector('#rows .said')).maxHeight")
         assert said == "none"  # a text is printed whole
         tab.evaluate("window.dispatchEvent(new Event('afterprint'))")

@@ -236,14 +236,7 @@
 
   // ── pictures ───────────────────────────────────────────────────────────────────────────────────────────────────
   performance.mark("rows");
-  // The rows are shown, and can be read, before the library runs, which takes a second. No frame comes in a hidden tab.
-  await new Promise((go) => {
-    requestAnimationFrame(() => setTimeout(go));
-    setTimeout(go, 200);
-  });
-  await library;
-  performance.mark("library");
-  const graphics = Boolean(document.createElement("canvas").getContext("webgl"));
+  let graphics = false, ready = false;
   const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const spots = [];
 
@@ -296,8 +289,8 @@
     }
   }, { rootMargin: "300px" });
   const points = ([, one]) => one.data.some((trace) => trace.customdata);
-  const add = (parent, figures) => {
-    const card = make("div", "card"), box = make("div");
+  const add = (card, figures) => {
+    const box = card.firstElementChild;
     let now = 0;
     const spot = { box, drawn: false, spec: () => ({ data: resolved(figures[now][1].data), layout: figures[now][1].layout }) };
     if (figures.length > 1) {
@@ -307,6 +300,7 @@
         tabs.querySelectorAll("button").forEach((b, i) => b.setAttribute("aria-pressed", String(i === n)));
         box.style.minHeight = figures[n][1].layout.height + "px";
         if (spot.peek) spot.peek.hidden = !points(figures[n]);
+        if (!ready) return;
         Plotly.purge(box);
         draw(spot);
       };
@@ -324,30 +318,21 @@
           tabs.append(button);
         });
       }
-      card.append(tabs);
+      card.prepend(tabs);
     }
-    box.style.minHeight = figures[0][1].layout.height + "px";
-    card.append(box);
     if (some && figures.some(points)) {
       spot.peek = make("div", "peek soft", "Point at a row to read it.");
       card.append(spot.peek);
     }
-    parent.append(card);
     spots.push(spot);
-    watch.observe(box);
   };
   for (const parent of document.querySelectorAll(".figures")) {
-    const figures = body.figures[parent.dataset.section];
-    if (parent.dataset.section === "distributions") {
-      parent.classList.add("grid");
-      figures.forEach((one) => add(parent, [one]));
-    } else add(parent, figures);
+    const figures = body.figures[parent.dataset.section], apart = parent.classList.contains("grid");
+    [...parent.children].forEach((card, n) => add(card, apart ? [figures[n]] : figures));
   }
-  if (!graphics) document.querySelector("header").append(make("p", "note", "This browser has no WebGL: pictures show some thousand points only."));
 
-  performance.mark("pictures");
   // ── the page itself ────────────────────────────────────────────────────────────────────────────────────────────
-  const redraw = (printing) => spots.filter((spot) => spot.drawn || printing).forEach((spot) => draw(spot, printing));
+  const redraw = (printing) => ready && spots.filter((spot) => spot.drawn || printing).forEach((spot) => draw(spot, printing));
   const name = () => ($("theme").textContent = dark() ? "Light" : "Dark");
   $("theme").addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
@@ -366,5 +351,17 @@
     }
   }, { rootMargin: "-15% 0px -80% 0px" });
   document.querySelectorAll("main > section").forEach((section) => reading.observe(section));
+
+  // The page can be read, and does all it does, before the library runs. No frame comes in a hidden tab.
+  await new Promise((go) => {
+    requestAnimationFrame(() => setTimeout(go));
+    setTimeout(go, 200);
+  });
+  await library;
+  performance.mark("library");
+  ready = true;
+  graphics = Boolean(document.createElement("canvas").getContext("webgl"));
+  if (!graphics && spots.length) document.querySelector("header").append(make("p", "note", "This browser has no WebGL: pictures show some thousand points only."));
+  spots.forEach((spot) => watch.observe(spot.box));
   root.dataset.ready = "yes";
 })();

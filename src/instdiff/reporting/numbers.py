@@ -151,6 +151,16 @@ def funnel(scored: Scored, chosen: Rows) -> list[dict[str, Any]]:
     ]
 
 
+def shares(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Rows and tokens of each stage in percent of the first, as far as they are known."""
+    out = {}
+    for unit in ("rows", "tokens"):
+        counts = [stage[unit] for stage in stages]
+        if None not in counts and counts[0]:
+            out[unit] = [100 * count / counts[0] for count in counts]
+    return out
+
+
 def lengths(pool: Pool | None, n_tokens: Rows) -> dict[str, Floats]:
     """How long each row is, in every way that is known."""
     out: dict[str, Floats] = {}

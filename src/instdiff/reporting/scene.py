@@ -54,11 +54,12 @@ def _is_number(value: Any) -> bool:
 
 @dataclass
 class Section:
-    """A part of the page: sentences, pictures by label, tables, and the same as plain facts."""
+    """A part of the page: sentences, stages and pictures by label, tables, and the same as plain facts."""
 
     id: str
     title: str
     text: list[str] = field(default_factory=list)
+    bars: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
     figures: list[tuple[str, Any]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

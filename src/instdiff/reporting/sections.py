@@ -149,13 +149,17 @@ def funnel(scene: Scene) -> Section | None:
         stages = numbers.funnel(part.scored, part.chosen)
         why = numbers.excluded(part.scored)
         section.facts[part.name] = {"stages": stages, "excluded": why}
-        section.figures.append((part.name, plots.funnel(stages)))
+        shares = numbers.shares(stages)
+        told = [
+            {**stage, "share": {unit: share[at] for unit, share in shares.items()}} for at, stage in enumerate(stages)
+        ]
+        section.bars.append((part.name, told))
         rows = [[stage["stage"], stage["rows"], stage["tokens"]] for stage in stages]
         rows += [[f"left out: {word.replace('_', ' ')}", count, None] for word, count in why.items()]
         several = len(parts) > 1
         section.tables.append(Table(["stage", "rows", "response tokens"], rows, part.name if several else ""))
     section.text = ["Scorable rows could be scored; eligible ones may be taken; tokens are those of the responses."]
-    return section if section.figures else None
+    return section if section.bars else None
 
 
 def distributions(scene: Scene) -> Section | None:

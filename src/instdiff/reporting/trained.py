@@ -21,23 +21,20 @@ def funnel(stages: Sequence[Mapping[str, Any]]) -> Figure:
     """Rows and tokens of each stage, as shares of the first."""
     go = plotly()
     names = [stage["stage"] for stage in stages]
-    bars = []
-    for key, colour in (("rows", CHOSEN), ("tokens", REST)):
-        counts = [stage[key] for stage in stages]
-        if None not in counts and counts[0]:
-            bars.append(
-                go.Bar(
-                    y=names,
-                    x=[100 * count / counts[0] for count in counts],
-                    orientation="h",
-                    name=key,
-                    text=[f"{count:,}" for count in counts],
-                    textposition="auto",
-                    insidetextanchor="end",
-                    marker={"color": colour},
-                    hovertemplate="%{y}: %{text} " + key + " (%{x:.1f} %)<extra></extra>",
-                )
-            )
+    bars = [
+        go.Bar(
+            y=names,
+            x=share,
+            orientation="h",
+            name=key,
+            text=[f"{stage[key]:,}" for stage in stages],
+            textposition="auto",
+            insidetextanchor="end",
+            marker={"color": CHOSEN if key == "rows" else REST},
+            hovertemplate="%{y}: %{text} " + key + " (%{x:.1f} %)<extra></extra>",
+        )
+        for key, share in numbers.shares(stages).items()
+    ]
     figure = empty(bars, "share of the input (%)", "", 90 + 46 * len(names), barmode="group", bargap=0.3)
     return figure.update_yaxes(autorange="reversed", type="category").update_xaxes(range=[0, 104])
 
