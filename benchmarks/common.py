@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# As the program does.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
@@ -231,11 +233,14 @@ def machine() -> dict[str, Any]:
 def finish(args: argparse.Namespace, records: list[dict[str, Any]]) -> None:
     for record in records:
         print("  ".join(f"{key} {_short(value)}" for key, value in record.items()))
+    save(args, records)
+
+
+def save(args: argparse.Namespace, records: list[dict[str, Any]]) -> None:
+    """Write what there is, with the machine and the command."""
     if args.json:
-        command = " ".join(["python", *sys.argv])
-        for record in records:
-            record |= {"machine": machine(), "command": command}
-        args.json.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+        about = {"machine": machine(), "command": " ".join(["python", *sys.argv])}
+        args.json.write_text(json.dumps([record | about for record in records], indent=2) + "\n", encoding="utf-8")
 
 
 def _short(value: Any) -> Any:

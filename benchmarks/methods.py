@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import SHARED, alpaca, arguments, finish
+from common import SHARED, alpaca, arguments, finish, save
 
 ROWS, QUICK, TARGETS = 2000, 60, 100
 ROLES = ("base", "proxy", "complexity_rater", "quality_rater")
@@ -124,6 +124,7 @@ def main() -> None:
             options = [] if args.defaults else [one for method in methods for one in FEWER.get(method, [])]
             records.append(measured(methods, options, judge, rows, target, count))
             print(json.dumps(records[-1]), flush=True)
+            save(args, records)  # hours of them must not be lost with the last
     finish(args, records)
 
 

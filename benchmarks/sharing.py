@@ -98,9 +98,9 @@ def prefix_record(rows: Rows) -> dict[str, Any]:
     with peak_resident() as memory:
         for name, sweep in (("tree", tree), ("padded", padded)):
             list(sweep(few, (Nll(), Entropy())))  # warm
-            before = sweep.forward.tokens
+            before = sweep.lanes.tokens
             seconds[name], _ = timed(lambda: list(sweep(rows, (Nll(), Entropy()))))  # noqa: B023 - called at once
-            tokens[name] = sweep.forward.tokens - before
+            tokens[name] = sweep.lanes.tokens - before
     slow, _ = timed(lambda: reference(model, few))
     peak = matmul_peak(torch.device("cpu"), torch.float32, 1.0, 2048)
     own = int(rows.ids.lengths().sum())

@@ -57,13 +57,21 @@ def test_attention_over_a_tree_is_attention_row_by_row(rows: list[np.ndarray], s
         patch.setattr(attention, "LEAST_FULL", fill)
         patch.setattr(attention, "QUERIES", 7)
         patch.setattr(attention, "SCORE_BYTES", 4096)
-        patch.setattr(attention._Now, "buckets", attention.buckets(tree, torch.device("cpu")))
+        patch.setattr(attention._now, "buckets", attention.buckets(tree, torch.device("cpu")))
         got, _ = attention.tree_attention(None, q, k, v, None)
     for where in map(torch.from_numpy, tree.where):
         alone = torch.nn.functional.scaled_dot_product_attention(
             q[:, :, where], k[:, :, where], v[:, :, where], is_causal=True, enable_gqa=True
         )
         torch.testing.assert_close(got[:, where], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
+
+
+@given(families())
+def test_attention_holds_no_more_tokens_than_the_batch(rows: list[np.ndarray]) -> None:
+    (tree,) = trees(rows, 100_000)
+    buckets = attention.buckets(tree, torch.device("cpu"))
+    assert all(bucket.place.numel() <= max(len(tree.ids), bucket.width) for bucket in buckets)
+    assert sum(int((bucket.to < len(tree.ids)).sum()) for bucket in buckets) == len(tree.ids)
 
 
 def test_a_preamble_is_computed_once() -> None:

@@ -8,6 +8,7 @@ Shapes: H heads, G key-value heads, n packed tokens, d head size; B rows of at m
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class Bucket:
 
 
 def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
-    """The rows of a tree by length."""
+    """The rows of a tree by length, at most as many tokens together as the tree has: shared ones stand in each row."""
     order = sorted(range(len(tree.where)), key=lambda row: -len(tree.where[row]))
     out: list[Bucket] = []
     start = 0
@@ -79,7 +80,9 @@ def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
             stop += 1
         fresh = [row for row in order[start:stop] if tree.common[row] < LEAST_SPARED * width]
         led = [row for row in order[start:stop] if tree.common[row] >= LEAST_SPARED * width]
-        out += [_bucket(tree, rows, width, device) for rows in (fresh, led) if rows]
+        most = max(1, len(tree.ids) // width)
+        for rows in (fresh, led):
+            out += [_bucket(tree, rows[at : at + most], width, device) for at in range(0, len(rows), most)]
         start = stop
     return out
 
@@ -95,10 +98,13 @@ def _bucket(tree: Tree, rows: list[int], width: int, device: torch.device) -> Bu
     return Bucket(width, first, torch.from_numpy(place).to(device), torch.from_numpy(to).to(device))
 
 
-class _Now:
-    """The batch that is being computed: attention is called by the model, which passes nothing on."""
+class _Batch(threading.local):
+    """The batch that a thread computes: attention is called by the model, which passes nothing on."""
 
     buckets: list[Bucket] | None = None
+
+
+_now = _Batch()
 
 
 @contextmanager
@@ -110,11 +116,11 @@ def attending(model: Any, rows: list[Bucket]) -> Iterator[None]:
     config = model.config
     before = config._attn_implementation
     config._attn_implementation = NAME
-    _Now.buckets = rows
+    _now.buckets = rows
     try:
         yield
     finally:
-        _Now.buckets = None
+        _now.buckets = None
         config._attn_implementation = before
 
 
@@ -123,7 +129,7 @@ def tree_attention(
     scaling: float | None = None, dropout: float = 0.0, **more: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Query [1, H, n, d], key and value [1, G, n, d] to [1, n, H, d]."""
-    assert _Now.buckets is not None
+    assert _now.buckets is not None
     if any(more.get(name) is not None for name in FOREIGN):
         raise Unsupported
     heads, tokens = query.shape[1:3]
@@ -131,7 +137,7 @@ def tree_attention(
     packed = [x[0].transpose(0, 1).reshape(-1, x.shape[-1]) for x in (query, key, value)]
     # Behind the packed tokens, a line for what belongs to nobody: padding, and what another row has computed.
     out = query.new_empty(((tokens + 1) * heads, value.shape[-1]))
-    for bucket in _Now.buckets:
+    for bucket in _now.buckets:
         q, k, v = (
             x.index_select(0, bucket.lines(groups, heads)).view(-1, bucket.width, x.shape[-1])
             for x, groups in zip(packed, (heads, key.shape[1], value.shape[1]), strict=True)

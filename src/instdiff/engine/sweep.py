@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ import torch
 from instdiff.core import Log, Measure
 from instdiff.engine.batch import Batch, Row, batches
 from instdiff.engine.forward import Forward, out_of_memory
+from instdiff.engine.lanes import Lanes, lanes_of
 from instdiff.engine.noise import Addressed
 from instdiff.engine.tree import Places, trees
 from instdiff.errors import EngineError
@@ -40,6 +43,16 @@ class Swept:
     budget: int | None = None
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What came of a batch: values, or why there are none."""
+
+    batch: Batch
+    read: dict[Measure, Ragged] | None
+    seconds: float = 0.0
+    unpackable: bool = False
+
+
 class Sweep:
     """Run a model over rows and yield what was read, batch by batch.
 
@@ -49,10 +62,14 @@ class Sweep:
         model: a causal language model.
         log: is told what happens.
         batch_tokens: tokens of a batch; by default the fastest of several, measured on the first rows of a long sweep.
+        lanes: batches at once; by default one for each of a CPU's threads, up to eight.
     """
 
-    def __init__(self, model: torch.nn.Module, log: Log, batch_tokens: int | None = None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, log: Log, batch_tokens: int | None = None, lanes: int | None = None
+    ) -> None:
         self.forward = Forward(model, log)
+        self.lanes = Lanes(self.forward, lanes or lanes_of(self.forward.device))
         self.log = log
         device = self.forward.device.type
         self.batch_tokens = batch_tokens or DEFAULT_BATCH_TOKENS.get(device, GPU_BATCH_TOKENS)
@@ -94,29 +111,39 @@ class Sweep:
         lengths = rows.ids.lengths_of(which)
         open_ = np.ones(len(which), bool)
         while open_.any():
-            for batch in self._batches(rows, which[open_]):
-                started = time.perf_counter()
-                try:
-                    if batch.tree is not None and not self.forward.can_pack(batch):
+            # Where a batch cannot be had, all open rows come again: padded, or in smaller batches.
+            with closing(
+                self.lanes.through(self._batches(rows, which[open_]), partial(self._try, rows, measures))
+            ) as all_:
+                for tried in all_:
+                    at = np.searchsorted(which, tried.batch.rows)
+                    if tried.unpackable:
                         self.forward.packs = False
-                        break  # all open rows again, padded
-                    read = self.forward(batch, measures)
-                    if batch.tree is not None and not all(np.isfinite(v.values).all() for v in read.values()):
-                        # What is not finite in one row spreads to those that share a beginning with it.
-                        batch = self._noisy(rows, Batch.padded(batch.rows, self._taken(rows, batch.rows)))
-                        read = self.forward(batch, measures)
-                except RuntimeError as error:
-                    if not out_of_memory(error):
-                        raise
-                    at = np.searchsorted(which, batch.rows)
-                    self._halve(int(lengths[at].max()), len(at))
-                    break  # all open rows again, in smaller batches
-                self._check(read)
-                at = np.searchsorted(which, batch.rows)
-                open_[at] = False
-                tokens = int(lengths[at].sum())
-                self._seconds, self._tokens = self._seconds + time.perf_counter() - started, self._tokens + tokens
-                yield Swept(batch.rows, read, tokens, self.batch_tokens)
+                        break
+                    if tried.read is None:
+                        self._halve(int(lengths[at].max()), len(at))
+                        break
+                    self._check(tried.read)
+                    open_[at] = False
+                    tokens = int(lengths[at].sum())
+                    self._seconds, self._tokens = self._seconds + tried.seconds, self._tokens + tokens
+                    yield Swept(tried.batch.rows, tried.read, tokens, self.batch_tokens)
+
+    def _try(self, rows: Rows, measures: tuple[Measure, ...], forward: Forward, batch: Batch) -> Tried:
+        started = time.perf_counter()
+        try:
+            if batch.tree is not None and not forward.can_pack(batch):
+                return Tried(batch, None, unpackable=True)
+            read = forward(batch, measures)
+            if batch.tree is not None and not all(np.isfinite(v.values).all() for v in read.values()):
+                # What is not finite in one row spreads to those that share a beginning with it.
+                batch = self._noisy(rows, Batch.padded(batch.rows, self._taken(rows, batch.rows)))
+                read = forward(batch, measures)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return Tried(batch, None)
+        return Tried(batch, read, time.perf_counter() - started)
 
     def _batches(self, rows: Rows, which: Places) -> Iterator[Batch]:
         if self.forward.packs is False:

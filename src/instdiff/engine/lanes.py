@@ -1,0 +1,106 @@
+"""Batches side by side on a CPU, each with cores of its own.
+
+The operations of a small model are short, and threads that share one wait for each other after every one of them. In
+lanes they do not: each computes a batch of its own on its share of the threads, with the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+
+from instdiff.engine.batch import Batch
+from instdiff.engine.forward import Forward
+
+T = TypeVar("T")
+
+MOST = 8
+"""Lanes at most: each holds the activations of a batch."""
+
+
+def lanes_of(device: torch.device) -> int:
+    """One for each thread of a CPU, up to ``MOST``; a GPU takes one batch after another."""
+    return min(torch.get_num_threads(), MOST) if device.type == "cpu" else 1
+
+
+class Lanes:
+    """Several forwards of one model.
+
+    Args:
+        forward: the first of them; the others are copies that share its weights.
+        count: how many.
+    """
+
+    def __init__(self, forward: Forward, count: int) -> None:
+        self.forwards, self.count = [forward], count
+        self._fresh = True
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were computed, in all lanes."""
+        return sum(forward.tokens for forward in self.forwards)
+
+    def through(self, batches: Iterator[Batch], work: Callable[[Forward, Batch], T]) -> Generator[T, None, None]:
+        """What the work gives for each batch, in their order; what it raises is raised here.
+
+        The very first batch, on which fast ways are compared with plain ones, runs alone, so that this is done once.
+        """
+        while ahead := list(islice(batches, 1 if self._fresh else 2)):
+            if len(ahead) == 1 or not self._widen():
+                yield from (work(self.forwards[0], batch) for batch in ahead)
+                self._fresh = False
+            else:
+                yield from self._abreast(chain(ahead, batches), work)
+
+    def _widen(self) -> bool:
+        """Whether there is more than one lane; a model that cannot be copied has one."""
+        if len(self.forwards) < self.count:
+            try:
+                self.forwards += [twin(self.forwards[0]) for _ in range(self.count - 1)]
+            except Exception:  # noqa: BLE001 - whatever its author's modules do, one lane is right too
+                self.count = 1
+        return self.count > 1
+
+    def _abreast(self, batches: Iterator[Batch], work: Callable[[Forward, Batch], T]) -> Generator[T, None, None]:
+        free = SimpleQueue[Forward]()
+        for forward in self.forwards:
+            free.put(forward)
+
+        def one(batch: Batch) -> T:
+            forward = free.get()
+            try:
+                return work(forward, batch)
+            finally:
+                free.put(forward)
+
+        threads, todo = torch.get_num_threads(), deque[Future[T]]()
+        share = max(1, threads // self.count)
+        pool = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (share,))
+        try:
+            for batch in batches:
+                todo.append(pool.submit(one, batch))
+                if len(todo) > self.count:  # one more than there are lanes, so that none of them waits
+                    yield todo.popleft().result()
+            while todo:
+                yield todo.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # what a thread sets for itself is the default of those that come later
+
+
+def twin(forward: Forward) -> Forward:
+    """The same model with the same weights, in modules of its own, so that hooks and settings are its own too."""
+    model = forward.model
+    weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    other = copy.copy(forward)
+    other.model = copy.deepcopy(model, weights)
+    other.backbone = getattr(other.model, other.model.base_model_prefix, None)
+    other.forwards = other.tokens = 0
+    return other

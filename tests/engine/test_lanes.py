@@ -1,0 +1,150 @@
+"""Several batches at once: the numbers, their order and what goes wrong are those of one after another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import Lab, causal, some_rows
+from instdiff.core import Entropy, Measure, Neurons, Nll, Noisy, Pooled, Prompted, Top1, View
+from instdiff.data import load
+from instdiff.engine.batch import Batch
+from instdiff.engine.forward import Forward
+from instdiff.engine.lanes import MOST, lanes_of, twin
+from instdiff.engine.sweep import Sweep, Swept
+from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.errors import EngineError
+from instdiff.ragged import Ragged
+from instdiff.render import Renderer, Rows
+from instdiff.templates import template
+
+MEASURES: tuple[Measure, ...] = (Nll(), Entropy(), Top1(), Pooled("mean", 0), Neurons(1))
+
+
+def quiet(line: str) -> None: ...
+
+
+def rows_of(lab: Lab, name: str, view: View | None = None, count: int = 24) -> Rows:
+    tokenizer = HFTokenizer(lab.tokenizer(name), 180)
+    return Renderer(load(some_rows(count, seed=5)), tokenizer).rows(view or Prompted(), template("alpaca"), 180)
+
+
+def lanes() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("lane")]
+
+
+@pytest.mark.parametrize("packs", [None, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("view", [Prompted(), Noisy(Prompted(), 0)], ids=["clean", "noisy"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_same_numbers_in_the_same_order(
+    lab: Lab, models: dict[str, Path], name: str, view: View, packs: bool | None
+) -> None:
+    def swept(lanes: int) -> list[Swept]:
+        sweep = Sweep(causal(models[name]), quiet, 400, lanes)
+        sweep.forward.packs = packs
+        found = list(sweep(rows, MEASURES))
+        assert len(sweep.lanes.forwards) == lanes and all(one.forwards for one in sweep.lanes.forwards)
+        return found
+
+    rows = rows_of(lab, name, view)
+    for one, other in zip(swept(1), swept(3), strict=True):
+        assert one.at.tolist() == other.at.tolist() and (one.tokens, one.budget) == (other.tokens, other.budget)
+        for measure in MEASURES:
+            np.testing.assert_allclose(other.columns[measure].values, one.columns[measure].values, rtol=1e-6, atol=1e-7)
+
+
+def test_batches_are_computed_at_once(lab: Lab, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batches of two lanes wait for each other, which would never end if one followed the other."""
+    meeting, met, call = threading.Barrier(2, timeout=30), set[str](), Forward.__call__
+
+    def meets(self: Forward, batch: Batch, measures: Any) -> Any:
+        thread = threading.current_thread()
+        if thread is not threading.main_thread() and thread.name not in met:
+            met.add(thread.name)
+            meeting.wait()
+        return call(self, batch, measures)
+
+    monkeypatch.setattr(Forward, "__call__", meets)
+    assert len(list(Sweep(causal(models["llama"]), quiet, 400, 2)(rows_of(lab, "llama"), (Nll(),)))) > 3
+    assert met == {"lane_0", "lane_1"} and not lanes()
+
+
+def test_weights_are_shared_and_hooks_are_not(models: dict[str, Path]) -> None:
+    forward = Forward(causal(models["llama"]), quiet)
+    other = twin(forward)
+    assert other.model is not forward.model and other.backbone is other.model.model
+    for (name, mine), (_, its) in zip(forward.model.named_parameters(), other.model.named_parameters(), strict=True):
+        assert its is mine, name
+    handle = other.model.model.layers[0].register_forward_hook(lambda *args: None)
+    assert not forward.model.model.layers[0]._forward_hooks
+    handle.remove()
+
+
+def test_out_of_memory_in_a_lane(lab: Lab, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, said = rows_of(lab, "llama"), list[str]()
+    plain = {int(row): part.columns[Nll()][at] for part in Sweep(causal(models["llama"]), quiet, 400)(rows, (Nll(),))
+             for at, row in enumerate(part.at)}  # fmt: skip
+    call = Forward.__call__
+
+    def scarce(self: Forward, batch: Batch, measures: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread() and batch.ids.size > 200:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return call(self, batch, measures)
+
+    monkeypatch.setattr(Forward, "__call__", scarce)
+    sweep, seen = Sweep(causal(models["llama"]), said.append, 400, 2), list[int]()
+    for part in sweep(rows, (Nll(),)):
+        for at, row in enumerate(part.at.tolist()):
+            seen.append(row)
+            np.testing.assert_allclose(part.columns[Nll()][at], plain[row], rtol=1e-5, atol=1e-6)
+    assert sorted(seen) == list(range(len(rows))) and sweep.batch_tokens == 200
+    assert [line.partition(":")[0] for line in said] == ["out of memory with batches of 400 tokens"]
+
+
+def test_an_error_in_a_lane_is_raised(lab: Lab, models: dict[str, Path]) -> None:
+    rows = rows_of(lab, "llama")
+    ids = rows.ids.values.copy()
+    ids[rows.ids.offsets[3]] = 40_000
+    broken, seen = Rows(Ragged(ids, rows.ids.offsets), rows.target, rows.truncated, rows.why), 0
+    with pytest.raises(EngineError, match="token id 40000 is outside the model's"):
+        for part in Sweep(causal(models["llama"]), quiet, 400, 2)(broken, (Nll(),)):
+            seen += len(part.at)
+    assert 0 < seen < len(rows) and not lanes()
+
+
+def test_whoever_stops_early_leaves_nothing_behind(lab: Lab, models: dict[str, Path]) -> None:
+    before = torch.get_num_threads()
+    batches: Iterator[Swept] = Sweep(causal(models["llama"]), quiet, 400, 2)(rows_of(lab, "llama"), (Nll(),))
+    for _ in range(3):
+        next(batches)
+    assert lanes()
+    batches.close()  # type: ignore[attr-defined]
+    assert not lanes() and torch.get_num_threads() == before
+
+
+def test_one_batch_has_all_threads(lab: Lab, models: dict[str, Path]) -> None:
+    sweep, rows = Sweep(causal(models["llama"]), quiet, 100_000, 2), rows_of(lab, "llama")
+    for _ in range(2):
+        assert len(list(sweep(rows, (Nll(),)))) == 1
+    assert len(sweep.lanes.forwards) == 1 and sweep.lanes.tokens == sweep.forward.tokens
+
+
+def test_a_model_that_cannot_be_copied_has_one_lane(lab: Lab, models: dict[str, Path]) -> None:
+    model, rows = causal(models["llama"]), rows_of(lab, "llama")
+    model.lock = threading.Lock()
+    sweep = Sweep(model, quiet, 400, 2)
+    assert sorted(row for part in sweep(rows, (Nll(),)) for row in part.at.tolist()) == list(range(len(rows)))
+    assert sweep.lanes.count == 1
+
+
+def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for threads, count in ((1, 1), (2, 2), (64, MOST)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        assert lanes_of(cpu) == count and lanes_of(torch.device("cuda")) == 1
