@@ -74,22 +74,13 @@ def judging(local: bool) -> Iterator[str]:
 
 
 def measured(
-    methods: list[str], options: list[str], judge: str, rows: Path, target: Path, count: int
+    methods: list[str], options: list[str], judge: str, rows: Path, target: Path, count: int, workers: int
 ) -> dict[str, Any]:
     """One command with an empty store, in a process of its own."""
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-m", "instdiff.cli", "score", "--data", str(rows), "--method", ",".join(methods)]
-        command += [
-            "--workers",
-            str(os.cpu_count()),
-            "--store",
-            f"{home}/store",
-            "--output",
-            f"{home}/scores.parquet",
-            "--target",
-            str(target),
-            "--quiet",
-        ]
+        command += ["--workers", str(workers), "--store", f"{home}/store", "--output", f"{home}/scores.parquet"]
+        command += ["--target", str(target), "--quiet"]
         command += [part for role in ROLES for part in ("--model", f"{role}={model()}")]
         command += ["--model", f"judge={judge}"]
         command += ["--model", "calibrated=builtin:tiny", *(part for one in options for part in ("--set", one))]
@@ -104,13 +95,13 @@ def measured(
                 raise SystemExit(f"{', '.join(methods)}: {said.read()[-2000:]}")
     return {
         "what": "all" if len(methods) > 1 else methods[0], "rows": count, "options": " ".join(options),
-        "workers": os.cpu_count(), "seconds": seconds, "cpu_s": used.ru_utime + used.ru_stime,
+        "workers": workers, "seconds": seconds, "cpu_s": used.ru_utime + used.ru_stime,
         "peak_memory_mb": used.ru_maxrss / 1024, "load": os.getloadavg()[0],
     }  # fmt: skip
 
 
 def main() -> None:
-    args = arguments(only="", rows=ROWS, judge="endpoint", defaults=0)
+    args = arguments(only="", rows=ROWS, judge="endpoint", defaults=0, workers=1)
     count = QUICK if args.quick else args.rows
     names = args.only.split(",") if args.only else [*METHODS, "all"]
     pool = alpaca()
@@ -122,7 +113,7 @@ def main() -> None:
         for name in names:
             methods = list(METHODS) if name == "all" else [name]
             options = [] if args.defaults else [one for method in methods for one in FEWER.get(method, [])]
-            records.append(measured(methods, options, judge, rows, target, count))
+            records.append(measured(methods, options, judge, rows, target, count, args.workers))
             print(json.dumps(records[-1]), flush=True)
             save(args, records)  # hours of them must not be lost with the last
     finish(args, records)

@@ -13,7 +13,7 @@ from instdiff.core import Anchored, Demonstrated, Method, ModelRef, Prompted, Se
 from instdiff.data import Pool
 from instdiff.engine.load import Source
 from instdiff.engine.peak import matmul_peak
-from instdiff.engine.sweep import BLOCK, DEFAULT_BATCH_TOKENS, GPU_BATCH_TOKENS
+from instdiff.engine.sweep import BLOCK, default_batch_tokens
 from instdiff.engine.tree import trees
 from instdiff.measures import Anchors
 from instdiff.planner import Pass
@@ -187,7 +187,7 @@ def _shared(bench: Workbench, rows: RowsOfTokens, todo: Rows) -> int:
     if rows.noise is not None:
         return 0
     ids = rows.ids
-    budget = bench.settings.batch_tokens or DEFAULT_BATCH_TOKENS.get(bench.device.type, GPU_BATCH_TOKENS)
+    budget = bench.settings.batch_tokens or default_batch_tokens(bench.device.type)
     saved = 0
     for start in range(0, len(todo), BLOCK):
         block = [ids[int(row)] for row in todo[start : start + BLOCK]]

@@ -80,4 +80,4 @@ def test_a_short_sweep_is_not_measured(lab: Lab, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sweep.Sweep, "_through", through)
     lab.score(some_rows(20), [IFD()])
-    assert seen == {sweep.DEFAULT_BATCH_TOKENS["cpu"]}
+    assert seen == {sweep.default_batch_tokens("cpu")}

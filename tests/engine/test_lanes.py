@@ -17,7 +17,7 @@ from instdiff.data import load
 from instdiff.engine.batch import Batch
 from instdiff.engine.forward import Forward
 from instdiff.engine.lanes import MOST, lanes_of, twin
-from instdiff.engine.sweep import Sweep, Swept
+from instdiff.engine.sweep import Sweep, Swept, default_batch_tokens
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
 from instdiff.ragged import Ragged
@@ -145,6 +145,7 @@ def test_a_model_that_cannot_be_copied_has_one_lane(lab: Lab, models: dict[str, 
 
 def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    for threads, count in ((1, 1), (2, 2), (64, MOST)):
+    for threads, count, tokens in ((1, 1, 4096), (2, 2, 2048), (64, MOST, 1024)):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
         assert lanes_of(cpu) == count and lanes_of(torch.device("cuda")) == 1
+        assert default_batch_tokens("cpu") == tokens and default_batch_tokens("cuda") == 32768

@@ -27,7 +27,7 @@ from instdiff.engine.blocks import Shared, block_of, swept_of
 from instdiff.engine.load import Resident, Source
 from instdiff.engine.nodes import RaySettings, Terms, connect
 from instdiff.engine.scorer import Errand, Reply, Scorer
-from instdiff.engine.sweep import DEFAULT_BATCH_TOKENS, GPU_BATCH_TOKENS, Swept
+from instdiff.engine.sweep import Swept, default_batch_tokens
 from instdiff.engine.workers import TRIES, Away, Run, Task, Workers, runs
 from instdiff.errors import EngineError, PlanError, StoreError
 from instdiff.render import Rows
@@ -155,7 +155,7 @@ class Cluster(Workers):
         """
         self._log = log
         self._join()
-        batch = task.batch_tokens or (GPU_BATCH_TOKENS if self._terms.gpus else DEFAULT_BATCH_TOKENS["cpu"])
+        batch = task.batch_tokens or default_batch_tokens("cuda" if self._terms.gpus else "cpu")
         todo, said = Todo(runs(rows, batch, self.count, MOST_BATCHES)), set[str]()
         errand = Errand.of(task, self._shared)
         while todo or any(actor.blocks for actor in self._actors):

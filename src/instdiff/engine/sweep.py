@@ -22,7 +22,8 @@ from instdiff.errors import EngineError
 from instdiff.ragged import Ragged
 from instdiff.render import Rows
 
-DEFAULT_BATCH_TOKENS = {"cpu": 4096}
+CPU_BATCH_TOKENS, LEAST_BATCH_TOKENS = 4096, 1024
+"""Tokens at once on a CPU, in all lanes together, and of one batch at least."""
 GPU_BATCH_TOKENS = 32768
 TRIALS = {"cpu": (1024, 2048, 4096, 8192)}
 """Budgets that are measured, smallest first, on the rows that come first."""
@@ -31,6 +32,13 @@ AS_FAST = 0.97
 """A smaller batch is as good when it reaches this much of the best speed."""
 BLOCK = 1 << 14
 """Rows sorted at once to find shared prefixes."""
+
+
+def default_batch_tokens(device: str) -> int:
+    """Tokens of a batch on a kind of device (``cpu``, ``cuda``) where none are given and too few rows to measure."""
+    if device != "cpu":
+        return GPU_BATCH_TOKENS
+    return max(LEAST_BATCH_TOKENS, CPU_BATCH_TOKENS // lanes_of(torch.device(device)))
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Sweep:
         self.lanes = Lanes(self.forward, lanes or lanes_of(self.forward.device))
         self.log = log
         device = self.forward.device.type
-        self.batch_tokens = batch_tokens or DEFAULT_BATCH_TOKENS.get(device, GPU_BATCH_TOKENS)
+        self.batch_tokens = batch_tokens or default_batch_tokens(device)
         self._untried = () if batch_tokens else TRIALS.get(device, GPU_TRIALS)
         self._seconds, self._tokens = 0.0, 0
         self._checked = self._halved = False

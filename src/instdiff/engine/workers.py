@@ -23,7 +23,7 @@ import torch
 
 from instdiff.core import Log, Measure, Settings
 from instdiff.engine.load import Resident, Source
-from instdiff.engine.sweep import BLOCK, DEFAULT_BATCH_TOKENS, GPU_BATCH_TOKENS, Swept
+from instdiff.engine.sweep import BLOCK, Swept, default_batch_tokens
 from instdiff.engine.tree import in_order
 from instdiff.errors import EngineError
 from instdiff.render import Rows
@@ -114,7 +114,7 @@ class Workers:
             EngineError: raised in a worker, or workers die again and again over the same rows.
         """
         kind = torch.device(self.devices[0]).type
-        batch = task.batch_tokens or DEFAULT_BATCH_TOKENS.get(kind, GPU_BATCH_TOKENS)
+        batch = task.batch_tokens or default_batch_tokens(kind)
         todo, said = runs(rows, batch, self.count), set[str]()
         while True:
             self._deal(todo, task, rows)

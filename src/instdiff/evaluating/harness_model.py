@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.engine.load import pick_device
-from instdiff.engine.sweep import DEFAULT_BATCH_TOKENS, GPU_BATCH_TOKENS
+from instdiff.engine.sweep import default_batch_tokens
 from instdiff.evaluating.subject import Subject
 
 
 def batch_rows(subject: Subject, context: int) -> int:
     """Rows at once."""
     device = pick_device(subject.settings.device).type
-    budget = subject.settings.batch_tokens or DEFAULT_BATCH_TOKENS.get(device, GPU_BATCH_TOKENS)
+    budget = subject.settings.batch_tokens or default_batch_tokens(device)
     return max(1, budget // min(context, 512 if device == "cpu" else 2048))
 
 
