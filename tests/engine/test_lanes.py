@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,6 @@ def quiet(line: str) -> None: ...
 def rows_of(lab: Lab, name: str, view: View | None = None, count: int = 24) -> Rows:
     tokenizer = HFTokenizer(lab.tokenizer(name), 180)
     return Renderer(load(some_rows(count, seed=5)), tokenizer).rows(view or Prompted(), template("alpaca"), 180)
-
-
-def lanes() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("lane")]
 
 
 @pytest.mark.parametrize("packs", [None, False], ids=["packed", "padded"])
@@ -72,7 +69,7 @@ def test_batches_are_computed_at_once(lab: Lab, models: dict[str, Path], monkeyp
 
     monkeypatch.setattr(Forward, "__call__", meets)
     assert len(list(Sweep(causal(models["llama"]), quiet, 400, 2)(rows_of(lab, "llama"), (Nll(),)))) > 3
-    assert met == {"lane_0", "lane_1"} and not lanes()
+    assert met == {"lane_0", "lane_1"}
 
 
 def test_weights_are_shared_and_hooks_are_not(models: dict[str, Path]) -> None:
@@ -115,17 +112,25 @@ def test_an_error_in_a_lane_is_raised(lab: Lab, models: dict[str, Path]) -> None
     with pytest.raises(EngineError, match="token id 40000 is outside the model's"):
         for part in Sweep(causal(models["llama"]), quiet, 400, 2)(broken, (Nll(),)):
             seen += len(part.at)
-    assert 0 < seen < len(rows) and not lanes()
+    assert 0 < seen < len(rows)
 
 
-def test_whoever_stops_early_leaves_nothing_behind(lab: Lab, models: dict[str, Path]) -> None:
-    before = torch.get_num_threads()
-    batches: Iterator[Swept] = Sweep(causal(models["llama"]), quiet, 400, 2)(rows_of(lab, "llama"), (Nll(),))
+def test_whoever_stops_early_leaves_nothing_at_work(lab: Lab, models: dict[str, Path]) -> None:
+    before, rows = torch.get_num_threads(), rows_of(lab, "llama", count=60)
+    sweep = Sweep(causal(models["llama"]), quiet, 400, 2)
+    batches: Iterator[Swept] = sweep(rows, (Nll(),))
     for _ in range(3):
         next(batches)
-    assert lanes()
     batches.close()  # type: ignore[attr-defined]
-    assert not lanes() and torch.get_num_threads() == before
+    assert sweep.lanes.tokens < rows.ids.lengths().sum() / 2 and torch.get_num_threads() == before
+    assert sum(part.tokens for part in sweep(rows, (Nll(),))) == rows.ids.lengths().sum()
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+    assert len(threads) == 2
+    del sweep, batches
+    gc.collect()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_one_batch_has_all_threads(lab: Lab, models: dict[str, Path]) -> None:

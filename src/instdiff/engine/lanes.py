@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from queue import SimpleQueue
 from typing import TypeVar
@@ -31,7 +31,7 @@ def lanes_of(device: torch.device) -> int:
 
 
 class Lanes:
-    """Several forwards of one model.
+    """Several forwards of one model, each in a thread that ends with this object.
 
     Args:
         forward: the first of them; the others are copies that share its weights.
@@ -41,6 +41,8 @@ class Lanes:
     def __init__(self, forward: Forward, count: int) -> None:
         self.forwards, self.count = [forward], count
         self._fresh = True
+        share = max(1, torch.get_num_threads() // count)
+        self._pool = ThreadPoolExecutor(count, "lane", torch.set_num_threads, (share,))
 
     @property
     def tokens(self) -> int:
@@ -81,17 +83,15 @@ class Lanes:
                 free.put(forward)
 
         threads, todo = torch.get_num_threads(), deque[Future[T]]()
-        share = max(1, threads // self.count)
-        pool = ThreadPoolExecutor(self.count, "lane", torch.set_num_threads, (share,))
         try:
             for batch in batches:
-                todo.append(pool.submit(one, batch))
+                todo.append(self._pool.submit(one, batch))
                 if len(todo) > self.count:  # one more than there are lanes, so that none of them waits
                     yield todo.popleft().result()
             while todo:
                 yield todo.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            wait([future for future in todo if not future.cancel()])
             torch.set_num_threads(threads)  # what a thread sets for itself is the default of those that come later
 
 

@@ -16,6 +16,7 @@ from instdiff.core import Log, Measure
 from instdiff.engine.batch import Batch, Row, batches
 from instdiff.engine.forward import Forward, out_of_memory
 from instdiff.engine.lanes import Lanes, lanes_of
+from instdiff.engine.load import drop_pages
 from instdiff.engine.noise import Addressed
 from instdiff.engine.tree import Places, trees
 from instdiff.errors import EngineError
@@ -93,6 +94,8 @@ class Sweep:
         """
         for which in self._pieces(rows.ids.offsets):
             yield from self._through(rows, which, measures)
+            if self.forward.device.type == "cpu":
+                drop_pages()
 
     def _pieces(self, offsets: Places) -> Iterator[Places]:
         """All rows in turn; where there are many, the first of them in batches of several sizes, to find the best."""
