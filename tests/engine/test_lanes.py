@@ -150,7 +150,7 @@ def test_a_model_that_cannot_be_copied_has_one_lane(lab: Lab, models: dict[str, 
 
 def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    for threads, count, tokens in ((1, 1, 4096), (2, 2, 2048), (64, MOST, 1024)):
+    for threads, count, tokens in ((1, 1, 4096), (2, 2, 4096), (3, 3, 2048), (64, MOST, 1024)):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
         assert lanes_of(cpu) == count and lanes_of(torch.device("cuda")) == 1
         assert default_batch_tokens("cpu") == tokens and default_batch_tokens("cuda") == 32768

@@ -15,7 +15,7 @@ import torch
 from instdiff.core import Log, Measure
 from instdiff.engine.batch import Batch, Row, batches
 from instdiff.engine.forward import Forward, out_of_memory
-from instdiff.engine.lanes import Lanes, lanes_of
+from instdiff.engine.lanes import MOST, Lanes, lanes_of
 from instdiff.engine.load import drop_pages
 from instdiff.engine.noise import Addressed
 from instdiff.engine.tree import Places, trees
@@ -23,8 +23,8 @@ from instdiff.errors import EngineError
 from instdiff.ragged import Ragged
 from instdiff.render import Rows
 
-CPU_BATCH_TOKENS, LEAST_BATCH_TOKENS = 4096, 1024
-"""Tokens at once on a CPU, in all lanes together, and of one batch at least."""
+CPU_BATCH_TOKENS = {1: 4096, 2: 4096, 4: 2048, MOST: 1024}
+"""By the number of lanes, so that all of them together hold little more than one would."""
 GPU_BATCH_TOKENS = 32768
 TRIALS = {"cpu": (1024, 2048, 4096, 8192)}
 """Budgets that are measured, smallest first, on the rows that come first."""
@@ -39,7 +39,8 @@ def default_batch_tokens(device: str) -> int:
     """Tokens of a batch on a kind of device (``cpu``, ``cuda``) where none are given and too few rows to measure."""
     if device != "cpu":
         return GPU_BATCH_TOKENS
-    return max(LEAST_BATCH_TOKENS, CPU_BATCH_TOKENS // lanes_of(torch.device(device)))
+    lanes = lanes_of(torch.device(device))
+    return next(tokens for most, tokens in CPU_BATCH_TOKENS.items() if lanes <= most)
 
 
 @dataclass(frozen=True)
