@@ -100,7 +100,7 @@ class Sweep:
 
     def _pieces(self, offsets: Places) -> Iterator[Places]:
         """All rows in turn; where there are many, the first of them in batches of several sizes, to find the best."""
-        trial = 2 * max(self._untried, default=0)
+        trial = max(2, self.lanes.count) * max(self._untried, default=0)  # no lane is idle while one is measured
         start, count = 0, len(offsets) - 1
         if self._untried and offsets[-1] >= 2 * trial * (len(self._untried) + 1):
             rates = dict[int, float]()
