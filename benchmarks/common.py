@@ -190,16 +190,36 @@ def peak_resident() -> Iterator[Peak]:
     peak.most = status_mb("VmHWM")
 
 
+class _Mallinfo(ctypes.Structure):
+    NAMES = ("arena", "pieces", "small", "maps", "mapped", "most", "quick", "used", "free", "top")
+    _fields_ = [(name, ctypes.c_size_t) for name in NAMES]
+
+
+def in_use_mb() -> float:
+    """What was asked of glibc's allocator and not given back; what it keeps free for later does not count."""
+    try:
+        count = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return float("nan")
+    count.restype = _Mallinfo
+    now = count()
+    return float(now.used + now.mapped) / (1 << 20)
+
+
 @contextmanager
-def peak_anonymous(every_s: float = 0.01) -> Iterator[Peak]:
-    """The most anonymous memory that was seen: what is mapped from files can be dropped and does not count."""
+def peak_anonymous(every_s: float = 0.01, used: list[float] | None = None) -> Iterator[Peak]:
+    """The most anonymous memory that was seen: what is mapped from files can be dropped and does not count.
+
+    ``used`` gets the most that was in use above the start.
+    """
     settle()
     peak = Peak(status_mb("RssAnon"), 0.0)
-    over = threading.Event()
+    over, use = threading.Event(), Peak(in_use_mb(), 0.0)
 
     def watch() -> None:
         while not over.wait(every_s):
             peak.most = max(peak.most, status_mb("RssAnon"))
+            use.most = max(use.most, in_use_mb())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -209,6 +229,8 @@ def peak_anonymous(every_s: float = 0.01) -> Iterator[Peak]:
         over.set()
         thread.join()
         peak.most = max(peak.most, status_mb("RssAnon"))
+        if used is not None:
+            used.append(use.above)
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:

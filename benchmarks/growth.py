@@ -2,7 +2,8 @@
 
 Each size runs in a process of its own. Batches of rows from a file have a given budget: a measured one follows the
 clock, and the number of forwards with it, up or down. ``cpu_s`` is spent by the process and its children after a
-warm-up; memory is the most anonymous memory above what was there before, since mapped files can be dropped.
+warm-up; memory is the most anonymous memory above what was there before, since mapped files can be dropped, and
+``in_use_mb`` as much of it as was in use, without what the allocator kept free.
 ``..._growth`` is the cost against the size before, over the growth of the size: 1 is linear.
 """
 
@@ -97,7 +98,8 @@ def score_file(file: Path, more: Path, model: Path, home: Path) -> dict[str, Any
 
     first = load(str(file)).take(np.arange(FEW))
     run(first, home / "warm")
-    with counting() as counted, peak_anonymous() as memory:
+    used = list[float]()
+    with counting() as counted, peak_anonymous(used=used) as memory:
         before = cpu_seconds()
         pool = load(str(file))
         load_cpu_s = cpu_seconds() - before
@@ -112,7 +114,8 @@ def score_file(file: Path, more: Path, model: Path, home: Path) -> dict[str, Any
     speed = matmul_peak(torch.device("cpu"), torch.float32, 1.0, 2048)
     return {
         "cpu_s": cpu_s, "load_cpu_s": load_cpu_s, "wall_s": wall_s, "forwards": counted.forwards,
-        "tokens": counted.tokens, "peak_memory_mb": memory.above, "tokens_per_s": counted.tokens / wall_s,
+        "tokens": counted.tokens, "peak_memory_mb": memory.above, "in_use_mb": used[0],
+        "tokens_per_s": counted.tokens / wall_s,
         "ratio_reference": len(pool) / wall_s / plain_rate, "share_of_peak": flops * len(pool) / wall_s / speed,
         "matmul_gflops": speed / 1e9, "rerun_forwards": again.forwards, "rerun_s": rerun_s,
         "added_share": added.tokens / counted.tokens,
@@ -192,8 +195,9 @@ def broken(rows: list[dict[str, Any]]) -> list[str]:
         for key in ("cpu_s", "forwards"):
             if now[f"{key}_growth"] > 1 + SLACK:
                 out.append(f"{now['rows']} rows: {key} grew {now[f'{key}_growth']:.2f} times as much as rows")
-        if now["peak_memory_mb"] > (1 + SLACK) * before["peak_memory_mb"]:
-            out.append(f"{now['rows']} rows: {now['peak_memory_mb']:.0f} MB after {before['peak_memory_mb']:.0f} MB")
+        for key in ("peak_memory_mb", "in_use_mb"):
+            if now[key] > (1 + SLACK) * before[key]:
+                out.append(f"{now['rows']} rows: {key} {now[key]:.0f} after {before[key]:.0f}")
     return out
 
 
