@@ -73,9 +73,9 @@ def ours(sweep: Sweep, rows: Rows) -> np.ndarray:
     return out
 
 
-def best(way: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+def best(runs: int, way: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
     """Seconds of the fastest of some runs: on shared cores a single one may be twice as slow."""
-    return min((timed(way) for _ in range(RUNS)), key=lambda pair: pair[0])
+    return min((timed(way) for _ in range(runs)), key=lambda pair: pair[0])
 
 
 def best_batched(model: Any, rows: Rows, sizes: tuple[int, ...]) -> tuple[float, int, np.ndarray]:
@@ -88,27 +88,27 @@ def peak_of(dtype: torch.dtype) -> float:
     return matmul_peak(torch.device("cpu"), dtype, 1.0, 2048)
 
 
-def measure(shape: str, dtype: torch.dtype, count: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+def measure(shape: str, dtype: torch.dtype, count: int, sizes: tuple[int, ...], runs: int) -> dict[str, Any]:
     """The record of one shape and dtype."""
     rows, peak = rows_of(count), peak_of(dtype)
     if shape == "135m":
         rows = renamed(rows, SHAPE_135M["vocab_size"])
     few, model = rows.take(np.arange(max(4, count // 4))), model_of(shape)
-    published_s, expected = best(lambda: means(model, few, published=True))
+    published_s, expected = best(runs, lambda: means(model, few, published=True))
     published_rate = len(few) / published_s
     if emulated(dtype, torch.device("cpu")):  # hundreds of times slower, so that a few rows have to do
         rows, few = rows.take(np.arange(max(4, count // 16))), few.take(np.arange(4))
     model = model.to(dtype).requires_grad_(False)
-    loop_s, _ = best(lambda: means(model, few, published=False))
+    loop_s, _ = best(runs, lambda: means(model, few, published=False))
     batched_rate, size, nll = best_batched(model, rows, sizes)
     keep_pages()
     sweep = Sweep(model, print)
     ours(sweep, few)  # warm
     before = sweep.lanes.tokens
     with peak_resident() as memory:
-        took, mine = best(lambda: ours(sweep, rows))
+        took, mine = best(runs, lambda: ours(sweep, rows))
     peak = max(peak, peak_of(dtype))  # a core that was taken away in between would make the share too large
-    computed = (sweep.lanes.tokens - before) / RUNS
+    computed = (sweep.lanes.tokens - before) / runs
     if dtype is torch.float32:
         np.testing.assert_allclose(mine[:, 0], nll, rtol=2e-4)
         np.testing.assert_allclose(mine[: len(few)], expected, rtol=2e-4)
@@ -129,7 +129,8 @@ def main() -> None:
     for shape, count in (("5m", 400), ("135m", 64)):
         count = args.rows or (count // 8 if args.quick else count)
         for name, dtype in DTYPES.items():
-            found = in_child(measure, shape, dtype, count, BATCH_SIZES[1:2] if args.quick else BATCH_SIZES)
+            sizes, runs = (BATCH_SIZES[1:2], 1) if args.quick else (BATCH_SIZES, RUNS)
+            found = in_child(measure, shape, dtype, count, sizes, runs)
             records.append({"shape": shape, "dtype": name} | found)
             print(json.dumps(records[-1]), flush=True)
     finish(args, records)
