@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,57 @@ def test_out_of_memory_in_a_lane(lab: Lab, models: dict[str, Path], monkeypatch:
             np.testing.assert_allclose(part.columns[Nll()][at], plain[row], rtol=1e-5, atol=1e-6)
     assert sorted(seen) == list(range(len(rows))) and sweep.batch_tokens == 200
     assert [line.partition(":")[0] for line in said] == ["out of memory with batches of 400 tokens"]
+
+
+def test_a_row_that_fits_alone_is_computed_alone(
+    lab: Lab, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, said, running, call = rows_of(lab, "llama"), list[str](), list[int](), Forward.__call__
+    entered = threading.Lock()
+
+    def scarce(self: Forward, batch: Batch, measures: Any) -> Any:
+        with entered:
+            running.append(1)
+            crowded = len(running) > 1
+        try:
+            time.sleep(0.02)
+            if crowded:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return call(self, batch, measures)
+        finally:
+            with entered:
+                running.pop()
+
+    monkeypatch.setattr(Forward, "__call__", scarce)
+    sweep = Sweep(causal(models["llama"]), said.append, 1, 2)
+    assert sorted(row for part in sweep(rows, (Nll(),)) for row in part.at.tolist()) == list(range(len(rows)))
+    assert sweep.lanes.count == 1 and not said
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["fast head", "own head"])
+def test_a_head_is_chosen_once(lab: Lab, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    """Though hidden states were read in lanes before there was anything to choose."""
+    rows, said, chosen, choose = rows_of(lab, "llama"), list[str](), list[str](), Forward._choose_head
+
+    def chooses(self: Forward, batch: Batch) -> None:
+        chosen.append(threading.current_thread().name)
+        choose(self, batch)
+        if own:
+            self.fast = False
+
+    monkeypatch.setattr(Forward, "_choose_head", chooses)
+    sweep = Sweep(causal(models["llama"]), said.append, 400, 3)
+    list(sweep(rows, (Pooled("mean", 0),)))
+    assert len(sweep.lanes.forwards) == 3 and not chosen
+    before = sweep.lanes.tokens
+    plain = {int(row): part.columns[Nll()][at] for part in Sweep(causal(models["llama"]), quiet, 400)(rows, (Nll(),))
+             for at, row in enumerate(part.at)}  # fmt: skip
+    chosen.clear()
+    for part in sweep(rows, (Nll(),)):
+        for at, row in enumerate(part.at.tolist()):
+            np.testing.assert_allclose(part.columns[Nll()][at], plain[row], rtol=1e-5, atol=1e-6)
+    assert chosen == ["MainThread"] and sweep.lanes.tokens == 2 * before
+    assert len(sweep.lanes.forwards) == (1 if own else 3)  # all logits in memory are enough once
 
 
 def test_an_error_in_a_lane_is_raised(lab: Lab, models: dict[str, Path]) -> None:

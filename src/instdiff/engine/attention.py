@@ -26,6 +26,8 @@ NAME = "instdiff_tree"
 FOREIGN = ("softcap", "s_aux", "sliding_window", "position_bias", "cu_seq_lens_q")
 """Things that some models ask of their attention, and that a tree does not know."""
 
+ROOM = 4
+"""Times the tokens of a batch that may lie side by side on a GPU."""
 LEAST_FULL = 0.85
 """Rows share a bucket while the shortest fills this much of the longest."""
 QUERIES = 128
@@ -69,7 +71,11 @@ class Bucket:
 
 
 def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
-    """The rows of a tree by length, at most as many tokens together as the tree has: shared ones stand in each row."""
+    """The rows of a tree by length, of which shared tokens stand in each.
+
+    Together they are at most as many tokens as the tree has; on a GPU, where launches count, ``ROOM`` times as many.
+    """
+    room = (1 if device.type == "cpu" else ROOM) * len(tree.ids)
     order = sorted(range(len(tree.where)), key=lambda row: -len(tree.where[row]))
     out: list[Bucket] = []
     start = 0
@@ -80,7 +86,7 @@ def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
             stop += 1
         fresh = [row for row in order[start:stop] if tree.common[row] < LEAST_SPARED * width]
         led = [row for row in order[start:stop] if tree.common[row] >= LEAST_SPARED * width]
-        most = max(1, len(tree.ids) // width)
+        most = max(1, room // width)
         for rows in (fresh, led):
             out += [_bucket(tree, rows[at : at + most], width, device) for at in range(0, len(rows), most)]
         start = stop

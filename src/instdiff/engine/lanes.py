@@ -40,29 +40,49 @@ class Lanes:
 
     def __init__(self, forward: Forward, count: int) -> None:
         self.forwards, self.count = [forward], count
-        self._fresh = True
-        share = max(1, torch.get_num_threads() // count)
-        self._pool = ThreadPoolExecutor(count, "lane", torch.set_num_threads, (share,))
+        self._begun, self._spent = False, 0
+        self._share = max(1, torch.get_num_threads() // count)
+        self._pool = ThreadPoolExecutor(count, "lane")
 
     @property
     def tokens(self) -> int:
         """Tokens that were computed, in all lanes."""
-        return sum(forward.tokens for forward in self.forwards)
+        return self._spent + sum(forward.tokens for forward in self.forwards)
 
-    def through(self, batches: Iterator[Batch], work: Callable[[Forward, Batch], T]) -> Generator[T, None, None]:
+    def through(
+        self, batches: Iterator[Batch], work: Callable[[Forward, Batch], T], *, by_head: bool
+    ) -> Generator[T, None, None]:
         """What the work gives for each batch, in their order; what it raises is raised here.
 
-        The very first batch, on which fast ways are compared with plain ones, runs alone, so that this is done once.
+        Batches run alone until fast ways were compared with plain ones, of which the head is one where it is used
+        (``by_head``): so that this is done, and said, once.
         """
-        while ahead := list(islice(batches, 1 if self._fresh else 2)):
+        while ahead := list(islice(batches, 2 if self._settled(by_head) else 1)):
             if len(ahead) == 1 or not self._widen():
                 yield from (work(self.forwards[0], batch) for batch in ahead)
-                self._fresh = False
+                self._begun = True
             else:
                 yield from self._abreast(chain(ahead, batches), work)
 
+    def narrow(self) -> None:
+        """One lane from now on."""
+        self.count = 1
+        self._drop()
+
+    def _drop(self) -> None:
+        self._spent += sum(forward.tokens for forward in self.forwards[1:])
+        del self.forwards[1:]
+
+    def _settled(self, by_head: bool) -> bool:
+        if by_head and self.forwards[0].fast is None:
+            self._drop()  # they would have to choose a head of their own
+            return False
+        return self._begun
+
     def _widen(self) -> bool:
-        """Whether there is more than one lane; a model that cannot be copied has one."""
+        """Whether there is more than one lane: not where a model cannot be copied, or has all logits in memory."""
+        if self.forwards[0].fast is False:
+            return False
         if len(self.forwards) < self.count:
             try:
                 self.forwards += [twin(self.forwards[0]) for _ in range(self.count - 1)]
@@ -77,6 +97,7 @@ class Lanes:
 
         def one(batch: Batch) -> T:
             forward = free.get()
+            torch.set_num_threads(self._share)  # of this thread alone
             try:
                 return work(forward, batch)
             finally:

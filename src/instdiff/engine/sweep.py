@@ -14,7 +14,7 @@ import torch
 
 from instdiff.core import Log, Measure
 from instdiff.engine.batch import Batch, Row, batches
-from instdiff.engine.forward import Forward, out_of_memory
+from instdiff.engine.forward import BY_HEAD, Forward, out_of_memory
 from instdiff.engine.lanes import MOST, Lanes, lanes_of
 from instdiff.engine.load import drop_pages
 from instdiff.engine.noise import Addressed
@@ -26,8 +26,8 @@ from instdiff.render import Rows
 CPU_BATCH_TOKENS = {1: 4096, 2: 4096, 4: 2048, MOST: 1024}
 """By the number of lanes, so that all of them together hold little more than one would."""
 GPU_BATCH_TOKENS = 32768
-TRIALS = {"cpu": (1024, 2048, 4096, 8192)}
-"""Budgets that are measured, smallest first, on the rows that come first."""
+TRIALS, MOST_TRIED = {"cpu": (1024, 2048, 4096, 8192)}, 16384
+"""Budgets that are measured, smallest first, on the rows that come first; tokens in all lanes together."""
 GPU_TRIALS = (8192, 16384, 32768, 65536, 131072)
 AS_FAST = 0.97
 """A smaller batch is as good when it reaches this much of the best speed."""
@@ -83,7 +83,8 @@ class Sweep:
         self.log = log
         device = self.forward.device.type
         self.batch_tokens = batch_tokens or default_batch_tokens(device)
-        self._untried = () if batch_tokens else TRIALS.get(device, GPU_TRIALS)
+        tried = [tokens for tokens in TRIALS.get(device, ()) if tokens * self.lanes.count <= MOST_TRIED] or GPU_TRIALS
+        self._untried = () if batch_tokens else tuple(tried)
         self._seconds, self._tokens = 0.0, 0
         self._checked = self._halved = False
 
@@ -123,14 +124,17 @@ class Sweep:
         lengths = rows.ids.lengths_of(which)
         open_ = np.ones(len(which), bool)
         while open_.any():
+            work, by_head = partial(self._try, rows, measures), any(isinstance(one, BY_HEAD) for one in measures)
+            results = self.lanes.through(self._batches(rows, which[open_]), work, by_head=by_head)
             # Where a batch cannot be had, all open rows come again: padded, or in smaller batches.
-            with closing(
-                self.lanes.through(self._batches(rows, which[open_]), partial(self._try, rows, measures))
-            ) as all_:
-                for tried in all_:
+            with closing(results):
+                for tried in results:
                     at = np.searchsorted(which, tried.batch.rows)
                     if tried.unpackable:
                         self.forward.packs = False
+                        break
+                    if tried.read is None and len(at) == 1 and self.lanes.count > 1:
+                        self.lanes.narrow()  # it may fit where no other batch is in memory
                         break
                     if tried.read is None:
                         self._halve(int(lengths[at].max()), len(at))
