@@ -74,13 +74,12 @@ class Lanes:
         del self.forwards[1:]
 
     def _settled(self, by_head: bool) -> bool:
-        if by_head and self.forwards[0].fast is None:
-            self._drop()  # they would have to choose a head of their own
-            return False
-        return self._begun
+        return self._begun and not (by_head and self.forwards[0].fast is None)
 
     def _widen(self) -> bool:
         """Whether there is more than one lane: not where a model cannot be copied, or has all logits in memory."""
+        if any(other.fast is not self.forwards[0].fast for other in self.forwards):
+            self._drop()  # they were copied before a head was chosen
         if self.forwards[0].fast is False:
             return False
         if len(self.forwards) < self.count:

@@ -24,7 +24,7 @@ from instdiff.ragged import Ragged
 from instdiff.render import Rows
 
 CPU_BATCH_TOKENS = {1: 4096, 2: 4096, 4: 2048, MOST: 1024}
-"""By the number of lanes, so that all of them together hold little more than one would."""
+"""By the number of lanes, so that all of them together hold at most twice what one would."""
 GPU_BATCH_TOKENS = 32768
 TRIALS, MOST_TRIED = {"cpu": (1024, 2048, 4096, 8192)}, 16384
 """Budgets that are measured, smallest first, on the rows that come first; tokens in all lanes together."""
