@@ -161,10 +161,11 @@ def status_mb(field: str) -> float:
 
 @dataclass
 class Peak:
-    """Megabytes at the start and the most since."""
+    """Megabytes at the start and the most since; ``in_use`` is the most that was in use above the start."""
 
     start: float
     most: float
+    in_use: float = float("nan")
 
     @property
     def above(self) -> float:
@@ -207,19 +208,20 @@ def in_use_mb() -> float:
 
 
 @contextmanager
-def peak_anonymous(every_s: float = 0.01, used: list[float] | None = None) -> Iterator[Peak]:
-    """The most anonymous memory that was seen: what is mapped from files can be dropped and does not count.
-
-    ``used`` gets the most that was in use above the start.
-    """
+def peak_anonymous(every_s: float = 0.01) -> Iterator[Peak]:
+    """The most anonymous memory that was seen: what is mapped from files can be dropped and does not count."""
     settle()
-    peak = Peak(status_mb("RssAnon"), 0.0)
-    over, use = threading.Event(), Peak(in_use_mb(), 0.0)
+    used = in_use_mb()
+    peak = Peak(status_mb("RssAnon"), 0.0, used - used)  # NaN stays NaN: it is not known there
+    over = threading.Event()
+
+    def look() -> None:
+        peak.most = max(peak.most, status_mb("RssAnon"))
+        peak.in_use = max(peak.in_use, in_use_mb() - used)
 
     def watch() -> None:
         while not over.wait(every_s):
-            peak.most = max(peak.most, status_mb("RssAnon"))
-            use.most = max(use.most, in_use_mb())
+            look()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -228,9 +230,7 @@ def peak_anonymous(every_s: float = 0.01, used: list[float] | None = None) -> It
     finally:
         over.set()
         thread.join()
-        peak.most = max(peak.most, status_mb("RssAnon"))
-        if used is not None:
-            used.append(use.above)
+        look()
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:

@@ -98,8 +98,7 @@ def score_file(file: Path, more: Path, model: Path, home: Path) -> dict[str, Any
 
     first = load(str(file)).take(np.arange(FEW))
     run(first, home / "warm")
-    used = list[float]()
-    with counting() as counted, peak_anonymous(used=used) as memory:
+    with counting() as counted, peak_anonymous() as memory:
         before = cpu_seconds()
         pool = load(str(file))
         load_cpu_s = cpu_seconds() - before
@@ -114,7 +113,7 @@ def score_file(file: Path, more: Path, model: Path, home: Path) -> dict[str, Any
     speed = matmul_peak(torch.device("cpu"), torch.float32, 1.0, 2048)
     return {
         "cpu_s": cpu_s, "load_cpu_s": load_cpu_s, "wall_s": wall_s, "forwards": counted.forwards,
-        "tokens": counted.tokens, "peak_memory_mb": memory.above, "in_use_mb": used[0],
+        "tokens": counted.tokens, "peak_memory_mb": memory.above, "in_use_mb": memory.in_use,
         "tokens_per_s": counted.tokens / wall_s,
         "ratio_reference": len(pool) / wall_s / plain_rate, "share_of_peak": flops * len(pool) / wall_s / speed,
         "matmul_gflops": speed / 1e9, "rerun_forwards": again.forwards, "rerun_s": rerun_s,
