@@ -2,8 +2,9 @@
 
 Each size runs in a process of its own. Batches of rows from a file have a given budget: a measured one follows the
 clock, and the number of forwards with it, up or down. ``cpu_s`` is spent by the process and its children after a
-warm-up; memory is the most anonymous memory above what was there before, since mapped files can be dropped, and
-``in_use_mb`` as much of it as was in use, without what the allocator kept free.
+warm-up. Memory is anonymous, since mapped files can be dropped: ``process_mb`` is the most that the process had,
+``peak_memory_mb`` as much of it as came after the warm-up, and ``in_use_mb`` the most that was in use of this, without
+what the allocator kept free.
 ``..._growth`` is the cost against the size before, over the growth of the size: 1 is linear.
 """
 
@@ -113,8 +114,8 @@ def score_file(file: Path, more: Path, model: Path, home: Path) -> dict[str, Any
     speed = matmul_peak(torch.device("cpu"), torch.float32, 1.0, 2048)
     return {
         "cpu_s": cpu_s, "load_cpu_s": load_cpu_s, "wall_s": wall_s, "forwards": counted.forwards,
-        "tokens": counted.tokens, "peak_memory_mb": memory.above, "in_use_mb": memory.in_use,
-        "tokens_per_s": counted.tokens / wall_s,
+        "tokens": counted.tokens, "process_mb": memory.most, "peak_memory_mb": memory.above,
+        "in_use_mb": memory.in_use, "tokens_per_s": counted.tokens / wall_s,
         "ratio_reference": len(pool) / wall_s / plain_rate, "share_of_peak": flops * len(pool) / wall_s / speed,
         "matmul_gflops": speed / 1e9, "rerun_forwards": again.forwards, "rerun_s": rerun_s,
         "added_share": added.tokens / counted.tokens,

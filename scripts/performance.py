@@ -97,7 +97,8 @@ def growth() -> str:
         {
             "kind": "grows", "rows": "rows", "vocabulary": "vocabulary", "length": "length", "cpu_s": "CPU s",
             "cpu_s_growth": "growth of CPU s", "forwards": "forwards", "forwards_growth": "growth of forwards",
-            "peak_memory_mb": "memory, MB", "in_use_mb": "in use, MB", "rerun_forwards": "rerun forwards",
+            "process_mb": "process, MB", "peak_memory_mb": "added, MB", "in_use_mb": "in use, MB",
+            "rerun_forwards": "rerun forwards",
             "added_share": "tokens for 1 % more",
         },
     )  # fmt: skip

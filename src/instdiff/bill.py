@@ -14,7 +14,7 @@ from instdiff.data import Pool
 from instdiff.engine.load import Source
 from instdiff.engine.peak import matmul_peak
 from instdiff.engine.sweep import BLOCK, default_batch_tokens
-from instdiff.engine.tree import trees
+from instdiff.engine.tree import Some, trees
 from instdiff.measures import Anchors
 from instdiff.planner import Pass
 from instdiff.planner import plan as waves_of
@@ -190,7 +190,7 @@ def _shared(bench: Workbench, rows: RowsOfTokens, todo: Rows) -> int:
     budget = bench.settings.batch_tokens or default_batch_tokens(bench.device.type)
     saved = 0
     for start in range(0, len(todo), BLOCK):
-        block = [ids[int(row)] for row in todo[start : start + BLOCK]]
+        block = Some(ids, todo[start : start + BLOCK])
         saved += sum(tree.tokens - len(tree.ids) for tree in trees(block, budget))
     return saved
 

@@ -24,7 +24,7 @@ Keys = npt.NDArray[np.bytes_]
 Halves = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
 Places = npt.NDArray[np.int64]
 
-KEYS_AT_ONCE, ROWS_AT_ONCE, VALUES_AT_ONCE = 1 << 16, 1 << 14, 1 << 19
+KEYS_AT_ONCE, ROWS_AT_ONCE, VALUES_AT_ONCE = 1 << 16, 1 << 14, 1 << 16
 """What is looked up, merged or copied at once; all that a store needs in memory beside its results is made of these."""
 FILES = {"high": np.uint64, "low": np.uint64, "offsets": np.int64, "values": np.float32}
 SOURCES = "sources.json"

@@ -18,8 +18,9 @@ from instdiff.signals import joined, slim
 from instdiff.spool import Growing
 from instdiff.templates import ChatTemplate, Kind, Segment, Template, TextTemplate, is_target, text_segments
 
-CHUNK, CHUNK_CHARACTERS = 2048, 1 << 22
-"""Samples tokenised in one call: enough for the tokenizer to work in parallel, little enough for memory."""
+CHUNK, CHUNK_CHARACTERS = 256, 1 << 22
+"""Samples tokenised in one call: enough for the tokenizer to work in parallel, and few, since their many small objects
+leave memory in pieces."""
 KINDS = list(Kind)
 """Their numbers in ``Parts.kinds``."""
 

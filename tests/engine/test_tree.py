@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from helpers import Lab, some_rows
 from instdiff.engine import attention
 from instdiff.engine.forward import Forward
-from instdiff.engine.tree import trees
+from instdiff.engine.tree import Some, in_order, trees
 from instdiff.methods import IFD, Perplexity, ResponseEntropy
+from instdiff.ragged import Ragged
 
 PREAMBLES = [[1, *range(50, 70)], [1, *range(50, 62), 9, 9, 9, *range(30, 45)], [1]]
 
@@ -44,6 +45,17 @@ def test_every_token_is_where_it_belongs(rows: list[np.ndarray], budget: int) ->
         beginnings = {tuple(rows[number][:end]) for number in tree.rows for end in range(1, len(rows[number]) + 1)}
         assert len(tree.ids) == len(beginnings), "no beginning is computed twice"
     assert sorted(seen) == list(range(len(rows)))
+
+
+@given(families(), st.integers(1, 400), st.randoms())
+@settings(deadline=None)
+def test_some_of_many_rows_are_laid_out_like_a_list_of_them(rows: list[np.ndarray], budget: int, random: Any) -> None:
+    which = np.array(random.sample(range(len(rows)), random.randint(1, len(rows))))
+    some, alone = Some(Ragged.of(rows, np.int32), which), [rows[number] for number in which]
+    assert in_order(some).tolist() == in_order(alone).tolist()
+    for tree, other in zip(trees(some, budget), trees(alone, budget), strict=True):
+        assert tree.rows.tolist() == other.rows.tolist() and tree.common == other.common
+        assert tree.ids.tolist() == other.ids.tolist() and tree.position.tolist() == other.position.tolist()
 
 
 @given(families(), st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.85, 1.0]))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,21 @@ def test_ranges_of_any_size_merge_to_the_same(tmp_path: Path, monkeypatch: pytes
         again = segment.Segment.open(tmp_path / "again")
         for name in segment.FILES:
             np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+
+
+def test_merging_holds_a_bounded_piece(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((8000, 100), np.float32)
+    for number in range(2):
+        source = segment.Segment.of(keys_of(list(range(number, 8000, 2))), Ragged.of(values[number::2], np.float32))
+        segment.merge([source], tmp_path / f"source{number}")
+    sources = [segment.Segment.open(tmp_path / f"source{number}") for number in range(2)]
+    tracemalloc.start()
+    segment.merge(sources, tmp_path / "whole")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < values.nbytes
+    found = segment.Segment.open(tmp_path / "whole")
+    assert len(found) == 8000 and len(found.values) == values.size
 
 
 def test_of_equal_keys_the_first_value_stays(tmp_path: Path) -> None:

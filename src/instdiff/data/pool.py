@@ -25,7 +25,7 @@ Role = Literal["system", "user", "assistant", "tool", "call"]
 """Who speaks. ``call`` is a function call that the assistant emits, ``tool`` what came back from it."""
 
 TARGETS = ("all", "last", "all+calls")
-_CHUNK = 4096
+_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Pool:
         return len(self) - len(np.unique(self.ids.column))
 
     def samples(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
-        """Samples ``start`` to ``stop`` in order, converted a few thousand at a time."""
+        """Samples ``start`` to ``stop`` in order, converted a few hundred at a time."""
         begin, end, _ = slice(start, stop).indices(len(self))
         piece = self.table.slice(begin, max(0, end - begin)).select(["messages", "tools"])
         for batch in piece.to_batches(max_chunksize=_CHUNK):

@@ -57,6 +57,7 @@ class Stats(NamedTuple):
     top: torch.Tensor
 
 
+@torch.no_grad()
 def token_stats(
     hidden: torch.Tensor, target: torch.Tensor, head: Head, vocabulary: int, *, entropy: bool, chunk: int | None = None
 ) -> Stats:
@@ -74,23 +75,26 @@ def token_stats(
     nll = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
     spread = torch.empty_like(nll) if entropy else None
     top = torch.empty_like(nll)
+    room = torch.empty(0)
     for start in range(0, len(target), size):
         part = slice(start, start + size)
         logits = head(hidden[part]).float()
+        room = room if len(room) >= len(logits) else torch.empty_like(logits)
         # With z the logits less their maximum and s the sum of exp z:
         # NLL = log s - z_y, entropy = log s - sum(z exp z) / s
         shifted = logits.sub_(logits.amax(-1, keepdim=True))
-        weights = shifted.exp()
+        weights = torch.exp(shifted, out=room[: len(logits)])
         total = weights.sum(-1)
         log_total = total.log()
         mine = shifted.gather(-1, target[part, None])[:, 0]
         nll[part] = log_total - mine
         top[part] = (mine == 0).to(top.dtype)
         if spread is not None:
-            found = log_total - torch.linalg.vecdot(weights, shifted) / total
+            found = log_total - weights.mul_(shifted).sum(-1) / total
             if not bool(torch.isfinite(found).all()):
                 # an entry of the vocabulary that is ruled out (-inf) adds 0 and not NaN
-                found = log_total - torch.linalg.vecdot(weights, shifted.clamp(min=-1e4)) / total
+                torch.exp(shifted, out=weights)
+                found = log_total - weights.mul_(shifted.clamp(min=-1e4)).sum(-1) / total
             spread[part] = found
     return Stats(nll, spread, top)
 

@@ -18,7 +18,7 @@ from instdiff.engine.forward import BY_HEAD, Forward, out_of_memory
 from instdiff.engine.lanes import MOST, Lanes, lanes_of
 from instdiff.engine.load import drop_pages
 from instdiff.engine.noise import Addressed
-from instdiff.engine.tree import Places, trees
+from instdiff.engine.tree import Places, Some, trees
 from instdiff.errors import EngineError
 from instdiff.ragged import Ragged
 from instdiff.render import Rows
@@ -167,7 +167,7 @@ class Sweep:
                 yield self._noisy(rows, Batch.padded(which[at], self._taken(rows, which[at])))
             return
         share = rows.noise is None
-        for tree in trees([rows.ids[int(i)] for i in which], self.batch_tokens, share=share):
+        for tree in trees(Some(rows.ids, which), self.batch_tokens, share=share):
             numbers = which[tree.rows]
             yield self._noisy(rows, Batch.packed(numbers, self._taken(rows, numbers), tree))
 

@@ -9,13 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[Any]
 Places = npt.NDArray[np.int64]
+
+
+class Numbered(Protocol):
+    """Rows by number: a list of them, or ``Some``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Ids: ...
+
+
+@dataclass(frozen=True)
+class Some:
+    """Some of many rows, each looked up when it is needed: thousands of small arrays take more than their tokens."""
+
+    rows: Numbered
+    which: Places
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitem__(self, number: int, /) -> Ids:
+        return self.rows[int(self.which[number])]
 
 
 @dataclass(frozen=True)
@@ -42,9 +64,9 @@ class Tree:
         return sum(map(len, self.where))
 
 
-def in_order(rows: list[Ids]) -> Places:
+def in_order(rows: Numbered) -> Places:
     """Rows sorted by their tokens, so that those that begin alike stand together."""
-    keys = [np.ascontiguousarray(row, ">i4").tobytes() for row in rows]
+    keys = [np.ascontiguousarray(rows[number], ">i4").tobytes() for number in range(len(rows))]
     return np.array(sorted(range(len(rows)), key=keys.__getitem__), np.int64)
 
 
@@ -55,7 +77,7 @@ def shared(a: Ids, b: Ids) -> int:
     return int(differ[0]) if len(differ) else n
 
 
-def trees(rows: list[Ids], max_tokens: int, *, share: bool = True) -> Iterator[Tree]:
+def trees(rows: Numbered, max_tokens: int, *, share: bool = True) -> Iterator[Tree]:
     """Trees of at most ``max_tokens`` computed tokens each; a row longer than that is a tree of its own.
 
     Without ``share`` equal tokens are computed for each row, since something else than tokens tells the rows apart.
@@ -76,7 +98,7 @@ def trees(rows: list[Ids], max_tokens: int, *, share: bool = True) -> Iterator[T
         yield _pack(rows, batch, common)
 
 
-def _pack(rows: list[Ids], batch: list[int], common: list[int]) -> Tree:
+def _pack(rows: Numbered, batch: list[int], common: list[int]) -> Tree:
     """Lay out sorted rows; ``common[i]`` is what row i shares with the one before it."""
     ids: list[Ids] = []
     position: list[Places] = []

@@ -24,7 +24,7 @@ import torch
 from instdiff.core import Log, Measure, Settings
 from instdiff.engine.load import Resident, Source
 from instdiff.engine.sweep import BLOCK, Swept, default_batch_tokens
-from instdiff.engine.tree import in_order
+from instdiff.engine.tree import Some, in_order
 from instdiff.errors import EngineError
 from instdiff.render import Rows
 
@@ -236,7 +236,7 @@ def runs(rows: Rows, batch: int, workers: int, most: int = MOST_BATCHES) -> Iter
     """
     left = int(rows.ids.offsets[-1])
     for first in range(0, len(rows), BLOCK):
-        block = first + in_order([rows.ids[row] for row in range(first, min(first + BLOCK, len(rows)))])
+        block = first + in_order(Some(rows.ids, np.arange(first, min(first + BLOCK, len(rows)))))
         ends = np.concatenate([[0], np.cumsum(rows.ids.lengths_of(block))])
         start = 0
         while start < len(block):
