@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers import Lab, some_rows
 from instdiff.engine import sweep
-from instdiff.engine.batch import Batch, batches
+from instdiff.engine.batch import EVEN, Batch, batches
 from instdiff.engine.forward import Forward
 from instdiff.methods import IFD
 
@@ -29,10 +29,34 @@ def test_batches(lengths: list[int], budget: int) -> None:
 
 def test_a_batch_is_padded_on_the_right() -> None:
     rows = [([5, 6, 7], [False, True, True]), ([9], [False]), ([8, 4], [False, True])]
-    batch = Batch.padded(np.arange(3), [(np.array(ids), np.array(target)) for ids, target in rows])
+    arrays = [(np.array(ids), np.array(target)) for ids, target in rows]
+    batch = Batch.padded(np.arange(3), arrays, 3)
     assert batch.ids.tolist() == [[5, 6, 7], [9, 0, 0], [8, 4, 0]]
     assert batch.predictors().tolist() == [0, 1, 6]  # the tokens before the targets, counted through the ids
     assert batch.target.tolist() == [6, 7, 4] and batch.counts.tolist() == [2, 0, 1]
+    for most, width in ((None, 16), (16, 16), (15, 3), (2, 3)):  # sizes are even, unless the model has no such position
+        batch = Batch.padded(np.arange(3), arrays, most)
+        assert batch.ids.shape == (3, width) and batch.predictors().tolist() == [0, 1, 2 * width]
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
+def test_sizes_of_products_are_even(lab: Lab, base: str, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = some_rows(40, seed=3)
+    expected = lab.score(rows, [IFD()], base=base, batch_tokens=1)["ifd"]
+    monkeypatch.setattr(Forward, "can_pack", lambda self, batch: packs)
+    seen, run = list[tuple[int, ...]](), Forward._run
+
+    def watched(self: Forward, module: Any, batch: Batch) -> torch.Tensor:
+        layer = next(m for m in self.backbone.modules() if type(m).__name__ in ("LlamaDecoderLayer", "GPT2Block"))
+        with layer.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[:2]))):
+            return run(self, module, batch)
+
+    monkeypatch.setattr(Forward, "_run", watched)
+    found = lab.score(rows, [IFD()], base=base, batch_tokens=600)["ifd"]
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
+    assert len(seen) > 4 and all(tokens % EVEN == 0 for _, tokens in seen)
+    assert all((count == 1) == packs for count, _ in seen)
 
 
 # ── the budget of a batch ─────────────────────────────────────────────────────────────────────────────────────────────

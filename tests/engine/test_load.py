@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +196,38 @@ def test_lower_precision_is_another_column_and_near(lab: Lab) -> None:
     half = lab.score(rows, [Perplexity()], store=store, dtype="bfloat16")["perplexity"].details["nll"]
     assert 0 < abs(full - half).max() < 0.2
     assert len(list((store.root / "columns").iterdir())) == 2
+
+
+# ── what a library keeps ──────────────────────────────────────────────────────────────────────────────────────────────
+
+KEPT = """
+import ctypes, os, sys, torch
+from instdiff.engine.load import Resident
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "abcdefghij"]
+
+mallinfo = ctypes.CDLL(None).mallinfo2
+mallinfo.restype = Info
+used = lambda: mallinfo().h + mallinfo().e
+Resident(torch.device("cpu"), torch.bfloat16)
+states, weight = torch.zeros(1600, 256, dtype=torch.bfloat16), torch.zeros(640, 256, dtype=torch.bfloat16)
+torch.nn.functional.linear(states, weight)
+before = used()
+for size in range(600, 1600):
+    torch.nn.functional.linear(states[:size], weight)
+print(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPACITY"], (used() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc what is in use")
+@pytest.mark.parametrize("asked", [None, "100"])
+def test_compiled_products_of_a_thousand_sizes_are_not_all_kept(asked: str | None) -> None:
+    """Unbounded they take 500 MB."""
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    env = {name: value for name, value in os.environ.items() if name not in names}
+    env |= {names[0]: asked} if asked else {}
+    out = subprocess.run([sys.executable, "-c", KEPT], env=env, capture_output=True, text=True, check=True)
+    capacity, each_thread, added = out.stdout.split()
+    assert (capacity, each_thread) == (asked or "256", "1")
+    assert int(added) < 0.4 * int(capacity)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from helpers import Lab, some_rows
 from instdiff.engine import attention
+from instdiff.engine.batch import EVEN
 from instdiff.engine.forward import Forward
 from instdiff.engine.tree import Some, in_order, trees
 from instdiff.methods import IFD, Perplexity, ResponseEntropy
@@ -84,6 +85,7 @@ def test_attention_holds_no_more_tokens_than_the_batch(rows: list[np.ndarray]) -
     buckets = attention.buckets(tree, torch.device("cpu"))
     assert all(bucket.place.numel() <= max(len(tree.ids), bucket.width) for bucket in buckets)
     assert sum(int((bucket.to < len(tree.ids)).sum()) for bucket in buckets) == len(tree.ids)
+    assert all(bucket.width % EVEN == 0 and bucket.first % EVEN == 0 for bucket in buckets)
 
 
 def test_a_preamble_is_computed_once() -> None:

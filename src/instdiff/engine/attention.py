@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from instdiff.engine.batch import EVEN, evened
 from instdiff.engine.tree import Tree
 
 NAME = "instdiff_tree"
@@ -47,8 +48,8 @@ class Bucket:
     """Rows of like length.
 
     Args:
-        width: T.
-        first: the first query of any row that is not an earlier row's too.
+        width: T, a multiple of ``EVEN``.
+        first: at or before the first query of any row that is not an earlier row's too, a multiple of ``EVEN``.
         place: packed place of each token, [B, T]; those after a row's end stand for anything.
         to: the same, but the number of packed tokens where the token is not this row's own.
     """
@@ -73,7 +74,8 @@ class Bucket:
 def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
     """The rows of a tree by length, of which shared tokens stand in each.
 
-    Together they are at most as many tokens as the tree has; on a GPU, where launches count, ``ROOM`` times as many.
+    A bucket is at most as many tokens as the tree has, or one row; on a GPU, where launches count, ``ROOM`` times as
+    many.
     """
     room = (1 if device.type == "cpu" else ROOM) * len(tree.ids)
     order = sorted(range(len(tree.where)), key=lambda row: -len(tree.where[row]))
@@ -86,9 +88,9 @@ def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
             stop += 1
         fresh = [row for row in order[start:stop] if tree.common[row] < LEAST_SPARED * width]
         led = [row for row in order[start:stop] if tree.common[row] >= LEAST_SPARED * width]
-        most = max(1, room // width)
+        most = max(1, room // evened(width))
         for rows in (fresh, led):
-            out += [_bucket(tree, rows[at : at + most], width, device) for at in range(0, len(rows), most)]
+            out += [_bucket(tree, rows[at : at + most], evened(width), device) for at in range(0, len(rows), most)]
         start = stop
     return out
 
@@ -100,7 +102,7 @@ def _bucket(tree: Tree, rows: list[int], width: int, device: torch.device) -> Bu
         where, common = tree.where[row], tree.common[row]
         place[at, : len(where)] = where
         to[at, common : len(where)] = where[common:]
-    first = min(tree.common[row] for row in rows)
+    first = min(tree.common[row] for row in rows) // EVEN * EVEN
     return Bucket(width, first, torch.from_numpy(place).to(device), torch.from_numpy(to).to(device))
 
 
@@ -143,6 +145,7 @@ def tree_attention(
     packed = [x[0].transpose(0, 1).reshape(-1, x.shape[-1]) for x in (query, key, value)]
     # Behind the packed tokens, a line for what belongs to nobody: padding, and what another row has computed.
     out = query.new_empty(((tokens + 1) * heads, value.shape[-1]))
+    out[-EVEN * heads :] = 0  # tokens that only fill the batch up, among them
     for bucket in _now.buckets:
         q, k, v = (
             x.index_select(0, bucket.lines(groups, heads)).view(-1, bucket.width, x.shape[-1])
@@ -177,7 +180,7 @@ def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, 
     rows, width = q.shape[:2]
     out = torch.empty_like(v)
     blocks = max(1, round((width - first) / QUERIES))
-    edges = [first + (width - first) * at // blocks for at in range(blocks + 1)]
+    edges = sorted({first + evened((width - first) * at // blocks) for at in range(blocks + 1)})
     for start, stop in pairwise(edges):
         side = stop - start
         few = max(1, SCORE_BYTES // (side * stop * q.element_size()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,18 @@ import numpy.typing as npt
 from instdiff.engine.noise import Addressed
 from instdiff.engine.tree import Places, Tree
 
+EVEN = 16
+"""What sizes of products are rounded up to: for every size that it meets, a library of bf16 products compiles one."""
+
 Row = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
 """Token ids of a row, and which of them are targets."""
+
+Size = TypeVar("Size", int, Places)
+
+
+def evened(tokens: Size) -> Size:
+    """Up to the next multiple of ``EVEN``."""
+    return -(-tokens // EVEN) * EVEN
 
 
 def batches(lengths: npt.NDArray[np.int64], max_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -56,9 +66,13 @@ class Batch:
     noise: Addressed | None = None
 
     @classmethod
-    def padded(cls, numbers: Places, rows: list[Row]) -> Batch:
-        """Pad on the right: with causal attention nothing before a pad can see it, so no mask is needed."""
-        width = max(len(ids) for ids, _ in rows)
+    def padded(cls, numbers: Places, rows: list[Row], most: int | None = None) -> Batch:
+        """Pad on the right: with causal attention nothing before a pad can see it, so no mask is needed.
+
+        The width is a multiple of ``EVEN`` where that is not above ``most``, the positions that the model has.
+        """
+        longest = max(len(ids) for ids, _ in rows)
+        width = longest if most is not None and evened(longest) > most else evened(longest)
         padded = np.zeros((len(rows), width), np.int64)
         for at, (ids, _) in enumerate(rows):
             padded[at, : len(ids)] = ids

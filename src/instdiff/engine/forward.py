@@ -15,7 +15,7 @@ import torch
 
 from instdiff.core import Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Top1
 from instdiff.engine.attention import Unsupported, attending, buckets
-from instdiff.engine.batch import Batch
+from instdiff.engine.batch import Batch, evened
 from instdiff.engine.head import Head, choice_logs, heads, token_stats
 from instdiff.engine.taps import tapping
 from instdiff.errors import EngineError
@@ -47,6 +47,7 @@ class Forward:
         self.head: Head = self.output
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self.packs: bool | None = None if self.backbone is not None else False
+        self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.forwards = self.tokens = 0
 
     @torch.inference_mode()
@@ -112,8 +113,10 @@ class Forward:
         if batch.tree is None or batch.position is None:
             return self._read(module(**given, use_cache=False))
         given["position_ids"] = torch.from_numpy(batch.position).to(self.device)
+        tokens = batch.ids.size
+        given = {name: _filled(tensor, evened(tokens)) for name, tensor in given.items()}
         with attending(self.model, buckets(batch.tree, self.device)):
-            return self._read(module(**given, use_cache=False))
+            return self._read(module(**given, use_cache=False))[:, :tokens]
 
     def _read(self, out: Any) -> torch.Tensor:
         states: torch.Tensor = out.last_hidden_state if hasattr(out, "last_hidden_state") else out.logits
@@ -185,6 +188,13 @@ class Forward:
             if not bool(finite.all(-1).any() if id(weight) in tables else finite.all()):
                 return str(name)
         return None
+
+
+def _filled(packed: torch.Tensor, tokens: int) -> torch.Tensor:
+    """[1, n, ...] with zeros behind it up to a number of tokens."""
+    room = packed.new_zeros((1, tokens, *packed.shape[2:]))
+    room[:, : packed.shape[1]] = packed
+    return room
 
 
 def _check_choice(measure: Choice, batch: Batch) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from instdiff.core import Log, Measure
-from instdiff.engine.batch import Batch, Row, batches
+from instdiff.engine.batch import Batch, Row, batches, evened
 from instdiff.engine.forward import BY_HEAD, Forward, out_of_memory
 from instdiff.engine.lanes import MOST, Lanes, lanes_of
 from instdiff.engine.load import drop_pages
@@ -153,7 +153,7 @@ class Sweep:
             read = forward(batch, measures)
             if batch.tree is not None and not all(np.isfinite(v.values).all() for v in read.values()):
                 # What is not finite in one row spreads to those that share a beginning with it.
-                batch = self._noisy(rows, Batch.padded(batch.rows, self._taken(rows, batch.rows)))
+                batch = self._padded(rows, batch.rows)
                 read = forward(batch, measures)
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -163,13 +163,16 @@ class Sweep:
 
     def _batches(self, rows: Rows, which: Places) -> Iterator[Batch]:
         if self.forward.packs is False:
-            for at in batches(rows.ids.lengths_of(which), self.batch_tokens):
-                yield self._noisy(rows, Batch.padded(which[at], self._taken(rows, which[at])))
+            for at in batches(evened(rows.ids.lengths_of(which)), self.batch_tokens):
+                yield self._padded(rows, which[at])
             return
         share = rows.noise is None
         for tree in trees(Some(rows.ids, which), self.batch_tokens, share=share):
             numbers = which[tree.rows]
             yield self._noisy(rows, Batch.packed(numbers, self._taken(rows, numbers), tree))
+
+    def _padded(self, rows: Rows, which: Places) -> Batch:
+        return self._noisy(rows, Batch.padded(which, self._taken(rows, which), self.forward.positions))
 
     def _taken(self, rows: Rows, which: Places) -> list[Row]:
         target = Ragged(rows.target, rows.ids.offsets)
