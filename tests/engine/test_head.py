@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.engine.head import token_stats
+from instdiff.engine.head import FINISHES, Finished, Head, token_stats
 
 
 def plain(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,3 +66,74 @@ def test_half_precision_is_reduced_in_fp32() -> None:
     assert entropy is not None and nll.dtype == torch.float32
     np.testing.assert_allclose(nll, expected[0], rtol=1e-5)
     np.testing.assert_allclose(entropy, expected[1], rtol=1e-5)
+
+
+# ── the place of the logits ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def listened(linear: torch.nn.Linear) -> Head:
+    linear.register_forward_hook(lambda module, args, out: out * 2)
+    return linear
+
+
+def stood_in_for(linear: torch.nn.Linear) -> Head:
+    """As accelerate does it with a layer that lies elsewhere."""
+    forward = linear.forward
+    linear.forward = lambda hidden: forward(hidden) * 2  # type: ignore[method-assign]
+    return linear
+
+
+def quantised(linear: torch.nn.Linear) -> Head:
+    class Packed(torch.nn.Linear):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return super().forward(hidden) * 2
+
+    linear.__class__ = Packed
+    return linear
+
+
+def capped(linear: torch.nn.Linear) -> Head:
+    return Finished(linear, FINISHES["final_logit_softcapping"], 3.0)
+
+
+def scaled(linear: torch.nn.Linear) -> Head:
+    return Finished(linear, FINISHES["logits_scaling"], 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("make", [lambda linear: linear, listened, stood_in_for, quantised, capped, scaled])
+def test_a_head_of_any_kind_is_asked_as_it_is(make: Callable[..., Head], bias: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    hidden, target = torch.randn(23, 8).to(dtype), torch.randint(0, 50, (23,))
+    head = make(torch.nn.Linear(8, 50, bias=bias).to(dtype))
+    with torch.no_grad():
+        expected = plain(head(hidden).float(), target)
+    before = hidden.clone()
+    for chunk in (None, 1, 7):  # the last one leaves a smaller chunk
+        nll, entropy, _ = token_stats(hidden, target, head, 50, entropy=True, chunk=chunk)
+        assert entropy is not None
+        rtol = 1e-5 if dtype == torch.float32 else 2e-2  # a product of fewer rows may round another way
+        np.testing.assert_allclose(nll, expected[0], rtol=rtol, atol=rtol)
+        np.testing.assert_allclose(entropy, expected[1], rtol=rtol, atol=rtol)
+    torch.testing.assert_close(hidden, before, rtol=0, atol=0)
+
+
+def test_no_target_at_all() -> None:
+    nll, entropy, top = token_stats(
+        torch.zeros(0, 8), torch.zeros(0, dtype=torch.long), torch.nn.Linear(8, 50), 50, entropy=True
+    )
+    assert entropy is not None and len(nll) == len(entropy) == len(top) == 0
+
+
+def test_chunks_of_logits_lie_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, mm = set[int](), torch.mm
+
+    def watched(*args: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        places.add(out.data_ptr())
+        return mm(*args, out=out)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    head = torch.nn.Linear(8, 50, bias=False)
+    token_stats(torch.randn(23, 8), torch.zeros(23, dtype=torch.long), head, 50, entropy=True, chunk=4)
+    assert len(places) == 1

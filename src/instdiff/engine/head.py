@@ -6,8 +6,8 @@ Shapes: N target positions, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
@@ -16,12 +16,12 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 Finish = Callable[[torch.Tensor, float], torch.Tensor]
 FINISHES: dict[str, Finish] = {
-    "final_logit_softcapping": lambda logits, cap: (logits / cap).tanh_().mul_(cap),
-    "logit_scale": lambda logits, scale: logits * scale,
-    "logits_scaling": lambda logits, scale: logits / scale,
-    "lm_head_multiplier": lambda logits, scale: logits * scale,
+    "final_logit_softcapping": lambda logits, cap: logits.div_(cap).tanh_().mul_(cap),
+    "logit_scale": torch.Tensor.mul_,
+    "logits_scaling": torch.Tensor.div_,
+    "lm_head_multiplier": torch.Tensor.mul_,
 }
-"""What some models do to their logits, by the name that their configuration has for it."""
+"""What some models do to their logits, in place, by the name that their configuration has for it."""
 
 CHUNK_BYTES = 64 << 20
 """Most logits held at once, in fp32; the peak is about twice that."""
@@ -36,11 +36,20 @@ def heads(output: Head, config: Any) -> Iterator[Head]:
     for name, finish in FINISHES.items():
         value = getattr(config, name, None)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield partial(_finished, output, finish, value)
+            yield Finished(output, finish, value)
 
 
-def _finished(output: Head, finish: Finish, value: float, hidden: torch.Tensor) -> torch.Tensor:
-    return finish(output(hidden), value)
+@dataclass(frozen=True)
+class Finished:
+    """An output embedding, and what is done to its logits."""
+
+    output: Head
+    finish: Finish
+    value: float
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states [n, D] to logits [n, V]."""
+        return self.finish(self.output(hidden), self.value)
 
 
 def chunk_rows(vocabulary: int) -> int:
@@ -57,6 +66,40 @@ class Stats(NamedTuple):
     top: torch.Tensor
 
 
+class _Logits:
+    """Logits of one chunk after another, in fp32: in the same place where the head is a plain product.
+
+    A place for each would be the largest that is asked for and given back, many times in a batch, and leave holes.
+    """
+
+    def __init__(self, head: Head, hidden: torch.Tensor, size: int) -> None:
+        self.head = head
+        output = head.output if isinstance(head, Finished) else head
+        self.linear = output if _is_plain(output) and output.weight.device == hidden.device else None
+        if self.linear is not None:
+            self.raw = hidden.new_empty((size, self.linear.out_features))
+            self.wide = self.raw if hidden.dtype == torch.float32 else torch.empty_like(self.raw, dtype=torch.float32)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.linear is None:
+            return self.head(hidden).float()
+        raw, wide = self.raw[: len(hidden)], self.wide[: len(hidden)]
+        if self.linear.bias is None:
+            torch.mm(hidden, self.linear.weight.t(), out=raw)
+        else:
+            torch.addmm(self.linear.bias, hidden, self.linear.weight.t(), out=raw)
+        if isinstance(self.head, Finished):
+            raw = self.head.finish(raw, self.head.value)
+        return raw if raw.dtype == torch.float32 else wide.copy_(raw)
+
+
+def _is_plain(output: Any) -> TypeGuard[torch.nn.Linear]:
+    """A linear layer of a plain weight that nobody listens to or stands in for, as what spreads a model does."""
+    if type(output) is not torch.nn.Linear or type(output.weight) is not torch.nn.Parameter:
+        return False
+    return not (output._forward_hooks or output._forward_pre_hooks or "forward" in vars(output))
+
+
 @torch.no_grad()
 def token_stats(
     hidden: torch.Tensor, target: torch.Tensor, head: Head, vocabulary: int, *, entropy: bool, chunk: int | None = None
@@ -71,14 +114,15 @@ def token_stats(
         entropy: whether to compute the entropy too.
         chunk: positions at a time; by default as many as ``chunk_rows`` says.
     """
-    size = chunk or chunk_rows(vocabulary)
+    size = min(chunk or chunk_rows(vocabulary), len(target))
+    logits_of = _Logits(head, hidden, size)
     nll = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
     spread = torch.empty_like(nll) if entropy else None
     top = torch.empty_like(nll)
     room = torch.empty(0)
-    for start in range(0, len(target), size):
+    for start in range(0, len(target), max(1, size)):
         part = slice(start, start + size)
-        logits = head(hidden[part]).float()
+        logits = logits_of(hidden[part])
         room = room if len(room) >= len(logits) else torch.empty_like(logits)
         # With z the logits less their maximum and s the sum of exp z:
         # NLL = log s - z_y, entropy = log s - sum(z exp z) / s
