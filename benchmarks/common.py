@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# As the program does.
+from instdiff import allocator
+
+# As the program does; what the allocator is told counts for processes that are started from here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ.setdefault(allocator.NAME, allocator.NO_SMALL_CACHES)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np

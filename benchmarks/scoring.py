@@ -21,8 +21,9 @@ import torch
 from common import arguments, finish, in_child, peak_resident, reference, renamed, rows_of, timed, useful_flops
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from instdiff.allocator import keep_pages
 from instdiff.core import Entropy, ModelRef, Nll
-from instdiff.engine.load import emulated, keep_pages, resolve
+from instdiff.engine.load import emulated, resolve
 from instdiff.engine.peak import matmul_peak
 from instdiff.engine.sweep import Sweep
 from instdiff.render import Rows

@@ -30,6 +30,7 @@ FLOORS: dict[int, tuple[str, list[str], list[str]]] = {
             "shown",
             "ids",
             "ranking",
+            "allocator",
         ],
         ["numpy"],
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from instdiff.allocator import restart
 from instdiff.cli import (
     compare_verbs,
     data_verbs,
@@ -26,6 +27,7 @@ VERBS = (
 
 def main() -> None:
     """Entry point."""
+    restart()
     # Two busy cores must not spin on each other while they wait, but some 20 microseconds of it are cheaper than sleep
     # (a fifth of a small model's time). Both have to be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

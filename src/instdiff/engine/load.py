@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from instdiff.allocator import keep_pages
 from instdiff.artifact import fingerprint, fingerprint_files, writing
 from instdiff.builtin import path as builtin_path
 from instdiff.core import ModelRef
@@ -257,21 +257,6 @@ class Resident:
         return module.to(self.device).eval().requires_grad_(False)
 
 
-def keep_pages() -> None:
-    """Let freed activations stay with the process: every page that glibc gives back is cleared by the kernel next time.
-
-    Of the time of a sweep of a small model on a CPU that is about a tenth. What all threads keep is in one place: in
-    places of their own it grows for long. Elsewhere than on glibc nothing happens.
-    """
-    trim, top_pad, mmap_threshold, arenas = -1, -2, -3, -8  # numbers of malloc.h
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 32 << 20)
-        mallopt(trim, 1 << 30)
-        mallopt(top_pad, 64 << 20)
-        mallopt(arenas, 1)
-
-
 def keep_few_products() -> None:
     """Bound what is kept of compiled bf16 products: a quarter of a megabyte for every size that was met.
 
@@ -280,12 +265,6 @@ def keep_few_products() -> None:
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
-
-
-def drop_pages() -> None:
-    """Give back what is free, once in many batches: in pieces between what is used it would grow for long."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _safe(folder: Path) -> bool:

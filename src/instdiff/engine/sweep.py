@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from instdiff.allocator import drop_pages
 from instdiff.core import Log, Measure
 from instdiff.engine.batch import Batch, Row, batches, evened
 from instdiff.engine.forward import BY_HEAD, Forward, out_of_memory
 from instdiff.engine.lanes import MOST, Lanes, lanes_of
-from instdiff.engine.load import drop_pages
 from instdiff.engine.noise import Addressed
 from instdiff.engine.tree import Places, Some, trees
 from instdiff.errors import EngineError

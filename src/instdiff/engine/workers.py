@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from instdiff.allocator import tuned
 from instdiff.core import Log, Measure, Settings
 from instdiff.engine.load import Resident, Source
 from instdiff.engine.sweep import BLOCK, Swept, default_batch_tokens
@@ -177,7 +178,7 @@ class Workers:
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "2000",
             "KMP_BLOCKTIME": "0",
-            **os.environ,
+            **tuned(os.environ),
             "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // self.count)),
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
