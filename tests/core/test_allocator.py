@@ -17,10 +17,9 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there
 
 PROGRAM = """
 import os, sys
-from pathlib import Path
 from instdiff.allocator import NAME, restart
 
-print(os.getpid(), os.environ.get(NAME), sys.argv[1:], sys.flags.isolated, flush=True)
+print(os.getpid(), os.environ.get(NAME), sys.argv[1:], sys.flags.no_user_site, flush=True)
 restart()
 print("goes on", os.getpid(), os.environ.get(NAME), flush=True)
 """
@@ -40,8 +39,8 @@ def program(folder: Path, name: str) -> str:
 def test_the_program_starts_again_once_with_the_same_command(tmp_path: Path) -> None:
     first, second, last = run([sys.executable, "-s", program(tmp_path, "instdiff"), "score", "a b", ""])
     pid = first.split()[0]
-    assert first == f"{pid} None ['score', 'a b', ''] 0"
-    assert second == f"{pid} {NO_SMALL_CACHES} ['score', 'a b', ''] 0"
+    assert first == f"{pid} None ['score', 'a b', ''] 1"
+    assert second == f"{pid} {NO_SMALL_CACHES} ['score', 'a b', ''] 1"
     assert last == f"goes on {pid} None"  # so that programs which it starts do not inherit it
 
 

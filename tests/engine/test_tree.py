@@ -79,6 +79,21 @@ def test_attention_over_a_tree_is_attention_row_by_row(rows: list[np.ndarray], s
         torch.testing.assert_close(got[:, where], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
 
 
+@given(st.integers(1, 9), st.integers(0, 8), st.sampled_from([7, 16, 40, 128]), st.sampled_from([64, 4096, 1 << 20]))
+@settings(deadline=None)
+def test_attention_in_blocks_is_attention(width: int, first: int, queries: int, room: int) -> None:
+    """What bf16 takes on a CPU, in a precision that tells right from nearly right."""
+    width, first = EVEN * width, EVEN * min(first, width - 1)
+    generator = torch.Generator().manual_seed(width)
+    q, k, v = (torch.randn(6, width, 8, generator=generator) for _ in range(3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "QUERIES", queries)
+        patch.setattr(attention, "SCORE_BYTES", room)
+        got = attention._in_blocks(q, k, v, 0.3, first)
+    whole = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
+    torch.testing.assert_close(got[:, first:], whole[:, first:], rtol=1e-5, atol=1e-6)
+
+
 @given(families())
 def test_attention_holds_no_more_tokens_than_the_batch(rows: list[np.ndarray]) -> None:
     (tree,) = trees(rows, 100_000)
