@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from common import arguments, finish, in_child, peak_anonymous, peak_resident, timed
 
-from instdiff.choose.coverage import coverage
-from instdiff.choose.diverse import diverse, diverse_by_cell
-from instdiff.choose.facility import facility
-from instdiff.choose.kcenter import kcenter
-from instdiff.choose.kmeans import by_cluster, cluster
-from instdiff.choose.neighbours import bm25, nearest
-from instdiff.choose.partitioned import partitioned
-from instdiff.choose.robin import robin
 from instdiff.core import Signals
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.arrays.ranking import best_first
 from instdiff.methods import FacilityLocation, KCenter
-from instdiff.methods.parted import parts_of
-from instdiff.ragged import Ragged
-from instdiff.ranking import best_first
+from instdiff.methods.algorithms.coverage import coverage
+from instdiff.methods.algorithms.facility_location import facility
+from instdiff.methods.algorithms.kcenter import kcenter
+from instdiff.methods.algorithms.kmeans import by_cluster, cluster
+from instdiff.methods.algorithms.neighbours import bm25, nearest
+from instdiff.methods.algorithms.partitioned import partitioned
+from instdiff.methods.algorithms.round_robin import robin
+from instdiff.methods.algorithms.threshold import diverse, diverse_by_cell
+from instdiff.methods.shared.partitioned import parts_of
 
 WIDTH, QUERIES, TAGS, TAGS_EACH = 384, 100, 8192, 400
 

@@ -15,12 +15,12 @@ import torch
 from common import alpaca, arguments, counting, finish, timed
 
 from instdiff import IFD, Pool, Settings, Store, load
-from instdiff.cluster_cost import Cluster, Estimate, Rates, estimate, measure
 from instdiff.engine.peak import matmul_peak
-from instdiff.shard_file import shard_files
-from instdiff.shards import merge, score_shard
+from instdiff.scoring.cluster_cost import Cluster, Estimate, Rates, estimate, measure
+from instdiff.scoring.sharding.shard import Stripe
+from instdiff.scoring.sharding.shard_file import shard_files
+from instdiff.scoring.sharding.shards import merge, score_shard
 from instdiff.store import info
-from instdiff.stripe import Stripe
 
 MODEL = "builtin:tiny"
 SETTINGS = Settings(max_length=512, dtype="float32", device="cpu")

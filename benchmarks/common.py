@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instdiff import allocator
+from instdiff.engine import allocator
 
 # As the program does; what the allocator is told counts for processes that are started from here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -32,12 +32,12 @@ import numpy as np
 import torch
 
 from instdiff.core import ModelRef, Prompted
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Pool, load
 from instdiff.engine.forward import Forward
-from instdiff.engine.load import load_tokenizer, resolve
-from instdiff.ragged import Ragged
-from instdiff.render import Rows, render
-from instdiff.templates import template
+from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.rendering.renderer import Rows, render
+from instdiff.rendering.templates import template
 
 SHARED = Path(os.environ.get("INSTDIFF_SHARED", Path(__file__).resolve().parents[1] / "../shared"))
 STATUS = Path("/proc/self/status")

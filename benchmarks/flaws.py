@@ -17,9 +17,10 @@ from common import arguments, finish, timed
 from ranking import auc, auc_interval, last
 
 from instdiff import Budget, Method, ModelRef, Pool, Settings, Store, load, score, train
-from instdiff.builtin import path
 from instdiff.config.train import TrainSettings
 from instdiff.core import Scored
+from instdiff.data.builtin import path
+from instdiff.evaluation.statistics import bootstrap_token_mean
 from instdiff.methods import (
     DEITA,
     IFD,
@@ -42,8 +43,7 @@ from instdiff.methods import (
     TShirt,
     Zip,
 )
-from instdiff.selection import sample_rows
-from instdiff.stats import bootstrap_token_mean
+from instdiff.selection.selector import sample_rows
 
 SETTINGS = Settings(max_length=512, device="cpu", templates={"*": "plain"})
 TRAINING = TrainSettings(model_max_length=512, num_train_epochs=1, learning_rate=1e-3, global_batch_size=8)

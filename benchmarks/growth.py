@@ -36,11 +36,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from instdiff import ModelRef, Perplexity, Prompted, ResponseEntropy, Settings, Store, load, score
 from instdiff.core import Entropy, Nll
-from instdiff.engine.load import load_tokenizer, resolve
+from instdiff.engine.models import load_tokenizer, resolve
 from instdiff.engine.peak import matmul_peak
 from instdiff.engine.sweep import Sweep
-from instdiff.render import Rows, render
-from instdiff.templates import template
+from instdiff.rendering.renderer import Rows, render
+from instdiff.rendering.templates import template
 
 SETTINGS = Settings(max_length=512, dtype="float32", device="cpu", batch_tokens=4096)
 METHODS = (Perplexity(), ResponseEntropy())

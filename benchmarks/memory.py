@@ -23,7 +23,7 @@ from transformers import (
 from instdiff.core import Entropy, Nll
 from instdiff.engine.peak import matmul_peak
 from instdiff.engine.sweep import Sweep
-from instdiff.render import Rows
+from instdiff.rendering.renderer import Rows
 
 HEADS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "plain": (LlamaConfig, LlamaForCausalLM, {}),

@@ -78,7 +78,7 @@ def measured(
 ) -> dict[str, Any]:
     """One command with an empty store, in a process of its own."""
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-m", "instdiff.cli", "score", "--data", str(rows), "--method", ",".join(methods)]
+        command = [sys.executable, "-m", "instdiff", "score", "--data", str(rows), "--method", ",".join(methods)]
         command += ["--workers", str(workers), "--store", f"{home}/store", "--output", f"{home}/scores.parquet"]
         command += ["--target", str(target), "--quiet"]
         command += [part for role in ROLES for part in ("--model", f"{role}={model()}")]

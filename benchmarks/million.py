@@ -28,7 +28,7 @@ from common import arguments, cpu_seconds, finish, in_child, peak_anonymous, tim
 from growth import make_model
 
 from instdiff import Longest, Perplexity, Random, Settings, Store, load, score, select
-from instdiff.progress import Advance, Quiet
+from instdiff.core.progress import Advance, Quiet
 from instdiff.store import info
 
 SIZES, QUICK = (10_000, 100_000, 1_000_000), (500, 2000)

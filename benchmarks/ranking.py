@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats
-from instdiff.stats import Interval
+from instdiff.evaluation.statistics import Interval
 
 Mask = npt.NDArray[np.bool_]
 

@@ -21,12 +21,12 @@ import torch
 from common import arguments, finish, in_child, peak_resident, reference, renamed, rows_of, timed, useful_flops
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from instdiff.allocator import keep_pages
 from instdiff.core import Entropy, ModelRef, Nll
-from instdiff.engine.load import emulated, resolve
+from instdiff.engine.allocator import keep_pages
+from instdiff.engine.models import emulated, resolve
 from instdiff.engine.peak import matmul_peak
 from instdiff.engine.sweep import Sweep
-from instdiff.render import Rows
+from instdiff.rendering.renderer import Rows
 
 SHAPE_135M = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,

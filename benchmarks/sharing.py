@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from instdiff import Method, ModelRef, Pool, Settings, Store, plan, score
 from instdiff.core import Entropy, Nll
-from instdiff.engine.load import Resident, resolve
+from instdiff.engine.models import Resident, resolve
 from instdiff.engine.peak import matmul_peak
 from instdiff.engine.sweep import Sweep
 from instdiff.methods import METHODS
-from instdiff.render import Rows
+from instdiff.rendering.renderer import Rows
 
 NAMES = ("instructdiff", "ifd", "perplexity", "entropy", "superfiltering", "longest", "random", "full")
 SETTINGS = Settings(max_length=512, dtype="float32", device="cpu")

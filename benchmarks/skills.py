@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from instdiff import ModelRef, Settings, Store, load, score
 from instdiff.core import Floats
 from instdiff.methods import IFD, MIWV, Perplexity
-from instdiff.table import ScoreTable
+from instdiff.scoring.table import ScoreTable
 
 WORDS = (
     *("ant", "bat", "cat", "dog", "egg", "fox", "hat", "ink", "jar", "key"),

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from common import arguments, finish, in_child, peak_anonymous, status_mb, timed
 
-from instdiff import pieces
 from instdiff.core import Nll
-from instdiff.quantile import quantiles
-from instdiff.ragged import Ragged
-from instdiff.segment import Keys
+from instdiff.core.arrays.quantile import quantiles
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.store import ColumnId, Store, info
+from instdiff.store import column as pieces
+from instdiff.store.keys import Keys
 
 COMPACT_EVERY = 64
 CPU_BATCH, GPU_BATCH = 30, 256

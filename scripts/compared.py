@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from instdiff.tally import by_task
+from instdiff.experiments.tables import by_task
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "records"
 DOMAINS = ("math", "code", "medical", "general")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from instdiff.artifact import writing
+from instdiff.core.files import writing
 
 Row = dict[str, str]
 LETTERS = "ABCD"

@@ -212,7 +212,7 @@ true; they are no measure of what a method does on real data. MIT licence, like 
 
 
 def main(argv: list[str] | None = None) -> None:
-    default = Path(__file__).resolve().parents[1] / "src" / "instdiff" / "builtin" / "demo"
+    default = Path(__file__).resolve().parents[1] / "src" / "instdiff" / "data" / "builtin" / "demo"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=default, help="folder to write into")
     parser.add_argument("--seed", type=int, default=0)

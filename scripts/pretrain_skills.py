@@ -21,8 +21,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from instdiff.builtin.skills import FILLER, KNOWN, Skill
-from instdiff.builtin.skills.tasks import SPECIALS, vocabulary
+from instdiff.data.builtin.skills import FILLER, KNOWN, Skill
+from instdiff.data.builtin.skills.tasks import SPECIALS, vocabulary
 
 SHAPE = {
     "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,

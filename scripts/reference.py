@@ -14,11 +14,7 @@ from pydantic.fields import FieldInfo
 
 from instdiff.cli import entry
 from instdiff.config.base import Config
-from instdiff.config.compare import CompareConfig, Variant
-from instdiff.config.evaluate import EvalConfig
-from instdiff.config.show import DiffConfig, ExplainConfig, ExportConfig
-from instdiff.config.train import TrainSettings
-from instdiff.config.verbs import (
+from instdiff.config.commands import (
     DataConfig,
     EvalPart,
     PipelineConfig,
@@ -32,6 +28,10 @@ from instdiff.config.verbs import (
     TrainConfig,
     WarmupPart,
 )
+from instdiff.config.compare import CompareConfig, Variant
+from instdiff.config.evaluate import EvalConfig
+from instdiff.config.selection import DiffConfig, ExplainConfig, ExportConfig
+from instdiff.config.train import TrainSettings
 
 WIDTH = 78
 """Columns of a help text in a terminal of 80."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from instdiff.builtin import path
-from instdiff.builtin.skills import AMOUNTS, BEYOND, FILLER, KNOWN, LEARNABLE, rows
-from instdiff.builtin.skills.tasks import SPECIALS, vocabulary
+from instdiff.data.builtin import path
+from instdiff.data.builtin.skills import AMOUNTS, BEYOND, FILLER, KNOWN, LEARNABLE, rows
+from instdiff.data.builtin.skills.tasks import SPECIALS, vocabulary
 
 NOTES = {
     "partner": "a table of words",

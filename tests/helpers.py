@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Method, ModelRef, Settings
+from instdiff.core.progress import Advance
 from instdiff.data import Pool, load
-from instdiff.progress import Advance
+from instdiff.scoring.table import ScoreTable
 from instdiff.store import Store
-from instdiff.table import ScoreTable
 
 CORPUS = [
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -243,7 +243,7 @@ class Lab:
         **settings: Any,
     ) -> ScoreTable:
         """Score with ``base`` and ``calibrated`` bound to tiny models, by name or folder."""
-        from instdiff.scoring import score
+        from instdiff.scoring.scorer import score
 
         bound: dict[str, str | ModelRef] = {
             role: where if isinstance(where, ModelRef) else str(self.models.get(str(where), where))

@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Any
 from instdiff.version import __version__
 
 if TYPE_CHECKING:
-    from instdiff.bill import Bill, plan
-    from instdiff.contest import compare
     from instdiff.core import (
         Asked,
         Budget,
@@ -55,11 +53,14 @@ if TYPE_CHECKING:
         reasons,
         vectors,
     )
+    from instdiff.core.arrays.ragged import Ragged
     from instdiff.data import Message, Pool, Sample
     from instdiff.data.load import load
     from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError, PlanError, StoreError
-    from instdiff.evaluation import evaluate
-    from instdiff.exporting.export import export
+    from instdiff.evaluation.evaluator import evaluate
+    from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
+    from instdiff.experiments.compare import compare
+    from instdiff.experiments.pipeline import pipeline
     from instdiff.methods import (
         DEITA,
         DS2,
@@ -88,19 +89,18 @@ if TYPE_CHECKING:
         TShirt,
         Zip,
     )
-    from instdiff.ragged import Ragged
     from instdiff.reporting import report
-    from instdiff.results import SuiteResult, TaskResult, read_results
-    from instdiff.rounds import pipeline
-    from instdiff.scoring import score
-    from instdiff.selection import Selection, select
+    from instdiff.scoring.cost import Bill, plan
+    from instdiff.scoring.scorer import score
+    from instdiff.scoring.table import ScoreTable, read_scores
+    from instdiff.selection.export.export import export
+    from instdiff.selection.selector import Selection, select
     from instdiff.store import Store
-    from instdiff.table import ScoreTable, read_scores
-    from instdiff.training import train
+    from instdiff.training.sft import train
 
 _HOMES = {
-    "bill": ("Bill", "plan"),
-    "contest": ("compare",),
+    "scoring.cost": ("Bill", "plan"),
+    "experiments.compare": ("compare",),
     "core": (
         "Asked", "Budget", "Choice", "Column", "Demonstrated", "Embedding", "Entropy", "Judged", "Length", "Listed",
         "MeanNll", "Method", "ModelRef", "Neurons", "Nll", "Noisy", "Pooled", "PromptOnly", "Prompted",
@@ -109,22 +109,22 @@ _HOMES = {
     ),
     "data": ("Message", "Pool", "Sample", "load"),
     "errors": ("ConfigError", "DataError", "EngineError", "InstDiffError", "PlanError", "StoreError"),
-    "evaluation": ("evaluate",),
-    "exporting.export": ("export",),
+    "evaluation.evaluator": ("evaluate",),
+    "selection.export.export": ("export",),
     "methods": (
         "DEITA", "DS2", "IFD", "MADS", "METHODS", "MIWV", "RDS", "AlpaGasus", "Blend", "CosineFilter",
         "FacilityLocation", "Full", "InstructDiff", "KCenter", "KMeansQuota", "Longest", "Nuggets", "Perplexity",
         "Random", "ResponseEntropy", "SelectIT", "Superfiltering", "SuperfilteringD", "TShirt", "Then", "Zip",
     ),
-    "ragged": ("Ragged",),
+    "core.arrays.ragged": ("Ragged",),
     "reporting": ("report",),
-    "results": ("SuiteResult", "TaskResult", "read_results"),
-    "rounds": ("pipeline",),
-    "scoring": ("score",),
-    "selection": ("Selection", "select"),
+    "evaluation.results": ("SuiteResult", "TaskResult", "read_results"),
+    "experiments.pipeline": ("pipeline",),
+    "scoring.scorer": ("score",),
+    "selection.selector": ("Selection", "select"),
     "store": ("Store",),
-    "table": ("ScoreTable", "read_scores"),
-    "training": ("train",),
+    "scoring.table": ("ScoreTable", "read_scores"),
+    "training.sft": ("train",),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -15,11 +15,11 @@ import instdiff
 from helpers import Lab, causal, reference, some_rows
 from instdiff import METHODS, ModelRef, Nll, Settings
 from instdiff.core import Entropy
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.engine.forward import Forward
-from instdiff.engine.load import Resident
+from instdiff.engine.models import Resident
 from instdiff.engine.sweep import Sweep
-from instdiff.ragged import Ragged
-from instdiff.render import Rows
+from instdiff.rendering.renderer import Rows
 
 NAMES = ("instructdiff", "ifd", "perplexity", "entropy", "superfiltering", "longest", "random", "full")
 SETTINGS = Settings(max_length=200, dtype="float32", device="cpu")

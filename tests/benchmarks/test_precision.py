@@ -11,7 +11,7 @@ import pytest
 import instdiff
 from instdiff import IFD, InstructDiff, ModelRef, Perplexity, ResponseEntropy, Settings, Store, Superfiltering
 from instdiff.config.train import TrainSettings
-from instdiff.table import ScoreTable
+from instdiff.scoring.table import ScoreTable
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data]
 

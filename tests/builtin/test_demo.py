@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from instdiff.builtin import path
+from instdiff.data.builtin import path
 
 ROOT = Path(__file__).parents[2]
 FILES = ("train.jsonl", "heldout.jsonl", "flaws.jsonl", "README.md")

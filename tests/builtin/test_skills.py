@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from instdiff import load, score, select
-from instdiff.builtin import path
-from instdiff.builtin.skills import AMOUNTS, BEYOND, FILLER, KINDS, KNOWN, LEARNABLE, SKILLS, rows
-from instdiff.builtin.skills.tasks import WORDS, reserved, vocabulary
+from instdiff.data.builtin import path
+from instdiff.data.builtin.skills import AMOUNTS, BEYOND, FILLER, KINDS, KNOWN, LEARNABLE, SKILLS, rows
+from instdiff.data.builtin.skills.tasks import WORDS, reserved, vocabulary
 from instdiff.errors import DataError
 from instdiff.store import Store
 from skilled import Greedy

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from instdiff.builtin import path
+from instdiff.data.builtin import path
 from instdiff.errors import ConfigError
 
 SENTENCES = [

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose.compress import zip_greedy
+from instdiff.methods.algorithms.compression import zip_greedy
 
 STAGES = {"k1": 20, "k2": 8, "k3": 4}
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose.coverage import coverage
+from instdiff.methods.algorithms.coverage import coverage
 
 from . import plain
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose.consensus import softmax, transition
-from instdiff.choose.curate import Suspects, curated, ds2_order, inferred, long_tail, suspects
+from instdiff.methods.algorithms.consensus import softmax, transition
+from instdiff.methods.algorithms.curation import Suspects, curated, ds2_order, inferred, long_tail, suspects
 
 NOISE = ["next", "often_next", "one_swallows", "uneven"]
 

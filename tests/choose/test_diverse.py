@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose import diverse as module
-from instdiff.choose.diverse import diverse
+from instdiff.methods.algorithms import threshold as module
+from instdiff.methods.algorithms.threshold import diverse
 
 from . import plain
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose.kmeans import anchors, by_cluster, cluster, quotas
+from instdiff.methods.algorithms.kmeans import anchors, by_cluster, cluster, quotas
 
 ENGINES = ["full", "minibatch", "faiss"]
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose import neighbours as module
-from instdiff.choose import robin as robin_module
-from instdiff.choose.blocks import best, matrix, unit
-from instdiff.choose.neighbours import at_random, bm25, nearest
-from instdiff.choose.robin import robin, robin_tasks
+from instdiff.methods.algorithms import neighbours as module
+from instdiff.methods.algorithms import round_robin as robin_module
+from instdiff.methods.algorithms.neighbours import at_random, bm25, nearest
+from instdiff.methods.algorithms.round_robin import robin, robin_tasks
+from instdiff.methods.algorithms.vectors import best, matrix, unit
 
 from . import plain
 

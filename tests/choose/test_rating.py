@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose.rating import Norm, expected_score, model_level, published_order, sentence_level, token_level
+from instdiff.methods.algorithms.digit_ratings import (
+    Norm,
+    expected_score,
+    model_level,
+    published_order,
+    sentence_level,
+    token_level,
+)
 
 chances = st.lists(st.lists(st.floats(1e-6, 1), min_size=5, max_size=5), min_size=1, max_size=6)
 

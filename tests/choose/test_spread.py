@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose import facility as facility_module
-from instdiff.choose import kcenter as kcenter_module
-from instdiff.choose.facility import facility
-from instdiff.choose.kcenter import kcenter
+from instdiff.methods.algorithms import facility_location as facility_module
+from instdiff.methods.algorithms import kcenter as kcenter_module
+from instdiff.methods.algorithms.facility_location import facility
+from instdiff.methods.algorithms.kcenter import kcenter
 
 from . import plain
 

@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Rows and tokens of every pass that a model really runs."""
-    from instdiff.workbench import Workbench
+    from instdiff.scoring.workbench import Workbench
 
     seen: list[tuple[int, int]] = []
     real = Workbench._sweeping

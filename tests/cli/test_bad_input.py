@@ -450,7 +450,7 @@ def test_a_full_disk(verb: list[str]) -> None:
 
 
 def test_a_disk_that_fills_up_while_scores_are_written(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import instdiff.table
+    import instdiff.scoring.table
 
     score(model)
     old = Path("scores.parquet").read_bytes()
@@ -459,7 +459,7 @@ def test_a_disk_that_fills_up_while_scores_are_written(model: str, monkeypatch: 
         path.write_bytes(b"PAR1 half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(instdiff.table.pq, "ParquetWriter", filling)
+    monkeypatch.setattr(instdiff.scoring.table.pq, "ParquetWriter", filling)
     assert scoring(model, output="scores.parquet") == (
         "cannot write 'scores.parquet': No space left on device; nothing was written there. "
         "Free space or choose another place, then run the command again"
@@ -471,12 +471,12 @@ def test_a_disk_that_fills_up_while_scores_are_written(model: str, monkeypatch: 
 
 
 def test_a_bug_keeps_its_traceback(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import instdiff.scoring
+    import instdiff.scoring.scorer
 
     def broken(*args: object, **options: object) -> None:
         raise ValueError("operands could not be broadcast")
 
-    monkeypatch.setattr(instdiff.scoring, "tabulate", broken)
+    monkeypatch.setattr(instdiff.scoring.scorer, "tabulate", broken)
     ran = cli("score", "--data", "my.jsonl", "--model", model, "--method", "ifd", "--output", "s.parquet")
     assert ran.code == 1
     lines = ran.err.splitlines()
@@ -490,7 +490,7 @@ def test_a_bug_keeps_its_traceback(model: str, monkeypatch: pytest.MonkeyPatch) 
 def test_a_reader_that_leaves_is_no_bug(more: list[str]) -> None:
     """As in `instdiff methods | head -1`."""
     command = subprocess.Popen(
-        [sys.executable, "-m", "instdiff.cli", "methods", *more],
+        [sys.executable, "-m", "instdiff", "methods", *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

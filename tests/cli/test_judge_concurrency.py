@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from instdiff.config.evaluate import EvalConfig
-from instdiff.evaluating.pairwise import general_suite
+from instdiff.evaluation.llm_judge.suite import general_suite
 from judging import Reply, Server, completion
 
 from .shell import ROWS, ok, write_jsonl

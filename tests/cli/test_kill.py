@@ -53,7 +53,7 @@ def running(model: str, store: str, *more: str) -> Iterator[tuple[subprocess.Pop
     mark = f"INSTDIFF_TEST={uuid.uuid4()}"
     args = [*command(model, "--workers", "2", *more), "--store", store, "--output", "scores.parquet"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "instdiff.cli", *args],
+        [sys.executable, "-m", "instdiff", *args],
         env={**os.environ, **dict([mark.split("=")])},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job starts without it
@@ -103,7 +103,7 @@ def goes_on(model: str, store: str, clean: pq.Table) -> None:
 
 def test_killed_while_workers_start_and_while_they_work(model: str, clean: pq.Table) -> None:
     with running(model, "store") as (process, mark):
-        wait_until(lambda: any("instdiff.engine.worker" in line for line in processes(mark)), process)
+        wait_until(lambda: any("instdiff.engine.distributed.worker" in line for line in processes(mark)), process)
         process.kill()
     with running(model, "store") as (process, _):
         wait_until(lambda: kept("store") > 2, process)

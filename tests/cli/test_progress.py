@@ -13,9 +13,9 @@ import torch
 
 from helpers import Counting, Lab, some_rows
 from instdiff.cli.console import Console
+from instdiff.core.progress import Meter, Quiet, Recorded, learnt, tell_budget, tell_skipped
 from instdiff.engine.forward import Forward
 from instdiff.methods import Perplexity
-from instdiff.progress import Meter, Quiet, Recorded, learnt, tell_budget, tell_skipped
 
 
 @pytest.fixture

@@ -83,11 +83,11 @@ def test_a_disk_that_gets_full(model: str, monkeypatch: pytest.MonkeyPatch) -> N
             raise OSError(errno.ENOSPC, "No space left on device")
         write(table, where, **more)
 
-    monkeypatch.setattr("instdiff.pieces.pq.write_table", full)
+    monkeypatch.setattr("instdiff.store.column.pq.write_table", full)
     error = cli(*command(model, "ray", *ray())).error
     assert re.match(r"cannot write '.*': No space left on device; .*Free space or choose another place", error)
     assert "ray.parquet" not in files() and kept("../ray-store") >= 3
-    monkeypatch.setattr("instdiff.pieces.pq.write_table", write)
+    monkeypatch.setattr("instdiff.store.column.pq.write_table", write)
     again = ok(*command(model, "ray"))  # the same store, and what lacks, in this process
     ok(*command(model, "local"))
     same("ray", "local")
@@ -124,7 +124,7 @@ def running(*args: str, **environment: str) -> Iterator[tuple[subprocess.Popen[s
     """The command as a driver of its own, and the mark of its processes."""
     mark = f"INSTDIFF_TEST={uuid.uuid4()}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "instdiff.cli", *args],
+        [sys.executable, "-m", "instdiff", *args],
         env={**os.environ, **dict([mark.split("=")]), **environment},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -159,8 +159,8 @@ class Terminal(io.StringIO):
 
 
 def test_colours_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from instdiff.cli.shown_tokens import print_tokens, style
-    from instdiff.showing.tokens import Spoken
+    from instdiff.cli.token_view import print_tokens, style
+    from instdiff.selection.tokens import Spoken
 
     assert [style("base nll", v) for v in (0.1, float("nan"))] == ["", ""]
     assert len({style("base nll", v) for v in (0.1, 0.6, 1.5, 3.0, 9.0)}) == 5

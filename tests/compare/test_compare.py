@@ -13,20 +13,21 @@ from safetensors.torch import load_file
 
 from cli.shell import write_jsonl
 from helpers import make_llama, some_rows
-from instdiff import comparison as module
-from instdiff import tally as costs
-from instdiff.artifact import read_json
-from instdiff.comparison import Comparison, Outcome
 from instdiff.config.base import build
 from instdiff.config.compare import CompareConfig
-from instdiff.contest import terms
 from instdiff.core import ModelRef, Settings
+from instdiff.core.files import read_json
+from instdiff.core.progress import Quiet
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.progress import Quiet
-from instdiff.results import SuiteResult, TaskResult
+from instdiff.evaluation.results import SuiteResult, TaskResult
+from instdiff.experiments import grid as module
+from instdiff.experiments import summary as costs
+from instdiff.experiments.compare import terms
+from instdiff.experiments.grid import Comparison, Outcome
+from instdiff.experiments.summary import overlaps, shares, tally
+from instdiff.experiments.tables import rows_of, write_tally
 from instdiff.store import Store
-from instdiff.tally import overlaps, rows_of, shares, tally, write_tally
 
 TRAIN = {
     "model_max_length": 200, "num_train_epochs": 1, "learning_rate": 0.01, "warmup_ratio": 0.0,

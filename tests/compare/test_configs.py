@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from instdiff.budget import parse_budget
-from instdiff.comparison import Comparison
 from instdiff.config.base import load
 from instdiff.config.compare import CompareConfig
-from instdiff.contest import named
 from instdiff.core import Settings
+from instdiff.core.budget import parse_budget
+from instdiff.core.progress import Quiet
 from instdiff.data import load as load_data
-from instdiff.progress import Quiet
+from instdiff.experiments.compare import named
+from instdiff.experiments.grid import Comparison
 from instdiff.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]

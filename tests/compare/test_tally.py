@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.comparison import Cell, Outcome
-from instdiff.results import SuiteResult, TaskResult, read_results
-from instdiff.stats import bootstrap_over_seeds, difference, holm
-from instdiff.tally import HEADER, by_task, footer, header, markdown, rows_of, sample, tally, write_tally
+from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
+from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
+from instdiff.experiments.grid import Cell, Outcome
+from instdiff.experiments.summary import sample, tally
+from instdiff.experiments.tables import HEADER, by_task, footer, header, markdown, rows_of, write_tally
 
 ITEMS = [f"item{n}" for n in range(200)]
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from instdiff.config.base import load
-from instdiff.config.methods import make_method, make_methods, short_name
-from instdiff.config.verbs import (
+from instdiff.config.commands import (
     PipelineConfig,
     SampleConfig,
     ScoreConfig,
@@ -19,6 +18,7 @@ from instdiff.config.verbs import (
     parse_models,
     parse_pairs,
 )
+from instdiff.config.methods import make_method, make_methods, short_name
 from instdiff.errors import ConfigError
 from instdiff.methods import IFD, METHODS, InstructDiff, Random
 

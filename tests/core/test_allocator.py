@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from instdiff.allocator import NAME, NO_SMALL_CACHES, tuned
+from instdiff.engine.allocator import NAME, NO_SMALL_CACHES, tuned
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc to be told anything")
 
 PROGRAM = """
 import os, sys
-from instdiff.allocator import NAME, restart
+from instdiff.engine.allocator import NAME, restart
 
 print(os.getpid(), os.environ.get(NAME), sys.argv[1:], sys.flags.no_user_site, flush=True)
 restart()
@@ -65,7 +65,7 @@ def test_the_real_command_starts_again(tmp_path: Path, how: str) -> None:
     script = shutil.which("instdiff", path=str(Path(sys.executable).parent))
     if how == "script" and script is None:
         pytest.skip("instdiff is not installed beside this Python")
-    command = [str(script)] if how == "script" else [sys.executable, "-m", "instdiff.cli"]
+    command = [str(script)] if how == "script" else [sys.executable, "-m", "instdiff"]
     said = run([*command, "--help"], PYTHONPATH=os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
     assert any("score" in line for line in said)
     assert (tmp_path / "starts").read_text(encoding="utf-8").split() == ["none", NO_SMALL_CACHES]

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.budget import divided
 from instdiff.core import Scored, Signals
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.budget import divided
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, DataError, PlanError
 from instdiff.methods import KCenter, Random
-from instdiff.ragged import Ragged
-from instdiff.selection import Selection, select
+from instdiff.selection.selector import Selection, select
 
 SOURCES = ["a"] * 12 + ["b"] * 6 + [None] * 2
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from instdiff.core import Column, Entropy, Length, Listed, Nll, Prompted, ResponseOnly, Signal, View, WholeText
 from instdiff.methods import IFD, InstructDiff, Longest, Perplexity, Random, ResponseEntropy, Superfiltering
-from instdiff.planner import Pass, plan
+from instdiff.scoring.planner import Pass, plan
 
 
 def signals(*methods: object) -> list[Signal]:

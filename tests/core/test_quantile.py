@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from instdiff import quantile as module
-from instdiff.quantile import quantiles
-from instdiff.ragged import Ragged
+from instdiff.core.arrays import quantile as module
+from instdiff.core.arrays.quantile import quantiles
+from instdiff.core.arrays.ragged import Ragged
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 CLOSE = st.integers(0, 200).map(lambda n: np.float32(1 + n * 2.0**-23))  # many in one bucket

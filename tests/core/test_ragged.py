@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.ragged import Ragged
+from instdiff.core.arrays.ragged import Ragged
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 ROWS = st.lists(st.lists(FLOATS, max_size=6), max_size=8)
@@ -77,7 +77,7 @@ def test_take_may_repeat_and_reorder() -> None:
 def test_the_last_values_of_each_row(at_once: int, rows: list[list[float]], random: Random) -> None:
     counts = [random.randint(0, len(row)) for row in rows]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("instdiff.ragged.AT_ONCE", at_once)
+        patch.setattr("instdiff.core.arrays.ragged.AT_ONCE", at_once)
         last = Ragged.of(rows, np.float32).last(np.array(counts, np.int64))
     assert [last[i].tolist() for i in range(len(rows))] == [
         row[len(row) - n :] for row, n in zip(rows, counts, strict=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.ranking import best_first
+from instdiff.core.arrays.ranking import best_first
 
 VALUES = st.sampled_from([-1.5, -0.0, 0.0, 2.0, float("nan"), float("inf"), float("-inf")])
 IDS = st.sampled_from(["", "a", "ab", "b", "é", "z", "𝄞", "\uffff"])
@@ -27,7 +27,7 @@ def test_ties_missing_values_and_equal_rows(pairs: list[tuple[float, str]], at_o
 
 @pytest.mark.parametrize("levels", [1, 7, 10**9])
 def test_runs_in_files_give_the_same(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("instdiff.spool.IN_MEMORY_BYTES", 1 << 12)
+    monkeypatch.setattr("instdiff.core.arrays.spill.IN_MEMORY_BYTES", 1 << 12)
     rng = np.random.default_rng(levels)
     value = rng.integers(0, levels, 20_000) / 7
     value[rng.random(20_000) < 0.1] = np.nan

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff import ragged, spool
+from instdiff.core.arrays import ragged
+from instdiff.core.arrays import spill as spool
+from instdiff.core.arrays.ragged import Ragged, offsets_of
+from instdiff.core.arrays.spill import Growing, places, taken
+from instdiff.core.columns import joined, no_reasons, slim
 from instdiff.errors import StoreError
-from instdiff.ragged import Ragged, offsets_of
-from instdiff.signals import joined, no_reasons, slim
-from instdiff.spool import Growing, places, taken
 
 
 @pytest.fixture

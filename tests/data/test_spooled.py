@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff import spool
-from instdiff.data import Pool, batches, build, load, write
+from instdiff.core.arrays import spill as spool
+from instdiff.data import Pool, load, write
+from instdiff.data import arrow as batches
+from instdiff.data import builder as build
 from instdiff.errors import DataError, StoreError
 
 ROWS: list[dict[str, Any]] = [

@@ -45,11 +45,11 @@ def test_help_texts_equal_the_programs(
 
 def test_the_first_help_text_is_what_a_terminal_shows() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "instdiff.cli", "--help"], capture_output=True, text=True, check=True,
+        [sys.executable, "-m", "instdiff", "--help"], capture_output=True, text=True, check=True,
         env={"COLUMNS": "80", "PATH": ""},
     )  # fmt: skip
     shown = re.search(r"```text\n(.*?)\n```", COMMANDS, re.S)
-    assert shown and shown[1] == stripped(done.stdout.replace("Usage: python -m instdiff.cli", "Usage: instdiff"))
+    assert shown and shown[1] == stripped(done.stdout.replace("Usage: python -m instdiff", "Usage: instdiff"))
 
 
 def stripped(text: str) -> str:

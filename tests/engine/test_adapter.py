@@ -15,7 +15,7 @@ import torch
 
 from helpers import Counting, Lab, by_hand, causal, reference, some_rows
 from instdiff.core import ModelRef
-from instdiff.engine.load import Resident, resolve
+from instdiff.engine.models import Resident, resolve
 from instdiff.errors import EngineError
 from instdiff.methods import InstructDiff, Perplexity
 

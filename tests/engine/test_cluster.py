@@ -20,22 +20,22 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 
 from helpers import Counting, Lab, some_rows
-from instdiff.config.verbs import ScoreConfig
+from instdiff.config.commands import ScoreConfig
 from instdiff.core import Entropy, ModelRef, Nll, Settings
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
-from instdiff.engine import cluster as place
-from instdiff.engine.blocks import Shared, block_of, in_time, results_of, rows_of, swept_of
-from instdiff.engine.cluster import AHEAD, Cluster, residence
-from instdiff.engine.load import Resident, resolve
-from instdiff.engine.nodes import RaySettings, Terms, connect, share, spread
-from instdiff.engine.scorer import Errand, Scorer, Spread, at_hand, weights
+from instdiff.engine.distributed import ray_cluster as place
+from instdiff.engine.distributed.arrow_blocks import Shared, block_of, in_time, results_of, rows_of, swept_of
+from instdiff.engine.distributed.ray_actor import Errand, Scorer, Spread, at_hand, weights
+from instdiff.engine.distributed.ray_cluster import AHEAD, Cluster, residence
+from instdiff.engine.distributed.ray_settings import RaySettings, Terms, connect, share, spread
+from instdiff.engine.distributed.workers import Task, Workers, runs
+from instdiff.engine.models import Resident, resolve
 from instdiff.engine.sweep import Sweep, Swept
-from instdiff.engine.workers import Task, Workers, runs
 from instdiff.errors import ConfigError, EngineError, PlanError, StoreError
 from instdiff.methods import IFD, InstructDiff, Perplexity
-from instdiff.ragged import Ragged
-from instdiff.rows import Noise, Rows
-from instdiff.scoring import score
+from instdiff.rendering.rows import Noise, Rows
+from instdiff.scoring.scorer import score
 from onray import kill, scorers, started
 
 pytestmark = pytest.mark.filterwarnings(

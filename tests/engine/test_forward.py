@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers import Counting, Lab, by_hand, causal, make_llama, make_tokenizer, reference, some_rows
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.engine.forward import Forward
 from instdiff.errors import EngineError
 from instdiff.methods import IFD, Perplexity, ResponseEntropy
-from instdiff.ragged import Ragged
 
 ROWS = some_rows(9)
 BOTH = [Perplexity(), ResponseEntropy()]

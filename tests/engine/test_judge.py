@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from instdiff.core import Judged, ModelRef, Nll
-from instdiff.engine.endpoint import Endpoint
-from instdiff.engine.judge import Judge, JudgeRef, judge_mark, number_in, parse_judge, unanswered
-from instdiff.engine.load import Resident, load_tokenizer, resolve
-from instdiff.engine.writer import Writer
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.engine.models import Resident, load_tokenizer, resolve
+from instdiff.engine.text.endpoint import Endpoint
+from instdiff.engine.text.judge import Judge, JudgeRef, judge_mark, number_in, parse_judge, unanswered
+from instdiff.engine.text.local_judge import Writer
 from instdiff.errors import ConfigError, EngineError
-from instdiff.execute import Keeper
-from instdiff.ragged import Ragged
+from instdiff.rendering.texts import Texts
+from instdiff.scoring.run_pass import Keeper
 from instdiff.store import ColumnId, Store
-from instdiff.texts import Texts
 from judging import Reply, Server, completion, refusal
 
 SECRET = "sk-very-secret-0123456789"

@@ -15,6 +15,7 @@ import torch
 
 from helpers import Lab, causal, some_rows
 from instdiff.core import Entropy, Measure, Neurons, Nll, Noisy, Pooled, Prompted, Top1, View
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.batch import Batch
 from instdiff.engine.forward import Forward
@@ -22,9 +23,8 @@ from instdiff.engine.lanes import MOST, lanes_of, twin
 from instdiff.engine.sweep import Sweep, Swept, default_batch_tokens
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
-from instdiff.ragged import Ragged
-from instdiff.render import Renderer, Rows
-from instdiff.templates import template
+from instdiff.rendering.renderer import Renderer, Rows
+from instdiff.rendering.templates import template
 
 MEASURES: tuple[Measure, ...] = (Nll(), Entropy(), Top1(), Pooled("mean", 0), Neurons(1))
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from helpers import Lab, make_llama, some_rows
 from instdiff.core import ModelRef
-from instdiff.engine.load import Resident, emulated, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.models import Resident, emulated, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.methods import IFD, InstructDiff, Perplexity
-from instdiff.scoring import parse_model
+from instdiff.scoring.models import parse_model
 
 
 def copied(source: Path, to: Path) -> Path:
@@ -131,7 +131,7 @@ def test_pickled_weights_are_not_read(models: dict[str, Path], tmp_path: Path) -
 
 def test_a_role_without_a_model(lab: Lab) -> None:
     from instdiff.data import load
-    from instdiff.scoring import score
+    from instdiff.scoring.scorer import score
 
     with pytest.raises(PlanError, match=r"ifd needs a model for role 'base'; give --model base=WHERE$"):
         score(load(some_rows(1)), [IFD()])
@@ -178,7 +178,7 @@ def test_dtypes() -> None:
 def test_a_precision_without_instructions_is_warned_of(
     fast: bool, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("instdiff.engine.load._cpu_multiplies_bf16", lambda: fast)
+    monkeypatch.setattr("instdiff.engine.models._cpu_multiplies_bf16", lambda: fast)
     cpu = torch.device("cpu")
     assert pick_dtype("auto", cpu) == (torch.bfloat16 if fast else torch.float32)
     assert emulated(torch.float16, cpu) and not emulated(torch.float32, cpu)
@@ -202,7 +202,7 @@ def test_lower_precision_is_another_column_and_near(lab: Lab) -> None:
 
 KEPT = """
 import ctypes, os, sys, torch
-from instdiff.engine.load import Resident
+from instdiff.engine.models import Resident
 
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "abcdefghij"]

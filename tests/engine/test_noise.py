@@ -11,14 +11,14 @@ import torch
 
 from helpers import Lab, causal, some_rows
 from instdiff.core import Nll, Noisy, Prompted, ResponseOnly, View
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.forward import Forward
 from instdiff.engine.noise import Addressed, uniform
 from instdiff.engine.sweep import Sweep
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.ragged import Ragged
-from instdiff.render import Noise, Renderer, Rows
-from instdiff.templates import template
+from instdiff.rendering.renderer import Noise, Renderer, Rows
+from instdiff.rendering.templates import template
 
 ROWS = some_rows(14, seed=3)
 PAIR = (Prompted(), ResponseOnly())

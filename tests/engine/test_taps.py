@@ -12,14 +12,14 @@ import torch
 
 from helpers import Lab, causal, reference, some_rows
 from instdiff.core import Choice, Entropy, MeanNll, Measure, Neurons, Nll, Pooled, Prompted, Top1
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.forward import Forward
 from instdiff.engine.sweep import Sweep
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
-from instdiff.ragged import Ragged
-from instdiff.render import Renderer, Rows
-from instdiff.templates import template
+from instdiff.rendering.renderer import Renderer, Rows
+from instdiff.rendering.templates import template
 
 DATA = some_rows(11, seed=5)
 LAYERS = (-1, -2, 0, 1)

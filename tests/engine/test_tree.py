@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import Lab, some_rows
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.engine import attention
 from instdiff.engine.batch import EVEN
 from instdiff.engine.forward import Forward
-from instdiff.engine.tree import Some, in_order, trees
+from instdiff.engine.prefix_tree import Some, in_order, trees
 from instdiff.methods import IFD, Perplexity, ResponseEntropy
-from instdiff.ragged import Ragged
 
 PREAMBLES = [[1, *range(50, 70)], [1, *range(50, 62), 9, 9, 9, *range(30, 45)], [1]]
 

@@ -17,16 +17,16 @@ import torch
 
 from helpers import Counting, Lab, some_rows
 from instdiff.core import ModelRef, Nll, Settings
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
-from instdiff.engine.load import Resident, resolve
-from instdiff.engine.workers import Workers, residence, runs
+from instdiff.engine.distributed.workers import Workers, residence, runs
+from instdiff.engine.models import Resident, resolve
 from instdiff.errors import EngineError, StoreError
-from instdiff.execute import IN_FLIGHT, run_pass
 from instdiff.methods import IFD, InstructDiff, Perplexity
-from instdiff.planner import plan
-from instdiff.ragged import Ragged
-from instdiff.render import Rows
-from instdiff.scoring import Workbench
+from instdiff.rendering.renderer import Rows
+from instdiff.scoring.planner import plan
+from instdiff.scoring.run_pass import IN_FLIGHT, run_pass
+from instdiff.scoring.scorer import Workbench
 from instdiff.store import ColumnId, Store
 
 ROWS = some_rows(120, seed=5)
@@ -43,7 +43,7 @@ def workers_of(parent: int) -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if int(state[1]) == parent and state[0] != "Z" and b"instdiff.engine.worker" in command:
+            if int(state[1]) == parent and state[0] != "Z" and b"instdiff.engine.distributed.worker" in command:
                 found.append(int(entry.name))
     return found
 
@@ -141,7 +141,7 @@ def test_runs_hold_every_row_once_and_neighbours_together(monkeypatch: pytest.Mo
     assert sum(tokens[i] < tokens[i + 1] - 80 for i in range(len(tokens) - 1)) == 0  # they only get shorter
     firsts = [int(ids[int(row)][0]) for run in dealt for row in run.at]
     assert firsts == sorted(firsts)
-    monkeypatch.setattr("instdiff.engine.workers.BLOCK", 90)
+    monkeypatch.setattr("instdiff.engine.distributed.workers.BLOCK", 90)
     assert sorted(row for run in runs(rows, 300, 3) for row in run.at.tolist()) == list(range(500))
 
 

@@ -16,11 +16,11 @@ from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluating import harness_data as data
-from instdiff.evaluating.choices import MED, ChoiceSuite, Question, Talk, Teller, dealt
-from instdiff.evaluating.harness import med_suite
-from instdiff.evaluating.subject import Subject
-from instdiff.results import distinct
+from instdiff.evaluation.harness import local_data as data
+from instdiff.evaluation.harness.multiple_choice import MED, ChoiceSuite, Question, Talk, Teller, dealt
+from instdiff.evaluation.harness.suite import med_suite
+from instdiff.evaluation.results import distinct
+from instdiff.evaluation.subject import Subject
 from instdiff.store import Store
 
 ENTRY = {"medqa": "medqa_4options", "medmcqa": "medmcqa", "mmlu_medical": "mmlu_anatomy"}

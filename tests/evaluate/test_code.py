@@ -18,13 +18,13 @@ import pytest
 from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
+from instdiff.core.progress import Quiet
 from instdiff.errors import ConfigError, DataError, EngineError
-from instdiff.evaluating import sandbox as sandbox_module
-from instdiff.evaluating.code import CodeSuite, code_suite, pass_at
-from instdiff.evaluating.programs import TASKS, Problem
-from instdiff.evaluating.sandbox import Limits, Sandbox
-from instdiff.evaluating.subject import Prompt, Sampling, Subject
-from instdiff.progress import Quiet
+from instdiff.evaluation.code import sandbox as sandbox_module
+from instdiff.evaluation.code.programs import TASKS, Problem
+from instdiff.evaluation.code.sandbox import Limits, Sandbox
+from instdiff.evaluation.code.suite import CodeSuite, code_suite, pass_at
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.store import Store
 
 

@@ -15,10 +15,10 @@ from helpers import by_hand, reference
 from instdiff.config.base import load as load_config
 from instdiff.config.evaluate import EvalConfig
 from instdiff.errors import ConfigError
-from instdiff.evaluating.local import Local
-from instdiff.evaluation import evaluate, result_paths
-from instdiff.results import read_results
-from instdiff.suites import SUITES, distinct, make_suites
+from instdiff.evaluation.evaluator import evaluate, result_paths
+from instdiff.evaluation.generation.transformers_backend import Local
+from instdiff.evaluation.results import read_results
+from instdiff.evaluation.suites import SUITES, distinct, make_suites
 from judging import Server, completion
 
 pytest.importorskip("math_verify")

@@ -16,15 +16,15 @@ import torch
 
 from helpers import ALPACA, by_hand
 from instdiff.core import ModelRef, Settings
-from instdiff.engine.judge import JudgeRef
+from instdiff.core.progress import Quiet
+from instdiff.engine.text.judge import JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.evaluating.asked import Asked, ended
-from instdiff.evaluating.generate import Generator, make_generator
-from instdiff.evaluating.local import Local, nucleus
-from instdiff.evaluating.server import Server as Served
-from instdiff.evaluating.subject import Prompt, Sampling
-from instdiff.evaluating.written import Reply, Written
-from instdiff.progress import Quiet
+from instdiff.evaluation.generation.answers import Reply, Written
+from instdiff.evaluation.generation.backend import Asked, ended
+from instdiff.evaluation.generation.generator import Generator, make_generator
+from instdiff.evaluation.generation.server_backend import Server as Served
+from instdiff.evaluation.generation.transformers_backend import Local, nucleus
+from instdiff.evaluation.subject import Prompt, Sampling
 from judging import Reply as Said
 from judging import Server, completion, refusal
 

@@ -22,13 +22,13 @@ from helpers import Counting, causal, make_llama, reference
 from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
-from instdiff.engine.load import Resident
+from instdiff.core.progress import Advance
+from instdiff.engine.models import Resident
 from instdiff.errors import ConfigError, DataError, PlanError
-from instdiff.evaluating import harness_data as data
-from instdiff.evaluating.harness import OPENLLM, HarnessSuite, openllm_suite
-from instdiff.evaluating.subject import Subject
-from instdiff.progress import Advance
-from instdiff.results import TaskResult
+from instdiff.evaluation.harness import local_data as data
+from instdiff.evaluation.harness.suite import OPENLLM, HarnessSuite, openllm_suite
+from instdiff.evaluation.results import TaskResult
+from instdiff.evaluation.subject import Subject
 from instdiff.store import Store
 
 CHOICES = ["the sky is blue", "why", "list 7 things", "green grass"]
@@ -279,7 +279,7 @@ def test_user_errors(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     asked = suite(None, task="bbh", task_data={"bbh": str(tmp_path / "cooking.jsonl")})
     with pytest.raises(DataError, match="has none of the subjects of bbh: boolean_expressions"):
         asked.run(subject(ran.model, tmp_path, []))
-    monkeypatch.setattr("instdiff.evaluating.harness.find_spec", lambda name: None)
+    monkeypatch.setattr("instdiff.evaluation.harness.suite.find_spec", lambda name: None)
     with pytest.raises(PlanError, match=r'pip install "instdiff\[eval\]"'):
         suite(None)
 

@@ -14,15 +14,15 @@ import pytest
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
+from instdiff.core.progress import Quiet
 from instdiff.errors import ConfigError, DataError, EngineError, PlanError
-from instdiff.evaluating import math as suite
-from instdiff.evaluating.graders import Solution, check_math_verify, grade_all
-from instdiff.evaluating.grading import Verdict, boxed, final_answer, grade, plain, same
-from instdiff.evaluating.math import EXAMPLES, TASKS, math_suite, read_problems
-from instdiff.evaluating.subject import Prompt, Sampling, Subject
-from instdiff.evaluating.tasks import find
-from instdiff.progress import Quiet
-from instdiff.results import TaskResult
+from instdiff.evaluation.math import suite
+from instdiff.evaluation.math.grading import Verdict, boxed, final_answer, grade, plain, same
+from instdiff.evaluation.math.grading_processes import Solution, check_math_verify, grade_all
+from instdiff.evaluation.math.suite import EXAMPLES, TASKS, math_suite, read_problems
+from instdiff.evaluation.results import TaskResult
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.task_data import find
 from instdiff.store import Store
 
 # ── what a solution comes to ──────────────────────────────────────────────────────────────────────────────────────────
@@ -281,7 +281,7 @@ def test_the_hub_is_named_where_nothing_is_given(tmp_path: Path, monkeypatch: py
         asked.append((spec, limit))
         yield from [{"problem": "Q?", "answer": "7"}]
 
-    monkeypatch.setattr("instdiff.evaluating.tasks.hub_rows", rows)
+    monkeypatch.setattr("instdiff.evaluation.task_data.hub_rows", rows)
     config = EvalConfig(limit=5)
     found = run(config, Scripted(lambda text: ["7"]), tmp_path)
     assert [task.name for task in found] == list(suite.TASKS)

@@ -14,12 +14,12 @@ import pytest
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
+from instdiff.core.progress import Quiet
 from instdiff.errors import ConfigError, DataError, EngineError
-from instdiff.evaluating.judging import PAIR, Ask, Referee, Waits
-from instdiff.evaluating.opponents import read_items
-from instdiff.evaluating.pairwise import TASKS, GeneralSuite, general_suite
-from instdiff.evaluating.subject import Prompt, Sampling, Subject
-from instdiff.progress import Quiet
+from instdiff.evaluation.llm_judge.items import read_items
+from instdiff.evaluation.llm_judge.judge import PAIR, Ask, Referee, Waits
+from instdiff.evaluation.llm_judge.suite import TASKS, GeneralSuite, general_suite
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.store import Store
 from judging import Reply, Server, completion, refusal
 
@@ -413,7 +413,7 @@ def test_a_model_of_this_machine_as_judge(
     subject: Subject, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tiny models write nonsense; it is kept, and the model is not even loaded again."""
-    from instdiff.engine import load
+    from instdiff.engine import models as load
 
     where = str(models["llama"])
     referee = Referee(where, subject)

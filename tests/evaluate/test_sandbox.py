@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from instdiff.core.progress import Quiet
 from instdiff.errors import EngineError
-from instdiff.evaluating import sandbox as module
-from instdiff.evaluating.sandbox import Executions, Limits, Sandbox, Verdict
-from instdiff.progress import Quiet
+from instdiff.evaluation.code import sandbox as module
+from instdiff.evaluation.code.sandbox import Executions, Limits, Sandbox, Verdict
 
 SMALL = Limits(cpu=2, wall=30, memory=512 << 20, disk=4 << 20, processes=16, files=64)
 SHORT = replace(SMALL, cpu=1, wall=1.0)

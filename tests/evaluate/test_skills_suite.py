@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from instdiff import load
-from instdiff.builtin import path
-from instdiff.builtin.skills import KNOWN, LEARNABLE, SKILLS
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
+from instdiff.core.progress import Quiet
+from instdiff.data.builtin import path
+from instdiff.data.builtin.skills import KNOWN, LEARNABLE, SKILLS
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluating.skills import Skills, by_skill, same, skills_suite
-from instdiff.evaluating.subject import Prompt, Sampling, Subject
-from instdiff.progress import Quiet
-from instdiff.results import TaskResult
+from instdiff.evaluation.results import TaskResult
+from instdiff.evaluation.skills import Skills, by_skill, same, skills_suite
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.store import Store
 from skilled import Greedy
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.evaluating.verdicts import Weighed, preference, rating, two_scores, verdict
-from instdiff.evaluating.winrate import Tally, games, length_controlled, margins, outcomes
+from instdiff.evaluation.llm_judge.parsing import Weighed, preference, rating, two_scores, verdict
+from instdiff.evaluation.llm_judge.win_rate import Tally, games, length_controlled, margins, outcomes
 
 PUBLISHED = {"vicuna": (44, 15, 21), "koala": (85, 36, 59), "wizardlm": (102, 54, 62)}
 

@@ -12,9 +12,9 @@ import yaml
 from instdiff import Longest, select
 from instdiff.data import load
 from instdiff.errors import ConfigError, StoreError
-from instdiff.exporting.card import base, size_category
-from instdiff.exporting.export import export
-from instdiff.scoring import score
+from instdiff.scoring.scorer import score
+from instdiff.selection.export.card import base, size_category
+from instdiff.selection.export.export import export
 from instdiff.store import Store
 
 from .rows import CALLS, INPUTS, ids, write

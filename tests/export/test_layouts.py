@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instdiff.data import Message, Sample, load
-from instdiff.exporting.layouts import (
+from instdiff.rendering.templates import TextTemplate, template
+from instdiff.selection.export.layouts import (
     ALPACA,
     MESSAGES,
     PLAIN_ALPACA,
@@ -21,7 +22,6 @@ from instdiff.exporting.layouts import (
     tool_calls,
     turns_of,
 )
-from instdiff.templates import TextTemplate, template
 
 from .rows import CALLS, CHAT, HARD, HISTORY, INPUTS, ODD_CALL, PLAIN
 

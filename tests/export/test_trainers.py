@@ -12,8 +12,8 @@ import yaml
 
 from instdiff.data import load
 from instdiff.errors import ConfigError, StoreError
-from instdiff.exporting.export import export
-from instdiff.exporting.models import has_chat_template, local
+from instdiff.selection.export.export import export
+from instdiff.selection.export.models import has_chat_template, local
 
 from .rows import CALLS, CHAT, HISTORY, INPUTS, ODD_CALL, PLAIN, ids, read, write
 
@@ -167,7 +167,7 @@ def test_axolotl_messages(tmp_path: Path) -> None:
 
 
 def test_axolotl_learns_the_turns_that_were_scored(tmp_path: Path) -> None:
-    from instdiff.showing.found import Reading
+    from instdiff.selection.record import Reading
 
     source = write(tmp_path / "selected.jsonl", CALLS)
     done = export(source, "axolotl", tmp_path / "out")
@@ -281,7 +281,7 @@ def test_errors(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from instdiff.exporting import layouts
+    from instdiff.selection.export import layouts
 
     source = write(tmp_path / "selected.jsonl", PLAIN)
     export(source, "llamafactory", tmp_path / "out", name="mine")

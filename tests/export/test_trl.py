@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from instdiff.exporting.export import export
+from instdiff.selection.export.export import export
 
 from .rows import CALLS, INPUTS, ids, write
 

@@ -16,7 +16,7 @@ import pytest
 from instdiff.core import Nll, Settings
 from instdiff.data import load
 from instdiff.methods import IFD
-from instdiff.scoring import ModelRef, Workbench, score
+from instdiff.scoring.scorer import ModelRef, Workbench, score
 from instdiff.store import Store
 
 pytestmark = pytest.mark.shared_data
@@ -30,7 +30,7 @@ def golden(shared: Path) -> Path:
 def instdiff(*arguments: object, store: Path) -> str:
     """The command in a process of its own; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "instdiff.cli", *map(str, arguments)],
+        [sys.executable, "-m", "instdiff", *map(str, arguments)],
         env={**os.environ, "INSTDIFF_STORE": str(store)},
         capture_output=True,
         text=True,

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from instdiff.choose.tokens import Running, least_size, selective
 from instdiff.core import Budget, Nll, Scored, Settings
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.methods import TShirt
-from instdiff.ragged import Ragged
-from instdiff.scoring import ModelRef, Workbench
+from instdiff.methods.algorithms.token_selection import Running, least_size, selective
+from instdiff.scoring.scorer import ModelRef, Workbench
 from instdiff.store import Store
 
 from .test_golden import column, instdiff

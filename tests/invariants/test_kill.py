@@ -20,7 +20,7 @@ import sys, time
 from contextlib import contextmanager
 
 from helpers import Lab, some_rows
-from instdiff import execute
+from instdiff.scoring import run_pass
 from instdiff.methods import IFD, InstructDiff
 from instdiff.store import Store
 from pathlib import Path

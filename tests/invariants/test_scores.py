@@ -19,9 +19,10 @@ from instdiff.core import Entropy, Measure, Method, Nll, Prompted, Settings
 from instdiff.data import load
 from instdiff.engine import head
 from instdiff.methods import IFD, InstructDiff, Perplexity, ResponseEntropy
-from instdiff.scoring import Workbench, bind
+from instdiff.scoring.models import bind
+from instdiff.scoring.scorer import Workbench
+from instdiff.scoring.table import ScoreTable
 from instdiff.store import Store
-from instdiff.table import ScoreTable
 
 Row = dict[str, str]
 

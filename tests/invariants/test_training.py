@@ -8,11 +8,12 @@ import pytest
 from helpers import Lab, reference, some_rows
 from instdiff.core import ModelRef, Prompted, Settings
 from instdiff.data import load
-from instdiff.engine.load import load_tokenizer, resolve
+from instdiff.engine.models import load_tokenizer, resolve
 from instdiff.methods import InstructDiff
-from instdiff.render import training_rows
-from instdiff.scoring import Workbench, bind
-from instdiff.templates import template
+from instdiff.rendering.renderer import training_rows
+from instdiff.rendering.templates import template
+from instdiff.scoring.models import bind
+from instdiff.scoring.scorer import Workbench
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import Method, Scored, Signals
-from instdiff.ragged import Ragged
+from instdiff.core.arrays.ragged import Ragged
 
 NAN = float("nan")
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose.facility import facility
 from instdiff.config.base import load
+from instdiff.config.commands import ScoreConfig
 from instdiff.config.methods import make_method, make_methods, short_name
-from instdiff.config.verbs import ScoreConfig
 from instdiff.core import Budget, Column, Length, Method, Scored, Scores, Signal, Signals, reasons
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import ConfigError, PlanError
 from instdiff.methods import (
     IFD,
@@ -29,8 +29,8 @@ from instdiff.methods import (
     SuperfilteringD,
     Then,
 )
-from instdiff.ragged import Ragged
-from instdiff.table import NotRun, ScoreTable, read_scores
+from instdiff.methods.algorithms.facility_location import facility
+from instdiff.scoring.table import NotRun, ScoreTable, read_scores
 
 from .columns import NAN, ones, run, signals
 

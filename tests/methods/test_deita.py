@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from instdiff.core import Asked, Budget, Embedding, Pooled, Scored, Signals, Words
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import PlanError
 from instdiff.methods import DEITA
-from instdiff.ragged import Ragged
 
 from .columns import run, signals
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.choose.consensus import transition
-from instdiff.choose.curate import curated, inferred, long_tail
 from instdiff.core import Budget, Column, Judged, Signals
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import ConfigError
 from instdiff.methods import DS2, AlpaGasus
-from instdiff.ragged import Ragged
+from instdiff.methods.algorithms.consensus import transition
+from instdiff.methods.algorithms.curation import curated, inferred, long_tail
 
 from .columns import NAN, ones, run, signals
 

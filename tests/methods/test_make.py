@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.budget import parse_budget, published_budget
 from instdiff.config.methods import make_method, make_methods
 from instdiff.core import Budget
+from instdiff.core.budget import parse_budget, published_budget
 from instdiff.data import load
 from instdiff.errors import ConfigError
 from instdiff.methods import IFD, METHODS, InstructDiff, Perplexity, Random, resolve
-from instdiff.scoring import score
+from instdiff.scoring.scorer import score
 
 MINE = '''
 from dataclasses import dataclass

@@ -9,8 +9,8 @@ import pytest
 
 from instdiff.config.methods import make_method
 from instdiff.core import Demonstrated, Embedding, Nll, Prompted, Signal, Words
+from instdiff.core.signals import Neighbours
 from instdiff.errors import ConfigError
-from instdiff.measures import Neighbours
 from instdiff.methods import MIWV
 
 from .columns import NAN, ragged, run, signals

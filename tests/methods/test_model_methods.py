@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from instdiff.core import Budget, Entropy, Joint, Listed, Nll, Prompted, ResponseOnly, Signal, WholeText
 from instdiff.methods import IFD, InstructDiff, Perplexity, ResponseEntropy, Superfiltering
-from instdiff.methods.bands import by_band
+from instdiff.methods.shared.bands import by_band
 
 from .columns import NAN, ones, ragged, run, signals
 

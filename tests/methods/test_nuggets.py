@@ -7,10 +7,10 @@ import pytest
 
 from instdiff.config.methods import make_method
 from instdiff.core import Anchored, MeanNll, Pooled, Prompted, Signal, Signals
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.signals import Anchors
 from instdiff.errors import ConfigError
-from instdiff.measures import Anchors
 from instdiff.methods import Nuggets
-from instdiff.ragged import Ragged
 
 from .columns import NAN, ones, ragged, run, signals
 

@@ -11,9 +11,9 @@ import pytest
 
 from instdiff.config.methods import make_method
 from instdiff.core import Asked, Budget, Choice, Signal
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import ConfigError
 from instdiff.methods import SelectIT
-from instdiff.ragged import Ragged
 
 from .columns import NAN, run, signals
 

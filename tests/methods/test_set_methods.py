@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.choose.coverage import coverage
-from instdiff.choose.facility import facility
-from instdiff.choose.kcenter import kcenter
-from instdiff.choose.robin import robin, robin_tasks
 from instdiff.core import Budget, Scored, Signals, vectors
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import ConfigError, DataError, PlanError
 from instdiff.methods import MADS, RDS, CosineFilter, FacilityLocation, KCenter, KMeansQuota, Zip
-from instdiff.methods.sets import SetMethod
-from instdiff.ragged import Ragged
+from instdiff.methods.algorithms.coverage import coverage
+from instdiff.methods.algorithms.facility_location import facility
+from instdiff.methods.algorithms.kcenter import kcenter
+from instdiff.methods.algorithms.round_robin import robin, robin_tasks
+from instdiff.methods.shared.set_method import SetMethod
 
 from .columns import NAN, ragged, signals
 

@@ -12,7 +12,7 @@ from instdiff.core import Budget, Column, Length, Signal
 from instdiff.data import load
 from instdiff.methods import Full, Longest, Random
 from instdiff.methods.random import uniform
-from instdiff.scoring import score
+from instdiff.scoring.scorer import score
 
 from .columns import NAN, run, signals
 

@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from helpers import Counting, Lab, by_hand, reference, some_rows
-from instdiff.choose.kmeans import anchors as nearest_to_centres
-from instdiff.choose.neighbours import bm25
-from instdiff.choose.rating import sentence_level, token_level
 from instdiff.core import Noisy, Prompted, ResponseOnly
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.noise import Addressed
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.methods import MIWV, Nuggets, SelectIT, TShirt
+from instdiff.methods.algorithms.digit_ratings import sentence_level, token_level
+from instdiff.methods.algorithms.kmeans import anchors as nearest_to_centres
+from instdiff.methods.algorithms.neighbours import bm25
 from instdiff.methods.ifd import IFD
-from instdiff.ragged import Ragged
-from instdiff.render import Renderer
-from instdiff.templates import template
+from instdiff.rendering.renderer import Renderer
+from instdiff.rendering.templates import template
 
 ROWS = some_rows(10, seed=2)
 

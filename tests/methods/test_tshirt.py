@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.choose.tokens import Running, least_size, selective
 from instdiff.config.methods import make_method
 from instdiff.core import Budget, Joint, Nll, Noisy, Prompted, ResponseOnly, Scored, Signal, Signals
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import ConfigError
 from instdiff.methods import TShirt
-from instdiff.ragged import Ragged
+from instdiff.methods.algorithms.token_selection import Running, least_size, selective
 
 from .columns import NAN, ragged, run, signals
 

@@ -31,9 +31,6 @@ def imports() -> None:
     import pyarrow.parquet  # noqa: F401
     from trl import SFTConfig, SFTTrainer  # noqa: F401
 
-    import instdiff.reporting
-    import instdiff.rounds  # noqa: F401
-
 
 def there(pattern: str) -> bool:
     return any(True for part in pattern.split("|") for _ in Path.cwd().glob(part))

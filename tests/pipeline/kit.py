@@ -115,8 +115,8 @@ class Work:
     """Counts the trainings and the passes that are really done."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from instdiff.engine.load import Resident
-        from instdiff.trainer import Job
+        from instdiff.engine.models import Resident
+        from instdiff.training.trainer import Job
 
         self.trained: list[str] = []
         self.passes = 0

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.evaluating.local import Local
-from instdiff.results import read_results
+from instdiff.evaluation.generation.transformers_backend import Local
+from instdiff.evaluation.results import read_results
 
 from .conftest import Done
 from .kit import Work, configure, files, pipeline, read_json, read_jsonl, refused, weights, write_jsonl

@@ -26,7 +26,7 @@ PAPER = {"lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.
 
 
 def kind_of(name: str) -> Any:
-    from instdiff.config import verbs
+    from instdiff.config import commands as verbs
 
     kinds = {"sample": verbs.SampleConfig, "score": verbs.ScoreConfig, "train": verbs.TrainConfig}
     kinds |= {"combine": verbs.SelectConfig}
@@ -52,8 +52,8 @@ def test_every_configuration_parses(name: str) -> None:
     from trl import SFTConfig
 
     from instdiff.config.train import hf_arguments, split_batch
-    from instdiff.rounds import budget_of, selector
-    from instdiff.templates import template
+    from instdiff.experiments.pipeline import budget_of, selector
+    from instdiff.rendering.templates import template
 
     config = parsed(name)
     assert config.seed == 42
@@ -164,8 +164,8 @@ class Seen:
     """Prompts and responses as models get them, in training and in scoring."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
-        from instdiff.trainer import Job
-        from instdiff.workbench import Workbench
+        from instdiff.scoring.workbench import Workbench
+        from instdiff.training.trainer import Job
 
         self.tokenizer = tokenizer
         self.trained: list[tuple[str, str]] = []

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instdiff.core import Asked, Joint, Noisy, Prompted, PromptOnly, ResponseOnly, View
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
-from instdiff.questions import questions
-from instdiff.ragged import Ragged
-from instdiff.render import Renderer, Rows, render
-from instdiff.templates import template
-from instdiff.views import alone, anchored, anchors_of, demonstrated
+from instdiff.rendering.demonstrations import alone, anchored, anchors_of, demonstrated
+from instdiff.rendering.questions import questions
+from instdiff.rendering.renderer import Renderer, Rows, render
+from instdiff.rendering.templates import template
 
 ROWS: list[dict[str, Any]] = [
     {"instruction": "why is the sky blue", "input": "", "output": "it is not"},

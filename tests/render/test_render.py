@@ -10,8 +10,8 @@ from instdiff.core import Joint, Prompted, ResponseOnly, View, WholeText
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError, PlanError
-from instdiff.render import Rows, render, text_lengths, training_rows
-from instdiff.templates import ChatTemplate, template
+from instdiff.rendering.renderer import Rows, render, text_lengths, training_rows
+from instdiff.rendering.templates import ChatTemplate, template
 
 BOS, EOS = 1, 2
 PROMPTED = Prompted()

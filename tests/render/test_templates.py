@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helpers import ALPACA, ALPACA_INPUT
 from instdiff.errors import ConfigError
-from instdiff.templates import TEMPLATES, ChatTemplate, TextTemplate, fill, template
+from instdiff.rendering.templates import TEMPLATES, ChatTemplate, TextTemplate, fill, template
 
 
 def turn(spec: str, instruction: str, text: str = "", **options: bool) -> str:

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff import ragged, spool, tokenised
 from instdiff.core import Joint, Prompted, ResponseOnly, View, WholeText
+from instdiff.core.arrays import ragged
+from instdiff.core.arrays import spill as spool
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.render import Renderer, Rows, render, text_lengths
-from instdiff.templates import template
+from instdiff.rendering import tokenise as tokenised
+from instdiff.rendering.renderer import Renderer, Rows, render, text_lengths
+from instdiff.rendering.templates import template
 
 from .test_views import talks
 

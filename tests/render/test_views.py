@@ -10,11 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from instdiff.core import Prompted, ResponseOnly, WholeText
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.ragged import Ragged
-from instdiff.render import Rows, render, training_rows
-from instdiff.templates import TextTemplate, is_target, template
+from instdiff.rendering.renderer import Rows, render, training_rows
+from instdiff.rendering.templates import TextTemplate, is_target, template
 
 TEXT = st.text(alphabet="ab 1{}é\n漢", max_size=8)
 SAID = st.text(alphabet="ab 1{}é漢", min_size=1, max_size=8).filter(lambda text: text == text.strip())

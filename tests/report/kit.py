@@ -18,8 +18,8 @@ import pytest
 from instdiff.config.methods import make_method
 from instdiff.core import Scored
 from instdiff.data import Pool, load
-from instdiff.selection import select
-from instdiff.table import ScoreTable
+from instdiff.scoring.table import ScoreTable
+from instdiff.selection.selector import select
 
 HOSTILE = {
     "instruction": "<script>document.title='owned'</script><img src=x onerror=document.title='owned'> \u202efdp.exe",

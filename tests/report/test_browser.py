@@ -14,8 +14,8 @@ from helpers import Lab, some_rows
 from instdiff.data import load
 from instdiff.methods import IFD, Longest
 from instdiff.reporting import report
-from instdiff.selection import select
-from instdiff.table import read_scores
+from instdiff.scoring.table import read_scores
+from instdiff.selection.selector import select
 
 from .kit import make_scores, make_table, opened, payload
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.artifact import fingerprint
+from instdiff.core.files import fingerprint
 from instdiff.data import load
 from instdiff.errors import DataError
-from instdiff.reporting import numbers, plots, report
-from instdiff.selection import select
+from instdiff.reporting import plots, report, statistics
+from instdiff.selection.selector import select
 
 from .kit import make_scores, payload
 
@@ -122,8 +122,8 @@ def test_jaccard_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {str(n): rng.choice(200, 20 + n, replace=False) for n in range(5)} | {"none": np.zeros(0, np.int64)}
     plain = [[len({*a} & {*b}) / max(1, len({*a} | {*b})) for b in sets.values()] for a in sets.values()]
     for wide in (7, 1 << 16):
-        monkeypatch.setattr(numbers, "WIDE", wide)
-        assert np.allclose(np.array(numbers.jaccard(sets), float), plain, atol=1e-4)
+        monkeypatch.setattr(statistics, "WIDE", wide)
+        assert np.allclose(np.array(statistics.jaccard(sets), float), plain, atol=1e-4)
 
 
 def test_curves_over_budgets(run: Path, found: Any) -> None:
@@ -154,7 +154,7 @@ def test_the_curve_is_a_function() -> None:
     assert list(trace.error_y.array) == [2.0, 2.0] and list(trace.error_y.arrayminus) == [1.0, 1.0]
     assert figure.layout.xaxis.title.text == "budget (rows)" and np.allclose(trace.x, [50, 200], rtol=0.01)
     mixed = [{"name": "a", "budget": b, "value": 1.0, "rows": r} for b, r in (("10%", 40), ("500 tokens", 7))]
-    assert [point["at"] for point in numbers.curves(mixed)["a"]] == [7, 40]
+    assert [point["at"] for point in statistics.curves(mixed)["a"]] == [7, 40]
     with pytest.raises(DataError, match="no line has values at two budgets"):
         plots.budgets(lines[:1])
 

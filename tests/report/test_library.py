@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from instdiff.reporting.library import eager, library, plotly_script, without
+from instdiff.reporting.plotly_script import eager, library, plotly_script, without
 
 HEAD = '(function(root, factory) {root.moduleName = factory();} (typeof self !== "undefined" ? self : this'
 MODULES = (

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from instdiff.core import Budget
-from instdiff.reporting import numbers, space
+from instdiff.reporting import projection, statistics
 from instdiff.reporting.examples import examples
-from instdiff.reporting.material import Part, head
-from instdiff.reporting.pack import Packer
+from instdiff.reporting.packing import Packer
+from instdiff.reporting.sources import Part, head
 
 from .kit import make_table, write_rows
 
@@ -24,12 +24,12 @@ def part() -> Part:
 
 def test_a_histogram_counts_every_row() -> None:
     values = np.concatenate([np.arange(98.0), [np.nan, 1e6]])
-    found = numbers.histogram(values, np.arange(100) < 10)
+    found = statistics.histogram(values, np.arange(100) < 10)
     assert found is not None
     assert sum(found["all"]) == 99 and sum(found["chosen"]) == 10
     assert found["all"][-1] >= 1 and found["edges"] == sorted(found["edges"])
-    assert numbers.histogram(np.full(3, np.nan), np.ones(3, bool)) is None
-    assert numbers.histogram(np.full(3, 2.0), np.ones(3, bool))["edges"][0] == 2.0  # type: ignore[index]
+    assert statistics.histogram(np.full(3, np.nan), np.ones(3, bool)) is None
+    assert statistics.histogram(np.full(3, 2.0), np.ones(3, bool))["edges"][0] == 2.0  # type: ignore[index]
 
 
 def test_correlations_over_the_rows_that_have_both() -> None:
@@ -37,42 +37,42 @@ def test_correlations_over_the_rows_that_have_both() -> None:
     a, b = rng.normal(size=(2, 50))
     b[:5], a[7] = np.nan, np.nan
     both = np.isfinite(a) & np.isfinite(b)
-    found = numbers.pearson({"a": a, "b": b, "same": np.ones(50)})
+    found = statistics.pearson({"a": a, "b": b, "same": np.ones(50)})
     assert np.isclose(found[0][1], np.corrcoef(a[both], b[both])[0, 1], atol=1e-3)  # type: ignore[arg-type]
     assert found[0][1] == found[1][0] and found[0][0] == 1.0
     assert found[2] == [None, None, None]
-    assert numbers.spearman({"a": a, "b": np.exp(a)})[0][1] == 1.0
-    assert numbers.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [2.5, 0.0, 2.5, 1.0]
+    assert statistics.spearman({"a": a, "b": np.exp(a)})[0][1] == 1.0
+    assert statistics.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [2.5, 0.0, 2.5, 1.0]
 
 
 def test_jaccard_is_shared_over_either() -> None:
-    found = numbers.jaccard({"a": np.array([1, 2, 3]), "b": np.array([3, 4]), "c": np.array([9])})
+    found = statistics.jaccard({"a": np.array([1, 2, 3]), "b": np.array([3, 4]), "c": np.array([9])})
     assert found == [[1.0, 0.25, 0.0], [0.25, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 def test_a_spread_has_mean_median_deviation_and_extremes() -> None:
-    found = numbers.spread(np.array([1.0, 2.0, 3.0, 10.0, np.nan]))
+    found = statistics.spread(np.array([1.0, 2.0, 3.0, 10.0, np.nan]))
     assert (found["rows"], found["mean"], found["median"], found["min"], found["max"]) == (4, 4.0, 2.5, 1.0, 10.0)
     assert np.isclose(found["deviation"], np.std([1, 2, 3, 10]), atol=1e-4)
-    assert numbers.spread(np.full(2, np.nan)) == {"rows": 0}
+    assert statistics.spread(np.full(2, np.nan)) == {"rows": 0}
 
 
 def test_the_funnel_and_the_reasons() -> None:
     some = part()
-    stages = numbers.funnel(some.scored, some.chosen)
+    stages = statistics.funnel(some.scored, some.chosen)
     assert [(s["stage"], s["rows"]) for s in stages] == [
         ("input", 100), ("scorable", 100), ("eligible", 80), ("chosen", 20)
     ]  # fmt: skip
     assert stages[3]["tokens"] == int(some.scored.n_tokens[some.chosen].sum())
-    assert numbers.excluded(some.scored) == {"filtered": 20}
+    assert statistics.excluded(some.scored) == {"filtered": 20}
     x = some.scored.details["diff_nll"]
-    assert numbers.band(some.scored) == (np.sort(x)[10], np.sort(x)[89])
-    assert numbers.threshold(some.scored, some.mask) == np.sort(some.scored.value[some.chosen])[0]
+    assert statistics.band(some.scored) == (np.sort(x)[10], np.sort(x)[89])
+    assert statistics.threshold(some.scored, some.mask) == np.sort(some.scored.value[some.chosen])[0]
 
 
 def test_the_column_of_domains_is_found(tmp_path: Path) -> None:
     pool = write_rows(tmp_path / "rows.jsonl", 40)
-    found = numbers.groups(pool)
+    found = statistics.groups(pool)
     assert found is not None and found[0] == "source"
     assert set(found[1]) == {"math", "code", "chat", "<b>bold</b>"} and len(found[1]) == 40
 
@@ -93,11 +93,11 @@ def test_examples_are_chosen_borderline_extreme_and_random() -> None:
 
 def test_neighbours_and_reach() -> None:
     x = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [-1, 0]], np.float32)
-    near = space.near(x, np.array([0, 2, 3]), 2)
+    near = projection.near(x, np.array([0, 2, 3]), 2)
     assert near[1].tolist() == [0, 2] and near[2].tolist() == [2, 0] and near[0].tolist() == [2, 1]
-    assert space.near(x, np.array([0]), 3).tolist() == [[-1] * 3] * 5
-    assert space.reach(x, np.arange(5)) is None
-    found = space.reach(x, np.array([0, 2]))
+    assert projection.near(x, np.array([0]), 3).tolist() == [[-1] * 3] * 5
+    assert projection.reach(x, np.arange(5)) is None
+    found = projection.reach(x, np.array([0, 2]))
     assert found is not None and np.isclose(found, np.median([0.9939, 0.9939, 0.0]), atol=1e-3)
 
 

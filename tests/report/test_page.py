@@ -18,9 +18,9 @@ from helpers import Lab, some_rows
 from instdiff.data import load
 from instdiff.errors import DataError
 from instdiff.methods import IFD, MADS, Perplexity, ResponseEntropy
-from instdiff.reporting import numbers, plots, report
-from instdiff.selection import select
-from instdiff.table import read_scores
+from instdiff.reporting import plots, report, statistics
+from instdiff.scoring.table import read_scores
+from instdiff.selection.selector import select
 
 from .kit import HOSTILE, column, make_scores, make_table, payload
 
@@ -108,7 +108,7 @@ def test_the_funnel_is_a_part_of_the_page(made: Path) -> None:
 def test_what_is_not_known_has_no_bar_and_names_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_scores(tmp_path, 30)
     stages = [{"stage": "<i>in</i>\u202e", "rows": 30, "tokens": None}, {"stage": "out", "rows": 6, "tokens": None}]
-    monkeypatch.setattr(numbers, "funnel", lambda scored, chosen: stages)
+    monkeypatch.setattr(statistics, "funnel", lambda scored, chosen: stages)
     raw = report(tmp_path).read_text(encoding="utf-8")
     bars = raw[raw.index('<figure class="bars">') : raw.index("</figure>")]
     assert re.findall("<dt>(.*?)</dt>", bars) == ["&lt;i&gt;in&lt;/i&gt;⟨U+202E⟩", "out"]

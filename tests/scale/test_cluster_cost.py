@@ -11,9 +11,9 @@ import instdiff
 from cli.shell import cli, ok
 from helpers import Lab, some_rows
 from instdiff import IFD, MIWV, Longest, Settings
-from instdiff.bill import ASSUMED_SHARE_OF_PEAK
-from instdiff.cluster_cost import Cluster, Rates, estimate, estimates, measure
 from instdiff.errors import ConfigError
+from instdiff.scoring.cluster_cost import Cluster, Rates, estimate, estimates, measure
+from instdiff.scoring.cost import ASSUMED_SHARE_OF_PEAK
 from instdiff.store import Store, info
 
 SETTINGS = Settings(max_length=200, dtype="float32", device="cpu")

@@ -9,16 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from instdiff.choose import effort
-from instdiff.choose.diverse import diverse, diverse_by_cell
-from instdiff.choose.facility import facility
-from instdiff.choose.kcenter import kcenter
-from instdiff.choose.neighbours import nearest
-from instdiff.choose.partitioned import partitioned
 from instdiff.config.methods import make_method
 from instdiff.core import Budget, Demonstrated, Embedding, Scored, Signal, Signals, Words
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
-from instdiff.demonstrations import neighbours
 from instdiff.errors import ConfigError
 from instdiff.methods import (
     DEITA,
@@ -33,12 +27,18 @@ from instdiff.methods import (
     Random,
     SuperfilteringD,
     Then,
-    parted,
 )
-from instdiff.methods.sets import SetMethod
-from instdiff.ragged import Ragged
-from instdiff.rows import Rows
-from instdiff.selection import select
+from instdiff.methods.algorithms import effort
+from instdiff.methods.algorithms.facility_location import facility
+from instdiff.methods.algorithms.kcenter import kcenter
+from instdiff.methods.algorithms.neighbours import nearest
+from instdiff.methods.algorithms.partitioned import partitioned
+from instdiff.methods.algorithms.threshold import diverse, diverse_by_cell
+from instdiff.methods.shared import partitioned as parted
+from instdiff.methods.shared.set_method import SetMethod
+from instdiff.rendering.rows import Rows
+from instdiff.scoring.demonstrations import neighbours
+from instdiff.selection.selector import select
 
 Floats = npt.NDArray[np.float32]
 FARTHEST = partial(kcenter, start="mean")

@@ -13,9 +13,9 @@ import pytest
 
 from cli.shell import Ran, cli, ok
 from helpers import Lab
-from instdiff.segment import Keys
-from instdiff.shard_file import ranges, shard_files
+from instdiff.scoring.sharding.shard_file import ranges, shard_files
 from instdiff.store import Store
+from instdiff.store.keys import Keys
 
 ALL = "ifd,instructdiff,entropy,tshirt,longest"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from instdiff.errors import ConfigError
-from instdiff.stripe import Stripe, stripe
+from instdiff.scoring.sharding.shard import Stripe, stripe
 
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}
 STEPPED = {**ARRAY, "SLURM_ARRAY_TASK_ID": "11", "SLURM_ARRAY_TASK_STEP": "2"}

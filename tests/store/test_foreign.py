@@ -10,7 +10,7 @@ from helpers import Lab, some_rows
 from instdiff.config.methods import make_method
 from instdiff.core import Budget
 from instdiff.errors import ConfigError
-from instdiff.table import read_scores
+from instdiff.scoring.table import read_scores
 
 MINE = """
 from dataclasses import dataclass

@@ -19,12 +19,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from instdiff import pieces, segment
-from instdiff import store as module
 from instdiff.core import Nll
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import StoreError
-from instdiff.ragged import Ragged
-from instdiff.store import ColumnId, Keys, Store, collect, info
+from instdiff.store import ColumnId, Keys, Store, collect, info, segment
+from instdiff.store import column as pieces
+from instdiff.store import store as module
 
 COLUMN = ColumnId("weights", "float32", Nll())
 

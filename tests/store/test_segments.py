@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instdiff import pieces
-from instdiff import store as module
+from instdiff.store import column as pieces
+from instdiff.store import store as module
 from instdiff.core import Entropy, Nll
-from instdiff.ragged import Ragged
-from instdiff.segment import Segment, among, first_of_each, halves
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.store import ColumnId, Store, collect, info
+from instdiff.store.keys import among, first_of_each, halves
+from instdiff.store.segment import Segment
 
 COLUMN = ColumnId("model", "float32", Nll())
 NUMBER = st.integers(0, 2**128 - 1) | st.integers(0, 5) | st.integers(0, 5).map(lambda n: n << 64)
@@ -45,7 +46,7 @@ def test_a_segment_finds_its_keys_and_no_others(numbers: list[int]) -> None:
 @settings(deadline=None)
 def test_which_keys_are_among_others(numbers: list[int], wanted: list[int], at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("instdiff.segment.KEYS_AT_ONCE", at_once)
+        patch.setattr("instdiff.store.keys.KEYS_AT_ONCE", at_once)
         found = among(keys_of(numbers), keys_of(wanted))
     assert found.tolist() == [number in wanted for number in numbers]
 
@@ -54,7 +55,7 @@ def test_which_keys_are_among_others(numbers: list[int], wanted: list[int], at_o
 @settings(deadline=None)
 def test_of_equal_keys_the_first_is_taken(numbers: list[int], at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("instdiff.segment.KEYS_AT_ONCE", at_once)
+        patch.setattr("instdiff.store.keys.KEYS_AT_ONCE", at_once)
         first = first_of_each(keys_of(numbers))
     assert first.tolist() == [number not in numbers[:at] for at, number in enumerate(numbers)]
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instdiff.core import Entropy, Nll
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import StoreError
-from instdiff.ragged import Ragged
 from instdiff.store import ColumnId, Keys, Store, check_writable, default_root
 
 COLUMN = ColumnId("weights", "float32", Nll())
@@ -143,7 +143,7 @@ WRITER = """
 import sys
 import numpy as np
 from instdiff.core import Nll
-from instdiff.ragged import Ragged
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.store import ColumnId, Store
 
 store, first = Store(sys.argv[1]), int(sys.argv[2])

@@ -13,8 +13,8 @@ from helpers import Lab, some_rows
 from instdiff.data import load
 from instdiff.errors import DataError, StoreError
 from instdiff.methods import IFD, InstructDiff, Perplexity, Random
-from instdiff.scoring import score
-from instdiff.table import ScoreTable, read_scores
+from instdiff.scoring.scorer import score
+from instdiff.scoring.table import ScoreTable, read_scores
 
 ROWS = [*some_rows(8), {"instruction": "a", "input": "", "output": ""}]
 

@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from instdiff import losses
-from instdiff.losses import Halves, Reference, TargetLoss
+from instdiff.training import losses
+from instdiff.training.losses import Halves, Reference, TargetLoss
 
 
 def model_of(lora: bool) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from instdiff.config.base import build
 from instdiff.config.train import TrainSettings, hf_arguments, split_batch
 from instdiff.errors import ConfigError, DataError, EngineError, PlanError, StoreError
-from instdiff.sft import train
+from instdiff.training.sft import fit
 
 # ── what goes wrong ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -50,7 +50,7 @@ def test_missing_trl(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_models_that_do_not_fit(base: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="cannot load model"):
-        train(make_rows(), tmp_path / "none", tokenizer_of(base), settings(), tmp_path / "out", seed=0)
+        fit(make_rows(), tmp_path / "none", tokenizer_of(base), settings(), tmp_path / "out", seed=0)
     run(base, tmp_path / "adapter", use_lora=True)
     with pytest.raises(EngineError, match="is an adapter"):
         run(tmp_path / "adapter", tmp_path / "out")
@@ -59,7 +59,7 @@ def test_models_that_do_not_fit(base: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"hold token 64, but .* knows 64"):
         run(base, tmp_path / "out", rows)
     with pytest.raises(EngineError, match=r"device 'tpu' cannot be trained on; here are .*cpu"):
-        train(make_rows(), base, tokenizer_of(base), settings(), tmp_path / "out", seed=0, device="tpu")
+        fit(make_rows(), base, tokenizer_of(base), settings(), tmp_path / "out", seed=0, device="tpu")
     assert not (tmp_path / "out").exists()
 
 

@@ -16,7 +16,7 @@ from tiny_llama import ENV, RESUME, make_base, make_rows, run, same, settings, t
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instdiff.errors import StoreError
-from instdiff.sft import train
+from instdiff.training.sft import fit
 
 # ── what is left ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -86,7 +86,7 @@ def test_two_runs_are_equal_and_the_seed_counts(base: Path, tmp_path: Path) -> N
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         run(base, tmp_path / name, seed=seed, use_lora=False)
     assert same(tmp_path / "a", tmp_path / "b") and not same(tmp_path / "a", tmp_path / "c")
-    train(make_rows(), base, tokenizer_of(base), settings(seed=3), tmp_path / "d", seed=9, log=lambda line: None)
+    fit(make_rows(), base, tokenizer_of(base), settings(seed=3), tmp_path / "d", seed=9, log=lambda line: None)
     assert same(tmp_path / "a", tmp_path / "d")
 
 
@@ -184,7 +184,7 @@ def test_a_full_disk_is_said_and_leaves_no_model(base: Path, tmp_path: Path, mon
 
 
 def test_another_error_while_building_stays_what_it_is(tmp_path: Path) -> None:
-    from instdiff.artifact import building
+    from instdiff.core.files import building
 
     with pytest.raises(ZeroDivisionError), building(tmp_path / "out"):
         raise ZeroDivisionError

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from instdiff.cli import entry
 from instdiff.config.base import load
+from instdiff.config.commands import TrainConfig
 from instdiff.config.train import TrainSettings, hf_arguments
-from instdiff.config.verbs import TrainConfig
 from instdiff.errors import ConfigError
-from instdiff.trainer import Job
+from instdiff.training.trainer import Job
 
 NAMES = [
     "train.yaml", "train_fsdp2.yaml", "accelerate_fsdp2.yaml", "train_zero3.yaml", "zero3.json", "train.sbatch"
@@ -61,7 +61,7 @@ def test_files_hold_the_training(config: Path) -> None:
     for name in ("train", "train_fsdp2", "train_zero3"):
         loaded = load(TrainConfig, where / f"{name}.yaml", {})
         assert (loaded.seed, loaded.train.learning_rate, loaded.train.mode) == (7, 0.02, "asft")
-        line = f"torchrun --standalone --nproc-per-node 4 -m instdiff.cli train --config where/{name}.yaml"
+        line = f"torchrun --standalone --nproc-per-node 4 -m instdiff train --config where/{name}.yaml"
         assert line in done.stdout
     assert "accelerate launch --config_file where/accelerate_fsdp2.yaml" in done.stdout
     assert "sbatch where/train.sbatch" in done.stdout

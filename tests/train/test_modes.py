@@ -11,10 +11,10 @@ import torch
 from tiny_llama import EOS, distance, make_rows, run, same, weights
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, LlamaModel
 
-from instdiff import losses
 from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.feed import IGNORED, WIDTHS, Filled, Packer
-from instdiff.losses import Halves
+from instdiff.training import losses
+from instdiff.training.collators import IGNORED, WIDTHS, Filled, Packer
+from instdiff.training.losses import Halves
 
 SGD = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
 ONE_STEP = {**SGD, "global_batch_size": 12, "num_train_epochs": 1}
@@ -163,11 +163,11 @@ def test_several_processes_take_the_rows_of_one_and_empty_ones() -> None:
 def test_four_bits_say_what_they_lack(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="load_in_4bit needs use_lora: true"):
         run(base, tmp_path / "out", load_in_4bit=True)
-    monkeypatch.setattr("instdiff.trainer.find_spec", lambda name: None)
-    monkeypatch.setattr("instdiff.trainer._device", lambda name: "cpu")
+    monkeypatch.setattr("instdiff.training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("instdiff.training.trainer._device", lambda name: "cpu")
     with pytest.raises(PlanError, match=r"lacks an NVIDIA GPU with CUDA and bitsandbytes \(run: pip install"):
         run(base, tmp_path / "out", load_in_4bit=True, use_lora=True)
-    monkeypatch.setattr("instdiff.trainer._device", lambda name: "cuda")
+    monkeypatch.setattr("instdiff.training.trainer._device", lambda name: "cuda")
     with pytest.raises(PlanError, match=r"load_in_4bit lacks bitsandbytes"):
         run(base, tmp_path / "out", load_in_4bit=True, use_lora=True)
 
@@ -175,7 +175,7 @@ def test_four_bits_say_what_they_lack(base: Path, tmp_path: Path, monkeypatch: p
 def test_four_bits_are_asked_for(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tiny_llama import settings
 
-    from instdiff.trainer import _quantised
+    from instdiff.training.trainer import _quantised
 
     monkeypatch.setenv("LOCAL_RANK", "3")
     how = _quantised(settings(load_in_4bit=True, use_lora=True, dtype="auto"))

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from instdiff.config.base import load
+from instdiff.config.commands import PipelineConfig, SampleConfig, ScoreConfig, TrainConfig
 from instdiff.config.methods import make_method
 from instdiff.config.train import TrainSettings
-from instdiff.config.verbs import PipelineConfig, SampleConfig, ScoreConfig, TrainConfig
 from instdiff.core import Method
-from instdiff.templates import template
+from instdiff.rendering.templates import template
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VERBS = {"pipeline": PipelineConfig, "sample": SampleConfig, "score": ScoreConfig, "train": TrainConfig}

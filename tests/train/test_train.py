@@ -15,9 +15,9 @@ import torch
 from tiny_llama import ENV, EOS, GRADIENT, RESUME, UNEVEN, distance, make_base, make_rows, run, weights
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from instdiff import trainer
-from instdiff.feed import Collator
-from instdiff.losses import IGNORED
+from instdiff.training import trainer
+from instdiff.training.collators import Collator
+from instdiff.training.losses import IGNORED
 
 SGD = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
 ONE_STEP = {**SGD, "global_batch_size": 12, "num_train_epochs": 1}

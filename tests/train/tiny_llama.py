@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from instdiff.config.train import TrainSettings
-from instdiff.ragged import Ragged
-from instdiff.render import Rows
-from instdiff.sft import TrainReport, train
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.rendering.renderer import Rows
+from instdiff.training.sft import TrainReport, fit
 
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 VOCAB = 64
@@ -93,7 +93,7 @@ def run(base: Path, output: Path, rows: Any = None, seed: int = 3, **changes: An
     log = changes.pop("log", lambda line: None)
     progress = changes.pop("progress", None)
     rows = make_rows() if rows is None else rows
-    return train(rows, base, tokenizer_of(base), settings(**changes), output, seed=seed, log=log, progress=progress)
+    return fit(rows, base, tokenizer_of(base), settings(**changes), output, seed=seed, log=log, progress=progress)
 
 
 def distance(a: Path, b: Path) -> float:
@@ -126,7 +126,7 @@ class Stop(Exception):
 
 def several(base: Path, home: Path) -> None:
     """What two processes do: train, one step, and a training that ends within its second epoch and goes on."""
-    from instdiff.trainer import _Watch
+    from instdiff.training.trainer import _Watch
 
     run(base, home / "two", log=print, **RESUME)
     run(base, home / "two_gradient", make_rows(10), **GRADIENT)
@@ -152,7 +152,7 @@ if __name__ == "__main__":
         several(home, Path(sys.argv[2]))
     else:
         # The test that kills this program after its first checkpoint must not come too late.
-        train(
+        fit(
             make_rows(), home, tokenizer_of(home), settings(**RESUME, use_lora=kind == "lora"), Path(sys.argv[2]),
             seed=3, progress=lambda step, steps: time.sleep(300 * (step == 5)),
         )  # fmt: skip

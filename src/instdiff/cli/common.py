@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from instdiff.cli.console import Console
 
 if TYPE_CHECKING:
-    from instdiff.config.verbs import DataConfig, ScoreConfig, SelectConfig
+    from instdiff.config.commands import DataConfig, ScoreConfig, SelectConfig
     from instdiff.core import Method, Settings
     from instdiff.data import Pool
-    from instdiff.table import ScoreTable
+    from instdiff.scoring.table import ScoreTable
 
 
 def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
@@ -44,7 +44,7 @@ def needed(output: str | None) -> str:
 
 def run_settings(config: ScoreConfig | SelectConfig) -> Settings:
     """What all passes share, from the configuration."""
-    from instdiff.scoring import settings_of
+    from instdiff.scoring.models import settings_of
 
     return settings_of(config)
 
@@ -79,7 +79,8 @@ def target_rows(config: ScoreConfig | SelectConfig) -> Pool | None:
 def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:
     """Score a pool as configured."""
     from instdiff.data import load
-    from instdiff.scoring import bind, score
+    from instdiff.scoring.models import bind
+    from instdiff.scoring.scorer import score
     from instdiff.store import Store
 
     named, specs = built(config)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from instdiff.progress import Advance, Meter
+from instdiff.core.progress import Advance, Meter
 
 PLAIN_SECONDS = 10.0
 

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import os
 
-from instdiff.allocator import restart
-from instdiff.cli import (
-    compare_verbs,
-    data_verbs,
-    eval_verbs,
-    report_verbs,
-    scale_verbs,
-    score_verbs,
-    show_verbs,
-    store_verbs,
-    train_verbs,
-)
+from instdiff.cli import compare, evaluate, explain, merge, report, score, select, store, train
 from instdiff.cli.app import app
+from instdiff.engine.allocator import restart
 
-VERBS = (
-    *(data_verbs, score_verbs, scale_verbs, store_verbs),
-    *(train_verbs, eval_verbs, compare_verbs, report_verbs, show_verbs),
-)
+VERBS = (select, score, merge, store, train, evaluate, compare, report, explain)
 """The modules that register commands."""
 
 

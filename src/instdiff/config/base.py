@@ -187,3 +187,10 @@ def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], ove
         above = canonical(kind, nested(kind.spelled(path, values), value), f"'{override}'")
         values = _overlaid(values, above) if len(path) == 1 else merged(values, above)
     return build(kind, values, str(file) if file else "the command line")
+
+
+OPERATIONAL = (
+    *("output", "store", "device", "batch_tokens", "workers", "executor"),
+    *("ray_address", "gpus_per_worker", "shared"),
+)
+"""Keys that may change when a run goes on: they change no result."""

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from instdiff.config.base import Config
+from instdiff.config.commands import DataConfig, RunConfig, check_role_names, parse_methods
 from instdiff.config.pipeline import WarmupPart
 from instdiff.config.train import TrainSettings
-from instdiff.config.verbs import DataConfig, RunConfig, check_role_names, parse_methods
 
 Baseline = Literal["random", "longest", "full"]
 BASELINES: tuple[Baseline, ...] = ("random", "longest", "full")

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
+from instdiff.config.commands import DataConfig, RunConfig
 from instdiff.config.pipeline import names
-from instdiff.config.verbs import DataConfig, RunConfig
 
 LISTS = ("suite", "task")
 

@@ -1,7 +1,9 @@
 """Reading, holding and writing instruction data."""
 
 from instdiff.data.load import load
-from instdiff.data.pool import Message, Pool, Reject, Role, Sample
+from instdiff.data.pool import Pool
+from instdiff.data.records import Reject
+from instdiff.data.sample import Message, Role, Sample
 from instdiff.data.write import write_rejects
 
 __all__ = ["Message", "Pool", "Reject", "Role", "Sample", "load", "write_rejects"]

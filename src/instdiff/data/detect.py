@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from instdiff.data.formats import FORMATS, Format, Row, conversation, optional_text, system_turn, text
-from instdiff.data.pool import Message, Sample
+from instdiff.data.sample import Message, Sample
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
 MAP_KEYS = ("instruction", "input", "response", "system", "messages")

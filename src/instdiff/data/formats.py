@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from instdiff.data.pool import Message, Sample
+from instdiff.data.sample import Message, Sample
 
 Row = Mapping[str, Any]
 

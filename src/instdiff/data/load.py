@@ -10,14 +10,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from instdiff.builtin.skills import named as skills_named
-from instdiff.data.build import TableBuilder
+from instdiff.data.builder import TableBuilder
+from instdiff.data.builtin.skills import named as skills_named
 from instdiff.data.detect import check_columns, forced, known_formats, vote
 from instdiff.data.formats import Format
 from instdiff.data.hub import hub_rows
-from instdiff.data.pool import TARGETS, Pool, Reject
+from instdiff.data.pool import TARGETS, Pool
 from instdiff.data.readers import READERS, read_file, reader_for
-from instdiff.data.records import Record, read_lines, read_rows
+from instdiff.data.records import Record, Reject, read_lines, read_rows
 from instdiff.data.write import write_rejects
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
@@ -25,7 +25,7 @@ _WINDOW = 100
 _TOLD = 5
 # What LLaMA-Factory and the hub put beside the data: no rows in it.
 _NO_DATA = ("dataset_info.json", "dataset_infos.json")
-_BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
+_BUILTIN = Path(__file__).resolve().parent / "builtin"
 
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 Log = Callable[[str], object]

@@ -9,91 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from instdiff.data.batches import sliced, taken
+from instdiff.core.arrays.ids import Ids
+from instdiff.core.arrays.spill import Growing
+from instdiff.data.arrow import sliced, taken
+from instdiff.data.records import Reject
+from instdiff.data.sample import Message, Sample
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
-from instdiff.ids import Ids
-from instdiff.spool import Growing
-
-Role = Literal["system", "user", "assistant", "tool", "call"]
-"""Who speaks. ``call`` is a function call that the assistant emits, ``tool`` what came back from it."""
 
 TARGETS = ("all", "last", "all+calls")
 _CHUNK = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn.
-
-    Attributes:
-        role: One of ``Role``.
-        content: The text, byte for byte as in the input.
-        input: Alpaca's second field; only on a user message.
-    """
-
-    role: str
-    content: str
-    input: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One conversation in the form that all input formats are brought to.
-
-    Attributes:
-        messages: The turns in order.
-        tools: The tools on offer as JSON text, or nothing.
-    """
-
-    messages: tuple[Message, ...]
-    tools: str = ""
-
-    @property
-    def instruction(self) -> str:
-        """Text of the first user turn."""
-        return next((m.content for m in self.messages if m.role == "user"), "")
-
-    @property
-    def input(self) -> str:
-        """Alpaca's second field of the first user turn."""
-        return next((m.input for m in self.messages if m.role == "user"), "")
-
-    @property
-    def response(self) -> str:
-        """Text of the last assistant turn; empty where there is none."""
-        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
-
-    @property
-    def system(self) -> str:
-        """Text of the first system turn; empty where there is none."""
-        return next((m.content for m in self.messages if m.role == "system"), "")
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A record that could not become a sample.
-
-    Attributes:
-        file: The file as the user named it.
-        line: The line, from 1; in json, parquet and csv the number of the record, from 1.
-        reason: What does not fit.
-        text: The record as it was read, cut where it is very long.
-    """
-
-    file: str
-    line: int
-    reason: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from instdiff.data.values import to_json
+from instdiff.data.json_values import to_json
 from instdiff.errors import DataError
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -130,3 +131,23 @@ def encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that could not become a sample.
+
+    Attributes:
+        file: The file as the user named it.
+        line: The line, from 1; in json, parquet and csv the number of the record, from 1.
+        reason: What does not fit.
+        text: The record as it was read, cut where it is very long.
+    """
+
+    file: str
+    line: int
+    reason: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instdiff.artifact import writing
-from instdiff.data.values import plain, to_json
+from instdiff.core.files import writing
+from instdiff.data.json_values import plain, to_json
 from instdiff.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from instdiff.data.pool import Reject
+    from instdiff.data.records import Reject
 
 StrPath = str | os.PathLike[str]
 Sources = Callable[[], Iterable[str]]

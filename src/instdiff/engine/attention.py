@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from instdiff.engine.batch import EVEN, evened
-from instdiff.engine.tree import Tree
+from instdiff.engine.prefix_tree import Tree
 
 NAME = "instdiff_tree"
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.engine.noise import Addressed
-from instdiff.engine.tree import Places, Tree
+from instdiff.engine.prefix_tree import Places, Tree
 
 EVEN = 16
 """What sizes of products are rounded up to: for every size that it meets, a library of bf16 products compiles one."""

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 
 from instdiff.core import Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Top1
+from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.engine.attention import Unsupported, attending, buckets
 from instdiff.engine.batch import Batch, evened
 from instdiff.engine.head import Head, choice_logs, heads, token_stats
-from instdiff.engine.taps import tapping
+from instdiff.engine.hooks import tapping
 from instdiff.errors import EngineError
-from instdiff.ragged import Ragged, offsets_of
 
 BY_HEAD = (Nll, Entropy, Top1, MeanNll, Choice)
 BY_TAP = (Pooled, Neurons)

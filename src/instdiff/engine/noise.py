@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from instdiff.render import Noise
+from instdiff.rendering.renderer import Noise
 
 Places = npt.NDArray[np.int64]
 

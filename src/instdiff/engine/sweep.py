@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from instdiff.allocator import drop_pages
 from instdiff.core import Log, Measure
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.engine.allocator import drop_pages
 from instdiff.engine.batch import Batch, Row, batches, evened
 from instdiff.engine.forward import BY_HEAD, Forward, out_of_memory
 from instdiff.engine.lanes import MOST, Lanes, lanes_of
 from instdiff.engine.noise import Addressed
-from instdiff.engine.tree import Places, Some, trees
+from instdiff.engine.prefix_tree import Places, Some, trees
 from instdiff.errors import EngineError
-from instdiff.ragged import Ragged
-from instdiff.render import Rows
+from instdiff.rendering.renderer import Rows
 
 CPU_BATCH_TOKENS = {1: 4096, 2: 4096, 4: 2048, MOST: 1024}
 """By the number of lanes, so that all of them together hold at most twice what one would."""

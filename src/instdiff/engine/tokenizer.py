@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from instdiff.artifact import fingerprint
+from instdiff.core.files import fingerprint
 from instdiff.data import Sample
 from instdiff.errors import ConfigError, EngineError
-from instdiff.templates import ChatTemplate, Kind, Segment, is_target
+from instdiff.rendering.templates import ChatTemplate, Kind, Segment, is_target
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from instdiff.core import Budget, Floats, Method, Reasons, Scored, Scores, Signal, Signals
 from instdiff.errors import ConfigError
-from instdiff.methods.keep import check, kept
-from instdiff.methods.parted import approximations
+from instdiff.methods.shared.keep import check, kept
+from instdiff.methods.shared.partitioned import approximations
 
 Rows = npt.NDArray[np.int64]
 _NONE = Method()

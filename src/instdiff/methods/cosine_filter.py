@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from instdiff.choose.diverse import diverse_by_cell
-from instdiff.choose.effort import check_effort
 from instdiff.core import Signals, vectors
 from instdiff.errors import ConfigError
-from instdiff.methods.parted import Parts, cells_said, check_parts, parts_of
-from instdiff.methods.sets import Rows, VectorMethod
+from instdiff.methods.algorithms.effort import check_effort
+from instdiff.methods.algorithms.threshold import diverse_by_cell
+from instdiff.methods.shared.partitioned import Parts, cells_said, check_parts, parts_of
+from instdiff.methods.shared.set_method import Rows, VectorMethod
 
 
 @dataclass(frozen=True)

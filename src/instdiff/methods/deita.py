@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.choose.diverse import diverse_by_cell
-from instdiff.choose.rating import expected_score
 from instdiff.core import (
     Asked,
     Budget,
@@ -27,7 +25,9 @@ from instdiff.core import (
     reasons,
     vectors,
 )
-from instdiff.methods.parted import Parts, cells_said, check_parts, parts_of
+from instdiff.methods.algorithms.digit_ratings import expected_score
+from instdiff.methods.algorithms.threshold import diverse_by_cell
+from instdiff.methods.shared.partitioned import Parts, cells_said, check_parts, parts_of
 
 DIGITS = ("1", "2", "3", "4", "5", "6")
 

@@ -8,11 +8,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.choose.blocks import blocks, unit
-from instdiff.choose.consensus import transition
-from instdiff.choose.curate import curated, ds2_order, inferred, long_tail, suspects
-from instdiff.choose.effort import check_search
-from instdiff.choose.neighbours import nearest
 from instdiff.core import (
     Asked,
     Budget,
@@ -28,7 +23,12 @@ from instdiff.core import (
     vectors,
 )
 from instdiff.errors import ConfigError
-from instdiff.methods.sets import vector
+from instdiff.methods.algorithms.consensus import transition
+from instdiff.methods.algorithms.curation import curated, ds2_order, inferred, long_tail, suspects
+from instdiff.methods.algorithms.effort import check_search
+from instdiff.methods.algorithms.neighbours import nearest
+from instdiff.methods.algorithms.vectors import blocks, unit
+from instdiff.methods.shared.set_method import vector
 
 Ints = npt.NDArray[np.int64]
 _NEIGHBOURS, _NEAR = 14, 10

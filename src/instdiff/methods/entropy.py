@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from instdiff.core import Entropy, Method, Scores, Signal, Signals, reasons
-from instdiff.methods.bands import Band, by_band
+from instdiff.methods.shared.bands import Band, by_band
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from instdiff.choose.facility import facility
 from instdiff.core import Floats, Signals, vectors
 from instdiff.errors import ConfigError
-from instdiff.methods.parted import PartedMethod
-from instdiff.methods.sets import Rows
+from instdiff.methods.algorithms.facility_location import facility
+from instdiff.methods.shared.partitioned import PartedMethod
+from instdiff.methods.shared.set_method import Rows
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from instdiff.core import (
     View,
     reasons,
 )
-from instdiff.methods.bands import Band, by_band
-from instdiff.ranking import best_first
+from instdiff.core.arrays.ranking import best_first
+from instdiff.methods.shared.bands import Band, by_band
 
 
 @dataclass(frozen=True)

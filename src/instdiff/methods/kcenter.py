@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from instdiff.choose.kcenter import kcenter
 from instdiff.core import Listed, Signal, Signals, vectors
-from instdiff.methods.parted import PartedMethod
-from instdiff.methods.sets import Rows
+from instdiff.methods.algorithms.kcenter import kcenter
+from instdiff.methods.shared.partitioned import PartedMethod
+from instdiff.methods.shared.set_method import Rows
 
 
 @dataclass(frozen=True)

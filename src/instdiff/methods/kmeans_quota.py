@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from instdiff.choose.effort import check_kmeans
-from instdiff.choose.kmeans import Engine, by_cluster, cluster
 from instdiff.core import Signals, vectors
-from instdiff.methods.sets import Rows, VectorMethod
+from instdiff.methods.algorithms.effort import check_kmeans
+from instdiff.methods.algorithms.kmeans import Engine, by_cluster, cluster
+from instdiff.methods.shared.set_method import Rows, VectorMethod
 
 
 @dataclass(frozen=True)

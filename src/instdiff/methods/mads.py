@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.choose.blocks import blocks
-from instdiff.choose.coverage import coverage
 from instdiff.core import Floats, Length, Neurons, PromptOnly, Scores, Signal, Signals, vectors
 from instdiff.errors import ConfigError
+from instdiff.methods.algorithms.coverage import coverage
+from instdiff.methods.algorithms.vectors import blocks
 from instdiff.methods.random import uniform
-from instdiff.methods.sets import Rows, SetMethod
+from instdiff.methods.shared.set_method import Rows, SetMethod
 
 Tags = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 _CALIBRATION, _COMPARED = 100, 512

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from instdiff.core import Demonstrated, Embedding, Method, Nll, Prompted, Scores, Signal, Signals, Words
-from instdiff.measures import Neighbours
+from instdiff.core.signals import Neighbours
 
 
 @dataclass(frozen=True)

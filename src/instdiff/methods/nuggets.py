@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from instdiff.core import Anchored, MeanNll, Method, Pooled, Prompted, Scores, Signal, Signals, reasons
-from instdiff.measures import Anchors
+from instdiff.core.signals import Anchors
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from instdiff.core import Method, Nll, Prompted, Scores, Signal, Signals, WholeText, reasons
-from instdiff.methods.bands import Band, by_band
+from instdiff.methods.shared.bands import Band, by_band
 
 
 @dataclass(frozen=True)

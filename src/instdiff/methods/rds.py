@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.choose.robin import robin, robin_tasks
 from instdiff.core import Column, Pooled, Signal, Signals, WholeText, vectors
 from instdiff.errors import DataError
-from instdiff.methods.sets import Rows, SetMethod
+from instdiff.methods.algorithms.round_robin import robin, robin_tasks
+from instdiff.methods.shared.set_method import Rows, SetMethod
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.choose.rating import model_level, published_order, sentence_level, token_level
 from instdiff.core import Asked, Budget, Choice, Floats, Method, Scored, Scores, Signal, Signals
+from instdiff.methods.algorithms.digit_ratings import model_level, published_order, sentence_level, token_level
 
 DIGITS = ("1", "2", "3", "4", "5")
 

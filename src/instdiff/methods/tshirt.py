@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.choose.tokens import Running, least_size, selective
 from instdiff.core import (
     Budget,
     Floats,
@@ -26,6 +25,7 @@ from instdiff.core import (
     View,
     reasons,
 )
+from instdiff.methods.algorithms.token_selection import Running, least_size, selective
 
 
 @dataclass(frozen=True)

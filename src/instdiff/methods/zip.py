@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.choose.compress import zip_greedy
 from instdiff.core import Budget, Scored, Signal, Signals, Text
 from instdiff.errors import ConfigError
-from instdiff.methods.sets import Rows, SetMethod
+from instdiff.methods.algorithms.compression import zip_greedy
+from instdiff.methods.shared.set_method import Rows, SetMethod
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.core.display import visible
 from instdiff.data import Pool
-from instdiff.reporting.material import Part
-from instdiff.shown import visible
+from instdiff.reporting.sources import Part
 
 Rows = npt.NDArray[np.int64]
 MOST = 2000

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.budget import parse_budget
 from instdiff.core import Floats, Scored
+from instdiff.core.budget import parse_budget
 from instdiff.errors import DataError
-from instdiff.reporting import numbers
-from instdiff.reporting.material import ASSUMED, head
-from instdiff.reporting.paper import CHOSEN, MARK, OUT, PALETTE, REST, SHARE, SIGNED, empty, plotly
-from instdiff.reporting.trained import budgets, comparison, funnel, training
-from instdiff.table import ScoreTable
+from instdiff.reporting import statistics
+from instdiff.reporting.sources import ASSUMED, head
+from instdiff.reporting.style import CHOSEN, MARK, OUT, PALETTE, REST, SHARE, SIGNED, empty, plotly
+from instdiff.reporting.training_plots import budgets, comparison, funnel, training
+from instdiff.scoring.table import ScoreTable
 
 if TYPE_CHECKING:
     Figure = Any
@@ -91,7 +91,7 @@ def distribution(
     scored = one(scores, name)
     mask = _chosen(scored, chosen)
     column = scored.value if values is None else values
-    found = numbers.histogram(column, mask)
+    found = statistics.histogram(column, mask)
     if found is None:
         raise DataError(f"no row has a value of {label or scored.name}")
     edges, every, kept = np.array(found["edges"], float), np.array(found["all"]), np.array(found["chosen"])
@@ -102,7 +102,7 @@ def distribution(
         for y, said, c in ((kept, "chosen", CHOSEN), (every - kept, "not chosen", REST))
     ]
     figure = empty(bars, label or scored.name, "rows", 260, barmode="stack", bargap=0)
-    cut = None if values is not None else numbers.threshold(scored, mask)
+    cut = None if values is not None else statistics.threshold(scored, mask)
     if cut is not None and edges[0] <= cut <= edges[-1]:
         figure.add_vline(
             x=cut, line={"color": MARK, "width": 1.5, "dash": "dash"}, annotation_text="cut",
@@ -135,7 +135,7 @@ def delta(
     figure = empty(
         _parts(scored, x, y, chosen, labels, at), "delta NLL (nats per token)", "delta entropy (nats per token)", 460
     )
-    edges = numbers.band(scored)
+    edges = statistics.band(scored)
     if edges is not None:
         figure.add_vrect(
             x0=edges[0], x1=edges[1], fillcolor=CHOSEN, opacity=0.07, line_width=0, layer="below",
@@ -202,7 +202,7 @@ def domains(
     go = plotly()
     scored = one(scores, name)
     column = scored.value if detail is None else scored.details[detail]
-    found = {kind: s for kind, s in numbers.by_group(column, labels).items() if s["rows"]}
+    found = {kind: s for kind, s in statistics.by_group(column, labels).items() if s["rows"]}
     order = sorted(found, key=lambda kind: found[kind]["median"], reverse=True)
 
     def values(key: str) -> list[Any]:
@@ -243,20 +243,20 @@ def matrix(
 
 def correlation(table: ScoreTable, more: Mapping[str, Floats] | None = None) -> Figure:
     """Pearson correlation of every score and detail with each other and with the lengths."""
-    columns = numbers.score_columns(table) | dict(more or numbers.lengths(None, table.n_tokens))
-    return matrix(list(columns), numbers.pearson(columns), label="r")
+    columns = statistics.score_columns(table) | dict(more or statistics.lengths(None, table.n_tokens))
+    return matrix(list(columns), statistics.pearson(columns), label="r")
 
 
 def overlap(table: ScoreTable, budget: str = ASSUMED) -> Figure:
     """Which share of their best rows within a budget the methods have in common (Jaccard)."""
     sets = {name: head(scored, parse_budget(budget)) for name, scored in table.scored.items()}
-    return matrix(list(sets), numbers.jaccard(sets), signed=False, label="Jaccard")
+    return matrix(list(sets), statistics.jaccard(sets), signed=False, label="Jaccard")
 
 
 def rank_correlation(table: ScoreTable) -> Figure:
     """Spearman correlation of the methods' scores."""
     columns = {name: scored.value for name, scored in table.scored.items()}
-    return matrix(list(columns), numbers.spearman(columns), label="rho")
+    return matrix(list(columns), statistics.spearman(columns), label="rho")
 
 
 def coverage(

@@ -1,0 +1,5 @@
+"""``python -m instdiff``."""
+
+from instdiff.cli.entry import main
+
+main()

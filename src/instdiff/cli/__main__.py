@@ -1,5 +1,0 @@
-"""``python -m instdiff.cli``."""
-
-from instdiff.cli.entry import main
-
-main()

@@ -1,0 +1,298 @@
+"""``methods``, ``plan`` and ``score``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from instdiff.cli import options as o
+from instdiff.cli.app import command
+from instdiff.cli.common import built, configured, load_pool, needed, run_score, run_settings, target_rows
+from instdiff.cli.console import Console, clock, table
+
+if TYPE_CHECKING:
+    from instdiff.config.commands import ScoreConfig
+    from instdiff.data import Pool
+    from instdiff.scoring.table import ScoreTable
+
+
+@command("methods", "Example:  instdiff methods ifd")
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with all that is to say about it.")] = None,
+    json: o.Json = False,
+) -> None:
+    """List the methods: paper, model roles, signals, defaults."""
+    from instdiff.methods.describe import describe, describe_all
+
+    console = Console(as_json=json)
+    if name is not None:
+        facts = describe(name)
+        lines = [f"{facts['name']}  ({facts['paper']})", "", str(facts["doc"]), "", "signals:"]
+        lines += [f"  {key}: {value}" for key, value in facts["signals"].items()] or ["  none"]
+        lines += ["", "defaults:"] + ([f"  {key}={value!r}" for key, value in facts["defaults"].items()] or ["  none"])
+        console.result(facts, "\n".join(lines))
+        return
+    every = describe_all()
+    rows = [
+        [m["name"], m["paper"], ", ".join(m["roles"]) or "-", ", ".join(f"{k}={v}" for k, v in m["defaults"].items())]
+        for m in every
+    ]
+    console.result({"methods": every}, table(["method", "paper", "roles", "defaults"], rows))
+
+
+@command(
+    "plan",
+    "Example:  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest",
+)
+def plan(
+    overrides: o.Overrides = None,
+    config: o.ConfigFile = None,
+    data: o.Data = None,
+    model: o.Models = None,
+    method: o.Methods = None,
+    set: o.Set = None,
+    limit: o.Limit = None,
+    format: o.Format = None,
+    map: o.Map = None,
+    targets: o.Targets = None,
+    template: o.Template = None,
+    max_length: o.MaxLength = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    store: o.Store = None,
+    target: o.Target = None,
+    cluster: o.Cluster = None,
+    seed: o.Seed = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Show what scoring would cost; spends nothing."""
+    from instdiff.config.commands import ScoreConfig
+    from instdiff.scoring.cost import bill
+    from instdiff.scoring.scorer import workbench
+    from instdiff.store import Store
+
+    console = Console(quiet=quiet, as_json=json)
+    given = o.given(
+        data=data, model=model, method=method, limit=limit, format=format, map=map, targets=targets,
+        template=template, max_length=max_length, dtype=dtype, device=device, store=store, target=target, seed=seed,
+        cluster=cluster,
+    )  # fmt: skip
+    settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
+    named, _ = built(settings)
+    pool = load_pool(settings, console, None)
+    bench = workbench(
+        pool, named, settings.model, run_settings(settings), Store(settings.store),
+        target=target_rows(settings), log=console.log,
+    )  # fmt: skip
+    costs = bill(bench, named)
+    facts = costs.to_dict()
+    header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
+    rows = [
+        [p.wave, p.role, p.view, "+".join(p.measures), p.rows, p.tokens, p.cached_rows, p.todo_rows, p.todo_tokens,
+         round(p.flops / 1e9)]
+        for p in costs.passes
+    ]  # fmt: skip
+    total, alone = facts["total"], facts["alone"]
+    assert isinstance(total, dict) and isinstance(alone, dict)
+    lines = [
+        table(header, rows) if rows else "no model pass is needed",
+        "",
+        f"{total['passes']} passes over {total['tokens']:,} tokens; "
+        f"the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens",
+        f"to do: {total['todo_rows']:,} rows, {total['todo_tokens']:,} tokens, of which {total['shared_tokens']:,} are "
+        f"shared beginnings and not computed again, {total['model_loads']} model loads, "
+        f"about {clock(total['seconds'])} on {bench.device} in {str(bench.dtype).removeprefix('torch.')}",
+    ]
+    if settings.cluster is not None:
+        facts["cluster"], more = _on_a_cluster(settings, pool, console)
+        lines += ["", more]
+    console.result(facts, "\n".join(lines))
+
+
+def _on_a_cluster(settings: ScoreConfig, pool: Pool, console: Console) -> tuple[dict[str, Any], str]:
+    """The costs of other sizes on other machines, for ``--json`` and as a table."""
+    from instdiff.scoring.cluster_cost import Cluster, estimates, measure, to_dict
+    from instdiff.scoring.models import bind
+    from instdiff.store import Store
+
+    assert settings.cluster is not None
+    machines = Cluster.of(settings.cluster)
+    rates = measure(
+        pool, built(settings)[0], bind(settings.model), settings=run_settings(settings),
+        target=target_rows(settings), store=Store(settings.store),
+    )  # fmt: skip
+    found = estimates(rates, machines)
+    header = ["rows", "params", "GPUs a job", "jobs", "tokens", "time", "GPU hours", "price", "store", "merge"]
+    rows = [
+        [e.rows, short(e.params).replace("G", "B"), e.gpus_per_worker, e.shards, short(e.tokens),
+         "does not fit" if e.seconds is None else span(e.seconds), e.gpu_hours, e.price, f"{short(e.store_bytes)}B",
+         span(e.merge_s)]
+        for e in found
+    ]  # fmt: skip
+    said = (
+        f"on {machines.gpus} GPUs of {short(machines.flops)}FLOP/s at {machines.share:.0%} of it"
+        f"{'' if machines.share != Cluster.share else ' (assumed; share=... is what a run there has told)'}; "
+        f"a row's cost is of {rates.sample:,} rows here, reading and rendering at this machine's speed"
+    )
+    if any(e.gpus_per_worker > 1 for e in found):
+        said += "; a model over several GPUs is computed layer after layer, one of them at a time"
+    return to_dict(machines, rates, found), f"{table(header, rows)}\n\n{said}"
+
+
+def short(number: float) -> str:
+    """``7 G`` or ``1.2 T``: three digits and what they count."""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g} "
+
+
+def span(seconds: float) -> str:
+    """A time in its own unit."""
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+@command(
+    "score",
+    "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
+)
+def score(
+    overrides: o.Overrides = None,
+    config: o.ConfigFile = None,
+    data: o.Data = None,
+    model: o.Models = None,
+    method: o.Methods = None,
+    set: o.Set = None,
+    output: o.Output = None,
+    limit: o.Limit = None,
+    format: o.Format = None,
+    map: o.Map = None,
+    targets: o.Targets = None,
+    template: o.Template = None,
+    max_length: o.MaxLength = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    batch_tokens: o.BatchTokens = None,
+    workers: o.Workers = None,
+    executor: o.Executor = None,
+    judge_concurrency: o.JudgeConcurrency = None,
+    store: o.Store = None,
+    warmup: o.Warmup = None,
+    target: o.Target = None,
+    shards: o.Shards = None,
+    shard_index: o.ShardIndex = None,
+    seed: o.Seed = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 when a row could not be scored.")] = False,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Score a data set with one or more methods; one row out for each row in."""
+    from instdiff.config.commands import ScoreConfig
+    from instdiff.errors import ConfigError
+
+    console = Console(quiet=quiet, as_json=json)
+    given = o.given(
+        data=data, model=model, method=method, output=output, limit=limit, format=format, map=map, targets=targets,
+        template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
+        workers=workers, executor=executor, store=store, warmup=warmup, target=target, seed=seed, strict=strict,
+        shards=shards, shard_index=shard_index, judge_concurrency=judge_concurrency,
+    )  # fmt: skip
+    settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
+    out = needed(settings.output)
+    if settings.shards is not None or settings.shard_index is not None:
+        _one_shard(settings, out, console)
+        return
+    if Path(out).suffix not in TABLES:  # before hours are spent
+        raise ConfigError(f"scores go to {TABLES_SAID}, not to '{out}'")
+    finished(run_score(settings, load_pool(settings, console, out), console), out, console, strict=settings.strict)
+
+
+TABLES = (".parquet", ".jsonl", ".csv")
+TABLES_SAID = ".parquet, .jsonl or .csv"
+
+
+def finished(scores: ScoreTable, out: str, console: Console, *, strict: bool) -> None:
+    """Write a score table and say what is in it; exit 3 where ``strict`` and a row could not be scored."""
+    scores.write(out)
+    reasons = scores.reasons()
+    rows = [
+        [name, int(scores[name].eligible.sum()), ", ".join(f"{n} {word}" for word, n in reasons[name].items()) or "-"]
+        for name in scores
+    ]
+    facts = {
+        "output": out,
+        "rows": len(scores),
+        "truncated": int(scores.truncated.sum()),
+        "methods": {
+            name: {"eligible": row[1], "excluded": reasons[name]} for name, row in zip(scores, rows, strict=True)
+        },
+    }
+    text = table(["method", "eligible", "not eligible"], rows)
+    console.result(facts, f"{text}\n\n{len(scores):,} rows ({facts['truncated']} truncated) in {out}")
+    if strict and any(not scores[name].scorable.all() for name in scores):
+        print("error: --strict, and some rows could not be scored (see above)", file=sys.stderr)
+        raise typer.Exit(3)
+
+
+ASIDE = {
+    *("output", "store", "device", "batch_tokens", "workers", "executor", "strict"),
+    *("shards", "shard_index", "cluster", "judge_concurrency"),
+}
+"""What a shard's file need not say of its configuration: it changes no number."""
+
+
+def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
+    """Compute the columns of a stripe of the rows; ``merge`` makes scores of them."""
+    from instdiff.errors import ConfigError
+    from instdiff.scoring.models import bind
+    from instdiff.scoring.sharding.shard import stripe
+    from instdiff.scoring.sharding.shard_file import ranges
+    from instdiff.scoring.sharding.shards import score_shard
+    from instdiff.store import Store
+
+    if settings.shards is None:
+        raise ConfigError("--shard-index says which, not of how many; give --shards N too")
+    if Path(out).suffix in TABLES:
+        raise ConfigError(f"with --shards the output is a folder that all shards share, not '{out}'")
+    if settings.data == "-":
+        raise ConfigError("standard input cannot be read again by every shard and by merge; give a file with --data")
+    if settings.strict:
+        raise ConfigError("a shard computes columns, not scores; give --strict to `instdiff merge`")
+    mine = stripe(settings.shards, settings.shard_index)
+    # One of them writes the rejected lines, which are the same for all.
+    pool = load_pool(settings, console, str(Path(out) / "scores.parquet") if mine.index == 0 else None)
+    console.log(f"{mine} ({mine.by}): {len(mine.rows(len(pool))):,} of {len(pool):,} rows")
+    named, specs = built(settings)
+    done = score_shard(
+        pool, named, bind(settings.model), mine, out,
+        settings=run_settings(settings), store=Store(settings.store), listed=listed_rows(settings),
+        target=target_rows(settings), specs=specs, config=settings.model_dump(mode="json", exclude=ASIDE),
+        log=console.log, progress=console,
+    )  # fmt: skip
+    facts: dict[str, Any] = {
+        "output": out, "shard": mine.index, "shards": mine.count, "rows": done.rows, "waves": done.waves,
+        "done": done.done, "waits_for": done.waits_for,
+    }  # fmt: skip
+    text = f"{mine}: {done.rows:,} rows in {out}"
+    if done.waits_for:
+        text += (
+            f"; wave {done.done + 1} of {done.waves} shows rows to each other and needs shards "
+            f"{ranges(done.waits_for)} first: give the same command again when they are there"
+        )
+    console.result(facts, text)
+
+
+def listed_rows(settings: ScoreConfig) -> dict[str, list[str]] | None:
+    """The lists of rows that methods may ask for."""
+    from instdiff.data import load
+
+    if not settings.warmup:
+        return None
+    return {"warmup": list(load(settings.warmup, targets=settings.targets, map=settings.mapping()).ids)}

@@ -1,0 +1,186 @@
+"""``train`` and ``pipeline``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from instdiff.cli import options as o
+from instdiff.cli.app import command
+from instdiff.cli.common import load_pool, needed
+from instdiff.cli.compare import tables
+from instdiff.cli.console import Console, table
+
+if TYPE_CHECKING:
+    from instdiff.config.commands import TrainConfig
+    from instdiff.experiments.pipeline import Outcome
+
+
+PrintLaunch = Annotated[
+    bool,
+    typer.Option(
+        "--print-launch",
+        help="Write launch files for several GPUs or machines to DIR (default: launch) and train nothing.",
+    ),
+]
+Nodes = Annotated[int | None, typer.Option("--nodes", help="Machines, for --print-launch.", metavar="N")]
+GpusPerNode = Annotated[
+    int | None, typer.Option("--gpus-per-node", help="Processes on each, for --print-launch.", metavar="M")
+]
+
+
+@command(
+    "train",
+    "Example:  instdiff train --config configs/med/train_med_100.yaml\n"
+    "          instdiff train --config configs/med/train_med_100.yaml --print-launch launch",
+)
+def train(
+    overrides: o.Overrides = None,
+    config: o.ConfigFile = None,
+    data: o.Data = None,
+    model: o.Model = None,
+    output: o.Output = None,
+    limit: o.Limit = None,
+    format: o.Format = None,
+    map: o.Map = None,
+    targets: o.Targets = None,
+    template: o.Template = None,
+    device: o.Device = None,
+    store: o.Store = None,
+    seed: o.Seed = None,
+    print_launch: PrintLaunch = False,
+    nodes: Nodes = None,
+    gpus_per_node: GpusPerNode = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Fine-tune a model on a data set: all parameters, or LoRA with train.use_lora=true."""
+    from instdiff.config.base import load as load_config
+    from instdiff.config.commands import TrainConfig
+    from instdiff.training.launch import write_launch
+
+    main = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
+    console = Console(quiet=quiet or not main, as_json=json)
+    # An option's value cannot be left out here, so the folder comes as an argument: one that is no key=value.
+    words = overrides or []
+    folder = next((word for word in words if print_launch and "=" not in word), None)
+    given = o.given(
+        data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
+        template=template, device=device, store=store, seed=seed, nodes=nodes, gpus_per_node=gpus_per_node,
+        print_launch=folder or ("launch" if print_launch else None),
+    )  # fmt: skip
+    settings = load_config(TrainConfig, config, given, [word for word in words if word != folder])
+    if settings.print_launch:
+        _places(settings)
+        launch = write_launch(settings, Path(settings.print_launch))
+        console.result({"files": [str(file) for file in launch.files], "commands": launch.commands}, launch.told())
+        return
+    facts = _fit(settings, console)
+    if main:
+        console.result(facts, f"{facts['model']} is trained on {facts['rows']:,} rows")
+
+
+def _places(settings: TrainConfig) -> tuple[str | None, str, str]:
+    """Data, model and output. What stands at the top, an option for one, goes before the published place."""
+    from instdiff.errors import ConfigError
+
+    part = settings.train
+    model = settings.model or part.model_name_or_path
+    if not model:
+        raise ConfigError("no model is named; give --model WHERE or train.model_name_or_path")
+    return settings.data or part.data_path, model, needed(settings.output or part.output_dir)
+
+
+def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
+    from instdiff.config.train import TrainSettings
+    from instdiff.core import Settings
+    from instdiff.scoring.models import parse_model
+    from instdiff.store import Store
+    from instdiff.training.sft import train as fit
+
+    data, model, out = _places(settings)
+    pool = load_pool(settings.model_copy(update={"data": data}), console, out)
+    fields = {key: getattr(settings.train, key) for key in TrainSettings.model_fields}
+    trained = fit(
+        pool,
+        parse_model(model),
+        TrainSettings(**fields, **(settings.train.model_extra or {})),
+        Settings(device=settings.device, templates={"*": settings.template or "alpaca"}),
+        Path(out),
+        store=Store(settings.store),
+        seed=settings.seed,
+        log=console.log,
+    )
+    return {"output": out, "model": str(trained), "rows": len(pool)}
+
+
+@command("pipeline", "Example:  instdiff pipeline --config configs/demo.yaml")
+def pipeline(
+    overrides: o.Overrides = None,
+    config: o.ConfigFile = None,
+    data: o.Data = None,
+    model: o.Model = None,
+    output: o.Output = None,
+    limit: o.Limit = None,
+    format: o.Format = None,
+    map: o.Map = None,
+    targets: o.Targets = None,
+    template: o.Template = None,
+    max_length: o.MaxLength = None,
+    dtype: o.Dtype = None,
+    device: o.Device = None,
+    batch_tokens: o.BatchTokens = None,
+    workers: o.Workers = None,
+    store: o.Store = None,
+    seed: o.Seed = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Warm up, score, select, train, evaluate, iterate; give the same command again to go on."""
+    from instdiff.config.base import load as load_config
+    from instdiff.config.commands import PipelineConfig
+    from instdiff.errors import PlanError
+    from instdiff.experiments.pipeline import pipeline as run
+    from instdiff.reporting import write_report
+
+    console = Console(quiet=quiet, as_json=json)
+    given = o.given(
+        data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
+        template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
+        workers=workers, store=store, seed=seed,
+    )  # fmt: skip
+    outcome = run(load_config(PipelineConfig, config, given, overrides or []), log=console.log, progress=console)
+    try:
+        write_report(outcome.folder, outcome.lines)
+    except PlanError as error:  # the run is whole without its page
+        console.log(f"warning: there is no page: {error}; then run: instdiff report {outcome.folder}")
+    facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages, "suites": outcome.suites}
+    console.result(facts, _told(outcome))
+
+
+def _told(outcome: Outcome) -> str:
+    """The stages and the models of a run, as tables."""
+    counted = [s for s in outcome.stages if s["event"].startswith(("warm-up", "round"))]
+    stages = [
+        [s["event"], s.get("pool_rows", s.get("of")), s.get("scorable_rows"), s.get("eligible_rows"),
+         s.get("selected_rows", s.get("rows")), s.get("selected_tokens")]
+        for s in counted
+    ]  # fmt: skip
+    parts = [table(["stage", "rows", "scorable", "eligible", "selected", "tokens"], stages)]
+    if outcome.lines:
+        flawed = ["flawed"] if "flawed" in outcome.lines[0] else []
+        header = ["model", "rows", "tokens", "held-out NLL", "95 % interval", "against base", *flawed]
+        parts += ["", table(header, [_row(line) for line in outcome.lines])]
+    if outcome.suites:
+        parts += ["", *tables(outcome.suites)]
+    return "\n".join([*parts, "", f"the run is in {outcome.folder}; its page is {outcome.folder / 'report.html'}"])
+
+
+def _row(line: dict[str, Any]) -> list[Any]:
+    gain = "-" if line["gain"] is None else f"{line['gain']:+.3f} [{line['gain_low']:+.3f}, {line['gain_high']:+.3f}]"
+    share = [] if "flawed" not in line else ["-" if line["flawed"] is None else f"{100 * line['flawed']:.0f} %"]
+    interval = f"{line['nll_low']:.3f} to {line['nll_high']:.3f}"
+    return [line["model"], line["rows"], line["tokens"], f"{line['nll']:.3f}", interval, gain, *share]

@@ -1,0 +1,81 @@
+"""The vocabulary. Methods and engine meet here and nowhere else; nothing here loads a model or reads data.
+
+A method declares the columns that it needs as ``Signal``: a *measure* of a *view* of each row under a model *role*.
+The planner turns signals into forward passes, the engine fills them, and the method computes with numpy.
+"""
+
+from instdiff.core.budget import Budget
+from instdiff.core.columns import Floats, Reasons, Signals, vectors
+from instdiff.core.method import FILTERED, NOT_REACHED, Method, Scored, Scores, reasons
+from instdiff.core.settings import Log, ModelRef, Settings
+from instdiff.core.signals import (
+    Anchored,
+    Asked,
+    Choice,
+    Column,
+    Demonstrated,
+    Embedding,
+    Entropy,
+    Joint,
+    Judged,
+    Length,
+    Listed,
+    MeanNll,
+    Measure,
+    Neurons,
+    Nll,
+    Noisy,
+    Pooled,
+    Prompted,
+    PromptOnly,
+    ResponseOnly,
+    Signal,
+    Text,
+    Top1,
+    View,
+    WholeText,
+    Words,
+)
+
+__all__ = [
+    "FILTERED",
+    "NOT_REACHED",
+    "Anchored",
+    "Asked",
+    "Budget",
+    "Choice",
+    "Column",
+    "Demonstrated",
+    "Embedding",
+    "Entropy",
+    "Floats",
+    "Joint",
+    "Judged",
+    "Length",
+    "Listed",
+    "Log",
+    "MeanNll",
+    "Measure",
+    "Method",
+    "ModelRef",
+    "Neurons",
+    "Nll",
+    "Noisy",
+    "Pooled",
+    "PromptOnly",
+    "Prompted",
+    "Reasons",
+    "ResponseOnly",
+    "Scored",
+    "Scores",
+    "Settings",
+    "Signal",
+    "Signals",
+    "Text",
+    "Top1",
+    "View",
+    "WholeText",
+    "Words",
+    "reasons",
+    "vectors",
+]

@@ -1,0 +1,192 @@
+"""The nouns. Methods and engine meet here and nowhere else; nothing in this file reads or writes anything.
+
+A method declares the columns that it needs as ``Signal``: a *measure* of a *view* of each row under a model *role*.
+The planner turns signals into forward passes, the engine fills them, and the method computes with numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core.arrays.ids import Ids
+from instdiff.core.arrays.ranking import best_first
+from instdiff.core.budget import Budget
+from instdiff.core.columns import Floats, Reasons, Signals, first_of, no_reasons
+from instdiff.core.signals import (
+    Signal,
+)
+from instdiff.errors import PlanError
+
+# ── what a method gets and gives ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Scores:
+    """One value per row, higher is better, NaN where the row is not eligible; beside it the numbers behind it.
+
+    Args:
+        value: float64 per row.
+        why: per row the reason for a NaN. Reasons that the signals bring need not be repeated.
+        details: further float64 columns, filled wherever they can be computed, also for ineligible rows.
+
+    Raises:
+        ValueError: a column has another length.
+    """
+
+    def __init__(self, value: npt.ArrayLike, why: Reasons | None = None, **details: npt.ArrayLike) -> None:
+        self.value: Floats = np.asarray(value, np.float64)
+        self.why: Reasons = no_reasons(len(self.value)) if why is None else why
+        self.details: dict[str, Floats] = {name: np.asarray(column, np.float64) for name, column in details.items()}
+        for name, column in {"why": self.why, **self.details}.items():
+            if len(column) != len(self.value):
+                raise ValueError(f"score column {name!r} has {len(column)} rows, expected {len(self.value)}")
+
+    def explained(self, signals: Signals) -> Scores:
+        """The same scores with a reason for every NaN: the signals' own first, then the method's.
+
+        Raises:
+            ValueError: not one value per row.
+        """
+        if len(self.value) != len(signals):
+            raise ValueError(f"the method gave {len(self.value)} scores for {len(signals)} rows")
+        why = first_of(signals.why, self.why)
+        given = why != None  # noqa: E711 - elementwise
+        bad = ~np.isfinite(self.value)
+        if not (bad | given).any():
+            return Scores(self.value, why, **self.details)
+        why = first_of(why, reasons(len(why), non_finite=bad))
+        return Scores(np.where(bad | given, np.nan, self.value), why, **self.details)
+
+
+def reasons(rows: int, **marks: npt.NDArray[np.bool_]) -> Reasons:
+    """One reason per row from boolean columns, not to be written to; where several hold, the first named counts."""
+    if not any(mark.any() for mark in marks.values()):
+        return no_reasons(rows)
+    why = np.full(rows, None, object)
+    for word, mark in reversed(marks.items()):
+        why[mark] = word
+    return why
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A method's part of the score table: what ``pick`` and ``select`` may look at.
+
+    ``n_tokens`` are the scored response tokens per row, the currency of token budgets. ``recall`` reads again what
+    ``score`` read, where there is a store to read it from.
+    """
+
+    name: str
+    method: Method
+    value: Floats
+    why: Reasons
+    details: Mapping[str, Floats]
+    ids: Ids
+    n_tokens: npt.NDArray[np.int64]
+    recall: Callable[[], Signals] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", Ids.of(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def signals(self) -> Signals:
+        """What ``score`` read, from the store.
+
+        Raises:
+            PlanError: there is no store that has it.
+        """
+        if self.recall is None:
+            raise PlanError(
+                f"this selection needs more of {self.name} than its scores hold, and there is no store to read it "
+                "from; run `instdiff score` again, and select with the same --store and --model"
+            )
+        return self.recall()
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Scored:
+        """The sub-problem of these rows, in that order."""
+        return Scored(
+            self.name,
+            self.method,
+            self.value[rows],
+            self.why[rows],
+            {name: column[rows] for name, column in self.details.items()},
+            self.ids.take(rows),
+            self.n_tokens[rows],
+            None if self.recall is None else lambda: self.signals().take(rows),
+        )
+
+    @property
+    def eligible(self) -> npt.NDArray[np.bool_]:
+        """Rows that have a score."""
+        return np.isfinite(self.value)
+
+    @property
+    def scorable(self) -> npt.NDArray[np.bool_]:
+        """Rows that could be scored: the eligible ones and those that the method itself filtered."""
+        return self.eligible | np.isin(self.why, FILTERED)
+
+    @property
+    def takeable(self) -> npt.NDArray[np.bool_]:
+        """The eligible rows, and those that a set method did not come to."""
+        return self.eligible | np.isin(self.why, NOT_REACHED)
+
+    def best(self) -> npt.NDArray[np.int64]:
+        """Eligible rows, best first; ties by id, then row, so that the input's order never matters."""
+        return best_first(self.value, self.ids)
+
+
+NOT_REACHED = "not_reached"
+"""Why a row has no rank by a method that takes rows one after the other, and stopped before it."""
+FILTERED = ("filtered", "warmup", NOT_REACHED)
+"""Reasons by which a method leaves out rows that it could score; they count in a token budget's total."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Declare signals; turn them into scores; rank.
+
+    A method is a frozen dataclass whose fields are the paper's hyper-parameters with the paper's defaults. It is
+    deterministic and uses numpy alone.
+    """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    origin: ClassVar[str] = ""
+    """``file.py:Class`` of a method that was read from a file."""
+
+    def signals(self) -> dict[str, Signal]:
+        """The columns that ``score`` reads, by the names it uses."""
+        return {}
+
+    def score(self, s: Signals) -> Scores:
+        """One value per row from the signals."""
+        raise NotImplementedError
+
+    def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
+        """Rows of the subset, best first."""
+        return budget.take(scored.best(), scored)
+
+    def params(self) -> dict[str, Any]:
+        """Hyper-parameters by name, as JSON can hold them; a method among them is ``{its name: its parameters}``."""
+        return {f.name: _said(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, Method):
+        return {value.origin or value.name: value.params()} if value.origin or value.name else None
+    if isinstance(value, tuple) and any(isinstance(one, Method) for one in value):
+        return [_said(one) for one in value]
+    return value
+
+
+# ── how much to take ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+# ── which model ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,46 @@
+"""What all passes of a run share: models by role, numerics, templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model bound to a role: where it is and how rows are rendered for it.
+
+    ``where`` is a local folder, a hub id or ``builtin:NAME``; ``revision`` pins a hub id; ``adapter`` is a PEFT folder
+    or hub id on top. ``template`` is a template's name or file; None is the role's default.
+    """
+
+    where: str
+    revision: str | None = None
+    adapter: str | None = None
+    template: str | None = None
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{self.where}{revision}" + (f"+{self.adapter}" if self.adapter else "")
+
+
+Log = Callable[[str], None]
+"""Tells the user one line."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all passes of a run share.
+
+    ``max_length`` counts tokens of prompt and response; ``dtype`` is that of the weights: reductions are always fp32.
+    ``workers`` are processes that score, by default one for each GPU. ``judge_concurrency`` are calls at once to a
+    judge's server.
+    """
+
+    max_length: int = 2048
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_tokens: int | None = None
+    workers: int | None = None
+    judge_concurrency: int | None = None
+    templates: Mapping[str, str] = field(default_factory=lambda: {"*": "alpaca"})

@@ -1,0 +1,104 @@
+"""Arrow batches that are collected, in memory while they are few, and taken out again in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from instdiff.core.arrays import spill as spool
+from instdiff.core.arrays.ragged import offsets_of
+
+Positions = npt.NDArray[np.int64]
+
+BYTES_AT_ONCE, ROWS_AT_ONCE = 1 << 24, 1 << 16
+"""What is taken out in one piece."""
+
+
+class Batches:
+    """A table that grows at its end; above ``spool.IN_MEMORY_BYTES`` it lies in a temporary file."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        self._writer: pa.RecordBatchFileWriter | None = None
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Put a batch at the end.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        self._batches.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes > spool.IN_MEMORY_BYTES:
+            self._spill()
+
+    def table(self) -> pa.Table:
+        """All batches; nothing can be put at the end any more."""
+        if self._file is None or self._writer is None:
+            return pa.Table.from_batches(self._batches, schema=self._schema)
+        self._spill()
+        with spool.writing_aside():
+            self._writer.close()
+        # Mapped without a name: what reads the table keeps the file, and nobody has to remove it.
+        return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(spool.mapped(self._file)))).read_all()
+
+    def _spill(self) -> None:
+        self._file = self._file or spool.temporary(self)
+        with spool.writing_aside():
+            self._writer = self._writer or pa.ipc.new_file(self._file, self._schema)
+            for batch in self._batches:
+                self._writer.write_batch(batch)
+        self._batches.clear()
+
+
+def taken(table: pa.Table, positions: Positions) -> Iterator[pa.RecordBatch]:
+    """The rows at these positions in their order, a bounded number of bytes at a time.
+
+    Arrow's own ``take`` makes one piece of the whole table first.
+
+    Raises:
+        IndexError: there is no such row.
+    """
+    _check(table, positions)
+    batches = table.to_batches()
+    edges = offsets_of([batch.num_rows for batch in batches])
+    size = max(1, table.nbytes // max(1, table.num_rows))
+    step = max(1, min(BYTES_AT_ONCE // size, ROWS_AT_ONCE))
+    for at in range(0, len(positions), step):
+        piece = positions[at : at + step]
+        order = np.argsort(piece)
+        cuts = np.searchsorted(piece[order], edges)
+        found = [
+            batches[number].take(pa.array(piece[order[cuts[number] : cuts[number + 1]]] - edges[number]))
+            for number in np.flatnonzero(np.diff(cuts))
+        ]
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        yield from pa.Table.from_batches(found).combine_chunks().take(pa.array(back)).to_batches()
+
+
+def sliced(table: pa.Table, positions: Positions) -> pa.Table:
+    """The table of the rows at these positions; of neighbours nothing is copied.
+
+    Raises:
+        IndexError: there is no such row.
+    """
+    _check(table, positions)
+    if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
+        return table.slice(positions[0], len(positions))
+    out = Batches(table.schema)
+    for batch in taken(table, positions):
+        out.add(batch)
+    return out.table()
+
+
+def _check(table: pa.Table, positions: Positions) -> None:
+    if len(positions) and not 0 <= positions.min() <= positions.max() < table.num_rows:
+        raise IndexError(f"positions from {positions.min()} to {positions.max()} of {table.num_rows} rows")

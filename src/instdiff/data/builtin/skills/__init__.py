@@ -1,0 +1,10 @@
+"""A controlled pool: synthetic instruction skills of which it is known who can do what, and which rows are wrong.
+
+Data: ``builtin:skills`` (the pool), ``builtin:skills/test`` and ``builtin:skills/known``, each with ``@SEED`` behind it
+for another draw. Model: ``builtin:skills``, which has learned the known skills and none of the others.
+"""
+
+from instdiff.data.builtin.skills.pool import AMOUNTS, KINDS, PARTS, named, rows
+from instdiff.data.builtin.skills.tasks import BEYOND, FILLER, KNOWN, LEARNABLE, SKILLS, Skill
+
+__all__ = ["AMOUNTS", "BEYOND", "FILLER", "KINDS", "KNOWN", "LEARNABLE", "PARTS", "SKILLS", "Skill", "named", "rows"]

@@ -1,0 +1,120 @@
+"""The pool, its tests, and the rows of the known skills: drawn by a seed, every row labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+from instdiff.data.builtin.skills.tasks import BEYOND, FILLER, KNOWN, LEARNABLE, SKILLS, WORDS, Skill
+from instdiff.errors import DataError, did_you_mean
+
+Row = dict[str, str]
+
+KINDS = ("known", "learnable", "beyond", "noise", "duplicate", "filler")
+PARTS = ("train", "test", "known")
+
+AMOUNTS = {
+    **dict.fromkeys((skill.name for skill in KNOWN), 120),
+    **{"backwards": 60, "second": 150, "rotate": 120, "swap_ends": 120},
+    **{"loud_back": 120, "minus_one": 150, "rival": 200, "sort": 240},
+    **dict.fromkeys((skill.name for skill in BEYOND), 150),
+    **dict.fromkeys((skill.name for skill in FILLER), 125),
+}
+"""Clean rows of each skill in the pool."""
+
+NOISE = {"swapped": 260, "random": 200, "contradictory": 170}
+DUPLICATES = 300
+TESTS = 50
+KNOWN_ROWS = 250
+
+
+def rows(part: str = "train", seed: int = 0) -> list[Row]:
+    """The rows of a part, in an order drawn by the seed.
+
+    Args:
+        part: ``train`` (the pool of 4,000), ``test`` (50 rows of each known and learnable skill) or ``known`` (250 rows
+            of each skill that the base model was trained on).
+        seed: of everything that is drawn; no draw of ``train`` or ``known`` asks what a draw of ``test`` asks.
+
+    Returns:
+        Rows of ``instruction``, ``input``, ``output``, ``kind`` (see `KINDS`), ``skill``, and ``detail``: of a
+        learnable row how hard it is, of noise what was done, of a duplicate its original's kind.
+    """
+    rng = Random(f"{part}|{seed}")
+    asked: set[tuple[str, str]] = set()
+    if part == "test":
+        made = [row for skill in (*KNOWN, *LEARNABLE) for row in _draw(rng, skill, TESTS, asked, test=True)]
+    elif part == "known":
+        made = [row for skill in (*KNOWN, *FILLER) for row in _draw(rng, skill, KNOWN_ROWS, asked)]
+    else:
+        made = _pool(rng, asked)
+    rng.shuffle(made)
+    return made
+
+
+def named(name: str) -> list[Row]:
+    """The rows of ``builtin:skills[/PART][@SEED]``.
+
+    Raises:
+        DataError: there is no such part, or the seed is no number.
+    """
+    place, _, seed = name.removeprefix("builtin:").partition("@")
+    top, _, part = place.partition("/")
+    if top != "skills" or (part or "train") not in PARTS:
+        there = ["builtin:skills", *(f"builtin:skills/{known}" for known in PARTS)]
+        raise DataError(f"no built-in data '{name}'{did_you_mean(f'builtin:{place}', there)}")
+    if not (seed or "0").isdecimal():
+        raise DataError(f"'{name}': the seed '{seed}' is no whole number; write builtin:{place}@1 for another draw")
+    return rows(part or "train", int(seed or 0))
+
+
+def _pool(rng: Random, asked: set[tuple[str, str]]) -> list[Row]:
+    clean = [row for name, count in AMOUNTS.items() for row in _draw(rng, SKILLS[name], count, asked)]
+    useful = [row for row in clean if row["kind"] in ("known", "learnable")]
+    wrong = [*_noise(rng, useful, asked), *_contradictions(rng, useful)]
+    copies = [{**row, "kind": "duplicate", "detail": row["kind"]} for row in rng.sample(useful, DUPLICATES)]
+    return [*clean, *wrong, *copies]
+
+
+def _draw(rng: Random, skill: Skill, count: int, asked: set[tuple[str, str]], *, test: bool = False) -> Iterator[Row]:
+    """Clean rows of a skill that ask what was not asked before."""
+    kind = "learnable" if skill in LEARNABLE else skill.level
+    detail = skill.level if skill in LEARNABLE else ""
+    for _ in range(count):
+        while (what := skill.ask(rng, test=test)) in asked:
+            pass
+        asked.add(what)
+        yield _row(skill, what, skill.answer(what[1]), kind, detail)
+
+
+def _row(skill: Skill, what: tuple[str, str], output: str, kind: str, detail: str) -> Row:
+    ask, text = what
+    return {"instruction": ask, "input": text, "output": output, "kind": kind, "skill": skill.name, "detail": detail}
+
+
+def _noise(rng: Random, useful: list[Row], asked: set[tuple[str, str]]) -> Iterator[Row]:
+    """Prompts of known and learnable skills, as frequent as there, under another row's answer or under any words."""
+    for what in ("swapped", "random"):
+        for _ in range(NOISE[what]):
+            skill = SKILLS[rng.choice(useful)["skill"]]
+            prompt = next(_draw(rng, skill, 1, asked))
+            while (output := _unfit(rng, what, useful)) == prompt["output"]:
+                pass
+            yield {**prompt, "output": output, "kind": "noise", "detail": what}
+
+
+def _unfit(rng: Random, what: str, useful: list[Row]) -> str:
+    if what == "swapped":
+        return rng.choice(useful)["output"]
+    return " ".join(rng.sample(WORDS, rng.randint(3, 5)))
+
+
+def _contradictions(rng: Random, useful: list[Row]) -> Iterator[Row]:
+    """Learnable rows once more, answered as another skill would."""
+    clean = [row for row in useful if row["kind"] == "learnable"]
+    for row in rng.sample(clean, NOISE["contradictory"]):
+        asked, count = SKILLS[row["skill"]], len(row["input"].split())
+        others = [skill for skill in (*KNOWN, *LEARNABLE) if skill.digits == asked.digits and count <= skill.high]
+        while (output := rng.choice(others).answer(row["input"])) == row["output"]:
+            pass
+        yield {**row, "output": output, "kind": "noise", "detail": "contradictory"}

@@ -1,0 +1,278 @@
+"""Model references become modules: the base is resident once, adapters sit on top of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instdiff.core import ModelRef
+from instdiff.core.files import fingerprint, fingerprint_files, writing
+from instdiff.data.builtin import path as builtin_path
+from instdiff.engine.allocator import keep_pages
+from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.errors import EngineError
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+NOT_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model reference resolved to files on this machine.
+
+    ``fingerprint`` is the hash of weights and architecture, so a copy of a model is the same model; ``commit`` is the
+    hub's revision, where it came from there.
+    """
+
+    ref: ModelRef
+    folder: Path
+    adapter: Path | None
+    fingerprint: str
+    commit: str | None = None
+
+    @property
+    def base_key(self) -> str:
+        """Equal for references that share a resident base."""
+        return str(self.folder.resolve())
+
+    @property
+    def depth(self) -> int:
+        """Layers of the model."""
+        config = _config(self.folder, "config.json")
+        config = config.get("text_config", config)
+        return int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+
+
+def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -> Source:
+    """Find a model's files and hash them; ``memo`` remembers hashes by path, size and time.
+
+    Raises:
+        EngineError: no such folder or hub id, no weights in it, or an adapter without its base.
+    """
+    folder, commit = _folder(ref.where, ref.revision)
+    adapter = _folder(ref.adapter, None)[0] if ref.adapter else None
+    if adapters and adapter is None and (folder / "adapter_config.json").is_file():
+        base = _config(folder, "adapter_config.json").get("base_model_name_or_path")
+        if not base:
+            raise EngineError(f"'{ref.where}' is an adapter that does not name its base; write BASE+{ref.where}")
+        adapter, (folder, commit) = folder, _folder(base, None)
+    mark = _hash(folder, "config.json", memo)
+    if adapter is not None:
+        mark = fingerprint(mark, _hash(adapter, "adapter_config.json", memo))
+    return Source(ref, folder, adapter, mark, commit)
+
+
+def _folder(where: str, revision: str | None) -> tuple[Path, str | None]:
+    if where.startswith("builtin:"):
+        return builtin_path(where.removeprefix("builtin:")), None
+    local = Path(where).expanduser()
+    if local.is_dir():
+        return local, None
+    if local.is_absolute() or where.startswith((".", "~")) or where.count("/") != 1:
+        raise EngineError(f"no model folder '{where}'; give a local folder, a hub id as owner/name, or builtin:tiny")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        kept = snapshot_download(
+            where, revision=revision, allow_patterns=[*WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja"]
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise EngineError(
+            f"model '{where}' is no local folder, and the hub did not give it: {_first_line(error)}; "
+            "check the name, the network, or HF_TOKEN for a gated model"
+        ) from None
+    return Path(kept), Path(kept).name
+
+
+def _hash(folder: Path, config: str, memo: Path | None) -> str:
+    names = sorted({file.name for pattern in WEIGHTS for file in folder.glob(pattern)})
+    if not (folder / config).is_file():
+        raise EngineError(f"'{folder}' has no {config}, so it is no Hugging Face model folder")
+    if not names:
+        raise EngineError(f"'{folder}' has no weights (*.safetensors)")
+    settings = _config(folder, config)
+    kept = {key: value for key, value in settings.items() if key not in (*NOT_THE_MODEL, "base_model_name_or_path")}
+    stamp = [[str((folder / n).resolve()), (folder / n).stat().st_size, (folder / n).stat().st_mtime_ns] for n in names]
+    key = fingerprint(stamp)
+    known = memo / f"{key}.txt" if memo else None
+    if known is not None and known.is_file():
+        weights = known.read_text(encoding="utf-8")
+    else:
+        weights = fingerprint_files(folder, names)
+        if known is not None:
+            with writing(known) as aside:
+                aside.write_text(weights, encoding="utf-8")
+    return fingerprint(weights, json.dumps(kept, sort_keys=True))
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        settings: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(f"cannot read '{folder / name}': {_first_line(error)}") from None
+    return settings
+
+
+def load_tokenizer(source: Source) -> HFTokenizer:
+    """The tokenizer beside the model (or beside its adapter, where it has one), with the model's context length.
+
+    Raises:
+        EngineError: there is none that can be read.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    beside = (
+        source.adapter if source.adapter and (source.adapter / "tokenizer_config.json").is_file() else source.folder
+    )
+    try:
+        hf = AutoTokenizer.from_pretrained(str(beside))
+        config = AutoConfig.from_pretrained(str(source.folder))
+    except Exception as error:
+        raise EngineError(f"cannot read the tokenizer in '{beside}': {_first_line(error)}") from error
+    return HFTokenizer(hf, getattr(config.get_text_config(), "max_position_embeddings", None))
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes the first GPU, else Apple's, else the CPU.
+
+    Raises:
+        EngineError: the device named is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineError(f"device '{name}' cannot be used: {_first_line(error)}") from None
+    return device
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the weights; ``auto`` is bf16 where the hardware multiplies it faster, else fp32."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    fast = device.type == "cpu" and _cpu_multiplies_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device has no instructions for a precision: products are then many times slower than in fp32."""
+    if device.type != "cpu" or dtype is torch.float32:
+        return False
+    return dtype is not torch.bfloat16 or not _cpu_multiplies_bf16()
+
+
+def _cpu_multiplies_bf16() -> bool:
+    capability = getattr(torch.cpu, "get_capabilities", None)
+    if capability is not None:
+        flags = capability()
+        return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+class Resident:
+    """The models in memory: one base at a time, with the adapters that sit on it."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        if device.type == "cpu":
+            keep_pages()
+            keep_few_products()
+        self.loads = 0
+        self._key: str | None = None
+        self._module: Any = None
+        self._adapters: dict[str, str] = {}
+
+    @contextmanager
+    def use(self, source: Source) -> Iterator[torch.nn.Module]:
+        """The causal language model of a source, ready for inference.
+
+        Raises:
+            EngineError: the weights cannot be loaded.
+        """
+        if self._key != source.base_key:
+            self._module, self._adapters, self._key = None, {}, None
+            self._module = self._load(source.folder)
+            self._key = source.base_key
+        if source.adapter is None:
+            off = self._module.disable_adapter() if self._adapters else nullcontext()
+            with off:
+                yield self._module.get_base_model() if self._adapters else self._module
+            return
+        self._adapt(source.adapter)
+        yield self._module.get_base_model()
+
+    def _adapt(self, adapter: Path) -> None:
+        from peft import PeftModel
+
+        name = self._adapters.get(str(adapter.resolve()))
+        try:
+            if name is None:
+                name = f"adapter{len(self._adapters)}"
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                    if self._adapters:
+                        self._module.load_adapter(str(adapter), adapter_name=name)
+                    else:
+                        self._module = PeftModel.from_pretrained(self._module, str(adapter), adapter_name=name)
+                self._module.to(self.dtype).eval()
+                self._adapters[str(adapter.resolve())] = name
+        except Exception as error:
+            raise EngineError(f"cannot load adapter '{adapter}': {_first_line(error)}") from error
+        self._module.set_adapter(name)
+
+    def _load(self, folder: Path) -> Any:
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            module = AutoModelForCausalLM.from_pretrained(str(folder), dtype=self.dtype, use_safetensors=_safe(folder))
+        except Exception as error:
+            raise EngineError(f"cannot load model '{folder}': {_first_line(error)}") from error
+        self.loads += 1
+        return module.to(self.device).eval().requires_grad_(False)
+
+
+def keep_few_products() -> None:
+    """Bound what is kept of compiled bf16 products: a quarter of a megabyte for every size that was met.
+
+    oneDNN keeps 1,024 of them, and once more in each thread, where nothing is gained by it. Both read the environment
+    at the first product; what the user has set there stands.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
+
+
+def _safe(folder: Path) -> bool:
+    if any(folder.glob("*.safetensors")):
+        return True
+    raise EngineError(f"'{folder}' has only pickled weights (*.bin), which are not read; convert them to safetensors")
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Embedders and judges: models that read the words of a row."""

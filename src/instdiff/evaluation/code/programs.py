@@ -1,0 +1,252 @@
+"""Programming problems: what a model is asked, which part of its answer is code, and the program that tests it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from instdiff.errors import DataError
+from instdiff.evaluation.code.sandbox import Limits
+from instdiff.evaluation.generation.backend import ended
+from instdiff.evaluation.subject import Prompt
+from instdiff.evaluation.task_data import Found, Place, column
+
+Row = Mapping[str, Any]
+
+BODY_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\n#", "\nprint", "\n@", "\nassert ", "\n```")
+"""What begins a line after the body of a function has ended."""
+FUNCTION_STOPS = ("\nclass ", "\nif __name__", "\nprint", "\nassert ", '\n"""', "\n```")
+"""The same after functions: others may follow that the first one needs."""
+
+_FENCE = re.compile(r"```[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_BEGINS = re.compile(r"(?:async def|def|class|import|from)\s|@\w")
+_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
+_PYTHON = ("", "python", "python3", "py", "py3")
+_MOST_BEGINNINGS = 20
+
+COMPLETE = (
+    "Complete the following Python code. Answer with the whole program, in one block of code.\n\n```python\n{code}\n```"
+)
+WRITE = "{text}\n\nAnswer with Python code, in one block. It should pass these tests:\n\n```python\n{tests}\n```"
+
+UNITTEST = """
+import unittest as _unittest
+_result = _unittest.TestResult()
+_unittest.defaultTestLoader.loadTestsFromTestCase(TestCases).run(_result)
+_wrong = _result.failures + _result.errors
+assert _result.testsRun and _result.wasSuccessful(), f"{len(_wrong)} of {_result.testsRun} tests: " + "".join(
+    said.strip().splitlines()[-1] for _, said in _wrong[:1]
+)
+"""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    Args:
+        id: its own.
+        entry: the function that is asked for.
+        head: code that stands before every answer.
+        instruction: what a model that follows instructions is asked.
+        start: what a model that continues texts continues.
+        tests: code after the answer, which raises where it is wrong.
+        libraries: that its tests need.
+    """
+
+    id: str
+    entry: str
+    head: str
+    instruction: str
+    start: str
+    tests: str
+    libraries: tuple[str, ...] = ()
+
+    def prompt(self, raw: bool) -> Prompt:
+        """What the model is asked."""
+        return Prompt(self.start, raw=True) if raw else Prompt(self.instruction)
+
+    def code(self, answer: str, stops: Sequence[str] | None) -> str:
+        """The code of an answer; with ``stops`` it continues the start, else it may be surrounded by words."""
+        if stops is not None and not answer.lstrip().startswith("```"):
+            return ended(answer, stops)
+        return _code_in(answer, self.entry)
+
+    def program(self, code: str) -> str:
+        """The program that ends without an exception when the code is right."""
+        code = code.replace("\r\n", "\n")
+        if not self.head:
+            return f"{code}\n\n{self.tests}\n"
+        if _defines(code, self.entry):
+            # It replaces the function of the head, whose helpers and imports it may need.
+            return f"{self.head}\n{_FUTURE.sub('', textwrap.dedent(code))}\n\n{self.tests}\n"
+        if re.match(r"\s*\n?\S", code) and not re.match(r"(?:\s*\n)*[ \t]", code):
+            code = textwrap.indent(code, "    ")  # a body that lost its place
+        return f"{self.head}{code}\n\n{self.tests}\n"
+
+
+def _defines(code: str, entry: str) -> bool:
+    return re.search(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(entry)}\b", code, re.MULTILINE) is not None
+
+
+def _code_in(answer: str, entry: str) -> str:
+    """The block that defines the function, else the first; without blocks the lines that are code."""
+    blocks: list[str] = [block for kind, block in _FENCE.findall(answer) if kind.lower() in _PYTHON]
+    if blocks:
+        return next((block for block in blocks if _defines(block, entry)), blocks[0])
+    return _lines_of_code(answer.replace("```", ""), entry)
+
+
+def _lines_of_code(text: str, entry: str) -> str:
+    """The longest run of lines that is Python and defines the function, from the first line that looks like it."""
+    lines = text.splitlines()
+    starts = [at for at, line in enumerate(lines) if _BEGINS.match(line)]
+    for start in starts[:_MOST_BEGINNINGS]:
+        for stop in range(len(lines), start, -1):
+            code = "\n".join(lines[start:stop])
+            if not _defines(code, entry):
+                break
+            if _is_python(code):
+                return code
+    return "\n".join(lines[starts[0] :]) if starts and _defines(text, entry) else text
+
+
+def _is_python(code: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+# ── the benchmarks ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def human_eval(row: Row, where: str) -> Problem:
+    """HumanEval and HumanEval+: a function's head and description, and ``check(candidate)``."""
+    start, entry = str(column(row, ["prompt"], where)), str(column(row, ["entry_point"], where))
+    tests = f"{column(row, ['test'], where)}\n\ncheck({entry})"
+    ask = COMPLETE.format(code=start.rstrip())
+    return Problem(str(column(row, ["task_id"], where)), entry, start, ask, start, tests)
+
+
+def mbpp(row: Row, where: str) -> Problem:
+    """MBPP: a sentence, and assertions."""
+    tests = [str(test) for test in _listed(column(row, ["test_list"], where), where)]
+    setup = str(row.get("test_setup_code") or "")
+    imports = [str(line) for line in _listed(row.get("test_imports") or [], where)]
+    return _mbpp(row, where, tests, "\n".join([*imports, setup, *tests]))
+
+
+def mbpp_plus(row: Row, where: str) -> Problem:
+    """MBPP+: the same with a script of many more tests."""
+    tests = [str(test) for test in _listed(column(row, ["test_list"], where), where)]
+    imports = [str(line) for line in _listed(row.get("test_imports") or [], where)]
+    return _mbpp(row, where, tests, "\n".join([*imports, str(column(row, ["test"], where))]))
+
+
+def _mbpp(row: Row, where: str, shown: Sequence[str], tests: str) -> Problem:
+    text = str(column(row, ["text", "prompt"], where)).strip()
+    entry = _called(str(row.get("code") or ""), shown)
+    ask = WRITE.format(text=text, tests="\n".join(shown[:3]))
+    start = '"""\n' + "\n".join([text, *shown[:3]]) + '\n"""\n'
+    return Problem(f"MBPP/{column(row, ['task_id'], where)}", entry, "", ask, start, tests)
+
+
+def big_code_bench(row: Row, where: str) -> Problem:
+    """BigCodeBench: a function that uses libraries, and a ``unittest`` class."""
+    start = str(column(row, ["complete_prompt"], where))
+    entry = str(column(row, ["entry_point"], where))
+    tests = f"{column(row, ['test'], where)}\n{UNITTEST}"
+    needs = tuple(str(name) for name in _listed(row.get("libs") or [], where))
+    ask = str(column(row, ["instruct_prompt"], where))
+    return Problem(str(column(row, ["task_id"], where)), entry, f"{start.rstrip()}\n", ask, start, tests, needs)
+
+
+def _listed(value: Any, where: str) -> list[Any]:
+    """A list, or the text of one, as BigCodeBench has it."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            raise DataError(f"{where}: '{value[:60]}' is no list; correct the row or leave it out") from None
+    return list(value)
+
+
+def _called(code: str, tests: Sequence[str]) -> str:
+    """The function of the reference that the tests call; without a reference, the first that they call."""
+    defined = set(re.findall(r"^def[ \t]+(\w+)", code, re.MULTILINE))
+    called = [name for test in tests for name in re.findall(r"(\w+)[ \t]*\(", test)]
+    return next((name for name in called if name in defined or not defined), called[0] if called else "")
+
+
+def tested(row: Row) -> bool:
+    """Whether a row of MBPP belongs to its test split: the others are for training and as examples."""
+    number = str(row.get("task_id", ""))
+    return not number.isdigit() or 11 <= int(number) <= 510
+
+
+@dataclass(frozen=True)
+class CodeTask:
+    """A benchmark.
+
+    Args:
+        place: where its rows are.
+        read: makes a problem of a row.
+        stops: what ends a text that continues a problem's start.
+        limits: of each program.
+        keep: which rows are tested.
+    """
+
+    place: Place
+    read: Callable[[Row, str], Problem]
+    stops: tuple[str, ...] = BODY_STOPS
+    limits: Limits = field(default_factory=Limits)
+    keep: Callable[[Row], bool] = lambda row: True
+
+    def problems(self, data: Found, limit: int | None) -> list[Problem]:
+        """The first so many problems.
+
+        Raises:
+            DataError: a row lacks a column, or none is left.
+        """
+        rows = [(number, row) for number, row in enumerate(data.rows) if self.keep(row)][:limit]
+        if not rows:
+            raise DataError(f"task '{self.place.name}': no row of {data.where} belongs to the test split")
+        return [self.read(row, f"task '{self.place.name}', row {number} of {data.where}") for number, row in rows]
+
+
+MANY_TESTS = Limits(cpu=30, wall=90)
+LIBRARIES = Limits(cpu=60, wall=180, memory=16 << 30, disk=256 << 20, processes=128, files=1024)
+
+TASKS = {
+    "humaneval": CodeTask(
+        Place("humaneval", "openai/openai_humaneval:test", ("humaneval/HumanEval", "HumanEval")), human_eval
+    ),
+    "humaneval_plus": CodeTask(
+        Place("humaneval_plus", "evalplus/humanevalplus:test", ("humaneval/HumanEvalPlus", "HumanEvalPlus")),
+        human_eval,
+        limits=MANY_TESTS,
+    ),
+    "mbpp": CodeTask(
+        Place("mbpp", "google-research-datasets/mbpp/full:test", ("mbpp/mbpp",)), mbpp, FUNCTION_STOPS, keep=tested
+    ),
+    "mbpp_plus": CodeTask(
+        Place("mbpp_plus", "evalplus/mbppplus:test", ("mbpp/MbppPlus", "MbppPlus")),
+        mbpp_plus,
+        FUNCTION_STOPS,
+        limits=MANY_TESTS,
+    ),
+    "bigcodebench": CodeTask(
+        Place("bigcodebench", "bigcode/bigcodebench:v0.1.4", ("bigcodebench/bigcodebench", "BigCodeBench")),
+        big_code_bench,
+        limits=LIBRARIES,
+    ),
+}

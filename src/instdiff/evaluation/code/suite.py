@@ -1,0 +1,150 @@
+"""Suite ``code``: programs that a model writes, run against tests that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+
+import numpy as np
+
+from instdiff.config.evaluate import EvalConfig
+from instdiff.evaluation.code.programs import TASKS, Problem
+from instdiff.evaluation.code.sandbox import Executions, Sandbox, Verdict
+from instdiff.evaluation.results import TaskResult
+from instdiff.evaluation.subject import Sampling, Subject
+from instdiff.evaluation.task_data import Found, chosen, find
+
+CONTINUE = ("plain", "direct")
+"""Templates that say nothing of instructions: a model under them continues the problem's own code."""
+KS = (1, 2, 5, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class CodeSuite:
+    """pass@1, of each problem the share of its samples that pass.
+
+    Args:
+        tasks: names out of ``TASKS``.
+        sampling: how answers are drawn.
+        raw: the model continues code, else it follows an instruction.
+        limit: first so many problems of each task.
+        data_dir: a folder with files of tasks.
+        task_data: files by task.
+        unsafe: run programs even where they cannot be shut in.
+    """
+
+    tasks: tuple[str, ...]
+    sampling: Sampling
+    raw: bool = False
+    limit: int | None = None
+    data_dir: str | None = None
+    task_data: Mapping[str, str] | None = None
+    unsafe: bool = False
+    name: str = "code"
+
+    def run(self, subject: Subject) -> tuple[TaskResult, ...]:
+        """Write and run, task by task.
+
+        Raises:
+            DataError: a task's data are not there.
+            EngineError: programs cannot be run safely here.
+        """
+        # All that can be refused is refused before the first answer is written.
+        lacking = Sandbox(unsafe=self.unsafe).check()
+        for words in lacking:
+            subject.log(f"warning: programs are run unsafely: {words}")
+        found = {
+            name: find(TASKS[name].place, self.task_data or {}, self.data_dir, None, subject.log) for name in self.tasks
+        }
+        problems = {name: TASKS[name].problems(data, self.limit) for name, data in found.items()}
+        return tuple(self._task(name, found[name], problems[name], lacking, subject) for name in self.tasks)
+
+    def _task(
+        self, name: str, data: Found, problems: Sequence[Problem], lacking: list[str], subject: Subject
+    ) -> TaskResult:
+        task, n = TASKS[name], self.sampling.n
+        missing = missing_libraries(problems)
+        able = [problem for problem in problems if not missing.get(problem.id)]
+        if len(able) < len(problems):
+            names = sorted({library for needed in missing.values() for library in needed})
+            subject.log(f"{name}: {len(problems) - len(able)} problems need libraries that lack: {', '.join(names)}")
+        stops = task.stops if self.raw else None
+        sampling = Sampling(**{**asdict(self.sampling), "stop": stops or ()})
+        answers = subject.generator.write([problem.prompt(self.raw) for problem in able], sampling)
+        programs = [
+            problem.program(problem.code(text, stops))
+            for problem, texts in zip(able, answers, strict=True)
+            for text in texts
+        ]
+        sandbox = Sandbox(task.limits, unsafe=self.unsafe)
+        verdicts = Executions(subject.folder / "executions.jsonl", sandbox).run(programs, subject.progress)
+        subject.spend("programs", len(set(programs)))
+        passed = np.array([verdict.passed for verdict in verdicts], np.int64).reshape(len(able), n).sum(1)
+        share = dict(zip([problem.id for problem in able], passed / n, strict=True))
+        details = {
+            "samples": n,
+            "style": "continue" if self.raw else "instruct",
+            **{f"pass@{k}": _mean(pass_at(k, n, passed)) for k in sorted({*(k for k in KS if k <= n), n})},
+            "verdicts": _counted(verdicts),
+            "limits": asdict(task.limits),
+            "isolated": not lacking,
+            "data": data.where,
+            "data_fingerprint": data.fingerprint,
+        }
+        ids = [problem.id for problem in problems]
+        why = ["missing_library" if missing.get(one) else None for one in ids]
+        score = np.array([share.get(one, math.nan) for one in ids])
+        return TaskResult(name, "pass@1", ids, score, why=why, details=details)
+
+
+def pass_at(k: int, n: int, passed: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[float]:
+    """Of each problem the chance that of ``k`` samples one passes, without bias from its ``n`` samples.
+
+    Of all ways to take ``k`` of the samples, it is the share that takes one of those that passed.
+    """
+    return [1 - math.comb(n - int(right), k) / math.comb(n, k) for right in passed]
+
+
+def missing_libraries(problems: Sequence[Problem]) -> dict[str, list[str]]:
+    """Of each problem the libraries that it needs and that are not installed."""
+    names = {name.partition(".")[0] for problem in problems for name in problem.libraries}
+    absent = {name for name in names if find_spec(name) is None}
+    return {p.id: [name for name in p.libraries if name.partition(".")[0] in absent] for p in problems}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _counted(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    return dict(Counter(verdict.reason for verdict in verdicts).most_common())
+
+
+def code_suite(config: EvalConfig) -> CodeSuite:
+    """The suite as configured.
+
+    A model continues code under a template that has no instruction, or where worked examples are asked for: the
+    problems bring their own, and none is added.
+
+    Raises:
+        ConfigError: an unknown task.
+    """
+    sampling = Sampling(
+        n=config.n,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+    )
+    return CodeSuite(
+        tuple(chosen(list(TASKS), config.task, "code")),
+        sampling,
+        raw=bool(config.shots) or config.template in CONTINUE,
+        limit=config.limit,
+        data_dir=config.data_dir,
+        task_data=config.task_data,
+        unsafe=config.unsafe,
+    )

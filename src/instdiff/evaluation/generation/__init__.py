@@ -1,0 +1,1 @@
+"""Answers of a model: what is asked, by which backend, and the cache."""

@@ -1,0 +1,81 @@
+"""What is asked of a backend, and what every one of them does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from instdiff.errors import ConfigError
+from instdiff.evaluation.generation.answers import Reply
+from instdiff.evaluation.subject import Prompt, Sampling
+from instdiff.rendering.templates import Template, TextTemplate, fill
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One answer that is to be written.
+
+    Args:
+        key: hash of all that it depends on.
+        prompt: as the suite has it.
+        shown: what the model sees.
+        seed: of its draws, from the run's seed, what is shown and the answer's number alone.
+    """
+
+    key: str
+    prompt: Prompt
+    shown: str
+    seed: int
+
+
+class Backend(Protocol):
+    """What writes answers and keeps none.
+
+    ``mark`` is the hash of the model and of everything else that decides its answers beside prompt and sampling.
+    """
+
+    name: str
+    mark: str
+
+    def shown(self, prompt: Prompt) -> str:
+        """What the model sees of a prompt."""
+        ...
+
+    def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[list[tuple[Asked, Reply]]]:
+        """Answers as they come, in any order."""
+        ...
+
+
+def in_template(prompt: Prompt, layout: Template, hf: Any) -> str:
+    """What a model sees of a prompt: the text as it is, or in a template as training has it.
+
+    Raises:
+        ConfigError: a chat template is asked for, and the tokenizer has none.
+    """
+    if prompt.raw:
+        return prompt.text
+    if isinstance(layout, TextTemplate):
+        head = fill(layout.system, system=prompt.system) if prompt.system else ""
+        return head + layout.turn(prompt.text, "")
+    jinja = layout.jinja or hf.chat_template
+    if not jinja:
+        raise ConfigError(
+            f"the tokenizer of '{hf.name_or_path}' has no chat template; give --template alpaca, plain or direct"
+        )
+
+    def said(messages: list[dict[str, str]]) -> str:
+        text: str = hf.apply_chat_template(messages, chat_template=jinja, tokenize=False, add_generation_prompt=True)
+        return text
+
+    if not prompt.system:
+        return said([{"role": "user", "content": prompt.text}])
+    try:
+        return said([{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.text}])
+    except Exception:  # noqa: BLE001 - some templates refuse a system turn
+        return said([{"role": "user", "content": f"{prompt.system}\n\n{prompt.text}"}])
+
+
+def ended(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of some others."""
+    return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))]

@@ -1,0 +1,129 @@
+"""Answers, written by whatever writes them, and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from instdiff.core import Log, ModelRef, Settings
+from instdiff.core.files import fingerprint
+from instdiff.core.progress import Progress
+from instdiff.engine.models import Resident
+from instdiff.engine.text.judge import parse_judge
+from instdiff.errors import ConfigError, did_you_mean
+from instdiff.evaluation.generation.answers import Reply, Written
+from instdiff.evaluation.generation.backend import Asked, Backend
+from instdiff.evaluation.subject import Prompt, Sampling
+
+KINDS = ("hf", "vllm", "openai:MODEL@http://host:port/v1")
+Spend = Callable[[str, float], None]
+"""Told what was spent and how much of it."""
+
+
+class Generator:
+    """Writes answers that are not there yet.
+
+    The bill counts every answer that is used, also those of an earlier run: what an evaluation costs does not depend
+    on how often it was interrupted.
+
+    Args:
+        backend: writes.
+        folder: where answers are kept.
+        spend: is told tokens and seconds.
+        log: is told what happens.
+        progress: shows it.
+    """
+
+    def __init__(self, backend: Backend, folder: Path, spend: Spend, log: Log, progress: Progress) -> None:
+        self.backend, self.name, self.log, self.progress = backend, backend.name, log, progress
+        self.mark, self._spend = backend.mark, spend
+        self.written = Written(folder, backend.mark)
+
+    def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """Of each prompt its ``n`` answers; at temperature 0 they are the same, and one is written."""
+        draws = sampling.n if sampling.temperature > 0 else 1
+        rows = [self._asked(prompt, draws, sampling) for prompt in prompts]
+        every = {one.key: one for row in rows for one in row}
+        lacking = [one for one in every.values() if one.key not in self.written]
+        got: dict[str, Reply] = {}
+        if lacking:
+            got = self._write(lacking, sampling, len(every) - len(lacking))
+        replies = {key: self.written[key] if key in self.written else got[key] for key in every}
+        self._account(list(replies.values()))
+        answers = [[replies[one.key].text or "" for one in row] for row in rows]
+        return [row * (sampling.n // draws) for row in answers]
+
+    def _asked(self, prompt: Prompt, draws: int, sampling: Sampling) -> list[Asked]:
+        shown = self.backend.shown(prompt)
+        how: dict[str, Any] = {"tokens": sampling.max_new_tokens, "stop": list(sampling.stop)}
+        if sampling.temperature > 0:
+            how |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+        out = []
+        for number in range(draws):
+            seed = int(fingerprint(sampling.seed, shown, number)[:15], 16)
+            out.append(Asked(fingerprint(self.backend.mark, shown, how, number), prompt, shown, seed))
+        return out
+
+    def _write(self, lacking: list[Asked], sampling: Sampling, cached: int) -> dict[str, Reply]:
+        got: dict[str, Reply] = {}
+        most = len(lacking) * sampling.max_new_tokens
+        with self.progress.task(f"answers of {self.name}", rows=len(lacking), tokens=most, cached=cached) as advance:
+            for some in self.backend.write(lacking, sampling):
+                replies = [(one.key, reply) for one, reply in some]
+                self.written.keep(replies)
+                got.update(replies)
+                advance(len(some), sum(reply.generated_tokens for _, reply in replies))
+        return got
+
+    def _account(self, replies: list[Reply]) -> None:
+        self._spend("answers", len(replies))
+        self._spend("prompt_tokens", sum(reply.prompt_tokens for reply in replies))
+        self._spend("generated_tokens", sum(reply.generated_tokens for reply in replies))
+        self._spend("seconds", sum(reply.seconds for reply in replies))
+        lost = [reply.why for reply in replies if reply.text is None]
+        if lost:
+            self._spend("unanswered", len(lost))
+            self.log(
+                f"warning: {self.name} gave no answer to {len(lost)} prompts, which count as empty ones "
+                f"(first: {lost[0]}); the next run asks again"
+            )
+
+
+def make_generator(
+    spec: str,
+    model: ModelRef,
+    settings: Settings,
+    memo: Path,
+    folder: Path,
+    *,
+    resident: Resident | None = None,
+    concurrency: int = 8,
+    spend: Spend,
+    log: Log,
+    progress: Progress,
+) -> Generator:
+    """The generator that a configuration names; models are loaded when the first answer is asked for.
+
+    Raises:
+        ConfigError: no such generator, or the address of a server is faulty.
+        PlanError: it needs a package that is not installed.
+        EngineError: the model is not there.
+    """
+    backend: Backend
+    endpoint = parse_judge(spec)
+    if endpoint is not None:
+        from instdiff.evaluation.generation.server_backend import Server
+
+        backend = Server(endpoint, settings.templates.get("*"), log, concurrency=concurrency)
+    elif spec == "hf":
+        from instdiff.evaluation.generation.transformers_backend import Local
+
+        backend = Local(model, settings, memo, log, resident=resident)
+    elif spec == "vllm":
+        from instdiff.evaluation.generation.vllm_backend import VLLM
+
+        backend = VLLM(model, settings, memo, log)
+    else:
+        raise ConfigError(f"unknown generator '{spec}'{did_you_mean(spec, KINDS)}")
+    return Generator(backend, folder, spend, log, progress)

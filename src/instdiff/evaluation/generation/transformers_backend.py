@@ -1,0 +1,224 @@
+"""Answers of a model in this process: batches padded on the left, longest first."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from instdiff.core import Log, ModelRef, Settings
+from instdiff.core.files import fingerprint
+from instdiff.engine.forward import out_of_memory
+from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.errors import EngineError
+from instdiff.evaluation.generation.answers import Reply
+from instdiff.evaluation.generation.backend import Asked, ended, in_template
+from instdiff.evaluation.subject import Prompt, Sampling
+from instdiff.rendering.templates import TextTemplate, template
+
+BATCH_ROWS = {"cpu": 8}
+GPU_BATCH_ROWS = 64
+WAYS = 1
+"""A change of how answers are written gets another number, so that old ones are not taken for new ones."""
+
+Row = tuple[Asked, list[int]]
+
+
+class Shown:
+    """A model of this machine with its tokenizer and template: what it sees of a prompt, as text and as tokens."""
+
+    def __init__(self, model: ModelRef, settings: Settings, memo: Path) -> None:
+        self.name, self.source = str(model), resolve(model, memo)
+        self.layout = template(model.template or settings.templates.get("base") or settings.templates["*"])
+
+    @cached_property
+    def tokenizer(self) -> HFTokenizer:
+        """Read when it is first needed."""
+        return load_tokenizer(self.source)
+
+    def text(self, prompt: Prompt) -> str:
+        """As text."""
+        return in_template(prompt, self.layout, self.tokenizer.hf)
+
+    def rows(self, asked: Sequence[Asked]) -> list[Row]:
+        """As tokens; a chat template brings its own start token."""
+        ids = self.tokenizer.encode([one.shown for one in asked])
+        start = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
+        text = isinstance(self.layout, TextTemplate)
+        return [(one, (start if text or one.prompt.raw else []) + row) for one, row in zip(asked, ids, strict=True)]
+
+    def room(self, row: Row, most: int) -> int:
+        """Tokens that the model's context leaves for an answer."""
+        limit = self.tokenizer.max_length
+        return most if limit is None else max(0, min(most, limit - len(row[1])))
+
+    def split(self, asked: Sequence[Asked], most: int) -> tuple[list[tuple[Row, int]], list[tuple[Asked, Reply]]]:
+        """Rows with their room, and those that leave none, with a reason."""
+        rows = [(row, self.room(row, most)) for row in self.rows(asked)]
+        why = f"the prompt is too long for a model of {self.tokenizer.max_length} tokens"
+        return [found for found in rows if found[1]], [(row[0], Reply(None, why=why)) for row, room in rows if not room]
+
+
+class Local:
+    """Writes with transformers.
+
+    An answer depends on its prompt and its seed, not on the rows beside it, but for the rounding of sums that another
+    width of padding brings. What does not fit into memory is halved and tried again.
+
+    Args:
+        model: a causal language model.
+        settings: precision, device, templates; ``batch_tokens`` bounds prompts and answers of a batch.
+        memo: where hashes of model files are remembered.
+        log: is told what happens.
+        resident: models already in memory.
+    """
+
+    def __init__(
+        self, model: ModelRef, settings: Settings, memo: Path, log: Log, *, resident: Resident | None = None
+    ) -> None:
+        if resident is None:
+            device = pick_device(settings.device)
+            resident = Resident(device, pick_dtype(settings.dtype, device))
+        self.resident, self.log, self._tokens = resident, log, settings.batch_tokens
+        self._side = Shown(model, settings, memo)
+        self.name = self._side.name
+        dtype = str(resident.dtype).removeprefix("torch.")
+        self.mark = fingerprint("hf", WAYS, self._side.source.fingerprint, self._side.tokenizer.mark, dtype)
+        self._rows = BATCH_ROWS.get(resident.device.type, GPU_BATCH_ROWS)
+
+    def shown(self, prompt: Prompt) -> str:
+        """The prompt in its template."""
+        return self._side.text(prompt)
+
+    def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[list[tuple[Asked, Reply]]]:
+        """Answers, batch by batch.
+
+        Raises:
+            EngineError: a single prompt does not fit into memory.
+        """
+        rows, lost = self._side.split(asked, sampling.max_new_tokens)
+        if lost:
+            yield lost
+        # Rows with the same room stand together, so that none is cut for, or runs on with, another.
+        rows.sort(key=lambda found: (found[1], -len(found[0][1]), found[0][0].key))
+        with self.resident.use(self._side.source) as model:
+            for room, some in groupby(rows, key=lambda found: found[1]):
+                yield from self._batches(model, deque(row for row, _ in some), room, sampling)
+
+    def _batches(
+        self, model: Any, work: deque[Row], room: int, sampling: Sampling
+    ) -> Iterator[list[tuple[Asked, Reply]]]:
+        while work:
+            fit = self._rows if self._tokens is None else max(1, self._tokens // (len(work[0][1]) + room))
+            batch = [work.popleft() for _ in range(min(fit, self._rows, len(work)))]
+            try:
+                yield self._batch(model, batch, room, sampling)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve(len(batch))
+                work.extendleft(reversed(batch))
+
+    def _halve(self, rows: int) -> None:
+        if rows == 1:
+            raise EngineError(f"one prompt does not fit into memory with '{self.name}'; take a smaller model or dtype")
+        self._rows = rows // 2
+        self.log(f"out of memory: '{self.name}' goes on with {self._rows} answers at once")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _batch(self, model: Any, batch: list[Row], room: int, sampling: Sampling) -> list[tuple[Asked, Reply]]:
+        from transformers import GenerationConfig
+
+        began, width, hf = time.monotonic(), max(len(ids) for _, ids in batch), self._side.tokenizer.hf
+        ends = model.generation_config.eos_token_id
+        ends = hf.eos_token_id if ends is None else ends
+        pad = next((i for i in (hf.pad_token_id, hf.eos_token_id) if i is not None), 0)
+        rows = torch.tensor([[pad] * (width - len(ids)) + ids for _, ids in batch])
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for _, ids in batch])
+        # The penalty would count the padding, so that a row's answer depended on the rows beside it.
+        config = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            max_new_tokens=room,
+            eos_token_id=ends,
+            pad_token_id=pad,
+        )
+        drawn = _Drawn([one.seed for one, _ in batch], room, width, sampling)
+        out = model.generate(
+            input_ids=rows.to(self.resident.device),
+            attention_mask=mask.to(self.resident.device),
+            generation_config=config,
+            logits_processor=[drawn] if sampling.temperature > 0 else None,
+            stopping_criteria=[_Stopped(hf, width, sampling.stop)] if sampling.stop else None,
+        )
+        over = set(ends if isinstance(ends, list) else [ends])
+        seconds = (time.monotonic() - began) / len(batch)
+        done = []
+        for (one, ids), told in zip(batch, out[:, width:].tolist(), strict=True):
+            end = next((at for at, token in enumerate(told) if token in over), len(told))
+            count = min(end + 1, len(told))
+            while sampling.stop and end == len(told) and count and told[count - 1] == pad:
+                count -= 1  # it was stopped by a text, and waited for the others
+            text = ended(hf.decode(told[:end], skip_special_tokens=True), sampling.stop)
+            done.append((one, Reply(text, len(ids), count, seconds)))
+        return done
+
+
+class _Drawn:
+    """Leaves one token, drawn by a number that belongs to the answer and the place alone."""
+
+    def __init__(self, seeds: Sequence[int], room: int, width: int, sampling: Sampling) -> None:
+        self.numbers = torch.from_numpy(np.stack([np.random.default_rng(seed).random(room) for seed in seeds]))
+        self.width, self.sampling = width, sampling
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        exact = torch.float32 if scores.device.type == "mps" else torch.float64
+        share = (scores.to(exact) / self.sampling.temperature).softmax(-1)
+        number = self.numbers[:, ids.shape[1] - self.width, None].to(scores.device, exact)
+        token = nucleus(share, number, self.sampling.top_p)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+def nucleus(share: torch.Tensor, number: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Where the cumulated shares pass a number from 0 to 1, among the likeliest that hold ``top_p`` together.
+
+    Args:
+        share: [rows, vocabulary], probabilities.
+        number: [rows, 1].
+        top_p: 1 draws from all.
+    """
+    if top_p >= 1:
+        total = share.cumsum(-1)
+        place = (total <= number * total[:, -1:]).sum(-1, keepdim=True)
+        return place.clamp(max=share.shape[-1] - 1)
+    likely, order = share.sort(dim=-1, descending=True, stable=True)
+    kept = torch.where(likely.cumsum(-1) - likely < top_p, likely, 0.0)
+    total = kept.cumsum(-1)
+    place = (total <= number * total[:, -1:]).sum(-1, keepdim=True)
+    drawn: torch.Tensor = order.gather(1, torch.minimum(place, (kept > 0).sum(-1, keepdim=True) - 1))
+    return drawn
+
+
+class _Stopped:
+    """Says which rows have written a text that ends them."""
+
+    def __init__(self, hf: Any, width: int, stops: Sequence[str]) -> None:
+        self.hf, self.width, self.stops = hf, width, stops
+        # A token is a byte at least; a few more, because the first may belong to what stands before.
+        self.tail = max(len(stop.encode()) for stop in stops) + 4
+
+    def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        told = ids[:, max(self.width, ids.shape[1] - self.tail) :].tolist()
+        texts = self.hf.batch_decode(told, skip_special_tokens=True)
+        return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=ids.device)

@@ -1,0 +1,343 @@
+"""Suites through lm-eval: its tasks, prompts, filters and metrics, our model, item by item.
+
+``openllm`` is the six tasks of the Open LLM Leaderboard's first version that the papers report, BBH in lm-eval's own
+form (chain of thought, exact match). Tasks are lm-eval's own; where a local file is given they read it in place of the
+hub. What lm-eval has computed is kept in the subject's folder, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instdiff.config.evaluate import EvalConfig
+from instdiff.core.files import fingerprint
+from instdiff.engine.forward import out_of_memory
+from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
+from instdiff.evaluation.harness import local_data as data
+from instdiff.evaluation.harness.local_data import Parts, Row, local_file
+from instdiff.evaluation.harness.model import batch_rows, keeping, quietly, watched
+from instdiff.evaluation.harness.multiple_choice import MED, ChoiceSuite, ChoiceTask, chat_template, dealt
+from instdiff.evaluation.results import TaskResult, distinct
+from instdiff.evaluation.subject import Subject
+
+SEED = 1234
+"""Of the draw of examples: lm-eval's own."""
+
+
+@dataclass(frozen=True)
+class HarnessTask:
+    """A task of lm-eval, or a group of them that differ in subject only.
+
+    Args:
+        name: of the task here.
+        entry: lm-eval's name of the task, or what the names of the group's tasks start with.
+        folder: where lm-eval describes it, so that the other thousands need not be read.
+        shots: examples before each question, as the leaderboard has it.
+        metric: the leaderboard's.
+        read: brings a row of a local file to the hub's columns.
+        files: names that its local file may have.
+        sample: lm-eval's name of the metric, where it is another.
+        filter: what is taken of an answer, where lm-eval takes several things.
+        group: whether it is a group.
+        own_shots: the examples are written into the task, so that there are no more of them.
+    """
+
+    name: str
+    entry: str
+    folder: str
+    shots: int
+    metric: str
+    read: Callable[[Row], Row]
+    files: tuple[str, ...]
+    sample: str | None = None
+    filter: str = "none"
+    group: bool = False
+    own_shots: bool = False
+
+    def subject(self, entry: str) -> str:
+        """What one of lm-eval's tasks of the group is about."""
+        return entry.removeprefix(self.entry) if self.group else ""
+
+
+OPENLLM = {
+    task.name: task
+    for task in (
+        HarnessTask("arc_challenge", "arc_challenge", "arc", 25, "acc_norm", data.arc, ("arc_challenge", "arc")),
+        HarnessTask("hellaswag", "hellaswag", "hellaswag", 10, "acc_norm", data.hellaswag, ("hellaswag",)),
+        HarnessTask("mmlu", "mmlu_", "mmlu/default", 5, "acc", data.mmlu, ("mmlu",), group=True),
+        HarnessTask(
+            "truthfulqa",
+            "truthfulqa_mc2",
+            "truthfulqa",
+            0,
+            "mc2",
+            data.truthfulqa,
+            ("truthfulqa", "mc_task"),
+            sample="acc",
+            own_shots=True,
+        ),
+        HarnessTask(
+            "bbh",
+            "bbh_cot_fewshot_",
+            "bbh/cot_fewshot",
+            3,
+            "exact_match",
+            data.bbh,
+            ("bbh",),
+            filter="get-answer",
+            group=True,
+            own_shots=True,
+        ),
+        HarnessTask("gsm8k", "gsm8k", "gsm8k", 5, "exact_match", data.gsm8k, ("gsm8k",), filter="strict-match"),
+    )
+}
+MORE = {
+    task.name: task
+    for task in (
+        HarnessTask("winogrande", "winogrande", "winogrande", 5, "acc", data.winogrande, ("winogrande",)),
+        HarnessTask("openbookqa", "openbookqa", "openbookqa", 0, "acc_norm", data.openbookqa, ("openbookqa",)),
+    )
+}
+"""Tasks that are run where they are named."""
+
+
+def openllm_suite(config: EvalConfig) -> HarnessSuite:
+    """The ``openllm`` suite of a configuration.
+
+    Raises:
+        ConfigError: a task that it does not have.
+        DataError: a local file is not there.
+        PlanError: lm-eval is not installed.
+    """
+    _installed()
+    chosen = [OPENLLM.get(name) or MORE[name] for name in _chosen(config.task, OPENLLM, MORE)]
+    tasks = tuple((task, _file(task, config, "openllm")) for task in chosen)
+    given = config.model_fields_set
+    return HarnessSuite(
+        tasks,
+        config.shots,
+        config.limit,
+        config.max_length if "max_length" in given else None,
+        config.max_new_tokens if "max_new_tokens" in given else None,
+    )
+
+
+def med_suite(config: EvalConfig) -> ChoiceSuite:
+    """The ``med`` suite of a configuration; it goes through our own sweep and does not need lm-eval.
+
+    Raises:
+        ConfigError: a task that it does not have.
+        DataError: a local file is not there.
+    """
+    chosen = [MED[name] for name in _chosen(config.task, MED)]
+    tasks = tuple((task, _file(task, config, "med")) for task in chosen)
+    return ChoiceSuite("med", tasks, config.shots or 0, config.limit)
+
+
+def _file(task: HarnessTask | ChoiceTask, config: EvalConfig, suite: str) -> str | None:
+    return local_file(task.name, task.files, config.data_dir, config.task_data, suite)
+
+
+def _chosen(asked: Sequence[str], *known: dict[str, Any]) -> list[str]:
+    names = [name for table in known for name in table]
+    for name in asked:
+        if name not in names:
+            raise ConfigError(f"no task '{name}'{did_you_mean(name, names)}")
+    return list(asked) or list(known[0])
+
+
+def _installed() -> None:
+    if find_spec("lm_eval") is None:
+        raise PlanError('the suite openllm needs lm-eval, which is missing; run: pip install "instdiff[eval]"')
+
+
+# ── the suite ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class HarnessSuite:
+    """Tasks of lm-eval; with the model's chat template where that is the run's.
+
+    Args:
+        tasks: what is asked, and the local file of each; None takes the hub's.
+        shots: examples before each question; None takes the leaderboard's number.
+        limit: items of each task, dealt over its subjects.
+        max_length: tokens of a prompt with its answer; by default the model's context.
+        max_new_tokens: tokens after which an answer is cut; by default the task's own number.
+    """
+
+    tasks: tuple[tuple[HarnessTask, str | None], ...]
+    shots: int | None = None
+    limit: int | None = None
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    name: str = "openllm"
+
+    def run(self, subject: Subject) -> tuple[TaskResult, ...]:
+        """Run everything.
+
+        Raises:
+            DataError: a task's rows cannot be read or downloaded.
+            PlanError: lm-eval is not installed.
+        """
+        _installed()
+        source = resolve(subject.model, subject.store.memo)
+        resident = subject.resident
+        if resident is None:
+            device = pick_device(subject.settings.device)
+            resident = Resident(device, pick_dtype(subject.settings.dtype, device))
+        tokenizer = load_tokenizer(source)
+        chat = chat_template(subject)
+        if chat is not None and chat.jinja:
+            tokenizer.hf.chat_template = chat.jinja
+        context = min(self.max_length or 1 << 30, tokenizer.max_length or 2048)
+        mark = fingerprint(
+            source.fingerprint, str(resident.dtype), tokenizer.mark, context, tokenizer.hf.chat_template if chat else ""
+        )
+        with quietly(), resident.use(source) as model:
+            lm = watched()(model, tokenizer.hf, context, batch_rows(subject, context), subject)
+            with closing(keeping(lm, subject.folder / "openllm" / f"{mark}.db")) as answers:
+                found = [
+                    self._task(task, where, answers, subject, context, chat is not None) for task, where in self.tasks
+                ]
+        return tuple(found)
+
+    def _task(
+        self, task: HarnessTask, where: str | None, answers: Any, subject: Subject, context: int, chat: bool
+    ) -> TaskResult:
+        started = time.monotonic()
+        answers.lm.label = f"{self.name}: {task.name}"
+        entries = self._entries(task, where, subject)
+        room, short = context // 2, False
+        for entry in entries.values():
+            if entry.OUTPUT_TYPE == "generate_until":
+                own = int(entry.config.generation_kwargs.get("max_gen_toks", answers.lm.max_gen_toks))
+                most = self.max_new_tokens or own
+                entry.set_config("generation_kwargs", {"max_gen_toks": min(most, room)}, update=True)
+                short |= most > room
+        if short:
+            subject.log(f"{task.name}: answers are cut after {room} tokens, half of the model's context")
+        takes = dealt({name: len(entry.eval_docs) for name, entry in entries.items()}, self.limit)
+        entries = {name: entry for name, entry in entries.items() if takes[name]}
+        samples = {name: list(range(takes[name])) for name in entries}
+        found = _evaluated(answers, entries, samples, chat)
+        subject.spend("seconds", time.monotonic() - started)
+        shots = min(int(entry.config.num_fewshot) for entry in entries.values())
+        return _result(task, found, {"shots": shots, "data": where or "hub", "chat_template": chat})
+
+    def _entries(self, task: HarnessTask, where: str | None, subject: Subject) -> dict[str, Any]:
+        """Lm-eval's tasks by their names, on the rows given."""
+        from lm_eval import tasks
+
+        folder = Path(str(tasks.__file__)).parent / task.folder
+        manager = tasks.TaskManager(include_path=str(folder), include_defaults=False)
+        names = [
+            name for name in manager.all_subtasks if (name.startswith(task.entry) if task.group else name == task.entry)
+        ]
+        local = None if where is None else data.parts(where, task.read, subjects=task.group)
+        if local is not None:
+            known = {task.subject(name): name for name in names}
+            unknown = [part for part in local if part not in known]
+            if unknown:
+                subject.log(f"{task.name}: lm-eval has no subject {', '.join(unknown)}, so these rows are left out")
+            names = [name for part, name in known.items() if part in local]
+            if not names:
+                raise DataError(f"'{where}' has none of the subjects of {task.name}: {', '.join(known)}")
+        members = [self._member(task, name, local, subject) for name in names]
+        try:
+            loaded = manager.load([{"group": task.name, "task": members}])["tasks"]
+        except Exception as error:
+            if local is not None:
+                raise
+            raise DataError(
+                f"task '{task.name}' cannot be loaded from the hub: {' '.join(str(error).split())[:300]}; check the "
+                f"network, or give its file: data.{task.name}=PATH, or data_dir"
+            ) from error
+        for entry in loaded.values():
+            entry.set_fewshot_seed(seed=SEED)
+        return {name: loaded[name] for name in names}
+
+    def _member(self, task: HarnessTask, name: str, local: Parts | None, subject: Subject) -> dict[str, Any]:
+        """What is to be different from lm-eval's own description of a task."""
+        shots = task.shots if self.shots is None else self.shots
+        if task.own_shots:
+            shots = min(shots, task.shots)
+        out: dict[str, Any] = {"task": name, "num_fewshot": shots}
+        if local is None:
+            return out
+        splits = local[task.subject(name)]
+        if not task.own_shots:
+            have = len(splits.get("shots", []))
+            if have < shots:
+                subject.log(f"warning: {name} has {have} examples to show, not the {shots} that are asked for")
+            out |= {"num_fewshot": min(shots, have), "fewshot_split": "shots" if have else None}
+        return out | {
+            "custom_dataset": partial(_in_memory, splits),
+            "dataset_kwargs": None,
+            "test_split": "test",
+            "validation_split": None,
+            "training_split": None,
+        }
+
+
+def _in_memory(splits: dict[str, list[Row]], **_: Any) -> Any:
+    import datasets
+
+    return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
+
+
+def _evaluated(answers: Any, entries: dict[str, Any], samples: dict[str, list[int]], chat: bool) -> dict[str, Any]:
+    """Lm-eval's log of every item, by task; what does not fit into memory is tried again in smaller batches."""
+    from lm_eval.evaluator import evaluate
+
+    while True:
+        try:
+            found = evaluate(
+                lm=answers,
+                task_dict={"tasks": entries, "groups": {}},
+                samples=samples,
+                bootstrap_iters=0,
+                log_samples=True,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
+            )
+            logged: dict[str, Any] = found["samples"]
+            return logged
+        except RuntimeError as error:
+            if not out_of_memory(error) or answers.lm.batch_size_per_gpu == 1:
+                raise
+            answers.lm.batch_size_per_gpu //= 2
+
+
+def _result(task: HarnessTask, logged: dict[str, Any], details: dict[str, Any]) -> TaskResult:
+    """The leaderboard's metric of every item; the mean of every metric in the details."""
+    ids: list[str] = []
+    score: list[float] = []
+    means: dict[str, list[float]] = {}
+    by: dict[str, float] = {}
+    for entry, samples in logged.items():
+        subject = task.subject(entry)
+        mine = [one for one in samples if one["filter"] == task.filter]
+        own = [float(one[task.sample or task.metric]) for one in mine]
+        ids += [f"{subject or task.name}:{one['doc_hash'][:16]}" for one in mine]
+        score += own
+        if subject and own:
+            by[subject] = float(np.mean(own))
+        for one in samples:
+            for metric in one["metrics"]:
+                name = metric if one["filter"] == "none" else f"{metric},{one['filter']}"
+                means.setdefault(name, []).append(float(one[metric]))
+    details = {**details, "means": {name: float(np.mean(values)) for name, values in means.items()}}
+    if by:
+        details["by_subject"] = by
+    return TaskResult(task.name, task.metric, distinct(ids), np.array(score, np.float64), details=details)

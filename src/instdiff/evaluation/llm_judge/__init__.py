@@ -1,0 +1,1 @@
+"""Answers graded or compared by a judge."""

@@ -1,0 +1,346 @@
+"""A judge is asked, and every answer is kept as it comes: what was paid for is not asked for again.
+
+Answers lie in a jsonl file, by the judge's model, the words of the question and the order in which two answers stand
+in it. An answer that cannot be read is kept too; the question is asked again with a reminder as often as the judge
+allows, over all runs together, and has no verdict after that. A question that no answer came for is tried again by the
+next run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from instdiff.core import ModelRef
+from instdiff.core.files import fingerprint, unwritable
+from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.text.endpoint import WARM, WAYS, Endpoint
+from instdiff.engine.text.judge import Answer, Question, Writes, parse_judge
+from instdiff.engine.text.local_judge import Writer
+from instdiff.evaluation.llm_judge.parsing import Weighed, preference, rating, two_scores, verdict
+from instdiff.evaluation.subject import Subject
+from instdiff.rendering.questions import questions
+
+WAY = 1
+"""A change of how judges are asked gets another number, so that old answers are not taken for new ones."""
+SHARE = 4
+"""A model of this machine has one in so many places of its context for its answer, where it is short."""
+UNPARSABLE, NO_ANSWER = "unparsable", "no_answer"
+REFUSABLE = {"tokens": WAYS["tokens"], "temperature": WAYS["temperature"], "logprobs": (r"logprobs", 2)}
+_JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """How a judge is asked for one kind of verdict.
+
+    Args:
+        prompts: the file of the question, as ``questions`` finds it.
+        read: the verdict in an answer, or None.
+        reminder: is added where an answer could not be read.
+        max_tokens: of an answer.
+        logprobs: of how many tokens at each place the probabilities are asked for.
+    """
+
+    prompts: str
+    read: Callable[[str], Any]
+    reminder: str
+    max_tokens: int = 1024
+    logprobs: int = 0
+
+    @property
+    def system(self) -> str:
+        """The system message."""
+        return questions(self.prompts).system
+
+    def ask(self, **told: Any) -> str:
+        """The question about these answers."""
+        return _JINJA.from_string(questions(self.prompts).prompts[0]).render(told)
+
+
+PAIR = Sheet(
+    "pairwise",
+    two_scores,
+    "The first line must hold two numbers from 1 to 10 with a space between them, and nothing else.",
+)
+PREFERENCE = Sheet("preference", preference, "Write one letter alone: m or M", max_tokens=8, logprobs=5)
+ARENA = Sheet(
+    "arena",
+    verdict,
+    "End with exactly one verdict: [[A>>B]], [[A>B]], [[A=B]], [[B>A]] or [[B>>A]].",
+    max_tokens=4096,
+)
+RATING = Sheet("rating", rating, "End with one rating from 1 to 10 in double brackets, for example [[5]].", 2048)
+
+
+class Ask(NamedTuple):
+    """A question, and which of two orders its answers stand in."""
+
+    text: str
+    order: int = 0
+
+
+class Finding(NamedTuple):
+    """A verdict, or one word why there is none."""
+
+    value: Any
+    why: str | None = None
+
+
+class Ledger:
+    """Answers that were paid for, in a jsonl file to which each is added at once.
+
+    A line that a kill cut short is passed over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: dict[str, list[Answer]] = {}
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in text.split("\n"):
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                told = json.loads(line)
+                tokens = [(token, tops) for token, tops in told.get("tokens", ())]
+                numbers = int(told["prompt_tokens"]), int(told["completion_tokens"])
+                self._kept.setdefault(told["key"], []).append(Answer(Weighed.of(told["text"], tokens), "", *numbers))
+
+    def __getitem__(self, key: str) -> list[Answer]:
+        """All answers to a question, in the order in which they came."""
+        return self._kept.get(key, [])
+
+    def keep(self, key: str, judge: str, ask: Ask, answer: Answer) -> None:
+        """Write an answer down.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        assert answer.text is not None
+        told: dict[str, Any] = {"key": key, "judge": judge, "order": ask.order, "text": str(answer.text)}
+        if isinstance(answer.text, Weighed):
+            told["tokens"] = answer.text.tokens
+        told |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a+b") as file:
+                torn = bool(file.tell()) and _last_byte(file) != b"\n"
+                line = "\n" * torn + json.dumps(told, ensure_ascii=False) + "\n"
+                file.write(line.encode(errors="backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        self._kept.setdefault(key, []).append(answer)
+
+
+def _last_byte(file: Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    last: bytes = file.read(1)
+    return last
+
+
+class Reviewing:
+    """How an endpoint is asked for a verdict: a form of ``Endpoint``."""
+
+    who = "the judge's server"
+    path = "/chat/completions"
+    ways = REFUSABLE
+
+    def __init__(self, sheet: Sheet) -> None:
+        self.sheet = sheet
+
+    def body(self, question: Question, text: str, system: str, ways: dict[str, int]) -> dict[str, Any]:
+        """A system turn where there is one, and the question."""
+        messages = [{"role": "system", "content": system}] if system else []
+        return self._body([*messages, {"role": "user", "content": text}], WARM if question.attempt else 0.0, ways)
+
+    def probe(self, ways: dict[str, int]) -> dict[str, Any]:
+        """A question that every judge can answer."""
+        return self._body([{"role": "user", "content": "Answer with the letter m."}], 0.0, ways)
+
+    def read(self, body: dict[str, Any]) -> Any:
+        """What the message says, with the probabilities where there are any."""
+        choice = body["choices"][0]
+        text = choice["message"].get("content")
+        tokens = _tokens(choice) if self.sheet.logprobs else []
+        return Weighed.of(text, tokens) if isinstance(text, str) and tokens else text
+
+    def _body(self, messages: list[dict[str, str]], temperature: float, ways: dict[str, int]) -> dict[str, Any]:
+        asked: dict[str, Any] = {"messages": messages}
+        asked[("max_tokens", "max_completion_tokens")[ways["tokens"]]] = self.sheet.max_tokens
+        if ways["temperature"] == 0:
+            asked["temperature"] = temperature
+        if self.sheet.logprobs and ways["logprobs"] == 0:
+            asked |= {"logprobs": True, "top_logprobs": self.sheet.logprobs}
+        return asked
+
+
+def _tokens(choice: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """The tokens that a reply weighs; none where it does not, or not as it should."""
+    try:
+        places = (choice.get("logprobs") or {}).get("content") or []
+        return [
+            (str(place["token"]), {str(top["token"]): float(top["logprob"]) for top in place["top_logprobs"]})
+            for place in places
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How an endpoint is waited for: see ``Endpoint``."""
+
+    concurrency: int = 8
+    timeout: float = 120.0
+    calls: int = 5
+    pause: float = 1.0
+
+
+class Referee:
+    """A judge as one subject's suites ask it.
+
+    Args:
+        where: ``openai:MODEL@URL``, or a model as everywhere.
+        subject: whose answers are judged; its folder holds the judgements, its bill the cost.
+        waits: for endpoints.
+
+    Raises:
+        ConfigError: the address of the judge is faulty.
+        EngineError: the model is not there.
+    """
+
+    def __init__(self, where: str, subject: Subject, waits: Waits | None = None) -> None:
+        self.subject, self.waits = subject, waits or Waits()
+        self.endpoint, self.source = parse_judge(where), None
+        if self.endpoint is not None:
+            self.name = self.model = self.endpoint.model
+            self.attempts = Endpoint.attempts
+        else:
+            self.source = resolve(parse_where(where), subject.store.memo)
+            self.resident = subject.resident or own_resident(subject)
+            dtype = str(self.resident.dtype).removeprefix("torch.")
+            self.name = where
+            self.model = f"{self.source.fingerprint}+{load_tokenizer(self.source).mark}+{dtype}"
+            self.attempts = Writer.attempts
+        self.ledger = Ledger(subject.folder / f"judgements-{fingerprint('judge', WAY, self.model)}.jsonl")
+
+    def ask(self, sheet: Sheet, asked: Sequence[Ask], label: str) -> list[Finding]:
+        """The verdict on each question.
+
+        Raises:
+            EngineError: the judge is away or refuses; what it answered is kept.
+        """
+        keys = [self._key(sheet, ask) for ask in asked]
+        rows = dict(zip(keys, asked, strict=True))  # equal questions are asked once
+        names = list(rows)
+        work = deque(Question(row, len(self.ledger[key])) for row, key in enumerate(names) if self._open(sheet, key))
+        lost: dict[str, str] = {}
+        if work:
+            self._work(sheet, work, names, rows, label, lost)
+        found = {key: _finding(sheet, self.ledger[key]) for key in names}
+        self._account([answer for key in names for answer in self.ledger[key]])
+        self._sum_up(label, found, lost)
+        return [found[key] for key in keys]
+
+    def _work(
+        self,
+        sheet: Sheet,
+        work: deque[Question],
+        names: list[str],
+        rows: dict[str, Ask],
+        label: str,
+        lost: dict[str, str],
+    ) -> None:
+        def say(question: Question) -> str:
+            text = rows[names[question.row]].text
+            return f"{text}\n\n{sheet.reminder}" if question.attempt else text
+
+        task = self.subject.progress.task(label, rows=len(names), tokens=0, cached=len(names) - len(work))
+        with task as advance, self._opened(sheet) as writer:
+            for got in writer.answers(work, say, sheet.system):
+                for question, answer in got:
+                    key = names[question.row]
+                    if answer.text is None:
+                        lost[key] = answer.why
+                    else:
+                        self.ledger.keep(key, self.name, rows[key], answer)
+                        if self._open(sheet, key):
+                            work.appendleft(Question(question.row, question.attempt + 1))
+                            continue
+                    advance(1, answer.prompt_tokens + answer.completion_tokens)
+
+    def _key(self, sheet: Sheet, ask: Ask) -> str:
+        return fingerprint("judgement", WAY, self.model, sheet.system, sheet.max_tokens, ask.text, ask.order)
+
+    def _open(self, sheet: Sheet, key: str) -> bool:
+        """Whether it should still be asked."""
+        kept = self.ledger[key]
+        return len(kept) < self.attempts and _finding(sheet, kept).value is None
+
+    @contextmanager
+    def _opened(self, sheet: Sheet) -> Iterator[Writes]:
+        log, waits = self.subject.log, self.waits
+        if self.endpoint is not None:
+            yield Endpoint(
+                self.endpoint,
+                log,
+                concurrency=waits.concurrency,
+                timeout=waits.timeout,
+                calls=waits.calls,
+                pause=waits.pause,
+                form=Reviewing(sheet),
+            )
+            return
+        assert self.source is not None
+        tokenizer = load_tokenizer(self.source)
+        room = (tokenizer.max_length or SHARE * sheet.max_tokens) // SHARE
+        with self.resident.use(self.source) as model:
+            yield Writer(self.name, model, tokenizer, log, max_tokens=min(sheet.max_tokens, room))
+
+    def _account(self, answers: list[Answer]) -> None:
+        """The bill counts every answer that is used, also those of an earlier run."""
+        self.subject.spend("judge_calls", len(answers))
+        self.subject.spend("judge_prompt_tokens", sum(answer.prompt_tokens for answer in answers))
+        self.subject.spend("judge_completion_tokens", sum(answer.completion_tokens for answer in answers))
+
+    def _sum_up(self, label: str, found: dict[str, Finding], lost: dict[str, str]) -> None:
+        bad = sum(finding.why == UNPARSABLE for finding in found.values())
+        self.subject.log(
+            f"{label}: judge {self.name} was asked {len(found)} questions, {bad} of them without a usable verdict"
+        )
+        if lost:
+            first = next(iter(lost.values()))
+            self.subject.log(f"warning: judge {self.name} did not answer {len(lost)} questions (first: {first})")
+
+
+def parse_where(where: str) -> ModelRef:
+    """``WHERE``, ``NAME@REVISION`` or ``WHERE+ADAPTER``."""
+    if Path(where).is_dir():
+        return ModelRef(where)
+    base, _, adapter = where.partition("+")
+    name, _, revision = (base, "", "") if Path(base).is_dir() else base.partition("@")
+    return ModelRef(name, revision or None, adapter or None)
+
+
+def own_resident(subject: Subject) -> Resident:
+    """Memory for models of a subject that brings none."""
+    device = pick_device(subject.settings.device)
+    return Resident(device, pick_dtype(subject.settings.dtype, device))
+
+
+def _finding(sheet: Sheet, answers: Sequence[Answer]) -> Finding:
+    """The first verdict in the answers to a question."""
+    for answer in answers:
+        value = sheet.read(answer.text or "")
+        if value is not None:
+            return Finding(value)
+    return Finding(None, UNPARSABLE if answers else NO_ANSWER)

@@ -1,0 +1,196 @@
+"""The suite ``general``: a judge compares a model's answers with others', or rates them.
+
+Of every comparison both orders are asked, because judges prefer a place. What a task reports:
+
+- ``vicuna``, ``koala``, ``wizardlm``, ``self_instruct``, ``lima``: two scores from 1 to 10; an item is won, tied or
+  lost by both orders together (``winrate.outcomes``). ``win_score`` is (wins - losses) / items + 1.
+- ``alpaca_eval``: how much the judge prefers an answer, from the probabilities of its two choices where the server
+  tells them, else 1, 0 or 0.5. The published evaluation asks in one order, drawn at random; here it is the mean of
+  both. Its own reference, ``gpt4_1106_preview``, is taken where it lies in ``data_dir``.
+- ``arena_hard``: five verdicts, of which the strong ones count threefold. The published interval draws games, ours
+  draws questions with both their games.
+- ``mt_bench``: a rating from 1 to 10 of each turn, given as a share of 10; no comparison. The model is asked the
+  second turn in one message that holds the first and its answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instdiff.core.files import fingerprint, write_json, writing
+from instdiff.engine.text.judge import parse_judge
+from instdiff.errors import ConfigError
+from instdiff.evaluation.llm_judge.items import OUTPUTS, Item, beside, find_file, read_guides, read_items, reference_for
+from instdiff.evaluation.llm_judge.judge import Referee, Waits
+from instdiff.evaluation.llm_judge.protocols import Match, compared, fought, preferred, rated
+from instdiff.evaluation.results import TaskResult
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.task_data import chosen
+
+if TYPE_CHECKING:
+    from instdiff.config.evaluate import EvalConfig
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A task.
+
+    Args:
+        files: what its prompts may be called.
+        judged: how the judge decides it.
+        usual: what the answers that are usually compared with, or shown to the judge, may be called.
+        against: whether answers are compared with others.
+    """
+
+    files: tuple[str, ...]
+    judged: Callable[[Match, Referee], TaskResult]
+    usual: tuple[str, ...] = ()
+    against: bool = True
+
+
+def _contest(name: str, *more: str) -> Contest:
+    return Contest((f"{name}_test_set.jsonl", f"{name}.jsonl", f"{name}.json", *more), compared)
+
+
+TASKS: dict[str, Contest] = {
+    "vicuna": _contest("vicuna", "vicuna_bench__question.jsonl"),
+    "koala": _contest("koala"),
+    "wizardlm": _contest("wizardlm"),
+    "self_instruct": Contest(
+        ("sinstruct_test_set.jsonl", "self_instruct.jsonl", "user_oriented_instructions.jsonl"), compared
+    ),
+    "lima": _contest("lima"),
+    "alpaca_eval": Contest(("alpaca_eval.json", "alpaca_eval.jsonl"), preferred, ("*gpt4_1106_preview*outputs.json",)),
+    "arena_hard": Contest(("arena_hard_prompts.jsonl", "arena_hard.jsonl"), fought),
+    "mt_bench": Contest(
+        ("mt_bench__question.jsonl", "mt_bench.jsonl"), rated, ("mt_bench__reference_*.jsonl",), against=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GeneralSuite:
+    """Tasks that a judge decides.
+
+    Args:
+        judge: ``openai:MODEL@URL``, or a model as everywhere.
+        files: the prompts of each task that is run.
+        usual: of some tasks the answers that are usually compared with.
+        reference: a file, another run's answers, or a model; None takes what is usual, or what the data brings.
+        limit: the first items of each task.
+        sampling: of the answers, ours and a reference model's.
+        waits: for the judge's server.
+    """
+
+    judge: str
+    files: dict[str, Path]
+    usual: dict[str, Path] = field(default_factory=dict)
+    reference: str | None = None
+    limit: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    waits: Waits = field(default_factory=Waits)
+
+    name = "general"
+
+    def run(self, subject: Subject) -> tuple[TaskResult, ...]:
+        """Write everything, then judge everything, so that each model is in memory once.
+
+        Raises:
+            ConfigError: there is nothing to compare with.
+            DataError: a file cannot be used.
+            EngineError: a model or the judge is away; what was written and judged is kept.
+        """
+        referee = Referee(self.judge, subject, self.waits)
+        items = {task: read_items(path, self.limit) for task, path in self.files.items()}
+        ours = {task: self._written(some, subject) for task, some in items.items()}
+        matches = [self._match(task, items[task], ours[task], subject) for task in items]
+        place = subject.folder / "outputs" / _file_name(subject.name)
+        for match in matches:
+            _export(match, subject.name, place / match.name)
+        subject.log(f"answers in the formats of alpaca_eval and Arena-Hard: {place}")
+        return tuple(TASKS[match.name].judged(match, referee) for match in matches)
+
+    def _written(self, items: list[Item], subject: Subject) -> list[tuple[str, ...]]:
+        first = subject.generator.write([Prompt(item.question) for item in items], self.sampling)
+        said: list[tuple[str, ...]] = [(answers[0],) for answers in first]
+        longer = [place for place, item in enumerate(items) if len(item.turns) > 1]
+        if longer:
+            prompts = [Prompt(_second(items[place], said[place][0])) for place in longer]
+            for place, answers in zip(longer, subject.generator.write(prompts, self.sampling), strict=True):
+                said[place] = (*said[place], answers[0])
+        return said
+
+    def _match(self, task: str, items: list[Item], ours: list[tuple[str, ...]], subject: Subject) -> Match:
+        usual, where = self.usual.get(task), str(self.files[task])
+        if not TASKS[task].against:
+            return Match(task, where, items, ours, None, read_guides(usual) if usual else {})
+        against = reference_for(task, self.reference, items, usual, subject, self.sampling)
+        return Match(task, where, items, ours, against)
+
+
+def general_suite(config: EvalConfig) -> GeneralSuite:
+    """The suite as a configuration has it.
+
+    Raises:
+        ConfigError: no judge, no such task, or no file of a task.
+    """
+    if config.judge is None:
+        raise ConfigError(
+            "suite 'general' needs a judge; give judge=openai:MODEL@http://host:port/v1, or a model's folder"
+        )
+    parse_judge(config.judge)
+    tasks = chosen(list(TASKS), config.task, "general")
+    files = {task: find_file(task, TASKS[task].files, config.data_dir, config.task_data) for task in tasks}
+    folders = {task: Path(config.data_dir).expanduser() if config.data_dir else files[task].parent for task in tasks}
+    usual = {task: beside(folders[task], TASKS[task].usual) for task in tasks}
+    return GeneralSuite(
+        config.judge,
+        files,
+        {task: path for task, path in usual.items() if path is not None},
+        config.reference,
+        config.limit,
+        Sampling(
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+        ),
+        Waits(config.judge_concurrency or config.concurrency),
+    )
+
+
+def _second(item: Item, answer: str) -> str:
+    """The second turn of a conversation as one message."""
+    return f"User: {item.turns[0]}\n\nAssistant: {answer}\n\nUser: {item.turns[1]}"
+
+
+def _file_name(model: str) -> str:
+    """A folder's name for a model, which may be a path or an address."""
+    return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', model)[-60:]}-{fingerprint(model)[:8]}"
+
+
+def _export(match: Match, model: str, folder: Path) -> None:
+    """Write a model's answers in the formats of alpaca_eval and of Arena-Hard."""
+    rows: list[dict[str, Any]] = [
+        {"dataset": item.group, "instruction": item.question, "output": answers[0], "generator": model}
+        for item, answers in zip(match.items, match.ours, strict=True)
+    ]
+    write_json(folder / OUTPUTS, rows)
+    lines = [
+        {
+            "question_id": item.id,
+            "answer_id": fingerprint(model, item.id, list(answers))[:22],
+            "model_id": model,
+            "choices": [{"index": 0, "turns": [{"content": answer} for answer in answers]}],
+            "tstamp": time.time(),
+        }
+        for item, answers in zip(match.items, match.ours, strict=True)
+    ]
+    with writing(folder / "model_answers.jsonl") as aside:
+        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

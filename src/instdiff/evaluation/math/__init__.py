@@ -1,0 +1,1 @@
+"""Mathematics: answers graded by value."""

@@ -1,0 +1,87 @@
+"""The suite `skills`: which of the built-in skills a model can do, word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from instdiff.config.evaluate import EvalConfig
+from instdiff.core import Floats
+from instdiff.data import Pool, load
+from instdiff.data.builtin.skills import SKILLS
+from instdiff.errors import DataError
+from instdiff.evaluation.results import TaskResult
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.task_data import chosen
+
+DATA = "builtin:skills/test"
+TASKS = ("known", "learnable")
+LONGEST = 24
+"""Tokens after which an answer is cut: the longest right one has six words."""
+
+
+@dataclass(frozen=True)
+class Skills:
+    """Exact match with the right answer, greedily written, in a task for each kind of skill.
+
+    Args:
+        pool: test rows with the columns ``kind`` and ``skill``.
+        tasks: kinds to evaluate.
+        longest: most tokens of an answer.
+    """
+
+    pool: Pool
+    tasks: tuple[str, ...] = TASKS
+    longest: int = LONGEST
+    name: str = "skills"
+
+    def run(self, subject: Subject) -> tuple[TaskResult, ...]:
+        """One question for each row; all tasks are asked together."""
+        kind, skill = self.pool.column("kind"), self.pool.column("skill")
+        samples = [(row, sample) for row, sample in enumerate(self.pool.samples()) if kind[row] in self.tasks]
+        # As templates without a place for the input have it, such as the one that the base model knows.
+        prompts = [Prompt("\n".join(filter(None, (sample.instruction, sample.input)))) for _, sample in samples]
+        answers = subject.generator.write(prompts, Sampling(max_new_tokens=self.longest, stop=("\n",)))
+        right = {
+            row: float(same(said, sample.response)) for (row, sample), (said, *_) in zip(samples, answers, strict=True)
+        }
+        found = []
+        for task in self.tasks:
+            rows = [row for row in right if kind[row] == task]
+            score = np.array([right[row] for row in rows], np.float64)
+            # The content stands in the id, so that another draw of the tests has no item in common with this one.
+            ids = [f"{skill[row]}/{row}/{self.pool.ids[row][:8]}" for row in rows]
+            details = {"skills": by_skill([skill[row] for row in rows], score)}
+            found.append(TaskResult(task, "accuracy", ids, score, details=details))
+        return tuple(found)
+
+
+def skills_suite(config: EvalConfig) -> Skills:
+    """The suite as configured: ``task_data.skills`` names other test rows, ``limit`` takes the first of them.
+
+    Raises:
+        ConfigError: a task that the suite does not have.
+        DataError: the rows cannot be read or have no labels.
+    """
+    asked = chosen(TASKS, config.task, "skills")
+    pool = load(config.task_data.get("skills", DATA), limit=config.limit)
+    kinds = set(pool.column("kind"))
+    tasks = tuple(task for task in asked if task in kinds)
+    if not tasks:
+        raise DataError(f"{pool.origin}: no row of kind {' or '.join(asked)}; use {DATA}")
+    return Skills(pool, tasks, min(config.max_new_tokens, LONGEST))
+
+
+def same(said: str, want: str) -> bool:
+    """Whether an answer is right; how its words are spaced does not matter."""
+    return said.split() == want.split()
+
+
+def by_skill(skill: Sequence[str], score: Floats) -> dict[str, float]:
+    """Accuracy of each skill, in the order in which the skills are defined."""
+    names = np.array(skill, object)
+    order = list(SKILLS)
+    there = sorted(set(skill), key=lambda name: (order.index(name) if name in SKILLS else len(order), name))
+    return {name: float(score[names == name].mean()) for name in there}

@@ -1,0 +1,97 @@
+"""The model under test, and how it is asked to write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from instdiff.core import Log, ModelRef, Settings
+from instdiff.core.progress import Progress
+from instdiff.engine.models import Resident
+from instdiff.evaluation.results import TaskResult
+from instdiff.store import Store
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Args:
+        n: answers to each prompt.
+        temperature: 0 takes the likeliest token.
+        top_p: share of the probability that is drawn from.
+        max_new_tokens: tokens after which an answer is cut.
+        stop: texts that end an answer; they are no part of it.
+        seed: of the draws; an answer depends on it, its prompt and its number alone.
+    """
+
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked: an instruction, put into the model's template, or with ``raw`` the text as it is."""
+
+    text: str
+    system: str = ""
+    raw: bool = False
+
+
+class Generates(Protocol):
+    """What writes answers: a model on this machine, vLLM, or a server."""
+
+    name: str
+
+    def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """Of each prompt its ``n`` answers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test with all that suites need.
+
+    Args:
+        name: what the user calls it.
+        model: where it is.
+        settings: lengths, precision, device, templates.
+        store: for what is scored.
+        folder: for what is paid for and must survive an interruption, such as answers and judgements.
+        generator: writes answers; keeps those it has written.
+        resident: models already in memory.
+        log: is told what happens.
+        progress: shows it.
+        cost: tokens and seconds spent so far, added to by whoever spends them.
+    """
+
+    name: str
+    model: ModelRef
+    settings: Settings
+    store: Store
+    folder: Path
+    generator: Generates
+    log: Log
+    progress: Progress
+    resident: Resident | None = None
+    cost: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, what: str, amount: float) -> None:
+        """Add to the bill."""
+        self.cost[what] = self.cost.get(what, 0.0) + amount
+
+
+class Suite(Protocol):
+    """A set of tasks; what else it needs, such as data and judges, are its own fields."""
+
+    name: str
+
+    def run(self, subject: Subject) -> tuple[TaskResult, ...]:
+        """Evaluate a model on every task."""
+        ...

@@ -1,0 +1,99 @@
+"""The suites that there are, and the one that needs no generation: NLL of held-out responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from instdiff.config.evaluate import EvalConfig
+from instdiff.data import Pool, load
+from instdiff.errors import ConfigError, did_you_mean
+from instdiff.evaluation.heldout import heldout_nll
+from instdiff.evaluation.results import TaskResult, distinct
+from instdiff.evaluation.subject import Subject, Suite
+
+SUITES: dict[str, str] = {
+    "heldout": "instdiff.evaluation.suites:heldout_suite",
+    "math": "instdiff.evaluation.math.suite:math_suite",
+    "med": "instdiff.evaluation.harness.suite:med_suite",
+    "openllm": "instdiff.evaluation.harness.suite:openllm_suite",
+    "code": "instdiff.evaluation.code.suite:code_suite",
+    "general": "instdiff.evaluation.llm_judge.suite:general_suite",
+    "skills": "instdiff.evaluation.skills:skills_suite",
+}
+"""Name to the function that builds the suite from a configuration; its module is imported when it is asked for."""
+
+
+def make_suites(config: EvalConfig) -> list[Suite]:
+    """The suites that a configuration names, checked before any of them runs.
+
+    Raises:
+        ConfigError: none, an unknown one, or a task that none of them has.
+    """
+    if not config.suite:
+        raise ConfigError(f"no suite is named; give --suite, one or several of {', '.join(SUITES)}")
+    for name in config.suite:
+        if name not in SUITES:
+            raise ConfigError(f"unknown suite '{name}'{did_you_mean(name, SUITES)}")
+    for task in config.task:
+        owner = task.rpartition(".")[0]
+        if owner and owner not in config.suite:
+            raise ConfigError(f"task '{task}' is of suite '{owner}', which is not asked for; write SUITE.TASK or TASK")
+    return [_builder(name)(config.model_copy(update={"task": tasks_of(name, config.task)})) for name in config.suite]
+
+
+def tasks_of(suite: str, tasks: Sequence[str]) -> list[str]:
+    """The tasks that are asked of a suite: those named for it, as ``math.gsm8k``, and those named for none."""
+    parts = [task.rpartition(".") for task in tasks]
+    return [task for owner, _, task in parts if owner in ("", suite)]
+
+
+def _builder(name: str) -> Callable[[EvalConfig], Suite]:
+    module, _, function = SUITES[name].partition(":")
+    build: Callable[[EvalConfig], Suite] = getattr(import_module(module), function)
+    return build
+
+
+@dataclass(frozen=True)
+class HeldOutSuite:
+    """NLL in nats per response token of rows that were not trained on, by our own sweep."""
+
+    pool: Pool
+    where: str
+    name: str = "heldout"
+
+    def run(self, subject: Subject) -> tuple[TaskResult, ...]:
+        """Of each row the mean over its response, weighted by its tokens."""
+        found = heldout_nll(
+            self.pool,
+            subject.name,
+            subject.model,
+            subject.settings,
+            subject.store,
+            resident=subject.resident,
+            log=subject.log,
+            progress=subject.progress,
+        )
+        subject.spend("prompt_tokens", float(found.count.sum()))
+        score = np.divide(found.total, found.count, out=np.full(len(found.total), np.nan), where=found.count > 0)
+        why = [None if count else "no_response" for count in found.count.tolist()]
+        weight = found.count.astype(np.float64)
+        details: dict[str, Any] = {"data": self.where, "data_fingerprint": self.pool.fingerprint}
+        ids = distinct(self.pool.ids)
+        return (TaskResult("heldout", "nll", ids, score, weight, why, higher_is_better=False, details=details),)
+
+
+def heldout_suite(config: EvalConfig) -> HeldOutSuite:
+    """The suite as configured.
+
+    Raises:
+        ConfigError: no rows are named.
+    """
+    if not config.data:
+        raise ConfigError("suite 'heldout' needs rows that were not trained on; give --data FILE")
+    pool = load(config.data, format=config.format, map=config.mapping(), targets=config.targets, limit=config.limit)
+    return HeldOutSuite(pool, config.data)

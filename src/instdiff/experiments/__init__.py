@@ -1,0 +1,1 @@
+"""Pipelines and comparisons, and the folders that they write."""

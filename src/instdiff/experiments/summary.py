@@ -1,0 +1,255 @@
+"""What a comparison found: a line per method, budget and task, with intervals and which differences are real."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instdiff.core import Floats, Settings
+from instdiff.core.files import read_json, write_json
+from instdiff.data import Pool
+from instdiff.engine.models import pick_device
+from instdiff.evaluation.results import TaskResult
+from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
+from instdiff.experiments.run_folder import BASE, Cell, Outcome
+
+DRAWS = 4000
+LEVEL = 0.05
+NOTE = (
+    "Intervals are 95 % percentile intervals of a bootstrap over evaluation items (the same for all lines) and seeds. "
+    "A difference is real when its two-sided bootstrap test holds at 5 % after Holm's correction over the lines of the "
+    "task and budget. Few seeds make intervals too narrow rather than too wide."
+)
+COSTS = {
+    "GPU seconds": "Cost is in GPU seconds: seconds by the clock, times the GPUs that were held.",
+    "CPU seconds": "Cost is in seconds by the clock of a machine that computed on its CPU.",
+}
+"""What cost is counted in."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A task's scores of one line: [seeds, items], in the order of ``ids``; items that one seed lacks are left out."""
+
+    task: TaskResult
+    ids: list[str]
+    score: Floats
+    weight: Floats
+
+    @property
+    def value(self) -> float:
+        """The mean over seeds of the weighted mean over items."""
+        return float((self.score @ self.weight).mean() / self.weight.sum())
+
+    def only(self, ids: Sequence[str]) -> Sample:
+        """The same for some of the items."""
+        at = {name: place for place, name in enumerate(self.ids)}
+        places = [at[name] for name in ids]
+        return Sample(self.task, list(ids), self.score[:, places], self.weight[places])
+
+    def draws(self) -> Floats:
+        """Bootstrap means."""
+        return bootstrap_over_seeds(self.score, self.weight, draws=DRAWS)
+
+
+def sample(results: Sequence[TaskResult]) -> Sample:
+    """One task's results of several seeds."""
+    found = [
+        dict(zip(result.ids, zip(result.score.tolist(), result.weights.tolist(), strict=True), strict=True))
+        for result in results
+    ]
+    ids = [name for name in found[0] if all(np.isfinite(one.get(name, (np.nan, 0))[0]) for one in found)]
+    score = np.array([[one[name][0] for name in ids] for one in found], np.float64).reshape(len(found), len(ids))
+    weight = np.array([found[0][name][1] for name in ids], np.float64)
+    return Sample(results[0], ids, score, weight)
+
+
+def control_of(outcomes: Iterable[Outcome]) -> str:
+    """What lines are compared with: random rows where there are any, else the base."""
+    return "random" if any(one.cell.line == "random" for one in outcomes if one.error is None) else BASE
+
+
+def tally(outcomes: Sequence[Outcome], against: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a comparison: the values of every method at every budget in every task.
+
+    Differences are to ``against`` (by default ``control_of`` the outcomes) at the same budget (for the base and lines
+    with a budget of their own: at the first), in the task's own unit; ``better`` says whether a real one is for the
+    better.
+    """
+    good = [one for one in outcomes if one.error is None]
+    against = against or control_of(good)
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for one in good:
+        groups.setdefault((one.cell.line, one.cell.budget), []).append(one)
+    lines = list[dict[str, Any]]()
+    for suite, name in dict.fromkeys((r.suite, t.name) for one in good for r in one.results for t in r.tasks):
+        samples = {}
+        for key, members in groups.items():
+            found = [t for one in members for r in one.results if r.suite == suite for t in r.tasks if t.name == name]
+            if found and (made := sample(found)).ids:
+                samples[key] = made
+        lines += _task_lines(suite, name, samples, groups, against)
+    return lines
+
+
+def _task_lines(
+    suite: str,
+    task: str,
+    samples: dict[tuple[str, str], Sample],
+    groups: dict[tuple[str, str], list[Outcome]],
+    against: str,
+) -> list[dict[str, Any]]:
+    controls = {budget: one for (line, budget), one in samples.items() if line == against}
+    lines, tests = list[dict[str, Any]](), dict[str, list[tuple[int, float]]]()
+    for (line, budget), one in samples.items():
+        low, high = np.quantile(one.draws(), [LEVEL / 2, 1 - LEVEL / 2])
+        told = {
+            "name": line, "budget": budget or None, "suite": suite, "task": task, "metric": one.task.metric,
+            "higher_is_better": one.task.higher_is_better, "seeds": len(one.score), "items": len(one.ids),
+            **_facts(groups[line, budget]), "value": one.value, "low": float(low), "high": float(high),
+            "by_seed": (one.score @ one.weight / one.weight.sum()).tolist(),
+        }  # fmt: skip
+        control = controls.get(budget) or next(iter(controls.values()), None)
+        gap = _difference(one, control) if control is not None and line != against else None
+        if gap is not None:
+            told |= gap
+            place = budget if budget in controls else next(iter(controls))
+            tests.setdefault(place, []).append((len(lines), told["p"]))
+        lines.append(told)
+    for found in tests.values():
+        for (at, _), real in zip(found, holm([p for _, p in found], LEVEL), strict=True):
+            up = lines[at]["diff"] > 0
+            lines[at] |= {"real": real, "better": real and up == lines[at]["higher_is_better"]}
+    return lines
+
+
+def _difference(one: Sample, control: Sample) -> dict[str, Any] | None:
+    """Over the items that both have; None where there are none, which is no difference of zero."""
+    known = set(control.ids)
+    both = [name for name in one.ids if name in known]
+    if not both:
+        return None
+    mine, theirs = one.only(both), control.only(both)
+    # The same items and, where there are as many, the same seeds are drawn on both sides.
+    found = difference(mine.value - theirs.value, mine.draws() - theirs.draws(), level=1 - LEVEL)
+    return {"diff": found.value, "diff_low": found.low, "diff_high": found.high, "p": found.p}
+
+
+def _facts(members: list[Outcome]) -> dict[str, Any]:
+    """What a line's cells have in common, as means over seeds."""
+    told = {}
+    for key in ("rows", "tokens", "steps", "score_tokens", "warmup_s", "score_s", "train_tokens", "train_s"):
+        values = [one.facts[key] for one in members if one.facts.get(key) is not None]
+        told[key] = float(np.mean(values)) if values else None
+    known = {key: round(value) if value is not None and key[-2:] != "_s" else value for key, value in told.items()}
+    return {**known, "cost_unit": cost_unit(one.facts for one in members)}
+
+
+def cost_unit(facts: Iterable[Mapping[str, Any]]) -> str | None:
+    """What the cost of cells is counted in; both units where a run went on with another device."""
+    return " and ".join(sorted({str(one["cost_unit"]) for one in facts if one.get("cost_unit")})) or None
+
+
+def bill(folder: Path, costs: Mapping[str, Any], seconds: float, warmups: Mapping[str, float]) -> None:
+    """Keep what the methods of a scoring cost alone, how fast it went, and what their warm-up cost."""
+    path = folder / "scores" / "cost.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nothing: dict[str, Any] = {"methods": {}, "tokens": 0, "seconds": 0.0}
+    known = read_json(path) if path.is_file() else nothing
+    known["methods"] |= costs["alone"]["methods"]
+    known["warmup_s"] = {**known.get("warmup_s", {}), **warmups}
+    done = costs["total"]["todo_tokens"]
+    if done:
+        known["tokens"] += done
+        known["seconds"] = round(known["seconds"] + seconds, 2)
+    write_json(path, known)
+
+
+def cost(folder: Path, line: str, rounds: int, settings: Settings) -> dict[str, Any]:
+    """What choosing by a line's method costs, and in what that is counted."""
+    unit, held = devices(settings)
+    path = folder / "scores" / "cost.json"
+    known = read_json(path) if path.is_file() else {"methods": {}}
+    if line not in known["methods"]:
+        return {"cost_unit": unit}
+    speed = known["tokens"] / (known["seconds"] * held) if known["seconds"] else None
+    tokens = known["methods"][line]["tokens"] * rounds
+    spent = round(tokens / speed, 2) if speed else None
+    return {
+        "cost_unit": unit, "score_tokens": tokens, "score_s": spent, "warmup_s": known.get("warmup_s", {}).get(line)
+    }  # fmt: skip
+
+
+def devices(settings: Settings) -> tuple[str, int]:
+    """What cost is counted in, and how many devices a scoring holds."""
+    import torch
+
+    device = pick_device(settings.device)
+    if device.type == "cpu":
+        return "CPU seconds", 1
+    if (size := getattr(settings, "gpus_per_worker", None)) is not None:  # of a cluster
+        return "GPU seconds", size * (settings.workers or 1)
+    there = torch.cuda.device_count() if device.type == "cuda" and settings.device in ("auto", "cuda") else 1
+    return "GPU seconds", min(settings.workers or there, there)
+
+
+def overlaps(folder: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """How much the selections of two lines at one budget share: Jaccard, and recall of the second by the first.
+
+    Means over the seeds that both have.
+    """
+    chosen: dict[tuple[str, int | None], dict[str, set[str]]] = {}
+    for cell in cells:
+        path = folder / "cells" / cell.place / "selection.json"
+        if path.is_file():
+            chosen.setdefault((cell.budget, cell.seed), {})[cell.line] = set(read_json(path)["ids"])
+    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    for (budget, _), sets in chosen.items():
+        names = list(sets)
+        for place, a in enumerate(names):
+            for b in names[place + 1 :]:
+                both = len(sets[a] & sets[b])
+                pair = both / len(sets[a] | sets[b]), both / len(sets[b])
+                found.setdefault((budget, a, b), []).append(pair)
+    return [
+        {
+            "budget": budget,
+            "a": a,
+            "b": b,
+            "jaccard": float(np.mean(pairs, 0)[0]),
+            "recall": float(np.mean(pairs, 0)[1]),
+        }
+        for (budget, a, b), pairs in found.items()
+    ]
+
+
+def shares(folder: Path, cells: Iterable[Cell], pool: Pool, column: str) -> list[dict[str, Any]]:
+    """Of which groups the selections are: of each line the share of its rows by a column's value, and of the pool.
+
+    Means over seeds.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    values = ["null" if value is None else str(value) for value in pool.column(column)]
+    by_row = dict(zip(pool.rows.tolist(), values, strict=True))
+    found: dict[tuple[str, str], list[Counter[str]]] = {("", ""): [Counter(values)]}
+    for cell in cells:
+        path = folder / "cells" / cell.place / "selection.json"
+        if path.is_file():
+            counted = Counter(by_row[row] for row in read_json(path)["rows"])
+            found.setdefault((cell.line, cell.budget), []).append(counted)
+    names = sorted(set(values))
+    return [
+        {
+            "name": line or "all rows",
+            "budget": budget or None,
+            "shares": {name: float(np.mean([c[name] / c.total() for c in counts])) for name in names},
+        }
+        for (line, budget), counts in found.items()
+    ]

@@ -1,0 +1,105 @@
+"""A comparison's tables: Markdown, CSV, by line and by task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instdiff.core.files import write_json, writing
+from instdiff.experiments.run_folder import BASE, Outcome
+from instdiff.experiments.summary import COSTS, NOTE, control_of, cost_unit, overlaps
+
+
+def write_tally(
+    folder: Path, outcomes: list[Outcome], lines: list[dict[str, Any]], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write ``comparison.json`` and ``comparison.md``; returns what the former holds."""
+    failed = [{"cell": str(one.cell), "error": one.error} for one in outcomes if one.error is not None]
+    shared = overlaps(folder, [one.cell for one in outcomes if one.cell.line != BASE])
+    unit = cost_unit(one.facts for one in outcomes)
+    note = " ".join([NOTE, *(said for name, said in COSTS.items() if name in (unit or ""))])
+    facts = {**facts, "against": control_of(outcomes), "cost_unit": unit, "note": note}
+    found = {**facts, "lines": lines, "overlaps": shared, "failed": failed}
+    write_json(folder / "comparison.json", found)
+    with writing(folder / "comparison.md") as aside:
+        aside.write_text(markdown(lines, failed, facts), encoding="utf-8")
+    return found
+
+
+def footer(facts: Mapping[str, Any]) -> list[str]:
+    """What stands below the tables: on what terms lines were compared, and how to read them."""
+    return [str(facts[key]) for key in ("terms", "note") if facts.get(key)]
+
+
+def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
+    """The cells of a table, as texts: without the task, which all have in common."""
+    out = []
+    for line in lines:
+        gap = [line.get(key) for key in ("diff", "diff_low", "diff_high")]
+        verdict = (
+            "" if gap[0] is None else ("better" if line["better"] else "worse") if line["real"] else "not told apart"
+        )
+        out.append(
+            [
+                line["name"],
+                line["budget"] or "",
+                str(line["seeds"]),
+                _count(line["rows"]),
+                _count(line["tokens"]),
+                f"{line['value']:.3f}",
+                f"{line['low']:.3f} to {line['high']:.3f}",
+                "" if gap[0] is None else f"{gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}]",
+                verdict,
+                _cost(line),
+            ]
+        )
+    return out
+
+
+HEADER = ["method", "budget", "seeds", "rows", "tokens", "value", "95 % interval", "against random", "verdict", "cost"]
+
+
+def header(facts: Mapping[str, Any]) -> list[str]:
+    """The heads of a table, which say what lines are compared with."""
+    return [f"against {facts['against']}" if "against" in name and "against" in facts else name for name in HEADER]
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _cost(line: dict[str, Any]) -> str:
+    """The time of each part; of scoring also the tokens that went through models."""
+    second = "GPU s" if line.get("cost_unit") == "GPU seconds" else "s"
+    tokens = f" of {line['score_tokens']:,} tokens" if line.get("score_tokens") else ""
+    named = {"warmup_s": "warm-up", "score_s": f"scoring{tokens}", "train_s": "training"}
+    return ", ".join(f"{line[key]:.0f} {second} {word}" for key, word in named.items() if line.get(key))
+
+
+def sorted_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Best first."""
+    return sorted(lines, key=lambda line: -line["value"] if line["higher_is_better"] else line["value"])
+
+
+def by_task(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Lines by suite and task, best first."""
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        arrow = "higher is better" if line["higher_is_better"] else "lower is better"
+        title = line["suite"] if line["suite"] == line["task"] else f"{line['suite']}: {line['task']}"
+        tasks.setdefault(f"{title}, {line['metric']} ({arrow}), {line['items']} items", []).append(line)
+    return {title: sorted_lines(found) for title, found in tasks.items()}
+
+
+def markdown(lines: list[dict[str, Any]], failed: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    parts = [f"# Comparison on {facts.get('data', 'data')}", ""]
+    for title, found in by_task(lines).items():
+        parts += [f"## {title}", "", "| " + " | ".join(header(facts)) + " |", "|" + "---|" * len(HEADER)]
+        parts += ["| " + " | ".join(row) + " |" for row in rows_of(found)] + [""]
+    for text in footer({"note": NOTE, **facts}):
+        parts += [text, ""]
+    if failed:
+        parts += ["Left out:", "", *(f"- {one['cell']}: {one['error']}" for one in failed), ""]
+    return "\n".join(parts)

@@ -1,0 +1,209 @@
+"""DS2 (arXiv:2410.10877): find and mend wrong scores by the scores of near rows, then prefer what is rare.
+
+Everything reads one table of nearest neighbours: ``neighbours`` int [N, k], nearest first and without the row itself,
+``distances`` float [N, k], cosine (one minus similarity). Labels are whole numbers from 0. ``matrix`` and ``prior``
+come from ``consensus.transition``. The published code searches neighbours anew among 90 % of two copies of the pool in
+every round, so that a row often is its own neighbour; here one search over the plain pool serves all.
+
+Two detectors give the same ``Suspects``. ``suspects`` is the published one, SimiFeat-rank. In each round a share of the
+rows is in. A row and its nearest ``k - 1`` of these vote for their labels with weight 1 - distance; the row's own
+distance is extrapolated from the first two. Its score is -log of the vote for its label, after the votes were brought
+to length 1. Of each label c the highest scores are suspected, the share 1 - matrix[c, c] * prior[c] / (share of label
+c), kept within ``clip``, and the label with most votes is proposed. One difference: a row whose voters all agree with
+it is never suspected; by the published rule it is, when the threshold falls into such rows.
+
+``inferred`` is ours: Bayes' rule with matrix and prior. A vote cannot find labels that most rows of a class have wrong
+in the same way; what is known of which label turns into which can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Floats
+from instdiff.methods.algorithms.consensus import softmax, whole_labels
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """What a detector thinks of each row.
+
+    Attributes:
+        noisy: in [0, 1], how likely the label is wrong.
+        suggested: int, the label to have instead, which may be the same.
+        confidence: in [0, 1], of the suggestion.
+    """
+
+    noisy: Floats
+    suggested: Ints
+    confidence: Floats
+
+    @property
+    def flagged(self) -> Bools:
+        """Rows whose label is more likely wrong than right."""
+        return np.asarray(self.noisy > 0.5)
+
+
+def suspects(
+    labels: npt.ArrayLike,
+    neighbours: npt.ArrayLike,
+    distances: npt.ArrayLike,
+    matrix: Floats,
+    prior: Floats,
+    *,
+    k: int = 10,
+    rounds: int = 51,
+    share: float = 0.9,
+    clip: tuple[float, float] = (0.05, 0.95),
+    seed: int = 0,
+) -> Suspects:
+    """Rows whose near rows have other labels, as many per label as ``matrix`` says are wrong (SimiFeat-rank).
+
+    ``noisy`` is (hits + 1) / (rounds that the row was in + 2), ``suggested`` the label most often proposed,
+    ``confidence`` (its proposals + 1) / (hits + classes), times ``noisy``; without a hit the own label, with 0.
+
+    Args:
+        labels: int [N].
+        neighbours: int [N, k or, since some are out in each round, a few more].
+        distances: cosine [N, the same].
+        matrix: [classes, classes].
+        prior: [classes].
+        k: voters of a row, itself included.
+        rounds: how many.
+        share: of the rows that are in a round.
+        clip: least and greatest share of a label that is suspected.
+        seed: of the draws.
+
+    Raises:
+        ValueError: labels out of range, or shapes that do not fit.
+    """
+    classes = len(prior)
+    seen, near, far = _table(labels, neighbours, distances, classes)
+    observed = np.bincount(seen, minlength=classes) / len(seen)
+    wrong = np.clip(1 - np.minimum(np.diag(matrix) * prior / np.maximum(observed, 1e-12), 1), *clip)
+    rng = np.random.default_rng(seed)
+    times, hits, proposed = np.zeros(len(seen)), np.zeros(len(seen)), np.zeros((len(seen), classes))
+    for _ in range(rounds):
+        rows = np.sort(rng.permutation(len(seen))[: max(1, int(share * len(seen)))])
+        votes = _votes(seen, near, far, rows, k, classes)
+        doubtful = _doubtful(votes[np.arange(len(rows)), seen[rows]], seen[rows], wrong)
+        times[rows] += 1
+        hits[rows] += doubtful
+        proposed[rows[doubtful], votes[doubtful].argmax(1)] += 1
+    noisy, suggested = (hits + 1) / (times + 2), np.where(hits > 0, proposed.argmax(1), seen)
+    agreed = (proposed.max(1) + 1) / (hits + classes)
+    return Suspects(noisy, suggested, np.where(hits > 0, agreed * noisy, 0.0))
+
+
+def _votes(seen: Ints, near: Ints, far: Floats, rows: Ints, k: int, classes: int) -> Floats:
+    """Votes for each label, of length 1 per row [rows, classes]."""
+    present = np.zeros(len(seen), bool)
+    present[rows] = True
+    near, far = near[rows], far[rows]
+    counts = present[near]
+    counts &= counts.cumsum(1) <= k - 1
+    weight = np.where(counts, np.maximum(1 - far, 0), 0)
+    own = np.clip(1 - 2 * far[:, 0] + far[:, 1], 1e-6, None)
+    slot = np.arange(len(rows))[:, None] * classes
+    ballots = np.bincount((slot + seen[near]).ravel(), weight.ravel(), len(rows) * classes)
+    votes = np.asarray(ballots, np.float64).reshape(-1, classes)
+    votes[np.arange(len(rows)), seen[rows]] += own
+    return np.asarray(votes / np.linalg.norm(votes, axis=1, keepdims=True))
+
+
+def _doubtful(support: Floats, seen: Ints, wrong: Floats) -> Bools:
+    """Of each label the share with the least support, but none that all support."""
+    score = -np.log(np.clip(support, 1e-12, 1))
+    out = np.zeros(len(seen), bool)
+    for label in np.unique(seen):
+        mine = seen == label
+        out[mine] = score[mine] >= np.percentile(score[mine], 100 * (1 - wrong[label]))
+    return out & (score > 1e-9)
+
+
+def inferred(
+    labels: npt.ArrayLike,
+    neighbours: npt.ArrayLike,
+    distances: npt.ArrayLike,
+    matrix: Floats,
+    prior: Floats,
+    *,
+    k: int = 10,
+) -> Suspects:
+    """What matrix and prior make of a row's label and those of its near rows, by Bayes' rule; ours, not the paper's.
+
+    log P(clean = a) = log prior[a] + sum over the row and its ``k`` nearest of weight * log matrix[a, label], with
+    weight 1 - distance, 1 for the row itself. ``noisy`` is one minus the probability of the row's label,
+    ``suggested`` the likeliest label and ``confidence`` its probability.
+
+    Args:
+        labels: int [N].
+        neighbours: int [N, at least 2]; the first ``k`` count.
+        distances: cosine [N, the same].
+        matrix: [classes, classes].
+        prior: [classes].
+        k: how many neighbours count.
+
+    Raises:
+        ValueError: labels out of range, or shapes that do not fit.
+    """
+    seen, near, far = _table(labels, neighbours, distances, len(prior))
+    told = np.log(np.maximum(matrix, 1e-6)).T
+    at = np.log(np.maximum(prior, 1e-9)) + told[seen]
+    for rank in range(min(k, near.shape[1])):
+        at += np.maximum(1 - far[:, rank], 0)[:, None] * told[seen[near[:, rank]]]
+    chance = softmax(at)
+    return Suspects(1 - chance[np.arange(len(seen)), seen], chance.argmax(1), chance.max(1))
+
+
+def _table(
+    labels: npt.ArrayLike, neighbours: npt.ArrayLike, distances: npt.ArrayLike, classes: int
+) -> tuple[Ints, Ints, Floats]:
+    seen, near, far = whole_labels(labels, classes), np.asarray(neighbours, np.int64), np.asarray(distances, np.float64)
+    if near.ndim != 2 or near.shape != far.shape or len(near) != len(seen) or near.shape[1] < 2:
+        raise ValueError(f"{len(seen)} labels do not fit neighbours {near.shape} and distances {far.shape}")
+    return seen, near, far
+
+
+def curated(labels: npt.ArrayLike, found: Suspects, *, confidence: float = 0.5) -> Ints:
+    """The labels with every suggestion of at least that confidence taken (score curation)."""
+    return np.where(found.confidence >= confidence, found.suggested, np.asarray(labels, np.int64))
+
+
+def long_tail(distances: npt.ArrayLike, k: int = 10, *, official: bool = False) -> Floats:
+    """Rarity of each row in [0, 1), its long-tail score: of the mean x of ``k`` distances 2 / (1 + exp(-x)) - 1.
+
+    ``official`` is what two copies of the pool make of it: the row and its copy, at 0, are among the ``k``, every
+    neighbour is there twice, and the result has four decimals.
+
+    Args:
+        distances: cosine [N, k or more], ascending, without the row itself.
+        k: how many count.
+        official: as published.
+
+    Raises:
+        ValueError: fewer distances than are needed.
+    """
+    far = np.asarray(distances, np.float64)
+    if official:
+        far = np.concatenate([np.zeros((len(far), 2)), np.repeat(far, 2, axis=1)], axis=1)
+    if far.shape[1] < k:
+        raise ValueError(f"{k} distances per row are needed, not {far.shape[1]}")
+    rarity = 2 / (1 + np.exp(-far[:, :k].mean(1))) - 1
+    return np.asarray(rarity.round(4) if official else rarity)
+
+
+def ds2_order(scores: npt.ArrayLike, rarity: npt.ArrayLike) -> Ints:
+    """Rows by descending score, within a score the rarest first, then by row.
+
+    The head of any length is the published choice: whole levels from the highest while they fit, and of the level
+    that does not the rarest rows.
+    """
+    level = np.asarray(scores)
+    return np.asarray(np.lexsort((np.arange(len(level)), -np.asarray(rarity, np.float64), -level)), np.int64)

@@ -1,0 +1,113 @@
+"""k-center by farthest first: Sener & Savarese, ICLR 2018, section 4 (Gonzalez' greedy, a 2-approximation)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.methods.algorithms.vectors import Matrix, Rows, blocks, count, matrix, squares
+
+_FIRST, _LEAST, _MOST = 256, 32, 2048  # rows looked at together: at first, at least, at most
+_FLOATS = 1 << 19  # distances held at once beside those among them
+
+
+def kcenter(
+    x: npt.NDArray[Any],
+    k: int,
+    *,
+    start: Literal["random", "mean"] = "random",
+    chosen: npt.NDArray[np.int64] | None = None,
+    seed: int = 0,
+) -> Rows:
+    """Take, ``k`` times, the row whose Euclidean distance to the nearest chosen row is the greatest.
+
+    A distance to the nearest centre only falls. So the farthest rows are compared among each other, and taken one after
+    the other for as long as the best of them lies beyond all rows outside; then all rows meet the new centres, in one
+    product. The rows are those of the plain definition.
+
+    Args:
+        x: [n, d]; float32 may be a memory map and is read in blocks. Memory beside it: 12 bytes a row, 16 MB, and the
+            new centres of one product.
+        k: rows to take, beside ``chosen``.
+        start: the first row is drawn at random, or is the one nearest to the mean of all.
+        chosen: rows that are centres already; they are not returned, and ``start`` is not looked at.
+        seed: of the random start.
+
+    Returns:
+        [k] row indices in the order taken. Ties go to the lowest index; equal rows are taken last.
+
+    Raises:
+        ValueError: ``k`` exceeds the rows left, a row is not finite, or ``start`` is unknown.
+
+    Squared distances are float32, |x|² + |c|² - 2xc: distances that agree to about 1e-6 of the squared lengths count as
+    equal up to rounding. Subtract a large common mean beforehand.
+    """
+    x = matrix(x)
+    given = np.zeros(0, np.int64) if chosen is None else np.unique(chosen)
+    count(k, len(x) - len(given))
+    if k == 0:
+        return np.zeros(0, np.int64)
+    out: list[int] = [] if len(given) else [_first(x, start, seed)]
+    front, new, size = _Front(x), given if len(given) else np.array(out), _FIRST
+    while len(out) < k:
+        front.meet(new)
+        new = front.ahead(size, k - len(out))
+        out += new.tolist()
+        # As much work for the distances among them as for those to the centres that came of it.
+        size = int(np.clip((len(x) * len(new)) ** 0.5, _LEAST, _MOST))
+    return np.array(out, np.int64)
+
+
+def _first(x: Matrix, start: str, seed: int) -> int:
+    if start == "random":
+        return int(np.random.default_rng(seed).integers(len(x)))
+    if start != "mean":
+        raise ValueError(f"start '{start}' is not 'random' or 'mean'")
+    parts = list(blocks(len(x), 8192))
+    mean = sum(x[part].sum(0, dtype=np.float64) for part in parts) / len(x)
+    return int(np.argmin(np.concatenate([np.square(x[part] - mean).sum(1) for part in parts])))
+
+
+class _Front:
+    """Squared distance of each row to its nearest centre."""
+
+    def __init__(self, x: Matrix) -> None:
+        self.x, self.square = x, squares(x)
+        self.near = np.full(len(x), np.inf, np.float32)  # -1: a centre
+
+    def meet(self, new: Rows) -> None:
+        """Make these rows centres."""
+        for some in blocks(len(new), _MOST):
+            centres = self.x[new[some]]
+            for part in blocks(len(self.x), max(1, _FLOATS // len(centres))):
+                least = self._apart(part, centres, self.square[new[some]]).min(1)
+                np.minimum(self.near[part], least, out=self.near[part])
+        self.near[new] = -1
+
+    def ahead(self, size: int, most: int) -> Rows:
+        """The next rows to take, ``most`` at most: what the ``size`` farthest rows alone can tell."""
+        size = min(size, len(self.near))
+        beyond = np.partition(self.near, len(self.near) - size)[len(self.near) - size]  # no row outside is farther
+        rows = np.flatnonzero(self.near > beyond)
+        if len(rows) == 0:  # so many are equally far
+            rows = np.array([self.near.argmax()])
+        near, apart = self.near[rows], self._apart(rows, self.x[rows], self.square[rows])
+        taken: list[int] = []
+        while len(taken) < most:
+            at = int(near.argmax())  # the first of equal ones, so that the lowest index wins
+            if taken and near[at] <= beyond:
+                break
+            taken.append(at)
+            np.minimum(near, apart[at], out=near)
+            near[at] = -1
+        return rows[taken]
+
+    def _apart(self, rows: slice | Rows, centres: Matrix, lengths: npt.NDArray[np.float32]) -> Matrix:
+        """Squared distances [rows, centres]."""
+        out: Matrix = self.x[rows] @ centres.T
+        out *= -2
+        out += lengths
+        out += self.square[rows][:, None]
+        return np.maximum(out, 0, out=out)

@@ -1,0 +1,150 @@
+"""Clusters by k-means, equal shares of them, and their anchors."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.methods.algorithms.vectors import Matrix, Rows, blocks, count, matrix, unit
+
+Engine = Literal["full", "minibatch", "faiss"]
+
+
+def cluster(
+    x: npt.NDArray[Any], clusters: int, *, seed: int = 0, engine: Engine = "full", spherical: bool = False
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """k-means: the cluster of each row, and the distance to its centroid.
+
+    Args:
+        x: [n, d]; may be a memory map, which ``full`` copies into memory, and the others do not.
+        clusters: how many to look for.
+        seed: of the start; the same seed, engine and number of threads give the same clusters.
+        engine: ``full`` (scikit-learn, all rows until it settles), ``minibatch`` (scikit-learn, for large data), or
+            ``faiss`` (20 rounds, trained on 256 rows per cluster at most).
+        spherical: rows and centroids have length 1 and are compared by cosine (ClusterClip, section 3.1).
+
+    Returns:
+        Labels [n] in ``range(clusters)``, and Euclidean distances [n] to the centroid, of the unit vectors where
+        ``spherical``. Rows with fewer different values than ``clusters`` leave clusters empty.
+
+    Raises:
+        ValueError: ``clusters`` below 1 or above the rows, a row is not finite, or ``engine`` is unknown.
+    """
+    x = matrix(x)
+    if clusters < 1:
+        raise ValueError(f"clusters is {clusters}; the least is 1")
+    count(clusters, len(x))
+    rows = unit(x) if spherical else x
+    centroids = _centroids(rows, clusters, seed, engine, spherical)
+    return _assign(rows, unit(centroids) if spherical else centroids)
+
+
+def _centroids(x: Matrix, clusters: int, seed: int, engine: str, spherical: bool) -> Matrix:
+    if engine == "faiss":
+        import faiss
+
+        found = faiss.Kmeans(x.shape[1], clusters, niter=20, seed=seed, spherical=spherical, min_points_per_centroid=1)
+        found.train(np.ascontiguousarray(x))
+        return np.asarray(found.centroids, np.float32)
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    if engine == "full":
+        fit = KMeans(clusters, random_state=seed, n_init=1)
+    elif engine == "minibatch":
+        fit = MiniBatchKMeans(clusters, random_state=seed, n_init=1, batch_size=4096, compute_labels=False)
+    else:
+        raise ValueError(f"engine '{engine}' is not 'full', 'minibatch' or 'faiss'")
+    return np.asarray(fit.fit(x).cluster_centers_, np.float32)
+
+
+def _assign(x: Matrix, centroids: Matrix) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The nearest centroid of each row, the first of equally near ones, and the distance to it."""
+    label, distance = np.empty(len(x), np.int64), np.empty(len(x), np.float32)
+    half = np.square(centroids).sum(1) / 2
+    for part in blocks(len(x), 4096):
+        label[part] = np.argmax(x[part] @ centroids.T - half, 1)
+        distance[part] = np.sqrt(np.square(x[part] - centroids[label[part]]).sum(1))
+    return label, distance
+
+
+def quotas(sizes: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
+    """``k`` in equal parts over groups, none above its size: what a small group cannot use goes to the others.
+
+    What cannot be divided goes to the first groups that have room, one each.
+
+    Args:
+        sizes: [groups] rows that each group has.
+        k: rows in all.
+
+    Raises:
+        ValueError: ``k`` exceeds the sum of the sizes.
+    """
+    sizes = np.asarray(sizes, np.int64)
+    count(k, int(sizes.sum()))
+    out = np.zeros(len(sizes), np.int64)
+    while out.sum() < k:
+        room = np.flatnonzero(sizes > out)
+        left = k - int(out.sum())
+        share = max(1, left // len(room))
+        some = room[:left]
+        out[some] += np.minimum(share, (sizes - out)[some])
+    return out
+
+
+def by_cluster(
+    label: npt.NDArray[np.int64], distance: npt.NDArray[Any], k: int, *, score: npt.NDArray[Any] | None = None
+) -> Rows:
+    """An equal quota of each cluster; inside one by score, highest first, else nearest to the centroid.
+
+    Args:
+        label: [n] clusters, as of ``cluster``.
+        distance: [n] to the centroid.
+        k: rows to take.
+        score: [n]; NaN marks rows that may not be taken.
+
+    Returns:
+        [k] row indices, the best of each cluster first, then the second of each, so that every beginning is balanced.
+        Ties go to the lowest index; distances tie that differ by less than can be told.
+
+    Raises:
+        ValueError: ``k`` exceeds the rows that may be taken.
+    """
+    key = _steps(np.asarray(distance, np.float64)) if score is None else -np.asarray(score, np.float64)
+    order = np.lexsort((np.arange(len(label)), key, label))
+    order = order[~np.isnan(key[order])]
+    sizes = np.bincount(label[order], minlength=1)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    taken = place < quotas(sizes, k)[label[order]]
+    order, place = order[taken], place[taken]
+    return np.asarray(order[np.lexsort((label[order], place))], np.int64)
+
+
+def _steps(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Distances in steps of a ten-thousandth of the largest.
+
+    Both rows of a cluster of two are equally near, and rounding, which differs between machines, should not choose. It
+    still does where two distances lie on both sides of a step.
+    """
+    most = np.nanmax(distance, initial=0.0)
+    return np.round(distance / most * 1e4) if most > 0 else distance
+
+
+def anchors(x: npt.NDArray[Any], k: int, *, seed: int = 0, engine: Engine = "full") -> Rows:
+    """The row nearest to the centroid in each of ``k`` clusters (NUGGETS, section 3.3: 100 anchors, seed 0).
+
+    Args:
+        x: [n, d].
+        k: clusters.
+        seed: of the k-means.
+        engine: as of ``cluster``.
+
+    Returns:
+        Row indices by cluster; fewer than ``k`` where clusters are empty. Ties go to the lowest index.
+
+    Raises:
+        ValueError: as of ``cluster``.
+    """
+    label, distance = cluster(x, k, seed=seed, engine=engine)
+    return by_cluster(label, distance, len(np.unique(label)))

@@ -1,0 +1,138 @@
+"""For each row the other rows most like it, as one-shot examples (MIWV) or as a view of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.methods.algorithms.vectors import Matrix, Rows, best, blocks, count, matrix, nearest_rows, unit
+
+_FLOATS = 1 << 24
+"""Similarities held at once, 64 MB, and more where these are of fewer than _ROWS rows."""
+_ROWS = 64
+
+
+def nearest(
+    x: npt.NDArray[Any], k: int = 1, *, how: Literal["exact", "hnsw", "ivf"] = "exact", seed: int = 0
+) -> npt.NDArray[np.int64]:
+    """The ``k`` other rows of highest cosine (MIWV, eq. 3 and 4).
+
+    A row is left out of its own list by its index: an equal row is a neighbour, at cosine 1.
+
+    Args:
+        x: [n, d] embeddings of any length; may be a memory map. Beside it: a copy, as of ``unit``, and 64 MB, or 256
+            bytes a row where that is more; the approximate ways have a second copy, and 270 bytes a row for the graph.
+        k: neighbours per row.
+        how: ``exact`` compares all pairs in blocks. ``hnsw`` (a graph) and ``ivf`` (cells of a k-means) are
+            approximate, by faiss, for millions of rows.
+        seed: of the k-means of ``ivf``.
+
+    Returns:
+        [n, k] row indices, nearest first. ``exact``: ties go to the lowest index, exactly for equal rows, since the
+        nearest are ranked in float64. Approximate: ties as faiss leaves them, -1 where it found fewer than ``k``.
+
+    Raises:
+        ValueError: ``k`` exceeds the other rows, a row is not finite, or ``how`` is unknown.
+    """
+    x = matrix(x)
+    count(k, max(0, len(x) - 1))
+    vectors = unit(x)
+    if how != "exact":
+        return _approximate(vectors, k, how, seed)
+    out = np.empty((len(x), k), np.int64)
+    for part in blocks(len(x), max(_ROWS, _FLOATS // max(1, len(x)))):
+        scores = vectors[part] @ vectors.T
+        for at, row in enumerate(range(part.start, part.stop)):
+            scores[at, row] = -np.inf
+            out[row] = nearest_rows(vectors[row], vectors, scores[at], k)
+    return out
+
+
+def _approximate(vectors: Matrix, k: int, how: str, seed: int) -> npt.NDArray[np.int64]:
+    import faiss
+
+    n, width = vectors.shape
+    index: Any
+    if how == "hnsw":
+        index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efSearch = max(64, 2 * k)
+    elif how == "ivf":
+        cells = max(1, min(int(4 * n**0.5), n // 39))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed, index.nprobe = seed, max(1, cells // 16)
+    else:
+        raise ValueError(f"how '{how}' is not 'exact', 'hnsw' or 'ivf'")
+    index.train(vectors)
+    index.add(vectors)
+    found = index.search(vectors, k + 1)[1]
+    others = found != np.arange(n)[:, None]
+    first = np.argsort(~others, axis=1, kind="stable")[:, :k]  # itself, where it was found, goes to the end
+    return np.asarray(np.take_along_axis(found, first, 1), np.int64)
+
+
+def at_random(n: int, k: int = 1, *, seed: int = 0) -> npt.NDArray[np.int64]:
+    """``k`` different other rows at random: the control beside ``nearest`` and ``bm25``.
+
+    Args:
+        n: rows.
+        k: neighbours per row.
+        seed: of the draws.
+
+    Returns:
+        [n, k] row indices.
+
+    Raises:
+        ValueError: ``k`` exceeds the other rows.
+    """
+    count(k, max(0, n - 1))
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(n - 1, k, replace=False) for _ in range(n)]
+    out = np.array(drawn, np.int64).reshape(n, k)
+    return out + (out >= np.arange(n)[:, None])
+
+
+def bm25(texts: Sequence[str], k: int = 1, *, k1: float = 1.5, b: float = 0.75) -> npt.NDArray[np.int64]:
+    """The ``k`` other texts that a search for each text's words finds best (Robertson & Zaragoza, 2009, eq. 3.15).
+
+    A word that the query has q times and the other text f times adds
+    q · log(1 + (n - df + 0.5) / (df + 0.5)) · f (k1 + 1) / (f + k1 (1 - b + b · length / mean length)).
+    Words are runs of letters and digits in lower case; a script without spaces needs cutting beforehand.
+
+    Args:
+        texts: one per row.
+        k: neighbours per row.
+        k1: how soon a repeated word stops counting.
+        b: how far length is evened out, 0 to 1.
+
+    Returns:
+        [n, k] row indices, best first. Ties, such as texts without a common word, go to the lowest index; equal texts
+        tie exactly.
+
+    Raises:
+        ValueError: ``k`` exceeds the other texts.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    n = len(texts)
+    count(k, max(0, n - 1))
+    if not any(any(c.isalnum() or c == "_" for c in text) for text in texts):
+        return np.array([best(-np.isin(np.arange(n), row).astype(int), k) for row in range(n)]).reshape(n, k)
+    counts = CountVectorizer(token_pattern=r"(?u)\w+", dtype=np.float64).fit_transform(texts).tocsr()
+    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
+    idf = np.log1p((n - frequency + 0.5) / (frequency + 0.5))
+    length = np.asarray(counts.sum(1)).ravel()
+    owner = np.repeat(np.arange(n), np.diff(counts.indptr))
+    weights = counts.copy()
+    even = k1 * (1 - b + b * length / length.mean())
+    weights.data = idf[counts.indices] * counts.data * (k1 + 1) / (counts.data + even[owner])
+    by_word = weights.T.tocsr()
+    out: Rows = np.empty((n, k), np.int64)
+    for part in blocks(n, max(1, _FLOATS // 2 // n)):
+        scores = (counts[part] @ by_word).toarray()
+        for at, row in enumerate(range(part.start, part.stop)):
+            scores[at, row] = -np.inf
+            out[row] = best(scores[at], k)
+    return out

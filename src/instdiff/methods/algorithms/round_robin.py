@@ -1,0 +1,96 @@
+"""Rows nearest to queries, in turns: RDS+, Ivison et al., arXiv:2503.01807, section 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.methods.algorithms.vectors import Matrix, Rows, best, blocks, count, matrix, nearest_rows, unit
+
+_FLOATS = 1 << 26
+"""Similarities held at once: 256 MB."""
+
+
+def robin(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> Rows:
+    """Each query in turn takes the row of highest cosine that nobody has, until ``k`` are taken.
+
+    A query never looks further than its ``k`` best rows, so these are all that is kept of the similarities.
+
+    Args:
+        x: [n, d] embeddings of any length; float32 may be a memory map.
+        queries: [q, d]; their order is that of the turns.
+        k: rows to take. Memory: 8 q k bytes, 256 MB of similarities, one copy of ``x``.
+
+    Returns:
+        [k] row indices in the order taken. Ties go to the lowest index, exactly for equal rows.
+
+    Raises:
+        ValueError: ``k`` exceeds the rows, no query, another width, or a row that is not finite.
+    """
+    x, queries = _checked(x, queries, k)
+    vectors, asked = unit(x), unit(queries)
+    lists = []
+    for part in blocks(len(asked), max(1, _FLOATS // max(1, len(x)))):
+        scores = asked[part] @ vectors.T
+        lists += [nearest_rows(asked[part.start + at], vectors, row, k) for at, row in enumerate(scores)]
+    return take_turns(lists, k)
+
+
+def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) -> Rows:
+    """Each task in turn takes the row of highest ``max over its queries of the cosine`` that nobody has.
+
+    Args:
+        x: [n, d] embeddings of any length; float32 may be a memory map, and is read once per task in blocks.
+        tasks: per task its queries, [q, d]; their order is that of the turns.
+        k: rows to take.
+
+    Returns:
+        [k] row indices in the order taken. Ties go to the lowest index; cosines are float32.
+
+    Raises:
+        ValueError: as of ``robin``, or no task.
+    """
+    if not tasks:
+        raise ValueError("there is no task")
+    lists = []
+    for queries in tasks:
+        rows, asked = _checked(x, queries, k)
+        asked = unit(asked)
+        size = min(8192, max(1, _FLOATS // len(asked)))
+        similar = [(unit(rows[part]) @ asked.T).max(1) for part in blocks(len(rows), size)]
+        lists.append(best(np.concatenate([np.zeros(0, np.float32), *similar]), k))
+    return take_turns(lists, k)
+
+
+def take_turns(lists: Sequence[Rows], k: int) -> Rows:
+    """Each list in turn gives its first row that is not taken; a list that is used up is passed over.
+
+    Args:
+        lists: row indices, best first.
+        k: rows to take; fewer come back where the lists hold fewer.
+    """
+    out: list[int] = []
+    taken: set[int] = set()
+    turns = [iter(rows.tolist()) for rows in lists]
+    while turns and len(out) < k:
+        still = []
+        for turn in turns:
+            row = next((row for row in turn if row not in taken), None)
+            if row is None:
+                continue
+            still.append(turn)
+            taken.add(row)
+            out.append(row)
+        turns = still
+    return np.array(out[:k], np.int64)
+
+
+def _checked(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> tuple[Matrix, Matrix]:
+    x, queries = matrix(x), matrix(queries, "queries")
+    count(k, len(x))
+    if len(queries) == 0 or queries.shape[1] != x.shape[1]:
+        raise ValueError(f"queries have shape {queries.shape}; expected one or more rows of width {x.shape[1]}")
+    return x, queries

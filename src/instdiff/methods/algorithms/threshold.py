@@ -1,0 +1,147 @@
+"""Visit rows in order, keep what is not too similar to what was kept: DEITA, Liu et al., ICLR 2024, section 2.4."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.methods.algorithms.kmeans import cluster
+from instdiff.methods.algorithms.vectors import Matrix, Rows, blocks, matrix, unit
+
+_BLOCK = 256
+_KEPT = 8192  # rows compared in one product at most
+
+
+def diverse(
+    x: npt.NDArray[Any],
+    order: npt.NDArray[np.int64] | None = None,
+    *,
+    threshold: float = 0.9,
+    limit: float | None = None,
+    weights: npt.NDArray[Any] | None = None,
+    alike: int = 1,
+) -> Rows:
+    """Keep a row unless ``alike`` or more of the rows kept before it have a cosine above ``threshold`` with it.
+
+    Rows come in blocks: one product with all rows kept so far, then one by one inside the block, so the result is that
+    of visiting them singly. Rejected rows are never compared with (the published code with a larger batch does that).
+
+    Args:
+        x: [n, d] embeddings of any length; float32 may be a memory map. Memory beside it: the kept rows.
+        order: the rows to visit, best first; by default all, as they stand. Rows that are not in it are not taken.
+        threshold: cosine in [-1, 1]; exactly at it a row is kept.
+        limit: where to stop, in rows, or in the unit of ``weights``: the row that crosses it is included.
+        weights: [n] what each row costs, such as its tokens.
+        alike: 1 is DEITA's filter; m lets no row be kept that has m kept ones near it, a cap on near-duplicates.
+
+    Returns:
+        Row indices in the order taken.
+
+    Raises:
+        ValueError: a row is not finite, ``alike`` below 1, or weights of another length.
+
+    Cosines are float32; one that lies within about 1e-7 of the threshold may fall on either side.
+    """
+    x = matrix(x)
+    order = np.arange(len(x)) if order is None else np.asarray(order, np.int64)
+    if alike < 1:
+        raise ValueError(f"alike is {alike}; the least is 1")
+    cost = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    if len(cost) != len(x):
+        raise ValueError(f"{len(cost)} weights for {len(x)} rows")
+    kept, out, spent = _Kept(x.shape[1]), [np.zeros(0, np.int64)], 0.0
+    for part in blocks(len(order), _BLOCK):
+        if limit is not None and spent >= limit:
+            break
+        rows = order[part]
+        vectors = unit(x[rows])
+        new = _resolve(vectors, kept.close(vectors, threshold), threshold, alike)
+        if limit is not None:
+            new = new[: int(np.searchsorted(spent + np.cumsum(cost[rows[new]]), limit)) + 1]
+        spent += float(cost[rows[new]].sum())
+        kept.add(vectors[new])
+        out.append(rows[new])
+    return np.concatenate(out)
+
+
+def diverse_by_cell(
+    x: npt.NDArray[Any],
+    order: npt.NDArray[np.int64] | None = None,
+    *,
+    cells: int,
+    seed: int = 0,
+    threshold: float = 0.9,
+    limit: float | None = None,
+    weights: npt.NDArray[Any] | None = None,
+    alike: int = 1,
+) -> Rows:
+    """``diverse`` where only rows of one cell are compared: for more rows than can all be.
+
+    Cells are the clusters of a k-means by cosine. In each the rows are those that ``diverse`` keeps; similar rows on
+    two sides of a border between cells both stay. For c cells of one size the cost is 1 / c of comparing all.
+
+    Args:
+        x: as of ``diverse``; a cell at a time is in memory.
+        order: as of ``diverse``.
+        cells: how many; 1 is ``diverse`` itself.
+        seed: of the k-means.
+        threshold: as of ``diverse``.
+        limit: as of ``diverse``.
+        weights: as of ``diverse``.
+        alike: as of ``diverse``.
+
+    Returns:
+        Row indices in the order taken.
+
+    Raises:
+        ValueError: as of ``diverse``, or ``cells`` below 1 or above the rows.
+    """
+    if cells == 1:
+        return diverse(x, order, threshold=threshold, limit=limit, weights=weights, alike=alike)
+    order = np.arange(len(x)) if order is None else np.asarray(order, np.int64)
+    if weights is not None and len(weights) != len(x):
+        raise ValueError(f"{len(weights)} weights for {len(x)} rows")
+    label = cluster(x, cells, seed=seed, engine="faiss", spherical=True)[0][order]
+    keep = np.zeros(len(order), bool)
+    by_cell = np.argsort(label, kind="stable")
+    for places in np.split(by_cell, np.flatnonzero(np.diff(label[by_cell])) + 1):
+        keep[places[diverse(x[order[places]], threshold=threshold, alike=alike)]] = True
+    out = order[keep]
+    if limit is None:
+        return out
+    spent = np.cumsum(np.ones(len(out)) if weights is None else np.asarray(weights, np.float64)[out])
+    return out[: int(np.searchsorted(spent, limit)) + 1] if limit > 0 else out[:0]
+
+
+def _resolve(vectors: Matrix, close: npt.NDArray[np.int64], threshold: float, alike: int) -> npt.NDArray[np.int64]:
+    """Places inside a block that are kept; ``close`` counts the similar rows kept in earlier blocks."""
+    similar = vectors @ vectors.T > threshold
+    keep = []
+    for at in range(len(vectors)):
+        if close[at] < alike:
+            keep.append(at)
+            close += similar[at]
+    return np.array(keep, np.int64)
+
+
+class _Kept:
+    """The unit vectors kept so far, in an array that doubles."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = np.empty((_BLOCK, width), np.float32)
+        self.count = 0
+
+    def add(self, vectors: Matrix) -> None:
+        if self.count + len(vectors) > len(self.rows):
+            self.rows = np.concatenate([self.rows, np.empty_like(self.rows)])
+        self.rows[self.count : self.count + len(vectors)] = vectors
+        self.count += len(vectors)
+
+    def close(self, vectors: Matrix, threshold: float) -> npt.NDArray[np.int64]:
+        """How many kept rows are above the threshold with each vector."""
+        out = np.zeros(len(vectors), np.int64)
+        for part in blocks(self.count, _KEPT):
+            out += (vectors @ self.rows[part].T > threshold).sum(1)
+        return out

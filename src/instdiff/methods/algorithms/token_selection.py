@@ -1,0 +1,56 @@
+"""What a selection by informative tokens is made of (T-SHIRT, arXiv:2506.01317, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Floats
+from instdiff.core.arrays.quantile import quantiles
+from instdiff.core.arrays.ragged import Ragged
+
+
+def least_size(draws: Callable[[], Iterable[Ragged]], k: float) -> float:
+    """The size that the top ``k`` percent of all tokens reach; ``draws`` begins anew to yield columns per token."""
+    sizes = lambda: (np.abs(np.asarray(column.values, np.float32)) for column in draws())  # noqa: E731
+    return float(quantiles(sizes, 1 - k / 100).values[0])
+
+
+def selective(column: Ragged, least: float, *, strict: bool) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """S-IFD of each row of a column (NLL with the prompt minus without, per token), and of how many tokens it is.
+
+    It is exp of the mean over the tokens whose size reaches ``least``, or lies above it where ``strict``; 1 where none
+    does.
+    """
+
+    def keep(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        size = np.abs(values)
+        return np.where(size > least if strict else size >= least, values, np.nan)
+
+    chosen = column.map(keep)
+    count = chosen.count()
+    with np.errstate(over="ignore"):
+        return np.exp(chosen.sum() / np.maximum(count, 1)), count
+
+
+class Running:
+    """Mean and population standard deviation per row, of draws seen one at a time."""
+
+    def __init__(self, rows: int) -> None:
+        self.number, self.mean, self._squares = 0, np.zeros(rows), np.zeros(rows)
+
+    def add(self, value: Floats) -> None:
+        """Take in a draw."""
+        self.number += 1
+        with np.errstate(invalid="ignore", over="ignore"):
+            step = value - self.mean
+            self.mean += step / self.number
+            self._squares += step * (value - self.mean)
+
+    @property
+    def std(self) -> Floats:
+        """Of what was seen so far."""
+        return np.asarray(np.sqrt(self._squares / self.number))

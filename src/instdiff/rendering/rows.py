@@ -1,0 +1,235 @@
+"""Rows: exactly what a model sees, and what makes their noise their own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Reasons
+from instdiff.core.arrays.ragged import AT_ONCE, Ragged, offsets_of
+from instdiff.core.arrays.spill import Growing
+from instdiff.core.columns import joined, slim
+
+Counts = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.bool_]
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise on the input embeddings of rows; see ``core.Noisy``.
+
+    Args:
+        alpha: its size, before it is divided by sqrt(tokens x embedding size).
+        row: per row the 64 bits that make its noise its own.
+        tokens: per row the tokens of its prompted view.
+        first: the address of a row's first token, when it stands before the response alone: None for a start token,
+            which gets no noise; 0 where that token is the response's first. ``prompted`` where a prompt stands there.
+    """
+
+    alpha: float
+    row: Counts
+    tokens: Counts
+    first: int | str | None = "prompted"
+
+    def addresses(self, target: Marks) -> tuple[Counts, Marks]:
+        """Address of each token of a row with these targets, and which tokens get noise.
+
+        Response tokens have their number in the response, prompt tokens a negative one.
+        """
+        said = np.cumsum(target) - 1
+        noisy = np.ones(len(target), bool)
+        if self.first == 0:
+            return np.arange(len(target)), noisy
+        if self.first is None:
+            noisy[0] = False
+        return np.where(target, said, -1 - np.arange(len(target))), noisy
+
+    def take(self, rows: Counts) -> Noise:
+        """That of the rows named."""
+        return replace(self, row=self.row[rows], tokens=self.tokens[rows])
+
+    def marks(self) -> Iterator[bytes]:
+        """Per row what tells its noise from any other."""
+        head = f"{self.alpha!r} {self.first!r}".encode()
+        for row, tokens in zip(self.row.tolist(), self.tokens.tolist(), strict=True):
+            yield head + row.to_bytes(8, "little", signed=True) + tokens.to_bytes(8, "little")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the model sees, one entry per sample in pool order.
+
+    Args:
+        ids: token ids.
+        target: which of them are targets; never the first, which nothing predicts.
+        truncated: the row was cut at the length limit.
+        why: None, or why the row has no target; such a row has no ids.
+        noise: what is added to the rows' embeddings.
+    """
+
+    ids: Ragged
+    target: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    why: Reasons
+    noise: Noise | None = None
+    _digests: list[npt.NDArray[np.bytes_]] = field(default_factory=list, repr=False, compare=False)
+    """Known hashes of ids and targets, which noise does not change."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def n_targets(self) -> Counts:
+        """Targets per row."""
+        out = Growing(np.int64)
+        for span in self.ids.spans():
+            marks = self.target[self.ids.offsets[span.start] : self.ids.offsets[span.stop]]
+            ends = np.concatenate([[0], np.cumsum(marks)])
+            out.extend(np.diff(ends[self.ids.offsets[span.start : span.stop + 1] - self.ids.offsets[span.start]]))
+        return out.array()
+
+    def keys(self) -> npt.NDArray[np.bytes_]:
+        """16 bytes per row: the hash of its ids and targets, hence of everything that can change its numbers."""
+        if not self._digests:
+            self._digests.append(self._plain_digests())
+        digests = self._digests[0]
+        if self.noise is None:
+            return digests
+        noised, marks = Growing("S16"), self.noise.marks()
+        for at in range(0, len(digests), AT_ONCE):
+            plain = memoryview(digests[at : at + AT_ONCE].tobytes())
+            both = zip((plain[a : a + 16] for a in range(0, len(plain), 16)), marks, strict=False)
+            here = b"".join(hashlib.blake2b(b"".join(one), digest_size=16, key=b"noise").digest() for one in both)
+            noised.extend(np.frombuffer(here, "S16"))
+        return noised.array()
+
+    def _plain_digests(self) -> npt.NDArray[np.bytes_]:
+        out = Growing("S16")
+        start = hashlib.blake2b(digest_size=16, key=b"row")
+        for span in self.ids.spans():
+            digests = bytearray()
+            offsets = self.ids.offsets[span.start : span.stop + 1]
+            ids = memoryview(self.ids.values[offsets[0] : offsets[-1]].astype("<i4").tobytes())
+            bits, ends = _packed(self.target[offsets[0] : offsets[-1]], offsets - offsets[0])
+            places = (4 * (offsets - offsets[0])).tolist()
+            for a, b, c, d in zip(places, places[1:], ends, ends[1:], strict=False):
+                digest = start.copy()
+                digest.update(ids[a:b])
+                digest.update(bits[c:d])
+                digests += digest.digest()
+            out.extend(np.frombuffer(bytes(digests), "S16"))
+        return out.array()
+
+    def take(self, rows: Counts) -> Rows:
+        """The rows named, in that order."""
+        if len(rows) == len(self) and all(
+            np.array_equal(rows[at : at + AT_ONCE], np.arange(at, min(at + AT_ONCE, len(rows))))
+            for at in range(0, len(rows), AT_ONCE)
+        ):
+            return self
+        ids = self.ids.take(rows)
+        target = Ragged(self.target, self.ids.offsets).take(rows).values
+        noise = None if self.noise is None else self.noise.take(rows)
+        return Rows(ids, target, self.truncated[rows], self.why[rows], noise)
+
+
+def _packed(target: Marks, offsets: Counts) -> tuple[memoryview, list[int]]:
+    """Targets as bits, each row from a byte of its own; and where the rows' bytes start."""
+    sizes = np.diff(offsets)
+    ends = offsets_of((sizes + 7) // 8)
+    room = np.zeros(8 * ends[-1], bool)
+    room[np.repeat(8 * ends[:-1] - offsets[:-1], sizes) + np.arange(len(target))] = target
+    return memoryview(np.packbits(room).tobytes()), ends.tolist()
+
+
+class Filling:
+    """Rows as they are made, a span at a time."""
+
+    def __init__(self) -> None:
+        self.ids, self.target, self.sizes = Growing(np.int32), Growing(np.bool_), Growing(np.int64)
+        self.truncated = Growing(np.bool_)
+        self.why: list[Reasons] = []
+
+    def add(self, ids: Ragged, target: Marks, truncated: Marks, why: Reasons) -> None:
+        """Append rows."""
+        self.ids.extend(ids.values)
+        self.target.extend(target)
+        self.sizes.extend(ids.lengths())
+        self.truncated.extend(truncated)
+        self.why.append(slim(why))
+
+    def rows(self) -> Rows:
+        """All that were added."""
+        ids = Ragged(self.ids.array(), offsets_of(self.sizes.array()))
+        return Rows(ids, self.target.array(), self.truncated.array(), joined(self.why))
+
+
+def heads_of(values: Values, sizes: Counts, keep: Counts) -> Values:
+    """The first ``keep`` values of each row."""
+    at = np.arange(len(values)) - np.repeat(offsets_of(sizes)[:-1], sizes)
+    return values[at < np.repeat(keep, sizes)]
+
+
+def led_by(values: Values, sizes: Counts, lead: Marks, first: int | bool) -> Values:
+    """The rows with ``first`` before those that ``lead`` names."""
+    return np.insert(values, offsets_of(sizes)[:-1][lead], first)
+
+
+Ids = npt.NDArray[np.int32]
+
+
+_AT_ONCE = 1 << 10
+"""Rows put together before they are handed on."""
+
+
+def _bare(ids: Ids, lead: int | None) -> Ids:
+    return ids[1:] if lead is not None and len(ids) and ids[0] == lead else ids
+
+
+class _Built:
+    """Rows made one by one."""
+
+    def __init__(self) -> None:
+        self._out = Filling()
+        self._parts: list[tuple[Ids, Marks, bool, str | None]] = []
+
+    def add(
+        self, ids: Ids | None = None, target: Marks | None = None, cut: bool = False, why: str | None = None
+    ) -> None:
+        """Append a row, or the reason why there is none."""
+        nothing = np.zeros(0, np.int32)
+        self._parts.append(
+            (nothing if ids is None else ids, nothing.astype(bool) if target is None else target, cut, why)
+        )
+        if len(self._parts) == _AT_ONCE:
+            self._hand_on()
+
+    def after(self, context: Ids, ids: Ids, target: Marks, cut: bool, limit: int, lead: int | None) -> None:
+        """Append a row behind as much of the end of a context as fits."""
+        own = _bare(ids, lead)
+        head = ids[: len(ids) - len(own)]
+        room = limit - len(ids)
+        if room <= 0:
+            self.add(cut=True, why="too_long")
+            return
+        shown = context[-room:]
+        marks = np.concatenate([np.zeros(len(head) + len(shown), bool), target[len(head) :]])
+        self.add(np.concatenate([head, shown, own]), marks, cut or len(shown) < len(context))
+
+    def rows(self) -> Rows:
+        """All that were added."""
+        self._hand_on()
+        return self._out.rows()
+
+    def _hand_on(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts:
+            ids, target, cut, why = zip(*parts, strict=True)
+            words: Reasons = np.array([*why, None], object)[:-1]
+            sizes = offsets_of([len(row) for row in ids])
+            self._out.add(Ragged(np.concatenate(ids), sizes), np.concatenate(target), np.array(cut, bool), words)

@@ -1,0 +1,106 @@
+"""What embedders and judges see of a row: text, not tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from instdiff.core import Asked, Reasons, View, Words
+from instdiff.data import Pool, Sample
+from instdiff.errors import PlanError
+from instdiff.rendering.questions import questions
+
+
+@dataclass(frozen=True)
+class Texts:
+    """One text per sample, or the reason why there is none.
+
+    Args:
+        said: the texts; empty where there is a reason.
+        why: None, or the reason.
+        system: what a judge is told before each of them.
+    """
+
+    said: pa.LargeStringArray
+    why: Reasons
+    system: str = ""
+
+    def __len__(self) -> int:
+        return len(self.said)
+
+    def __getitem__(self, row: int) -> str:
+        return str(self.said[row].as_py())
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes per text."""
+        return np.diff(np.frombuffer(self.said.buffers()[1], np.int64)[self.said.offset :][: len(self) + 1])
+
+    def keys(self) -> npt.NDArray[np.bytes_]:
+        """16 bytes per row: the hash of all that can change its numbers."""
+        start = hashlib.blake2b(self.system.encode(), digest_size=16, key=b"text")
+        digests = []
+        for text in self._texts():
+            digest = start.copy()
+            digest.update(b"\0" + text.encode())
+            digests.append(digest.digest())
+        return np.frombuffer(b"".join(digests), "S16")
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Texts:
+        """Those of the rows named, in that order."""
+        return Texts(self.said.take(pa.array(rows)), self.why[rows], self.system)
+
+    def _texts(self) -> Iterator[str]:
+        for start in range(0, len(self), 4096):
+            yield from self.said.slice(start, 4096).to_pylist()
+
+
+def texts(view: View, pool: Pool) -> Texts:
+    """The texts of a view.
+
+    Raises:
+        ConfigError: a prompt file is missing or faulty.
+        PlanError: the view is one of tokens.
+    """
+    why = np.full(len(pool), None, object)
+    said: list[str] = []
+    if isinstance(view, Words):
+        for row, sample in enumerate(pool.samples()):
+            said.append(words(sample, view.part))
+            if not said[-1].strip():
+                why[row] = "empty_response" if view.part == "response" else "empty_instruction"
+        return Texts(pa.array(said, pa.large_string()), why)
+    if isinstance(view, Asked):
+        asked = questions(view.prompt)
+        for row, sample in enumerate(pool.samples()):
+            if not sample.response:
+                why[row] = "empty_response"
+            said.append("" if why[row] else asked.ask(view.number, sample))
+        return Texts(pa.array(said, pa.large_string()), why, asked.system)
+    raise PlanError(f"{type(view).__name__} is a view for language models; embedders and judges take text")
+
+
+def words(sample: Sample, part: str) -> str:
+    """The text of a part of a sample: ``instruction`` with its input, ``response`` or ``row``."""
+    said: Sequence[str] = [
+        m.content + ("\n" + m.input if m.input else "")
+        for m in sample.messages
+        if part == "row" or m.role == ("user" if part == "instruction" else "assistant")
+    ]
+    return "\n".join(said)
+
+
+def text_column(pool: Pool, part: str) -> npt.NDArray[np.object_]:
+    """The text of each row: ``source`` is the input's own line, other parts are those of ``Words``."""
+    if part == "source":
+        said = [json.dumps(row, ensure_ascii=False) for row in pool.source_rows(np.arange(len(pool)))]
+    else:
+        said = [words(sample, part) for sample in pool.samples()]
+    out = np.empty(len(said), object)
+    out[:] = said
+    return out

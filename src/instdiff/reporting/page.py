@@ -1,0 +1,258 @@
+"""The page and the JSON beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from instdiff.core import Log
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.display import visible
+from instdiff.core.files import write_json, writing
+from instdiff.errors import InstDiffError
+from instdiff.reporting import run_sections, score_sections, stored_values
+from instdiff.reporting.context import Scene, Section
+from instdiff.reporting.examples import texts
+from instdiff.reporting.packing import Packer, packed, packed_json
+from instdiff.reporting.plotly_script import library, plotly_script
+from instdiff.reporting.sources import gather
+from instdiff.reporting.statistics import plain
+from instdiff.version import __version__
+
+TEXT, TEXT_BYTES = 2000, 3_000_000
+"""Characters of an instruction or response; compressed bytes of all texts."""
+TOKENS, TOKENS_PER_ROW = 200_000, 400
+
+
+def report(
+    where: str | Path,
+    *,
+    data: str | None = None,
+    output: str | Path | None = None,
+    store: str | None = None,
+    lines: list[dict[str, Any]] | None = None,
+    log: Log = lambda line: None,
+) -> Path:
+    """Write a page about a run folder or a score file, and the same facts as JSON beside it.
+
+    Args:
+        where: the run folder or score file.
+        data: the rows that were scored; by default where they were then.
+        output: the page; by default ``report.html`` in the folder or beside the scores.
+        store: the store; by default the one that the scores name.
+        lines: held-out lines, one for each model; by default those of the folder.
+        log: is told what happens.
+
+    Raises:
+        DataError: it is no such place, or ``data`` are other rows.
+        PlanError: plotly is missing.
+    """
+    place = Path(where)
+    page = Path(output) if output else (place if place.is_dir() else place.parent) / "report.html"
+    plotly_script()  # where it is missing, nothing is read
+    scene = Scene(gather(place, data, store, lines, log))
+    made, points = _sections(scene)
+    about, folded = run_sections.provenance(scene)
+    made.append(about)
+    packer = Packer([*_columns(scene), *(points.pop(axis) for axis in "xy" if axis in points)])
+    figures = {s.id: [[label, packer.figure(figure)] for label, figure in s.figures] for s in made}
+    shown, table, notes = _examples(scene, packer)
+    points = {name: packer.array(values) for name, values in points.items()}
+    body = {"figures": figures, "examples": table, "points": points, "arrays": packer.index}
+    drawing = library(frozenset(trace.type for s in made for _, figure in s.figures for trace in figure.data))
+    text = _page(scene, made, notes, folded, bool(shown), drawing, {
+        "figures": packed_json(body), "arrays": packer.packed(), "plotly": packed(drawing),
+    })  # fmt: skip
+    with writing(page) as aside:
+        aside.write_text(text, encoding="utf-8")
+    write_json(page.with_suffix(".json"), plain(_facts(scene, made, shown)))
+    return page
+
+
+def write_report(folder: Path, lines: list[dict[str, Any]]) -> Path:
+    """Write ``report.html`` and ``report.json`` of a pipeline's run folder, with one line per model."""
+    return report(folder, lines=lines)
+
+
+def _sections(scene: Scene) -> tuple[list[Section], dict[str, Any]]:
+    covered, points = run_sections.coverage(scene)
+    made = [
+        score_sections.summary(scene),
+        score_sections.funnel(scene),
+        score_sections.distributions(scene),
+        score_sections.delta(scene),
+        score_sections.domains(scene),
+        score_sections.correlation(scene),
+        score_sections.length(scene),
+        score_sections.overlap(scene),
+        covered,
+        run_sections.tags(scene),
+        run_sections.training(scene),
+        run_sections.comparison(scene),
+        run_sections.cost(scene),
+    ]
+    return [section for section in made if section is not None], points
+
+
+def _columns(scene: Scene) -> Iterator[Any]:
+    """What the points of pictures are made of."""
+    for part in scene.material.parts:
+        for scored in part.table.scored.values():
+            yield scored.value
+            yield from (scored.details[name] for name in ("diff_nll", "diff_entropy") if name in scored.details)
+    if scene.part is not None:
+        yield from (np.where(length > 0, length, np.nan) for length in scene.lengths.values())
+
+
+# ── examples ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _examples(scene: Scene, packer: Packer) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The shown rows as facts and as the page has them, and what is to say about them."""
+    part, shown, pool = scene.part, scene.shown, scene.material.pool
+    if part is None or shown is None:
+        return {}, {}, []
+    at, table = shown.at, part.table
+    facts: dict[str, Any] = {
+        "row": table.rows[at].tolist(),
+        "kind": shown.kinds,
+        "status": shown.status,
+        "reason": shown.why,
+        "n_tokens": [n if n >= 0 else None for n in table.n_tokens[at].tolist()],
+        "scores": {name: table.scored[name].value[at].tolist() for name in table},
+    }
+    if scene.groups is not None:
+        facts["group"] = [scene.groups[1][row] for row in at.tolist()]
+    own = {f"{part.method}.{name}": column[at] for name, column in part.scored.details.items()}
+    body = {
+        **facts,
+        "reason": [visible(why) for why in shown.why],
+        "group": [visible(value) for value in facts.get("group", [])],
+        "group_name": scene.groups[0] if scene.groups else "",
+        "scores": {name: packer.array(table.scored[name].value[at]) for name in table},
+        "details": {name: packer.array(values) for name, values in own.items()},
+        "at": packer.array(at.astype(np.int32)),
+        "method": part.method,
+    }
+    notes = []
+    if len(at) < len(table):
+        notes.append(
+            f"Of {len(table):,} rows {len(at):,} are here: chosen ones, those around the cut, the ends of every score, "
+            "and random ones."
+        )
+    if pool is not None:
+        said, most = _fitting(pool, at)
+        body["texts"] = said
+        notes.append(f"Texts are cut after {most:,} characters.")
+        body["tokens"] = _tokens(scene, packer, notes)
+    return facts, plain(body), notes
+
+
+def _fitting(pool: Any, at: Any) -> tuple[list[tuple[str, str]], int]:
+    """Texts that do not make the page too large, and where they are cut."""
+    most = TEXT
+    said = texts(pool, at, most)
+    while len(packed_json(said)) > TEXT_BYTES and most > 100:
+        most //= 2
+        said = texts(pool, at, most)
+    return said, most
+
+
+def _tokens(scene: Scene, packer: Packer, notes: list[str]) -> dict[str, Any]:
+    """Values of the shown rows' tokens, chosen rows first, as many as there is room for."""
+    part, shown, pool = scene.part, scene.shown, scene.material.pool
+    assert part is not None and shown is not None and pool is not None
+    order = np.argsort([status != "chosen" for status in shown.status], kind="stable")
+    try:
+        found = stored_values.tokens(part.table, pool.take(shown.at[order]), scene.material.store)
+    except (InstDiffError, OSError) as error:
+        notes.append(f"Values of single tokens could not be read: {stored_values.why_not(error)}.")
+        return {}
+    if found is None:
+        notes.append("The store has no values of single tokens of these rows.")
+        return {}
+    sizes = np.array([min(len(pieces), TOKENS_PER_ROW) for pieces in found.pieces])
+    room = int((np.cumsum(sizes) <= TOKENS).sum())
+    words: dict[str, int] = {}
+    rows, ids = [], []
+    for place in range(room):
+        pieces = found.pieces[place][:TOKENS_PER_ROW]
+        rows.append([int(order[place]), len(pieces)])
+        ids += [words.setdefault(visible(piece), len(words)) for piece in pieces]
+    columns = {name: _values(column, sizes[:room]) for name, column in found.columns.items()}
+    notes.append(f"Tokens are coloured for {room:,} of these rows, up to {TOKENS_PER_ROW} of each.")
+    return {
+        "words": list(words),
+        "rows": rows,
+        "ids": packer.array(np.array(ids, np.int32)),
+        "columns": {name: packer.array(values) for name, values in columns.items()},
+        "deltas": found.deltas,
+    }
+
+
+def _values(column: Ragged, sizes: Any) -> Any:
+    """The first values of each row; NaN where a row has none."""
+    out = [
+        column[row][:size] if len(column[row]) >= size else np.full(size, np.nan, np.float32)
+        for row, size in enumerate(sizes.tolist())
+    ]
+    return np.concatenate([np.zeros(0, np.float32), *out]).astype(np.float16).astype(np.float32)
+
+
+# ── page and facts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _page(
+    scene: Scene,
+    made: list[Section],
+    notes: list[str],
+    folded: list[tuple[str, str]],
+    examples: bool,
+    drawing: str,
+    payload: dict[str, str],
+) -> str:
+    here = files("instdiff.reporting") / "assets"
+    script, style = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"visible": lambda value: visible(str(value)), "cell": cell}
+    template = environment.from_string((here / "report.html").read_text(encoding="utf-8"))
+    # Two scripts may run, each by its hash: what data bring into the page never can. The drawing library makes code for
+    # the graphics card from text of its own, for which a policy has no finer word than 'unsafe-eval'.
+    hashes = [f"sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}" for s in
+              (script, drawing)]  # fmt: skip
+    after = ("training", "comparison", "cost", "provenance")
+    before = next(s.id for s in made if s.id in after) if examples else None
+    return template.render(
+        title=scene.material.title, kind=scene.material.kind, sections=made, notes=scene.material.notes,
+        example_notes=notes, folded=folded, before=before, payload=payload, script=script, style=style,
+        hashes=" ".join(f"'{one}'" for one in hashes), library=hashes[1], version=__version__,
+    )  # fmt: skip
+
+
+def cell(value: Any, digits: int = 3) -> str:
+    """A table's cell."""
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.{digits}f}" if isinstance(value, float) else visible(str(value))
+
+
+def _facts(scene: Scene, made: list[Section], shown: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "instdiff": __version__,
+        "title": scene.material.title,
+        "kind": scene.material.kind,
+        "notes": scene.material.notes,
+        "sections": {s.id: {"title": s.title, "text": s.text, "notes": s.notes, "facts": s.facts} for s in made},
+        "examples": shown,
+    }

@@ -1,0 +1,364 @@
+"""What was chosen, and how its scores look."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from instdiff.experiments import run_folder
+from instdiff.reporting import plots, statistics
+from instdiff.reporting.context import Scene, Section, Table
+from instdiff.reporting.sources import Material, Part
+
+ROUNDS, SEVERAL = 3, 12
+"""Earlier rounds whose points are drawn; methods whose points are all drawn."""
+NO_SELECTION = ("base", "full", "random")
+"""Lines of a comparison that no method has chosen."""
+MATRIX = 32
+"""Selections in a picture of their overlap."""
+
+
+# ── in three sentences ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def summary(scene: Scene) -> Section:
+    """What was chosen and why."""
+    section = Section("summary", "What was chosen, and why")
+    part, material = scene.part, scene.material
+    if part is None:
+        section.text = [_compared(material) or "This folder holds trained models, and no scores."]
+        return section
+    picked, of = len(part.chosen), len(part.table)
+    of_lines = _compared(material)
+    told = [_what(part, material), _why(part)]
+    section.text = [of_lines, *told] if of_lines else [*told, _result(material) or _bias(scene)]
+    tokens = part.scored.n_tokens
+    known = bool(np.all(tokens >= 0))
+    section.facts = {
+        "rows": of,
+        "chosen_rows": picked,
+        "scorable_tokens": int(tokens[part.scored.scorable].sum()) if known else None,
+        "chosen_tokens": int(tokens[part.chosen].sum()) if known else None,
+        "method": part.method,
+        "params": part.scored.method.params(),
+        "budget": str(part.budget),
+        "selected": part.record is not None,
+        "rounds": len(material.parts),
+        "methods": list(part.table),
+    }
+    return section
+
+
+def _what(part: Part, material: Material) -> str:
+    tokens = part.scored.n_tokens
+    of_tokens = ""
+    if np.all(tokens >= 0):
+        every, mine = int(tokens[part.scored.scorable].sum()), int(tokens[part.chosen].sum())
+        of_tokens = f", with {mine:,} of {every:,} response tokens ({100 * mine / max(every, 1):.1f} %),"
+    rounds = len(material.parts) if material.kind == "pipeline" else 1
+    verb = "chose" if part.record is not None else "would choose"
+    return (
+        f"{part.method} {verb} {len(part.chosen):,} of {len(part.table):,} rows"
+        f"{of_tokens or ''} within a budget of {part.budget}{f' in the last of {rounds} rounds' if rounds > 1 else ''}."
+    )
+
+
+def _why(part: Part) -> str:
+    doc = inspect.cleandoc(type(part.scored.method).__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    idea = re.sub(r" \([^)]*\)", "", doc).split(". ")[0].rstrip(".")
+    cut = statistics.threshold(part.scored, part.mask)
+    at = "" if cut is None else f" the lowest score taken is {cut:.4g} (higher is better), and"
+    why = statistics.excluded(part.scored)
+    left = ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in why.items())
+    without = f"{sum(why.values()):,} rows have no score ({left})" if why else "every row has a score"
+    return f"The idea of {part.method}: {idea[:1].lower()}{idea[1:]};{at} {without}."
+
+
+def _result(material: Material) -> str:
+    """The selection against random ones, where models were judged."""
+    random = [line["nll"] for line in material.lines if str(line["model"]).startswith("random seed")]
+    if not random:
+        return ""
+    mine, mean = material.lines[-1]["nll"], float(np.mean(random))
+    word = "below" if mine < mean else "above"
+    return (
+        f"The model trained on it has a held-out NLL of {mine:.3f}, {abs(mine - mean):.3f} {word} the mean of "
+        f"{len(random)} random selection{'s' * (len(random) > 1)} with as many tokens "
+        f"({min(random):.3f} to {max(random):.3f})."
+    )
+
+
+def _compared(material: Material) -> str:
+    if not material.comparison:
+        return ""
+    first = material.comparison[0]
+    same = ("suite", "task", "metric")
+    some = [
+        line for line in material.comparison
+        if all(line.get(k) == first.get(k) for k in same) and isinstance(line.get("value"), int | float)
+    ]  # fmt: skip
+    if not some:
+        return ""
+    metric = str(first.get("metric", "value"))
+    best = (min if statistics.lower_is_better(first) else max)(some, key=lambda line: line["value"])
+    interval = f" ({best['low']:.4g} to {best['high']:.4g})" if best.get("low") is not None else ""
+    return (
+        f"Of {len(some)} lines of {first.get('task') or first.get('suite')}, {best['name']} has the best {metric}: "
+        f"{best['value']:.4g}{interval}.{_against_random(some)}"
+    )
+
+
+def _against_random(lines: list[dict[str, Any]]) -> str:
+    """Which selections are told apart from random rows."""
+    some = [line for line in lines if line.get("diff") is not None and line["name"] not in NO_SELECTION]
+    if not some:
+        return ""
+    better = [str(line["name"]) for line in some if line.get("real") and line.get("better")]
+    worse = sum(bool(line.get("real")) for line in some) - len(better)
+    names = f"{', '.join(better) or 'none'} {'are' if len(better) > 1 else 'is'}"
+    return (
+        f" Of {len(some)} selection{'s' * (len(some) > 1)} {names} better than random rows, {worse} "
+        f"{'is' if worse == 1 else 'are'} worse, and {len(some) - len(better) - worse} are not told apart."
+    )
+
+
+def _bias(scene: Scene) -> str:
+    assert scene.part is not None
+    known = statistics.response_length(scene.lengths)
+    if known is None:
+        return "How long the responses are is not known."
+    unit, length = known
+    mask = scene.part.mask
+    rho = statistics.spearman({"score": scene.part.scored.value, "length": length})[0][1]
+    rest = f", of the others {np.median(length[~mask]):,.0f}" if (~mask).any() else ""
+    related = "" if rho is None else f"; the rank correlation of score and length is {rho:+.2f}"
+    return f"The median of the chosen rows is {np.median(length[mask]):,.0f} {unit}{rest}{related}."
+
+
+# ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def funnel(scene: Scene) -> Section | None:
+    """Rows and tokens per stage with the reasons."""
+    section = Section("funnel", "From the input to the selection")
+    parts = scene.material.parts
+    for part in reversed(parts) if scene.material.kind == "compare" else parts:
+        stages = statistics.funnel(part.scored, part.chosen)
+        why = statistics.excluded(part.scored)
+        section.facts[part.name] = {"stages": stages, "excluded": why}
+        shares = statistics.shares(stages)
+        told = [
+            {**stage, "share": {unit: share[at] for unit, share in shares.items()}} for at, stage in enumerate(stages)
+        ]
+        section.bars.append((part.name, told))
+        rows = [[stage["stage"], stage["rows"], stage["tokens"]] for stage in stages]
+        rows += [[f"left out: {word.replace('_', ' ')}", count, None] for word, count in why.items()]
+        several = len(parts) > 1
+        section.tables.append(Table(["stage", "rows", "response tokens"], rows, part.name if several else ""))
+    section.text = ["Scorable rows could be scored; eligible ones may be taken; tokens are those of the responses."]
+    return section if section.bars else None
+
+
+def distributions(scene: Scene) -> Section | None:
+    """Each score with the cut, and the details of the method that decided."""
+    section = Section("distributions", "How the scores are distributed")
+    section.text = ["Blue are the chosen rows; the dashed line is the lowest score among them."]
+    section.notes = ["The outermost half percent of each column stands in its first and last bar."]
+    rows = []
+    for part, scored, prefix in _scored(scene.material):
+        top = part.top(scored.name)
+        mask = np.zeros(len(part.table), bool)
+        mask[top] = True
+        columns = {scored.name: scored.value} | {f"{scored.name}.{k}": v for k, v in scored.details.items()}
+        for name, values in columns.items():
+            found = statistics.histogram(values, mask)
+            if found is None:
+                continue
+            own = name == scored.name
+            if own or scored.name == part.method:
+                figure = plots.distribution(scored, top, values=None if own else values, label=name)
+                section.figures.append((prefix + name, figure))
+            cut = statistics.threshold(scored, mask) if own else None
+            spread = statistics.spread(values)
+            rows.append([prefix + name, *(spread[k] for k in _SPREAD), cut])
+            section.facts[prefix + name] = {**spread, "cut": statistics.finite(cut), "histogram": found}
+    section.tables = [Table(["score", *_SPREAD, "cut"], rows)]
+    return section if section.figures else None
+
+
+_SPREAD = ("rows", "mean", "median", "deviation", "min", "max")
+
+
+def _scored(material: Material) -> Iterator[tuple[Part, Any, str]]:
+    """Every method of every part; the newest part first."""
+    several = len(material.parts) > 1 and material.kind != "compare"  # whose lines have names of their own
+    for part in reversed(material.parts):
+        for name in sorted(part.table, key=lambda name: name != part.method):
+            yield part, part.table.scored[name], f"{part.name}: " if several else ""
+
+
+# ── InstructDiff ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def delta(scene: Scene) -> Section | None:
+    """Delta NLL against delta entropy with the kept band; delta entropy per domain."""
+    section = Section("delta", "Delta NLL and delta entropy")
+    labels = scene.groups[1] if scene.groups else None
+    for number, (part, scored, prefix) in enumerate(
+        (p, s, x) for p, s, x in _scored(scene.material) if {"diff_nll", "diff_entropy"} <= s.details.keys()
+    ):
+        if number >= ROUNDS:
+            section.notes.append(f"Points of the newest {ROUNDS} are drawn.")
+            break
+        top, name = part.top(scored.name), prefix + scored.name
+        section.figures.append((name, plots.delta(scored, top, at=scene.at)))
+        edges = statistics.band(scored)
+        facts: dict[str, Any] = {"band": edges, "diff_entropy": statistics.spread(scored.details["diff_entropy"])}
+        if labels is not None and scene.groups is not None and len(labels) == len(part.table):
+            by = scene.groups[0]
+            section.figures.append((f"{name} by {by}", plots.delta(scored, top, labels=labels, at=scene.at)))
+            section.figures.append((f"{name}: delta entropy per {by}", plots.domains(scored, labels)))
+            found = statistics.by_group(scored.details["diff_entropy"], labels)
+            facts["domains"] = found
+            section.tables.append(_domains(f"{name}: delta entropy per {by}", by, found, part, labels))
+        section.facts[name] = facts
+    section.text = [
+        "Delta is the base model minus the calibrated one. Rows at both ends of delta NLL are left out; of the rows "
+        "within the band those with the lowest delta entropy are taken."
+    ]
+    if labels is None:
+        section.notes.append("No column of the input says what kind of row each is, so nothing is shown per domain.")
+    section.notes += scene.sampled
+    return section if section.figures else None
+
+
+def _domains(caption: str, by: str, found: Mapping[str, Any], part: Part, labels: list[str]) -> Table:
+    names = np.array(labels, object)
+    rows = [
+        [kind, int((names == kind).sum()), int(part.mask[names == kind].sum()), *(s.get(k) for k in _SPREAD[1:])]
+        for kind, s in found.items()
+    ]
+    return Table([by, "rows", "chosen", *_SPREAD[1:]], rows, caption)
+
+
+def domains(scene: Scene) -> Section | None:
+    """What each domain has of the selection and of the score."""
+    part = scene.part
+    if part is None or scene.groups is None:
+        return None
+    by, labels = scene.groups
+    section = Section("domains", f"By {by}")
+    for name in sorted(part.table, key=lambda name: name != part.method):
+        scored = part.table.scored[name]
+        if scored.eligible.any():
+            section.figures.append((name, plots.domains(scored, labels, detail=None)))
+    found = statistics.by_group(part.scored.value, labels)
+    section.tables = [_domains(f"{part.method} per {by}", by, found, part, labels)]
+    section.facts = {"column": by, "scores": found}
+    section.text = [f"The input's column '{by}' says what kind of row each is."]
+    return section
+
+
+# ── columns against each other ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def correlation(scene: Scene) -> Section | None:
+    """Every score with the lengths and every other score."""
+    if scene.part is None:
+        return None
+    columns = statistics.score_columns(scene.part.table) | scene.lengths
+    columns = {name: v for name, v in columns.items() if np.isfinite(v).sum() > 2}
+    if len(columns) < 2:
+        return None
+    found = statistics.pearson(columns)
+    section = Section("correlation", "Scores and lengths against each other")
+    section.text = ["Pearson correlation over the rows that have both; an empty cell is a column that does not vary."]
+    section.figures = [("Pearson", plots.matrix(list(columns), found, label="r"))]
+    section.facts = {"columns": list(columns), "pearson": found}
+    return section
+
+
+def length(scene: Scene) -> Section | None:
+    """Whether a score goes by the length of the response."""
+    part = scene.part
+    known = statistics.response_length(scene.lengths) if part is not None else None
+    if part is None or known is None:
+        return None
+    unit, size = known
+    section = Section("length", "Does the score go by length?")
+    rows = []
+    few = scene.at
+    if len(part.table.scored) > SEVERAL and len(few) > 10_000:
+        few = statistics.sample(scene.count, 10_000)
+        section.notes.append(f"Of methods after the {SEVERAL}th a seeded sample of {len(few):,} rows is drawn.")
+    for number, name in enumerate(sorted(part.table, key=lambda name: name != part.method)):
+        scored, top = part.table.scored[name], part.top(name)
+        if not scored.eligible.any():
+            continue
+        at = scene.at if number < SEVERAL else few
+        section.figures.append((name, plots.length_bias(scored, size, top, unit=unit, at=at)))
+        rho = statistics.spearman({"score": scored.value, "length": size})[0][1]
+        rest = np.setdiff1d(np.arange(len(size)), top)
+        medians = [float(np.median(size[rows_])) if len(rows_) else None for rows_ in (top, rest)]
+        rows.append([name, rho, *medians])
+        section.facts[name] = {"rank_correlation": rho, "median_chosen": medians[0], "median_rest": medians[1]}
+    section.tables = [Table(["score", "rank correlation", f"median {unit}, chosen", "not chosen"], rows)]
+    section.text = [f"A point is a row: its {unit} (on a logarithmic scale) and its score."]
+    section.notes += scene.sampled
+    return section
+
+
+def overlap(scene: Scene) -> Section | None:
+    """What methods, rounds and controls have in common."""
+    material, part = scene.material, scene.part
+    section = Section("overlap", "What methods and rounds have in common")
+    sets = dict(material.selections)
+    if part is not None and material.kind != "compare":
+        for name in part.table:
+            if name != part.method:
+                sets[f"{name}, best {part.budget}"] = part.table.rows[part.top(name)]
+    if len(sets) > 1:
+        found = statistics.jaccard(sets)
+        section.facts |= {"selections": {name: len(rows) for name, rows in sets.items()}, "jaccard": found}
+        _drawn(section, material, sets, found)
+    columns = _columns(material)
+    if len(columns) > 1:
+        ranked = statistics.spearman(columns)
+        section.figures.append(("rank correlation", plots.matrix(list(columns), ranked, label="rho")))
+        section.facts |= {"methods": list(columns), "spearman": ranked}
+    section.text = ["Jaccard is the rows that two selections share over the rows in either; rank correlation is "
+                    "Spearman's, over the rows to which both give a score."]  # fmt: skip
+    return section if section.figures else None
+
+
+def _drawn(section: Section, material: Material, sets: Mapping[str, Any], found: list[list[float | None]]) -> None:
+    """Pictures of an overlap: of a comparison one for each budget, with the first seed of each line."""
+    number = {name: place for place, name in enumerate(sets)}
+    shown = {"Jaccard": {name: name for name in sets}}
+    if material.cells:
+        by = run_folder.first(material.cells)
+        several = {f"Jaccard, {budget}": {line: str(one) for line, one in mine.items()} for budget, mine in by.items()}
+        shown = several if len(by) > 1 else {"Jaccard": next(iter(several.values()))}
+        if len(sets) > max(map(len, shown.values())):
+            section.notes.append(
+                f"Of {len(sets)} selections the first seed of each line is drawn; the JSON beside this page has all."
+            )
+    for label, names in shown.items():
+        if len(names) > MATRIX:
+            section.notes.append(f"{label}: the first {MATRIX} of {len(names)} selections are drawn.")
+        at = {line: number[name] for line, name in list(names.items())[:MATRIX]}
+        values = [[found[a][b] for b in at.values()] for a in at.values()]
+        section.figures.append((label, plots.matrix(list(at), values, signed=False, label="Jaccard")))
+
+
+def _columns(material: Material) -> dict[str, Any]:
+    """The scores of methods and rounds that are of the same rows."""
+    out: dict[str, Any] = {}
+    for part, scored, prefix in _scored(material):
+        if material.last is not None and part.table.ids == material.last.table.ids and len(out) < 24:
+            out[prefix + scored.name] = scored.value
+    return out

@@ -1,0 +1,209 @@
+"""What the store still has of a score file: values of tokens, vectors, tags, and how much of each signal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Embedding, Entropy, Nll, Pooled, Prompted, ResponseOnly, Signal, vectors
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.data import Pool
+from instdiff.errors import InstDiffError
+from instdiff.scoring.planner import plan
+from instdiff.scoring.table import ScoreTable
+from instdiff.store import ColumnId, Store, info
+
+if TYPE_CHECKING:
+    from instdiff.scoring.workbench import Workbench
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Response tokens of some rows with what models said of each: a row's pieces of text, and columns of values.
+
+    A column of another length than the pieces is empty in that row. ``deltas`` are pairs of columns to subtract.
+    """
+
+    pieces: list[list[str]]
+    columns: dict[str, Ragged]
+    deltas: dict[str, tuple[str, str]]
+
+
+def signals_of(table: ScoreTable) -> dict[Signal, list[str]]:
+    """Every signal of a table's methods, with the methods that use it."""
+    out: dict[Signal, list[str]] = {}
+    for name, scored in table.scored.items():
+        for signal in scored.method.signals().values():
+            for asked in (*signal.needs(), signal):
+                if name not in out.setdefault(asked, []):
+                    out[asked].append(name)
+    return out
+
+
+def _reachable(table: ScoreTable) -> list[Signal]:
+    """Signals whose model the file names."""
+    return [signal for signal in signals_of(table) if signal.model in table.meta.get("models", {})]
+
+
+def bench_of(table: ScoreTable, pool: Pool, store: str | None) -> Workbench:
+    """The rows with the models and settings that a score file names; nothing is computed."""
+    from instdiff.core import Settings
+    from instdiff.scoring.models import parse_model
+    from instdiff.scoring.workbench import Workbench
+
+    known = table.meta.get("settings", {})
+    models = {
+        role: replace(parse_model(facts["where"]), template=facts.get("template"))
+        for role, facts in table.meta.get("models", {}).items()
+    }
+    settings = Settings(max_length=known.get("max_length", 2048), dtype=known.get("dtype", "auto"), device="cpu")
+    return Workbench(pool, models, settings, Store(store or table.meta.get("store")), log=lambda line: None)
+
+
+# ── tokens ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tokens(table: ScoreTable, pool: Pool, store: str | None) -> Tokens | None:
+    """What the store has of the response tokens of these rows; None where it has nothing.
+
+    Raises:
+        InstDiffError: a model or tokenizer that the scores name cannot be read.
+    """
+    asked = [s for s in _reachable(table) if _of_tokens(s)]
+    if not asked:
+        return None
+    bench = bench_of(table, pool, store)
+    shown = min(asked, key=lambda s: not isinstance(s.view, Prompted))
+    rows = bench.rendered(shown.model, shown.view).tokens
+    ids = Ragged(rows.ids.values[rows.target], np.concatenate([[0], np.cumsum(rows.n_targets())]))
+    columns: dict[str, Ragged] = {}
+    for signal in asked:
+        values = bench.vectors(signal)
+        whole = np.flatnonzero(values.lengths() == ids.lengths())
+        if values.lengths()[whole].sum():
+            columns[_said(signal)] = Ragged.of(
+                [values[row] if values.lengths()[row] == len(ids[row]) else [] for row in range(len(ids))], np.float32
+            )
+    hf = bench.tokenizer(shown.model).hf
+    spoken = {int(token): _piece(hf, int(token)) for token in np.unique(ids.values)}
+    pieces = [[spoken[int(token)] for token in ids[row]] for row in range(len(ids))]
+    return Tokens(pieces, columns, dict(_deltas(columns))) if columns else None
+
+
+def _of_tokens(signal: Signal) -> bool:
+    views = isinstance(signal.view, Prompted | ResponseOnly)
+    return isinstance(signal.measure, Nll | Entropy) and views and signal.of == "pool"
+
+
+def _said(signal: Signal) -> str:
+    word = "NLL" if isinstance(signal.measure, Nll) else "entropy"
+    return f"{word} by {signal.model}{' without the prompt' if isinstance(signal.view, ResponseOnly) else ''}"
+
+
+def _deltas(columns: Mapping[str, Ragged]) -> Iterator[tuple[str, tuple[str, str]]]:
+    for name in columns:
+        word, _, role = name.partition(" by ")
+        if f"{name} without the prompt" in columns:
+            yield f"{word}: what the prompt saves ({role})", (f"{name} without the prompt", name)
+        if role == "base" and f"{word} by calibrated" in columns:
+            yield f"delta {word}: base minus calibrated", (name, f"{word} by calibrated")
+
+
+def _piece(hf: Any, token: int) -> str:
+    """A token's text; the mark of a word's beginning is a space again."""
+    raw = hf.convert_ids_to_tokens(token)
+    if isinstance(raw, str) and raw.startswith("▁"):
+        return raw.replace("▁", " ")
+    return str(hf.decode([token], clean_up_tokenization_spaces=False))
+
+
+# ── vectors and tags ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def embedded(table: ScoreTable, pool: Pool, store: str | None) -> tuple[str, npt.NDArray[Any]] | None:
+    """Vectors of all rows, and whose they are; None where the store has none for every row."""
+    asked = [s for s in _reachable(table) if isinstance(s.measure, Embedding | Pooled) and s.of == "pool"]
+    for signal in sorted(asked, key=lambda s: not isinstance(s.measure, Embedding)):
+        bench = bench_of(table, pool, store)
+        x, full = vectors(bench.vectors(signal))
+        if len(x) and full.mean() > 0.99:
+            out = np.zeros((len(full), x.shape[1]), np.float32)
+            out[full], out[~full] = x, x.mean(0)
+            return f"{type(signal.measure).__name__.lower()} by {signal.model} of the store", out
+    return None
+
+
+def tags(
+    table: ScoreTable, pool: Pool, store: str | None, labels: list[str], most: int = 24
+) -> tuple[str, list[str], list[str], npt.NDArray[np.float64]] | None:
+    """The tags of MADS that differ most between categories: method, tags, categories, share of rows [tag, category].
+
+    Raises:
+        InstDiffError: the store lacks the activations.
+    """
+    from instdiff.methods.mads import MADS
+    from instdiff.scoring.scorer import recalling
+
+    found = next((s for s in table.scored.values() if isinstance(s.method, MADS)), None)
+    if found is None:
+        return None
+    assert isinstance(found.method, MADS)
+    s = recalling(found, table.meta, pool, store=store).signals()
+    rows = np.flatnonzero(found.method.ready(s))
+    offsets, marks = found.method.tags(s, rows)
+    kinds, group = np.unique(np.array(labels, object)[rows].astype(str), return_inverse=True)
+    sizes = np.bincount(group, minlength=len(kinds))
+    names, column = np.unique(marks, return_inverse=True)
+    counts = np.zeros((len(names), len(kinds)))
+    np.add.at(counts, (column, np.repeat(group, np.diff(offsets))), 1)
+    share = counts / np.maximum(sizes, 1)
+    order = np.argsort(-(share.max(1) - share.min(1)), kind="stable")[:most]
+    order = order[np.lexsort((-share[order].max(1), share[order].argmax(1)))]
+    return found.name, [f"neuron {int(names[i])}" for i in order], kinds.tolist(), share[order]
+
+
+# ── cost ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def costs(table: ScoreTable, store: str | None) -> dict[str, Any]:
+    """Per signal who uses it and what the store holds of it; passes together and one method at a time."""
+    asked = {signal: used for signal, used in signals_of(table).items() if signal.measure.needs_model}
+    root = Store(store or table.meta.get("store"))
+    held = {facts.name: facts for facts in info(root)} if root.root.is_dir() else {}
+    lines = []
+    for signal, used in asked.items():
+        facts = held.get(_column(signal, table.meta))
+        lines.append(
+            {
+                "signal": f"{type(signal.measure).__name__} of {type(signal.view).__name__} by {signal.model}",
+                "methods": used,
+                "rows": facts.rows if facts else None,
+                "values": facts.values if facts else None,
+                "megabytes": round(facts.bytes / 1e6, 2) if facts else None,
+            }
+        )
+    alone = [scored.method.signals().values() for scored in table.scored.values()]
+    return {
+        "signals": lines,
+        "passes": sum(map(len, plan(asked))),
+        "passes_alone": sum(sum(map(len, plan(signals))) for signals in alone),
+        "store": str(root.root),
+    }
+
+
+def _column(signal: Signal, meta: Mapping[str, Any]) -> str:
+    """Where the store keeps a signal, by what the file says of its model."""
+    model = meta.get("models", {}).get(signal.model, {}).get("fingerprint")
+    dtype = "text" if signal.measure.of_text else meta.get("settings", {}).get("dtype", "")
+    return ColumnId(str(model), dtype, signal.measure).name
+
+
+def why_not(error: InstDiffError | OSError) -> str:
+    """An error as half a sentence."""
+    return str(error).rstrip(".")

@@ -1,0 +1,1 @@
+"""From a pool to a score table: plan, workbench, cost."""

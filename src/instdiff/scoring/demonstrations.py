@@ -1,0 +1,118 @@
+"""Rows in the company of other rows: which ones, and what the model then sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Anchored, Demonstrated, Prompted, Signal, View
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.signals import Anchors
+from instdiff.data import Pool
+from instdiff.errors import DataError, PlanError
+from instdiff.methods.algorithms.effort import check_search
+from instdiff.methods.algorithms.kmeans import anchors as nearest_to_centres
+from instdiff.methods.algorithms.neighbours import at_random, bm25, nearest
+from instdiff.rendering.demonstrations import alone, anchored, anchors_of, demonstrated
+from instdiff.rendering.renderer import Renderer
+from instdiff.rendering.rows import Rows
+from instdiff.rendering.templates import Template, TextTemplate
+from instdiff.rendering.texts import words
+
+Numbers = npt.NDArray[np.int64]
+Vectors = Callable[[Signal], Ragged]
+"""The column of a signal that an earlier wave has computed."""
+
+BETWEEN = "\n\n"
+"""What stands after a demonstration under a text template; a chat template ends each turn by itself."""
+
+
+def in_company(
+    view: View, renderer: Renderer, layout: Template, limit: int, pool: Pool, vectors: Vectors
+) -> tuple[Rows, int] | None:
+    """Rows of a view that shows other rows, and how many stand side by side for each sample; None for other views.
+
+    Raises:
+        DataError: there are too few rows.
+    """
+    if not isinstance(view, (Demonstrated, Anchored, Anchors)):
+        return None
+    most = min(limit, renderer.tokenizer.max_length or limit)
+    rows = renderer.rows(Prompted(), layout, limit)
+    plain = isinstance(layout, TextTemplate)
+    whole = rows if plain else renderer.rows(Prompted(score_eos=True), layout, limit)
+    join = renderer.tokenizer.encode([BETWEEN])[0] if plain else []
+    lead = renderer.tokenizer.bos
+    if isinstance(view, Demonstrated):
+        return demonstrated(rows, neighbours(view, pool, rows, vectors), whole, join, most, lead=lead), 1
+    chosen = anchor_rows(view, rows, vectors)
+    if isinstance(view, Anchors):
+        return alone(rows, chosen, view.limit), 1
+    return anchored(rows, whole, chosen, view.limit, most=most, join_ids=join, lead=lead), len(chosen)
+
+
+def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> Numbers:
+    """Rows that demonstrate each row, [rows, shots], nearest first, -1 where there is none.
+
+    Only rows that can be shown whole, with a prompt and a response, demonstrate or are demonstrated to.
+
+    Raises:
+        DataError: there are too few rows.
+        PlanError: no such retrieval.
+        ConfigError: the exact search would take hours and nobody asked for it.
+    """
+    usable = rows.why == None  # noqa: E711 - elementwise
+    found = None
+    if view.retrieval == "embedding" and view.by is not None:
+        full, found = _full(vectors(view.by))
+        usable[np.setdiff1d(np.arange(len(pool)), full)] = False
+        found = found[usable[full]]
+    some = np.flatnonzero(usable)
+    if view.shots >= len(some):
+        raise DataError(
+            f"{view.shots} other rows are asked for as demonstrations, {pool.origin} has {len(some)} that can be shown"
+        )
+    if view.retrieval == "random":
+        near = at_random(len(some), view.shots, seed=view.seed)
+    elif view.retrieval == "bm25":
+        said = [words(sample, "instruction") for sample in pool.samples()]
+        near = bm25([said[row] for row in some.tolist()], view.shots)
+    elif found is not None:
+        if view.approximate is None:
+            mend = "set 'miwv.approximate' to true, which finds most of them with an index, or to false and wait"
+            check_search(len(found), found.shape[1], mend)
+        near = nearest(found, view.shots, how="hnsw" if view.approximate else "exact", seed=view.seed)
+    else:
+        raise PlanError(f"demonstrations are found by embedding, bm25 or random, not by '{view.retrieval}'")
+    out = np.full((len(pool), view.shots), -1, np.int64)
+    out[some] = np.where(near >= 0, some[near], -1)
+    return out
+
+
+def anchor_rows(view: Anchored | Anchors, rows: Rows, vectors: Vectors) -> Numbers:
+    """The rows nearest to the centres of clusters, of those that have a target within the limit.
+
+    Raises:
+        DataError: there are fewer of them than anchors.
+    """
+    full, found = _full(vectors(view.by))
+    fit = anchors_of(rows, view.limit)[full]
+    if fit.sum() < view.count:
+        raise DataError(
+            f"{view.count} anchors are asked for, {int(fit.sum())} rows have a vector and a response within "
+            f"{view.limit} tokens; lower the number of anchors or raise the limit"
+        )
+    full, found = full[fit], found[fit]
+    return full[nearest_to_centres(found, view.count, seed=view.seed)]
+
+
+def _full(column: Ragged) -> tuple[Numbers, npt.NDArray[np.float32]]:
+    """The rows that have a vector, and their vectors [rows, D]."""
+    lengths = column.lengths()
+    width = int(lengths.max(initial=0))
+    full = np.flatnonzero(lengths == width) if width else np.zeros(0, np.int64)
+    if len(full) == len(lengths):
+        return full, np.asarray(column.values).reshape(len(full), -1)
+    return full, column.take(full).values.reshape(len(full), -1)

@@ -1,0 +1,82 @@
+"""Which model stands in which role, and what a run's settings are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from instdiff.config.commands import RunConfig
+from instdiff.core import (
+    Method,
+    ModelRef,
+    Settings,
+)
+from instdiff.engine.distributed.ray_settings import spread
+from instdiff.errors import PlanError
+
+
+def bind(models: str | ModelRef | Mapping[str, str | ModelRef]) -> dict[str, ModelRef]:
+    """Roles to references; a bare model is ``base``."""
+    if isinstance(models, (str, ModelRef)):
+        models = {"base": models}
+    return {role: parse_model(where) if isinstance(where, str) else where for role, where in models.items()}
+
+
+def parse_model(where: str) -> ModelRef:
+    """``WHERE``, ``NAME@REVISION``, ``WHERE+ADAPTER``."""
+    from pathlib import Path
+
+    if Path(where).is_dir():
+        return ModelRef(where)
+    base, plus, adapter = where.partition("+")
+    if base.startswith("openai:"):
+        return ModelRef(where)
+    name, at, revision = base.partition("@")
+    if at and not Path(base).is_dir():
+        return ModelRef(name, revision, adapter if plus else None)
+    return ModelRef(base, None, adapter if plus else None)
+
+
+def settings_of(config: RunConfig, *, template: str = "alpaca", max_length: int | None = None) -> Settings:
+    """What all passes share, from a command's configuration.
+
+    Args:
+        config: of the command.
+        template: of the base and of training, where the configuration names none.
+        max_length: in place of the configuration's.
+
+    Raises:
+        ConfigError: a key of another executor is given.
+    """
+    settings = Settings(
+        max_length=max_length or config.max_length,
+        dtype=config.dtype,
+        device=config.device,
+        batch_tokens=config.batch_tokens,
+        workers=config.workers,
+        judge_concurrency=config.judge_concurrency,
+        templates={"*": config.template or template},
+    )
+    return spread(settings, config)
+
+
+def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -> None:
+    """Every role that a method needs is bound.
+
+    Raises:
+        PlanError: a role is not.
+    """
+    for name, method in methods.items():
+        for signal in method.signals().values():
+            for asked in (*signal.needs(), signal):
+                bound = asked.model in models or asked.model == "embedder"
+                if asked.measure.needs_model and not bound:
+                    raise PlanError(
+                        f"{name} needs a model for role '{asked.model}'; "
+                        f"give --model {asked.model}=WHERE{_HINTS.get(asked.model, '')}"
+                    )
+
+
+_HINTS = {
+    "calibrated": " or let `instdiff pipeline` train it",
+    "judge": ", such as openai:MODEL@http://host:port/v1",
+}

@@ -1,0 +1,84 @@
+"""Signals in, forward passes out. Pure: no torch, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from instdiff.core import (
+    Asked,
+    Measure,
+    Noisy,
+    Signal,
+    View,
+    Words,
+)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One sweep of one model over one view, reading every measure that any method asked for.
+
+    ``of`` says of which rows: the pool's, or those of the target.
+    """
+
+    model: str
+    view: View
+    measures: tuple[Measure, ...]
+    of: str = "pool"
+
+
+def plan(signals: Iterable[Signal]) -> list[list[Pass]]:
+    """The fewest passes for these signals, in waves.
+
+    A wave needs only columns of earlier waves. All measures of the same model and view share one pass, in the earliest
+    wave that has it; passes of one model stand together, so that it is loaded once. Signals that need no model (text
+    lengths, columns of the input) are left out.
+    """
+    depth: dict[Signal, int] = {}
+
+    def visit(signal: Signal) -> int:
+        if signal not in depth:
+            needs = [replace(need, of=signal.of) for need in signal.needs()]
+            depth[signal] = 1 + max((visit(need) for need in needs), default=-1)
+        return depth[signal]
+
+    for signal in signals:
+        if signal.measure.needs_model:
+            visit(signal)
+        for need in signal.needs():
+            visit(replace(need, of=signal.of))
+    waves: list[dict[tuple[str, View, str, bool], set[Measure]]] = [
+        {} for _ in range(max(depth.values(), default=-1) + 1)
+    ]
+    for signal, level in sorted(depth.items(), key=lambda item: item[1]):
+        place = (signal.model, signal.view, signal.of, signal.measure.of_text)
+        home = next((wave for wave in waves[: level + 1] if place in wave), waves[level])
+        home.setdefault(place, set()).add(signal.measure)
+    return [
+        [
+            Pass(model, view, tuple(sorted(measures, key=repr)), of)
+            for (model, view, of, _), measures in sorted(wave.items(), key=lambda item: repr(item[0]))
+        ]
+        for wave in waves
+    ]
+
+
+def label(step: Pass) -> str:
+    """A pass for people."""
+    measures = "+".join(type(m).__name__.lower() for m in step.measures)
+    other = "" if step.of == "pool" else f" of {step.of}"
+    return f"{measures} of {view_name(step.view)}{other} by {step.model}"
+
+
+def view_name(view: View) -> str:
+    """A view for people."""
+    words = [type(view).__name__.lower()]
+    match view:
+        case Noisy(view=inner, draw=draw):
+            words += [str(draw), view_name(inner)]
+        case Asked(prompt=prompt, number=number):
+            words += [prompt, str(number)]
+        case Words(part=part):
+            words.append(part)
+    return " ".join(words)

@@ -1,0 +1,239 @@
+"""Methods in, one table out: where plan, rendering, engine and store meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import (
+    Demonstrated,
+    Entropy,
+    Joint,
+    Log,
+    Method,
+    ModelRef,
+    Nll,
+    Noisy,
+    Prompted,
+    ResponseOnly,
+    Scored,
+    Settings,
+    Signal,
+    Signals,
+    Top1,
+    WholeText,
+)
+from instdiff.core.files import environment, fingerprint
+from instdiff.core.progress import Progress, Quiet
+from instdiff.data import Pool
+from instdiff.data.load import load
+from instdiff.engine.distributed.ray_cluster import Cluster
+from instdiff.engine.models import Resident, emulated
+from instdiff.errors import DataError, PlanError
+from instdiff.scoring.models import bind, check_roles, parse_model
+from instdiff.scoring.planner import plan
+from instdiff.scoring.table import ScoreTable
+from instdiff.scoring.workbench import Workbench
+from instdiff.store import Store, check_writable
+from instdiff.version import __version__
+
+BY_TOKEN = (Nll, Entropy, Top1)
+OF_RESPONSE = (Prompted, ResponseOnly, WholeText, Joint, Noisy, Demonstrated)
+"""What is counted as a row's scored tokens."""
+
+
+def score(
+    pool: Pool,
+    methods: Sequence[Method] | Mapping[str, Method],
+    models: str | ModelRef | Mapping[str, str | ModelRef] | None = None,
+    *,
+    settings: Settings | None = None,
+    store: Store | None = None,
+    listed: Mapping[str, Iterable[str]] | None = None,
+    target: Pool | None = None,
+    specs: Mapping[str, str] | None = None,
+    resident: Resident | None = None,
+    log: Log | None = None,
+    progress: Progress | None = None,
+) -> ScoreTable:
+    """Score every row of a pool by several methods, computing only what the store lacks.
+
+    Args:
+        pool: the rows.
+        methods: instances, or a mapping from column names to instances.
+        models: what each role is bound to; a bare path or id is ``base``.
+        settings: lengths, precision, device, templates.
+        store: where columns are kept; the user's cache folder by default.
+        listed: named lists of row ids that methods may ask for, such as ``warmup``.
+        target: the rows that targeted methods match.
+        specs: how each method was named, for the record; by default its own name.
+        resident: models already in memory.
+        log: is told what happens.
+        progress: shows it.
+
+    Raises:
+        PlanError: a role that a method needs is not bound.
+        EngineError: a model cannot be loaded or run.
+    """
+    named = by_name(methods)
+    if len(pool) == 0:
+        raise DataError(f"{pool.origin} has no rows to score")
+    bench = workbench(pool, named, models, settings, store, listed=listed, target=target, resident=resident, log=log)
+    shown = progress or Quiet()
+    with closing(bench):
+        for wave in plan(signal for method in named.values() for signal in method.signals().values()):
+            for step in bench.ordered(wave):
+                bench.run(step, shown)
+    return tabulate(bench, named, specs or {})
+
+
+def by_name(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
+    """Methods by the names of their columns."""
+    if isinstance(methods, Mapping):
+        return dict(methods)
+    return {method.name or type(method).__name__.lower(): method for method in methods}
+
+
+def workbench(
+    pool: Pool,
+    methods: Mapping[str, Method],
+    models: str | ModelRef | Mapping[str, str | ModelRef] | None,
+    settings: Settings | None,
+    store: Store | None,
+    *,
+    listed: Mapping[str, Iterable[str]] | None = None,
+    target: Pool | None = None,
+    resident: Resident | None = None,
+    log: Log | None = None,
+) -> Workbench:
+    """Check roles and store, and bind everything that scoring or planning needs."""
+    bound = bind(models or {})
+    check_roles(methods, bound)
+    store = store or Store()
+    check_writable(store.root)
+    said = log or (lambda line: None)
+    bench = Workbench(
+        pool, bound, settings or Settings(), store, listed=listed, target=target, resident=resident, log=said
+    )
+    if emulated(bench.dtype, bench.device) and not isinstance(bench.resident, Cluster):
+        name = str(bench.dtype).removeprefix("torch.")
+        said(f"warning: this processor has no instructions for {name}; --dtype float32 is many times faster here")
+    return bench
+
+
+def tabulate(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, str]) -> ScoreTable:
+    """Compute every method's scores from the columns that are there."""
+    pool = bench.pool
+    n_tokens, truncated = _tokens(bench, methods)
+    scored = {}
+    for name, method in methods.items():
+        signals = bench.signals(method)
+        scores = method.score(signals).explained(signals)
+        again = partial(bench.signals, method)
+        scored[name] = Scored(name, method, scores.value, scores.why, scores.details, pool.ids, n_tokens, again)
+    return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, meta_of(bench, methods, specs))
+
+
+def recalling(
+    scored: Scored,
+    meta: Mapping[str, Any],
+    pool: Pool,
+    *,
+    store: str | None = None,
+    listed: Mapping[str, Iterable[str]] | None = None,
+    log: Log | None = None,
+) -> Scored:
+    """Scores of a file, with what they were made of within reach: it is read from the store when a method asks for it.
+
+    Args:
+        scored: one method's scores.
+        meta: the file's metadata, which names models, settings and store.
+        pool: the rows that were scored.
+        store: where the store is now; by default where it was.
+        listed: named lists of row ids, as when it was scored.
+        log: is told what happens.
+    """
+
+    def again() -> Signals:
+        models = {
+            role: replace(parse_model(facts["where"]), template=facts.get("template"))
+            for role, facts in meta.get("models", {}).items()
+        }
+        known = meta.get("settings", {})
+        settings = Settings(max_length=known.get("max_length", 2048), dtype=known.get("dtype", "auto"), device="cpu")
+        origin = meta.get("target", {}).get("origin")
+        target = load(origin, targets=pool.targets) if origin else None
+        kept = Store(store or meta.get("store"))
+        bench = Workbench(pool, models, settings, kept, listed=listed, target=target, log=log or (lambda line: None))
+        signals = bench.signals(scored.method)
+        lost = int((scored.takeable & (signals.why != None)).sum())  # noqa: E711 - elementwise
+        if lost:
+            raise PlanError(
+                f"{scored.name} needs columns that the store '{kept.root}' lacks for {lost} rows; give the folder with "
+                "--store, or run `instdiff score` again"
+            )
+        return signals
+
+    return replace(scored, recall=again)
+
+
+def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Scored response tokens and truncation in the view of the first method that has one."""
+    for method in methods.values():
+        for signal in method.signals().values():
+            if isinstance(signal.measure, BY_TOKEN) and isinstance(signal.view, OF_RESPONSE) and signal.of == "pool":
+                rows = bench.rendered(signal.model, signal.view).tokens
+                return rows.n_targets(), rows.truncated
+    if "base" in bench.models:
+        rows = bench.rendered("base", Prompted()).tokens
+        return rows.n_targets(), rows.truncated
+    return np.full(len(bench.pool), -1), np.zeros(len(bench.pool), bool)
+
+
+def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, str]) -> dict[str, Any]:
+    """What a score file says of data, methods, models and settings."""
+    asked = [signal for method in methods.values() for s in method.signals().values() for signal in (*s.needs(), s)]
+    models: dict[str, dict[str, Any]] = {}
+    for signal in asked:
+        if signal.model in bench.models and (signal.measure.needs_model or signal.model != "embedder"):
+            models[signal.model] = _about(bench, signal)
+    target = bench.target
+    return {
+        "instdiff": __version__,
+        "data": {"origin": bench.pool.origin, "fingerprint": bench.pool.fingerprint, "rows": len(bench.pool)},
+        **({"target": {"origin": target.origin, "fingerprint": target.fingerprint}} if target is not None else {}),
+        "methods": {
+            name: {"spec": specs.get(name, method.name or name), "params": method.params()}
+            for name, method in methods.items()
+        },
+        "models": dict(sorted(models.items())),
+        "settings": {
+            "dtype": str(bench.dtype).removeprefix("torch."),
+            "max_length": bench.settings.max_length,
+            "targets": bench.pool.targets,
+        },
+        "store": str(bench.store.root),
+        "packages": environment()["packages"],
+    }
+
+
+def _about(bench: Workbench, signal: Signal) -> dict[str, Any]:
+    """A role's model, for the record."""
+    role = signal.model
+    where = {"where": str(bench.models[role])}
+    if signal.measure.of_text:
+        return {**where, "fingerprint": bench.text_model(role, signal.measure).fingerprint}
+    return {
+        **where,
+        "fingerprint": bench.source(role).fingerprint,
+        "commit": bench.source(role).commit,
+        "tokenizer": bench.tokenizer(role).mark,
+        "template": bench.template_name(role),
+        "template_fingerprint": fingerprint(repr(bench.template(role))),
+    }

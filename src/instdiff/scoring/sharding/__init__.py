@@ -1,0 +1,1 @@
+"""A part of the rows for each of several processes, and joining what they made."""

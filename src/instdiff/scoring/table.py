@@ -1,0 +1,264 @@
+"""The score table: one row per input row, a value with its reason and details per method."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instdiff.config.methods import NotNamed, is_file, make_method, short_name
+from instdiff.core import Budget, Method, Scored
+from instdiff.core.arrays.ids import Ids
+from instdiff.core.display import visible
+from instdiff.core.files import writing
+from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
+
+META = b"instdiff"
+FIRST = ("row", "id", "n_tokens", "truncated")
+ROWS_AT_ONCE = 1 << 16
+"""Rows written at once: a row group of a .parquet file."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """What ``score`` gives.
+
+    Args:
+        rows: 0-based positions in the input.
+        ids: content hashes.
+        n_tokens: scored response tokens; -1 where there was no tokenizer to count them.
+        truncated: rows cut at the length limit.
+        scored: the methods' parts, by name.
+        meta: what made the table: data, models, settings and parameters, with their fingerprints.
+    """
+
+    rows: npt.NDArray[np.int64]
+    ids: Ids
+    n_tokens: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+    scored: dict[str, Scored]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, name: str) -> Scored:
+        if name not in self.scored:
+            raise DataError(f"these scores have no method '{name}'{did_you_mean(name, self.scored)}")
+        return self.scored[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scored)
+
+    def reasons(self) -> dict[str, dict[str, int]]:
+        """Per method, how many rows have no score for which reason."""
+        out: dict[str, dict[str, int]] = {}
+        for name, scored in self.scored.items():
+            out[name] = dict(sorted(Counter(str(word) for word in scored.why if word is not None).items()))
+        return out
+
+    def to_arrow(self) -> pa.Table:
+        """The columns of ``scores.parquet``; the metadata names store, models and settings."""
+        return self._part(slice(None))
+
+    def _part(self, at: slice) -> pa.Table:
+        n_tokens = self.n_tokens[at]
+        columns: dict[str, Any] = {
+            "row": pa.array(self.rows[at], pa.int64()),
+            "id": pa.array(list(self.ids[at]), pa.string()),
+            "n_tokens": pa.array(n_tokens, pa.int64(), mask=n_tokens < 0),
+            "truncated": pa.array(self.truncated[at], pa.bool_()),
+        }
+        for name, scored in self.scored.items():
+            columns[name] = _floats(scored.value[at])
+            columns[f"{name}.why"] = pa.array(scored.why[at], pa.string())
+            for detail, values in scored.details.items():
+                columns[f"{name}.{detail}"] = _floats(values[at])
+        table = pa.table(columns)
+        return table.replace_schema_metadata({META: json.dumps(self.meta, ensure_ascii=False).encode()})
+
+    def _parts(self) -> Iterator[pa.Table]:
+        for start in range(0, max(1, len(self)), ROWS_AT_ONCE):
+            yield self._part(slice(start, start + ROWS_AT_ONCE))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line for each method."""
+        lines = [
+            [name, int(scored.eligible.sum()), *_spread(scored.value),
+             ", ".join(f"{n} {word}" for word, n in self.reasons()[name].items())]
+            for name, scored in self.scored.items()
+        ]  # fmt: skip
+        header = ["method", "eligible", "lowest", "median", "highest", "not eligible"]
+        return f"<p>{len(self):,} rows</p>{html_table(header, lines)}"
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame; needs pandas."""
+        return self.to_arrow().to_pandas()
+
+    def write(self, path: str | Path) -> None:
+        """To ``.parquet``, or with the same columns to ``.jsonl`` or ``.csv``, where the metadata stands beside it.
+
+        Raises:
+            StoreError: the path cannot be written, or ends otherwise.
+        """
+        path = Path(path)
+        if path.suffix not in (".parquet", ".jsonl", ".csv"):
+            raise StoreError(f"scores go to .parquet, .jsonl or .csv, not to '{path}'")
+        with writing(path) as aside:
+            if path.suffix == ".parquet":
+                with pq.ParquetWriter(aside, self._part(slice(0)).schema, compression="zstd") as file:
+                    for part in self._parts():
+                        file.write_table(part)
+            else:
+                _write_text(self._parts(), aside, path.suffix)
+        if path.suffix != ".parquet":
+            with writing(sidecar(path)) as aside:
+                aside.write_text(json.dumps(self.meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def html_table(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """A table for a notebook; everything in it is text."""
+
+    def row(tag: str, cells: Iterable[Any]) -> str:
+        said = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        return "<tr>" + "".join(f"<{tag}>{html.escape(visible(text))}</{tag}>" for text in said) + "</tr>"
+
+    body = "".join(row("td", line) for line in lines)
+    return f"<table><thead>{row('th', header)}</thead><tbody>{body}</tbody></table>"
+
+
+def _spread(value: npt.NDArray[np.float64]) -> list[float]:
+    some = value[np.isfinite(value)]
+    return [float(f(some)) if len(some) else float("nan") for f in (np.min, np.median, np.max)]
+
+
+def sidecar(path: Path) -> Path:
+    """Where the metadata of a text table stands."""
+    return path.with_name(f"{path.name}.meta.json")
+
+
+def _floats(values: npt.NDArray[np.float64]) -> pa.Array:
+    return pa.array(values, pa.float64(), mask=~np.isfinite(values))
+
+
+def _write_text(parts: Iterable[pa.Table], aside: Path, suffix: str) -> None:
+    with open(aside, "w", encoding="utf-8", newline="") as file:
+        for number, part in enumerate(parts):
+            if suffix == ".csv":
+                rows = csv.writer(file)
+                if number == 0:
+                    rows.writerow(part.column_names)
+                rows.writerows(zip(*(column.to_pylist() for column in part.columns), strict=True))
+                continue
+            for row in part.to_pylist():
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@dataclass(frozen=True)
+class NotRun(Method):
+    """Stands for a user's method whose file nobody asked to run: its scores can be read, but not ranked by."""
+
+    spec: str
+    given: Mapping[str, Any]
+    option: str = ""
+
+    def params(self) -> dict[str, Any]:
+        """Hyper-parameters as the file has them."""
+        return dict(self.given)
+
+    def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
+        """Refuse.
+
+        Raises:
+            ConfigError: always; says how to allow it.
+        """
+        raise ConfigError(
+            f"these scores are by '{self.spec}', a file that is not run unless you name it; "
+            f"give {self.option or f'--method {self.spec}'}"
+        )
+
+
+def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
+    """A table that ``write`` wrote.
+
+    Args:
+        path: the file.
+        run: users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
+            files that its metadata names are not run.
+
+    Raises:
+        StoreError: the file is not there or is no score file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError(f"cannot read scores '{path}': no such file; `instdiff score` writes it")
+    try:
+        table = _read(path)
+    except (OSError, pa.ArrowInvalid, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"cannot read scores '{path}': {reason}") from None
+    meta = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+    lacking = [name for name in FIRST if name not in table.column_names]
+    if lacking or "methods" not in meta:
+        raise StoreError(f"'{path}' is no score file of instdiff: it lacks {', '.join(lacking) or 'its metadata'}")
+    ids = Ids.of(name for chunk in table["id"].chunks for name in chunk.to_pylist())
+    n_tokens = table["n_tokens"].cast(pa.int64()).fill_null(-1).to_numpy()
+    files = {short_name(spec): spec for spec in run if is_file(spec)}
+    scored = {
+        name: _scored(table, name, _method(entry, files), ids, n_tokens) for name, entry in meta["methods"].items()
+    }
+    return ScoreTable(
+        table["row"].to_numpy(), ids, n_tokens, np.asarray(table["truncated"].to_pylist(), bool), scored, meta
+    )
+
+
+def _read(path: Path) -> pa.Table:
+    if path.suffix == ".parquet":
+        return pq.read_table(path)
+    meta = sidecar(path).read_bytes() if sidecar(path).is_file() else b"{}"
+    if path.suffix == ".csv":
+        from pyarrow import csv as pacsv
+
+        table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(strings_can_be_null=True))
+    else:
+        from pyarrow import json as pajson
+
+        table = pajson.read_json(path)
+    return table.replace_schema_metadata({META: meta})
+
+
+def _method(entry: Mapping[str, Any], files: Mapping[str, str]) -> Method:
+    spec, params = entry["spec"], entry["params"]
+    if is_file(spec):
+        if short_name(spec) not in files:
+            return NotRun(spec, params)
+        spec = files[short_name(spec)]
+    try:
+        return make_method(spec, params, files=files)
+    except NotNamed as error:
+        return NotRun(error.spec, params, error.option)
+
+
+def _scored(table: pa.Table, name: str, method: Method, ids: Ids, n_tokens: npt.NDArray[np.int64]) -> Scored:
+    why = np.full(len(ids), None, object)
+    why[:] = table[f"{name}.why"].to_pylist()
+
+    def values(column: str) -> npt.NDArray[np.float64]:
+        return np.asarray(table[column].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+    details = {
+        c.removeprefix(f"{name}."): values(c)
+        for c in table.column_names
+        if c.startswith(f"{name}.") and c != f"{name}.why"
+    }
+    return Scored(name, method, values(name), why, details, ids, n_tokens)

@@ -1,0 +1,377 @@
+"""A pool with models bound to roles: what a method asks for is rendered, computed where it lacks, and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import (
+    Choice,
+    Column,
+    Demonstrated,
+    Judged,
+    Length,
+    Listed,
+    Log,
+    Measure,
+    Method,
+    ModelRef,
+    Neurons,
+    Prompted,
+    Settings,
+    Signal,
+    Signals,
+    Text,
+    View,
+    reasons,
+)
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.arrays.spill import places, taken
+from instdiff.core.columns import first_of, no_reasons
+from instdiff.core.progress import Progress, tell_skipped, telling
+from instdiff.core.signals import Anchors, Neighbours
+from instdiff.data import Pool
+from instdiff.engine.distributed.ray_cluster import residence
+from instdiff.engine.distributed.workers import Away, Workers
+from instdiff.engine.models import Resident, Source, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.sweep import Sweep, Swept
+from instdiff.engine.text.models import PACKAGED, TextModel, text_model
+from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.errors import PlanError
+from instdiff.rendering.renderer import Renderer, text_lengths
+from instdiff.rendering.rows import Rows
+from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template
+from instdiff.rendering.texts import Texts, text_column, texts
+from instdiff.scoring.demonstrations import in_company, neighbours
+from instdiff.scoring.planner import Pass, label, view_name
+from instdiff.scoring.run_pass import run_pass
+from instdiff.store import ColumnId, Store
+from instdiff.store.keys import Keys, first_of_each
+
+Values = Ragged | npt.NDArray[Any]
+Why = npt.NDArray[np.object_]
+
+KEPT = 8
+"""Columns of a method that stay in memory."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Rows of a view under a role, with their keys; ``per`` of them, side by side, for each sample."""
+
+    rows: Rows | Texts
+    keys: Keys
+    per: int = 1
+
+    @cached_property
+    def scorable(self) -> npt.NDArray[np.int64]:
+        """Positions of rows that can be computed."""
+        return places(self.rows.why == None)  # noqa: E711 - elementwise
+
+    @property
+    def tokens(self) -> Rows:
+        """The rows, where a language model sees them."""
+        assert isinstance(self.rows, Rows)
+        return self.rows
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per row; of texts, bytes by the four."""
+        return self.rows.lengths() // 4 if isinstance(self.rows, Texts) else self.rows.ids.lengths()
+
+    def why(self) -> Why:
+        """Per sample the first reason of its rows."""
+        if self.per == 1:
+            return self.rows.why
+        why = self.rows.why.reshape(-1, self.per)
+        first = why[:, 0].copy()
+        for number in range(1, self.per):
+            first = np.where(first == None, why[:, number], first)  # noqa: E711 - elementwise
+        return first
+
+
+class Workbench:
+    """A pool with models bound to roles: renders rows, knows what the store lacks, runs passes.
+
+    Args:
+        pool: the rows.
+        models: what each role is bound to.
+        settings: what all passes share.
+        store: where columns are kept.
+        listed: named lists of ids, such as ``warmup``.
+        target: the rows that targeted methods match.
+        resident: models already in memory, shared between rounds; by default they go where ``settings`` say.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        models: Mapping[str, ModelRef],
+        settings: Settings,
+        store: Store,
+        *,
+        listed: Mapping[str, Iterable[str]] | None = None,
+        target: Pool | None = None,
+        resident: Resident | None = None,
+        log: Log = print,
+    ) -> None:
+        self.pool, self.models, self.settings, self.store, self.log = pool, dict(models), settings, store, log
+        self.target = target
+        self.listed = {name: set(ids) for name, ids in (listed or {}).items()}
+        self.device = pick_device(settings.device)
+        self.dtype = pick_dtype(settings.dtype, self.device)
+        self.resident = resident or residence(settings, self.device, self.dtype)
+        self.models.setdefault("embedder", ModelRef(PACKAGED))
+        self._text_models: dict[str, TextModel] = {}
+        self._sources: dict[str, Source] = {}
+        self._tokenizers: dict[str, HFTokenizer] = {}
+        self._renderers: dict[tuple[str, str], Renderer] = {}
+        self._rendered: dict[tuple[str, str, View, str], Rendered] = {}
+
+    # ── what a role is ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def source(self, role: str) -> Source:
+        """The files of a role's language model."""
+        if role not in self._sources:
+            self._sources[role] = resolve(self.models[role], self.store.memo)
+        return self._sources[role]
+
+    def text_model(self, role: str, measure: Measure) -> TextModel:
+        """The embedder or judge of a role."""
+        place = f"{role} {type(measure).__name__}"
+        if place not in self._text_models:
+            here = self.resident if isinstance(self.resident, Resident) else Resident(self.device, self.dtype)
+            self._text_models[place] = text_model(
+                self.models[role], measure, self.store.memo, here, self.device, self.settings.judge_concurrency
+            )
+        return self._text_models[place]
+
+    def tokenizer(self, role: str) -> HFTokenizer:
+        """A role's tokenizer."""
+        source = self.source(role)
+        place = f"{source.folder}+{source.adapter}"
+        if place not in self._tokenizers:
+            self._tokenizers[place] = load_tokenizer(source)
+        return self._tokenizers[place]
+
+    def template_name(self, role: str) -> str:
+        """The name of the template that renders rows for a role."""
+        named = self.models[role].template if role in self.models else None
+        return named or self.settings.templates.get(role) or ROLE_TEMPLATES.get(role) or self.settings.templates["*"]
+
+    def template(self, role: str) -> Template:
+        """The template that renders rows for a role."""
+        return template(self.template_name(role))
+
+    def resolved(self, role: str, measure: Measure) -> Measure:
+        """A measure with what depends on the role's tokenizer filled in."""
+        if isinstance(measure, Choice):
+            return replace(measure, ids=self.tokenizer(role).option_ids(measure.options))
+        if isinstance(measure, Neurons) and isinstance(measure.layer, float):
+            return replace(measure, layer=int(measure.layer * self.source(role).depth))
+        return measure
+
+    def column(self, role: str, measure: Measure) -> ColumnId:
+        """Where the store keeps a measure of a role's model."""
+        if measure.of_text:
+            return ColumnId(self.text_model(role, measure).fingerprint, "text", measure)
+        dtype = str(self.dtype).removeprefix("torch.")
+        return ColumnId(self.source(role).fingerprint, dtype, self.resolved(role, measure))
+
+    # ── rows and passes ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def samples(self, of: str) -> Pool:
+        """The pool, or the rows that targeted methods match.
+
+        Raises:
+            PlanError: no such rows are given.
+        """
+        if of == "pool":
+            return self.pool
+        if self.target is None:
+            raise PlanError("no rows to match are given; --target FILE names them")
+        return self.target
+
+    def renderer(self, role: str, of: str = "pool") -> Renderer:
+        """What makes rows for a role; roles with the same tokenizer share it."""
+        tokenizer = self.tokenizer(role)
+        place = (tokenizer.mark, of)
+        if place not in self._renderers:
+            self._renderers[place] = Renderer(self.samples(of), tokenizer)
+        return self._renderers[place]
+
+    def rendered(self, role: str, view: View, of: str = "pool", *, text: bool = False) -> Rendered:
+        """Rows of a view; roles with the same tokenizer and template share them."""
+        if text:
+            place = ("text", "", view, of)
+            if place not in self._rendered:
+                said = texts(view, self.samples(of))
+                self._rendered[place] = Rendered(said, said.keys())
+            return self._rendered[place]
+        layout = self.template(role)
+        place = (self.tokenizer(role).mark, repr(layout), view, of)
+        if place not in self._rendered:
+            rows, per = self._rows(role, view, layout, of)
+            self._rendered[place] = Rendered(rows, rows.keys(), per)
+        return self._rendered[place]
+
+    def rendered_for(self, step: Pass | Signal) -> Rendered:
+        """The rows of a pass or signal."""
+        measure = step.measures[0] if isinstance(step, Pass) else step.measure
+        return self.rendered(step.model, step.view, step.of, text=measure.of_text)
+
+    def _rows(self, role: str, view: View, layout: Template, of: str) -> tuple[Rows, int]:
+        renderer, limit = self.renderer(role, of), self.settings.max_length
+        made = in_company(view, renderer, layout, limit, self.samples(of), lambda by: self.vectors(by, of))
+        return made or (renderer.rows(view, layout, limit), 1)
+
+    def vectors(self, signal: Signal, of: str = "pool") -> Ragged:
+        """A column of vectors that an earlier wave has computed; empty rows where there is none."""
+        return self._stored(replace(signal, of=of))
+
+    def ready(self, step: Pass) -> bool:
+        """Whether the columns that a pass's view is made of are there."""
+        return all(self.ready_signal(replace(need, of=step.of)) for need in Signal(step.measures[0], step.view).needs())
+
+    def ready_signal(self, signal: Signal) -> bool:
+        """Whether the store has a signal's column for every row that can have one."""
+        rendered = self.rendered_for(signal)
+        keys = taken(rendered.keys, rendered.scorable)
+        return not bool(self.store.missing(self.column(signal.model, signal.measure), keys).any())
+
+    def lacking(self, step: Pass) -> npt.NDArray[np.int64]:
+        """Positions of the rows that a pass has to compute: scorable, not in the store, equal rows once."""
+        return self._lacking(step)[0]
+
+    def _lacking(self, step: Pass) -> tuple[npt.NDArray[np.int64], int]:
+        """The same, and how many rows there are of which the store has everything."""
+        rendered = self.rendered_for(step)
+        keys = taken(rendered.keys, rendered.scorable)
+        lack = np.zeros(len(keys), bool)
+        for measure in step.measures:
+            lack |= self.store.missing(self.column(step.model, measure), keys)
+        rows = taken(rendered.scorable, places(lack))
+        once = places(first_of_each(taken(rendered.keys, rows)))
+        return taken(rows, once), len(keys) - len(rows)
+
+    def run(self, step: Pass, progress: Progress) -> None:
+        """Compute what the store lacks for a pass."""
+        rendered = self.rendered_for(step)
+        todo, cached = self._lacking(step)
+        if len(todo) == 0:
+            tell_skipped(progress, label(step), len(rendered.scorable))
+            return
+        rows, keys = rendered.rows.take(todo), taken(rendered.keys, todo)
+        columns = {self.resolved(step.model, m): self.column(step.model, m) for m in step.measures}
+        tokens = int(rendered.lengths[todo].sum())
+        with (
+            progress.task(label(step), rows=len(todo), tokens=tokens, cached=cached) as advance,
+            self._sweeping(step, rows, tuple(columns)) as batches,
+        ):
+            bad = run_pass(telling(batches, progress), keys, columns, self.store, advance)
+        if bad:
+            self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
+
+    @contextmanager
+    def _sweeping(self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]) -> Iterator[Iterator[Swept]]:
+        """The batches of a pass, while its model is in memory."""
+        if isinstance(rows, Texts):
+            yield self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
+            return
+        with self.resident.use(self.source(step.model)) as model:
+            if isinstance(model, Away):
+                yield model.sweep(rows, measures, self.log, self.settings.batch_tokens)
+            else:
+                yield Sweep(model, self.log, self.settings.batch_tokens)(rows, measures)
+
+    def close(self) -> None:
+        """End the worker processes, where there are any."""
+        if isinstance(self.resident, Workers):
+            self.resident.close()
+
+    def ordered(self, wave: Sequence[Pass]) -> list[Pass]:
+        """The passes of a wave so that each base model is loaded once; text models, which are small, last."""
+        return sorted(wave, key=lambda p: (p.measures[0].of_text, self.home(p), p.model, repr(p.view)))
+
+    def home(self, step: Pass) -> str:
+        """Equal for passes that share a model in memory."""
+        return step.model if step.measures[0].of_text else self.source(step.model).base_key
+
+    # ── columns for methods ───────────────────────────────────────────────────────────────────────────────────────
+
+    def signals(self, method: Method) -> Signals:
+        """What a method asked for, with the reason for every row that some column lacks."""
+        asked = method.signals()
+        aside = [name for name, signal in asked.items() if signal.of != "pool" or isinstance(signal.view, Anchors)]
+        why = no_reasons(len(self.pool))
+        for name, signal in asked.items():
+            if name not in aside:
+                why = first_of(why, self._why(signal))
+        return Signals(_Lazily(self._read, asked), self.pool.ids, why, aside=aside)
+
+    def _why(self, signal: Signal) -> Why:
+        """Per row why a signal has no value."""
+        if isinstance(signal.measure, Length) and signal.measure.part == "response":
+            return reasons(len(self.pool), empty_response=np.asarray(self._read(signal)) == 0)
+        if not signal.measure.needs_model:
+            return no_reasons(len(self.pool))
+        rendered = self.rendered_for(signal)
+        missing = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
+        gone = np.any(missing.reshape(-1, rendered.per), axis=1)
+        if not isinstance(signal.measure, Judged):
+            return first_of(rendered.why(), reasons(len(gone), non_finite=gone))
+        empty = self._stored(signal).lengths() == 0
+        return first_of(rendered.why(), reasons(len(gone), no_answer=gone, unparsable=empty))
+
+    def _stored(self, signal: Signal) -> Ragged:
+        rendered = self.rendered_for(signal)
+        values = self.store.read(self.column(signal.model, signal.measure), rendered.keys)
+        return Ragged(values.values, values.offsets[:: rendered.per])
+
+    def _read(self, signal: Signal) -> Values:
+        match signal.measure:
+            case Length(part=part, unit=unit):
+                if unit == "tokens" and signal.model in self.models:
+                    return self.renderer(signal.model).lengths(part)
+                if unit == "tokens":
+                    self.log(f"no {signal.model} model is given, so {part} lengths are in characters, not tokens")
+                return text_lengths(self.pool, part, unit)
+            case Column(name=name):
+                return np.array([str(v) for v in self.samples(signal.of).column(name)], object)
+            case Text(part=part):
+                return text_column(self.samples(signal.of), part)
+            case Listed(name=name):
+                if name not in self.listed:
+                    how = "; with --warmup FILE it is read from a jsonl file" if name == "warmup" else ""
+                    raise PlanError(f"no list '{name}' of rows is given{how}")
+                return np.array([i in self.listed[name] for i in self.pool.ids], bool)
+            case Neighbours() if isinstance(signal.view, Demonstrated):
+                rows = self.rendered(signal.model, Prompted()).tokens
+                near = neighbours(signal.view, self.pool, rows, self.vectors)
+                return np.where(near >= 0, self.pool.rows[near], -1)
+        return self._stored(signal)
+
+
+class _Lazily(Mapping[str, Values]):
+    """Columns that are read when they are asked for; the last few are kept."""
+
+    def __init__(self, read: Callable[[Signal], Values], asked: Mapping[str, Signal]) -> None:
+        self._asked = asked
+        self._read = lru_cache(maxsize=KEPT)(lambda name: read(asked[name]))
+
+    def __getitem__(self, name: str) -> Values:
+        if name not in self._asked:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._asked)
+
+    def __len__(self) -> int:
+        return len(self._asked)

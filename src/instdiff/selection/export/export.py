@@ -1,0 +1,110 @@
+"""A selection into the format of the trainer that its user has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from instdiff.core import Log
+from instdiff.errors import ConfigError, did_you_mean
+from instdiff.selection.export.formats import TRAINERS, Asked, Exported
+from instdiff.selection.export.hub import check_push, hub, push
+from instdiff.selection.record import RECORD, ROWS, Found, Reading, find, rows_of
+
+FORMATS = (*TRAINERS, "hub")
+
+
+def export(
+    data: str,
+    format: str,
+    output: str | Path,
+    *,
+    source: str | None = None,
+    name: str | None = None,
+    layout: str = "auto",
+    template: str | None = None,
+    model: str | None = None,
+    license: str | None = None,
+    push_to: str | None = None,
+    public: bool = False,
+    reading: Reading | None = None,
+    log: Log | None = None,
+) -> Exported:
+    """Write a subset in a trainer's format, with what to paste into its configuration.
+
+    Every file is whole or absent; other files of the folder stay as they are.
+
+    Args:
+        data: a file of rows, ``selection.json`` or a run folder.
+        format: one of ``FORMATS``.
+        output: the folder that the files go to.
+        source: the input that was selected from, where a record alone is given and the input has moved.
+        name: of the data set; by default that of the folder or file.
+        layout: the shape of rows, where the trainer knows several.
+        template: for TRL: ``chat``, or the text template of prompts.
+        model: to be trained, for the command; by default the base model that the record names.
+        license: of the source, for the card.
+        push_to: ``hub:owner/name``.
+        public: make a new repository public.
+        reading: how data is read.
+        log: is told what changes.
+
+    Raises:
+        ConfigError: something is asked for that there is not.
+        DataError: there is no such selection.
+        StoreError: the output cannot be written, or the hub refuses it.
+    """
+    folder, said = Path(output), log or (lambda line: None)
+    _check(format, folder, {"--push": push_to, "--public": public, "--license": license})
+    repo = check_push(push_to, folder) if push_to else None
+    found = find(data, reading, log)
+    rows, names = rows_of(found, source, reading, log), _name(name, data)
+    trained = model or (found.record or {}).get("models", {}).get("base", {}).get("where")
+    protected = _protected(found, data, source)
+    asked = Asked(rows, found.record, folder, names, layout, template, trained, protected, said)
+    exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
+    return _pushed(exported, repo, folder, public) if repo else exported
+
+
+def _pushed(exported: Exported, repo: str, folder: Path, public: bool) -> Exported:
+    place = push(repo, exported, folder, public=public)
+    return replace(exported, say=f"{place} has it", extra={**exported.extra, "url": place})
+
+
+def _check(format: str, folder: Path, for_the_hub: Mapping[str, object]) -> None:
+    """What is wrong before anything is read.
+
+    Raises:
+        ConfigError: an unknown format, an option of another, or an output that is no folder.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"unknown export format '{format}'{did_you_mean(format, FORMATS)}")
+    given = next((option for option, value in for_the_hub.items() if value), None)
+    if given and format != "hub":
+        raise ConfigError(f"{given} goes with --format hub, not with '{format}'")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"'{folder}' is a file; --output names a folder")
+
+
+def _name(name: str | None, data: str) -> str:
+    """A name that is fit for a file and for the lists of trainers.
+
+    Raises:
+        ConfigError: the one that is given is not.
+    """
+    if name is not None:
+        if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+            raise ConfigError(f"'{name}' is no name for a data set: letters, digits, '_', '-' and '.' only")
+        return name
+    path = Path(data.removeprefix("hub:").removeprefix("builtin:").partition(":")[0])
+    stem = path.resolve().parent.name if path.name == RECORD else path.stem if path.is_file() else path.name
+    return re.sub(r"[^\w-]+", "_", stem).strip("_") or "selected"
+
+
+def _protected(found: Found, data: str, source: str | None) -> Sequence[Path]:
+    """The files that are read."""
+    beside = [found.folder / RECORD, found.folder / ROWS] if found.folder else []
+    inside = list(Path(data).iterdir()) if found.pool is not None and Path(data).is_dir() else []
+    return [path for path in (Path(data), *beside, *inside, *([Path(source)] if source else [])) if path.is_file()]

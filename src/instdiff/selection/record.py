@@ -1,0 +1,178 @@
+"""A selection by any of its names: its record, its file of rows, or the folder of the run that made it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instdiff.core import Log
+from instdiff.core.files import read_json
+from instdiff.data import Pool, load
+from instdiff.errors import DataError, StoreError
+
+RECORD, ROWS, SCORES = "selection.json", "selected.jsonl", "scores.parquet"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the input is read, where its keys do not say it."""
+
+    format: str | None = None
+    map: Mapping[str, str] | None = None
+    targets: str | None = None
+
+    def load(self, where: str, targets: str | None = None, log: Log | None = None, limit: int | None = None) -> Pool:
+        """The rows, or the first ``limit`` of them; ``targets`` are those of the record."""
+        turns = self.targets or targets or "all"
+        return load(where, format=self.format, map=self.map, targets=turns, limit=limit, log=log)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A selection.
+
+    Args:
+        name: as the user named it.
+        ids: of its rows, in order.
+        rows: their positions in the input, where the record has them.
+        record: what ``selection.json`` says, where there is one.
+        folder: where it lies; None where it is no file.
+        pool: its rows, where they were read to find it.
+    """
+
+    name: str
+    ids: Sequence[str]
+    rows: list[int] | None
+    record: dict[str, Any] | None
+    folder: Path | None
+    pool: Pool | None = None
+
+    @property
+    def targets(self) -> str | None:
+        """The turns that were scored."""
+        targets: str | None = (self.record or {}).get("settings", {}).get("targets")
+        return targets
+
+    @property
+    def scores(self) -> Path | None:
+        """The score file beside it, where there is one."""
+        path = self.folder / SCORES if self.folder else None
+        return path if path and path.is_file() else None
+
+
+def find(where: str, reading: Reading | None = None, log: Log | None = None) -> Found:
+    """The selection that a record, a file of rows or a run folder is.
+
+    Raises:
+        DataError: there is nothing of the kind.
+        StoreError: the record cannot be read.
+    """
+    reading, path = reading or Reading(), Path(where)
+    record_path = _in_folder(path) if path.is_dir() else path if path.is_file() and _is_record(path) else None
+    record: dict[str, Any] | None
+    if record_path is not None:
+        record = _checked(record_path)
+        return Found(where, list(record["ids"]), list(record["rows"]), record, record_path.parent)
+    beside = path.parent / RECORD if path.is_file() else None
+    record = _checked(beside) if beside and beside.is_file() and _is_record(beside) else None
+    pool = reading.load(where, (record or {}).get("settings", {}).get("targets"), log)
+    if record is not None and Counter(record["ids"]) != Counter(pool.ids):
+        record = None  # of another selection
+    folder = path.parent if path.is_file() else None
+    rows = None if record is None or record["ids"] != pool.ids else list(record["rows"])
+    return Found(where, pool.ids, rows, record, folder, pool)
+
+
+def _in_folder(folder: Path) -> Path | None:
+    """The record of a folder: its own, or that of a run's last round; a folder of data files has none."""
+    if (folder / RECORD).is_file():
+        return folder / RECORD
+    rounds = [path for path in folder.glob(f"iter_*/{RECORD}") if path.parent.name[5:].isdigit()]
+    if rounds:
+        return max(rounds, key=lambda path: int(path.parent.name[5:]))
+    if (folder / "config.yaml").is_file():
+        raise DataError(f"the run folder '{folder}' has no selection yet: no iter_1/{RECORD}; let the run go on first")
+    return None
+
+
+def _is_record(path: Path) -> bool:
+    if path.suffix != ".json":
+        return False
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip()
+    # A file of rows may be an object as well; only a record has its keys.
+    return start.startswith(b"{") and {"method", "rows", "ids"} <= set(_object(path))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except StoreError:  # JSON lines that end in .json, perhaps; reading them as rows says what is wrong
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = read_json(path)
+    if not isinstance(record, dict) or not {"method", "rows", "ids"} <= set(record):
+        raise DataError(f"'{path}' is no record of a selection: it lacks method, rows or ids; `select` writes it")
+    return record
+
+
+def rows_of(found: Found, data: str | None = None, reading: Reading | None = None, log: Log | None = None) -> Pool:
+    """The selected rows in their order.
+
+    They are what was named, or ``selected.jsonl`` beside the record, or rows of the input.
+
+    Args:
+        found: the selection.
+        data: the input; by default where the record says it was.
+        reading: how it is read.
+        log: is told what is read.
+
+    Raises:
+        DataError: the rows are nowhere, or are not those of the record.
+    """
+    reading = reading or Reading()
+    if found.pool is not None:
+        return found.pool
+    if found.folder and not data and (found.folder / ROWS).is_file():
+        pool = reading.load(str(found.folder / ROWS), found.targets, log)
+        if pool.ids == found.ids:
+            return pool
+    origin = data or (found.record or {}).get("data", {}).get("origin")
+    if not origin:
+        raise DataError(f"'{found.name}' does not say which data it is of; give --data FILE")
+    try:
+        pool = reading.load(str(origin), found.targets, log)
+    except DataError as error:
+        if data:
+            raise
+        raise DataError(f"the rows of '{found.name}' are of {origin}, which cannot be read ({error})") from None
+    return pool.take(places(pool, found.ids, found.rows))
+
+
+def places(pool: Pool, ids: Sequence[str], rows: Sequence[int] | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Positions in a pool of rows that are named by id, and by row where it is known.
+
+    Raises:
+        DataError: the pool has no such row.
+    """
+    by_row = {row: at for at, row in enumerate(pool.rows.tolist())}
+    at_rows = [by_row.get(row, -1) for row in rows or []]
+    if at_rows and all(at >= 0 and pool.ids[at] == name for at, name in zip(at_rows, ids, strict=True)):
+        return np.array(at_rows, np.int64)
+    left: dict[str, list[int]] = {}
+    for at, name in enumerate(pool.ids):
+        left.setdefault(name, []).append(at)
+    out = []
+    for name in ids:
+        if name not in left:
+            raise DataError(f"{pool.origin} has no row with id {name[:12]}…: it is not the data that was selected from")
+        out.append(left[name].pop(0) if len(left[name]) > 1 else left[name][0])
+    return np.array(out, np.int64)

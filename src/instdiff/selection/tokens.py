@@ -1,0 +1,152 @@
+"""The tokens of a row with what models said about each, as far as the store has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from instdiff.core import (
+    Entropy,
+    Joint,
+    Log,
+    Nll,
+    Prompted,
+    ResponseOnly,
+    Scored,
+    Settings,
+    Signal,
+    Top1,
+    View,
+    WholeText,
+)
+from instdiff.data import Pool
+from instdiff.errors import InstDiffError
+from instdiff.store import Store
+
+if TYPE_CHECKING:
+    from instdiff.scoring.workbench import Workbench
+
+BY_TOKEN = (Nll, Entropy, Top1)
+PLAIN_VIEWS = (Prompted, ResponseOnly, WholeText, Joint)
+"""Views of one row by itself; with noise or other rows before it there are too many, and they say little."""
+NOTHING = "these methods score no tokens"
+"""What is lacking where there is nothing to lack."""
+PARTIAL = 8
+"""Tokens that may make one character."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A row as a model saw it.
+
+    Args:
+        view: how it was shown, for people.
+        pieces: the text of each token; of several that make one character all but the last are empty.
+        target: which of them were scored.
+        columns: by name, such as ``base nll`` or ``delta entropy``, one value for each target.
+    """
+
+    view: str
+    pieces: list[str]
+    target: list[bool]
+    columns: dict[str, list[float]]
+
+
+def spoken(
+    one: Pool, scored: Iterable[Scored], meta: Mapping[str, Any], store: str | None = None, log: Log | None = None
+) -> tuple[list[Spoken], list[str]]:
+    """What the store has of a row's tokens, for all views in which methods scored it; and what it lacks.
+
+    Args:
+        one: a pool of that row alone.
+        scored: the methods.
+        meta: the metadata of the score file, which names models, settings and store.
+        store: where the store is; by default where it was.
+        log: is told what happens.
+    """
+    from instdiff.scoring.models import parse_model
+    from instdiff.scoring.workbench import Workbench
+
+    asked = {signal for s in scored for signal in s.method.signals().values() if _of_tokens(signal)}
+    if not asked:
+        return [], [NOTHING]
+    place = Store(store or meta.get("store"))
+    if not (place.root / "columns").is_dir():
+        return [], [f"there is no store in '{place.root}'"]
+    known = meta.get("settings", {})
+    models = {
+        role: replace(parse_model(facts["where"]), template=facts.get("template"))
+        for role, facts in meta.get("models", {}).items()
+    }
+    settings = Settings(max_length=known.get("max_length", 2048), dtype=known.get("dtype", "auto"), device="cpu")
+    bench = Workbench(one, models, settings, place, log=log or (lambda line: None))
+    found: dict[tuple[str, str, View], Spoken] = {}
+    lacking: dict[str, None] = {}
+    for signal in sorted(asked, key=lambda s: (s.model, repr(s.measure), repr(s.view))):
+        try:
+            problem = _add(bench, signal, found)
+        except InstDiffError as error:
+            problem = str(error)
+        if problem:
+            lacking[problem] = None
+    return [_with_deltas(s) for s in found.values()], list(lacking)
+
+
+def _of_tokens(signal: Signal) -> bool:
+    return isinstance(signal.measure, BY_TOKEN) and isinstance(signal.view, PLAIN_VIEWS) and signal.of == "pool"
+
+
+def _add(bench: Workbench, signal: Signal, found: dict[tuple[str, str, View], Spoken]) -> str:
+    """Add a column; what is wrong, if anything."""
+    from instdiff.scoring.planner import view_name
+
+    name = f"{signal.model} {type(signal.measure).__name__.lower()}"
+    rendered = bench.rendered_for(signal)
+    rows = rendered.tokens
+    if rows.why[0] is not None:
+        return f"{view_name(signal.view)}: {rows.why[0]}"
+    values = bench.store.read(bench.column(signal.model, signal.measure), rendered.keys)[0]
+    if len(values) == 0:
+        return f"the store '{bench.store.root}' has no {name} of this row ({view_name(signal.view)})"
+    tokenizer = bench.tokenizer(signal.model)
+    place = (tokenizer.mark, repr(bench.template(signal.model)), signal.view)
+    if place not in found:
+        target = [bool(mark) for mark in rows.target]
+        found[place] = Spoken(view_name(signal.view), pieces(tokenizer.hf, rows.ids[0].tolist()), target, {})
+    found[place].columns[name] = [float(v) for v in np.asarray(values, np.float64)]
+    return ""
+
+
+def _with_deltas(one: Spoken) -> Spoken:
+    """Base minus calibrated, where both have said it."""
+    columns = dict(one.columns)
+    for name, base in one.columns.items():
+        other = one.columns.get(name.replace("base ", "calibrated ", 1)) if name.startswith("base ") else None
+        if other is not None:
+            columns[name.replace("base ", "delta ", 1)] = [a - b for a, b in zip(base, other, strict=True)]
+    return replace(one, columns=columns)
+
+
+def pieces(hf: Any, ids: list[int]) -> list[str]:
+    """The text that each token adds; joined they are the text."""
+    out: list[str] = []
+    before: list[int] = []
+    pending: list[int] = []
+
+    def text(tokens: list[int]) -> str:
+        return str(hf.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    for at, token in enumerate(ids):
+        pending.append(token)
+        # After another token, because the first of a text may lose its space; a half character waits for the rest.
+        head, whole = text(before) if before else "", text(before + pending)
+        said = whole[len(head) :] if whole.startswith(head) else text(pending)
+        if said.endswith("\ufffd") and len(pending) < PARTIAL and at + 1 < len(ids):
+            out.append("")
+            continue
+        out.append(said)
+        before, pending = [token], []
+    return out

@@ -1,0 +1,242 @@
+"""Keyed columns on disk: cache, resume and growth are one operation, ``missing``.
+
+A column is what one measure reads off one model in one precision; a key is the hash of what the model saw. The view,
+the template, the tokenizer and the data set are not named: whatever they change shows in the key.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Measure
+from instdiff.core.arrays.ragged import Ragged, offsets_of
+from instdiff.core.files import fingerprint, read_json, unwritable, write_json
+from instdiff.errors import StoreError
+from instdiff.store.column import MANY_PARTS, Pieces, counted, names, unused
+from instdiff.store.keys import KEYS_AT_ONCE, Keys
+from instdiff.store.segment import fill, lengths, locate
+
+IN_MEMORY_BYTES = 1 << 22
+"""What is read above this goes to a mapped file."""
+
+
+def default_root() -> Path:
+    """``INSTDIFF_STORE``, or the user's cache folder."""
+    named = os.environ.get("INSTDIFF_STORE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "instdiff" / "store"
+
+
+@dataclass(frozen=True)
+class ColumnId:
+    """What makes a column: weights, precision, measure."""
+
+    model: str
+    dtype: str
+    measure: Measure
+
+    @property
+    def name(self) -> str:
+        """The column's folder."""
+        return fingerprint(self.model, self.dtype, repr(self.measure))
+
+
+class Store:
+    """Columns under one folder.
+
+    New values come as small parts, named by their keys; pieces of like size are merged into sorted, memory-mapped
+    segments. A row costs 24 bytes and 4 for each value; memory holds what is asked for and a bounded piece of the rest.
+    Several processes may write the same store.
+    """
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root).expanduser() if root is not None else default_root()
+        self._columns: dict[str, Pieces] = {}
+
+    @property
+    def memo(self) -> Path:
+        """Where hashes of model files are remembered."""
+        return self.root / "models"
+
+    def folder(self, column: ColumnId) -> Path:
+        """Where a column is kept."""
+        return self.root / "columns" / column.name
+
+    def _pieces(self, column: ColumnId) -> Pieces:
+        folder = self.folder(column)
+        return self._columns.setdefault(folder.name, Pieces(folder))
+
+    def missing(self, column: ColumnId, keys: Keys) -> npt.NDArray[np.bool_]:
+        """Which keys have no value yet."""
+        segments = self._pieces(column).segments()
+        out = np.ones(len(keys), bool)
+        for at in range(0, len(keys), KEYS_AT_ONCE):
+            out[at : at + KEYS_AT_ONCE] = locate(segments, keys[at : at + KEYS_AT_ONCE]) < 0
+        return out
+
+    def append(self, column: ColumnId, keys: Keys, values: Ragged) -> None:
+        """Add values; the part is whole or absent, and writing it twice changes nothing.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        if len(keys) != len(values):
+            raise ValueError(f"{len(keys)} keys for {len(values)} values")
+        if len(keys) == 0:
+            return
+        pieces = self._pieces(column)
+        while not (pieces.hold() and _used(pieces.folder)):
+            facts = {"model": column.model, "dtype": column.dtype, "measure": repr(column.measure)}
+            write_json(pieces.folder / "column.json", facts)
+        pieces.add(keys, values)
+
+    def read(self, column: ColumnId, keys: Keys) -> Ragged:
+        """Values in the order of the keys; a key that is not there gives an empty row.
+
+        Above 4 MiB the values are in a temporary file that is mapped into memory.
+        """
+        pieces = self._pieces(column)
+        segments = pieces.segments()
+        rows = locate(segments, keys)
+        offsets = offsets_of(lengths(segments, rows))
+        values = _room(int(offsets[-1]), self.root)
+        fill(values, offsets, segments, rows)
+        _used(pieces.folder)
+        return Ragged(values, offsets)
+
+    def compact(self, column: ColumnId, least: int = MANY_PARTS) -> None:
+        """Merge a column's parts where there are so many, and segments of like size, unless another process does.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        self._pieces(column).compact(least)
+
+    def release(self, name: str) -> None:
+        """Let go of a column's folder, so that it may be dropped."""
+        if name in self._columns:
+            self._columns.pop(name).release()
+
+
+def _used(folder: Path) -> bool:
+    """Note that a column was of use, for ``gc``; False where there is none."""
+    try:
+        with suppress(PermissionError):  # somebody else's, and of use all the same
+            os.utime(folder / "column.json")
+    except OSError:
+        return False
+    return True
+
+
+def _room(count: int, root: Path) -> npt.NDArray[np.float32]:
+    if count * 4 <= IN_MEMORY_BYTES:
+        return np.empty(count, np.float32)
+    with tempfile.TemporaryFile(dir=root) as file:
+        return np.memmap(file, np.float32, "w+", shape=(count,))
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What the store holds of a column."""
+
+    name: str
+    model: str
+    dtype: str
+    measure: str
+    rows: int
+    values: int
+    bytes: int
+    used: float
+
+
+def info(store: Store) -> list[ColumnFacts]:
+    """All columns, the largest first; no value is read. A row that two processes computed at once counts twice."""
+    found = (_facts(path.parent) for path in sorted((store.root / "columns").glob("*/column.json")))
+    return sorted((facts for facts in found if facts is not None), key=lambda facts: -facts.bytes)
+
+
+def _facts(folder: Path) -> ColumnFacts | None:
+    for _ in range(10):
+        try:
+            used, said = (folder / "column.json").stat().st_mtime, read_json(folder / "column.json")
+            counts = [counted(folder / name) for name in names(folder)]
+        except FileNotFoundError:  # merged or dropped meanwhile
+            if not folder.is_dir():
+                return None
+            continue
+        rows, values = (sum(count[n] for count in counts) for n in (0, 1))
+        about = said["model"], said["dtype"], said["measure"]
+        return ColumnFacts(folder.name, *about, rows, values, sum(_sizes(folder)), used)
+    raise StoreError(f"'{folder}' keeps changing while it is counted; run again when other processes are done")
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            yield file.stat().st_size if file.is_file() else 0
+
+
+def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bool = False) -> list[ColumnFacts]:
+    """Drop columns of models that are not in ``keep`` (by fingerprint) and were not used for so long.
+
+    A column that a running process has read or written stays; the caller's own store lets go of what is dropped.
+
+    Args:
+        store: the store.
+        keep: fingerprints of models whose columns stay; with none given only age counts.
+        older_than_s: seconds since the last use; None drops whatever is not kept.
+        dry: only tell.
+    """
+    now = time.time()
+    trash = store.root / "trash"
+    gone = []
+    for facts in info(store):
+        if facts.model in keep or (older_than_s is not None and now - facts.used <= older_than_s):
+            continue
+        store.release(facts.name)
+        folder = store.root / "columns" / facts.name
+        with unused(folder) as free:
+            if free and not dry:
+                _away(folder, trash)
+            if free:
+                gone.append(facts)
+    if not dry:
+        shutil.rmtree(trash, ignore_errors=True)  # with what a kill left there
+    return gone
+
+
+def _away(folder: Path, trash: Path) -> None:
+    """At once for everybody: nobody sees half a column."""
+    try:
+        trash.mkdir(exist_ok=True)
+        os.replace(folder, tempfile.mkdtemp(dir=trash))
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def check_writable(root: Path) -> None:
+    """Fail early, before any model is loaded.
+
+    Raises:
+        StoreError: the folder cannot be made or written.
+    """
+    probe = root / f".probe.{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(root, error) from error

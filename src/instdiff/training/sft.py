@@ -1,0 +1,257 @@
+"""Rows become a trained model: TRL's trainer, fed with exactly the tokens that were scored.
+
+No token is added to the tokenizer and no embedding is resized: rows are padded with the tokenizer's padding token, or
+its end token where it has none, and padding is masked, so the trained model has the vocabulary of its base.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from instdiff.config.train import TrainSettings
+from instdiff.core import Log, ModelRef, Settings
+from instdiff.core.files import building, fingerprint, read_json, write_json
+from instdiff.data import Pool
+from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.errors import ConfigError, DataError, StoreError
+from instdiff.rendering.renderer import Rows, training_rows
+from instdiff.rendering.templates import template
+from instdiff.store import Store
+from instdiff.training.trainer import CHECKPOINTS, Job, Progress
+
+RECORD, RECIPE = "training.json", "recipe.json"
+RATE_ZERO = (
+    "the learning rate was zero in all of {steps} optimizer steps, since it rises from zero in the first ones; "
+    "set warmup_ratio: 0, or a smaller global_batch_size"
+)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training did; ``training.json`` holds it beside settings and versions.
+
+    Args:
+        output: the model folder, or the adapter folder.
+        rows: rows trained on.
+        left_out: rows not trained on, by reason.
+        truncated: rows trained on that were cut, and so do not teach their end.
+        target_tokens: learnt tokens in one pass over the rows.
+        steps: optimizer steps.
+        losses: per step, the mean loss over the target tokens of its global batch, in nats.
+        learning_rates: per step, the rate it was made with.
+        seed: of order, dropout and adapter weights.
+        wall_s: seconds, of the last run where the training was resumed.
+        resumed_at: the step after which the last run began.
+        fresh: False where the folder was there already.
+    """
+
+    output: Path
+    rows: int
+    left_out: dict[str, int]
+    truncated: int
+    target_tokens: int
+    steps: int
+    losses: list[float]
+    learning_rates: list[float]
+    seed: int
+    wall_s: float
+    resumed_at: int
+    fresh: bool = True
+
+
+def fit(
+    rows: Rows, base: str | Path, tokenizer: Any, settings: TrainSettings, output: str | Path, *, seed: int,
+    device: str = "auto", log: Log = print, progress: Progress | None = None, mark: str | None = None,
+) -> TrainReport:  # fmt: skip
+    """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
+
+    A finished ``output`` of the same training is returned as it is. An interrupted call leaves its checkpoints beside
+    ``output``, and the same call goes on from them to the same weights. See ``losses`` for the loss of a step.
+
+    Args:
+        rows: from ``render.training_rows``; those with a reason are left out.
+        base: folder of the model to start from.
+        tokenizer: the Hugging Face tokenizer that made the rows; saved beside the model, unchanged.
+        settings: of the training; their seed, where given, goes before ``seed``.
+        output: folder to make.
+        seed: of order, dropout and adapter weights.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        log: told how it goes, at most every ten seconds.
+        progress: told after each step.
+        mark: the base model's fingerprint, for the record.
+
+    Raises:
+        ConfigError: a setting that is unknown or does not fit.
+        DataError: no row can be trained on.
+        PlanError: the training extra is not installed.
+        StoreError: the output cannot be written, or something else is there.
+        EngineError: the model cannot be loaded or trained, or its loss is no number.
+    """
+    output, base = Path(output), Path(base)
+    seed = seed if settings.seed is None else settings.seed
+    used = rows.take(np.flatnonzero(rows.why == None))  # noqa: E711 - elementwise
+    recipe = {"settings": settings.learning(), "seed": seed, "data": _data(used), "base_fingerprint": mark}
+    if (output / RECORD).is_file():
+        return _kept(output, recipe)
+    left_out = _checked(rows, len(used), output)
+    counts = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
+    with _quiet():
+        job = Job(used, base, tokenizer, settings, seed, device, log, progress)
+        args, model = job.arguments(output), job.load()
+        main = args.process_index == 0
+        with building(output) if main else nullcontext(output.with_name(f".{output.name}.partial")) as folder:
+            with args.distributed_state.main_process_first():
+                start = _checkpoint(folder, recipe | _stamp(base), settings.resume)
+            if start is not None and main:
+                log(f"going on after step {_step(start)}")
+            record: dict[str, Any] = recipe | {"base": base.name} | counts | job.run(args, model, folder, start)
+            if main:
+                _finish(folder, base, record, log)
+        args.distributed_state.wait_for_everyone()
+    return _report(output, record, fresh=True)
+
+
+def _data(rows: Rows) -> str:
+    digests = rows.keys()
+    return fingerprint([digest.hex() for digest in digests])
+
+
+def _checked(rows: Rows, used: int, output: Path) -> dict[str, int]:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise StoreError(f"'{output}' is there already, but no finished training; remove it or choose another place")
+    left_out = dict(Counter(str(why) for why in rows.why if why is not None))
+    if not used:
+        raise DataError(f"none of {len(rows)} rows can be trained on: {left_out or 'there are none'}")
+    return left_out
+
+
+def _report(output: Path, record: dict[str, Any], fresh: bool) -> TrainReport:
+    names = {field.name for field in dataclasses.fields(TrainReport)}
+    return TrainReport(output=output, fresh=fresh, **{key: value for key, value in record.items() if key in names})
+
+
+def _kept(output: Path, recipe: dict[str, Any]) -> TrainReport:
+    record = read_json(output / RECORD)
+    other = [key for key in recipe if record.get(key) != recipe[key]]
+    if other:
+        raise StoreError(f"'{output}' was trained with other {' and '.join(other)}; remove it, or give another output")
+    try:
+        return _report(output, record, fresh=False)
+    except TypeError:
+        raise StoreError(f"'{output / RECORD}' is not complete; remove '{output}' to train again") from None
+
+
+def _stamp(base: Path) -> dict[str, Any]:
+    """Tells a changed base from the one that an interrupted training began with, without reading its weights."""
+    files = [*sorted(base.glob("*.safetensors")), base / "config.json"]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return {"base": fingerprint([list(stat) for stat in stats])}
+
+
+def _checkpoint(folder: Path, recipe: dict[str, Any], resume: bool) -> Path | None:
+    """The newest usable checkpoint of the same training; what cannot be used is removed."""
+    if not resume or not (folder / RECIPE).is_file() or read_json(folder / RECIPE) != recipe:
+        for item in folder.iterdir():
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        write_json(folder / RECIPE, recipe)
+    newest: Path | None = None
+    for place in sorted(folder.glob(f"{CHECKPOINTS}/checkpoint-*"), key=_step, reverse=True):
+        try:
+            json.loads((place / "trainer_state.json").read_text(encoding="utf-8"))  # written last
+            newest = newest or place
+        except (OSError, ValueError):
+            shutil.rmtree(place)
+    return newest
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _finish(folder: Path, base: Path, record: dict[str, Any], log: Log) -> None:
+    if not any(record["learning_rates"]):
+        log(f"warning: nothing was learnt: {RATE_ZERO.format(steps=record['steps'])}")
+    if (folder / CHECKPOINTS / "runs").is_dir():  # TensorBoard's
+        (folder / CHECKPOINTS / "runs").rename(folder / "runs")
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for name in (RECIPE, "training_args.bin", "README.md"):
+        (folder / name).unlink(missing_ok=True)
+    # Saving notes how the tokenizer was loaded, and the length limit that scoring lifts: neither is the tokenizer's.
+    saved, original = folder / "tokenizer_config.json", base / "tokenizer_config.json"
+    config = {key: value for key, value in read_json(saved).items() if key not in ("is_local", "local_files_only")}
+    limit = read_json(original).get("model_max_length") if original.is_file() else None
+    write_json(saved, config if limit is None else config | {"model_max_length": limit})
+    write_json(folder / RECORD, record)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Third parties say nothing that a user cannot act upon."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def train(
+    pool: Pool,
+    base: ModelRef,
+    train_settings: TrainSettings,
+    settings: Settings,
+    output: Path,
+    *,
+    store: Store,
+    seed: int,
+    log: Log,
+    say: Callable[[dict[str, Any]], None] | None = None,
+) -> ModelRef:
+    """Supervised fine-tuning of a base model on all rows of a pool.
+
+    Returns:
+        The trained model; for LoRA the base with the adapter on it.
+
+    Raises:
+        ConfigError: the base has an adapter.
+    """
+    if base.adapter:
+        raise ConfigError(f"'{base}' has an adapter; merge it into its base before training on top of it")
+    source = resolve(base, store.memo, adapters=False)
+    tokenizer = load_tokenizer(source)
+    layout = template(base.template or settings.templates["*"])
+    rows = training_rows(pool, tokenizer, layout, train_settings.model_max_length)
+    report = fit(
+        rows,
+        source.folder,
+        tokenizer.hf,
+        train_settings,
+        output,
+        seed=seed,
+        device=settings.device,
+        mark=source.fingerprint,
+        log=log,
+    )
+    if say is not None:
+        losses = report.losses
+        say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})
+    if train_settings.use_lora:
+        return ModelRef(base.where, base.revision, str(output), base.template)
+    return ModelRef(str(output), template=base.template)
