@@ -26,7 +26,7 @@ from instdiff.methods.algorithms.facility_location import facility
 from instdiff.methods.algorithms.kcenter import kcenter
 from instdiff.methods.algorithms.kmeans import by_cluster, cluster
 from instdiff.methods.algorithms.neighbours import bm25, nearest
-from instdiff.methods.algorithms.partitioned import partitioned
+from instdiff.methods.algorithms.partitioned import run_in_partitions
 from instdiff.methods.algorithms.round_robin import robin
 from instdiff.methods.algorithms.threshold import diverse, diverse_by_cell
 from instdiff.methods.shared.partitioned import parts_of
@@ -123,7 +123,7 @@ def loss(name: str, path: str, n: int, k: int) -> list[dict[str, Any]]:
     at_random, exact, out = worth(np.random.default_rng(1).permutation(n)[:k]), float("nan"), []
     for parts, over in ((1, 1), (3, 1), (3, 2), (10, 1), (10, 2), (20, 1), (20, 2)):
         with peak_resident() as memory:
-            seconds, rows = timed(lambda: partitioned(x, k, choose, parts=parts, over=over))  # noqa: B023
+            seconds, rows = timed(lambda: run_in_partitions(x, k, choose, parts=parts, over=over))  # noqa: B023
         value = worth(rows)
         exact = value if parts == 1 else exact
         facts = {"value": value, "exact": exact, "random": at_random, "lost": abs(value - exact) / exact}
@@ -186,9 +186,12 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any] | None]] = {
     "nearest": (nearest, plain_nearest),
     "nearest hnsw": (lambda x, k: nearest(x, k, how="hnsw"), None),
     "nearest ivf": (lambda x, k: nearest(x, k, how="ivf"), None),
-    "parts kcenter": (lambda x, k: partitioned(x, k, kcenter, parts=parts_of("auto", len(x), KCenter.of_a_part)), None),
+    "parts kcenter": (
+        lambda x, k: run_in_partitions(x, k, kcenter, parts=parts_of("auto", len(x), KCenter.of_a_part)),
+        None,
+    ),
     "parts facility": (
-        lambda x, k: partitioned(x, k, facility, parts=parts_of("auto", len(x), FacilityLocation.of_a_part)),
+        lambda x, k: run_in_partitions(x, k, facility, parts=parts_of("auto", len(x), FacilityLocation.of_a_part)),
         None,
     ),
     "parts diverse": (lambda x, k: diverse_by_cell(x, cells=parts_of("auto", len(x)), limit=k), None),

@@ -17,7 +17,7 @@ from common import alpaca, arguments, counting, finish, timed
 from instdiff import IFD, Pool, Settings, Store, load
 from instdiff.engine.peak import matmul_peak
 from instdiff.scoring.cluster_cost import Cluster, Estimate, Rates, estimate, measure
-from instdiff.scoring.sharding.shard import Stripe
+from instdiff.scoring.sharding.shard import Shard
 from instdiff.scoring.sharding.shard_file import shard_files
 from instdiff.scoring.sharding.shards import merge, score_shard
 from instdiff.store import info
@@ -41,9 +41,7 @@ def write_rows(pool: Pool, file: Path, count: int) -> Path:
 
 def run_shard(file: Path, folder: Path, index: int, count: int, store: Path) -> int:
     with counting() as counted:
-        score_shard(
-            load(str(file)), [IFD()], MODEL, Stripe(index, count), folder, settings=SETTINGS, store=Store(store)
-        )
+        score_shard(load(str(file)), [IFD()], MODEL, Shard(index, count), folder, settings=SETTINGS, store=Store(store))
     return counted.tokens
 
 

@@ -67,13 +67,13 @@ def rows_of(count: int, max_length: int = 512, seed: int = 0) -> Rows:
     pool = pool.take(np.sort(np.random.default_rng(seed).permutation(len(pool))[: count + count // 20 + 4]))
     source = resolve(ModelRef("builtin:tiny"))
     rows = render(Prompted(), pool, load_tokenizer(source), template("alpaca"), max_length)
-    return rows.take(np.flatnonzero([why is None for why in rows.why])[:count])
+    return rows.take(np.flatnonzero([reason is None for reason in rows.reason])[:count])
 
 
 def renamed(rows: Rows, vocabulary: int, seed: int = 0) -> Rows:
     """Every token id replaced by a random one of a larger vocabulary: lengths and shared beginnings stay."""
     to = np.random.default_rng(seed).permutation(vocabulary).astype(np.int32)
-    return Rows(Ragged(to[rows.ids.values], rows.ids.offsets), rows.target, rows.truncated, rows.why)
+    return Rows(Ragged(to[rows.ids.values], rows.ids.offsets), rows.target, rows.truncated, rows.reason)
 
 
 def random_rows(count: int, length: int, vocabulary: int, seed: int = 0) -> Rows:

@@ -127,7 +127,7 @@ def load_vocabulary(model: Path) -> int:
 
 
 def scorable(rows: Rows) -> np.ndarray:
-    return np.flatnonzero([why is None for why in rows.why])
+    return np.flatnonzero([reason is None for reason in rows.reason])
 
 
 def sweep_random(vocabulary: int, length: int, tokens: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from instdiff.core import Entropy, ModelRef, Nll
 from instdiff.engine.allocator import keep_pages
-from instdiff.engine.models import emulated, resolve
+from instdiff.engine.models import is_emulated, resolve
 from instdiff.engine.peak import matmul_peak
 from instdiff.engine.sweep import Sweep
 from instdiff.rendering.renderer import Rows
@@ -97,7 +97,7 @@ def measure(shape: str, dtype: torch.dtype, count: int, sizes: tuple[int, ...], 
     few, model = rows.take(np.arange(max(4, count // 4))), model_of(shape)
     published_s, expected = best(runs, lambda: means(model, few, published=True))
     published_rate = len(few) / published_s
-    if emulated(dtype, torch.device("cpu")):  # hundreds of times slower, so that a few rows have to do
+    if is_emulated(dtype, torch.device("cpu")):  # hundreds of times slower, so that a few rows have to do
         rows, few = rows.take(np.arange(max(4, count // 16))), few.take(np.arange(4))
     model = model.to(dtype).requires_grad_(False)
     loop_s, _ = best(runs, lambda: means(model, few, published=False))

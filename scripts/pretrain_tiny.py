@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from instdiff.engine.models import emulated
+from instdiff.engine.models import is_emulated
 
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>"]
 UNK, BOS, EOS, PAD = range(4)
@@ -142,7 +142,7 @@ def build_model(vocab: int) -> LlamaForCausalLM:
 
 def loss_of(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
     """Mean next-token loss of a batch of windows: bf16 inside the model where that is fast, fp32 from the logits on."""
-    with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=not emulated(torch.bfloat16, batch.device)):
+    with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=not is_emulated(torch.bfloat16, batch.device)):
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
     return functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
 
@@ -199,7 +199,7 @@ def evaluate(model: LlamaForCausalLM, corpus: Corpus, args: argparse.Namespace, 
 def model_card(corpus: Corpus, result: Result, args: argparse.Namespace, parameters: int, vocab: int) -> str:
     """The README.md of the saved folder: what it was trained on, how, and what was measured."""
     limit = "all documents" if args.documents is None else f"the first {args.documents:,} documents"
-    precision = "fp32" if emulated(torch.bfloat16, torch.device(args.device)) else "bf16 autocast"
+    precision = "fp32" if is_emulated(torch.bfloat16, torch.device(args.device)) else "bf16 autocast"
     lines = [
         "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: text-generation\n---\n",
         "# A tiny English base model\n",

@@ -16,7 +16,7 @@ class LowestMIWV(MIWV):
     def score(self, s):
         """MIWV with its sign turned."""
         found = super().score(s)
-        return Scores(-found.value, why=found.why, **found.details)
+        return Scores(-found.value, reason=found.reason, **found.details)
 
 
 @dataclass(frozen=True)
@@ -28,4 +28,4 @@ class OneShotLoss(MIWV):
     def score(self, s):
         """The one-shot loss."""
         found = super().score(s)
-        return Scores(found.details["nll_one_shot"], why=found.why, **found.details)
+        return Scores(found.details["nll_one_shot"], reason=found.reason, **found.details)

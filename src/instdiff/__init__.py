@@ -90,7 +90,7 @@ if TYPE_CHECKING:
         Zip,
     )
     from instdiff.reporting import report
-    from instdiff.scoring.cost import Bill, plan
+    from instdiff.scoring.cost import Bill, CostEstimate, plan
     from instdiff.scoring.scorer import score
     from instdiff.scoring.table import ScoreTable, read_scores
     from instdiff.selection.export.export import export
@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     from instdiff.training.sft import train
 
 _HOMES = {
-    "scoring.cost": ("Bill", "plan"),
+    "scoring.cost": ("Bill", "CostEstimate", "plan"),
     "experiments.compare": ("compare",),
     "core": (
         "Asked", "Budget", "Choice", "Column", "Demonstrated", "Embedding", "Entropy", "Judged", "Length", "Listed",

@@ -15,7 +15,7 @@ import pytest
 from instdiff import load, score, select
 from instdiff.data.builtin import path
 from instdiff.data.builtin.skills import AMOUNTS, BEYOND, FILLER, KINDS, KNOWN, LEARNABLE, SKILLS, rows
-from instdiff.data.builtin.skills.tasks import WORDS, reserved, vocabulary
+from instdiff.data.builtin.skills.tasks import WORDS, is_reserved, vocabulary
 from instdiff.errors import DataError
 from instdiff.store import Store
 from skilled import Greedy
@@ -133,7 +133,7 @@ def test_tests_are_clean_and_apart(pool: list[Row]) -> None:
     assert len(asked(test)) == len(test) == 800
     seen = {row["input"] for some in (pool, rows("train", 1), rows("known")) for row in some}
     assert not seen & {row["input"] for row in [*test, *rows("test", 1)]}
-    assert not any(reserved(text) for text in seen)
+    assert not any(is_reserved(text) for text in seen)
 
 
 def test_known_rows() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instdiff.methods.algorithms.consensus import softmax, transition
-from instdiff.methods.algorithms.curation import Suspects, curated, ds2_order, inferred, long_tail, suspects
+from instdiff.methods.algorithms.curation import Suspects, curate_labels, ds2_order, infer_labels, long_tail, suspects
 
 NOISE = ["next", "often_next", "one_swallows", "uneven"]
 
@@ -72,13 +72,13 @@ def found_as_well_as_by_vote(points: Any, clean: Any, kind: str, classes: int) -
     labels = draw(np.random.default_rng(2), clean, matrix_of(kind, classes))
     wrong, (outvoted, against) = labels != clean, vote(labels, near, classes)
     matrix, prior = transition(labels, near, classes)
-    ours = inferred(labels, near, far, matrix, prior)
+    ours = infer_labels(labels, near, far, matrix, prior)
     assert f1(ours.flagged, wrong) >= f1(outvoted, wrong)
     assert auc(ours.noisy, wrong) >= auc(against, wrong)
     published = suspects(labels, near, far, matrix, prior)
     assert auc(published.noisy, wrong) >= auc(against, wrong) - 0.005  # a vote on the labels too, only better cut
     for found in (ours, published):
-        assert (curated(labels, found) == clean).mean() > (labels == clean).mean()
+        assert (curate_labels(labels, found) == clean).mean() > (labels == clean).mean()
 
 
 @pytest.mark.parametrize("kind", NOISE)
@@ -92,10 +92,10 @@ def test_noise_that_outvotes_the_right_scores_is_found() -> None:
     near, far = nearest(points, 14)
     labels = draw(np.random.default_rng(2), clean, matrix_of("often_next", 4))
     outvoted, _ = vote(labels, near, 4)
-    found = inferred(labels, near, far, *transition(labels, near, 4))
+    found = infer_labels(labels, near, far, *transition(labels, near, 4))
     assert f1(outvoted, labels != clean) < 0.7
     assert f1(found.flagged, labels != clean) > 0.9
-    assert (curated(labels, found) == clean).mean() > 0.9
+    assert (curate_labels(labels, found) == clean).mean() > 0.9
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_one_round_of_the_published_detector(seed: int, rows: int, classes: int)
 @given(st.integers(0, 999), st.integers(4, 12), st.integers(2, 5))
 def test_the_inferred_label_is_by_bayes(seed: int, rows: int, classes: int) -> None:
     labels, near, far, matrix, prior = table(seed, rows, 3, classes)
-    found = inferred(labels, near, far, matrix, prior, k=2)
+    found = infer_labels(labels, near, far, matrix, prior, k=2)
     for row in range(rows):
         chance = prior * matrix[:, labels[row]]
         for rank in range(2):
@@ -230,14 +230,14 @@ def test_the_inferred_label_is_by_bayes(seed: int, rows: int, classes: int) -> N
         assert found.confidence[row] == pytest.approx(chance.max())
 
 
-@pytest.mark.parametrize("detector", [suspects, inferred])
+@pytest.mark.parametrize("detector", [suspects, infer_labels])
 def test_where_all_agree_nothing_is_suspected(detector: Any) -> None:
     points, clean = clusters(400, 3)
     near, far = nearest(points, 12)
     agree = (clean[near] == clean[:, None]).all(1)
     found = detector(clean, near, far, *transition(clean, near, 3))
     assert not found.flagged[agree].any()
-    assert (curated(clean, found)[agree] == clean[agree]).all()
+    assert (curate_labels(clean, found)[agree] == clean[agree]).all()
 
 
 def test_a_seed_decides_the_rounds() -> None:
@@ -248,8 +248,8 @@ def test_a_seed_decides_the_rounds() -> None:
 
 def test_a_suggestion_is_taken_from_one_half_on() -> None:
     found = Suspects(np.ones(3), np.array([1, 1, 1]), np.array([0.49, 0.5, 0.9]))
-    assert curated([0, 0, 2], found).tolist() == [0, 1, 1]
-    assert curated([0, 0, 2], found, confidence=0.9).tolist() == [0, 0, 1]
+    assert curate_labels([0, 0, 2], found).tolist() == [0, 1, 1]
+    assert curate_labels([0, 0, 2], found, confidence=0.9).tolist() == [0, 0, 1]
 
 
 def test_rarity() -> None:
@@ -291,4 +291,4 @@ def test_what_cannot_be() -> None:
     with pytest.raises(ValueError, match=r"need neighbours \[2, 2 or more\], not \(2, 1\)"):
         transition([0, 1], near[:, :1], 3)
     with pytest.raises(ValueError, match="do not fit neighbours"):
-        inferred([0, 1], near, far[:, :1], np.eye(3), np.ones(3) / 3)
+        infer_labels([0, 1], near, far[:, :1], np.eye(3), np.ones(3) / 3)

@@ -15,7 +15,7 @@ from instdiff.methods.algorithms import neighbours as module
 from instdiff.methods.algorithms import round_robin as robin_module
 from instdiff.methods.algorithms.neighbours import at_random, bm25, nearest
 from instdiff.methods.algorithms.round_robin import robin, robin_tasks
-from instdiff.methods.algorithms.vectors import best, matrix, unit
+from instdiff.methods.algorithms.vectors import matrix, top_k, unit
 
 from . import plain
 
@@ -23,14 +23,14 @@ from . import plain
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=400), st.data())
 def test_best_is_the_head_of_a_stable_sort(values: list[int], data: st.DataObject) -> None:
     scores, k = np.array(values, float), data.draw(st.integers(0, len(values)))
-    assert best(scores, k).tolist() == np.argsort(-scores, kind="stable")[:k].tolist()
+    assert top_k(scores, k).tolist() == np.argsort(-scores, kind="stable")[:k].tolist()
 
 
 def test_best_of_many() -> None:
     scores = np.random.default_rng(0).integers(0, 3000, 5000).astype(float)
     for k in (1, 10, 77, 79, 5000):
-        assert best(scores, k).tolist() == np.argsort(-scores, kind="stable")[:k].tolist()
-    close = best(scores, 10, slack=2)
+        assert top_k(scores, k).tolist() == np.argsort(-scores, kind="stable")[:k].tolist()
+    close = top_k(scores, 10, slack=2)
     assert set(close) == set(np.flatnonzero(scores >= np.sort(scores)[-10] - 2))
 
 

@@ -39,14 +39,14 @@ def test_a_judge_is_asked_once_for_each_row(server: Server) -> None:
     server.play = play
     judge = ("--model", f"judge=openai:grader@{server.url}")
     ok(*JUDGED, *judge, "--output", "scores.parquet")
-    value, why = scores("alpagasus")
+    value, reason = scores("alpagasus")
     bad = [at for at, row in enumerate(ROWS) if row["output"] == odd]
-    assert [at for at, word in enumerate(why) if word == "unparsable"] == bad
-    assert all(value[at] == (None if at in bad or why[at] else 4.0) for at in range(len(ROWS)))
+    assert [at for at, word in enumerate(reason) if word == "unparsable"] == bad
+    assert all(value[at] == (None if at in bad or reason[at] else 4.0) for at in range(len(ROWS)))
     paid = len(server.bodies)
     ok(*JUDGED, *judge, "--output", "again.parquet")
     assert len(server.bodies) == paid
-    assert scores("alpagasus", "again.parquet") == (value, why)
+    assert scores("alpagasus", "again.parquet") == (value, reason)
     write_jsonl("more.jsonl", [*ROWS, {"instruction": "New one", "input": "", "output": "New answer"}])
     ok("score", "--data", "more.jsonl", *JUDGED[3:], *judge, "--output", "more.parquet")
     assert len(server.bodies) == paid + 1
@@ -88,16 +88,16 @@ def test_targets(model: str) -> None:
 
 def test_raters_read_digits(model: str) -> None:
     ok("score", "--data", "my.jsonl", "--model", model, "--method", "selectit", "--output", "scores.parquet")
-    value, why = scores("selectit")
-    assert all((v is None) == (w is not None) for v, w in zip(value, why, strict=True))
+    value, reason = scores("selectit")
+    assert all((v is None) == (w is not None) for v, w in zip(value, reason, strict=True))
     assert all(0 <= v <= 5 for v in value if v is not None)
 
 
 def test_a_method_goes_beyond_what_it_ranked_only_with_the_store(model: str, tmp_path: Path) -> None:
     ok("score", "--data", "my.jsonl", "--model", model, "--method", "kcenter", "--set", "kcenter.model=base",
        "--set", "kcenter.reach=0.2", "--output", "scores.parquet")  # fmt: skip
-    few, why = scores("kcenter")
-    assert why.count("not_reached") > 0
+    few, reason = scores("kcenter")
+    assert reason.count("not_reached") > 0
     select = ("select", "--data", "my.jsonl", "--scores", "scores.parquet", "--output", "out.jsonl")
     ok(*select, "--budget", "6")
     rows = [ROWS.index(row) for row in read_jsonl("out.jsonl")]

@@ -25,7 +25,7 @@ from instdiff.experiments import grid as module
 from instdiff.experiments import summary as costs
 from instdiff.experiments.compare import terms
 from instdiff.experiments.grid import Comparison, Outcome
-from instdiff.experiments.summary import overlaps, shares, tally
+from instdiff.experiments.summary import overlaps, shares, summarize
 from instdiff.experiments.tables import rows_of, write_tally
 from instdiff.store import Store
 
@@ -94,7 +94,7 @@ def test_all_cells_are_there_at_one_token_budget(make: Make) -> None:
     tokens = [one.facts["tokens"] for one in outcomes if one.cell.budget == "25% tokens"]
     longest = max(len(str(row)) for row in some_rows(40, seed=3))
     assert all(target <= count < target + longest for count in tokens)
-    found = {line["name"]: line for line in tally(outcomes)}
+    found = {line["name"]: line for line in summarize(outcomes)}
     assert found["ifd"]["seeds"] == 2 and found["base"]["seeds"] == 1
     assert found["full"]["rows"] == 40
     shared = overlaps(made.folder, [one.cell for one in outcomes])
@@ -114,7 +114,7 @@ def test_a_second_run_makes_nothing_again(make: Make, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "score", never)
     after = make(judge=never).run()
     assert [one.facts for one in before] == [one.facts for one in after]
-    assert tally(before) == tally(after)
+    assert summarize(before) == summarize(after)
 
 
 def test_one_bad_cell_does_not_end_the_run(make: Make) -> None:
@@ -264,7 +264,7 @@ def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     made = make(method={"instructdiff": {}}, seeds=[0], baselines=["random"])
     outcomes = made.run()
     assert [one.error for one in outcomes if one.error is not None] == []
-    lines = {line["name"]: line for line in tally(outcomes)}
+    lines = {line["name"]: line for line in summarize(outcomes)}
     one = lines["instructdiff"]
     assert one["cost_unit"] == "CPU seconds" and one["warmup_s"] > 0 and one["score_s"] > 0
     assert lines["random"]["warmup_s"] is None
@@ -287,8 +287,8 @@ def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     assert costs.devices(Settings(workers=1)) == ("GPU seconds", 1)
     assert costs.devices(Settings(device="cuda:1")) == ("GPU seconds", 1)
     gpu = [Outcome(o.cell, {**o.facts, "cost_unit": "GPU seconds"}, o.results) for o in outcomes]
-    assert " GPU s training" in rows_of(tally(gpu))[-1][-1]
-    assert "times the GPUs" in write_tally(made.folder, gpu, tally(gpu), {})["note"]
+    assert " GPU s training" in rows_of(summarize(gpu))[-1][-1]
+    assert "times the GPUs" in write_tally(made.folder, gpu, summarize(gpu), {})["note"]
 
 
 def test_a_typo_is_found_before_anything_is_trained(make: Make) -> None:

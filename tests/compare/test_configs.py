@@ -12,7 +12,7 @@ from instdiff.core import Settings
 from instdiff.core.budget import parse_budget
 from instdiff.core.progress import Quiet
 from instdiff.data import load as load_data
-from instdiff.experiments.compare import named
+from instdiff.experiments.compare import check_named
 from instdiff.experiments.grid import Comparison
 from instdiff.store import Store
 
@@ -24,7 +24,7 @@ FILES = sorted([*ROOT.glob("configs/compare/*.yaml"), *ROOT.glob("configs/studie
 def test_it_starts(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = load(CompareConfig, path, {"output": str(tmp_path / "run")})
-    named(config)
+    check_named(config)
     if (config.model or "").startswith("builtin:"):
         assert config.train.learning_rate == 1e-3  # a model this small learns nothing at the paper's rate
     pool = load_data("builtin:demo", limit=20)

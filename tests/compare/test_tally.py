@@ -11,7 +11,7 @@ import pytest
 from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
 from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
 from instdiff.experiments.grid import Cell, Outcome
-from instdiff.experiments.summary import sample, tally
+from instdiff.experiments.summary import sample, summarize
 from instdiff.experiments.tables import HEADER, by_task, footer, header, markdown, rows_of, write_tally
 
 ITEMS = [f"item{n}" for n in range(200)]
@@ -86,7 +86,7 @@ def outcomes() -> list[Outcome]:
 
 
 def test_what_differs_is_told_and_what_does_not_is_not() -> None:
-    lines = {line["name"]: line for line in tally(outcomes())}
+    lines = {line["name"]: line for line in summarize(outcomes())}
     assert lines["good"]["real"] and lines["good"]["better"]
     assert lines["good"]["diff"] == pytest.approx(lines["good"]["value"] - lines["random"]["value"])
     assert lines["good"]["diff_low"] < lines["good"]["diff"] < lines["good"]["diff_high"]
@@ -101,7 +101,7 @@ def test_lower_is_better_where_it_is() -> None:
         task = result(drawn(mean, seed), higher_is_better=False)
         return Outcome(Cell(line, "10%", seed), {}, [SuiteResult("s", line, (task,))])
 
-    lines = tally([*(lower("random", s, 0.8) for s in range(3)), *(lower("less", s, 0.2) for s in range(5, 8))])
+    lines = summarize([*(lower("random", s, 0.8) for s in range(3)), *(lower("less", s, 0.2) for s in range(5, 8))])
     less = next(line for line in lines if line["name"] == "less")
     assert less["diff"] < 0 and less["real"] and less["better"]
     (found,) = by_task(lines).values()
@@ -111,13 +111,13 @@ def test_lower_is_better_where_it_is() -> None:
 def test_no_common_item_is_no_difference() -> None:
     other = TaskResult("task", "accuracy", ["elsewhere"], np.array([1.0]))
     odd = Outcome(Cell("odd", "10%", 0), {}, [SuiteResult("suite", "odd", (other,))])
-    lines = {line["name"]: line for line in tally([*outcomes(), odd])}
+    lines = {line["name"]: line for line in summarize([*outcomes(), odd])}
     assert lines["odd"]["value"] == 1.0 and "diff" not in lines["odd"] and "real" not in lines["odd"]
 
 
 def test_cells_that_failed_are_named(tmp_path: Path) -> None:
     every = [*outcomes(), Outcome(Cell("bad", "10%", 0), error="no judge")]
-    found = write_tally(tmp_path, every, tally(every), {"data": "rows.jsonl", "terms": "On equal terms."})
+    found = write_tally(tmp_path, every, summarize(every), {"data": "rows.jsonl", "terms": "On equal terms."})
     assert found["failed"] == [{"cell": "bad 10% seed 0", "error": "no judge"}]
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "- bad 10% seed 0: no judge" in text and "| good | 10% | 3 |" in text
@@ -126,14 +126,14 @@ def test_cells_that_failed_are_named(tmp_path: Path) -> None:
 
 def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
     task = result(
-        [1.0, np.nan, 0.25], ids=ITEMS[:3], weight=np.array([2.0, 1.0, 1.0]), why=[None, "timeout", None],
+        [1.0, np.nan, 0.25], ids=ITEMS[:3], weight=np.array([2.0, 1.0, 1.0]), reason=[None, "timeout", None],
         details={"samples": 4},
     )  # fmt: skip
     SuiteResult("suite", "model", (task,), {"n": 4}, {"seconds": 1.5}).write(tmp_path / "results.json")
     again = read_results(tmp_path / "results.json")
     assert again["task"].value == pytest.approx(2.25 / 3)
     np.testing.assert_array_equal(again["task"].score, task.score)
-    assert list(again["task"].why or []) == [None, "timeout", None]
+    assert list(again["task"].reason or []) == [None, "timeout", None]
     assert again.cost == {"seconds": 1.5} and again.record() == read_results(tmp_path / "results.json").record()
 
 
@@ -145,14 +145,14 @@ def test_items_and_scores_belong_together(ids: list[str], said: str) -> None:
 
 def test_the_cost_of_a_line_in_the_table() -> None:
     told = {"warmup_s": 1.4, "score_s": 20.0, "score_tokens": 12_345, "train_s": 3.0, "cost_unit": "GPU seconds"}
-    line = tally([outcome("base", None, np.zeros(200)), outcome("ifd", 0, np.ones(200), **told)])[-1]
+    line = summarize([outcome("base", None, np.zeros(200)), outcome("ifd", 0, np.ones(200), **told)])[-1]
     assert rows_of([line])[0][-1] == "1 GPU s warm-up, 20 GPU s scoring of 12,345 tokens, 3 GPU s training"
     assert line["score_tokens"] == 12_345 and line["cost_unit"] == "GPU seconds"
 
 
 def test_terms_and_control_stand_with_the_tables(tmp_path: Path) -> None:
     every = [outcome("base", None, np.zeros(200)), outcome("ifd", 0, np.ones(200), cost_unit="CPU seconds")]
-    found = write_tally(tmp_path, every, tally(every), {"data": "rows.jsonl", "terms": "On equal terms."})
+    found = write_tally(tmp_path, every, summarize(every), {"data": "rows.jsonl", "terms": "On equal terms."})
     assert found["against"] == "base" and header(found)[HEADER.index("against random")] == "against base"
     assert footer(found) == ["On equal terms.", found["note"]]
     text = (tmp_path / "comparison.md").read_text()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from instdiff.config.base import Config, build, load, merged, nested, read_yaml, scalar, split
+from instdiff.config.base import Config, build, load, merge, nest, read_yaml, scalar, split
 from instdiff.errors import ConfigError
 
 
@@ -79,9 +79,9 @@ def test_split() -> None:
 
 
 def test_nested_and_merged() -> None:
-    assert nested(["a", "b"], 1) == {"a": {"b": 1}}
+    assert nest(["a", "b"], 1) == {"a": {"b": 1}}
     below = {"a": {"b": 1, "c": 2}, "d": 3}
-    assert merged(below, {"a": {"b": 9}, "d": {"e": 4}}) == {"a": {"b": 9, "c": 2}, "d": {"e": 4}}
+    assert merge(below, {"a": {"b": 9}, "d": {"e": 4}}) == {"a": {"b": 9, "c": 2}, "d": {"e": 4}}
     assert below == {"a": {"b": 1, "c": 2}, "d": 3}
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from instdiff.core import Budget, Method, Scored, Scores, Signals, reasons
 
 
-def signals(ids: list[str], why: list[str | None] | None = None, **columns: object) -> Signals:
+def signals(ids: list[str], reason: list[str | None] | None = None, **columns: object) -> Signals:
     words = np.full(len(ids), None, object)
-    words[:] = why if why is not None else [None] * len(ids)
+    words[:] = reason if reason is not None else [None] * len(ids)
     return Signals(columns, ids, words)  # type: ignore[arg-type]
 
 
@@ -22,11 +22,11 @@ def scored(
     value: list[float],
     ids: list[str] | None = None,
     tokens: list[int] | None = None,
-    why: list[str | None] | None = None,
+    reason: list[str | None] | None = None,
 ) -> Scored:
     n = len(value)
     words = np.full(n, None, object)
-    words[:] = why if why is not None else [None if np.isfinite(v) else "empty_response" for v in value]
+    words[:] = reason if reason is not None else [None if np.isfinite(v) else "empty_response" for v in value]
     names = ids if ids is not None else [f"id{i:03d}" for i in range(n)]
     counts = np.array(tokens if tokens is not None else [1] * n, np.int64)
     return Scored("m", Method(), np.array(value, float), words, {}, names, counts)
@@ -39,18 +39,18 @@ def test_every_nan_gets_a_reason() -> None:
     nan = np.nan
     own = reasons(6, filtered=np.array([False, False, True, False, True, False]))
     given_ = Scores([1.0, nan, nan, np.inf, 5.0, 6.0], own, detail=[1, 2, 3, 4, 5, 6])
-    out = given_.explained(signals(list("abcdef"), [None, "empty_response", "too_long", None, None, None]))
+    out = given_.with_reasons(signals(list("abcdef"), [None, "empty_response", "too_long", None, None, None]))
     np.testing.assert_array_equal(out.value, [1.0, nan, nan, nan, nan, 6.0])
     # The signals' word goes first; an infinite value has none of its own; a named row keeps no value.
-    assert out.why.tolist() == [None, "empty_response", "too_long", "non_finite", "filtered", None]
+    assert out.reason.tolist() == [None, "empty_response", "too_long", "non_finite", "filtered", None]
     assert out.details["detail"].tolist() == [1, 2, 3, 4, 5, 6]
     assert own.tolist() == [None, None, "filtered", None, "filtered", None]  # untouched
 
 
 def test_a_row_that_a_signal_cannot_score_gets_no_value_from_the_method() -> None:
-    out = Scores([1.0, 2.0]).explained(signals(["a", "b"], ["too_long", None]))
+    out = Scores([1.0, 2.0]).with_reasons(signals(["a", "b"], ["too_long", None]))
     np.testing.assert_array_equal(out.value, [np.nan, 2.0])
-    assert out.why.tolist() == ["too_long", None]
+    assert out.reason.tolist() == ["too_long", None]
 
 
 def test_columns_of_another_length_are_refused() -> None:
@@ -61,8 +61,8 @@ def test_columns_of_another_length_are_refused() -> None:
 
 
 def test_the_first_named_reason_counts() -> None:
-    why = reasons(3, too_short=np.array([True, True, False]), filtered=np.array([True, False, False]))
-    assert why.tolist() == ["too_short", "too_short", None]
+    reason = reasons(3, too_short=np.array([True, True, False]), filtered=np.array([True, False, False]))
+    assert reason.tolist() == ["too_short", "too_short", None]
 
 
 def test_signals_know_copies_and_name_what_was_declared() -> None:
@@ -78,7 +78,7 @@ def test_signals_know_copies_and_name_what_was_declared() -> None:
 
 def test_best_first_ties_by_id_then_row() -> None:
     table = scored([1.0, 3.0, np.nan, 3.0, 1.0, 3.0], ids=["d", "b", "a", "a", "c", "a"])
-    assert table.best().tolist() == [3, 5, 1, 4, 0]
+    assert table.rank_rows().tolist() == [3, 5, 1, 4, 0]
 
 
 @given(st.data())
@@ -89,11 +89,11 @@ def test_the_inputs_order_never_matters(data: st.DataObject) -> None:
     ids = [name for name, _ in rows]
     plain = scored([value[name] for name in ids], ids=ids)
     mixed = scored([value[ids[i]] for i in order], ids=[ids[i] for i in order])
-    assert [mixed.ids[i] for i in mixed.best()] == [plain.ids[i] for i in plain.best()]
+    assert [mixed.ids[i] for i in mixed.rank_rows()] == [plain.ids[i] for i in plain.rank_rows()]
 
 
 def test_scorable_rows_are_the_eligible_and_the_filtered() -> None:
-    table = scored([1.0, np.nan, np.nan, np.nan], why=[None, "filtered", "warmup", "too_long"])
+    table = scored([1.0, np.nan, np.nan, np.nan], reason=[None, "filtered", "warmup", "too_long"])
     assert table.eligible.tolist() == [True, False, False, False]
     assert table.scorable.tolist() == [True, True, True, False]
 
@@ -106,9 +106,9 @@ def test_the_five_kinds() -> None:
     table = scored(
         [5.0, 4.0, nan, 3.0, nan, 2.0, 1.0, nan],
         tokens=[10, 20, 30, 40, 0, 50, 60, 70],
-        why=[None, None, "filtered", None, "empty_response", None, None, "too_long"],
+        reason=[None, None, "filtered", None, "empty_response", None, None, "too_long"],
     )
-    best = table.best()
+    best = table.rank_rows()
     assert best.tolist() == [0, 1, 3, 5, 6]
 
     def take(amount: float, kind: str) -> list[int]:
@@ -131,7 +131,7 @@ def test_the_five_kinds() -> None:
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=15), st.integers(1, 800))
 def test_a_token_budget_stops_at_the_first_crossing(tokens: list[int], amount: int) -> None:
     table = scored([float(-i) for i in range(len(tokens))], tokens=tokens)
-    taken = Budget(amount, "tokens").take(table.best(), table)
+    taken = Budget(amount, "tokens").take(table.rank_rows(), table)
     assert taken.tolist() == list(range(len(taken)))
     assert sum(tokens[: len(taken) - 1]) < amount
     assert sum(tokens[: len(taken)]) >= min(amount, sum(tokens))
@@ -149,7 +149,7 @@ def test_twenty_nine_percent_of_a_hundred() -> None:
     table = scored([1.0] * 100)
     for kind in ("share", "eligible", "token_share"):
         assert Budget(0.29, kind).target(table) == 29
-    assert len(Budget(0.57).take(table.best(), table)) == 57
+    assert len(Budget(0.57).take(table.rank_rows(), table)) == 57
 
 
 @pytest.mark.parametrize(

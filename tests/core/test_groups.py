@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from instdiff.core import Scored, Signals
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.core.budget import divided
+from instdiff.core.budget import divide
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, DataError, PlanError
 from instdiff.methods import KCenter, Random
@@ -25,9 +25,9 @@ def pool() -> Pool:
     return load(rows)
 
 
-def scored(of: Pool, value: Any = None, tokens: Any = None, why: Any = None) -> Scored:
+def scored(of: Pool, value: Any = None, tokens: Any = None, reason: Any = None) -> Scored:
     value = np.arange(20.0) if value is None else np.asarray(value, float)
-    words = np.where(np.isnan(value), "filtered" if why is None else why, None)
+    words = np.where(np.isnan(value), "filtered" if reason is None else reason, None)
     counts = np.full(20, -1) if tokens is None else np.asarray(tokens)
     return Scored("random", Random(), value, words, {}, of.ids, counts)
 
@@ -42,18 +42,18 @@ def counts(chosen: Selection) -> dict[str, int]:
 
 
 def test_fractions_go_to_the_largest_remainders() -> None:
-    assert divided(10, [12, 6, 2], [12, 6, 2]) == [6, 3, 1]
-    assert divided(4, [1, 1, 1], [9, 9, 9]) == [2, 1, 1]
-    assert divided(5, [10, 10, 1], [9, 9, 9]) == [3, 2, 0]
-    assert divided(9, [10, 10, 10], [1, 9, 9]) == [1, 4, 4]
-    assert divided(9, [1, 0], [5, 5]) == [5, 0]
-    assert divided(0, [1, 2], [5, 5]) == [0, 0] and divided(3, [], []) == []
+    assert divide(10, [12, 6, 2], [12, 6, 2]) == [6, 3, 1]
+    assert divide(4, [1, 1, 1], [9, 9, 9]) == [2, 1, 1]
+    assert divide(5, [10, 10, 1], [9, 9, 9]) == [3, 2, 0]
+    assert divide(9, [10, 10, 10], [1, 9, 9]) == [1, 4, 4]
+    assert divide(9, [1, 0], [5, 5]) == [5, 0]
+    assert divide(0, [1, 2], [5, 5]) == [0, 0] and divide(3, [], []) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=8), st.integers(0, 300))
 def test_the_sum_holds_and_no_limit_is_passed(parts: list[tuple[int, int]], amount: int) -> None:
     weights, limits = [w for w, _ in parts], [limit for _, limit in parts]
-    out = divided(amount, weights, limits)
+    out = divide(amount, weights, limits)
     assert all(0 <= part <= limit for part, limit in zip(out, limits, strict=True))
     assert sum(out) == min(amount, sum(limit for weight, limit in parts if weight))
 
@@ -112,8 +112,8 @@ def test_set_methods_rank_on_inside_a_group() -> None:
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     s = Signals({"vector": Ragged.of(list(x), np.float32)}, of.ids, np.full(20, None, object))
     method = KCenter()
-    out = method.score(s).explained(s)
-    stored = Scored("kcenter", method, out.value, out.why, out.details, of.ids, np.ones(20, int), lambda: s)
+    out = method.score(s).with_reasons(s)
+    stored = Scored("kcenter", method, out.value, out.reason, out.details, of.ids, np.ones(20, int), lambda: s)
     chosen = select(of, stored, "50%", group_by="source")
     assert counts(chosen) == {"a": 6, "b": 3, "null": 1} and len(set(chosen.at.tolist())) == 10
     alone = method.order(s.take(np.arange(12)), 6)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from instdiff.core.arrays import ragged
 from instdiff.core.arrays import spill as spool
 from instdiff.core.arrays.ragged import Ragged, offsets_of
-from instdiff.core.arrays.spill import Growing, places, taken
-from instdiff.core.columns import joined, no_reasons, slim
+from instdiff.core.arrays.spill import SpillingArray, flatnonzero, take
+from instdiff.core.columns import compact_reasons, concat_reasons, no_reasons
 from instdiff.errors import StoreError
 
 
@@ -34,7 +34,7 @@ def aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_spooled_is_the_same_as_in_memory(parts: list[list[int]], most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool, "IN_MEMORY_BYTES", most)
-        grown = Growing(np.int32)
+        grown = SpillingArray(np.int32)
         for part in parts:
             grown.extend(part)
         values = grown.array()
@@ -49,8 +49,8 @@ def test_offsets_and_rows_in_pieces(lengths: list[int], data: st.DataObject) -> 
         patch.setattr(spool, "IN_MEMORY_BYTES", 40)
         patch.setattr(spool, "ROWS_AT_ONCE", 3)
         patch.setattr(ragged, "ROWS_AT_ONCE", 3)
-        offsets, some = offsets_of(lengths), taken(np.array(lengths, np.int64), np.array(rows, np.int64))
-        odd = places(np.array(lengths, np.int64) % 2 == 1)
+        offsets, some = offsets_of(lengths), take(np.array(lengths, np.int64), np.array(rows, np.int64))
+        odd = flatnonzero(np.array(lengths, np.int64) % 2 == 1)
     assert offsets.tolist() == [sum(lengths[:n]) for n in range(len(lengths) + 1)]
     assert odd.tolist() == [at for at, length in enumerate(lengths) if length % 2]
     assert offsets.dtype == np.int64 and some.tolist() == [lengths[row] for row in rows]
@@ -58,9 +58,9 @@ def test_offsets_and_rows_in_pieces(lengths: list[int], data: st.DataObject) -> 
 
 @given(st.lists(st.lists(st.none() | st.sampled_from(["too_long", "empty"]), max_size=5)))
 def test_reasons_take_room_only_where_there_are_some(parts: list[list[str | None]]) -> None:
-    whole = joined([slim(np.array([*part, ""], object)[:-1]) for part in parts])
+    whole = concat_reasons([compact_reasons(np.array([*part, ""], object)[:-1]) for part in parts])
     assert whole.tolist() == [word for part in parts for word in part]
-    assert (slim(whole).strides == (0,)) == (not any(word for part in parts for word in part))
+    assert (compact_reasons(whole).strides == (0,)) == (not any(word for part in parts for word in part))
     assert no_reasons(3).tolist() == [None] * 3
 
 
@@ -70,7 +70,7 @@ def test_a_temporary_file_has_no_name_and_goes_with_its_array(aside: Path, monke
         return sum(str(aside) in line for line in Path("/proc/self/maps").read_text().splitlines())
 
     monkeypatch.setattr(spool, "IN_MEMORY_BYTES", 0)
-    grown = Growing(np.int64)
+    grown = SpillingArray(np.int64)
     grown.extend(range(1000))
     assert list(aside.iterdir()) == []
     values = grown.array()
@@ -88,14 +88,14 @@ def test_a_full_disk_is_said_in_one_message(aside: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(spool, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.BufferedWriter(io.FileIO("/dev/full", "w"), 16))
     with pytest.raises(StoreError, match=r"cannot write temporary data to '.*': No space left .* with TMPDIR"):
-        Growing(np.int64).extend(range(1000))
+        SpillingArray(np.int64).extend(range(1000))
 
 
 def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(spool, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(StoreError, match=r"cannot write temporary data to '.*gone': No such file or directory"):
-        Growing(np.int64).extend(range(1000))
+        SpillingArray(np.int64).extend(range(1000))
 
 
 ROWS = st.lists(st.lists(st.sampled_from([1.5, -2.0, float("nan"), 0.25]), max_size=5), max_size=9)

@@ -21,7 +21,7 @@ def one(row: dict[str, Any], **options: Any) -> Sample:
     return load([row], **options).sample(0)
 
 
-def why(row: dict[str, Any], good: dict[str, Any] | None = None, **options: Any) -> str:
+def reason_of(row: dict[str, Any], good: dict[str, Any] | None = None, **options: Any) -> str:
     """The reason for which the row is rejected among good ones."""
     pool = load([good or {"instruction": "i", "output": "o"}, row], **options)
     assert len(pool) == 1
@@ -211,13 +211,13 @@ def test_medmcqa_with_explanation(exp: str | None) -> None:
     ],
 )
 def test_medmcqa_rejects(change: dict[str, Any], reason: str) -> None:
-    assert why({**MEDMCQA, **change}, MEDMCQA) == reason
+    assert reason_of({**MEDMCQA, **change}, MEDMCQA) == reason
 
 
 def test_medmcqa_without_a_key() -> None:
     row = {key: value for key, value in MEDMCQA.items() if key != "cop"}
-    assert why(row, MEDMCQA).startswith("missing key 'cop'; it has: id, question, opa")
-    assert why({**MEDMCQA, "exp": 3}, MEDMCQA, format="medmcqa+exp") == "'exp' is a number, text is expected"
+    assert reason_of(row, MEDMCQA).startswith("missing key 'cop'; it has: id, question, opa")
+    assert reason_of({**MEDMCQA, "exp": 3}, MEDMCQA, format="medmcqa+exp") == "'exp' is a number, text is expected"
 
 
 def test_medmcqa_that_is_not_answered_is_refused() -> None:
@@ -238,7 +238,7 @@ def test_medmcqa_that_is_not_answered_is_refused() -> None:
     ],
 )
 def test_alpaca_rejects(row: dict[str, Any], reason: str) -> None:
-    assert why(row) == reason
+    assert reason_of(row) == reason
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_alpaca_rejects(row: dict[str, Any], reason: str) -> None:
     ],
 )
 def test_messages_rejects(turns: Any, reason: str) -> None:
-    assert why({"messages": turns}, {"messages": [{"role": "user", "content": "q"}]}) == reason
+    assert reason_of({"messages": turns}, {"messages": [{"role": "user", "content": "q"}]}) == reason
 
 
 def test_a_row_without_an_answer_is_a_row() -> None:

@@ -30,17 +30,17 @@ def test_batches(lengths: list[int], budget: int) -> None:
 def test_a_batch_is_padded_on_the_right() -> None:
     rows = [([5, 6, 7], [False, True, True]), ([9], [False]), ([8, 4], [False, True])]
     arrays = [(np.array(ids), np.array(target)) for ids, target in rows]
-    batch = Batch.padded(np.arange(3), arrays, 3)
+    batch = Batch.pad(np.arange(3), arrays, 3)
     assert batch.ids.tolist() == [[5, 6, 7], [9, 0, 0], [8, 4, 0]]
     assert batch.predictors().tolist() == [0, 1, 6]  # the tokens before the targets, counted through the ids
     assert batch.target.tolist() == [6, 7, 4] and batch.counts.tolist() == [2, 0, 1]
     for most, width in ((None, 16), (16, 16), (15, 3), (2, 3)):  # sizes are even, unless the model has no such position
-        batch = Batch.padded(np.arange(3), arrays, most)
+        batch = Batch.pad(np.arange(3), arrays, most)
         assert batch.ids.shape == (3, width) and batch.predictors().tolist() == [0, 1, 2 * width]
 
 
-@pytest.mark.parametrize("packs", [True, False])
-@pytest.mark.parametrize("base", ["llama", "gpt2"])
+@pytest.fingerprint.parametrize("packs", [True, False])
+@pytest.fingerprint.parametrize("base", ["llama", "gpt2"])
 def test_sizes_of_products_are_even(lab: Lab, base: str, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = some_rows(40, seed=3)
     expected = lab.score(rows, [IFD()], base=base, batch_tokens=1)["ifd"]
@@ -62,7 +62,7 @@ def test_sizes_of_products_are_even(lab: Lab, base: str, packs: bool, monkeypatc
 # ── the budget of a batch ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("fails", [None, 512], ids=["all fit", "1024 tokens do not"])
+@pytest.fingerprint.parametrize("fails", [None, 512], ids=["all fit", "1024 tokens do not"])
 def test_the_budget_is_measured_on_the_first_rows(lab: Lab, monkeypatch: pytest.MonkeyPatch, fails: int | None) -> None:
     rows = some_rows(300, seed=8)
     clean = lab.score(rows, [IFD()], batch_tokens=500)["ifd"]

@@ -18,11 +18,11 @@ from instdiff.core import Judged, ModelRef, Nll
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.engine.models import Resident, load_tokenizer, resolve
 from instdiff.engine.text.endpoint import Endpoint
-from instdiff.engine.text.judge import Judge, JudgeRef, judge_mark, number_in, parse_judge, unanswered
+from instdiff.engine.text.judge import Judge, JudgeRef, judge_fingerprint, number_in, parse_judge, reasons_unanswered
 from instdiff.engine.text.local_judge import Writer
 from instdiff.errors import ConfigError, EngineError
 from instdiff.rendering.texts import Texts
-from instdiff.scoring.run_pass import Keeper
+from instdiff.scoring.run_pass import BackgroundWriter
 from instdiff.store import ColumnId, Store
 from judging import Reply, Server, completion, refusal
 
@@ -83,7 +83,7 @@ def failure(judge: Judge, said: list[str]) -> str:
 # ── what is read off an answer ────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
+@pytest.fingerprint.parametrize(
     ("answer", "number"),
     [
         ('{"score": 3, "reason": "fine"}', 3.0),
@@ -141,7 +141,7 @@ def test_references_to_endpoints() -> None:
 
 
 def test_a_fingerprint_is_of_the_model() -> None:
-    assert judge_mark("gpt-4o") == judge_mark("gpt-4o") != judge_mark("gpt-4o-mini")
+    assert judge_fingerprint("gpt-4o") == judge_fingerprint("gpt-4o") != judge_fingerprint("gpt-4o-mini")
 
 
 # ── endpoints ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -169,21 +169,21 @@ def test_nonsense_is_asked_again_with_a_reminder(server: Server, lines: list[str
     assert [body["temperature"] for body in server.bodies] == [0.0, 0.7]
 
 
-@pytest.mark.parametrize("content", ["good!", '{"score": 50}', None, [{"type": "text", "text": "3"}]])
+@pytest.fingerprint.parametrize("content", ["good!", '{"score": 50}', None, [{"type": "text", "text": "3"}]])
 def test_what_has_no_number_after_all_tries_is_empty_and_kept(
     server: Server, lines: list[str], tmp_path: Path, content: Any
 ) -> None:
     server.play = lambda body, number: completion('{"score": 1}' if body["messages"][-1]["content"] == "b" else content)
-    store, column = Store(tmp_path), ColumnId(judge_mark("gpt-x"), "", MEASURE)
+    store, column = Store(tmp_path), ColumnId(judge_fingerprint("gpt-x"), "", MEASURE)
     given = texts(["a", "b"])
-    with Keeper(given.keys(), {MEASURE: column}, store) as keeper:
+    with BackgroundWriter(given.keys(), {MEASURE: column}, store) as keeper:
         for swept in judge(server, lines)(given, (MEASURE,)):
             keeper.keep(swept)
     assert not keeper.bad and len(server.bodies) == 4
     keys = np.append(given.keys(), texts(["c"]).keys())
     kept, missing = Store(tmp_path).read(column, keys), Store(tmp_path).missing(column, keys)
     assert missing.tolist() == [False, False, True]
-    assert unanswered(kept, missing).tolist() == ["unparsable", None, "no_answer"]
+    assert reasons_unanswered(kept, missing).tolist() == ["unparsable", None, "no_answer"]
     assert "2 rows answered, 1 of them without a usable number; 40 prompt and 8 completion tokens" in lines[-1]
 
 
@@ -200,7 +200,7 @@ def test_a_busy_or_failing_server_is_tried_again(server: Server, lines: list[str
     assert len(server.bodies) == 5 and times[1] - times[0] >= 0.2
 
 
-@pytest.mark.parametrize("after", ["4000", "Fri, 31 Dec 2100 23:59:59 GMT"])
+@pytest.fingerprint.parametrize("after", ["4000", "Fri, 31 Dec 2100 23:59:59 GMT"])
 def test_a_server_that_asks_for_hours_is_not_waited_for(server: Server, lines: list[str], after: str) -> None:
     server.play = lambda body, number: refusal(429, "quota", Retry_After=after)
     assert "429 (quota) and asks to wait" in failure(judge(server, lines), ["one"])
@@ -244,7 +244,7 @@ def test_a_server_that_refuses_everything_is_an_error(server: Server, lines: lis
     assert "refuses what it is asked: 400 (no such template)" in failure(judge(server, lines), ["one", "two"])
 
 
-@pytest.mark.parametrize(
+@pytest.fingerprint.parametrize(
     ("status", "words"),
     [
         (401, "answered 401 (bad key ***): OPENAI_API_KEY is not accepted there; set it to a valid key"),
@@ -353,7 +353,7 @@ def test_a_local_model_that_writes_nonsense_is_unparsable(llama: tuple[Any, Any]
     assert "the question is too long for a model of 256 tokens" in lines[1]
 
 
-@pytest.mark.parametrize("chat", [True, False])
+@pytest.fingerprint.parametrize("chat", [True, False])
 def test_a_local_model_writes_the_same_alone_and_in_a_batch(
     llama: tuple[Any, Any], lines: list[str], chat: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from instdiff.data import load
 from instdiff.engine.batch import Batch
 from instdiff.engine.forward import Forward
 from instdiff.engine.lanes import MOST, lanes_of, twin
-from instdiff.engine.sweep import Sweep, Swept, default_batch_tokens
+from instdiff.engine.sweep import BatchResult, Sweep, default_batch_tokens
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
 from instdiff.rendering.renderer import Renderer, Rows
@@ -37,13 +37,13 @@ def rows_of(lab: Lab, name: str, view: View | None = None, count: int = 24) -> R
     return Renderer(load(some_rows(count, seed=5)), tokenizer).rows(view or Prompted(), template("alpaca"), 180)
 
 
-@pytest.mark.parametrize("packs", [None, False], ids=["packed", "padded"])
-@pytest.mark.parametrize("view", [Prompted(), Noisy(Prompted(), 0)], ids=["clean", "noisy"])
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.fingerprint.parametrize("packs", [None, False], ids=["packed", "padded"])
+@pytest.fingerprint.parametrize("view", [Prompted(), Noisy(Prompted(), 0)], ids=["clean", "noisy"])
+@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
 def test_the_same_numbers_in_the_same_order(
     lab: Lab, models: dict[str, Path], name: str, view: View, packs: bool | None
 ) -> None:
-    def swept(lanes: int) -> list[Swept]:
+    def swept(lanes: int) -> list[BatchResult]:
         sweep = Sweep(causal(models[name]), quiet, 400, lanes)
         sweep.forward.packs = packs
         found = list(sweep(rows, MEASURES))
@@ -130,7 +130,7 @@ def test_a_row_that_fits_alone_is_computed_alone(
     assert sweep.lanes.count == 1 and not said
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["fast head", "own head"])
+@pytest.fingerprint.parametrize("own", [False, True], ids=["fast head", "own head"])
 def test_a_head_is_chosen_once(lab: Lab, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
     """Though hidden states were read in lanes before there was anything to choose."""
     rows, said, chosen, choose = rows_of(lab, "llama"), list[str](), list[str](), Forward._choose_head
@@ -160,7 +160,7 @@ def test_an_error_in_a_lane_is_raised(lab: Lab, models: dict[str, Path]) -> None
     rows = rows_of(lab, "llama")
     ids = rows.ids.values.copy()
     ids[rows.ids.offsets[3]] = 40_000
-    broken, seen = Rows(Ragged(ids, rows.ids.offsets), rows.target, rows.truncated, rows.why), 0
+    broken, seen = Rows(Ragged(ids, rows.ids.offsets), rows.target, rows.truncated, rows.reason), 0
     with pytest.raises(EngineError, match="token id 40000 is outside the model's"):
         for part in Sweep(causal(models["llama"]), quiet, 400, 2)(broken, (Nll(),)):
             seen += len(part.at)
@@ -170,7 +170,7 @@ def test_an_error_in_a_lane_is_raised(lab: Lab, models: dict[str, Path]) -> None
 def test_whoever_stops_early_leaves_nothing_at_work(lab: Lab, models: dict[str, Path]) -> None:
     before, rows = torch.get_num_threads(), rows_of(lab, "llama", count=60)
     sweep = Sweep(causal(models["llama"]), quiet, 400, 2)
-    batches: Iterator[Swept] = sweep(rows, (Nll(),))
+    batches: Iterator[BatchResult] = sweep(rows, (Nll(),))
     for _ in range(3):
         next(batches)
     batches.close()  # type: ignore[attr-defined]

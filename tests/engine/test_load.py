@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import Lab, make_llama, some_rows
 from instdiff.core import ModelRef
-from instdiff.engine.models import Resident, emulated, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.models import Resident, is_emulated, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.methods import IFD, InstructDiff, Perplexity
 from instdiff.scoring.models import parse_model
@@ -74,14 +74,14 @@ def test_changed_weights_in_the_same_place_are_seen(models: dict[str, Path], tmp
 # ── what can go wrong ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("where", ["/no/such/folder", "./no", "gpt2", "a/b/c"])
+@pytest.fingerprint.parametrize("where", ["/no/such/folder", "./no", "gpt2", "a/b/c"])
 def test_no_such_folder(where: str) -> None:
     assert message(where) == (
         f"no model folder '{where}'; give a local folder, a hub id as owner/name, or builtin:tiny"
     )
 
 
-@pytest.mark.parametrize("where", ["nobody-at-all/no-such-model", "bad name/with spaces"])
+@pytest.fingerprint.parametrize("where", ["nobody-at-all/no-such-model", "bad name/with spaces"])
 def test_a_hub_id_that_the_hub_does_not_give(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     said = message(where)
@@ -174,15 +174,15 @@ def test_dtypes() -> None:
     assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.fingerprint.parametrize("fast", [True, False])
 def test_a_precision_without_instructions_is_warned_of(
     fast: bool, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("instdiff.engine.models._cpu_multiplies_bf16", lambda: fast)
     cpu = torch.device("cpu")
     assert pick_dtype("auto", cpu) == (torch.bfloat16 if fast else torch.float32)
-    assert emulated(torch.float16, cpu) and not emulated(torch.float32, cpu)
-    assert emulated(torch.bfloat16, cpu) is not fast
+    assert is_emulated(torch.float16, cpu) and not is_emulated(torch.float32, cpu)
+    assert is_emulated(torch.bfloat16, cpu) is not fast
     for dtype, warned in (("auto", False), ("bfloat16", not fast)):
         said: list[str] = []
         lab.score(some_rows(3), [Perplexity()], dtype=dtype, log=said.append)
@@ -220,8 +220,8 @@ print(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPAC
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc what is in use")
-@pytest.mark.parametrize("asked", [None, "100"])
+@pytest.fingerprint.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc what is in use")
+@pytest.fingerprint.parametrize("asked", [None, "100"])
 def test_compiled_products_of_a_thousand_sizes_are_not_all_kept(asked: str | None) -> None:
     """Unbounded they take 500 MB."""
     names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")

@@ -19,7 +19,7 @@ from helpers import Counting, Lab, some_rows
 from instdiff.core import ModelRef, Nll, Settings
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
-from instdiff.engine.distributed.workers import Workers, residence, runs
+from instdiff.engine.distributed.workers import Workers, make_model_host, runs
 from instdiff.engine.models import Resident, resolve
 from instdiff.errors import EngineError, StoreError
 from instdiff.methods import IFD, InstructDiff, Perplexity
@@ -72,16 +72,16 @@ def killing(pauses: Iterator[float]) -> Iterator[list[int]]:
 
 def same(table: Any, clean: Any) -> None:
     for name in clean:
-        assert table[name].why.tolist() == clean[name].why.tolist()
+        assert table[name].reason.tolist() == clean[name].reason.tolist()
         for detail, values in clean[name].details.items():
             np.testing.assert_allclose(table[name].details[detail], values, rtol=1e-5, atol=1e-5, err_msg=detail)
-        assert table[name].best().tolist() == clean[name].best().tolist()
+        assert table[name].rank_rows().tolist() == clean[name].rank_rows().tolist()
 
 
 # ── the same numbers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.fingerprint.parametrize("workers", [2, 3])
 def test_as_one_process(lab: Lab, workers: int) -> None:
     one, several = Counting(), Counting()
     clean = lab.score(ROWS, [InstructDiff(), IFD()], progress=one)
@@ -107,7 +107,7 @@ def test_a_model_is_loaded_once_and_processes_are_kept(lab: Lab) -> None:
     assert isinstance(bench.resident, Workers)
     (wave,) = plan(signal for method in (IFD(), InstructDiff()) for signal in method.signals().values())
     at_work = []
-    for step in bench.ordered(wave):
+    for step in bench.order(wave):
         bench.run(step, Counting())
         at_work.append(sorted(workers_of(os.getpid())))
     assert len(wave) == 3 and len(at_work[0]) == 2 and at_work[0] == at_work[1] == at_work[2]
@@ -146,13 +146,13 @@ def test_runs_hold_every_row_once_and_neighbours_together(monkeypatch: pytest.Mo
 
 
 def test_where_models_go() -> None:
-    assert isinstance(residence(Settings(), CPU, torch.float32), Resident)
-    assert isinstance(residence(Settings(workers=1), CPU, torch.float32), Resident)
-    two = residence(Settings(workers=2), CPU, torch.float32)
+    assert isinstance(make_model_host(Settings(), CPU, torch.float32), Resident)
+    assert isinstance(make_model_host(Settings(workers=1), CPU, torch.float32), Resident)
+    two = make_model_host(Settings(workers=2), CPU, torch.float32)
     assert isinstance(two, Workers) and (two.count, two.devices, two.dtype) == (2, ["cpu"], "float32")
 
 
-@pytest.mark.parametrize(
+@pytest.fingerprint.parametrize(
     ("device", "workers", "expected"),
     [
         ("auto", None, ["cuda:0", "cuda:1", "cuda:2"]),
@@ -167,7 +167,7 @@ def test_where_models_go_with_three_gpus(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     picked = torch.device("cuda:0" if device == "auto" else device)
-    there = residence(Settings(device=device, workers=workers), picked, torch.bfloat16)
+    there = make_model_host(Settings(device=device, workers=workers), picked, torch.bfloat16)
     assert (there.devices if isinstance(there, Workers) else None) == expected
     if isinstance(there, Workers):
         assert there.count == (workers or 3)
@@ -223,7 +223,7 @@ def test_killed_workers_are_replaced(lab: Lab) -> None:
     killed_and_compared(lab, 2)
 
 
-@pytest.mark.slow
+@pytest.fingerprint.slow
 def test_workers_killed_at_twenty_random_moments(lab: Lab) -> None:
     clean_count, clean = Counting(), None
     clean = lab.score(ROWS, [IFD()], progress=clean_count)

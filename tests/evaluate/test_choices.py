@@ -17,7 +17,14 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.harness import local_data as data
-from instdiff.evaluation.harness.multiple_choice import MED, ChoiceSuite, Question, Talk, Teller, dealt
+from instdiff.evaluation.harness.multiple_choice import (
+    MED,
+    ChoicePrompt,
+    ChoiceScorer,
+    ChoiceSuite,
+    Question,
+    share_limit,
+)
 from instdiff.evaluation.harness.suite import med_suite
 from instdiff.evaluation.results import distinct
 from instdiff.evaluation.subject import Subject
@@ -105,14 +112,14 @@ def by_lm_eval(model: Path, task: str, parts: dict[str, list[Any]], shots: int, 
 
 
 def ours(task: str, parts: dict[str, list[Any]], shots: int, asked: Subject) -> Any:
-    teller, kind = Teller(asked), MED[task]
+    teller, kind = ChoiceScorer(asked), MED[task]
     shown = [kind.ask(row) for row in parts.get("shots", [])[:shots]]
-    talks = [Talk(kind.intro.format(subject="anatomy"), shown, kind.ask(row)) for row in parts["test"]]
+    talks = [ChoicePrompt(kind.intro.format(subject="anatomy"), shown, kind.ask(row)) for row in parts["test"]]
     return teller.likelihoods(talks, task)
 
 
-@pytest.mark.parametrize("task", list(MED))
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.fingerprint.parametrize("task", list(MED))
+@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
 def test_equals_lm_eval(
     task: str, name: str, models: dict[str, Path], subject: Callable[..., Subject], tmp_path: Path
 ) -> None:
@@ -133,7 +140,7 @@ def test_equals_lm_eval_in_the_chat_template(models: dict[str, Path], subject: C
     assert np.abs(found.logs - plain.logs).min() > 1e-3
 
 
-@pytest.mark.shared_data
+@pytest.fingerprint.shared_data
 def test_medqa_equals_lm_eval(shared: Path, subject: Callable[..., Subject]) -> None:
     model = shared / "models" / "base-5m"
     rows = data.parts(str(shared / "data" / "med" / "medqa_test.jsonl"), data.medqa)[""]["test"]
@@ -144,7 +151,7 @@ def test_medqa_equals_lm_eval(shared: Path, subject: Callable[..., Subject]) -> 
     np.testing.assert_allclose(found.logs, by_lm_eval(model, "medqa", {"test": rows[:20]}, 0), atol=1e-4, rtol=0)
 
 
-@pytest.mark.shared_data
+@pytest.fingerprint.shared_data
 def test_the_files_that_are_there(shared: Path) -> None:
     config = build(EvalConfig, {"data_dir": str(shared / "data")}, "test")
     suite = med_suite(config)
@@ -185,7 +192,7 @@ def test_the_suite(folder: Path, models: dict[str, Path], subject: Callable[...,
     true = [sure[row, "ABCD".index(letter)] for row, letter in enumerate(ANSWERS)]
     assert medqa.details["answer_probability"] == pytest.approx(np.mean(true))
     assert sum(medqa.details["chosen"].values()) == len(ANSWERS)
-    assert medmcqa.why is not None and list(medmcqa.why) == [None] * 7 + ["no_answer"]
+    assert medmcqa.reason is not None and list(medmcqa.reason) == [None] * 7 + ["no_answer"]
     assert np.isnan(medmcqa.score[-1]) and medmcqa.record()["scored"] == 7
     assert list(mmlu.details["accuracy_by_subject"]) == ["anatomy", "college_medicine"]
     assert [name.split(":")[0] for name in mmlu.ids] == ["anatomy"] * 7 + ["college_medicine"] * 2
@@ -217,8 +224,11 @@ def test_examples_come_from_the_file_beside(
 
 def test_what_is_too_long_loses_its_beginning(models: dict[str, Path], subject: Callable[..., Subject]) -> None:
     asked = subject(models["llama"], max_length=40)
-    talks = [Talk("", [], Question(text, 0)) for text in ("why " * 100 + "Answer:", "the " + "why " * 100 + "Answer:")]
-    found = Teller(asked).likelihoods(talks, "long")
+    talks = [
+        ChoicePrompt("", [], Question(text, 0))
+        for text in ("why " * 100 + "Answer:", "the " + "why " * 100 + "Answer:")
+    ]
+    found = ChoiceScorer(asked).likelihoods(talks, "long")
     assert found.truncated.all() and np.isfinite(found.logs).all()
     np.testing.assert_allclose(found.logs[0], found.logs[1], atol=1e-5)
 
@@ -250,7 +260,7 @@ def test_part_of_a_file(folder: Path) -> None:
 
 
 def test_items_are_dealt_and_named() -> None:
-    assert dealt({"a": 9, "b": 1, "c": 9}, 7) == {"a": 3, "b": 1, "c": 3}
-    assert dealt({"a": 2, "b": 1}, None) == dealt({"a": 2, "b": 1}, 5) == {"a": 2, "b": 1}
-    assert sum(dealt({"a": 9, "b": 9}, 1).values()) == 1
+    assert share_limit({"a": 9, "b": 1, "c": 9}, 7) == {"a": 3, "b": 1, "c": 3}
+    assert share_limit({"a": 2, "b": 1}, None) == share_limit({"a": 2, "b": 1}, 5) == {"a": 2, "b": 1}
+    assert sum(share_limit({"a": 9, "b": 9}, 1).values()) == 1
     assert distinct(["a", "b", "a", "a"]) == ["a", "b", "a#2", "a#3"]

@@ -82,7 +82,7 @@ class Says:
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         self.asked += [(prompt, sampling) for prompt in prompts]
-        found = [next(says for what, says in self.told.items() if what in prompt.text) for prompt in prompts]
+        found = [next(says for what, says in self.as_text.items() if what in prompt.text) for prompt in prompts]
         return [(says * sampling.n)[: sampling.n] for says in found]
 
 
@@ -190,7 +190,7 @@ def test_unit_tests() -> None:
 # ── the suite ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("n", "passed", "k", "expected"), [(1, 1, 1, 1.0), (4, 1, 1, 0.25), (4, 2, 2, 5 / 6)])
+@pytest.fingerprint.parametrize(("n", "passed", "k", "expected"), [(1, 1, 1, 1.0), (4, 1, 1, 0.25), (4, 2, 2, 5 / 6)])
 def test_pass_at_k(n: int, passed: int, k: int, expected: float) -> None:
     assert pass_at(k, n, np.array([passed])) == [pytest.approx(expected)]
     # By its definition: of all ways to choose k of n samples, those with at least one that passed.
@@ -231,7 +231,7 @@ def test_the_suite(tmp_path: Path) -> None:
     assert first.details["verdicts"] == {"passed": 6, "failed": 2} and first.details["isolated"] is True
     assert list(second.ids) == ["MBPP/11"] and second.score.tolist() == [0.25]  # the test split alone
     assert second.details["verdicts"] == {"error": 3, "passed": 1}  # `no` is a name that is not defined
-    assert third.score[0] == 0.0 and math.isnan(third.score[1]) and third.why == [None, "missing_library"]
+    assert third.score[0] == 0.0 and math.isnan(third.score[1]) and third.reason == [None, "missing_library"]
     assert third.record()["not_scored"] == {"missing_library": 1}
     assert any("1 problems need libraries that lack: no_such_library" in line for line in lines)
     asked = one.generator.asked  # type: ignore[attr-defined]
@@ -290,7 +290,7 @@ def mbpp_rows(shared: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-@pytest.mark.shared_data
+@pytest.fingerprint.shared_data
 def test_solutions_of_human_eval(tmp_path: Path, shared: Path, human_eval_rows: list[dict[str, Any]]) -> None:
     told = {
         row["prompt"].rstrip(): [f"```python\n{row['prompt']}{row['canonical_solution']}```"] for row in human_eval_rows
@@ -300,15 +300,15 @@ def test_solutions_of_human_eval(tmp_path: Path, shared: Path, human_eval_rows: 
     assert found.details["verdicts"] == {"passed": 164} and found.value == 1.0
 
 
-@pytest.mark.shared_data
+@pytest.fingerprint.shared_data
 def test_mutants_of_human_eval(human_eval_rows: list[dict[str, Any]]) -> None:
     some = [problem("humaneval", row) for row in human_eval_rows[::8]]
     mutants = [one.program("    return None\n") for one in some]
     assert set(run(*mutants)) <= {"failed", "error"}
 
 
-@pytest.mark.shared_data
-@pytest.mark.slow
+@pytest.fingerprint.shared_data
+@pytest.fingerprint.slow
 def test_all_mutants_of_human_eval(human_eval_rows: list[dict[str, Any]]) -> None:
     some = [problem("humaneval", row) for row in human_eval_rows]
     assert set(run(*(one.program("    return None\n") for one in some))) <= {"failed", "error"}
@@ -316,7 +316,7 @@ def test_all_mutants_of_human_eval(human_eval_rows: list[dict[str, Any]]) -> Non
     assert set(run(*early)) == {"exited_early"}
 
 
-@pytest.mark.shared_data
+@pytest.fingerprint.shared_data
 def test_solutions_of_mbpp(mbpp_rows: list[dict[str, Any]]) -> None:
     some = mbpp_rows[::25]
     programs = [problem("mbpp", row).program(row["code"]) for row in some]
@@ -324,8 +324,8 @@ def test_solutions_of_mbpp(mbpp_rows: list[dict[str, Any]]) -> None:
     assert len([row for row in mbpp_rows if TASKS["mbpp"].keep(row)]) == 500
 
 
-@pytest.mark.shared_data
-@pytest.mark.slow
+@pytest.fingerprint.shared_data
+@pytest.fingerprint.slow
 def test_all_solutions_of_mbpp(mbpp_rows: list[dict[str, Any]]) -> None:
     found = run(*(problem("mbpp", row).program(row["code"]) for row in mbpp_rows))
-    assert {row["task_id"]: why for row, why in zip(mbpp_rows, found, strict=True) if why != "passed"} == {}
+    assert {row["task_id"]: reason for row, reason in zip(mbpp_rows, found, strict=True) if reason != "passed"} == {}

@@ -19,8 +19,8 @@ from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
 from instdiff.engine.text.judge import JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.evaluation.generation.answers import Reply, Written
-from instdiff.evaluation.generation.backend import Asked, ended
+from instdiff.evaluation.generation.answers import AnswerCache, Reply
+from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
 from instdiff.evaluation.generation.generator import Generator, make_generator
 from instdiff.evaluation.generation.server_backend import Server as Served
 from instdiff.evaluation.generation.transformers_backend import Local, nucleus
@@ -100,16 +100,16 @@ def test_a_text_that_ends_an_answer_is_no_part_of_it(models: dict[str, Path], tm
     cut = generator(local(models["llama"], tmp_path), tmp_path / "b", bill).write(
         PROMPTS, Sampling(max_new_tokens=12, stop=(stop,))
     )
-    assert cut == [[ended(text, (stop,))] for (text,) in full]
+    assert cut == [[cut_at_stop(text, (stop,))] for (text,) in full]
     assert bill["generated_tokens"] < 12 * len(PROMPTS)
-    assert ended("a b c", ("c", "b")) == "a " and ended("abc", ()) == "abc"
+    assert cut_at_stop("a b c", ("c", "b")) == "a " and cut_at_stop("abc", ()) == "abc"
 
 
 def test_answers_end_where_the_context_does(models: dict[str, Path], tmp_path: Path) -> None:
     lines: list[str] = []
     bill = Bill()
     backend = local(models["llama"], tmp_path)
-    start = len(backend._side.rows([Asked("", Prompt("x", raw=True), "x", 0)])[0][1]) - 1
+    start = len(backend._side.rows([GenerationRequest("", Prompt("x", raw=True), "x", 0)])[0][1]) - 1
     some = [Prompt("7" * (256 - start - left), raw=True) for left in (0, 3, 5)] + [Prompt("7", raw=True)]
     got = generator(backend, tmp_path, bill, lines.append).write(some, Sampling(max_new_tokens=5))
     assert got[0] == [""] and "too long for a model of 256 tokens" in lines[0]
@@ -144,15 +144,15 @@ def test_what_does_not_fit_into_memory_is_halved(
 
 def test_prompts_are_shown_as_training_shows_them(models: dict[str, Path], tmp_path: Path) -> None:
     backend = local(models["llama"], tmp_path)
-    assert backend.shown(Prompt("why")) == ALPACA.replace("{instruction}", "why")
-    assert backend.shown(Prompt("why", system="Be brief.")).startswith("Be brief.\n\nBelow is")
-    assert backend.shown(Prompt("{why}", raw=True)) == "{why}"
+    assert backend.prompt_text(Prompt("why")) == ALPACA.replace("{instruction}", "why")
+    assert backend.prompt_text(Prompt("why", system="Be brief.")).startswith("Be brief.\n\nBelow is")
+    assert backend.prompt_text(Prompt("{why}", raw=True)) == "{why}"
     chat = local(models["llama"], tmp_path, templates={"*": "chat"})
     said = "<|im_start|>system\nBrief.<|im_end|>\n<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n"
-    assert chat.shown(Prompt("why", system="Brief.")) == said
-    ((_, ids),) = chat._side.rows([Asked("", Prompt("why"), chat.shown(Prompt("why")), 0)])
+    assert chat.prompt_text(Prompt("why", system="Brief.")) == said
+    ((_, ids),) = chat._side.rows([GenerationRequest("", Prompt("why"), chat.prompt_text(Prompt("why")), 0)])
     assert ids[0] == chat._side.tokenizer.hf.convert_tokens_to_ids("<|im_start|>")
-    ((_, ids),) = backend._side.rows([Asked("", Prompt("why"), backend.shown(Prompt("why")), 0)])
+    ((_, ids),) = backend._side.rows([GenerationRequest("", Prompt("why"), backend.prompt_text(Prompt("why")), 0)])
     assert ids[0] == chat._side.tokenizer.bos
 
 
@@ -171,14 +171,16 @@ class Echo:
     def shown(self, prompt: Prompt) -> str:
         return prompt.text
 
-    def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[list[tuple[Asked, Reply]]]:
+    def write(
+        self, asked: Sequence[GenerationRequest], sampling: Sampling
+    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
         for start in range(0, len(asked), 2):
             some = asked[start : start + 2]
             if self.left < len(some):
                 raise KeyboardInterrupt
             self.left -= len(some)
-            self.asked += [one.shown for one in some]
-            yield [(one, Reply(f"{one.shown} {one.seed % 1000}", 3, 2, 0.5)) for one in some]
+            self.asked += [one.prompt_text for one in some]
+            yield [(one, Reply(f"{one.prompt_text} {one.seed % 1000}", 3, 2, 0.5)) for one in some]
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_an_answer_is_kept_by_all_that_it_depends_on(tmp_path: Path) -> None:
     def written(sampling: Sampling, mark: str = "m1") -> int:
         backend = Echo()
-        backend.mark = mark
+        backend.fingerprint = mark
         generator(backend, tmp_path).write(PROMPTS[:1], sampling)
         return len(backend.asked)
 
@@ -224,12 +226,12 @@ def test_equal_prompts_are_written_once(tmp_path: Path) -> None:
 
 def test_any_text_comes_back_as_it_was(tmp_path: Path) -> None:
     texts = ["", "a\nb\r\u2028\x85", "é😀", '"}{"', "\udc80"]
-    kept = Written(tmp_path, "m")
+    kept = AnswerCache(tmp_path, "m")
     kept.keep([(str(at), Reply(text, 1, 2, 3.0)) for at, text in enumerate(texts)])
-    kept.keep([("lost", Reply(None, why="away"))])
+    kept.keep([("lost", Reply(None, reason="away"))])
     with (tmp_path / "answers-m.jsonl").open("a") as file:
         file.write('[]\nnull\n{"key": 1}\n')
-    again = Written(tmp_path, "m")
+    again = AnswerCache(tmp_path, "m")
     assert [again[str(at)].text for at in range(5)] == texts
     assert "lost" not in again and again["0"] == Reply("", 1, 2, 3.0)
 

@@ -17,7 +17,7 @@ from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
 from instdiff.errors import ConfigError, DataError, EngineError, PlanError
 from instdiff.evaluation.math import suite
-from instdiff.evaluation.math.grading import Verdict, boxed, final_answer, grade, plain, same
+from instdiff.evaluation.math.grading import Verdict, final_answer, grade, last_boxed, plain, same
 from instdiff.evaluation.math.grading_processes import Solution, check_math_verify, grade_all
 from instdiff.evaluation.math.suite import EXAMPLES, TASKS, math_suite, read_problems
 from instdiff.evaluation.results import TaskResult
@@ -28,7 +28,7 @@ from instdiff.store import Store
 # ── what a solution comes to ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
+@pytest.fingerprint.parametrize(
     ("text", "expected", "as_number"),
     [
         (r"so \boxed{\frac{1}{2}} it is", r"\frac{1}{2}", r"\frac{1}{2}"),
@@ -50,7 +50,7 @@ def test_the_answer_that_a_solution_comes_to(text: str, expected: str | None, as
     assert final_answer(text, number=True) == as_number
 
 
-@pytest.mark.parametrize(
+@pytest.fingerprint.parametrize(
     ("answer", "gold", "equal"),
     [
         ("18", "18.0", True),
@@ -82,7 +82,7 @@ def test_numbers_may_differ_as_far_as_a_task_allows() -> None:
     assert plain("1e3") == 1000 and plain("1/0") is None and plain("nan") is None and plain("") is None
     assert grade("It is 3.", ["4", "3"], number=True) == Verdict(True)
     assert grade("Well.", ["3"], number=True) == Verdict(False, "no_answer")
-    assert boxed(r"\fbox{a\}b}") == r"a\}b"
+    assert last_boxed(r"\fbox{a\}b}") == r"a\}b"
 
 
 # ── processes that grade ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,8 +148,8 @@ def gsm8k_solutions(shared: Path) -> tuple[list[Solution], list[bool]]:
     return solutions, right
 
 
-@pytest.mark.shared_data
-@pytest.mark.parametrize("count", [600, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.fingerprint.shared_data
+@pytest.fingerprint.parametrize("count", [600, pytest.param(None, marks=pytest.fingerprint.slow)])
 def test_verdicts_agree_with_the_published_ones(shared: Path, count: int | None) -> None:
     pytest.importorskip("math_verify")
     solutions, right = gsm8k_solutions(shared)
@@ -158,10 +158,10 @@ def test_verdicts_agree_with_the_published_ones(shared: Path, count: int | None)
     agree = np.mean([verdict.right == right[at] for verdict, at in zip(verdicts, some, strict=True)])
     assert agree >= 0.995
     assert 0.3 < np.mean([right[at] for at in some]) < 0.5
-    assert not [verdict for verdict in verdicts if verdict.why not in (None, "no_answer")]
+    assert not [verdict for verdict in verdicts if verdict.reason not in (None, "no_answer")]
 
 
-@pytest.mark.shared_data
+@pytest.fingerprint.shared_data
 def test_real_files_are_found_and_their_own_solutions_are_right(shared: Path) -> None:
     pytest.importorskip("math_verify")
     counts = {}
@@ -247,7 +247,7 @@ def test_examples_are_for_models_that_only_continue_text(tmp_path: Path) -> None
     (prompt,) = generator.prompts
     assert prompt.raw and prompt.text.count("Problem:") == 3 and prompt.text.endswith("Problem: Add {1}.\nSolution:")
     assert "\nProblem:" in math_suite(config).sampling.stop and not math_suite(EvalConfig()).sampling.stop
-    assert all(grade(text, [str(boxed(text))], number=False).right for _, text in EXAMPLES)
+    assert all(grade(text, [str(last_boxed(text))], number=False).right for _, text in EXAMPLES)
     with pytest.raises(ConfigError, match="has 8 worked examples; shots is 9"):
         math_suite(config.model_copy(update={"shots": 9}))
 

@@ -17,7 +17,7 @@ from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
 from instdiff.errors import ConfigError, DataError, EngineError
 from instdiff.evaluation.llm_judge.items import read_items
-from instdiff.evaluation.llm_judge.judge import PAIR, Ask, Referee, Waits
+from instdiff.evaluation.llm_judge.judge import PAIR, JudgeRequest, LLMJudge, Waits
 from instdiff.evaluation.llm_judge.suite import TASKS, GeneralSuite, general_suite
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.store import Store
@@ -214,7 +214,7 @@ def test_references_from_files_and_other_runs(server: Server, subject: Subject, 
     server.play = lambda body, number: completion("5 5")
     (found,) = suite(server, data, reference=str(refs)).run(subject)
     assert len(server.bodies) == 2 and "\n12\n" in server.asked(0)  # digits are a text
-    assert found.why == ["no_reference", None, "no_reference"] and found.score.tolist()[1] == 0.5
+    assert found.reason == ["no_reference", None, "no_reference"] and found.score.tolist()[1] == 0.5
     assert found.details["reference"] == "b" and found.record()["not_scored"] == {"no_reference": 2}
     with pytest.raises(ConfigError, match=r"gone.json' is not there"):
         suite(server, data, reference=str(tmp_path / "gone.json")).run(subject)
@@ -357,7 +357,7 @@ def test_malformed_answers_are_asked_again_and_then_null(
     data = {"koala": questions(tmp_path, 3)}
     (found,) = suite(server, data).run(subject)
     assert np.isnan(found.score[0]) and found.score.tolist()[1:] == [1, 1]
-    assert found.why == ["unparsable", None, None] and found.details["win"] == 2
+    assert found.reason == ["unparsable", None, None] and found.details["win"] == 2
     assert lines[1:] == ["koala: judge gpt-x was asked 6 questions, 1 of them without a usable verdict"]
     assert len(server.bodies) == 6 + 2 + 2  # twice more for the one, once more for both of the other
     assert sorted({body["temperature"] for body in server.bodies}) == [0, 0.7]
@@ -370,10 +370,10 @@ def test_tries_count_over_all_runs(server: Server, subject: Subject) -> None:
     server.play = lambda body, number: completion("what?") if number == 0 else refusal(401, "no")
     where = f"openai:gpt-x@{server.url}"
     with pytest.raises(EngineError, match="401"):
-        Referee(where, subject, FAST).ask(PAIR, [Ask("compare")], "t")
+        LLMJudge(where, subject, FAST).ask(PAIR, [JudgeRequest("compare")], "t")
     server.play = lambda body, number: completion("still?")
-    (found,) = Referee(where, subject, FAST).ask(PAIR, [Ask("compare")], "t")
-    assert (found.value, found.why) == (None, "unparsable")
+    (found,) = LLMJudge(where, subject, FAST).ask(PAIR, [JudgeRequest("compare")], "t")
+    assert (found.value, found.reason) == (None, "unparsable")
     assert [server.asked(i) == "compare" for i in range(4)] == [True, False, False, False]
     assert len(server.bodies) == 4  # of which one was refused
 
@@ -388,7 +388,7 @@ def test_a_question_that_is_refused_is_asked_by_the_next_run(
     )
     data = {"koala": questions(tmp_path, 2)}
     (found,) = suite(server, data).run(subject)
-    assert found.why == [None, "no_answer"] and found.value == 1
+    assert found.reason == [None, "no_answer"] and found.value == 1
     assert "did not answer 2 questions (first: 400 (context length exceeded))" in lines[-1]
     server.play = likes_ours("1 9", "9 1")
     (found,) = suite(server, data).run(subject)
@@ -398,14 +398,14 @@ def test_a_question_that_is_refused_is_asked_by_the_next_run(
 def test_keys_are_of_content_and_order(server: Server, subject: Subject) -> None:
     server.play = lambda body, number: completion("5 5\u2028odd line ends")
     where = f"openai:gpt-x@{server.url}"
-    asked = [Ask("a", 0), Ask("a", 1), Ask("a", 0), Ask("b", 0)]
-    found = Referee(where, subject, FAST).ask(PAIR, asked, "t")
+    asked = [JudgeRequest("a", 0), JudgeRequest("a", 1), JudgeRequest("a", 0), JudgeRequest("b", 0)]
+    found = LLMJudge(where, subject, FAST).ask(PAIR, asked, "t")
     assert [one.value for one in found] == [None] * 4 and len(server.bodies) == 9
     (kept,) = subject.folder.glob("judgements-*.jsonl")
     assert kept.read_text(encoding="utf-8").count("\n") == 9
-    Referee(where, subject, FAST).ask(PAIR, asked, "t")
+    LLMJudge(where, subject, FAST).ask(PAIR, asked, "t")
     assert len(server.bodies) == 9
-    Referee(where.replace("gpt-x", "gpt-y"), subject, FAST).ask(PAIR, asked[:1], "t")
+    LLMJudge(where.replace("gpt-x", "gpt-y"), subject, FAST).ask(PAIR, asked[:1], "t")
     assert len(server.bodies) == 12
 
 
@@ -416,18 +416,18 @@ def test_a_model_of_this_machine_as_judge(
     from instdiff.engine import models as load
 
     where = str(models["llama"])
-    referee = Referee(where, subject)
-    (found,) = referee.ask(PAIR, [Ask("compare a and b")], "t")
-    assert found.why == "unparsable" and len(referee.ledger.path.read_text(encoding="utf-8").splitlines()) == 2
+    referee = LLMJudge(where, subject)
+    (found,) = referee.ask(PAIR, [JudgeRequest("compare a and b")], "t")
+    assert found.reason == "unparsable" and len(referee.ledger.path.read_text(encoding="utf-8").splitlines()) == 2
     assert subject.cost["judge_calls"] == 2 and subject.cost["judge_completion_tokens"] <= 2 * 64
     monkeypatch.setattr(load.Resident, "use", lambda *_: pytest.fail("loaded again"))
-    assert Referee(where, subject).ask(PAIR, [Ask("compare a and b")], "t") == [found]
+    assert LLMJudge(where, subject).ask(PAIR, [JudgeRequest("compare a and b")], "t") == [found]
 
 
 # ── data and configuration ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.shared_data
+@pytest.fingerprint.shared_data
 def test_the_published_prompt_files(shared: Path) -> None:
     config = EvalConfig(judge="openai:m@http://h/v1", data_dir=str(shared / "data"), limit=None, max_new_tokens=7)
     general = general_suite(config)
@@ -444,7 +444,7 @@ def test_the_published_prompt_files(shared: Path) -> None:
     assert set(general.usual) == {"alpaca_eval", "mt_bench"}
 
 
-@pytest.mark.shared_data
+@pytest.fingerprint.shared_data
 def test_the_usual_reference_of_alpaca_eval(shared: Path, server: Server, subject: Subject) -> None:
     server.play = lambda body, number: completion("M")
     config = EvalConfig(judge=f"openai:m@{server.url}", data_dir=str(shared / "data"), task=["alpaca_eval"], limit=2)

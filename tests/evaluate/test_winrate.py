@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from instdiff.evaluation.llm_judge.parsing import Weighed, preference, rating, two_scores, verdict
-from instdiff.evaluation.llm_judge.win_rate import Tally, games, length_controlled, margins, outcomes
+from instdiff.evaluation.llm_judge.win_rate import WinCounts, games, length_controlled, margins, outcomes
 
 PUBLISHED = {"vicuna": (44, 15, 21), "koala": (85, 36, 59), "wizardlm": (102, 54, 62)}
 
@@ -23,15 +23,15 @@ def reviews(shared: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.shared_data
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.fingerprint.shared_data
+@pytest.fingerprint.parametrize("name", PUBLISHED)
 def test_published_logs_give_the_published_counts(shared: Path, name: str) -> None:
     """For the first side of the logs, which is the model of 5 % of the data."""
     rows = reviews(shared, name)
     read = [[two_scores(row[key]) for row in rows] for key in ("review", "review_reverse")]
-    tally = Tally.of(outcomes(*margins(*read)))
+    tally = WinCounts.of(outcomes(*margins(*read)))
     win, tie, lose = PUBLISHED[name]
-    assert tally == Tally(win, tie, lose)
+    assert tally == WinCounts(win, tie, lose)
     assert tally.win_score == pytest.approx((win - lose) / (win + tie + lose) + 1)
     logged = [[_logged(row[key]) for row in rows] for key in ("scores", "scores_reverse")]
     assert read == logged
@@ -47,9 +47,9 @@ def test_both_orders_decide() -> None:
     swapped = [1, 0, 3, -1, 0, 1, -2, -1, 1, np.nan]
     assert outcomes(first, swapped).tolist()[:8] == [1, 1, 1, 0, 0, 0, -1, -1]
     assert np.isnan(outcomes(first, swapped)[8:]).all()
-    tally = Tally.of(outcomes(first, swapped))
+    tally = WinCounts.of(outcomes(first, swapped))
     assert tally.record() == {"win": 3, "tie": 3, "lose": 2, "win_score": 1.125}
-    assert Tally(0, 0, 0).win_score is None
+    assert WinCounts(0, 0, 0).win_score is None
     ours, theirs = margins([[9, 8], [5, 5]], [[7, 9], [6, 4]])
     assert ours.tolist() == [1, 0] and theirs.tolist() == [2, -2]
 
@@ -84,7 +84,7 @@ def test_length_control_where_there_is_nothing_to_fit() -> None:
     assert apart is not None and 0.2 < apart < 0.8
 
 
-@pytest.mark.parametrize(
+@pytest.fingerprint.parametrize(
     ("answer", "scores"),
     [
         ("9 8.5\nBoth are good.", [9, 8.5]),

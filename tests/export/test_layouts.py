@@ -18,7 +18,7 @@ from instdiff.selection.export.layouts import (
     SHAREGPT,
     lay,
     out_of_turn,
-    rendered,
+    render_layout,
     tool_calls,
     turns_of,
 )
@@ -96,12 +96,12 @@ def test_calls() -> None:
 def test_a_template_makes_the_prompt_that_is_trained() -> None:
     layout = template("alpaca")
     assert isinstance(layout, TextTemplate)
-    row = rendered(layout)(next(load(INPUTS[3:]).samples()))
+    row = render_layout(layout)(next(load(INPUTS[3:]).samples()))
     assert row is not None and row["prompt"] == layout.turn("Add.", "5 and 7\n") and row["completion"] == "12"
     (_, two) = load(CHAT).samples()
-    row = rendered(layout)(two)
+    row = render_layout(layout)(two)
     assert row is not None and row["completion"] == "Two." and "One." in row["prompt"]
-    assert rendered(layout)(Sample((Message("user", "?"), Message("assistant", "")))) is None
+    assert render_layout(layout)(Sample((Message("user", "?"), Message("assistant", "")))) is None
 
 
 @pytest.mark.parametrize(("roles", "fine"), [("ua", True), ("sua", True), ("uaua", True), ("uctca", False)])

@@ -83,9 +83,9 @@ def test_instructdiff_numbers(golden: Path, instructdiff: Path) -> None:
         theirs = "diff_entropy" if ours == "diff_entropy" else theirs
         reference = np.array([row[theirs] for row in published])
         np.testing.assert_allclose(column(table, f"instructdiff.{ours}"), reference, rtol=0, atol=1e-4, err_msg=ours)
-    why = table["instructdiff.why"].to_pylist()
-    assert (why.count("filtered"), why.count(None)) == (2 * int(39 * 0.1), 39 - 2 * int(39 * 0.1))
-    kept = np.array([word is None for word in why])
+    reason = table["instructdiff.why"].to_pylist()
+    assert (reason.count("filtered"), reason.count(None)) == (2 * int(39 * 0.1), 39 - 2 * int(39 * 0.1))
+    kept = np.array([word is None for word in reason])
     value = column(table, "instructdiff")
     np.testing.assert_array_equal(np.isfinite(value), kept)
     np.testing.assert_allclose(value[kept], -column(table, "instructdiff.diff_entropy")[kept], rtol=0, atol=0)
@@ -125,9 +125,9 @@ def test_cherry_numbers(golden: Path, cherry: Path) -> None:
     assert np.flatnonzero(np.isnan(reference)).tolist() == [6, 8]
     assert [row for row, value in enumerate(table["ifd.ifd"].to_pylist()) if value is None] == [6, 8]
     np.testing.assert_allclose(column(table, "ifd.ifd"), reference, rtol=0, atol=1e-5)
-    why = table["ifd.why"].to_pylist()
-    assert (why[6], why[8]) == ("empty_response", "too_long")
-    assert [word == "filtered" for word in why] == [value > 1 for value in reference]
+    reason = table["ifd.why"].to_pylist()
+    assert (reason[6], reason[8]) == ("empty_response", "too_long")
+    assert [word == "filtered" for word in reason] == [value > 1 for value in reference]
     np.testing.assert_allclose(column(table, "ifd"), np.where(reference > 1, np.nan, reference), rtol=0, atol=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_cherry_token_losses(golden: Path, cherry: Path) -> None:
     bench = Workbench(pool, models, settings, store, log=lambda line: None)
     published = json.loads((golden / "cherry" / "token_losses.json").read_text(encoding="utf-8"))
     for place, view in ((2, method.views()[0]), (1, method.views()[1])):
-        rendered = bench.rendered("base", view)
+        rendered = bench.render("base", view)
         values = store.read(bench.column("base", Nll()), rendered.keys)
         for row in sorted(set(range(40)) - {6, 8}):
             reference = published[row]["token_loss"][place]

@@ -61,9 +61,9 @@ def test_statistics_and_selection(recorded: Path, k: int) -> None:
     method = TShirt(k=k, compat="official")
     misled = plain.mean >= 1
     details = {"std_noisy_sifd": chosen.std}
-    why = np.where(misled, "filtered", None)
+    reason = np.where(misled, "filtered", None)
     scored = Scored(
-        "tshirt", method, np.where(misled, np.nan, chosen.mean), why, details, list(map(str, range(rows))),
+        "tshirt", method, np.where(misled, np.nan, chosen.mean), reason, details, list(map(str, range(rows))),
         np.ones(rows, np.int64),
     )  # fmt: skip
     pool = read(recorded / "pool.json")
@@ -97,8 +97,8 @@ def test_clean_ifd_and_the_distribution_under_noise(recorded: Path, scored: Path
     assert within.mean() >= 0.95
     ratio = np.median(column(table, "tshirt.std_noisy_ifd") / noisy.std(1))
     assert 0.8 < ratio < 1.25
-    why, filtered = table["tshirt.why"].to_pylist(), column(table, "tshirt.avg_noisy_ifd") >= 1
-    assert [word == "filtered" for word in why] == filtered.tolist()
+    reason, filtered = table["tshirt.why"].to_pylist(), column(table, "tshirt.avg_noisy_ifd") >= 1
+    assert [word == "filtered" for word in reason] == filtered.tolist()
 
 
 def test_clean_token_values(recorded: Path, scored: Path) -> None:
@@ -107,7 +107,7 @@ def test_clean_token_values(recorded: Path, scored: Path) -> None:
     store = Store(scored / "store")
     bench = Workbench(load(recorded / "pool.json"), models, settings, store, log=lambda line: None)
     given, alone = (
-        store.read(bench.column("proxy", Nll()), bench.rendered("proxy", view).keys)
+        store.read(bench.column("proxy", Nll()), bench.render("proxy", view).keys)
         for view in TShirt(compat="official").views()
     )
     for row, reference in enumerate(read(recorded / "token_scores.json")["clean_pmi"]):

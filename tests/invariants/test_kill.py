@@ -62,5 +62,5 @@ def test_a_killed_run_goes_on_where_it_was(lab: Lab, tmp_path: Path) -> None:
     for name in ("instructdiff", "ifd"):
         for detail, values in whole[name].details.items():
             np.testing.assert_allclose(resumed[name].details[detail], values, rtol=1e-5, atol=1e-5, err_msg=detail)
-        assert resumed[name].why.tolist() == whole[name].why.tolist()
-        assert resumed[name].best().tolist() == whole[name].best().tolist()
+        assert resumed[name].reason.tolist() == whole[name].reason.tolist()
+        assert resumed[name].rank_rows().tolist() == whole[name].rank_rows().tolist()

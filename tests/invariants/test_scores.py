@@ -106,7 +106,7 @@ def scored(lab: Lab, rows: list[Row], base: str = "llama", **changes: Any) -> Sc
     table = lab.score(rows, METHODS, base=base, calibrated=calibrated, max_length=LIMIT, **changes)
     assert len(table) == len(rows) and table.rows.tolist() == list(range(len(rows)))  # one row out for each row in
     for name in table:
-        assert (table[name].why == None).tolist() == table[name].eligible.tolist()  # noqa: E711 - elementwise
+        assert (table[name].reason == None).tolist() == table[name].eligible.tolist()  # noqa: E711 - elementwise
     return table
 
 
@@ -125,7 +125,7 @@ def test_equal_to_the_reference(lab: Lab, base: str, rows: list[Row], batch_toke
     assert table.n_tokens.tolist() == [sum(view[1]) if view else 0 for view in views]
     lost = {True: "empty_response", False: "too_long"}
     reason = [None if view else lost[not row["output"]] for view, row in zip(views, rows, strict=True)]
-    assert table["perplexity"].why.tolist() == reason
+    assert table["perplexity"].reason.tolist() == reason
 
 
 # ── nothing else matters ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +137,7 @@ def test_order_does_not_matter(lab: Lab, rows: list[Row], data: st.DataObject) -
     plain, mixed = scored(lab, rows, batch_tokens=400), scored(lab, [rows[i] for i in order], batch_tokens=400)
     close({name: values[order] for name, values in numbers(plain).items()}, numbers(mixed))
     assert mixed.ids == [plain.ids[i] for i in order]
-    assert mixed["ifd"].why.tolist() == plain["ifd"].why[order].tolist()
+    assert mixed["ifd"].reason.tolist() == plain["ifd"].reason[order].tolist()
 
 
 @given(rows=ROWS, data=st.data())
@@ -188,7 +188,7 @@ def test_a_store_with_any_part_of_one_column(lab: Lab, held: Measure, rows: list
     """A crash between two columns: one is there for some rows, the other is not. One more pass reads both."""
     store, other = lab.store(), lab.store()
     bench = bench_of(lab, rows, store)
-    rendered = bench.rendered("base", Prompted())
+    rendered = bench.render("base", Prompted())
     lab.score(rows, [Perplexity(), ResponseEntropy()], max_length=LIMIT, store=other)
     some = rendered.keys[[row for row in rendered.scorable if mask >> row & 1]]
     store.append(bench.column("base", held), some, other.read(bench.column("base", held), some))
@@ -229,12 +229,12 @@ def test_entropy_and_nll_in_their_range_token_by_token(lab: Lab, rows: list[Row]
     store = lab.store()
     lab.score(rows, [Perplexity(), ResponseEntropy()], max_length=LIMIT, store=store)
     bench = bench_of(lab, rows, store)
-    keys = bench.rendered("base", Prompted()).keys
+    keys = bench.render("base", Prompted()).keys
     entropy, nll = store.read(bench.column("base", Entropy()), keys), store.read(bench.column("base", Nll()), keys)
     assert (
         entropy.lengths().tolist()
         == nll.lengths().tolist()
-        == bench.rendered("base", Prompted()).rows.n_targets().tolist()
+        == bench.render("base", Prompted()).rows.n_targets().tolist()
     )
     assert (entropy.values >= 0).all() and (entropy.values <= math.log(300) * (1 + 1e-6)).all()
     assert (nll.values >= 0).all()
@@ -251,4 +251,4 @@ def test_the_filter_and_the_sign_of_delta_nll(lab: Lab, count: int, gamma: float
     # With base and calibrated exchanged every difference changes its sign, and the same rows are kept.
     back = lab.score(rows, [InstructDiff(nll_reject_ratio=gamma)], base="other", calibrated="llama", max_length=LIMIT)
     np.testing.assert_array_equal(back["instructdiff"].details["diff_nll"], -forth.details["diff_nll"])
-    assert back["instructdiff"].why.tolist() == forth.why.tolist()
+    assert back["instructdiff"].reason.tolist() == forth.reason.tolist()

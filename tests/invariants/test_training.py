@@ -22,7 +22,7 @@ def test_scored_ids_plus_the_end_token(lab: Lab, name: str, layout: str) -> None
     pool = load(some_rows(12))
     settings = Settings(max_length=120, dtype="float32", device="cpu", templates={"*": layout})
     bench = Workbench(pool, bind(str(lab.models[name])), settings, lab.store())
-    scored = bench.rendered("base", Prompted()).rows
+    scored = bench.render("base", Prompted()).rows
     tokenizer = load_tokenizer(resolve(ModelRef(str(lab.models[name]))))
     trained = training_rows(pool, tokenizer, template(layout), 120)
     end = lab.tokenizer(name).convert_tokens_to_ids("<|im_end|>" if layout == "chat" else "</s>")

@@ -22,11 +22,11 @@ def ones(*means: float) -> Ragged:
     return ragged(*([] if np.isnan(mean) else [mean] for mean in means))
 
 
-def signals(ids: Sequence[str] | int, why: Sequence[str | None] | None = None, **columns: Any) -> Signals:
+def signals(ids: Sequence[str] | int, reason: Sequence[str | None] | None = None, **columns: Any) -> Signals:
     names = [f"id{i:03d}" for i in range(ids)] if isinstance(ids, int) else list(ids)
     words = np.full(len(names), None, object)
-    if why is not None:
-        words[:] = list(why)
+    if reason is not None:
+        words[:] = list(reason)
     else:
         for column in columns.values():
             if isinstance(column, Ragged):
@@ -35,6 +35,6 @@ def signals(ids: Sequence[str] | int, why: Sequence[str | None] | None = None, *
 
 
 def run(method: Method, s: Signals, tokens: Sequence[int] | None = None) -> Scored:
-    out = method.score(s).explained(s)
+    out = method.score(s).with_reasons(s)
     counts = np.array(tokens if tokens is not None else [1] * len(s), np.int64)
-    return Scored(method.name, method, out.value, out.why, out.details, s.ids, counts)
+    return Scored(method.name, method, out.value, out.reason, out.details, s.ids, counts)

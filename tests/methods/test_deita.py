@@ -42,9 +42,9 @@ def test_the_score_is_complexity_times_quality() -> None:
 
 def test_a_failed_rating_is_no_number() -> None:
     bad = Ragged.of([[0.0] * 6, [np.nan] * 6, [], [0.0] * 6], np.float32)
-    s = signals(4, why=[None, None, "too_long", None], complexity=bad, quality=rated(2, 2, 2, None))
+    s = signals(4, reason=[None, None, "too_long", None], complexity=bad, quality=rated(2, 2, 2, None))
     out = run(DEITA(), s)
-    assert out.why.tolist() == [None, "no_rating", "too_long", "no_rating"]
+    assert out.reason.tolist() == [None, "no_rating", "too_long", "no_rating"]
     np.testing.assert_allclose(out.details["complexity"], [3.5, np.nan, np.nan, 3.5])
     np.testing.assert_array_equal(np.isnan(out.value), [False, True, True, True])
 
@@ -70,7 +70,7 @@ def test_the_filter_needs_vectors_from_the_store() -> None:
     x = Ragged.of([[1, 0], [1, 0.01], [0, 1], [], [1, 1]], np.float32)
     s = signals(5, complexity=rated(6, 5, 4, 6, 1), quality=rated(6, 5, 4, 6, 1), vector=x)
     out = run(DEITA(), s)
-    assert out.why[3] == "empty_response"
+    assert out.reason[3] == "empty_response"
     with pytest.raises(PlanError, match="this selection needs more of deita than its scores hold"):
         DEITA().pick(out, Budget(2, "rows"))
     assert DEITA(threshold=1).pick(out, Budget(2, "rows")).tolist() == [0, 1]

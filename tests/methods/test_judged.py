@@ -12,7 +12,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import ConfigError
 from instdiff.methods import DS2, AlpaGasus
 from instdiff.methods.algorithms.consensus import transition
-from instdiff.methods.algorithms.curation import curated, inferred, long_tail
+from instdiff.methods.algorithms.curation import curate_labels, infer_labels, long_tail
 
 from .columns import NAN, ones, run, signals
 
@@ -22,7 +22,7 @@ from .columns import NAN, ones, run, signals
 def test_low_scores_are_filtered_and_ties_broken_by_length() -> None:
     s = signals(6, score=ones(5, 4.5, 4, 5, NAN, 5), length=np.array([3, 9, 9, 8, 9, 8]))
     out = run(AlpaGasus(), s)
-    assert out.why.tolist() == [None, None, "filtered", None, "empty_response", None]
+    assert out.reason.tolist() == [None, None, "filtered", None, "empty_response", None]
     np.testing.assert_array_equal(out.details["score"], [5, 4.5, 4, 5, NAN, 5])
     assert AlpaGasus().pick(out, Budget(9, "rows")).tolist() == [3, 5, 0, 1]
     by_id = run(AlpaGasus(ties="id", threshold=0), signals(3, score=ones(1, 2, 2)))
@@ -72,8 +72,8 @@ def test_it_is_the_choosers() -> None:
     np.fill_diagonal(far, 9)
     near = np.argsort(far, 1, kind="stable")[:, :14]
     far = np.take_along_axis(far, near, 1)
-    found = inferred(seen, near, far, *transition(seen, near, 3))
-    assert out.details["curated"].tolist() == (curated(seen, found) + 4).tolist()
+    found = infer_labels(seen, near, far, *transition(seen, near, 3))
+    assert out.details["curated"].tolist() == (curate_labels(seen, found) + 4).tolist()
     np.testing.assert_allclose(out.details["long_tail"], long_tail(far), rtol=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_scores_are_brought_into_range_and_may_be_a_column() -> None:
     out = run(method, s)
     np.testing.assert_array_equal(out.details["score"], [1, 9.4, 10, NAN, 5.6, NAN])
     np.testing.assert_array_equal(out.details["curated"], [4, 9, 9, NAN, 6, NAN])
-    assert out.why.tolist() == [None, None, None, "no_score", None, "no_score"]
+    assert out.reason.tolist() == [None, None, None, "no_score", None, "no_score"]
     assert method.signals()["score"].measure == Column("stars")
     with pytest.raises(ConfigError, match=r"'ds2.low' is 9 and 'ds2.high' 9; levels need low below high"):
         DS2(low=9)

@@ -108,7 +108,7 @@ def test_a_method_from_a_file(mine: Path) -> None:
     out = table["margin"]
     np.testing.assert_array_equal(out.value, [2.0, np.nan])
     np.testing.assert_array_equal(out.details["twice"], [6.0, 0.0])
-    assert out.why.tolist() == [None, "empty_response"]
+    assert out.reason.tolist() == [None, "empty_response"]
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ def test_the_demonstration_that_hurts_most_comes_first() -> None:
     np.testing.assert_array_equal(out.details["nll_zero_shot"], [2.0, 2.0, 1.0, NAN])
     np.testing.assert_array_equal(out.details["nll_one_shot"], [1.0, 2.5, 2.0, NAN])
     np.testing.assert_array_equal(out.details["neighbour"], [2, 0, 1, NAN])
-    assert out.why.tolist() == [None, None, None, "empty_response"]
-    assert out.best().tolist() == [2, 1, 0]
+    assert out.reason.tolist() == [None, None, None, "empty_response"]
+    assert out.rank_rows().tolist() == [2, 1, 0]
 
 
 def test_details_without_a_demonstration() -> None:
@@ -43,7 +43,7 @@ def test_details_without_a_demonstration() -> None:
         neighbours=np.array([-1, 0]),
     )
     out = run(MIWV(), s)
-    assert out.why.tolist() == ["no_neighbour", None]
+    assert out.reason.tolist() == ["no_neighbour", None]
     np.testing.assert_array_equal(out.details["nll_zero_shot"], [1.0, 2.0])
     np.testing.assert_array_equal(out.details["neighbour"], [NAN, 0])
 

@@ -42,10 +42,10 @@ def test_perplexity() -> None:
     low = run(Perplexity(), s)
     np.testing.assert_array_equal(low.details["nll"], [2.0, 0.5, NAN, 4.0])
     np.testing.assert_array_equal(low.value, [-2.0, -0.5, NAN, -4.0])
-    assert low.why.tolist() == [None, None, "empty_response", None]
-    assert low.best().tolist() == [1, 0, 3]
-    assert run(Perplexity(band="max"), s).best().tolist() == [3, 0, 1]
-    assert run(Perplexity(band="mid"), s).best().tolist() == [0, 1, 3]
+    assert low.reason.tolist() == [None, None, "empty_response", None]
+    assert low.rank_rows().tolist() == [1, 0, 3]
+    assert run(Perplexity(band="max"), s).rank_rows().tolist() == [3, 0, 1]
+    assert run(Perplexity(band="mid"), s).rank_rows().tolist() == [0, 1, 3]
     assert Perplexity().signals() == {"nll": Signal(Nll(), Prompted(), "base")}
 
 
@@ -54,7 +54,7 @@ def test_short_responses_are_named_and_keep_their_number() -> None:
     for method in (Perplexity(min_response_tokens=2), ResponseEntropy(min_response_tokens=2)):
         name = "nll" if method.name == "perplexity" else "entropy"
         out = run(method, signals(list("abcd"), **{name: nll}))
-        assert out.why.tolist() == [None, "too_short", "empty_response", None]
+        assert out.reason.tolist() == [None, "too_short", "empty_response", None]
         np.testing.assert_array_equal(out.details[name], [2.0, 0.5, NAN, 4.0])
         np.testing.assert_array_equal(out.value, [-2.0, NAN, NAN, -4.0])
 
@@ -66,18 +66,18 @@ def test_published_perplexity() -> None:
     out = run(Perplexity(compat="official", band="mid"), signals(9, nll=ones(*values)))
     # Six rows can be scored; the middle starts at rank 1 of 6, 5, 4, 3, 2, 1.
     nothing = "empty_response"
-    assert out.why.tolist() == [None, None, None, nothing, None, nothing, None, "filtered", nothing]
-    assert out.best().tolist() == [0, 2, 4, 6, 1]
+    assert out.reason.tolist() == [None, None, None, nothing, None, nothing, None, "filtered", nothing]
+    assert out.rank_rows().tolist() == [0, 2, 4, 6, 1]
     low = run(Perplexity(compat="official"), signals(9, nll=ones(*values)))
-    assert low.best().tolist() == [1, 6, 4, 2, 0, 7]
+    assert low.rank_rows().tolist() == [1, 6, 4, 2, 0, 7]
 
 
 def test_entropy() -> None:
     s = signals(list("abc"), entropy=ragged([1.0, 2.0], [0.25], [3.0]))
     out = run(ResponseEntropy(), s)
     np.testing.assert_array_equal(out.details["entropy"], [1.5, 0.25, 3.0])
-    assert out.best().tolist() == [1, 0, 2]
-    assert run(ResponseEntropy(band="max"), s).best().tolist() == [2, 0, 1]
+    assert out.rank_rows().tolist() == [1, 0, 2]
+    assert run(ResponseEntropy(band="max"), s).rank_rows().tolist() == [2, 0, 1]
     assert ResponseEntropy().signals() == {"entropy": Signal(Entropy(), Prompted(), "base")}
 
 
@@ -98,31 +98,31 @@ def test_ifd_as_perplexities_and_as_losses() -> None:
     )
     np.testing.assert_array_equal(loss.details["ifd"], [0.5, 1.0, 3.0, NAN, 0.5])
     for out in (ppl, loss):  # exactly 1 is filtered, and so is what lies above
-        assert out.why.tolist() == [None, "filtered", "filtered", "empty_response", None]
+        assert out.reason.tolist() == [None, "filtered", "filtered", "empty_response", None]
         np.testing.assert_array_equal(out.details["nll_given"], [1.5, 2.0, 3.0, NAN, 0.5])
         np.testing.assert_array_equal(out.details["nll_alone"], [3.0, 2.0, 1.0, NAN, 1.0])
-    assert ppl.best().tolist() == [4, 0]  # highest ratio first
-    assert loss.best().tolist() == [0, 4]  # a tie: by id
-    assert run(IFD(ratio="loss"), signals(list("ebcda"), **ifd_columns())).best().tolist() == [4, 0]
+    assert ppl.rank_rows().tolist() == [4, 0]  # highest ratio first
+    assert loss.rank_rows().tolist() == [0, 4]  # a tie: by id
+    assert run(IFD(ratio="loss"), signals(list("ebcda"), **ifd_columns())).rank_rows().tolist() == [4, 0]
 
 
 def test_published_cherry_keeps_exactly_one() -> None:
     s = signals(list("abcde"), **ifd_columns())
     out = run(IFD(ratio="loss", compat="official"), s)
-    assert out.why.tolist() == [None, None, "filtered", "empty_response", None]
-    assert out.best().tolist() == [1, 0, 4]
-    assert run(IFD(compat="official"), s).why.tolist() == [None, "filtered", "filtered", "empty_response", None]
+    assert out.reason.tolist() == [None, None, "filtered", "empty_response", None]
+    assert out.rank_rows().tolist() == [1, 0, 4]
+    assert run(IFD(compat="official"), s).reason.tolist() == [None, "filtered", "filtered", "empty_response", None]
 
 
 def test_ifd_of_short_rows() -> None:
     out = run(IFD(min_response_tokens=2), signals(list("abcde"), **ifd_columns()))
-    assert out.why.tolist() == [None, "filtered", "too_short", "empty_response", "too_short"]
+    assert out.reason.tolist() == [None, "filtered", "too_short", "empty_response", "too_short"]
     assert out.details["ifd"][4] == math.exp(-0.5)
 
 
 def test_ifd_where_the_response_alone_is_certain() -> None:
     out = run(IFD(ratio="loss"), signals(2, given=ones(1.0, 0.0), alone=ones(0.0, 0.0)))
-    assert out.why.tolist() == ["filtered", "non_finite"]
+    assert out.reason.tolist() == ["filtered", "non_finite"]
     assert not np.isfinite(out.value).any()
 
 
@@ -162,20 +162,20 @@ def test_instructdiff() -> None:
     s = signals(11, **both_models(DIFF_NLL, DIFF_ENTROPY))
     out = run(InstructDiff(), s)
     # Ten scorable rows: one goes from each end of delta NLL, though both have the lowest delta entropy.
-    assert [row for row, word in enumerate(out.why) if word == "filtered"] == [1, 4]
-    assert out.why[6] == "empty_response"
+    assert [row for row, word in enumerate(out.reason) if word == "filtered"] == [1, 4]
+    assert out.reason[6] == "empty_response"
     np.testing.assert_array_equal(out.details["diff_nll"], DIFF_NLL)
     np.testing.assert_array_equal(out.details["diff_entropy"], DIFF_ENTROPY)  # also of filtered rows
     np.testing.assert_array_equal(out.details["base_nll"], np.array(DIFF_NLL) + 8)
-    assert out.best().tolist() == [3, 8, 10, 5, 2, 0, 9, 7]
+    assert out.rank_rows().tolist() == [3, 8, 10, 5, 2, 0, 9, 7]
     np.testing.assert_array_equal(out.value[[3, 8, 7]], [0.5, 0.25, -2.0])
-    assert run(InstructDiff(abs=True), s).best().tolist() == [10, 5, 2, 8, 0, 3, 9, 7]
-    assert run(InstructDiff(band="max"), s).best().tolist() == [7, 9, 0, 2, 5, 10, 8, 3]
-    assert len(run(InstructDiff(band="mid"), s).best()) == 8
-    assert run(InstructDiff(nll_reject_ratio=0), s).best().tolist() == [1, 4, 3, 8, 10, 5, 2, 0, 9, 7]
+    assert run(InstructDiff(abs=True), s).rank_rows().tolist() == [10, 5, 2, 8, 0, 3, 9, 7]
+    assert run(InstructDiff(band="max"), s).rank_rows().tolist() == [7, 9, 0, 2, 5, 10, 8, 3]
+    assert len(run(InstructDiff(band="mid"), s).rank_rows()) == 8
+    assert run(InstructDiff(nll_reject_ratio=0), s).rank_rows().tolist() == [1, 4, 3, 8, 10, 5, 2, 0, 9, 7]
     # Where both ends together are everything, nothing is filtered.
-    assert len(run(InstructDiff(nll_reject_ratio=0.5), s).best()) == 10
-    assert len(run(InstructDiff(nll_reject_ratio=0.49), s).best()) == 2
+    assert len(run(InstructDiff(nll_reject_ratio=0.5), s).rank_rows()) == 10
+    assert len(run(InstructDiff(nll_reject_ratio=0.49), s).rank_rows()) == 2
 
 
 def test_instructdiff_token_budget_counts_the_unfiltered_pool() -> None:
@@ -193,7 +193,7 @@ def test_instructdiff_token_budget_counts_the_unfiltered_pool() -> None:
 def test_instructdiff_without_its_warmup_rows() -> None:
     s = signals(11, warmup=np.arange(11) == 3, **both_models(DIFF_NLL, DIFF_ENTROPY))
     out = run(InstructDiff(exclude_warmup=True), s)
-    assert out.why[3] == "warmup" and out.best().tolist() == [8, 10, 5, 2, 0, 9, 7]
+    assert out.reason[3] == "warmup" and out.rank_rows().tolist() == [8, 10, 5, 2, 0, 9, 7]
     assert out.scorable[3]
     assert InstructDiff(exclude_warmup=True).signals()["warmup"] == Signal(Listed("warmup"))
     assert "warmup" not in InstructDiff().signals()
@@ -205,16 +205,16 @@ def test_instructdiff_short_rows_are_not_of_the_n() -> None:
         *([] if np.isnan(d) else [d + 8] * (1 if row < 6 else 2) for row, d in enumerate(DIFF_NLL))
     )
     out = run(InstructDiff(min_response_tokens=2, nll_reject_ratio=0.25), signals(11, **columns))
-    assert out.why.tolist()[:7] == ["too_short"] * 6 + ["empty_response"]
-    assert out.why.tolist()[7:] == [None, "filtered", "filtered", None]
+    assert out.reason.tolist()[:7] == ["too_short"] * 6 + ["empty_response"]
+    assert out.reason.tolist()[7:] == [None, "filtered", "filtered", None]
 
 
 def test_ties_at_the_filters_edge_go_by_id_or_as_published_by_row() -> None:
     columns = both_models([0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0, 4.0])
     s = signals(["e", "d", "c", "b", "a"], **columns)
-    assert run(InstructDiff(nll_reject_ratio=0.2), s).why.tolist() == ["filtered", None, None, None, "filtered"]
+    assert run(InstructDiff(nll_reject_ratio=0.2), s).reason.tolist() == ["filtered", None, None, None, "filtered"]
     ours = run(InstructDiff(nll_reject_ratio=0.4), signals(["c", "a", "e", "b", "d"], **columns))
-    assert [ours.ids[row] for row in ours.best()] == ["c"]
+    assert [ours.ids[row] for row in ours.rank_rows()] == ["c"]
     published = run(
         InstructDiff(nll_reject_ratio=0.4, compat="official"), signals(["c", "a", "e", "b", "d"], **columns)
     )
@@ -263,7 +263,7 @@ def test_the_sign_of_delta_nll_does_not_matter(diff: list[int], ratio: float) ->
     for sign in (1.0, -1.0):
         s = signals(len(diff), **both_models([sign * d for d in diff], entropy))
         out = run(InstructDiff(nll_reject_ratio=ratio), s)
-        kept.append(out.best().tolist())
+        kept.append(out.rank_rows().tolist())
     assert kept[0] == kept[1]
 
 

@@ -28,23 +28,23 @@ def test_the_share_of_anchors_that_a_row_helps() -> None:
     np.testing.assert_array_equal(out.value, [1.0, 0.25, NAN, 0.0, 0.5])  # no change is no help
     np.testing.assert_array_equal(out.details["share"], out.value)
     np.testing.assert_array_equal(out.details["saved"], [0.875, 0.125, NAN, -1.0, 0.0])
-    assert out.why.tolist() == [None, None, "empty_response", None, None]
-    assert out.best().tolist() == [0, 4, 1, 3]
+    assert out.reason.tolist() == [None, None, "empty_response", None, None]
+    assert out.rank_rows().tolist() == [0, 4, 1, 3]
 
 
 def test_a_threshold() -> None:
     out = run(Nuggets(anchors=4, above=0.5), table())
-    assert out.why.tolist() == [None, "filtered", "empty_response", "filtered", "filtered"]
+    assert out.reason.tolist() == [None, "filtered", "empty_response", "filtered", "filtered"]
     np.testing.assert_array_equal(out.details["share"], [1.0, 0.25, NAN, 0.0, 0.5])
-    assert out.best().tolist() == [0]
+    assert out.rank_rows().tolist() == [0]
 
 
 def test_an_anchor_without_a_number() -> None:
     out = run(Nuggets(anchors=4), table(ones(2.0, NAN, 1.0, 4.0)))
     np.testing.assert_array_equal(out.value, [1.0, 1 / 3, NAN, 0.0, 0.5])
-    assert out.why.tolist() == [None, None, "empty_response", None, None]
+    assert out.reason.tolist() == [None, None, "empty_response", None, None]
     none = run(Nuggets(anchors=4), table(ones(*[NAN] * 4)))
-    assert none.why.tolist() == ["non_finite", "non_finite", "empty_response", "non_finite", "non_finite"]
+    assert none.reason.tolist() == ["non_finite", "non_finite", "empty_response", "non_finite", "non_finite"]
 
 
 def test_signals() -> None:

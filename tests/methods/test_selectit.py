@@ -40,7 +40,7 @@ def test_three_levels() -> None:
     first = (a + b) / 2 / (1 + 0.2 * (a - b) / 2)
     np.testing.assert_allclose(out.details["sentence_level"], [first, b, NAN], rtol=1e-12)
     np.testing.assert_allclose(out.value, [(first + 3 * b) / 4, (b + 3 * a) / 4, NAN], rtol=1e-12)
-    assert out.why.tolist() == [None, None, "empty_response"]
+    assert out.reason.tolist() == [None, None, "empty_response"]
 
 
 def test_probabilities_may_be_of_any_size() -> None:

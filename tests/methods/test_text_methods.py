@@ -38,7 +38,7 @@ def test_copies_get_numbers_of_their_own() -> None:
 
 def test_random_picks_without_rows_that_have_no_response() -> None:
     out = run(Random(seed=3), signals(list("abcd"), ["empty_response", None, None, None]))
-    assert out.why.tolist() == ["empty_response", None, None, None]
+    assert out.reason.tolist() == ["empty_response", None, None, None]
     picked = out.method.pick(out, Budget(1.0))
     assert sorted(picked.tolist()) == [1, 2, 3]
     assert picked.tolist() == sorted([1, 2, 3], key=lambda row: -out.value[row])
@@ -46,9 +46,9 @@ def test_random_picks_without_rows_that_have_no_response() -> None:
 
 def test_balanced_random_goes_round() -> None:
     groups = np.array(["x"] * 8 + ["y"] * 3 + ["z"], object)
-    why: list[str | None] = [None] * 12
-    why[0] = "empty_response"
-    out = run(Random(balance="source"), signals(12, why, group=groups))
+    reason: list[str | None] = [None] * 12
+    reason[0] = "empty_response"
+    out = run(Random(balance="source"), signals(12, reason, group=groups))
     assert Random(balance="source").signals()["group"] == Signal(Column("source"))
     order = out.method.pick(out, Budget(1.0))
     rounds = [sorted(groups[order[at : at + n]]) for at, n in ((0, 3), (3, 2), (5, 2), (7, 1))]
@@ -82,7 +82,7 @@ def test_random_ids_do_not_depend_on_order(data: st.DataObject) -> None:
 def test_full_is_every_row_with_a_response_by_id() -> None:
     out = run(Full(), signals(list("cab"), [None, "empty_response", None]))
     np.testing.assert_array_equal(out.value, [0.0, NAN, 0.0])
-    assert out.best().tolist() == [2, 0]
+    assert out.rank_rows().tolist() == [2, 0]
 
 
 def lengths() -> dict[str, Any]:
@@ -90,7 +90,7 @@ def lengths() -> dict[str, Any]:
 
 
 def test_longest() -> None:
-    why = [None, None, "empty_response", None]
+    reason = [None, None, "empty_response", None]
     expected = {
         ("response", "max"): [1, 0, 3],
         ("response", "min"): [3, 0, 1],
@@ -100,9 +100,9 @@ def test_longest() -> None:
         ("ratio", "min"): [3, 1, 0],
     }
     for (of, direction), order in expected.items():
-        out = run(Longest(of=of, direction=direction), signals(list("abcd"), why, **lengths()))  # type: ignore[arg-type]
-        assert out.best().tolist() == order, (of, direction)
-    ratio = run(Longest(of="ratio"), signals(list("abcd"), why, **lengths()))
+        out = run(Longest(of=of, direction=direction), signals(list("abcd"), reason, **lengths()))  # type: ignore[arg-type]
+        assert out.rank_rows().tolist() == order, (of, direction)
+    ratio = run(Longest(of="ratio"), signals(list("abcd"), reason, **lengths()))
     np.testing.assert_array_equal(ratio.details["length"], [2.0, 1.0, NAN, 0.5])
     assert Longest(unit="words").signals() == {
         "response": Signal(Length("response", "words")),
@@ -120,7 +120,7 @@ ROWS = [
 def test_lengths_in_words_and_characters() -> None:
     words = score(load(ROWS), [Longest(unit="words")])["longest"]
     np.testing.assert_array_equal(words.details["length"], [3, 0, 2])
-    assert words.why.tolist() == [None, "empty_response", None]
+    assert words.reason.tolist() == [None, "empty_response", None]
     chars = score(load(ROWS), [Longest(unit="chars", of="instruction")])["longest"]
     np.testing.assert_array_equal(chars.details["length"], [len("Say it\nin two lines"), 3, 1])
 

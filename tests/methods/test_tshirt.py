@@ -105,7 +105,7 @@ def test_scores(k: float, compat: Any) -> None:
     silent = (each == 1).all(1) & (compat == "default")  # no token of theirs is selected
     assert silent.any() == (k == 10 and compat == "default")
     np.testing.assert_allclose(out.value, np.where(misled | silent, NAN, each.mean(1)), rtol=1e-6)
-    assert [word == "filtered" for word in out.why] == (misled | silent).tolist()
+    assert [word == "filtered" for word in out.reason] == (misled | silent).tolist()
     kept = run(TShirt(k=k, draws=5, compat=compat, keep_misled=True), signals(40, **data))
     np.testing.assert_allclose(kept.value, np.where(silent, NAN, each.mean(1)), rtol=1e-6)
 
@@ -135,7 +135,7 @@ def test_without_noise() -> None:
     every = run(TShirt(hierarchical=False, k=100), signals(30, **data))
     ifd = every.details["ifd"]
     np.testing.assert_allclose(every.value, np.where(ifd >= 1, NAN, ifd), rtol=1e-6)
-    assert out.method.pick(out, Budget(5, "rows")).tolist() == out.best()[:5].tolist()
+    assert out.method.pick(out, Budget(5, "rows")).tolist() == out.rank_rows()[:5].tolist()
 
 
 def test_a_row_of_which_nothing_is_selected() -> None:
@@ -144,9 +144,9 @@ def test_a_row_of_which_nothing_is_selected() -> None:
     for draw in range(2):
         data |= {f"given_{draw}": data["given"], f"alone_{draw}": data["alone"]}
     ours = run(TShirt(k=60, draws=2), signals(3, **data))
-    assert ours.why.tolist() == ["filtered", None, None] and ours.details["avg_noisy_sifd"][0] == 1
+    assert ours.reason.tolist() == ["filtered", None, None] and ours.details["avg_noisy_sifd"][0] == 1
     published = run(TShirt(k=60, draws=2, compat="official"), signals(3, **data))
-    assert published.why.tolist() == [None, None, None] and published.value[0] == 1
+    assert published.reason.tolist() == [None, None, None] and published.value[0] == 1
     assert published.method.pick(published, Budget(1, "rows")).tolist() == [0]
 
 
@@ -158,7 +158,7 @@ def test_rows_without_columns_and_rows_that_do_not_align() -> None:
     }  # as many tokens alone as with the prompt, unlike all others
     s = signals(14, **odd)
     out = run(TShirt(draws=2, compat="official", keep_misled=True), s)
-    assert out.why.tolist() == [None] * 12 + ["empty_response", "misaligned"]
+    assert out.reason.tolist() == [None] * 12 + ["empty_response", "misaligned"]
     same = run(TShirt(draws=2, compat="official", keep_misled=True), signals(12, **data))
     np.testing.assert_array_equal(out.value[:12], same.value)
     assert out.details["ifd"][13] == 1 and np.isnan(out.details["avg_noisy_sifd"][12:]).all()
@@ -167,7 +167,7 @@ def test_rows_without_columns_and_rows_that_do_not_align() -> None:
 def test_a_pool_without_any_row_to_score() -> None:
     empty = {name: ragged([], []) for name in ("given", "alone", "given_0", "alone_0")}
     out = run(TShirt(draws=1), signals(2, **empty))
-    assert out.why.tolist() == ["empty_response"] * 2 and np.isnan(out.details["avg_noisy_ifd"]).all()
+    assert out.reason.tolist() == ["empty_response"] * 2 and np.isnan(out.details["avg_noisy_ifd"]).all()
 
 
 def test_one_draw_is_read_at_a_time() -> None:
@@ -190,11 +190,11 @@ def test_one_draw_is_read_at_a_time() -> None:
 
 
 def scored(mean: list[float], std: list[float], tokens: list[int] | None = None, **params: Any) -> Scored:
-    why = np.where(np.isnan(mean), "filtered", None)
+    reason = np.where(np.isnan(mean), "filtered", None)
     details = {"std_noisy_sifd": np.array(std)}
     count = np.array(tokens or [1] * len(mean))
     ids = [f"id{row}" for row in range(len(mean))][::-1]
-    return Scored("tshirt", TShirt(**params), np.array(mean), why, details, ids, count)
+    return Scored("tshirt", TShirt(**params), np.array(mean), reason, details, ids, count)
 
 
 def test_the_steadiest_of_the_best() -> None:

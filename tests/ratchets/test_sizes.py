@@ -53,8 +53,8 @@ def test_functions_are_short() -> None:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_what_must_not_be_there(path: Path) -> None:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        for pattern, why in FORBIDDEN.items():
-            assert not re.search(pattern, line), f"{path.relative_to(SRC)}:{number}: {line.strip()} ({why})"
+        for pattern, reason in FORBIDDEN.items():
+            assert not re.search(pattern, line), f"{path.relative_to(SRC)}:{number}: {line.strip()} ({reason})"
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)

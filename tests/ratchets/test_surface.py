@@ -29,6 +29,7 @@ PUBLIC: list[str] = [
     "Column",
     "ConfigError",
     "CosineFilter",
+    "CostEstimate",
     "DEITA",
     "DS2",
     "DataError",

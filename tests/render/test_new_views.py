@@ -15,7 +15,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
-from instdiff.rendering.demonstrations import alone, anchored, anchors_of, demonstrated
+from instdiff.rendering.demonstrations import anchors_of, cut_anchors, put_before_anchors, put_demonstrations
 from instdiff.rendering.questions import questions
 from instdiff.rendering.renderer import Renderer, Rows, render
 from instdiff.rendering.templates import template
@@ -44,8 +44,8 @@ def text(hf: Any, ids: Any) -> str:
 # ── the prompt alone ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("layout", ["alpaca", "plain", "direct", "chat"])
-@pytest.mark.parametrize("name", ["bos", "no_bos"])
+@pytest.fingerprint.parametrize("layout", ["alpaca", "plain", "direct", "chat"])
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
 def test_the_prompt_is_what_stands_before_the_response(
     tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], name: str, layout: str
 ) -> None:
@@ -59,7 +59,7 @@ def test_the_prompt_is_what_stands_before_the_response(
         assert all(part.split()[-1] in marked for part in asked if part)
         for boilerplate in ("### Response", "Below is", "assistant", "<|im_start|>"):
             assert boilerplate not in marked
-    assert prompts.why.tolist()[3:] == [None, "empty_instruction"]  # a response is not needed
+    assert prompts.reason.tolist()[3:] == [None, "empty_instruction"]  # a response is not needed
     assert not prompts.truncated.any()
 
 
@@ -75,7 +75,7 @@ def test_a_long_prompt_loses_its_end(tokenizers: dict[str, HFTokenizer]) -> None
     assert cut.ids[0].tolist() == whole.ids[0][:5].tolist()
     assert cut.truncated[:3].all() and marks(cut, 0).tolist() == [False, True, True, True, True]
     long = made(PromptOnly(), tokenizers["bos"], "alpaca", 6)
-    assert long.why.tolist()[:3] == ["too_long"] * 3 and long.truncated[:3].all()
+    assert long.reason.tolist()[:3] == ["too_long"] * 3 and long.truncated[:3].all()
 
 
 def test_the_prompt_of_a_conversation(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> None:
@@ -89,8 +89,8 @@ def test_the_prompt_of_a_conversation(tokenizers: dict[str, HFTokenizer], hf: di
         assert "grass" in text(hf["bos"], last.ids[0][marks(last, 0)])
 
 
-@pytest.mark.parametrize("layout", ["alpaca", "chat"])
-@pytest.mark.parametrize("targets", ["all", "last"])
+@pytest.fingerprint.parametrize("layout", ["alpaca", "chat"])
+@pytest.fingerprint.parametrize("targets", ["all", "last"])
 def test_a_question_that_nobody_has_answered(
     tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], layout: str, targets: str
 ) -> None:
@@ -104,7 +104,7 @@ def test_a_question_that_nobody_has_answered(
             [{"conversations": [*talks[0]["conversations"][:3], {"from": "gpt", "value": "green"}]}],
         )
     )
-    assert rows.why.tolist() == [None]
+    assert rows.reason.tolist() == [None]
     assert rows.ids[0].tolist() == (last if targets == "last" else first).ids[0].tolist()
 
 
@@ -119,8 +119,8 @@ def prompts(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["bos", "no_bos"])
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
+@pytest.fingerprint.parametrize("number", [0, 1])
 def test_a_question_as_plain_text(
     tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], prompts: str, name: str, number: int
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_question_as_plain_text(
     lead = [] if tokenizer.bos is None else [tokenizer.bos]
     for row, sample in enumerate(load(ROWS).samples()):
         if not sample.response:
-            assert (rows.why[row], len(rows.ids[row])) == ("empty_response", 0)
+            assert (rows.reason[row], len(rows.ids[row])) == ("empty_response", 0)
             continue
         question = questions(prompts).ask(number, sample)
         plain = hf[name](question, add_special_tokens=False).input_ids
@@ -139,7 +139,7 @@ def test_a_question_as_plain_text(
     assert made(Asked(prompts, number), tokenizer, "plain").keys().tolist() == rows.keys().tolist()
 
 
-@pytest.mark.parametrize("name", ["bos", "no_bos"])
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
 def test_a_question_as_a_users_turn(
     tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], prompts: str, name: str
 ) -> None:
@@ -156,11 +156,11 @@ def test_a_question_is_never_cut(tokenizers: dict[str, HFTokenizer], prompts: st
     rows = made(Asked(prompts, 0), tokenizers["bos"])
     sizes = rows.ids.lengths()
     short = made(Asked(prompts, 0), tokenizers["bos"], limit=int(sizes[0]))
-    assert short.why.tolist() == [
+    assert short.reason.tolist() == [
         None if 0 < size <= sizes[0] else "too_long" if size else "empty_response" for size in sizes
     ]
     assert short.ids[0].tolist() == rows.ids[0].tolist() and not short.truncated.any()
-    assert made(Asked(prompts, 0), tokenizers["bos"], limit=int(sizes[0]) - 1).why[0] == "too_long"
+    assert made(Asked(prompts, 0), tokenizers["bos"], limit=int(sizes[0]) - 1).reason[0] == "too_long"
 
 
 def test_the_questions_that_come_with_the_package(tokenizers: dict[str, HFTokenizer]) -> None:
@@ -200,7 +200,7 @@ def test_options_that_are_one_token_after_a_space() -> None:
 # ── noise ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["bos", "no_bos"])
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
 def test_noise_leaves_the_tokens_alone(tokenizers: dict[str, HFTokenizer], name: str) -> None:
     has = name == "bos"
     for view, sized, first in (
@@ -214,13 +214,13 @@ def test_noise_leaves_the_tokens_alone(tokenizers: dict[str, HFTokenizer], name:
         plain, noisy, prompted = (made(v, tokenizers[name], "plain") for v in (view, Noisy(view, 0), sized))
         assert noisy.noise is not None and noisy.noise.first == first
         assert noisy.ids.values.tolist() == plain.ids.values.tolist()
-        assert noisy.target.tolist() == plain.target.tolist() and noisy.why.tolist() == plain.why.tolist()
-        some = np.flatnonzero(plain.why == None)  # noqa: E711 - elementwise
+        assert noisy.target.tolist() == plain.target.tolist() and noisy.reason.tolist() == plain.reason.tolist()
+        some = np.flatnonzero(plain.reason == None)  # noqa: E711 - elementwise
         assert noisy.noise.tokens[some].tolist() == prompted.ids.lengths()[some].tolist()
         assert len(set(noisy.noise.row.tolist())) == len(ROWS)
 
 
-@pytest.mark.parametrize("name", ["bos", "no_bos"])
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
 def test_both_published_views_score_the_same_tokens_where_they_are_cut(
     tokenizers: dict[str, HFTokenizer], name: str
 ) -> None:
@@ -245,12 +245,12 @@ def both(tokenizer: HFTokenizer, layout: str = "plain", limit: int = 500) -> tup
     return rows, whole
 
 
-@pytest.mark.parametrize("name", ["bos", "no_bos"])
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
 def test_demonstrations_stand_before_the_row(tokenizers: dict[str, HFTokenizer], name: str) -> None:
     bos = tokenizers[name].bos
     rows, whole = both(tokenizers[name])
     near = np.array([[1, 2], [4, -1], [3, 0], [0, 1], [-1, 3]])
-    shown = demonstrated(rows, near, whole, JOIN, 500, lead=bos)
+    shown = put_demonstrations(rows, near, whole, JOIN, 500, lead=bos)
     start = [] if bos is None else [bos]
 
     def bare(ids: Any) -> list[int]:
@@ -264,7 +264,7 @@ def test_demonstrations_stand_before_the_row(tokenizers: dict[str, HFTokenizer],
         [],
     ]
     assert [shown.ids[row].tolist() for row in range(5)] == expected
-    assert shown.why.tolist() == [None, None, None, "empty_response", "no_neighbour"]
+    assert shown.reason.tolist() == [None, None, None, "empty_response", "no_neighbour"]
     assert not shown.truncated.any()
     for row in range(3):
         said = shown.ids[row][marks(shown, row)].tolist()
@@ -276,11 +276,11 @@ def test_the_context_loses_its_beginning_and_the_row_nothing(tokenizers: dict[st
     bos = tokenizers["bos"].bos
     rows, whole = both(tokenizers["bos"], limit=40)
     near = np.array([[1], [2], [0], [0], [0]])
-    free, tight = (demonstrated(rows, near, whole, JOIN, most, lead=bos) for most in (500, limit))
+    free, tight = (put_demonstrations(rows, near, whole, JOIN, most, lead=bos) for most in (500, limit))
     for row in (0, 1, 2, 4):
         size, own = len(free.ids[row]), len(rows.ids[row])
         if own >= limit:
-            assert (tight.why[row], len(tight.ids[row]), tight.truncated[row]) == ("too_long", 0, True)
+            assert (tight.reason[row], len(tight.ids[row]), tight.truncated[row]) == ("too_long", 0, True)
             continue
         keep = min(size, limit)
         assert tight.ids[row].tolist() == [bos, *free.ids[row][size - keep + 1 :].tolist()]
@@ -295,10 +295,10 @@ def test_every_row_before_every_anchor(tokenizers: dict[str, HFTokenizer]) -> No
     bos = tokenizers["bos"].bos
     rows, whole = both(tokenizers["bos"])
     anchors = np.array([2, 0])
-    plain = alone(rows, anchors, 30)
-    every = anchored(rows, whole, anchors, 30, most=500, join_ids=JOIN, lead=bos)
+    plain = cut_anchors(rows, anchors, 30)
+    every = put_before_anchors(rows, whole, anchors, 30, most=500, join_ids=JOIN, lead=bos)
     assert len(plain) == 2 and len(every) == 10
-    assert every.why.tolist() == [None] * 6 + ["empty_response"] * 2 + [None] * 2
+    assert every.reason.tolist() == [None] * 6 + ["empty_response"] * 2 + [None] * 2
     for row in (0, 1, 2, 4):
         for at in range(2):
             place = 2 * row + at
@@ -312,15 +312,15 @@ def test_anchors_are_cut_alike_with_and_without_a_row(tokenizers: dict[str, HFTo
     bos = tokenizers["bos"].bos
     rows, whole = both(tokenizers["bos"])
     size = len(rows.ids[0])
-    plain = alone(rows, np.array([0]), size - 2)
+    plain = cut_anchors(rows, np.array([0]), size - 2)
     assert plain.truncated.tolist() == [True] and plain.ids[0].tolist() == rows.ids[0][:-2].tolist()
-    every = anchored(rows, whole, np.array([0]), size - 2, most=size + 3, lead=bos)
+    every = put_before_anchors(rows, whole, np.array([0]), size - 2, most=size + 3, lead=bos)
     assert every.truncated[[0, 1, 2, 4]].all()
     for row in (0, 1, 2, 4):
         assert len(every.ids[row]) == size + 3 and every.ids[row][0] == bos
         assert every.ids[row][marks(every, row)].tolist() == plain.ids[0][marks(plain, 0)].tolist()
-    none = anchored(rows, whole, np.array([0]), size - 2, most=size - 2, lead=bos)
-    assert none.why.tolist() == ["too_long"] * 3 + ["empty_response"] + ["too_long"]
+    none = put_before_anchors(rows, whole, np.array([0]), size - 2, most=size - 2, lead=bos)
+    assert none.reason.tolist() == ["too_long"] * 3 + ["empty_response"] + ["too_long"]
 
 
 def test_a_row_whose_prompt_fills_the_limit_is_no_anchor(tokenizers: dict[str, HFTokenizer]) -> None:
@@ -331,4 +331,4 @@ def test_a_row_whose_prompt_fills_the_limit_is_no_anchor(tokenizers: dict[str, H
     assert not anchors_of(rows, 500)[3]
     for limit in (first, first - 1):
         with pytest.raises(ValueError, match=f"no target within its first {limit} tokens"):
-            anchored(rows, whole, np.array([0]), limit, most=500)
+            put_before_anchors(rows, whole, np.array([0]), limit, most=500)

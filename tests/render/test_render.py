@@ -49,7 +49,7 @@ def test_with_bos(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> Non
     rows = rows_of(ONE, tokenizers["bos"])
     assert rows.ids[0][0] == BOS and (rows.ids[0] == BOS).sum() == 1
     assert text_of(rows, 0, hf["bos"]) == ("<s>Add.\n1, 2\n3 it is", "3 it is")
-    assert rows.why.tolist() == [None] and rows.truncated.tolist() == [False]
+    assert rows.reason.tolist() == [None] and rows.truncated.tolist() == [False]
     assert rows.n_targets().tolist() == [len(hf["bos"]("3 it is", add_special_tokens=False).input_ids)]
 
 
@@ -66,7 +66,7 @@ def test_the_response_alone_has_a_start_token(tokenizers: dict[str, HFTokenizer]
     assert text_of(official, 0, hf["no_bos"]) == ("3 it is", " it is")  # T - 1 terms
     assert text_of(rows_of(ONE, tokenizers["bos"], ResponseOnly(context=False)), 0, hf["bos"])[1] == "3 it is"
     short = rows_of([{"instruction": "a", "output": "b"}], tokenizers["no_bos"], ResponseOnly(context=False))
-    assert short.why.tolist() == ["too_short"]
+    assert short.reason.tolist() == ["too_short"]
 
 
 def test_an_empty_prompt_gets_a_start_token(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> None:
@@ -79,7 +79,9 @@ def test_an_empty_prompt_gets_a_start_token(tokenizers: dict[str, HFTokenizer], 
 def test_no_start_token_at_all(hf: dict[str, Any]) -> None:
     tokenizer = HFTokenizer(hf["no_bos"], None)
     tokenizer.start = None
-    assert rows_of([{"instruction": "", "output": "hello"}], tokenizer, layout="direct").why.tolist() == ["no_context"]
+    assert rows_of([{"instruction": "", "output": "hello"}], tokenizer, layout="direct").reason.tolist() == [
+        "no_context"
+    ]
 
 
 def test_whole_text(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> None:
@@ -125,13 +127,13 @@ def test_reasons_per_row(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any])
     tokenizer = tokenizers["bos"]
     rows = rows_of(data, tokenizer, limit=20)
     assert len(rows) == 5
-    assert rows.why.tolist() == [None, "empty_response", None, "too_long", None]
+    assert rows.reason.tolist() == [None, "empty_response", None, "too_long", None]
     assert rows.truncated.tolist() == [False, False, True, True, False]
     assert rows.ids.lengths().tolist()[1:4] == [0, 20, 0]
     assert rows.n_targets().tolist()[1:4] == [0, 17, 0]  # BOS, "c" and the line's end are the prompt
     assert text_of(rows, 2, hf["bos"]) == ("<s>c\n" + "x" * 17, "x" * 17)
     alone = rows_of(data, tokenizer, ResponseOnly(), limit=20)
-    assert alone.why.tolist() == rows.why.tolist() and alone.truncated.tolist() == rows.truncated.tolist()
+    assert alone.reason.tolist() == rows.reason.tolist() and alone.truncated.tolist() == rows.truncated.tolist()
     assert alone.n_targets().tolist() == rows.n_targets().tolist()
 
 
@@ -147,8 +149,8 @@ def test_the_models_context_is_never_exceeded(hf: dict[str, Any]) -> None:
 def test_one_row_out_for_each_row_in(tokenizers: dict[str, HFTokenizer]) -> None:
     data = [{"instruction": f"{i}", "output": "" if i % 3 == 0 else "yes"} for i in range(5000)]  # several chunks
     rows = rows_of(data, tokenizers["bos"])
-    assert len(rows) == len(rows.why) == len(rows.keys()) == 5000
-    assert [why is None for why in rows.why] == [i % 3 != 0 for i in range(5000)]
+    assert len(rows) == len(rows.reason) == len(rows.keys()) == 5000
+    assert [reason is None for reason in rows.reason] == [i % 3 != 0 for i in range(5000)]
     assert rows.take([4999, 1]).ids[0].tolist() == rows.ids[4999].tolist()  # type: ignore[arg-type]
 
 
@@ -205,7 +207,7 @@ SEEN = (
 )
 
 
-@pytest.mark.parametrize("name", ["bos", "no_bos"])  # without and with generation marks
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])  # without and with generation marks
 def test_chat(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], name: str) -> None:
     rows = rows_of([TALK], tokenizers[name], layout="chat")
     assert text_of(rows, 0, hf[name]) == (SEEN, "Hello.See you")
@@ -247,7 +249,7 @@ def test_a_template_that_rewrites_earlier_turns_is_said_so(tokenizers: dict[str,
     )
     pool = load([TALK, chat(("user", "a"), ("assistant", "b"))])
     rows = render(Prompted(), pool, tokenizers["bos"], ChatTemplate("x", jinja), 99)
-    assert rows.why.tolist() == ["unrenderable", None]
+    assert rows.reason.tolist() == ["unrenderable", None]
 
 
 def test_a_template_that_fails_on_a_row_names_that_row_only(tokenizers: dict[str, HFTokenizer]) -> None:
@@ -257,7 +259,7 @@ def test_a_template_that_fails_on_a_row_names_that_row_only(tokenizers: dict[str
     )
     pool = load([TALK, chat(("user", "a"), ("assistant", "b"))])
     rows = render(Prompted(), pool, tokenizers["bos"], ChatTemplate("x", jinja), 99)
-    assert rows.why.tolist() == ["unrenderable", None]
+    assert rows.reason.tolist() == ["unrenderable", None]
 
 
 # ── the published joint tokenisation ──────────────────────────────────────────────────────────────────────────────────
@@ -277,9 +279,9 @@ def test_joint_limits(tokenizers: dict[str, HFTokenizer]) -> None:
         {"instruction": "a", "output": ""},
     ]
     rows = rows_of(data, tokenizers["bos"], Joint("plain", limit=20))
-    assert rows.why.tolist() == ["too_long", "too_long", None, "empty_response"]
+    assert rows.reason.tolist() == ["too_long", "too_long", None, "empty_response"]
     cut = rows_of(data, tokenizers["bos"], Joint("plain"), limit=20)
-    assert cut.why.tolist() == [None, "too_long", None, "empty_response"]
+    assert cut.reason.tolist() == [None, "too_long", None, "empty_response"]
     assert cut.truncated.tolist() == [True, True, False, False]
     alone = rows_of(data, tokenizers["bos"], Joint("plain", alone="", slack=1), limit=20)
     assert cut.n_targets().tolist()[0] == alone.n_targets().tolist()[0] == 17
@@ -287,7 +289,7 @@ def test_joint_limits(tokenizers: dict[str, HFTokenizer]) -> None:
 
 def test_joint_is_for_single_turns(tokenizers: dict[str, HFTokenizer]) -> None:
     rows = rows_of([TALK], tokenizers["bos"], Joint("plain"))
-    assert rows.why.tolist() == ["multi_turn"]
+    assert rows.reason.tolist() == ["multi_turn"]
 
 
 # ── lengths ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -38,12 +38,12 @@ LAYOUTS = ["alpaca", "plain", "chat"]
 def same(a: Rows, b: Rows) -> None:
     assert a.ids.values.tolist() == b.ids.values.tolist() and a.ids.offsets.tolist() == b.ids.offsets.tolist()
     assert a.target.tolist() == b.target.tolist() and a.truncated.tolist() == b.truncated.tolist()
-    assert a.why.tolist() == b.why.tolist()
+    assert a.reason.tolist() == b.reason.tolist()
     assert a.keys().tolist() == b.keys().tolist() and a.n_targets().tolist() == b.n_targets().tolist()
 
 
 @given(talks_=st.lists(talks(), min_size=1, max_size=6), limit=st.integers(1, 90), small=st.booleans())
-@pytest.mark.parametrize("name", ["bos", "no_bos"])
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
 def test_views_together_are_views_alone(
     tokenizers: dict[str, HFTokenizer], name: str, talks_: list[list[dict[str, str]]], limit: int, small: bool
 ) -> None:

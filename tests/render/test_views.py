@@ -45,9 +45,9 @@ def contains(text: list[int], part: list[int]) -> bool:
     return all(token in rest for token in part)
 
 
-@pytest.mark.parametrize("targets", ["all", "last", "all+calls"])
-@pytest.mark.parametrize("layout", ["alpaca", "plain", "direct", "chat"])
-@pytest.mark.parametrize("name", ["bos", "no_bos"])
+@pytest.fingerprint.parametrize("targets", ["all", "last", "all+calls"])
+@pytest.fingerprint.parametrize("layout", ["alpaca", "plain", "direct", "chat"])
+@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
 @given(talks_=st.lists(talks(), min_size=1, max_size=4), cut=st.one_of(st.none(), st.integers(4, 90)))
 def test_the_same_target_ids_everywhere(
     tokenizers: dict[str, HFTokenizer],
@@ -79,7 +79,7 @@ def test_the_same_target_ids_everywhere(
             for token in hf[name](message.content, add_special_tokens=False).input_ids
         ]
         assert said[row] == full[: len(said[row])]
-        assert (said[row] == full) == (not prompted.truncated[row] and prompted.why[row] is None)
+        assert (said[row] == full) == (not prompted.truncated[row] and prompted.reason[row] is None)
         assert contains(targets_of(whole)[row], said[row])
         # Training sees the same ids, with the ends as targets too.
         a, b = prompted.ids[row].tolist(), trained.ids[row].tolist()
@@ -92,7 +92,7 @@ def test_the_same_target_ids_everywhere(
 
 
 @given(talks_=st.lists(talks(), min_size=1, max_size=3), cut=st.integers(2, 60))
-@pytest.mark.parametrize("layout", ["plain", "chat"])
+@pytest.fingerprint.parametrize("layout", ["plain", "chat"])
 def test_a_cut_row_is_the_head_of_the_whole_one(
     tokenizers: dict[str, HFTokenizer], layout: str, talks_: list[list[dict[str, str]]], cut: int
 ) -> None:
@@ -103,9 +103,9 @@ def test_a_cut_row_is_the_head_of_the_whole_one(
         size = len(whole.ids[row])
         a, b = whole.ids.offsets[row : row + 2]
         if not whole.target[a : a + cut].any():
-            assert (short.why[row], len(short.ids[row])) == ("too_long", 0)
+            assert (short.reason[row], len(short.ids[row])) == ("too_long", 0)
             continue
-        assert short.why[row] is None and short.truncated[row] == (size > cut)
+        assert short.reason[row] is None and short.truncated[row] == (size > cut)
         assert short.ids[row].tolist() == whole.ids[row][:cut].tolist()
         c = short.ids.offsets[row]
         assert short.target[c : c + min(size, cut)].tolist() == whole.target[a:b][:cut].tolist()

@@ -50,16 +50,16 @@ def make_table(count: int, ids: list[str], origin: str = "rows.jsonl", pool: Poo
     n_tokens = np.arange(count) % 97 + 3
     x, y = rng.normal(1, 0.5, count), rng.normal(0, 0.3, count)
     out = np.argsort(x)[: count // 10], np.argsort(x)[-(count // 10) :]
-    why = np.full(count, None, object)
-    why[np.concatenate(out)] = "filtered"
-    value = np.where(why == None, -y, np.nan)  # noqa: E711 - elementwise
+    reason = np.full(count, None, object)
+    reason[np.concatenate(out)] = "filtered"
+    value = np.where(reason == None, -y, np.nan)  # noqa: E711 - elementwise
     none = np.full(count, None, object)
 
-    def scored(name: str, value: Any, why: Any, **details: Any) -> Scored:
-        return Scored(name, make_method(name, {}, 0), value, why, details, ids, n_tokens)
+    def scored(name: str, value: Any, reason: Any, **details: Any) -> Scored:
+        return Scored(name, make_method(name, {}, 0), value, reason, details, ids, n_tokens)
 
     methods = {
-        "instructdiff": scored("instructdiff", value, why, diff_nll=x, diff_entropy=y),
+        "instructdiff": scored("instructdiff", value, reason, diff_nll=x, diff_entropy=y),
         "longest": scored("longest", n_tokens.astype(float), none, length=n_tokens.astype(float)),
         "random": scored("random", rng.random(count), none),
     }

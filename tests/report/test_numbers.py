@@ -64,7 +64,7 @@ def test_the_funnel_and_the_reasons() -> None:
         ("input", 100), ("scorable", 100), ("eligible", 80), ("chosen", 20)
     ]  # fmt: skip
     assert stages[3]["tokens"] == int(some.scored.n_tokens[some.chosen].sum())
-    assert statistics.excluded(some.scored) == {"filtered": 20}
+    assert statistics.count_excluded(some.scored) == {"filtered": 20}
     x = some.scored.details["diff_nll"]
     assert statistics.band(some.scored) == (np.sort(x)[10], np.sort(x)[89])
     assert statistics.threshold(some.scored, some.mask) == np.sort(some.scored.value[some.chosen])[0]
@@ -83,11 +83,11 @@ def test_examples_are_chosen_borderline_extreme_and_random() -> None:
     assert len(few.at) == 40 and len(set(few.at.tolist())) == 40
     assert {"chosen", "borderline", "extreme", "random"} <= set(few.kinds)
     mask = some.mask
-    for row, status, why in zip(few.at.tolist(), few.status, few.why, strict=True):
-        assert (status == "chosen") == mask[row] and (status == "not eligible") == (some.scored.why[row] is not None)
-        assert "filtered" in why if status == "not eligible" else "rank" in why
+    for row, status, reason in zip(few.at.tolist(), few.status, few.reason, strict=True):
+        assert (status == "chosen") == mask[row] and (status == "not eligible") == (some.scored.reason[row] is not None)
+        assert "filtered" in reason if status == "not eligible" else "rank" in reason
     first = few.at.tolist().index(int(some.chosen[0]))
-    assert few.why[first] == "taken as number 1; rank 1 of 80 by instructdiff"
+    assert few.reason[first] == "taken as number 1; rank 1 of 80 by instructdiff"
     assert len(examples(some).at) == 100
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from instdiff.errors import ConfigError
-from instdiff.scoring.sharding.shard import Stripe, stripe
+from instdiff.scoring.sharding.shard import Shard, shard_of_this_job
 
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}
 STEPPED = {**ARRAY, "SLURM_ARRAY_TASK_ID": "11", "SLURM_ARRAY_TASK_STEP": "2"}
@@ -15,10 +15,10 @@ POD = {"JOB_COMPLETION_INDEX": "3"}
 
 
 def test_stripes_share_all_rows() -> None:
-    rows = [Stripe(index, 4).rows(10).tolist() for index in range(4)]
+    rows = [Shard(index, 4).rows(10).tolist() for index in range(4)]
     assert rows == [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]
-    assert len(Stripe(5, 6).rows(3)) == 0
-    assert np.array_equal(np.sort(np.concatenate([Stripe(i, 7).rows(23) for i in range(7)])), np.arange(23))
+    assert len(Shard(5, 6).rows(3)) == 0
+    assert np.array_equal(np.sort(np.concatenate([Shard(i, 7).rows(23) for i in range(7)])), np.arange(23))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_stripes_share_all_rows() -> None:
     ],
 )
 def test_auto(environ: dict[str, str], expected: tuple[int, int]) -> None:
-    found = stripe("auto", environ=environ)
+    found = shard_of_this_job("auto", environ=environ)
     assert (found.index, found.count) == expected
     assert "=" in found.by
 
@@ -51,12 +51,12 @@ def test_auto(environ: dict[str, str], expected: tuple[int, int]) -> None:
     ],
 )
 def test_a_number_without_an_index(shards: int, environ: dict[str, str], index: int) -> None:
-    found = stripe(shards, environ=environ)
+    found = shard_of_this_job(shards, environ=environ)
     assert (found.index, found.count) == (index, shards)
 
 
 def test_options_go_first() -> None:
-    assert stripe(4, 1, ARRAY) == Stripe(1, 4)
+    assert shard_of_this_job(4, 1, ARRAY) == Shard(1, 4)
 
 
 @pytest.mark.parametrize(
@@ -75,5 +75,5 @@ def test_options_go_first() -> None:
 )
 def test_what_is_not_clear_is_refused(shards: object, index: int | None, environ: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        stripe(shards, index, environ)  # type: ignore[arg-type]
+        shard_of_this_job(shards, index, environ)  # type: ignore[arg-type]
     assert says in str(refused.value)

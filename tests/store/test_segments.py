@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instdiff.store import column as pieces
-from instdiff.store import store as module
 from instdiff.core import Entropy, Nll
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.store import ColumnId, Store, collect, info
+from instdiff.store import column as pieces
+from instdiff.store import store as module
 from instdiff.store.keys import among, first_of_each, halves
 from instdiff.store.segment import Segment
 

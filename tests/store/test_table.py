@@ -37,11 +37,11 @@ def test_what_is_written_is_read(table: ScoreTable, tmp_path: Path, ending: str)
     for name in table:
         assert again[name].method == table[name].method
         np.testing.assert_array_equal(again[name].value, table[name].value)  # to the last bit
-        assert again[name].why.tolist() == table[name].why.tolist()
+        assert again[name].reason.tolist() == table[name].reason.tolist()
         assert again[name].details.keys() == table[name].details.keys()
         for detail, values in table[name].details.items():
             np.testing.assert_array_equal(again[name].details[detail], values)
-        assert again[name].best().tolist() == table[name].best().tolist()
+        assert again[name].rank_rows().tolist() == table[name].rank_rows().tolist()
 
 
 def test_columns_and_nulls(table: ScoreTable, tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_columns_and_nulls(table: ScoreTable, tmp_path: Path) -> None:
         **{f"{name}.why": "empty_response" for name in table},
     }
     for name in ("instructdiff", "ifd", "perplexity"):
-        column, why = arrow[name].to_pylist(), arrow[f"{name}.why"].to_pylist()
-        assert [value is None for value in column] == [word is not None for word in why]
+        column, reason = arrow[name].to_pylist(), arrow[f"{name}.why"].to_pylist()
+        assert [value is None for value in column] == [word is not None for word in reason]
     assert table.reasons()["instructdiff"] == {"empty_response": 1, "filtered": 2}
 
 
@@ -87,7 +87,7 @@ def test_a_long_text_table(tmp_path: Path) -> None:
         again = read_scores(tmp_path / f"s.{ending}")
         assert again.n_tokens.tolist() == [-1] * 30_000
         np.testing.assert_array_equal(again["random"].value, table["random"].value)
-        assert again["random"].why.tolist() == [None] * 29_999 + ["empty_response"]
+        assert again["random"].reason.tolist() == [None] * 29_999 + ["empty_response"]
 
 
 def test_errors(table: ScoreTable, tmp_path: Path) -> None:

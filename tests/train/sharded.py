@@ -34,7 +34,7 @@ def model_of(lora: bool) -> tuple[Any, Any]:
 def prepared(model: Any, start: Any, lora: bool) -> Any:
     causal = model.get_base_model() if lora else model
     halves = Halves(causal)
-    copied = Reference.copied(start, torch.device("cpu"), torch.float32)
+    copied = Reference.copy_of(start, torch.device("cpu"), torch.float32)
     causal.forward = TargetLoss(halves, "asft", Reference(halves, model.disable_adapter) if lora else copied, 0.5)
     return model
 

@@ -37,7 +37,7 @@ def test_a_loss_that_is_no_number_ends_it(tmp_path: Path) -> None:
 
 
 def test_no_usable_row(base: Path, tmp_path: Path) -> None:
-    rows = make_rows(3, why={0: "too_long", 1: "too_long", 2: "empty_response"})
+    rows = make_rows(3, reason={0: "too_long", 1: "too_long", 2: "empty_response"})
     with pytest.raises(DataError, match=r"none of 3 rows can be trained on: .*'too_long': 2"):
         run(base, tmp_path / "out", rows)
 

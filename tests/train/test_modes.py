@@ -175,10 +175,10 @@ def test_four_bits_say_what_they_lack(base: Path, tmp_path: Path, monkeypatch: p
 def test_four_bits_are_asked_for(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tiny_llama import settings
 
-    from instdiff.training.trainer import _quantised
+    from instdiff.training.trainer import _quantisation
 
     monkeypatch.setenv("LOCAL_RANK", "3")
-    how = _quantised(settings(load_in_4bit=True, use_lora=True, dtype="auto"))
+    how = _quantisation(settings(load_in_4bit=True, use_lora=True, dtype="auto"))
     config = how["quantization_config"]
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
     assert config.bnb_4bit_compute_dtype == how["dtype"] == torch.bfloat16 and how["device_map"] == {"": 3}

@@ -50,7 +50,7 @@ def test_batches_show_the_rows_and_nothing_else(base: Path, tmp_path: Path, monk
             return batches[-1]
 
     monkeypatch.setattr(trainer, "Collator", Spy)
-    rows = make_rows(13, why={2: "empty_response", 5: "too_long", 7: "too_long"}, cut=4)
+    rows = make_rows(13, reason={2: "empty_response", 5: "too_long", 7: "too_long"}, cut=4)
     report = run(base, tmp_path / "out", rows, num_train_epochs=1)
     assert (report.rows, report.left_out, report.truncated) == (10, {"empty_response": 1, "too_long": 2}, 1)
     assert report.target_tokens == int(rows.target.sum())
@@ -61,7 +61,7 @@ def test_batches_show_the_rows_and_nothing_else(base: Path, tmp_path: Path, monk
             assert mask[:length].all() and (labels[length:] == IGNORED).all() and (ids[length:] == EOS).all()
             seen.append((ids[:length].tolist(), labels[:length].tolist()))
     expected = []
-    for row in np.flatnonzero(rows.why == None):  # noqa: E711 - elementwise
+    for row in np.flatnonzero(rows.reason == None):  # noqa: E711 - elementwise
         ids = rows.ids[row]
         hit = rows.target[rows.ids.offsets[row] : rows.ids.offsets[row + 1]]
         expected.append((ids.tolist(), np.where(hit, ids, IGNORED).tolist()))

@@ -54,7 +54,7 @@ def make_base(folder: Path, dtype: torch.dtype = torch.float32, pad: bool = Fals
     return folder
 
 
-def make_rows(count: int = 12, seed: int = 0, why: dict[int, str] | None = None, cut: int = -1) -> Rows:
+def make_rows(count: int = 12, seed: int = 0, reason: dict[int, str] | None = None, cut: int = -1) -> Rows:
     """Rows of a prompt, a response and an end token that is a target; row ``cut`` was cut before its end."""
     rng = np.random.default_rng(seed)
     ids: list[list[int]] = []
@@ -62,11 +62,11 @@ def make_rows(count: int = 12, seed: int = 0, why: dict[int, str] | None = None,
     for row in range(count):
         prompt, response = rng.integers(2, 8), rng.integers(1, 9)
         end = [] if row == cut else [EOS]
-        out = why is not None and row in why
+        out = reason is not None and row in reason
         ids.append([] if out else [1, *rng.integers(3, VOCAB, prompt - 1 + response).tolist(), *end])
         target.append([] if out else [False] * prompt + [True] * (response + len(end)))
     reasons = np.full(count, None, object)
-    for row, word in (why or {}).items():
+    for row, word in (reason or {}).items():
         reasons[row] = word
     truncated = np.arange(count) == cut
     return Rows(Ragged.of(ids, np.int32), Ragged.of(target, np.bool_).values, truncated, reasons)

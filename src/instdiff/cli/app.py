@@ -49,7 +49,7 @@ def command(name: str, examples: str = "", on: typer.Typer = app) -> Callable[[F
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(0)
             except InstDiffError as error:
-                print(_told(error, as_json=bool(kwargs.get("json"))), file=sys.stderr)
+                print(render_error(error, as_json=bool(kwargs.get("json"))), file=sys.stderr)
                 sys.exit(2)
             except KeyboardInterrupt:
                 print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)
@@ -64,7 +64,8 @@ def command(name: str, examples: str = "", on: typer.Typer = app) -> Callable[[F
     return wrap
 
 
-def _told(error: InstDiffError, *, as_json: bool) -> str:
+def render_error(error: InstDiffError, *, as_json: bool) -> str:
+    """An error as the user reads it, or as JSON."""
     text = str(error)
     return json.dumps({"error": text, "kind": type(error).__name__}) if as_json else f"error: {text}"
 

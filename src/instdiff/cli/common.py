@@ -33,7 +33,7 @@ def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
     )
 
 
-def needed(output: str | None) -> str:
+def require_output(output: str | None) -> str:
     """An output path, which has no sensible default."""
     from instdiff.errors import ConfigError
 
@@ -49,7 +49,7 @@ def run_settings(config: ScoreConfig | SelectConfig) -> Settings:
     return settings_of(config)
 
 
-def configured(kind: Any, config: str | None, given: dict[str, Any], overrides: list[str]) -> Any:
+def read_config(kind: Any, config: str | None, given: dict[str, Any], overrides: list[str]) -> Any:
     """A command's configuration, with at least one method."""
     from instdiff.config.base import load as load_config
     from instdiff.errors import ConfigError
@@ -60,7 +60,7 @@ def configured(kind: Any, config: str | None, given: dict[str, Any], overrides: 
     return settings
 
 
-def built(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[str, str]]:
+def build_methods(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[str, str]]:
     """The configuration's methods, and how each was named."""
     from instdiff.config.methods import make_methods, short_name
 
@@ -83,7 +83,7 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
     from instdiff.scoring.scorer import score
     from instdiff.store import Store
 
-    named, specs = built(config)
+    named, specs = build_methods(config)
     warmup = getattr(config, "warmup", None)
     target = target_rows(config)
     listed = {"warmup": load(warmup, targets=config.targets, map=config.mapping()).ids} if warmup else None

@@ -47,7 +47,7 @@ def compare(
     from instdiff.experiments.compare import compare as run
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(
+    given = o.options_given(
         data=data, model=model, method=method, budget=budget, output=output, limit=limit, format=format, map=map,
         targets=targets, target=target, template=template, max_length=max_length, dtype=dtype, device=device,
         batch_tokens=batch_tokens, workers=workers, store=store, strict=strict,

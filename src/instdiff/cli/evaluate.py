@@ -87,7 +87,7 @@ def evaluate(
     from instdiff.evaluation.evaluator import evaluate as run
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(
+    given = o.options_given(
         model=model, suite=suite, task=task, data=data, format=format, map=map, targets=targets, data_dir=data_dir,
         limit=limit, output=output, n=n, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
         shots=shots, generator=generator, concurrency=concurrency, judge=judge, reference=reference, answers=answers,
@@ -98,14 +98,14 @@ def evaluate(
     settings = load_config(EvalConfig, config, given, overrides or [])
     results = run(settings, log=console.log, progress=console)
     facts = {"output": settings.output, "suites": {found.suite: _facts(found) for found in results}}
-    console.result(facts, told(results))
+    console.result(facts, results_text(results))
 
 
 def _facts(found: SuiteResult) -> dict[str, Any]:
     return {key: value for key, value in found.record().items() if key != "items"}
 
 
-def told(results: list[SuiteResult]) -> str:
+def results_text(results: list[SuiteResult]) -> str:
     """Tasks with their intervals, and each suite's mean."""
     rows: list[list[Any]] = []
     for found in results:

@@ -8,7 +8,7 @@ import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import needed
+from instdiff.cli.common import require_output
 from instdiff.cli.console import Console
 
 Scores = Annotated[str | None, typer.Option("--scores", help="What `score` wrote.", metavar="FILE")]
@@ -42,7 +42,7 @@ def explain(
     json: o.Json = False,
 ) -> None:
     """Show one row: scores, ranks, reasons, and its tokens coloured by what the models said."""
-    from instdiff.cli.explain_view import explained
+    from instdiff.cli.explain_view import explanation_text
     from instdiff.cli.token_view import print_tokens
     from instdiff.config.base import load as load_config
     from instdiff.config.selection import ExplainConfig
@@ -53,7 +53,7 @@ def explain(
     from instdiff.selection.record import Reading, find
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(
+    given = o.options_given(
         data=data, scores=scores, selection=selection, by=by, format=format, map=map, targets=targets, store=store
     )
     settings = load_config(ExplainConfig, config, given, overrides or [])
@@ -66,7 +66,7 @@ def explain(
     pool = reading.load(settings.data, known, limit=int(table.rows.max()) + 1)
     chosen = find(settings.selection, reading) if settings.selection else None
     facts = look(pool, table, row, selection=chosen, store=settings.store, log=console.log)
-    console.result(as_json(facts), explained(facts))
+    console.result(as_json(facts), explanation_text(facts))
     if not json:
         print_tokens(facts["tokens"], settings.by)
 
@@ -106,7 +106,7 @@ def diff(
     from instdiff.selection.record import Reading
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(data=data, scores=scores, by=by, examples=examples, format=format, map=map, targets=targets)
+    given = o.options_given(data=data, scores=scores, by=by, examples=examples, format=format, map=map, targets=targets)
     settings = load_config(DiffConfig, config, given, overrides or [])
     facts = difference(
         a,
@@ -176,7 +176,7 @@ def export(
     from instdiff.selection.record import Reading
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(
+    given = o.options_given(
         data=data, format=format, output=output, name=name, layout=layout, template=template, model=model,
         license=license, push=push, public=public, source=source, data_format=data_format, map=map, targets=targets,
     )  # fmt: skip
@@ -188,7 +188,7 @@ def export(
     done = hand_over(
         settings.data,
         settings.format,
-        needed(settings.output),
+        require_output(settings.output),
         source=settings.source,
         name=settings.name,
         layout=settings.layout,

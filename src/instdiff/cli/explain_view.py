@@ -12,7 +12,7 @@ TEXT = 1200
 """Characters of a turn that are shown."""
 
 
-def explained(facts: Mapping[str, Any]) -> str:
+def explanation_text(facts: Mapping[str, Any]) -> str:
     """One row."""
     tokens = "" if facts["n_tokens"] is None else f", {facts['n_tokens']:,} response tokens"
     cut = ", cut at the length limit" if facts["truncated"] else ""

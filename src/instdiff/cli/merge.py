@@ -9,9 +9,9 @@ import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import built, load_pool, run_settings, target_rows
+from instdiff.cli.common import build_methods, load_pool, run_settings, target_rows
 from instdiff.cli.console import Console
-from instdiff.cli.score import TABLES, TABLES_SAID, finished, listed_rows
+from instdiff.cli.score import TABLES, TABLES_SAID, listed_rows, write_scores
 
 if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
@@ -48,16 +48,16 @@ def merge(
     if Path(out).suffix not in TABLES:
         raise ConfigError(f"scores go to {TABLES_SAID}, not to '{out}'")
     first = complete(folder)
-    given = o.given(data=data, warmup=warmup, target=target, store=store)
+    given = o.options_given(data=data, warmup=warmup, target=target, store=store)
     settings = _again(first, given, model, method or [], folder)
-    named, specs = built(settings)
+    named, specs = build_methods(settings)
     scores = merged(
         folder, load_pool(settings, console, out), named, bind(settings.model),
         settings=run_settings(settings), store=Store(settings.store), listed=listed_rows(settings),
         target=target_rows(settings), specs=specs, log=console.log,
     )  # fmt: skip
     console.log(f"{first['about']['shards']} shards of {folder} are joined")
-    finished(scores, out, console, strict=strict)
+    write_scores(scores, out, console, strict=strict)
 
 
 def _again(

@@ -76,7 +76,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Only results and errors.")
 Json = Annotated[bool, typer.Option("--json", help="Results and log lines as JSON.")]
 
 
-def given(**options: Any) -> dict[str, Any]:
+def options_given(**options: Any) -> dict[str, Any]:
     """The options that were given."""
     return {key: value for key, value in options.items() if value is not None and value != [] and value is not False}
 

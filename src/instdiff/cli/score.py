@@ -10,7 +10,15 @@ import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import built, configured, load_pool, needed, run_score, run_settings, target_rows
+from instdiff.cli.common import (
+    build_methods,
+    load_pool,
+    read_config,
+    require_output,
+    run_score,
+    run_settings,
+    target_rows,
+)
 from instdiff.cli.console import Console, clock, table
 
 if TYPE_CHECKING:
@@ -71,24 +79,24 @@ def plan(
 ) -> None:
     """Show what scoring would cost; spends nothing."""
     from instdiff.config.commands import ScoreConfig
-    from instdiff.scoring.cost import bill
+    from instdiff.scoring.cost import estimate_cost
     from instdiff.scoring.scorer import workbench
     from instdiff.store import Store
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(
+    given = o.options_given(
         data=data, model=model, method=method, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, store=store, target=target, seed=seed,
         cluster=cluster,
     )  # fmt: skip
-    settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
-    named, _ = built(settings)
+    settings = read_config(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
+    named, _ = build_methods(settings)
     pool = load_pool(settings, console, None)
     bench = workbench(
         pool, named, settings.model, run_settings(settings), Store(settings.store),
         target=target_rows(settings), log=console.log,
     )  # fmt: skip
-    costs = bill(bench, named)
+    costs = estimate_cost(bench, named)
     facts = costs.to_dict()
     header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
     rows = [
@@ -122,7 +130,7 @@ def _on_a_cluster(settings: ScoreConfig, pool: Pool, console: Console) -> tuple[
     assert settings.cluster is not None
     machines = Cluster.of(settings.cluster)
     rates = measure(
-        pool, built(settings)[0], bind(settings.model), settings=run_settings(settings),
+        pool, build_methods(settings)[0], bind(settings.model), settings=run_settings(settings),
         target=target_rows(settings), store=Store(settings.store),
     )  # fmt: skip
     found = estimates(rates, machines)
@@ -198,27 +206,27 @@ def score(
     from instdiff.errors import ConfigError
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(
+    given = o.options_given(
         data=data, model=model, method=method, output=output, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
         workers=workers, executor=executor, store=store, warmup=warmup, target=target, seed=seed, strict=strict,
         shards=shards, shard_index=shard_index, judge_concurrency=judge_concurrency,
     )  # fmt: skip
-    settings = configured(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
-    out = needed(settings.output)
+    settings = read_config(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
+    out = require_output(settings.output)
     if settings.shards is not None or settings.shard_index is not None:
         _one_shard(settings, out, console)
         return
     if Path(out).suffix not in TABLES:  # before hours are spent
         raise ConfigError(f"scores go to {TABLES_SAID}, not to '{out}'")
-    finished(run_score(settings, load_pool(settings, console, out), console), out, console, strict=settings.strict)
+    write_scores(run_score(settings, load_pool(settings, console, out), console), out, console, strict=settings.strict)
 
 
 TABLES = (".parquet", ".jsonl", ".csv")
 TABLES_SAID = ".parquet, .jsonl or .csv"
 
 
-def finished(scores: ScoreTable, out: str, console: Console, *, strict: bool) -> None:
+def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool) -> None:
     """Write a score table and say what is in it; exit 3 where ``strict`` and a row could not be scored."""
     scores.write(out)
     reasons = scores.reasons()
@@ -252,7 +260,7 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
     """Compute the columns of a stripe of the rows; ``merge`` makes scores of them."""
     from instdiff.errors import ConfigError
     from instdiff.scoring.models import bind
-    from instdiff.scoring.sharding.shard import stripe
+    from instdiff.scoring.sharding.shard import shard_of_this_job
     from instdiff.scoring.sharding.shard_file import ranges
     from instdiff.scoring.sharding.shards import score_shard
     from instdiff.store import Store
@@ -265,11 +273,11 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
         raise ConfigError("standard input cannot be read again by every shard and by merge; give a file with --data")
     if settings.strict:
         raise ConfigError("a shard computes columns, not scores; give --strict to `instdiff merge`")
-    mine = stripe(settings.shards, settings.shard_index)
+    mine = shard_of_this_job(settings.shards, settings.shard_index)
     # One of them writes the rejected lines, which are the same for all.
     pool = load_pool(settings, console, str(Path(out) / "scores.parquet") if mine.index == 0 else None)
     console.log(f"{mine} ({mine.by}): {len(mine.rows(len(pool))):,} of {len(pool):,} rows")
-    named, specs = built(settings)
+    named, specs = build_methods(settings)
     done = score_shard(
         pool, named, bind(settings.model), mine, out,
         settings=run_settings(settings), store=Store(settings.store), listed=listed_rows(settings),

@@ -9,7 +9,7 @@ import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import load_pool, needed, run_score
+from instdiff.cli.common import load_pool, require_output, run_score
 from instdiff.cli.console import Console
 
 if TYPE_CHECKING:
@@ -39,9 +39,11 @@ def sample(
     from instdiff.selection.selector import sample_rows
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(data=data, output=output, max_samples=max_samples, limit=limit, seed=seed, format=format, map=map)
+    given = o.options_given(
+        data=data, output=output, max_samples=max_samples, limit=limit, seed=seed, format=format, map=map
+    )
     settings = load_config(SampleConfig, config, given, overrides or [])
-    out = needed(settings.output)
+    out = require_output(settings.output)
     if settings.max_samples is None:
         raise ConfigError("no size is named; give --max-samples N")
     pool = load_pool(settings, console, out)
@@ -95,13 +97,13 @@ def select(
     from instdiff.selection.selector import select as choose
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(
+    given = o.options_given(
         data=data, scores=scores, method=method, budget=budget, order=order, group_by=group_by, with_scores=with_scores,
         output=output, record=record, model=model, limit=limit, format=format, map=map, targets=targets, store=store,
         seed=seed,
     )  # fmt: skip
     settings = load_config(SelectConfig, config, given, [*o.method_sets(set), *(overrides or [])])
-    out = needed(settings.output)
+    out = require_output(settings.output)
     pool = load_pool(settings, console, out)
     table = _scores(settings, pool, console)
     name = _one_method(settings, table)

@@ -53,9 +53,9 @@ def print_tokens(spoken: Sequence[Spoken], by: str | None = None) -> None:
         mean = sum(values) / max(len(values), 1)
         print(f"\n{name}, {one.view}: {len(values):,} tokens, mean {mean:.4g}, {scale(name)}")
         if sys.stdout.isatty():
-            _coloured(one, name, context)
+            _print_coloured(one, name, context)
         else:
-            print(marked(one, name, context))
+            print(mark_tokens(one, name, context))
 
 
 def scale(name: str) -> str:
@@ -68,7 +68,7 @@ def scale(name: str) -> str:
     return f"in nats; shades change at {', '.join(f'{edge:g}' for edge in EDGES)}"
 
 
-def marked(one: Spoken, name: str, context: bool = True) -> str:
+def mark_tokens(one: Spoken, name: str, context: bool = True) -> str:
     """Each scored token in brackets with its value, the others as they are, or left out."""
     return "".join(
         visible(text) if value is None else f"[{visible(text)}|{value:.2f}]"
@@ -99,7 +99,7 @@ def style(name: str, value: float) -> str:
     return RISING[sum(value >= edge for edge in EDGES)]
 
 
-def _coloured(one: Spoken, name: str, context: bool) -> None:
+def _print_coloured(one: Spoken, name: str, context: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 

@@ -10,13 +10,13 @@ import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import load_pool, needed
+from instdiff.cli.common import load_pool, require_output
 from instdiff.cli.compare import tables
 from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
     from instdiff.config.commands import TrainConfig
-    from instdiff.experiments.pipeline import Outcome
+    from instdiff.experiments.pipeline import PipelineResult
 
 
 PrintLaunch = Annotated[
@@ -67,7 +67,7 @@ def train(
     # An option's value cannot be left out here, so the folder comes as an argument: one that is no key=value.
     words = overrides or []
     folder = next((word for word in words if print_launch and "=" not in word), None)
-    given = o.given(
+    given = o.options_given(
         data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
         template=template, device=device, store=store, seed=seed, nodes=nodes, gpus_per_node=gpus_per_node,
         print_launch=folder or ("launch" if print_launch else None),
@@ -76,7 +76,7 @@ def train(
     if settings.print_launch:
         _places(settings)
         launch = write_launch(settings, Path(settings.print_launch))
-        console.result({"files": [str(file) for file in launch.files], "commands": launch.commands}, launch.told())
+        console.result({"files": [str(file) for file in launch.files], "commands": launch.commands}, launch.as_text())
         return
     facts = _fit(settings, console)
     if main:
@@ -91,7 +91,7 @@ def _places(settings: TrainConfig) -> tuple[str | None, str, str]:
     model = settings.model or part.model_name_or_path
     if not model:
         raise ConfigError("no model is named; give --model WHERE or train.model_name_or_path")
-    return settings.data or part.data_path, model, needed(settings.output or part.output_dir)
+    return settings.data or part.data_path, model, require_output(settings.output or part.output_dir)
 
 
 def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def pipeline(
     from instdiff.reporting import write_report
 
     console = Console(quiet=quiet, as_json=json)
-    given = o.given(
+    given = o.options_given(
         data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
         template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
         workers=workers, store=store, seed=seed,
@@ -158,10 +158,10 @@ def pipeline(
     except PlanError as error:  # the run is whole without its page
         console.log(f"warning: there is no page: {error}; then run: instdiff report {outcome.folder}")
     facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages, "suites": outcome.suites}
-    console.result(facts, _told(outcome))
+    console.result(facts, _outcome_text(outcome))
 
 
-def _told(outcome: Outcome) -> str:
+def _outcome_text(outcome: PipelineResult) -> str:
     """The stages and the models of a run, as tables."""
     counted = [s for s in outcome.stages if s["event"].startswith(("warm-up", "round"))]
     stages = [

@@ -28,7 +28,7 @@ class Config(BaseModel):
         return {}
 
     @classmethod
-    def spelled(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
+    def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
         """An override's path as it goes into the tree, given what stands there."""
         return path
 
@@ -149,7 +149,7 @@ def split(override: str) -> tuple[list[str], Any]:
     return path.split("."), scalar(text)
 
 
-def nested(path: Iterable[str], value: Any) -> dict[str, Any]:
+def nest(path: Iterable[str], value: Any) -> dict[str, Any]:
     """A value under its path."""
     for part in reversed(list(path)):
         value = {part: value}
@@ -157,21 +157,21 @@ def nested(path: Iterable[str], value: Any) -> dict[str, Any]:
     return out
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` laid over ``below``, mapping by mapping."""
     out = dict(below)
     for key, value in above.items():
         old = out.get(key)
-        out[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return out
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``merged``, where methods named above replace those below; what both name keeps its parameters."""
+    """``merge``, where methods named above replace those below; what both name keeps its parameters."""
     old, new = below.get("method"), above.get("method")
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         below = {**below, "method": {name: params for name, params in old.items() if name in new}}
-    return merged(below, above)
+    return merge(below, above)
 
 
 def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], overrides: Iterable[str] = ()) -> C:
@@ -184,8 +184,8 @@ def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], ove
     values = _overlaid(values, canonical(kind, options, "the command line"))
     for override in overrides:
         path, value = split(override)
-        above = canonical(kind, nested(kind.spelled(path, values), value), f"'{override}'")
-        values = _overlaid(values, above) if len(path) == 1 else merged(values, above)
+        above = canonical(kind, nest(kind.resolve_key(path, values), value), f"'{override}'")
+        values = _overlaid(values, above) if len(path) == 1 else merge(values, above)
     return build(kind, values, str(file) if file else "the command line")
 
 

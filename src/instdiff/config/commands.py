@@ -17,7 +17,7 @@ from instdiff.errors import ConfigError, did_you_mean
 __all__ = [
     *("DataConfig", "EvalPart", "PipelineConfig", "RunConfig", "SampleConfig", "ScoreConfig", "ScorePart"),
     *("SelectConfig", "SelectPart", "SelectTrainPart", "TrainConfig", "TrainPart", "WarmupPart"),
-    *("check_role_names", "method_path", "parse_methods", "parse_models", "parse_pairs", "shaped"),
+    *("check_role_names", "method_path", "parse_methods", "parse_models", "parse_pairs", "normalise_roles"),
 ]
 
 DTYPES = Literal["auto", "float32", "bfloat16", "float16"]
@@ -144,10 +144,10 @@ class ScoreConfig(DataConfig, RunConfig):
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Models by role, methods by name."""
-        return shaped(values)
+        return normalise_roles(values)
 
     @classmethod
-    def spelled(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
+    def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
         """Parameters go to a method that is asked for, by its short name."""
         return method_path(path, values)
 
@@ -200,7 +200,7 @@ def parse_methods(value: Any) -> dict[str, dict[str, Any]]:
     return {name: {} for name in names}
 
 
-def shaped(values: dict[str, Any]) -> dict[str, Any]:
+def normalise_roles(values: dict[str, Any]) -> dict[str, Any]:
     """``model`` as roles, ``method`` as names with parameters."""
     parsers = {"model": parse_models, "method": parse_methods}
     return {key: parsers[key](v) if key in parsers and v is not None else v for key, v in values.items()}
@@ -240,10 +240,10 @@ class SelectConfig(DataConfig, RunConfig):
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Models by role, methods by name."""
-        return shaped(values)
+        return normalise_roles(values)
 
     @classmethod
-    def spelled(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
+    def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
         """Parameters go to a method that is asked for, by its short name."""
         return method_path(path, values)
 

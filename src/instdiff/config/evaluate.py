@@ -77,7 +77,7 @@ class EvalConfig(DataConfig, RunConfig):
         return values
 
     @classmethod
-    def spelled(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
+    def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
         """``data.gsm8k=PATH`` names the file of a task."""
         return ["task_data", *path[1:]] if len(path) > 1 and path[0] == "data" else path
 

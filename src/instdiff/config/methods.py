@@ -46,7 +46,7 @@ def make_method(
         if given.get(key) is None:
             given.pop(key, None)
             continue
-        made = [_inner(one, f"{short_name(spec)}.{key}", seed, files) for one in _listed(given[key], several)]
+        made = [_inner(one, f"{short_name(spec)}.{key}", seed, files) for one in _as_list(given[key], several)]
         given[key] = tuple(made) if several else made[0]
     try:
         method: Method = _adapter(kind).validate_python(given)
@@ -66,7 +66,7 @@ def inner_methods(kind: type[Method]) -> dict[str, bool]:
     return {f.name: kinds[hints[f.name]] for f in dataclasses.fields(kind) if hints[f.name] in kinds}
 
 
-def _listed(value: Any, several: bool) -> list[Any]:
+def _as_list(value: Any, several: bool) -> list[Any]:
     if several and isinstance(value, str):
         return [name.strip() for name in value.split(",") if name.strip()]
     return list(value) if several and isinstance(value, list | tuple) else [value]

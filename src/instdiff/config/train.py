@@ -133,7 +133,7 @@ class TrainSettings(Config):
 
     @field_validator("mode")
     @classmethod
-    def _known_mode(cls, mode: str) -> str:
+    def _check_mode(cls, mode: str) -> str:
         # A ConfigError passes through pydantic as it is; a ValueError would get a prefix that says nothing to a user.
         if mode not in MODES:
             raise ConfigError(f"unknown training mode '{mode}'{did_you_mean(mode, MODES)}")

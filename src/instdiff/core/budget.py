@@ -70,11 +70,11 @@ class Budget:
         """Whether its unit is response tokens, not rows."""
         return self.kind in ("tokens", "token_share")
 
-    def fixed(self, scored: Rankable) -> Budget:
+    def as_count(self, scored: Rankable) -> Budget:
         """The same amount as a count, for a part of these rows."""
         return Budget(self.target(scored), "tokens" if self.of_tokens else "rows")
 
-    def filled(self, order: npt.NDArray[np.int64], scored: Rankable) -> bool:
+    def is_filled_by(self, order: npt.NDArray[np.int64], scored: Rankable) -> bool:
         """Whether a ranking is long enough."""
         return (int(scored.n_tokens[order].sum()) if self.of_tokens else len(order)) >= self.target(scored)
 
@@ -137,7 +137,7 @@ def configured_budget(budget: str | int | None, ratio: float | None) -> Budget:
     return parse_budget("10%" if budget is None else budget)
 
 
-def divided(amount: int, weights: Sequence[int], limits: Sequence[int]) -> list[int]:
+def divide(amount: int, weights: Sequence[int], limits: Sequence[int]) -> list[int]:
     """A count in proportion to ``weights``, none above its limit: what one cannot use goes to the others.
 
     Fractions go to the largest remainders, the first of equal ones. The sum is the count, or that of the limits where

@@ -21,19 +21,19 @@ def no_reasons(rows: int) -> Reasons:
     return np.broadcast_to(np.array(None, object), rows)
 
 
-def slim(why: Reasons) -> Reasons:
+def compact_reasons(reason: Reasons) -> Reasons:
     """The same reasons, without room for them where no row has one."""
-    return why if any(word is not None for word in why) else no_reasons(len(why))
+    return reason if any(word is not None for word in reason) else no_reasons(len(reason))
 
 
-def first_of(one: Reasons, other: Reasons) -> Reasons:
+def first_reason(one: Reasons, other: Reasons) -> Reasons:
     """Per row the reason of ``one``, else that of ``other``; not to be written to."""
     if one.strides == (0,) or other.strides == (0,):
         return other if one.strides == (0,) else one
     return np.where(one == None, other, one)  # noqa: E711 - elementwise
 
 
-def joined(parts: Sequence[Reasons]) -> Reasons:
+def concat_reasons(parts: Sequence[Reasons]) -> Reasons:
     """Reasons end to end."""
     if all(part.strides == (0,) for part in parts):
         return no_reasons(sum(map(len, parts)))
@@ -44,7 +44,7 @@ class Signals:
     """The columns that a method asked for, under the names it gave them.
 
     ``ids`` are content hashes; ``occurrence`` counts rows with the same id in input order, so that (id, occurrence)
-    tells rows apart whatever their order. ``why`` holds, per row, the reason for which some column has no value.
+    tells rows apart whatever their order. ``reason`` holds, per row, the reason for which some column has no value.
     ``prior`` are the scores by which an earlier method chose these rows, where there is one.
 
     A column is looked up when it is asked for, so that a mapping may read it from disk only then. Those named in
@@ -55,12 +55,12 @@ class Signals:
         self,
         columns: Mapping[str, Ragged | npt.NDArray[Any]],
         ids: Sequence[str],
-        why: Reasons,
+        reason: Reasons,
         prior: Floats | None = None,
         aside: Iterable[str] = (),
     ) -> None:
         self._columns = columns
-        self.ids, self.why, self.prior, self.aside = Ids.of(ids), why, prior, frozenset(aside)
+        self.ids, self.reason, self.prior, self.aside = Ids.of(ids), reason, prior, frozenset(aside)
 
     def __getattr__(self, name: str) -> Any:
         columns = self.__dict__.get("_columns", {})
@@ -76,13 +76,13 @@ class Signals:
         if prior is None and self.prior is not None:
             prior = self.prior[rows]
         columns = _Columns({name: name for name in self._columns}, self._columns, rows, self.aside)
-        return Signals(columns, self.ids.take(rows), self.why[rows], prior, self.aside)
+        return Signals(columns, self.ids.take(rows), self.reason[rows], prior, self.aside)
 
     def part(self, prefix: str) -> Signals:
         """The columns ``PREFIX.NAME`` under ``NAME``: those of one of several methods in one."""
         names = {name.removeprefix(f"{prefix}."): name for name in self._columns if name.startswith(f"{prefix}.")}
         aside = {name for name, whole in names.items() if whole in self.aside}
-        return Signals(_Columns(names, self._columns), self.ids, self.why, self.prior, aside)
+        return Signals(_Columns(names, self._columns), self.ids, self.reason, self.prior, aside)
 
     @property
     def occurrence(self) -> npt.NDArray[np.int64]:

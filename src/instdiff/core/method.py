@@ -17,7 +17,7 @@ import numpy.typing as npt
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.ranking import best_first
 from instdiff.core.budget import Budget
-from instdiff.core.columns import Floats, Reasons, Signals, first_of, no_reasons
+from instdiff.core.columns import Floats, Reasons, Signals, first_reason, no_reasons
 from instdiff.core.signals import (
     Signal,
 )
@@ -38,15 +38,15 @@ class Scores:
         ValueError: a column has another length.
     """
 
-    def __init__(self, value: npt.ArrayLike, why: Reasons | None = None, **details: npt.ArrayLike) -> None:
+    def __init__(self, value: npt.ArrayLike, reason: Reasons | None = None, **details: npt.ArrayLike) -> None:
         self.value: Floats = np.asarray(value, np.float64)
-        self.why: Reasons = no_reasons(len(self.value)) if why is None else why
+        self.reason: Reasons = no_reasons(len(self.value)) if reason is None else reason
         self.details: dict[str, Floats] = {name: np.asarray(column, np.float64) for name, column in details.items()}
-        for name, column in {"why": self.why, **self.details}.items():
+        for name, column in {"reason": self.reason, **self.details}.items():
             if len(column) != len(self.value):
                 raise ValueError(f"score column {name!r} has {len(column)} rows, expected {len(self.value)}")
 
-    def explained(self, signals: Signals) -> Scores:
+    def with_reasons(self, signals: Signals) -> Scores:
         """The same scores with a reason for every NaN: the signals' own first, then the method's.
 
         Raises:
@@ -54,23 +54,23 @@ class Scores:
         """
         if len(self.value) != len(signals):
             raise ValueError(f"the method gave {len(self.value)} scores for {len(signals)} rows")
-        why = first_of(signals.why, self.why)
-        given = why != None  # noqa: E711 - elementwise
+        reason = first_reason(signals.reason, self.reason)
+        given = reason != None  # noqa: E711 - elementwise
         bad = ~np.isfinite(self.value)
         if not (bad | given).any():
-            return Scores(self.value, why, **self.details)
-        why = first_of(why, reasons(len(why), non_finite=bad))
-        return Scores(np.where(bad | given, np.nan, self.value), why, **self.details)
+            return Scores(self.value, reason, **self.details)
+        reason = first_reason(reason, reasons(len(reason), non_finite=bad))
+        return Scores(np.where(bad | given, np.nan, self.value), reason, **self.details)
 
 
 def reasons(rows: int, **marks: npt.NDArray[np.bool_]) -> Reasons:
     """One reason per row from boolean columns, not to be written to; where several hold, the first named counts."""
     if not any(mark.any() for mark in marks.values()):
         return no_reasons(rows)
-    why = np.full(rows, None, object)
+    reason = np.full(rows, None, object)
     for word, mark in reversed(marks.items()):
-        why[mark] = word
-    return why
+        reason[mark] = word
+    return reason
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Scored:
     name: str
     method: Method
     value: Floats
-    why: Reasons
+    reason: Reasons
     details: Mapping[str, Floats]
     ids: Ids
     n_tokens: npt.NDArray[np.int64]
@@ -115,7 +115,7 @@ class Scored:
             self.name,
             self.method,
             self.value[rows],
-            self.why[rows],
+            self.reason[rows],
             {name: column[rows] for name, column in self.details.items()},
             self.ids.take(rows),
             self.n_tokens[rows],
@@ -130,14 +130,14 @@ class Scored:
     @property
     def scorable(self) -> npt.NDArray[np.bool_]:
         """Rows that could be scored: the eligible ones and those that the method itself filtered."""
-        return self.eligible | np.isin(self.why, FILTERED)
+        return self.eligible | np.isin(self.reason, FILTERED)
 
     @property
     def takeable(self) -> npt.NDArray[np.bool_]:
         """The eligible rows, and those that a set method did not come to."""
-        return self.eligible | np.isin(self.why, NOT_REACHED)
+        return self.eligible | np.isin(self.reason, NOT_REACHED)
 
-    def best(self) -> npt.NDArray[np.int64]:
+    def rank_rows(self) -> npt.NDArray[np.int64]:
         """Eligible rows, best first; ties by id, then row, so that the input's order never matters."""
         return best_first(self.value, self.ids)
 
@@ -171,18 +171,18 @@ class Method:
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """Rows of the subset, best first."""
-        return budget.take(scored.best(), scored)
+        return budget.take(scored.rank_rows(), scored)
 
     def params(self) -> dict[str, Any]:
         """Hyper-parameters by name, as JSON can hold them; a method among them is ``{its name: its parameters}``."""
-        return {f.name: _said(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {f.name: _param_value(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
-def _said(value: Any) -> Any:
+def _param_value(value: Any) -> Any:
     if isinstance(value, Method):
         return {value.origin or value.name: value.params()} if value.origin or value.name else None
     if isinstance(value, tuple) and any(isinstance(one, Method) for one in value):
-        return [_said(one) for one in value]
+        return [_param_value(one) for one in value]
     return value
 
 

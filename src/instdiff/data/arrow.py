@@ -12,7 +12,7 @@ import pyarrow as pa
 from instdiff.core.arrays import spill as spool
 from instdiff.core.arrays.ragged import offsets_of
 
-Positions = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 BYTES_AT_ONCE, ROWS_AT_ONCE = 1 << 24, 1 << 16
 """What is taken out in one piece."""
@@ -47,7 +47,7 @@ class Batches:
         with spool.writing_aside():
             self._writer.close()
         # Mapped without a name: what reads the table keeps the file, and nobody has to remove it.
-        return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(spool.mapped(self._file)))).read_all()
+        return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(spool.map_file(self._file)))).read_all()
 
     def _spill(self) -> None:
         self._file = self._file or spool.temporary(self)
@@ -58,7 +58,7 @@ class Batches:
         self._batches.clear()
 
 
-def taken(table: pa.Table, positions: Positions) -> Iterator[pa.RecordBatch]:
+def take_batches(table: pa.Table, positions: Indices) -> Iterator[pa.RecordBatch]:
     """The rows at these positions in their order, a bounded number of bytes at a time.
 
     Arrow's own ``take`` makes one piece of the whole table first.
@@ -84,7 +84,7 @@ def taken(table: pa.Table, positions: Positions) -> Iterator[pa.RecordBatch]:
         yield from pa.Table.from_batches(found).combine_chunks().take(pa.array(back)).to_batches()
 
 
-def sliced(table: pa.Table, positions: Positions) -> pa.Table:
+def take_table(table: pa.Table, positions: Indices) -> pa.Table:
     """The table of the rows at these positions; of neighbours nothing is copied.
 
     Raises:
@@ -94,11 +94,11 @@ def sliced(table: pa.Table, positions: Positions) -> pa.Table:
     if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
         return table.slice(positions[0], len(positions))
     out = Batches(table.schema)
-    for batch in taken(table, positions):
+    for batch in take_batches(table, positions):
         out.add(batch)
     return out.table()
 
 
-def _check(table: pa.Table, positions: Positions) -> None:
+def _check(table: pa.Table, positions: Indices) -> None:
     if len(positions) and not 0 <= positions.min() <= positions.max() < table.num_rows:
         raise IndexError(f"positions from {positions.min()} to {positions.max()} of {table.num_rows} rows")

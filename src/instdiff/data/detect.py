@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from instdiff.data.formats import FORMATS, Format, Row, conversation, optional_text, system_turn, text
+from instdiff.data.formats import FORMATS, Format, Record, conversation, optional_text, system_turn, text
 from instdiff.data.sample import Message, Sample
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
 MAP_KEYS = ("instruction", "input", "response", "system", "messages")
 
 
-def forced(format: str | None, map: Mapping[str, str] | None) -> Format | None:
+def requested_format(format: str | None, map: Mapping[str, str] | None) -> Format | None:
     """The shape that the user asked for, if any.
 
     Raises:
@@ -22,7 +22,7 @@ def forced(format: str | None, map: Mapping[str, str] | None) -> Format | None:
     if map:
         if format is not None:
             raise ConfigError("give a format or a map, not both")
-        return _mapped(dict(map))
+        return _mapping_format(dict(map))
     if format is None:
         return None
     if format not in FORMATS:
@@ -30,7 +30,7 @@ def forced(format: str | None, map: Mapping[str, str] | None) -> Format | None:
     return FORMATS[format]
 
 
-def vote(rows: Sequence[Row]) -> Format | None:
+def vote(rows: Sequence[Record]) -> Format | None:
     """The shape whose keys most rows have; None where no row has those of any."""
     open_ = {name: form for name, form in FORMATS.items() if not form.asked}
     counts = Counter(
@@ -62,7 +62,7 @@ def check_columns(map: Mapping[str, str], keys: Iterable[str], origin: str) -> N
             )
 
 
-def _mapped(map: dict[str, str]) -> Format:
+def _mapping_format(map: dict[str, str]) -> Format:
     for key in map:
         if key not in MAP_KEYS:
             raise ConfigError(f"unknown map key '{key}'{did_you_mean(key, MAP_KEYS)}")
@@ -70,7 +70,7 @@ def _mapped(map: dict[str, str]) -> Format:
         clash = sorted(set(map) - {"messages", "system"})
         if clash:
             raise ConfigError(f"map: messages holds the whole conversation, '{clash[0]}' cannot stand beside it")
-        return Format("map", lambda row: _whole(row, map), ((map["messages"],),), tuple(map.values()))
+        return Format("map", lambda row: _whole_sample(row, map), ((map["messages"],),), tuple(map.values()))
     for key in ("instruction", "response"):
         if key not in map:
             raise ConfigError(f"map lacks '{key}': give instruction=COLUMN,response=COLUMN or messages=COLUMN")
@@ -78,7 +78,7 @@ def _mapped(map: dict[str, str]) -> Format:
     return Format("map", lambda row: _single(row, map), required, tuple(map.values()))
 
 
-def _whole(row: Row, map: Mapping[str, str]) -> Sample:
+def _whole_sample(row: Record, map: Mapping[str, str]) -> Sample:
     renamed: dict[str, Any] = {"tools": row.get("tools")}
     if map["messages"] in row:
         renamed[map["messages"]] = row[map["messages"]]
@@ -87,7 +87,7 @@ def _whole(row: Row, map: Mapping[str, str]) -> Sample:
     return conversation(renamed if map["messages"] in row else row, map["messages"])
 
 
-def _single(row: Row, map: Mapping[str, str]) -> Sample:
+def _single(row: Record, map: Mapping[str, str]) -> Sample:
     messages = system_turn(row, map["system"]) if "system" in map else []
     second = optional_text(row, map["input"]) if "input" in map else ""
     messages.append(Message("user", text(row, map["instruction"]), second))

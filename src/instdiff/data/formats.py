@@ -13,7 +13,7 @@ from typing import Any
 
 from instdiff.data.sample import Message, Sample
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 _SPEAKERS = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -37,22 +37,22 @@ class Format:
     """
 
     name: str
-    parse: Callable[[Row], Sample]
+    parse: Callable[[Record], Sample]
     required: tuple[tuple[str, ...], ...]
     columns: tuple[str, ...]
     asked: bool = False
 
-    def fits(self, row: Row) -> bool:
+    def fits(self, row: Record) -> bool:
         """Whether the row has this shape's keys."""
         return all(any(key in row for key in group) for group in self.required)
 
-    def used(self, rows: Iterable[Row]) -> list[str]:
+    def keys_used(self, rows: Iterable[Record]) -> list[str]:
         """The keys that are read and that at least one of the rows has."""
         seen = {key for row in rows for key in row}
         return [key for key in self.columns if key in seen and not (key == "context" and "input" in seen)]
 
 
-def alpaca(row: Row) -> Sample:
+def alpaca(row: Record) -> Sample:
     """``instruction``, perhaps ``input``, and ``output`` or ``response``; also ``system`` and ``history``.
 
     Where there is no ``input``, Dolly's ``context`` takes its place.
@@ -68,38 +68,38 @@ def alpaca(row: Row) -> Sample:
     return Sample(tuple(messages))
 
 
-def sharegpt(row: Row) -> Sample:
+def sharegpt(row: Record) -> Sample:
     """``conversations`` of ``{from, value}``, or of plain strings in turn; also ``system`` and ``tools``."""
     return conversation(row, "conversations")
 
 
-def openai(row: Row) -> Sample:
+def openai(row: Record) -> Sample:
     """``messages`` of ``{role, content}``; also ``tools``."""
     return conversation(row, "messages")
 
 
-def prompt_completion(row: Row) -> Sample:
+def prompt_completion(row: Record) -> Sample:
     """``prompt`` and ``completion``, each a text or a list of messages."""
     messages = system_turn(row, "system")
     for key, role in (("prompt", "user"), ("completion", "assistant")):
-        value = needed(row, key)
+        value = require(row, key)
         messages += turns(value, key) if isinstance(value, list) else [Message(role, text(row, key))]
     return Sample(in_order(messages), tools_text(row))
 
 
-def question_answer(row: Row) -> Sample:
+def question_answer(row: Record) -> Sample:
     """``question`` and ``answer``."""
     return Sample((Message("user", text(row, "question")), Message("assistant", text(row, "answer"))))
 
 
-def medmcqa(row: Row) -> Sample:
+def medmcqa(row: Record) -> Sample:
     """MedMCQA: ``question`` with its lettered options; the answer is the letter and the text that ``cop`` points to."""
     options = [f"{letter}. {text(row, key)}" for letter, key in _OPTIONS.items()]
     asked = "\n".join([text(row, "question"), *options])
     return Sample((Message("user", asked), Message("assistant", options[_answer(row)])))
 
 
-def medmcqa_explained(row: Row) -> Sample:
+def medmcqa_explained(row: Record) -> Sample:
     """``medmcqa`` whose answer is followed by the explanation ``exp``, where there is one."""
     asked, answer = medmcqa(row).messages
     reason = optional_text(row, "exp")
@@ -133,9 +133,9 @@ FORMATS = {
 }
 
 
-def conversation(row: Row, key: str) -> Sample:
+def conversation(row: Record, key: str) -> Sample:
     """A whole conversation under one key, with ``system`` and ``tools`` beside it."""
-    value = _json_list(needed(row, key))
+    value = _json_list(require(row, key))
     if isinstance(value, str):
         # LIMA's test set: one prompt and no list around it.
         said = [Message("user", value)] if key == "conversations" else turns(value, key)
@@ -165,33 +165,33 @@ def in_order(messages: list[Message]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def needed(row: Row, key: str) -> Any:
+def require(row: Record, key: str) -> Any:
     """The value of a key that must be there."""
     if key not in row:
         raise ValueError(f"missing key '{key}'; {_has(row)}")
     return row[key]
 
 
-def text(row: Row, key: str) -> str:
+def text(row: Record, key: str) -> str:
     """The text of a key that must be there."""
-    value = needed(row, key)
+    value = require(row, key)
     if not isinstance(value, str):
         raise ValueError(f"'{key}' is {_kind(value)}, text is expected")
     return value
 
 
-def optional_text(row: Row, key: str) -> str:
+def optional_text(row: Record, key: str) -> str:
     """The text of a key that may be missing or null."""
     return "" if row.get(key) is None else text(row, key)
 
 
-def system_turn(row: Row, key: str) -> list[Message]:
+def system_turn(row: Record, key: str) -> list[Message]:
     """The system turn, unless the text is missing, null or empty."""
     content = optional_text(row, key)
     return [Message("system", content)] if content else []
 
 
-def tools_text(row: Row) -> str:
+def tools_text(row: Record) -> str:
     """The tools on offer as JSON text in one spelling, whether they came as a list or as text."""
     value = row.get("tools")
     if isinstance(value, str):
@@ -239,7 +239,7 @@ def _content(value: Any, where: str) -> str:
     return "".join(parts)
 
 
-def _calls(turn: Row, where: str) -> Message | None:
+def _calls(turn: Record, where: str) -> Message | None:
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise ValueError(f"'tool_calls' in {where} is not a list of objects")
@@ -249,7 +249,7 @@ def _calls(turn: Row, where: str) -> Message | None:
     return Message("call", json.dumps(plain[0] if len(plain) == 1 else plain, ensure_ascii=False))
 
 
-def _call(call: Row) -> dict[str, Any]:
+def _call(call: Record) -> dict[str, Any]:
     """Name and arguments as ShareGPT data spell a call: without a random id, and not JSON within JSON."""
     inner = call.get("function")
     function = inner if isinstance(inner, dict) else call
@@ -272,9 +272,9 @@ def _history(value: Any) -> list[Message]:
     return messages
 
 
-def _answer(row: Row) -> int:
+def _answer(row: Record) -> int:
     """Place of the right option; CSV has it as text."""
-    value = needed(row, "cop")
+    value = require(row, "cop")
     shown = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if shown in ("0", "1", "2", "3"):
         return int(shown)
@@ -295,7 +295,7 @@ def _json_list(value: Any) -> Any:
     return value
 
 
-def _has(row: Row) -> str:
+def _has(row: Record) -> str:
     return f"it has: {', '.join(map(str, row)) or 'nothing'}"
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.data.builder import TableBuilder
-from instdiff.data.builtin.skills import named as skills_named
-from instdiff.data.detect import check_columns, forced, known_formats, vote
+from instdiff.data.builtin.skills import rows_named as skills_named
+from instdiff.data.detect import check_columns, known_formats, requested_format, vote
 from instdiff.data.formats import Format
 from instdiff.data.hub import hub_rows
 from instdiff.data.pool import TARGETS, Pool
@@ -65,7 +65,7 @@ def load(
         raise ConfigError(f"unknown targets '{targets}'{did_you_mean(targets, TARGETS)}")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}, it must be at least 1")
-    form = forced(format, map)
+    form = requested_format(format, map)
     origin, parts = _open(source, limit)
     loading = _Loading(origin, form, limit)
     for records in parts:
@@ -123,7 +123,7 @@ class _Loading:
             )
         if form.name not in self.formats:
             self.formats.append(form.name)
-        self.columns.update(dict.fromkeys(form.used(good)))
+        self.columns.update(dict.fromkeys(form.keys_used(good)))
         return form
 
     def _take(self, record: Record, form: Format | None) -> None:
@@ -191,7 +191,7 @@ def _open(source: Source, limit: int | None) -> tuple[str, Iterator[Iterator[Rec
     if path.is_dir():
         return name, _folder(path, name)
     if not path.exists():
-        raise DataError(_not_found(path, name))
+        raise DataError(_missing_message(path, name))
     return name, iter([read_file(path, name)])
 
 
@@ -216,7 +216,7 @@ def _folder(path: Path, name: str) -> Iterator[Iterator[Record]]:
     return (read_file(file, os.path.join(name, file.name)) for file in files)
 
 
-def _not_found(path: Path, name: str) -> str:
+def _missing_message(path: Path, name: str) -> str:
     folder = path.parent
     if not folder.is_dir():
         hint = f"; for a data set on the Hugging Face hub write hub:{name}" if name.count("/") == 1 else ""

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from instdiff.core.arrays.ids import Ids
-from instdiff.core.arrays.spill import Growing
-from instdiff.data.arrow import sliced, taken
+from instdiff.core.arrays.spill import SpillingArray
+from instdiff.data.arrow import take_batches, take_table
 from instdiff.data.records import Reject
 from instdiff.data.sample import Message, Sample
 from instdiff.data.write import write_jsonl, write_rows
@@ -59,7 +59,7 @@ class Pool:
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """Position of each sample in the input, where rejected records count too."""
-        out = Growing(np.int64)
+        out = SpillingArray(np.int64)
         for chunk in self.table.column("row").chunks:
             out.extend(chunk.to_numpy())
         return out.array()
@@ -117,7 +117,7 @@ class Pool:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Pool:
         """The samples at these positions, in the order given; without the list of rejects."""
-        return replace(self, table=sliced(self.table, _positions(indices)), rejected=())
+        return replace(self, table=take_table(self.table, _positions(indices)), rejected=())
 
     def to_jsonl(
         self, path: str | os.PathLike[str], indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None
@@ -156,7 +156,7 @@ class Pool:
         if indices is None:
             yield from chain.from_iterable(self._column("source"))
             return
-        for batch in taken(self.table.select(["source"]), _positions(indices)):
+        for batch in take_batches(self.table.select(["source"]), _positions(indices)):
             yield from batch.column(0).to_pylist()
 
     def _column(self, name: str) -> Iterator[list[str]]:

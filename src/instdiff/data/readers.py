@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instdiff.data.records import Decoder, Record, encodes, read_lines, read_rows, refuse_utf16, rejected
+from instdiff.data.records import Decoder, Record, encodes, read_lines, read_rows, refuse_utf16, reject
 from instdiff.errors import DataError
 
 BATCH = 1024
@@ -49,13 +49,13 @@ def reader_for(path: Path) -> Callable[[Path, str], Iterator[Record]] | None:
 
 
 def _read_jsonl(path: Path, name: str) -> Iterator[Record]:
-    with _opened(path) as file:
+    with _open(path) as file:
         yield from read_lines(file, name)
 
 
 def _read_json(path: Path, name: str) -> Iterator[Record]:
     """An array of objects, which is read as a whole: what is larger than memory goes into a .jsonl file."""
-    with _opened(path) as file:
+    with _open(path) as file:
         data = file.read().removeprefix(b"\xef\xbb\xbf")
     refuse_utf16(data, name)
     # A byte that is no UTF-8 spoils the record that it lies in, not the file.
@@ -81,11 +81,11 @@ def _read_array(text: str, at: int, name: str) -> Iterator[Record]:
         if text[at : at + 1] == "]":
             break
         if text[at : at + 1] != ",":
-            raise _broken(text, at, name, "',' or ']' expected")
+            raise _broken_json(text, at, name, "',' or ']' expected")
         at = _skip(text, at + 1)
     at = _skip(text, at + 1)
     if at < len(text):
-        raise _broken(text, at, name, "text after the end of the array")
+        raise _broken_json(text, at, name, "text after the end of the array")
 
 
 def _read_objects(text: str, start: int, data: bytes, name: str) -> Iterator[Record]:
@@ -116,14 +116,14 @@ def _read_csv(path: Path, name: str) -> Iterator[Record]:
             raise DataError(f"{name}: column '{twice[0]}' is there twice; rename one")
         for number, row in enumerate(_csv_rows(rows), 1):
             if isinstance(row, csv.Error):
-                yield rejected(name, number, "", f"broken CSV before line {rows.line_num + 1}: {row}")
+                yield reject(name, number, "", f"broken CSV before line {rows.line_num + 1}: {row}")
             elif len(row) != len(header):
-                yield rejected(name, number, delimiter.join(row), f"{len(row)} fields, the header has {len(header)}")
+                yield reject(name, number, delimiter.join(row), f"{len(row)} fields, the header has {len(header)}")
             else:
                 value: dict[str, Any] = dict(zip(header, row, strict=True))
                 text = json.dumps(value, ensure_ascii=False)
                 good = encodes(text)
-                yield Record(name, number, value, text) if good else rejected(name, number, text, "invalid UTF-8")
+                yield Record(name, number, value, text) if good else reject(name, number, text, "invalid UTF-8")
 
 
 def _csv_rows(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
@@ -154,9 +154,9 @@ def _value(decoder: Decoder, text: str, at: int, name: str) -> tuple[Any, int]:
     try:
         return decoder.next(text, at)
     except json.JSONDecodeError as error:
-        raise _broken(text, error.pos, name, error.msg) from error
+        raise _broken_json(text, error.pos, name, error.msg) from error
     except (ValueError, RecursionError) as error:
-        raise _broken(text, at, name, str(error)) from error
+        raise _broken_json(text, at, name, str(error)) from error
 
 
 def _element(decoder: Decoder, value: Any, name: str, number: int) -> Record:
@@ -164,10 +164,10 @@ def _element(decoder: Decoder, value: Any, name: str, number: int) -> Record:
     fault = decoder.fault(value)
     if not fault and not encodes(text):
         fault = "invalid UTF-8, or a lone surrogate, which UTF-8 cannot hold"
-    return rejected(name, number, text, fault) if fault else Record(name, number, value, text)
+    return reject(name, number, text, fault) if fault else Record(name, number, value, text)
 
 
-def _broken(text: str, at: int, name: str, reason: str) -> DataError:
+def _broken_json(text: str, at: int, name: str, reason: str) -> DataError:
     line = text.count("\n", 0, at) + 1
     column = at - text.rfind("\n", 0, at)
     return DataError(
@@ -176,7 +176,7 @@ def _broken(text: str, at: int, name: str, reason: str) -> DataError:
     )
 
 
-def _opened(path: Path) -> io.BufferedIOBase:
+def _open(path: Path) -> io.BufferedIOBase:
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rb")
     return open(path, "rb")

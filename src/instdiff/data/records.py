@@ -81,15 +81,15 @@ def read_rows(rows: Iterable[Any], name: str) -> Iterator[Record]:
     """Rows that are Python objects already."""
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
-            yield rejected(name, number, repr(row), f"an object is expected, this is {type(row).__name__}")
+            yield reject(name, number, repr(row), f"an object is expected, this is {type(row).__name__}")
             continue
         try:
             text = to_json(row)
             text.encode()
         except UnicodeEncodeError:
-            yield rejected(name, number, json.dumps(text), "a lone surrogate, which UTF-8 cannot hold")
+            yield reject(name, number, json.dumps(text), "a lone surrogate, which UTF-8 cannot hold")
         except (ValueError, RecursionError) as error:
-            yield rejected(name, number, repr(row), str(error))
+            yield reject(name, number, repr(row), str(error))
         else:
             yield Record(name, number, json.loads(text), text)
 
@@ -99,20 +99,20 @@ def _line(decoder: Decoder, line: bytes, name: str, number: int) -> Record:
         text = line.decode()
     except UnicodeDecodeError as error:
         shown = line.decode(errors="backslashreplace")
-        return rejected(name, number, shown, f"invalid UTF-8 at byte {error.start + 1}")
+        return reject(name, number, shown, f"invalid UTF-8 at byte {error.start + 1}")
     try:
         value = decoder.decode(text)
     except json.JSONDecodeError as error:
-        return rejected(name, number, text, f"broken JSON: {error.msg} at column {error.colno}")
+        return reject(name, number, text, f"broken JSON: {error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:
-        return rejected(name, number, text, f"broken JSON: {error}")
+        return reject(name, number, text, f"broken JSON: {error}")
     fault = decoder.fault(value)
     if not fault and _SURROGATE.search(line) and not encodes(json.dumps(value, ensure_ascii=False)):
         fault = "a lone surrogate, which UTF-8 cannot hold"
-    return rejected(name, number, text, fault) if fault else Record(name, number, value, text)
+    return reject(name, number, text, fault) if fault else Record(name, number, value, text)
 
 
-def rejected(name: str, number: int, text: str, reason: str) -> Record:
+def reject(name: str, number: int, text: str, reason: str) -> Record:
     """A record that cannot be used, its text cut and made writable."""
     shown = text[:_LONGEST_TEXT].encode(errors="backslashreplace").decode()
     return Record(name, number, None, shown, reason)

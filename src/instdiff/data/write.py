@@ -96,19 +96,19 @@ def _put_json(file: BinaryIO, sources: Sources) -> None:
 
 def _put_parquet(file: BinaryIO, sources: Sources) -> None:
     schema = pa.schema([])
-    for rows in _parsed(sources):
+    for rows in _parse_parts(sources):
         found = [pa.field(name, _array(name, rows).type) for name in _columns(rows)]
         for field in found:
-            schema = _joined(schema, field)
+            schema = _unify_field(schema, field)
     for field in schema:
         _holdable(field.name, field.type)
     with pq.ParquetWriter(file, schema) as writer:
-        for rows in _parsed(sources):
+        for rows in _parse_parts(sources):
             arrays = [_array(field.name, rows, field.type) for field in schema]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
 
-def _parsed(sources: Sources) -> Iterator[list[dict[str, Any]]]:
+def _parse_parts(sources: Sources) -> Iterator[list[dict[str, Any]]]:
     part: list[dict[str, Any]] = []
     characters = 0
     for source in sources():
@@ -125,14 +125,14 @@ def _array(name: str, rows: list[dict[str, Any]], type: pa.DataType | None = Non
     try:
         return pa.array([row.get(name) for row in rows], type)
     except (pa.ArrowException, OverflowError) as error:
-        raise _mixed(name, error) from error
+        raise _mixed_types_error(name, error) from error
 
 
-def _joined(schema: pa.Schema, field: pa.Field) -> pa.Schema:
+def _unify_field(schema: pa.Schema, field: pa.Field) -> pa.Schema:
     try:
         return pa.unify_schemas([schema, pa.schema([field])], promote_options="permissive")
     except pa.ArrowException as error:
-        raise _mixed(field.name, error) from error
+        raise _mixed_types_error(field.name, error) from error
 
 
 def _holdable(name: str, type: pa.DataType) -> None:
@@ -146,7 +146,7 @@ def _holdable(name: str, type: pa.DataType) -> None:
         _holdable(name, type.field(place).type)
 
 
-def _mixed(name: str, error: Exception) -> StoreError:
+def _mixed_types_error(name: str, error: Exception) -> StoreError:
     return StoreError(
         f"parquet cannot hold column '{name}', whose values are of different types ({error}); "
         "give an output path that ends in .jsonl"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
 
 NAME = "GLIBC_TUNABLES"
 NO_SMALL_CACHES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
-"""Torch aligns every tensor. What is cut off at its ends would go to caches for small pieces, and the hole that the
-tensor leaves be too small for the next of its size, so that each batch would touch far more memory than it needs."""
+"""What workers are started with, since only a process's environment can give it. Torch aligns every tensor: the padding
+would land in malloc's cache for small blocks and leave a gap too small for the next tensor of that size."""
 
 
 def keep_pages() -> None:
@@ -37,32 +33,6 @@ def drop_pages() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def tuned(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment for a process that computes; what the user has set for glibc stands."""
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker process; what the user has set for glibc stands."""
     return {NAME: NO_SMALL_CACHES, **environ}
-
-
-def restart() -> None:
-    """Start the program again, once, without caches for small pieces: only at its start can a process be told so.
-
-    Not where instdiff is a library, or the user has settings for glibc. Programs that it starts do not inherit this.
-    """
-    if os.environ.get(NAME) == NO_SMALL_CACHES:
-        del os.environ[NAME]
-    elif NAME not in os.environ and _is_glibc() and _is_program(sys.modules["__main__"]) and sys.executable:
-        with suppress(OSError):  # then it goes on as it is
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], tuned(os.environ))
-
-
-def _is_glibc() -> bool:
-    try:
-        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
-    except (AttributeError, ValueError, OSError):
-        return False
-
-
-def _is_program(main: ModuleType) -> bool:
-    """Whether a process is ``instdiff`` or ``python -m instdiff``, and can be started again by its command line."""
-    if main.__spec__ is not None:
-        return main.__spec__.name == "instdiff.cli.__main__"
-    return Path(getattr(main, "__file__", None) or "").name == "instdiff"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from instdiff.engine.batch import EVEN, evened
+from instdiff.engine.batch import EVEN, round_up
 from instdiff.engine.prefix_tree import Tree
 
 NAME = "instdiff_tree"
@@ -88,9 +88,9 @@ def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
             stop += 1
         fresh = [row for row in order[start:stop] if tree.common[row] < LEAST_SPARED * width]
         led = [row for row in order[start:stop] if tree.common[row] >= LEAST_SPARED * width]
-        most = max(1, room // evened(width))
+        most = max(1, room // round_up(width))
         for rows in (fresh, led):
-            out += [_bucket(tree, rows[at : at + most], evened(width), device) for at in range(0, len(rows), most)]
+            out += [_bucket(tree, rows[at : at + most], round_up(width), device) for at in range(0, len(rows), most)]
         start = stop
     return out
 
@@ -155,12 +155,12 @@ def tree_attention(
             got = _in_blocks(q, k, v, scale, bucket.first)
         else:
             q, k, v = (x.view(-1, heads, *x.shape[1:]) for x in (q, k, v))
-            got = _fused(q, k, v, scale, bucket.first)
+            got = _fused_attention(q, k, v, scale, bucket.first)
         out.index_copy_(0, bucket.lines(heads, heads, back=True), got.reshape(-1, got.shape[-1]))
     return out.view(tokens + 1, heads, -1)[None, :tokens], None
 
 
-def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int) -> torch.Tensor:
+def _fused_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int) -> torch.Tensor:
     """Causal attention [B, H, T, d]; on a CPU of the queries from ``first`` on alone, where that spares many.
 
     On a GPU a mask would keep the fastest kernels away.
@@ -180,7 +180,7 @@ def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, 
     rows, width = q.shape[:2]
     out = torch.empty_like(v)
     blocks = max(1, round((width - first) / QUERIES))
-    edges = sorted({first + evened((width - first) * at // blocks) for at in range(blocks + 1)})
+    edges = sorted({first + round_up((width - first) * at // blocks) for at in range(blocks + 1)})
     for start, stop in pairwise(edges):
         side = stop - start
         few = max(1, SCORE_BYTES // (side * stop * q.element_size()))

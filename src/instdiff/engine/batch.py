@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.engine.noise import Addressed
-from instdiff.engine.prefix_tree import Places, Tree
+from instdiff.engine.prefix_tree import Indices, Tree
 
 EVEN = 16
 """What sizes of products are rounded up to: for every size that it meets, a library of bf16 products compiles one."""
@@ -18,10 +18,10 @@ EVEN = 16
 Row = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
 """Token ids of a row, and which of them are targets."""
 
-Size = TypeVar("Size", int, Places)
+Size = TypeVar("Size", int, Indices)
 
 
-def evened(tokens: Size) -> Size:
+def round_up(tokens: Size) -> Size:
     """Up to the next multiple of ``EVEN``."""
     return -(-tokens // EVEN) * EVEN
 
@@ -56,23 +56,23 @@ class Batch:
         noise: what is added to the embeddings, row by row.
     """
 
-    rows: Places
-    ids: Places
-    position: Places | None
+    rows: Indices
+    ids: Indices
+    position: Indices | None
     tree: Tree | None
-    where: list[Places]
-    hits: list[Places]
-    target: Places
+    where: list[Indices]
+    hits: list[Indices]
+    target: Indices
     noise: Addressed | None = None
 
     @classmethod
-    def padded(cls, numbers: Places, rows: list[Row], most: int | None = None) -> Batch:
+    def pad(cls, numbers: Indices, rows: list[Row], most: int | None = None) -> Batch:
         """Pad on the right: with causal attention nothing before a pad can see it, so no mask is needed.
 
         The width is a multiple of ``EVEN`` where that is not above ``most``, the positions that the model has.
         """
         longest = max(len(ids) for ids, _ in rows)
-        width = longest if most is not None and evened(longest) > most else evened(longest)
+        width = longest if most is not None and round_up(longest) > most else round_up(longest)
         padded = np.zeros((len(rows), width), np.int64)
         for at, (ids, _) in enumerate(rows):
             padded[at, : len(ids)] = ids
@@ -80,29 +80,29 @@ class Batch:
         return cls(numbers, padded, None, None, where, *_targets(rows))
 
     @classmethod
-    def packed(cls, numbers: Places, rows: list[Row], tree: Tree) -> Batch:
+    def pack(cls, numbers: Indices, rows: list[Row], tree: Tree) -> Batch:
         """Rows in the order of the tree."""
         return cls(numbers, tree.ids[None], tree.position[None], tree, tree.where, *_targets(rows))
 
     @property
-    def counts(self) -> Places:
+    def counts(self) -> Indices:
         """Targets per row."""
         return np.array([len(hit) for hit in self.hits], np.int64)
 
-    def marked(self) -> list[Places]:
+    def target_places(self) -> list[Indices]:
         """Per row the places of its marked tokens."""
         return [where[hit] for where, hit in zip(self.where, self.hits, strict=True)]
 
-    def predictors(self) -> Places:
+    def predictors(self) -> Indices:
         """Per target the place of the token that predicts it."""
         return np.concatenate([where[hit - 1] for where, hit in zip(self.where, self.hits, strict=True)])
 
-    def longest(self) -> tuple[Places, Places]:
+    def longest(self) -> tuple[Indices, Indices]:
         """The ids of the longest row and the places of its tokens, for checks against the row alone."""
         where = max(self.where, key=len)
         return self.ids.reshape(-1)[where], where
 
 
-def _targets(rows: list[Row]) -> tuple[list[Places], Places]:
+def _targets(rows: list[Row]) -> tuple[list[Indices], Indices]:
     hits = [np.flatnonzero(target) for _, target in rows]
     return hits, np.concatenate([np.asarray(ids, np.int64)[hit] for (ids, _), hit in zip(rows, hits, strict=True)])

@@ -16,9 +16,9 @@ import torch
 from instdiff.core import Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Top1
 from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.engine.attention import Unsupported, attending, buckets
-from instdiff.engine.batch import Batch, evened
+from instdiff.engine.batch import Batch, round_up
 from instdiff.engine.head import Head, choice_logs, heads, token_stats
-from instdiff.engine.hooks import tapping
+from instdiff.engine.hooks import capture
 from instdiff.errors import EngineError
 
 BY_HEAD = (Nll, Entropy, Top1, MeanNll, Choice)
@@ -65,7 +65,7 @@ class Forward:
         own = bool(by_head) and not self.fast
         if self.backbone is None and len(by_head) < len(measures):
             raise EngineError(f"where {type(self.model).__name__} has its layers is not known, so they cannot be read")
-        with tapping(self.backbone, measures, batch.where, batch.marked()) as tapped:
+        with capture(self.backbone, measures, batch.where, batch.target_places()) as tapped:
             states = self._run(self.model if own else self.backbone, batch)
         out = {measure: _even(vectors) for measure, vectors in tapped.items()}
         if by_head:
@@ -114,7 +114,7 @@ class Forward:
             return self._read(module(**given, use_cache=False))
         given["position_ids"] = torch.from_numpy(batch.position).to(self.device)
         tokens = batch.ids.size
-        given = {name: _filled(tensor, evened(tokens)) for name, tensor in given.items()}
+        given = {name: _zero_pad(tensor, round_up(tokens)) for name, tensor in given.items()}
         with attending(self.model, buckets(batch.tree, self.device)):
             return self._read(module(**given, use_cache=False))[:, :tokens]
 
@@ -190,7 +190,7 @@ class Forward:
         return None
 
 
-def _filled(packed: torch.Tensor, tokens: int) -> torch.Tensor:
+def _zero_pad(packed: torch.Tensor, tokens: int) -> torch.Tensor:
     """[1, n, ...] with zeros behind it up to a number of tokens."""
     room = packed.new_zeros((1, tokens, *packed.shape[2:]))
     room[:, : packed.shape[1]] = packed

@@ -16,7 +16,7 @@ import torch
 from instdiff.core import Measure, Neurons, Pooled
 from instdiff.errors import EngineError
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
 DOWN = ("mlp.down_proj", "mlp.c_proj", "mlp.fc2", "mlp.dense_4h_to_h", "fc2", "feed_forward.w2")
@@ -24,8 +24,8 @@ DOWN = ("mlp.down_proj", "mlp.c_proj", "mlp.fc2", "mlp.dense_4h_to_h", "fc2", "f
 
 
 @contextmanager
-def tapping(
-    backbone: Any, measures: Sequence[Measure], where: list[Places], marked: list[Places]
+def capture(
+    backbone: Any, measures: Sequence[Measure], where: list[Indices], marked: list[Indices]
 ) -> Iterator[dict[Measure, Vectors]]:
     """Collect, while the block runs the backbone, one vector per row for each ``Pooled`` and ``Neurons``.
 
@@ -42,14 +42,14 @@ def tapping(
     with ExitStack() as stack:
         for measure in measures:
             if isinstance(measure, Pooled):
-                stack.enter_context(_pooled(backbone, measure, where, found))
+                stack.enter_context(_hook_pooled(backbone, measure, where, found))
             elif isinstance(measure, Neurons):
                 stack.enter_context(_neurons(backbone, measure, marked, found))
         yield found
 
 
 @contextmanager
-def _pooled(backbone: Any, measure: Pooled, where: list[Places], found: dict[Measure, Vectors]) -> Iterator[None]:
+def _hook_pooled(backbone: Any, measure: Pooled, where: list[Indices], found: dict[Measure, Vectors]) -> Iterator[None]:
     def keep(module: Any, args: Any, out: Any) -> None:
         states = out.last_hidden_state if hasattr(out, "last_hidden_state") else out
         states = (states[0] if isinstance(states, tuple) else states).flatten(0, -2)
@@ -65,7 +65,7 @@ def _pooled(backbone: Any, measure: Pooled, where: list[Places], found: dict[Mea
 
 
 @contextmanager
-def _neurons(backbone: Any, measure: Neurons, marked: list[Places], found: dict[Measure, Vectors]) -> Iterator[None]:
+def _neurons(backbone: Any, measure: Neurons, marked: list[Indices], found: dict[Measure, Vectors]) -> Iterator[None]:
     def keep(module: Any, args: Any) -> None:
         found[measure] = _rows(args[0].flatten(0, -2).abs(), marked, _OVERS[measure.over])
 
@@ -78,12 +78,12 @@ def _neurons(backbone: Any, measure: Neurons, marked: list[Places], found: dict[
         handle.remove()
 
 
-def _rows(values: torch.Tensor, places: list[Places], reduce: Callable[[torch.Tensor], torch.Tensor]) -> Vectors:
+def _rows(values: torch.Tensor, places: list[Indices], reduce: Callable[[torch.Tensor], torch.Tensor]) -> Vectors:
     rows = [reduce(values[torch.from_numpy(at).to(values.device)].float()) for at in places]
     return torch.stack(rows).cpu().numpy()
 
 
-def _weighted(states: torch.Tensor) -> torch.Tensor:
+def _weighted_mean(states: torch.Tensor) -> torch.Tensor:
     weights = torch.arange(1, len(states) + 1, dtype=torch.float32, device=states.device)
     return (weights / weights.sum()) @ states
 
@@ -91,7 +91,7 @@ def _weighted(states: torch.Tensor) -> torch.Tensor:
 _POOLS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": lambda states: states.mean(0),
     "last": lambda states: states[-1],
-    "weighted": _weighted,
+    "weighted": _weighted_mean,
 }
 _OVERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "max": lambda neurons: neurons.amax(0),

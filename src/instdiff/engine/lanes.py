@@ -57,7 +57,7 @@ class Lanes:
         Batches run alone until fast ways were compared with plain ones, of which the head is one where it is used
         (``by_head``): so that this is done, and said, once.
         """
-        while ahead := list(islice(batches, 2 if self._settled(by_head) else 1)):
+        while ahead := list(islice(batches, 2 if self._is_settled(by_head) else 1)):
             if len(ahead) == 1 or not self._widen():
                 yield from (work(self.forwards[0], batch) for batch in ahead)
                 self._begun = True
@@ -73,7 +73,7 @@ class Lanes:
         self._spent += sum(forward.tokens for forward in self.forwards[1:])
         del self.forwards[1:]
 
-    def _settled(self, by_head: bool) -> bool:
+    def _is_settled(self, by_head: bool) -> bool:
         return self._begun and not (by_head and self.forwards[0].fast is None)
 
     def _widen(self) -> bool:

@@ -64,10 +64,10 @@ def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -
         if not base:
             raise EngineError(f"'{ref.where}' is an adapter that does not name its base; write BASE+{ref.where}")
         adapter, (folder, commit) = folder, _folder(base, None)
-    mark = _hash(folder, "config.json", memo)
+    digest = _hash(folder, "config.json", memo)
     if adapter is not None:
-        mark = fingerprint(mark, _hash(adapter, "adapter_config.json", memo))
-    return Source(ref, folder, adapter, mark, commit)
+        digest = fingerprint(digest, _hash(adapter, "adapter_config.json", memo))
+    return Source(ref, folder, adapter, digest, commit)
 
 
 def _folder(where: str, revision: str | None) -> tuple[Path, str | None]:
@@ -174,7 +174,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def emulated(dtype: torch.dtype, device: torch.device) -> bool:
+def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a device has no instructions for a precision: products are then many times slower than in fp32."""
     if device.type != "cpu" or dtype is torch.float32:
         return False

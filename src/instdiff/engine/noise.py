@@ -13,7 +13,7 @@ import torch
 
 from instdiff.rendering.renderer import Noise
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 _STEP = -0x61C8864680B583EB  # the golden ratio's 64 bits, as the signed number that torch wants
 _DIMENSION = -0x3C5A3A8B0F1E2D67
@@ -25,12 +25,12 @@ _BITS = 24
 class Addressed:
     """Per token of a batch: which row's noise, at which address, and how large; 0 for none."""
 
-    seed: Places
-    address: Places
+    seed: Indices
+    address: Indices
     scale: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, noise: Noise, rows: Places, target: list[npt.NDArray[np.bool_]], width: int) -> Addressed:
+    def of(cls, noise: Noise, rows: Indices, target: list[npt.NDArray[np.bool_]], width: int) -> Addressed:
         """For rows end to end; ``width`` is the embedding size."""
         seeds, addresses, scales = [], [], []
         for row, marks in zip(rows.tolist(), target, strict=True):
@@ -41,7 +41,7 @@ class Addressed:
             scales.append(np.where(noisy, scale, 0.0).astype(np.float32))
         return cls(np.concatenate(seeds), np.concatenate(addresses), np.concatenate(scales))
 
-    def at(self, places: Places, count: int) -> Addressed:
+    def at(self, places: Indices, count: int) -> Addressed:
         """The same for tokens that lie at these places among ``count``."""
         out = Addressed(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.float32))
         out.seed[places], out.address[places], out.scale[places] = self.seed, self.address, self.scale
@@ -58,12 +58,12 @@ def uniform(seed: torch.Tensor, address: torch.Tensor, width: int) -> torch.Tens
     pairs = torch.arange((width + 1) // 2, device=seed.device)
     z = (seed + address * _STEP)[:, None] + (pairs + 1) * _DIMENSION
     for shift, factor in ((30, _FIRST), (27, _SECOND)):
-        z = (z ^ _shifted(z, shift)).mul_(factor)
-    z ^= _shifted(z, 31)
-    parts = torch.stack([z & (2**_BITS - 1), _shifted(z, 64 - _BITS)], -1).flatten(1)[:, :width]
+        z = (z ^ _shift_right(z, shift)).mul_(factor)
+    z ^= _shift_right(z, 31)
+    parts = torch.stack([z & (2**_BITS - 1), _shift_right(z, 64 - _BITS)], -1).flatten(1)[:, :width]
     return parts.to(torch.float32).mul_(2.0 ** (1 - _BITS)).sub_(1.0)
 
 
-def _shifted(z: torch.Tensor, bits: int) -> torch.Tensor:
+def _shift_right(z: torch.Tensor, bits: int) -> torch.Tensor:
     """Right, with zeros coming in from the left."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[Any]
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 class Numbered(Protocol):
@@ -31,7 +31,7 @@ class Some:
     """Some of many rows, each looked up when it is needed: thousands of small arrays take more than their tokens."""
 
     rows: Numbered
-    which: Places
+    which: Indices
 
     def __len__(self) -> int:
         return len(self.which)
@@ -52,10 +52,10 @@ class Tree:
         common: per row, in that order, how many of its first tokens stand in earlier rows.
     """
 
-    ids: Places
-    position: Places
-    rows: Places
-    where: list[Places]
+    ids: Indices
+    position: Indices
+    rows: Indices
+    where: list[Indices]
     common: list[int]
 
     @property
@@ -64,13 +64,13 @@ class Tree:
         return sum(map(len, self.where))
 
 
-def in_order(rows: Numbered) -> Places:
+def in_order(rows: Numbered) -> Indices:
     """Rows sorted by their tokens, so that those that begin alike stand together."""
     keys = [np.ascontiguousarray(rows[number], ">i4").tobytes() for number in range(len(rows))]
     return np.array(sorted(range(len(rows)), key=keys.__getitem__), np.int64)
 
 
-def shared(a: Ids, b: Ids) -> int:
+def shared_prefix(a: Ids, b: Ids) -> int:
     """How many tokens two rows share from the start."""
     n = min(len(a), len(b))
     differ = np.flatnonzero(a[:n] != b[:n])
@@ -87,7 +87,7 @@ def trees(rows: Numbered, max_tokens: int, *, share: bool = True) -> Iterator[Tr
     size = 0
     for number in in_order(rows).tolist():
         row = rows[number]
-        overlap = shared(rows[batch[-1]], row) if batch and share else 0
+        overlap = shared_prefix(rows[batch[-1]], row) if batch and share else 0
         if batch and size + len(row) - overlap > max_tokens:
             yield _pack(rows, batch, common)
             batch, common, size, overlap = [], [], 0, 0
@@ -101,8 +101,8 @@ def trees(rows: Numbered, max_tokens: int, *, share: bool = True) -> Iterator[Tr
 def _pack(rows: Numbered, batch: list[int], common: list[int]) -> Tree:
     """Lay out sorted rows; ``common[i]`` is what row i shares with the one before it."""
     ids: list[Ids] = []
-    position: list[Places] = []
-    where: list[Places] = []
+    position: list[Indices] = []
+    where: list[Indices] = []
     used = 0
     for number, overlap in zip(batch, common, strict=True):
         own = np.asarray(rows[number][overlap:], np.int64)

@@ -15,11 +15,11 @@ import torch
 from instdiff.core import Log, Measure
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.engine.allocator import drop_pages
-from instdiff.engine.batch import Batch, Row, batches, evened
+from instdiff.engine.batch import Batch, Row, batches, round_up
 from instdiff.engine.forward import BY_HEAD, Forward, out_of_memory
 from instdiff.engine.lanes import MOST, Lanes, lanes_of
 from instdiff.engine.noise import Addressed
-from instdiff.engine.prefix_tree import Places, Some, trees
+from instdiff.engine.prefix_tree import Indices, Some, trees
 from instdiff.errors import EngineError
 from instdiff.rendering.renderer import Rows
 
@@ -44,7 +44,7 @@ def default_batch_tokens(device: str) -> int:
 
 
 @dataclass(frozen=True)
-class Swept:
+class BatchResult:
     """What one batch gave: positions in the rows given, each measure's values for them; ``budget`` was its limit."""
 
     at: npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class Swept:
 
 
 @dataclass(frozen=True)
-class Tried:
+class BatchAttempt:
     """What came of a batch: values, or why there are none."""
 
     batch: Batch
@@ -88,7 +88,7 @@ class Sweep:
         self._seconds, self._tokens = 0.0, 0
         self._checked = self._halved = False
 
-    def __call__(self, rows: Rows, measures: tuple[Measure, ...]) -> Iterator[Swept]:
+    def __call__(self, rows: Rows, measures: tuple[Measure, ...]) -> Iterator[BatchResult]:
         """Rows must have ids; a batch that does not fit into memory is halved and run again.
 
         Raises:
@@ -99,7 +99,7 @@ class Sweep:
             if self.forward.device.type == "cpu":
                 drop_pages()
 
-    def _pieces(self, offsets: Places) -> Iterator[Places]:
+    def _pieces(self, offsets: Indices) -> Iterator[Indices]:
         """All rows in turn; where there are many, the first of them in batches of several sizes, to find the best."""
         trial = max(2, self.lanes.count) * max(self._untried, default=0)  # no lane is idle while one is measured
         start, count = 0, len(offsets) - 1
@@ -120,7 +120,7 @@ class Sweep:
         for at in range(start, count, BLOCK):
             yield np.arange(at, min(at + BLOCK, count))
 
-    def _through(self, rows: Rows, which: Places, measures: tuple[Measure, ...]) -> Iterator[Swept]:
+    def _through(self, rows: Rows, which: Indices, measures: tuple[Measure, ...]) -> Iterator[BatchResult]:
         lengths = rows.ids.lengths_of(which)
         open_ = np.ones(len(which), bool)
         while open_.any():
@@ -143,38 +143,38 @@ class Sweep:
                     open_[at] = False
                     tokens = int(lengths[at].sum())
                     self._seconds, self._tokens = self._seconds + tried.seconds, self._tokens + tokens
-                    yield Swept(tried.batch.rows, tried.read, tokens, self.batch_tokens)
+                    yield BatchResult(tried.batch.rows, tried.read, tokens, self.batch_tokens)
 
-    def _try(self, rows: Rows, measures: tuple[Measure, ...], forward: Forward, batch: Batch) -> Tried:
+    def _try(self, rows: Rows, measures: tuple[Measure, ...], forward: Forward, batch: Batch) -> BatchAttempt:
         started = time.perf_counter()
         try:
             if batch.tree is not None and not forward.can_pack(batch):
-                return Tried(batch, None, unpackable=True)
+                return BatchAttempt(batch, None, unpackable=True)
             read = forward(batch, measures)
             if batch.tree is not None and not all(np.isfinite(v.values).all() for v in read.values()):
                 # What is not finite in one row spreads to those that share a beginning with it.
-                batch = self._padded(rows, batch.rows)
+                batch = self._pad(rows, batch.rows)
                 read = forward(batch, measures)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            return Tried(batch, None)
-        return Tried(batch, read, time.perf_counter() - started)
+            return BatchAttempt(batch, None)
+        return BatchAttempt(batch, read, time.perf_counter() - started)
 
-    def _batches(self, rows: Rows, which: Places) -> Iterator[Batch]:
+    def _batches(self, rows: Rows, which: Indices) -> Iterator[Batch]:
         if self.forward.packs is False:
-            for at in batches(evened(rows.ids.lengths_of(which)), self.batch_tokens):
-                yield self._padded(rows, which[at])
+            for at in batches(round_up(rows.ids.lengths_of(which)), self.batch_tokens):
+                yield self._pad(rows, which[at])
             return
         share = rows.noise is None
         for tree in trees(Some(rows.ids, which), self.batch_tokens, share=share):
             numbers = which[tree.rows]
-            yield self._noisy(rows, Batch.packed(numbers, self._taken(rows, numbers), tree))
+            yield self._noisy(rows, Batch.pack(numbers, self._rows_of(rows, numbers), tree))
 
-    def _padded(self, rows: Rows, which: Places) -> Batch:
-        return self._noisy(rows, Batch.padded(which, self._taken(rows, which), self.forward.positions))
+    def _pad(self, rows: Rows, which: Indices) -> Batch:
+        return self._noisy(rows, Batch.pad(which, self._rows_of(rows, which), self.forward.positions))
 
-    def _taken(self, rows: Rows, which: Places) -> list[Row]:
+    def _rows_of(self, rows: Rows, which: Indices) -> list[Row]:
         target = Ragged(rows.target, rows.ids.offsets)
         return [(rows.ids[int(i)], target[int(i)]) for i in which]
 

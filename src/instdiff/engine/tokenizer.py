@@ -29,7 +29,7 @@ class HFTokenizer:
         self.start: int | None = hf.bos_token_id if hf.bos_token_id is not None else hf.eos_token_id
 
     @cached_property
-    def mark(self) -> str:
+    def fingerprint(self) -> str:
         """Hash of all that decides how texts become tokens."""
         backend = self.hf.backend_tokenizer.to_str() if hasattr(self.hf, "backend_tokenizer") else repr(self.hf)
         return fingerprint(backend, str(self.hf.chat_template), self.bos, self.start, self.eos, self.max_length)
@@ -87,9 +87,9 @@ class HFTokenizer:
         tools = json.loads(sample.tools) if sample.tools else None
         turns = [at for at, m in enumerate(sample.messages) if m.role in ("assistant", "call")]
         if _GENERATION.search(jinja):
-            text, spans = self._marked(messages, tools, jinja)
+            text, spans = self._render_marked(messages, tools, jinja)
         else:
-            text, spans = self._grown(messages, tools, jinja, turns)
+            text, spans = self._render_growing(messages, tools, jinja, turns)
         if len(spans) != len(turns):
             raise ValueError("unrenderable")
         segments: list[Segment] = []
@@ -112,7 +112,9 @@ class HFTokenizer:
         template: str = self.hf.get_chat_template()
         return template
 
-    def _marked(self, messages: list[dict[str, str]], tools: Any, jinja: str) -> tuple[str, list[tuple[int, int]]]:
+    def _render_marked(
+        self, messages: list[dict[str, str]], tools: Any, jinja: str
+    ) -> tuple[str, list[tuple[int, int]]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -127,7 +129,7 @@ class HFTokenizer:
             raise ValueError("unrenderable") from error
         return rendered[0], [(int(a), int(b)) for a, b in spans[0]]
 
-    def _grown(
+    def _render_growing(
         self, messages: list[dict[str, str]], tools: Any, jinja: str, turns: list[int]
     ) -> tuple[str, list[tuple[int, int]]]:
         def render(upto: int, ask: bool) -> str:

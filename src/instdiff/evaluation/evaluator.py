@@ -89,7 +89,7 @@ def run_suites(
     return results
 
 
-def asked_of(config: RunConfig, keys: Mapping[str, Any], store: Store, **known: Any) -> EvalConfig:
+def eval_config_of(config: RunConfig, keys: Mapping[str, Any], store: Store, **known: Any) -> EvalConfig:
     """How a run evaluates its models: the ``eval`` keys of its configuration, over what the run itself says.
 
     Args:
@@ -128,7 +128,7 @@ def judges(
     part = config.eval
     if part is None:
         return None, []
-    made = asked_of(
+    made = eval_config_of(
         asked, part.params, store, suite=part.suite, limit=part.limit, model=config.model,
         max_length=config.score.max_length or config.max_length, answers=str(Path(config.output or "") / "answers"),
     )  # fmt: skip

@@ -50,7 +50,7 @@ def heldout_nll(
     step = Pass(name, Prompted(), (Nll(),))
     with closing(bench):
         bench.run(step, progress)
-    values = store.read(bench.column(name, Nll()), bench.rendered(name, Prompted()).keys)
+    values = store.read(bench.column(name, Nll()), bench.render(name, Prompted()).keys)
     empty = int((values.lengths() == 0).sum())
     if empty:
         log(f"{empty} of {len(pool)} held-out rows cannot be scored and do not count")

@@ -38,12 +38,12 @@ class TaskResult:
     ids: Sequence[str]
     score: Floats
     weight: Floats | None = None
-    why: Sequence[str | None] | None = None
+    reason: Sequence[str | None] | None = None
     higher_is_better: bool = True
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lengths = {len(part) for part in (self.ids, self.score, self.weight, self.why) if part is not None}
+        lengths = {len(part) for part in (self.ids, self.score, self.weight, self.reason) if part is not None}
         if len(lengths) > 1:
             raise ValueError(f"task '{self.name}' has parts of different lengths: {sorted(lengths)}")
         if len(set(self.ids)) < len(self.ids):
@@ -70,7 +70,7 @@ class TaskResult:
     def record(self) -> dict[str, Any]:
         """What ``results.json`` says of the task."""
         found = self.interval()
-        missing = Counter(str(word) for word in self.why or [] if word is not None)
+        missing = Counter(str(word) for word in self.reason or [] if word is not None)
         return {
             "metric": self.metric,
             "value": _number(found.value),
@@ -167,12 +167,12 @@ def _task(name: str, facts: dict[str, Any], items: dict[str, Any]) -> TaskResult
 
 
 def _items(task: TaskResult) -> dict[str, Any]:
-    reasons = task.why is not None and any(word is not None for word in task.why)
+    reasons = task.reason is not None and any(word is not None for word in task.reason)
     return {
         "ids": list(task.ids),
         "score": [_number(score) for score in task.score],
         **({} if task.weight is None else {"weight": [float(weight) for weight in task.weight]}),
-        **({"why": list(task.why or [])} if reasons else {}),
+        **({"why": list(task.reason or [])} if reasons else {}),
     }
 
 

@@ -14,7 +14,7 @@ from instdiff.data.builtin.skills import SKILLS
 from instdiff.errors import DataError
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
-from instdiff.evaluation.task_data import chosen
+from instdiff.evaluation.task_data import choose_tasks
 
 DATA = "builtin:skills/test"
 TASKS = ("known", "learnable")
@@ -65,7 +65,7 @@ def skills_suite(config: EvalConfig) -> Skills:
         ConfigError: a task that the suite does not have.
         DataError: the rows cannot be read or have no labels.
     """
-    asked = chosen(TASKS, config.task, "skills")
+    asked = choose_tasks(TASKS, config.task, "skills")
     pool = load(config.task_data.get("skills", DATA), limit=config.limit)
     kinds = set(pool.column("kind"))
     tasks = tuple(task for task in asked if task in kinds)

@@ -51,12 +51,12 @@ def bootstrap_token_mean(
     means = []
     for start in range(0, draws, _BLOCK):
         picks = rng.integers(0, n, (min(_BLOCK, draws - start), n))
-        means.append(_over(value[picks].sum(1), count[picks].sum(1)))
+        means.append(_divide(value[picks].sum(1), count[picks].sum(1)))
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(token_mean(value, count), float(low), float(high))
 
 
-def _over(total: Floats, count: Floats) -> Floats:
+def _divide(total: Floats, count: Floats) -> Floats:
     return np.divide(total, count, out=np.zeros(len(total)), where=count > 0)
 
 

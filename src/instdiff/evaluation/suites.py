@@ -80,11 +80,11 @@ class HeldOutSuite:
         )
         subject.spend("prompt_tokens", float(found.count.sum()))
         score = np.divide(found.total, found.count, out=np.full(len(found.total), np.nan), where=found.count > 0)
-        why = [None if count else "no_response" for count in found.count.tolist()]
+        reason = [None if count else "no_response" for count in found.count.tolist()]
         weight = found.count.astype(np.float64)
         details: dict[str, Any] = {"data": self.where, "data_fingerprint": self.pool.fingerprint}
         ids = distinct(self.pool.ids)
-        return (TaskResult("heldout", "nll", ids, score, weight, why, higher_is_better=False, details=details),)
+        return (TaskResult("heldout", "nll", ids, score, weight, reason, higher_is_better=False, details=details),)
 
 
 def heldout_suite(config: EvalConfig) -> HeldOutSuite:

@@ -53,7 +53,7 @@ def find(place: Place, task_data: Mapping[str, str], data_dir: str | None, limit
     """
     path = _file(place, task_data.get(place.name), data_dir)
     try:
-        rows = _limited(_rows_of(path) if path else hub_rows(place.hub, limit), limit)
+        rows = _take_limit(_rows_of(path) if path else hub_rows(place.hub, limit), limit)
     except DataError as error:
         if path:
             raise
@@ -68,7 +68,7 @@ def find(place: Place, task_data: Mapping[str, str], data_dir: str | None, limit
     return Found(rows, where, fingerprint(repr(rows)))
 
 
-def _limited(rows: Iterator[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
+def _take_limit(rows: Iterator[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for row in rows:
         if limit is not None and len(out) == limit:
@@ -108,7 +108,7 @@ def _rows_of(path: Path) -> Iterator[dict[str, Any]]:
         yield record.value
 
 
-def chosen(known: Sequence[str], asked: Sequence[str], suite: str) -> list[str]:
+def choose_tasks(known: Sequence[str], asked: Sequence[str], suite: str) -> list[str]:
     """The tasks of a suite that are asked for; all where none is.
 
     Raises:

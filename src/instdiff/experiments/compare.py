@@ -13,12 +13,12 @@ from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool, load
 from instdiff.engine.models import resolve
 from instdiff.errors import ConfigError, EngineError
-from instdiff.evaluation.evaluator import asked_of, evaluate
+from instdiff.evaluation.evaluator import eval_config_of, evaluate
 from instdiff.evaluation.results import SuiteResult
 from instdiff.evaluation.suites import make_suites
 from instdiff.experiments.grid import Comparison, Judge
 from instdiff.experiments.run_folder import same_config, same_inputs, sweep_up
-from instdiff.experiments.summary import shares, tally
+from instdiff.experiments.summary import shares, summarize
 from instdiff.experiments.tables import write_tally
 from instdiff.scoring.models import parse_model, settings_of
 from instdiff.store import Store
@@ -51,7 +51,7 @@ def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None
     outcomes = made.run()
     if all(one.error is not None for one in outcomes):
         raise EngineError(f"every cell of the comparison failed, first {outcomes[0].cell}: {outcomes[0].error}")
-    lines = tally(outcomes)
+    lines = summarize(outcomes)
     facts: dict[str, Any] = {
         "data": config.data,
         "model": config.model,
@@ -77,7 +77,7 @@ def terms(config: CompareConfig) -> str:
     )
 
 
-def named(config: CompareConfig) -> None:
+def check_named(config: CompareConfig) -> None:
     """Check that what a comparison cannot do without is named.
 
     Raises:
@@ -92,7 +92,7 @@ def named(config: CompareConfig) -> None:
 
 def open_comparison(config: CompareConfig, log: Log, progress: Progress) -> Comparison:
     """A comparison's run folder for this configuration: a new one, or the same one again."""
-    named(config)
+    check_named(config)
     assert config.data and config.model and config.output
     folder = Path(config.output)
     begun = (folder / "config.yaml").is_file() and (folder / "cells").is_dir()
@@ -126,7 +126,7 @@ def judge_of(config: CompareConfig, pool: Pool, store: Store, log: Log, progress
         ConfigError: an unknown suite or key, or held-out rows that are not named.
     """
     known = {"suite": ["heldout"], "data": HELDOUT.get(config.data or ""), "targets": config.targets}
-    made = asked_of(config, config.eval, store, model=config.model, **known)
+    made = eval_config_of(config, config.eval, store, model=config.model, **known)
     if "heldout" in made.suite and not made.data:
         raise ConfigError("'eval.data' is missing: which held-out rows should the models be judged on?")
     make_suites(made)  # a typo must be found before anything is trained

@@ -25,8 +25,8 @@ from instdiff.core.progress import Progress
 from instdiff.data import Pool
 from instdiff.errors import InstDiffError
 from instdiff.evaluation.results import SuiteResult, read_results
-from instdiff.experiments.run_folder import BASE, RECORD, Cell, Outcome, drop_model, trained_model, whole
-from instdiff.experiments.summary import bill, cost
+from instdiff.experiments.run_folder import BASE, RECORD, Cell, CellResult, drop_model, trained_model, whole
+from instdiff.experiments.summary import cost, record_cost
 from instdiff.methods import Random
 from instdiff.scoring.cost import plan
 from instdiff.scoring.models import bind, check_roles, parse_model
@@ -41,7 +41,7 @@ Judge = Callable[[ModelRef, str, Path], list[SuiteResult]]
 Made = tuple[Scored, dict[str, Any]]
 """One line's scores, and what the table says of models and settings."""
 
-__all__ = ["BASE", "Cell", "Comparison", "Judge", "Outcome", "drop_model", "whole"]
+__all__ = ["BASE", "Cell", "CellResult", "Comparison", "Judge", "drop_model", "whole"]
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Comparison:
 
     # ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[CellResult]:
         """Every cell; what fails is told and passed over."""
         outcomes = []
         cells = list(self.cells())
@@ -123,18 +123,18 @@ class Comparison:
                 said = str(error) if isinstance(error, InstDiffError) else f"{type(error).__name__}: {error}"
                 self.log(f"warning: {cell} failed and is left out: {said}")
                 write_json(_there(place) / "error.json", {"error": said})
-                outcome = Outcome(cell, error=said)
+                outcome = CellResult(cell, error=said)
             outcomes.append(outcome)
             self._leave([o.cell for o in outcomes if o.error is not None] + cells[number:])
         return outcomes
 
-    def _done(self, cell: Cell, place: Path) -> Outcome | None:
+    def _done(self, cell: Cell, place: Path) -> CellResult | None:
         if not (place / "cell.json").is_file():
             return None
         facts = read_json(place / "cell.json")
-        return Outcome(cell, facts, [read_results(place / f"{suite}.json") for suite in facts["suites"]])
+        return CellResult(cell, facts, [read_results(place / f"{suite}.json") for suite in facts["suites"]])
 
-    def _make(self, cell: Cell, place: Path, label: str) -> Outcome:
+    def _make(self, cell: Cell, place: Path, label: str) -> CellResult:
         self.log(label)
         began = time.monotonic()
         facts: dict[str, Any] = {}
@@ -146,7 +146,7 @@ class Comparison:
             result.write(place / f"{result.suite}.json")
         facts |= {"seconds": round(time.monotonic() - began, 2), "suites": [r.suite for r in results]}
         write_json(place / "cell.json", facts)
-        return Outcome(cell, facts, results)
+        return CellResult(cell, facts, results)
 
     def train(self, cell: Cell, place: Path) -> tuple[ModelRef, dict[str, Any]]:
         """The rounds of a cell: choose, train, and again."""
@@ -223,7 +223,7 @@ class Comparison:
             pool, methods, roles, settings=self.settings, store=self.store, target=self.target,
             listed={"warmup": drawn, "selected": drawn}, specs=self._specs(lines), log=self.log, progress=self.progress,
         )  # fmt: skip
-        bill(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s))
+        record_cost(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s))
         for name in lines:
             self._scored[name, seed] = table[name], table.meta
         path = self.folder / "scores" / f"{_alike(line)}_seed_{seed}.parquet"

@@ -24,7 +24,7 @@ def read_pool(config: PipelineConfig, path: str, limit: int | None, log: Log, re
     )
 
 
-def first(pool: Pool, records: int | None) -> Pool:
+def first_records(pool: Pool, records: int | None) -> Pool:
     """The rows among the first so many records of the input."""
     return pool if records is None else pool.take(range(int((pool.rows < records).sum())))
 
@@ -32,7 +32,7 @@ def first(pool: Pool, records: int | None) -> Pool:
 def warmup_pool(config: PipelineConfig, every: Pool, log: Log) -> Pool:
     """The rows that the warm-up subset is drawn from."""
     part = config.warmup
-    return read_pool(config, part.data_path, part.limit, log) if part.data_path else first(every, part.limit)
+    return read_pool(config, part.data_path, part.limit, log) if part.data_path else first_records(every, part.limit)
 
 
 def heldout_pool(config: PipelineConfig, pool: Pool, log: Log) -> Pool | None:

@@ -27,10 +27,10 @@ from instdiff.evaluation.evaluator import HELDOUT, judges, make_subject, nll_fac
 from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
 from instdiff.evaluation.subject import Suite
 from instdiff.experiments.grid import BASE
-from instdiff.experiments.inputs import first, flaws, heldout_pool, read_pool, target_pool, warmup_pool
+from instdiff.experiments.inputs import first_records, flaws, heldout_pool, read_pool, target_pool, warmup_pool
 from instdiff.experiments.run_folder import RECORD, Cell, drop_model, same_config, same_inputs, sweep_up, whole
-from instdiff.experiments.run_folder import Outcome as Judged
-from instdiff.experiments.summary import devices, tally
+from instdiff.experiments.run_folder import CellResult as Judged
+from instdiff.experiments.summary import devices, summarize
 from instdiff.experiments.tables import write_tally
 from instdiff.methods import Full, Longest, Random
 from instdiff.scoring.models import bind, parse_model, settings_of
@@ -64,7 +64,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PipelineResult:
     """What a pipeline found: held-out lines, one per model, the counts of every stage, and ``comparison.json``."""
 
     folder: Path
@@ -191,7 +191,7 @@ class Run:
         facts = {"rows": len(trained.rows), "tokens": trained.tokens, "steps": took["steps"]}
         facts |= {"train_s": took["wall_s"], "cost_unit": devices(self.settings)[0]}
         cell = Cell(trained.name if trained.seed is None else "random", "", trained.seed)
-        self._found(cell, facts, results)
+        self._record_results(cell, facts, results)
         told: dict[str, Any] = {}
         line = None
         if HELDOUT in results:
@@ -207,12 +207,12 @@ class Run:
     def judge_base(self) -> dict[str, Any] | None:
         """The base model's own line."""
         results = self._results(BASE, self.base, self.folder / BASE)
-        self._found(Cell(BASE), {}, results)
+        self._record_results(Cell(BASE), {}, results)
         if HELDOUT not in results:
             return None
         return self._line(BASE, results[HELDOUT][HELDOUT], results[HELDOUT][HELDOUT])
 
-    def _found(self, cell: Cell, facts: dict[str, Any], results: Mapping[str, SuiteResult]) -> None:
+    def _record_results(self, cell: Cell, facts: dict[str, Any], results: Mapping[str, SuiteResult]) -> None:
         others = [result for name, result in results.items() if name != HELDOUT]
         if others:
             self.judged.append(Judged(cell, facts, others))
@@ -308,7 +308,7 @@ class Run:
             self.log(what + "".join(f"  {k} {v}" for k, v in facts.items() if not isinstance(v, dict | None)))
 
 
-def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = None) -> Outcome:
+def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = None) -> PipelineResult:
     """Run or go on with a pipeline.
 
     Raises:
@@ -334,8 +334,8 @@ def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = No
     suites: dict[str, Any] = {}
     if run.judged:
         facts = {"data": config.data, "model": config.model, "terms": TERMS}
-        suites = write_tally(run.folder, run.judged, tally(run.judged), facts)
-    return Outcome(run.folder, [line for line in [*base, *controls, *rounds] if line], stages, suites)
+        suites = write_tally(run.folder, run.judged, summarize(run.judged), facts)
+    return PipelineResult(run.folder, [line for line in [*base, *controls, *rounds] if line], stages, suites)
 
 
 def selector(config: PipelineConfig) -> tuple[str, Method]:
@@ -372,12 +372,12 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
     # A typo must be found before anything is trained, and must not bind the folder.
     selector(config)
     budget_of(config)
-    begun = _begun(folder)
+    begun = _has_begun(folder)
     same_config(config, folder, begun=begun, free=FREE)
     store, base = Store(config.store), parse_model(config.model)
     source = resolve(base, store.memo)
     every = read_pool(config, config.data, config.limit, log, folder / "rejected.jsonl")
-    pool, warmup = first(every, config.score.max_samples), warmup_pool(config, every, log)
+    pool, warmup = first_records(every, config.score.max_samples), warmup_pool(config, every, log)
     heldout = heldout_pool(config, pool, log) if config.eval and HELDOUT in config.eval.suite else None
     target = target_pool(config, log)
     eval_config, suites = judges(config, asked, heldout, store)
@@ -396,6 +396,6 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
     )  # fmt: skip
 
 
-def _begun(folder: Path) -> bool:
+def _has_begun(folder: Path) -> bool:
     """Whether the folder holds results that belong to its configuration: from the first training on."""
     return (folder / "config.yaml").is_file() and any((folder / "iter_1").glob("*calibration_model*"))

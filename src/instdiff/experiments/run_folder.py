@@ -128,7 +128,7 @@ def slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("%", "pct"))
 
 
-def first(found: list[Place]) -> dict[str, dict[str, Place]]:
+def first_seed(found: list[Place]) -> dict[str, dict[str, Place]]:
     """By budget the cell of each line that stands for it: that of its first seed.
 
     Lines with one budget of their own, such as all rows, stand beside those of every budget.
@@ -207,10 +207,12 @@ def _starts(folder: Path) -> tuple[list[str], str]:
     lines = known.get("method")
     own = [line.get("models") for line in lines.values() if isinstance(line, dict)] if isinstance(lines, dict) else []
     given = [known.get("student"), known.get("model"), *(models.get("base") for models in own if models)]
-    return list(dict.fromkeys(_said(str(where)) for where in given if where)), str(known.get("output") or folder)
+    return list(dict.fromkeys(_canonical_model(str(where)) for where in given if where)), str(
+        known.get("output") or folder
+    )
 
 
-def _said(where: str) -> str:
+def _canonical_model(where: str) -> str:
     """A model as the code writes it."""
     try:
         return str(parse_model(where))
@@ -296,7 +298,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellResult:
     """What a cell found: facts of its selection and training, its results, or why there are none."""
 
     cell: Cell

@@ -16,7 +16,7 @@ from instdiff.data import Pool
 from instdiff.engine.models import pick_device
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
-from instdiff.experiments.run_folder import BASE, Cell, Outcome
+from instdiff.experiments.run_folder import BASE, Cell, CellResult
 
 DRAWS = 4000
 LEVEL = 0.05
@@ -33,7 +33,7 @@ COSTS = {
 
 
 @dataclass(frozen=True)
-class Sample:
+class TaskScores:
     """A task's scores of one line: [seeds, items], in the order of ``ids``; items that one seed lacks are left out."""
 
     task: TaskResult
@@ -46,18 +46,18 @@ class Sample:
         """The mean over seeds of the weighted mean over items."""
         return float((self.score @ self.weight).mean() / self.weight.sum())
 
-    def only(self, ids: Sequence[str]) -> Sample:
+    def only(self, ids: Sequence[str]) -> TaskScores:
         """The same for some of the items."""
         at = {name: place for place, name in enumerate(self.ids)}
         places = [at[name] for name in ids]
-        return Sample(self.task, list(ids), self.score[:, places], self.weight[places])
+        return TaskScores(self.task, list(ids), self.score[:, places], self.weight[places])
 
     def draws(self) -> Floats:
         """Bootstrap means."""
         return bootstrap_over_seeds(self.score, self.weight, draws=DRAWS)
 
 
-def sample(results: Sequence[TaskResult]) -> Sample:
+def sample(results: Sequence[TaskResult]) -> TaskScores:
     """One task's results of several seeds."""
     found = [
         dict(zip(result.ids, zip(result.score.tolist(), result.weights.tolist(), strict=True), strict=True))
@@ -66,15 +66,15 @@ def sample(results: Sequence[TaskResult]) -> Sample:
     ids = [name for name in found[0] if all(np.isfinite(one.get(name, (np.nan, 0))[0]) for one in found)]
     score = np.array([[one[name][0] for name in ids] for one in found], np.float64).reshape(len(found), len(ids))
     weight = np.array([found[0][name][1] for name in ids], np.float64)
-    return Sample(results[0], ids, score, weight)
+    return TaskScores(results[0], ids, score, weight)
 
 
-def control_of(outcomes: Iterable[Outcome]) -> str:
+def control_of(outcomes: Iterable[CellResult]) -> str:
     """What lines are compared with: random rows where there are any, else the base."""
     return "random" if any(one.cell.line == "random" for one in outcomes if one.error is None) else BASE
 
 
-def tally(outcomes: Sequence[Outcome], against: str | None = None) -> list[dict[str, Any]]:
+def summarize(outcomes: Sequence[CellResult], against: str | None = None) -> list[dict[str, Any]]:
     """The lines of a comparison: the values of every method at every budget in every task.
 
     Differences are to ``against`` (by default ``control_of`` the outcomes) at the same budget (for the base and lines
@@ -83,7 +83,7 @@ def tally(outcomes: Sequence[Outcome], against: str | None = None) -> list[dict[
     """
     good = [one for one in outcomes if one.error is None]
     against = against or control_of(good)
-    groups: dict[tuple[str, str], list[Outcome]] = {}
+    groups: dict[tuple[str, str], list[CellResult]] = {}
     for one in good:
         groups.setdefault((one.cell.line, one.cell.budget), []).append(one)
     lines = list[dict[str, Any]]()
@@ -100,8 +100,8 @@ def tally(outcomes: Sequence[Outcome], against: str | None = None) -> list[dict[
 def _task_lines(
     suite: str,
     task: str,
-    samples: dict[tuple[str, str], Sample],
-    groups: dict[tuple[str, str], list[Outcome]],
+    samples: dict[tuple[str, str], TaskScores],
+    groups: dict[tuple[str, str], list[CellResult]],
     against: str,
 ) -> list[dict[str, Any]]:
     controls = {budget: one for (line, budget), one in samples.items() if line == against}
@@ -128,7 +128,7 @@ def _task_lines(
     return lines
 
 
-def _difference(one: Sample, control: Sample) -> dict[str, Any] | None:
+def _difference(one: TaskScores, control: TaskScores) -> dict[str, Any] | None:
     """Over the items that both have; None where there are none, which is no difference of zero."""
     known = set(control.ids)
     both = [name for name in one.ids if name in known]
@@ -140,7 +140,7 @@ def _difference(one: Sample, control: Sample) -> dict[str, Any] | None:
     return {"diff": found.value, "diff_low": found.low, "diff_high": found.high, "p": found.p}
 
 
-def _facts(members: list[Outcome]) -> dict[str, Any]:
+def _facts(members: list[CellResult]) -> dict[str, Any]:
     """What a line's cells have in common, as means over seeds."""
     told = {}
     for key in ("rows", "tokens", "steps", "score_tokens", "warmup_s", "score_s", "train_tokens", "train_s"):
@@ -155,7 +155,7 @@ def cost_unit(facts: Iterable[Mapping[str, Any]]) -> str | None:
     return " and ".join(sorted({str(one["cost_unit"]) for one in facts if one.get("cost_unit")})) or None
 
 
-def bill(folder: Path, costs: Mapping[str, Any], seconds: float, warmups: Mapping[str, float]) -> None:
+def record_cost(folder: Path, costs: Mapping[str, Any], seconds: float, warmups: Mapping[str, float]) -> None:
     """Keep what the methods of a scoring cost alone, how fast it went, and what their warm-up cost."""
     path = folder / "scores" / "cost.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core.files import write_json, writing
-from instdiff.experiments.run_folder import BASE, Outcome
+from instdiff.experiments.run_folder import BASE, CellResult
 from instdiff.experiments.summary import COSTS, NOTE, control_of, cost_unit, overlaps
 
 
 def write_tally(
-    folder: Path, outcomes: list[Outcome], lines: list[dict[str, Any]], facts: dict[str, Any]
+    folder: Path, outcomes: list[CellResult], lines: list[dict[str, Any]], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Write ``comparison.json`` and ``comparison.md``; returns what the former holds."""
     failed = [{"cell": str(one.cell), "error": one.error} for one in outcomes if one.error is not None]

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from instdiff.core import Budget, Floats, Method, Reasons, Scored, Scores, Signal, Signals
 from instdiff.errors import ConfigError
-from instdiff.methods.shared.keep import check, kept
+from instdiff.methods.shared.keep import check, keep_rows
 from instdiff.methods.shared.partitioned import approximations
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 _NONE = Method()
 
 
@@ -57,23 +57,23 @@ class Then(Method):
             if type(getattr(self, name)) is Method:
                 raise ConfigError(f"'then' needs two methods, and has no {name}; give --set then.{name}=NAME")
         one = s.part("first")
-        first = self.first.score(one).explained(one)
+        first = self.first.score(one).with_reasons(one)
         none = np.zeros(len(s), np.int64)
-        scored = Scored(self.first.name, self.first, first.value, first.why, first.details, s.ids, none, lambda: one)
-        rows = np.sort(kept(str(self.keep).strip(), scored))
+        scored = Scored(self.first.name, self.first, first.value, first.reason, first.details, s.ids, none, lambda: one)
+        rows = np.sort(keep_rows(str(self.keep).strip(), scored))
         two = s.part("second").take(rows, first.value[rows])
-        second = self.second.score(two).explained(two)
-        value, why, inside = np.full(len(s), np.nan), first.why.copy(), np.zeros(len(s), bool)
-        why[why == None] = "filtered"  # noqa: E711 - elementwise
-        value[rows], why[rows], inside[rows] = second.value, second.why, True
+        second = self.second.score(two).with_reasons(two)
+        value, reason, inside = np.full(len(s), np.nan), first.reason.copy(), np.zeros(len(s), bool)
+        reason[reason == None] = "filtered"  # noqa: E711 - elementwise
+        value[rows], reason[rows], inside[rows] = second.value, second.reason, True
         details = {"first": first.value, "kept": inside.astype(float)}
         details |= {f"first.{name}": column for name, column in first.details.items()}
         for name, column in second.details.items():
             details[f"second.{name}"] = np.full(len(s), np.nan)
             details[f"second.{name}"][rows] = column
-        return Scores(value, why, **details)
+        return Scores(value, reason, **details)
 
-    def pick(self, scored: Scored, budget: Budget) -> Rows:
+    def pick(self, scored: Scored, budget: Budget) -> Indices:
         """What the second method picks of the rows kept; shares are of all rows."""
         rows = np.flatnonzero(scored.details["kept"] == 1)
         details = {k.removeprefix("second."): v[rows] for k, v in scored.details.items() if k.startswith("second.")}
@@ -82,8 +82,10 @@ class Then(Method):
         def recall() -> Signals:
             return scored.signals().part("second").take(rows, prior)
 
-        inner = Scored(self.second.name, self.second, scored.value[rows], scored.why[rows], details, of, tokens, recall)
-        return rows[self.second.pick(inner, budget.fixed(scored))]
+        inner = Scored(
+            self.second.name, self.second, scored.value[rows], scored.reason[rows], details, of, tokens, recall
+        )
+        return rows[self.second.pick(inner, budget.as_count(scored))]
 
 
 @dataclass(frozen=True)
@@ -121,18 +123,18 @@ class Blend(Method):
         if not self.of:
             raise ConfigError("'blend' needs methods; give --set 'blend.of=[ifd, longest]'")
         parts = [s.part(str(at)) for at in range(len(self.of))]
-        scores = [method.score(part).explained(part) for method, part in zip(self.of, parts, strict=True)]
-        why: Reasons = np.full(len(s), None, object)
+        scores = [method.score(part).with_reasons(part) for method, part in zip(self.of, parts, strict=True)]
+        reason: Reasons = np.full(len(s), None, object)
         for one in scores:
-            why = np.where(why == None, one.why, why)  # noqa: E711 - elementwise
-        all_ = np.array([word is None for word in why], bool)
+            reason = np.where(reason == None, one.reason, reason)  # noqa: E711 - elementwise
+        all_ = np.array([word is None for word in reason], bool)
         value, total = np.zeros(len(s)), sum(self.weights) or len(self.of)
         details: dict[str, Floats] = {}
         for at, one in enumerate(scores):
             details[str(at)] = _ranks(np.where(all_, one.value, np.nan))
             value += (self.weights[at] if self.weights else 1.0) / total * details[str(at)]
             details |= {f"{at}.{name}": column for name, column in one.details.items()}
-        return Scores(value, why, **details)
+        return Scores(value, reason, **details)
 
 
 def _together(methods: Mapping[str, Method]) -> dict[str, Signal]:

@@ -11,8 +11,8 @@ from instdiff.core import Signals, vectors
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.effort import check_effort
 from instdiff.methods.algorithms.threshold import diverse_by_cell
-from instdiff.methods.shared.partitioned import Parts, cells_said, check_parts, parts_of
-from instdiff.methods.shared.set_method import Rows, VectorMethod
+from instdiff.methods.shared.partitioned import Parts, cells_text, check_parts, parts_of
+from instdiff.methods.shared.set_method import Indices, VectorMethod
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CosineFilter(VectorMethod):
                 f"'{self.name}': threshold {self.threshold} is a cosine, -1 to 1, and alike {self.alike} at least 1"
             )
 
-    def choose(self, s: Signals, count: int) -> Rows:
+    def choose(self, s: Signals, count: int) -> Indices:
         """In the order of earlier scores, where there are any."""
         visited = np.arange(len(s)) if s.prior is None else np.argsort(-s.prior, kind="stable")
         x, cells = vectors(s.vector)[0], parts_of(self.parts, len(s))
@@ -56,4 +56,4 @@ class CosineFilter(VectorMethod):
     @property
     def approximation(self) -> str | None:
         """Which rows are not compared."""
-        return cells_said(self.name, self.parts)
+        return cells_text(self.name, self.parts)

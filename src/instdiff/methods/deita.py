@@ -27,7 +27,7 @@ from instdiff.core import (
 )
 from instdiff.methods.algorithms.digit_ratings import expected_score
 from instdiff.methods.algorithms.threshold import diverse_by_cell
-from instdiff.methods.shared.partitioned import Parts, cells_said, check_parts, parts_of
+from instdiff.methods.shared.partitioned import Parts, cells_text, check_parts, parts_of
 
 DIGITS = ("1", "2", "3", "4", "5", "6")
 
@@ -66,7 +66,7 @@ class DEITA(Method):
     @property
     def approximation(self) -> str | None:
         """Which rows are not compared."""
-        return cells_said(self.name, self.parts)
+        return cells_text(self.name, self.parts)
 
     def signals(self) -> dict[str, Signal]:
         """Both ratings, and a vector for the filter."""
@@ -79,13 +79,13 @@ class DEITA(Method):
 
     def score(self, s: Signals) -> Scores:
         """The product; its factors are details."""
-        complexity, quality = _expected(s.complexity), _expected(s.quality)
+        complexity, quality = _expected_rating(s.complexity), _expected_rating(s.quality)
         value = complexity * quality
         return Scores(value, reasons(len(s), no_rating=np.isnan(value)), complexity=complexity, quality=quality)
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """Best first, past rows that are too similar to those taken."""
-        order = scored.best()
+        order = scored.rank_rows()
         if self.compat == "official":
             order = np.sort(order)
             order = order[np.argsort(-scored.value[order], kind="stable")]
@@ -104,7 +104,7 @@ class DEITA(Method):
         ]
 
 
-def _expected(rated: Any) -> Floats:
+def _expected_rating(rated: Any) -> Floats:
     """The expected digit per row; NaN where there are no six probabilities."""
     logits, full = vectors(rated)
     out = np.full(len(rated), np.nan)

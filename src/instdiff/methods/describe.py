@@ -23,7 +23,7 @@ def describe(name: str) -> dict[str, Any]:
         "name": kind.name or name,
         "paper": kind.paper,
         "roles": sorted({part.model for part in asked if part.measure.needs_model}),
-        "signals": {key: _said(signal) for key, signal in signals.items()},
+        "signals": {key: _signal_text(signal) for key, signal in signals.items()},
         "defaults": method.params(),
         "doc": inspect.cleandoc(kind.__doc__ or ""),
     }
@@ -34,7 +34,7 @@ def describe_all() -> list[dict[str, Any]]:
     return [describe(name) for name in METHODS]
 
 
-def _said(signal: Signal) -> str:
+def _signal_text(signal: Signal) -> str:
     if not signal.measure.needs_model:
         return repr(signal.measure)
     return f"{type(signal.measure).__name__} of {signal.view!r} by {signal.model}"

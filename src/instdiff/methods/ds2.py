@@ -24,13 +24,13 @@ from instdiff.core import (
 )
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.consensus import transition
-from instdiff.methods.algorithms.curation import curated, ds2_order, inferred, long_tail, suspects
+from instdiff.methods.algorithms.curation import curate_labels, ds2_order, infer_labels, long_tail, suspects
 from instdiff.methods.algorithms.effort import check_search
 from instdiff.methods.algorithms.neighbours import nearest
 from instdiff.methods.algorithms.vectors import blocks, unit
 from instdiff.methods.shared.set_method import vector
 
-Ints = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 _NEIGHBOURS, _NEAR = 14, 10
 
 
@@ -80,7 +80,7 @@ class DS2(Method):
     def score(self, s: Signals) -> Scores:
         """Curated level plus rarity."""
         given = np.array([_number(text) for text in s.score]) if self.column else s.score.mean()
-        full = vectors(s.vector)[1] & np.isfinite(given) & np.array([word is None for word in s.why], bool)
+        full = vectors(s.vector)[1] & np.isfinite(given) & np.array([word is None for word in s.reason], bool)
         rows = np.flatnonzero(full)
         if self.compat == "default":  # the detectors are told rows by content, so that the input's order never matters
             rows = s.ids.order(rows)
@@ -88,10 +88,10 @@ class DS2(Method):
         mended, rarity = self._curate(labels, vectors(s.vector.take(rows))[0])
         details = {name: np.full(len(s), np.nan) for name in ("curated", "long_tail")}
         details["curated"][rows], details["long_tail"][rows] = mended + self.low, rarity
-        why = reasons(len(s), no_score=np.isnan(given), no_vector=~full)
-        return Scores(details["curated"] + details["long_tail"], why, score=given, **details)
+        reason = reasons(len(s), no_score=np.isnan(given), no_vector=~full)
+        return Scores(details["curated"] + details["long_tail"], reason, score=given, **details)
 
-    def _curate(self, labels: Ints, x: npt.NDArray[np.float32]) -> tuple[Ints, Floats]:
+    def _curate(self, labels: Indices, x: npt.NDArray[np.float32]) -> tuple[Indices, Floats]:
         """The labels mended, and the rarity of each row; of fewer than four rows nothing can be said."""
         if len(labels) < 4:
             return labels, np.zeros(len(labels))
@@ -106,11 +106,11 @@ class DS2(Method):
         if official:
             found = suspects(labels, near, far, matrix, prior, k=min(_NEAR, near.shape[1]), seed=self.seed)
         else:
-            found = inferred(labels, near, far, matrix, prior, k=_NEAR)
+            found = infer_labels(labels, near, far, matrix, prior, k=_NEAR)
         rarity = long_tail(far, min(_NEAR, near.shape[1]), official=official)
-        return curated(labels, found, confidence=self.confidence), rarity
+        return curate_labels(labels, found, confidence=self.confidence), rarity
 
-    def pick(self, scored: Scored, budget: Budget) -> Ints:
+    def pick(self, scored: Scored, budget: Budget) -> Indices:
         """Best first; the published order breaks ties by row."""
         if self.compat == "default":
             return super().pick(scored, budget)
@@ -119,7 +119,7 @@ class DS2(Method):
         return budget.take(rows[order], scored)
 
 
-def _distances(x: npt.NDArray[np.float32], near: Ints) -> Floats:
+def _distances(x: npt.NDArray[np.float32], near: Indices) -> Floats:
     """Cosine distances to the neighbours; one that an approximate search did not find is as far as can be."""
     out = np.empty(near.shape)
     for part in blocks(len(x), 512):

@@ -11,12 +11,12 @@ import numpy as np
 from instdiff.core import Floats, Signals, vectors
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.facility_location import facility
-from instdiff.methods.shared.partitioned import PartedMethod
-from instdiff.methods.shared.set_method import Rows
+from instdiff.methods.shared.partitioned import PartitionedMethod
+from instdiff.methods.shared.set_method import Indices
 
 
 @dataclass(frozen=True)
-class FacilityLocation(PartedMethod):
+class FacilityLocation(PartitionedMethod):
     """Greedily the row that raises most the sum, over all rows, of the similarity to their nearest chosen row.
 
     ``kernel`` is ``cosine``, ``rbf`` = exp(-gamma |x - y|^2), or ``official`` = exp(-|x - y| / width), that of
@@ -43,12 +43,12 @@ class FacilityLocation(PartedMethod):
         if not 0 <= self.alpha <= 1:
             raise ConfigError(f"'{self.name}.alpha' is {self.alpha}; it lies in 0 to 1")
 
-    def choose(self, s: Signals, count: int) -> Rows:
+    def choose(self, s: Signals, count: int) -> Indices:
         """Lazy greedy."""
         beside: dict[str, Any] = {"quality": self._quality(s)} if self.alpha else {}
         x = vectors(s.vector)[0]
         choose = partial(facility, kernel=self.kernel, gamma=self.gamma, alpha=self.alpha)
-        return self.dealt(x, count, choose, **beside)
+        return self.choose_rows(x, count, choose, **beside)
 
     def pairs(self, n: int, k: int) -> float:
         """All rows with all, and again with those that a row represents when it is taken: ever fewer."""

@@ -57,5 +57,5 @@ class IFD(Method):
         one_stays = self.compat == "official" and self.ratio == "loss"
         misled = (ifd > 1) if one_stays else (ifd >= 1)
         value = np.where(short | misled, np.nan, ifd)
-        why = reasons(len(s), too_short=short, filtered=misled)
-        return Scores(value, why, ifd=ifd, nll_given=given, nll_alone=alone)
+        reason = reasons(len(s), too_short=short, filtered=misled)
+        return Scores(value, reason, ifd=ifd, nll_given=given, nll_alone=alone)

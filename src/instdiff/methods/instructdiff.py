@@ -80,9 +80,9 @@ class InstructDiff(Method):
         warmup = s.warmup if self.exclude_warmup else np.zeros(len(s), bool)
         ends = self._ends(np.where(short, np.nan, diff_nll), s)
         key = by_band(np.abs(diff_entropy) if self.abs else diff_entropy, self.band)
-        why = reasons(len(s), too_short=short, warmup=warmup, filtered=ends)
+        reason = reasons(len(s), too_short=short, warmup=warmup, filtered=ends)
         value = np.where(short | warmup | ends, np.nan, key)
-        return Scores(value, why, **details, diff_nll=diff_nll, diff_entropy=diff_entropy)
+        return Scores(value, reason, **details, diff_nll=diff_nll, diff_entropy=diff_entropy)
 
     def _ends(self, diff_nll: Floats, s: Signals) -> npt.NDArray[np.bool_]:
         """Rows at either end of the delta-NLL ranking (eq. 5); ties by id and copy, or by row as published."""

@@ -10,12 +10,12 @@ import numpy as np
 
 from instdiff.core import Listed, Signal, Signals, vectors
 from instdiff.methods.algorithms.kcenter import kcenter
-from instdiff.methods.shared.partitioned import PartedMethod
-from instdiff.methods.shared.set_method import Rows
+from instdiff.methods.shared.partitioned import PartitionedMethod
+from instdiff.methods.shared.set_method import Indices
 
 
 @dataclass(frozen=True)
-class KCenter(PartedMethod):
+class KCenter(PartitionedMethod):
     """Farthest first, by Euclidean distance between vectors: the chosen rows cover the data within a small radius.
 
     It starts at a row drawn by ``seed`` (``start="random"``, the paper's) or at the one nearest to the mean of all.
@@ -41,12 +41,14 @@ class KCenter(PartedMethod):
         held = {"held": Signal(Listed("selected"))} if self.onto else {}
         return {**super().signals(), **held}
 
-    def choose(self, s: Signals, count: int) -> Rows:
+    def choose(self, s: Signals, count: int) -> Indices:
         """Farthest first, behind those that are there."""
         x = vectors(s.vector)[0]
         held = np.flatnonzero(s.held)[:count] if self.onto else np.zeros(0, np.int64)
         choose = partial(kcenter, start=self.start, seed=self.seed)
-        return np.concatenate([held, self.dealt(x, count - len(held), choose, chosen=held if len(held) else None)])
+        return np.concatenate(
+            [held, self.choose_rows(x, count - len(held), choose, chosen=held if len(held) else None)]
+        )
 
     def pairs(self, n: int, k: int) -> float:
         """All rows with all that are taken."""

@@ -10,7 +10,7 @@ import numpy as np
 from instdiff.core import Signals, vectors
 from instdiff.methods.algorithms.effort import check_kmeans
 from instdiff.methods.algorithms.kmeans import Engine, by_cluster, cluster
-from instdiff.methods.shared.set_method import Rows, VectorMethod
+from instdiff.methods.shared.set_method import Indices, VectorMethod
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class KMeansQuota(VectorMethod):
     seed: int = 42
     reach: float = field(default=1.0, kw_only=True)
 
-    def choose(self, s: Signals, count: int) -> Rows:
+    def choose(self, s: Signals, count: int) -> Indices:
         """Clusters in turns."""
         wanted = min(max(1, self.clusters or int(np.sqrt(len(s) / 2))), len(s))
         x = vectors(s.vector)[0]

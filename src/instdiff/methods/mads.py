@@ -13,7 +13,7 @@ from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.coverage import coverage
 from instdiff.methods.algorithms.vectors import blocks
 from instdiff.methods.random import uniform
-from instdiff.methods.shared.set_method import Rows, SetMethod
+from instdiff.methods.shared.set_method import Indices, SetMethod
 
 Tags = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 _CALIBRATION, _COMPARED = 100, 512
@@ -85,27 +85,27 @@ class MADS(SetMethod):
     def score(self, s: Signals) -> Scores:
         """Minus the rank, with the number of tags."""
         ready = self.ready(s)
-        rows = self.arranged(s, np.flatnonzero(ready))
+        rows = self.order_rows(s, np.flatnonzero(ready))
         n_tags, order = np.full(len(s), np.nan), rows
         count = min(max(1, int(np.ceil(self.reach * len(s) - 1e-9))), len(rows))
         if count:
             tags = self.tags(s, rows)
             n_tags[rows] = np.diff(tags[0])
             order = rows[self._cover(tags, count)]
-        ranks = self.ranked(s, ready, order, count)
+        ranks = self.rank_scores(s, ready, order, count)
         length = np.asarray(s.length, np.float64)
         same = np.where(ready, _correlation(n_tags[rows], length[rows]), np.nan)
-        return Scores(ranks.value, ranks.why, n_tags=n_tags, length=length, length_correlation=same)
+        return Scores(ranks.value, ranks.reason, n_tags=n_tags, length=length, length_correlation=same)
 
-    def order(self, s: Signals, count: int) -> Rows:
+    def order(self, s: Signals, count: int) -> Indices:
         """Coverage in rounds."""
-        rows = self.arranged(s, np.flatnonzero(self.ready(s)))
+        rows = self.order_rows(s, np.flatnonzero(self.ready(s)))
         return rows[self._cover(self.tags(s, rows), min(count, len(rows)))] if len(rows) else rows
 
-    def _cover(self, tags: Tags, count: int) -> Rows:
+    def _cover(self, tags: Tags, count: int) -> Indices:
         return coverage(*tags, count, times=self.times, weight=self.weight, common=self.common)
 
-    def tags(self, s: Signals, rows: Rows) -> Tags:
+    def tags(self, s: Signals, rows: Indices) -> Tags:
         """The strongly activated neurons of these rows: offsets, and layer * width + neuron. No layer is copied."""
         size = min(len(rows), max(_CALIBRATION, int(self.calibration * len(rows))))
         sample = rows[np.sort(np.argsort(uniform(self.seed, s)[rows], kind="stable")[:size])]

@@ -49,7 +49,7 @@ class Random(Method):
             return Scores(draw)
         turn = np.zeros(len(s))
         groups = np.array([str(value) for value in s.group], object)
-        usable = np.array([word is None for word in s.why], bool)
+        usable = np.array([word is None for word in s.reason], bool)
         for group in sorted(set(groups)):
             rows = np.flatnonzero((groups == group) & usable)
             turn[rows[np.argsort(-draw[rows], kind="stable")]] = np.arange(len(rows))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from instdiff.core import Column, Pooled, Signal, Signals, WholeText, vectors
 from instdiff.errors import DataError
 from instdiff.methods.algorithms.round_robin import robin, robin_tasks
-from instdiff.methods.shared.set_method import Rows, SetMethod
+from instdiff.methods.shared.set_method import Indices, SetMethod
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RDS(SetMethod):
         """Rows that have a vector."""
         return super().ready(s) & vectors(s.vector)[1]
 
-    def choose(self, s: Signals, count: int) -> Rows:
+    def choose(self, s: Signals, count: int) -> Indices:
         """Round-robin over targets, or over tasks."""
         targets, full = vectors(s.target)
         if not full.any():

@@ -21,8 +21,8 @@ class SuperfilteringD(Method):
 
     The kernel is the published one, exp(-distance / width) between mean-pooled embeddings; MiniLM-L6 in the paper. It
     is ``then`` with these two methods. ``reach`` is the share of the rows kept that scoring ranks: 10 % of 20 % is the
-    published 2 %. ``parts``, ``over`` and ``seed`` are those of ``facility_location``, for more rows than its exact way
-    can take.
+    published 2 %. ``parts``, ``oversample`` and ``seed`` are those of ``facility_location``, for more rows than its
+    exact way can take.
     """
 
     name: ClassVar[str] = "superfiltering_d"
@@ -32,7 +32,7 @@ class SuperfilteringD(Method):
     reach: float = 0.1
     model: str = "proxy"
     parts: Parts = None
-    over: float = 1.0
+    oversample: float = 1.0
     seed: int = 42
     compat: Literal["default", "official"] = "default"
 
@@ -43,7 +43,12 @@ class SuperfilteringD(Method):
         """The two methods as one."""
         first = Superfiltering(model=self.model, compat=self.compat)
         second = FacilityLocation(
-            kernel="official", pooling="mean", reach=self.reach, parts=self.parts, over=self.over, seed=self.seed
+            kernel="official",
+            pooling="mean",
+            reach=self.reach,
+            parts=self.parts,
+            oversample=self.oversample,
+            seed=self.seed,
         )
         return Then(first, self.keep, second)
 

@@ -106,19 +106,19 @@ class TShirt(Method):
         mean, unseen = wide(selected.mean), wide(seen) == 0
         drop = np.zeros(len(s), bool) if self.keep_misled else wide(plain.mean) >= 1
         drop |= unseen & (self.compat == "default")
-        why = reasons(len(s), misaligned=misaligned, filtered=drop)
+        reason = reasons(len(s), misaligned=misaligned, filtered=drop)
         details = {"ifd": ifd} | {name: np.full(len(s), np.nan) for name in DETAILS}
         if self.hierarchical:
             found = (wide(plain.mean), wide(plain.std), mean, wide(selected.std))
             details |= dict(zip(DETAILS, found, strict=True))
-        return Scores(np.where(drop, np.nan, mean), why, **details)
+        return Scores(np.where(drop, np.nan, mean), reason, **details)
 
     def _clean(self, s: Signals) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], Floats]:
         """Rows that have all columns, rows whose two views differ in tokens as no others do, and IFD."""
         given, alone = s.given, s.alone
         with np.errstate(over="ignore"):
             ifd = np.exp(given.mean() - alone.mean())
-        usable = np.array([word is None for word in s.why], bool)
+        usable = np.array([word is None for word in s.reason], bool)
         more = given.lengths() - alone.lengths()
         kinds, counts = np.unique(more[usable], return_counts=True)
         misaligned = usable & (more != (kinds[counts.argmax()] if len(kinds) else 0))
@@ -126,7 +126,7 @@ class TShirt(Method):
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """The steadiest of the best ``gamma`` budgets; equally steady ones by their mean."""
-        best = scored.best()
+        best = scored.rank_rows()
         if not self.hierarchical:
             return budget.take(best, scored)
         if self.compat == "official":  # ties by row

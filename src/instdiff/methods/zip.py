@@ -12,7 +12,7 @@ import numpy.typing as npt
 from instdiff.core import Budget, Scored, Signal, Signals, Text
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.compression import zip_greedy
-from instdiff.methods.shared.set_method import Rows, SetMethod
+from instdiff.methods.shared.set_method import Indices, SetMethod
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Zip(SetMethod):
         said: npt.NDArray[np.bool_] = np.array([bool(text) for text in s.text], bool)
         return super().ready(s) & said
 
-    def arranged(self, s: Signals, rows: Rows) -> Rows:
+    def order_rows(self, s: Signals, rows: Indices) -> Indices:
         """By content; as published, by row."""
-        return rows if self.compat == "official" else super().arranged(s, rows)
+        return rows if self.compat == "official" else super().order_rows(s, rows)
 
-    def choose(self, s: Signals, count: int) -> Rows:
+    def choose(self, s: Signals, count: int) -> Indices:
         """The three stages; the published ones may go on beyond ``count`` and repeat rows."""
         official = self.compat == "official"
         if official and len(s) < self.k1:
@@ -64,13 +64,13 @@ class Zip(SetMethod):
         texts = [repr(json.loads(text)) if official else str(text) for text in s.text]
         return zip_greedy(texts, count, k1=self.k1, k2=self.k2, k3=self.k3, official=official)
 
-    def pick(self, scored: Scored, budget: Budget) -> Rows:
+    def pick(self, scored: Scored, budget: Budget) -> Indices:
         """The head; as published, up to a multiple of ``k3``, repeated rows included."""
         if self.compat == "default":
             return super().pick(scored, budget)
-        order, rank = scored.best(), -scored.value
+        order, rank = scored.rank_rows(), -scored.value
         whole = len(order) % self.k3 == 0 and np.array_equal(rank[order], np.arange(len(order)))
-        if not whole or not budget.filled(order, scored):  # a rank that is missing is that of a row taken again
+        if not whole or not budget.is_filled_by(order, scored):  # a rank that is missing is that of a row taken again
             count = int(scored.takeable.sum()) if budget.of_tokens else budget.target(scored)
             order = self.order(scored.signals(), count)
         return order[: -(-len(budget.take(order, scored)) // self.k3) * self.k3]

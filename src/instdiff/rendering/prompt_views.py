@@ -11,7 +11,7 @@ import numpy.typing as npt
 from instdiff.core import Asked
 from instdiff.data import Message, Sample
 from instdiff.rendering.questions import questions
-from instdiff.rendering.rows import Ids, Marks, Rows, _Built
+from instdiff.rendering.rows import Ids, Marks, RowByRowBuilder, Rows
 from instdiff.rendering.templates import Kind, Segment, Template, TextTemplate, fill, is_target, text_segments
 from instdiff.rendering.tokenise import KINDS, Tokenised, Tokenizer, instruction_texts
 
@@ -34,21 +34,25 @@ def prompt_only(texts: Tokenised, layout: Template, limit: int) -> Rows:
     lead = np.array([] if bos is None else [bos], np.int32)
     frames: dict[bool, Ids] = {}
     said = KINDS.index(Kind.RESPONSE)
-    out = _Built()
+    out = RowByRowBuilder()
     for row, sample in enumerate(texts.pool.samples()):
         a, b = parts.rows[row : row + 2]
         answers = np.flatnonzero(parts.kinds[a:b] == said)
         if not any(text.strip() for text in instruction_texts(sample)):
-            out.add(why="empty_instruction")
+            out.add(reason="empty_instruction")
             continue
         if len(answers):
             edges = parts.ids.offsets[[a, a + answers[0]]]
             own = parts.ids.values[edges[0] : edges[1]]
         else:
-            found = None if parts.why[row] else _before(texts.tokenizer, layout, _answered(sample, texts.pool.targets))
+            found = (
+                None
+                if parts.reason[row]
+                else _before(texts.tokenizer, layout, _with_blank_answer(sample, texts.pool.targets))
+            )
             own = np.array(found or [], np.int32)
         if len(own) == 0:
-            out.add(why=parts.why[row] or "unrenderable")
+            out.add(reason=parts.reason[row] or "unrenderable")
             continue
         extra = bool(sample.input)
         if extra not in frames:
@@ -60,11 +64,11 @@ def prompt_only(texts: Tokenised, layout: Template, limit: int) -> Rows:
         if mark.any():
             out.add(ids, mark, cut)
         else:
-            out.add(cut=cut, why="too_long" if cut else "too_short")
+            out.add(cut=cut, reason="too_long" if cut else "too_short")
     return out.rows()
 
 
-def _answered(sample: Sample, targets: str) -> Sample:
+def _with_blank_answer(sample: Sample, targets: str) -> Sample:
     """What stands before the first turn that is to be learnt, or everything, with a response in its place."""
     turns = sample.messages
     end = next((at for at in range(len(turns)) if is_target(turns, at, targets)), len(turns))
@@ -109,7 +113,7 @@ def _between(own: npt.NDArray[np.int32], frame: Ids) -> Marks:
     return mark
 
 
-def asked(texts: Tokenised, view: Asked, layout: Template, limit: int) -> Rows:
+def ask_questions(texts: Tokenised, view: Asked, layout: Template, limit: int) -> Rows:
     """Questions about samples, each followed by one token that stands for the answer and is the only target.
 
     Under a chat template the question is a user's turn. Under any other it is plain text after the start token, if the
@@ -129,7 +133,7 @@ def asked(texts: Tokenised, view: Asked, layout: Template, limit: int) -> Rows:
         system = (Message("system", asks.system),) if asks.system else ()
         return Sample((*system, Message("user", text), Message("assistant", "1")))
 
-    out = _Built()
+    out = RowByRowBuilder()
     for samples in texts.chunks():
         said = [asks.ask(view.number, sample) if sample.response else "" for sample in samples]
         found: Sequence[list[int] | None]
@@ -139,11 +143,11 @@ def asked(texts: Tokenised, view: Asked, layout: Template, limit: int) -> Rows:
             found = tokenizer.encode([plain(text) for text in said])
         for sample, ids in zip(samples, found, strict=True):
             if not sample.response:
-                out.add(why="empty_response")
+                out.add(reason="empty_response")
             elif ids is None:
-                out.add(why="unrenderable")
+                out.add(reason="unrenderable")
             elif len(lead) + len(ids) + 1 > limit:
-                out.add(why="too_long")
+                out.add(reason="too_long")
             else:
                 row = np.array([*lead, *ids, dummy], np.int32)
                 out.add(row, np.arange(len(row)) == len(row) - 1)

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from instdiff.core import Asked, Joint, Noisy, Prompted, PromptOnly, Reasons, ResponseOnly, View, WholeText
 from instdiff.core.arrays.ragged import Ragged, offsets_of, spans
-from instdiff.core.arrays.spill import Growing
+from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data import Pool, Sample
 from instdiff.errors import PlanError
-from instdiff.rendering.prompt_views import asked, prompt_only
-from instdiff.rendering.rows import Counts, Filling, Marks, Noise, Rows, heads_of, led_by
+from instdiff.rendering.prompt_views import ask_questions, prompt_only
+from instdiff.rendering.rows import Indices, Marks, Noise, Rows, RowsBuilder, prepend, truncate
 from instdiff.rendering.templates import Kind, Template, TextTemplate, template
 from instdiff.rendering.tokenise import KINDS, Parts, Tokenised, Tokenizer, instruction_texts, response_texts
 
@@ -56,20 +56,20 @@ class Renderer:
             case Prompted(score_eos=score_eos):
                 bos = self.tokenizer.bos if isinstance(layout, TextTemplate) else None
                 learnt = [Kind.RESPONSE, Kind.END] if score_eos else [Kind.RESPONSE]
-                return _prompted(self.tokenised.parts(layout), bos, self.tokenizer.start, limit, learnt)
+                return _join_prompted(self.tokenised.parts(layout), bos, self.tokenizer.start, limit, learnt)
             case ResponseOnly(context=context):
                 first = self.tokenizer.start if context else self.tokenizer.bos
-                return _alone(self.rows(Prompted(), layout, limit), first)
+                return _targets_alone(self.rows(Prompted(), layout, limit), first)
             case WholeText():
-                return _whole(self.rows(Prompted(), layout, limit))
+                return _all_targets(self.rows(Prompted(), layout, limit))
             case Joint():
                 return _joint(self.tokenised, view, limit)
             case PromptOnly():
                 return prompt_only(self.tokenised, layout, limit)
             case Asked():
-                return asked(self.tokenised, view, layout, limit)
+                return ask_questions(self.tokenised, view, layout, limit)
             case Noisy():
-                rows, sized = (self.rows(v, layout, limit) for v in (view.view, prompted(view.view)))
+                rows, sized = (self.rows(v, layout, limit) for v in (view.view, noise_view(view.view)))
                 return noisy(rows, sized, view, self.tokenised.pool.ids, first_address(view.view, self.tokenizer))
         raise PlanError(f"no renderer for view {view!r}; methods use the views of instdiff.core")
 
@@ -96,81 +96,81 @@ def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None =
     return np.fromiter(map(length, pool.samples()), np.float64, len(pool))
 
 
-def _prompted(parts: Parts, bos: int | None, start: int | None, limit: int, learnt: Sequence[Kind]) -> Rows:
+def _join_prompted(parts: Parts, bos: int | None, start: int | None, limit: int, learnt: Sequence[Kind]) -> Rows:
     """Join segments, cut at the limit, drop what follows the last target."""
-    out = Filling()
+    out = RowsBuilder()
     learns = np.array([kind in learnt for kind in KINDS])
     said = KINDS.index(Kind.RESPONSE)
     for span in spans(parts.ids.offsets[parts.rows]):
         edges = parts.rows[span.start : span.stop + 1]
         offsets = parts.ids.offsets[edges[0] : edges[-1] + 1]
-        kinds, why = parts.kinds[edges[0] : edges[-1]], parts.why[span].copy()
-        row = np.repeat(np.arange(len(why)), np.diff(edges))
+        kinds, reason = parts.kinds[edges[0] : edges[-1]], parts.reason[span].copy()
+        row = np.repeat(np.arange(len(reason)), np.diff(edges))
         begin = parts.ids.offsets[edges[:-1]]
         lengths = np.diff(offsets)
-        spoken = np.zeros(len(why), bool)
+        spoken = np.zeros(len(reason), bool)
         spoken[row[(kinds == said) & (lengths > 0)]] = True
         mark = learns[kinds] & (lengths > 0)
         # The first learnt token of each row, and the end of the last; of equal places the later assignment stays.
-        first, last = np.zeros(len(why), np.int64), np.zeros(len(why), np.int64)
+        first, last = np.zeros(len(reason), np.int64), np.zeros(len(reason), np.int64)
         last[row[mark]] = (offsets[1:] - begin[row])[mark]
         first[row[mark][::-1]] = (offsets[:-1] - begin[row])[mark][::-1]
-        why[~spoken & (why == None)] = "empty_response"  # noqa: E711 - elementwise
+        reason[~spoken & (reason == None)] = "empty_response"  # noqa: E711 - elementwise
         # In an empty prompt the first token needs something that predicts it.
-        bare = spoken & (first == 0) if bos is None else np.zeros(len(why), bool)
+        bare = spoken & (first == 0) if bos is None else np.zeros(len(reason), bool)
         if start is None:
-            why[bare] = "no_context"
+            reason[bare] = "no_context"
             bare[:] = False
         lead = bare if bos is None else spoken
-        open_ = why == None  # noqa: E711 - elementwise
+        open_ = reason == None  # noqa: E711 - elementwise
         long = open_ & (first + lead >= limit)
-        why[long] = "too_long"
+        reason[long] = "too_long"
         open_ &= ~long
         cut = long | (open_ & (last + lead > limit))
         lead &= open_
         keep = np.where(open_, np.minimum(last, limit - lead), 0)
         sizes = np.diff(parts.ids.offsets[edges])
-        ids = heads_of(parts.ids.values[offsets[0] : offsets[-1]], sizes, keep)
-        target = heads_of(np.repeat(learns[kinds], lengths), sizes, keep)
+        ids = truncate(parts.ids.values[offsets[0] : offsets[-1]], sizes, keep)
+        target = truncate(np.repeat(learns[kinds], lengths), sizes, keep)
         token = bos if bos is not None else start
-        led = Ragged(led_by(ids, keep, lead, token or 0), offsets_of(keep + lead))
-        out.add(led, led_by(target, keep, lead, False), cut, why)
+        led = Ragged(prepend(ids, keep, lead, token or 0), offsets_of(keep + lead))
+        out.add(led, prepend(target, keep, lead, False), cut, reason)
     return out.rows()
 
 
-def _alone(rows: Rows, first: int | None) -> Rows:
+def _targets_alone(rows: Rows, first: int | None) -> Rows:
     """The targets of rows without what stands before them, after a start token where there is one."""
-    out = Filling()
+    out = RowsBuilder()
     counts = rows.n_targets()
     for span in rows.ids.spans():
         edge = slice(rows.ids.offsets[span.start], rows.ids.offsets[span.stop])
-        why, sizes = rows.why[span].copy(), counts[span]
+        reason, sizes = rows.reason[span].copy(), counts[span]
         some = sizes > 0
         ids = rows.ids.values[edge][rows.target[edge]]
         if first is not None:
-            ids = led_by(ids, sizes, some, first)
+            ids = prepend(ids, sizes, some, first)
             sizes = sizes + some
         offsets = offsets_of(sizes)
         short = sizes == 1
-        why[short] = "too_short"
+        reason[short] = "too_short"
         kept = np.where(short, 0, sizes)
         target = np.ones(len(ids), bool)
         target[offsets[:-1][some]] = False
-        ids, target = heads_of(ids, sizes, kept), heads_of(target, sizes, kept)
-        out.add(Ragged(ids, offsets_of(kept)), target, rows.truncated[span] & ~short, why)
+        ids, target = truncate(ids, sizes, kept), truncate(target, sizes, kept)
+        out.add(Ragged(ids, offsets_of(kept)), target, rows.truncated[span] & ~short, reason)
     return out.rows()
 
 
-def _whole(rows: Rows) -> Rows:
+def _all_targets(rows: Rows) -> Rows:
     """The same ids, every token a target but the first."""
-    target = Growing(np.bool_)
+    target = SpillingArray(np.bool_)
     offsets = rows.ids.offsets
     for span in rows.ids.spans():
         marks = np.ones(offsets[span.stop] - offsets[span.start], bool)
         starts = offsets[span.start : span.stop][rows.ids.lengths()[span] > 0]
         marks[starts - offsets[span.start]] = False
         target.extend(marks)
-    return Rows(rows.ids, target.array(), rows.truncated, rows.why)
+    return Rows(rows.ids, target.array(), rows.truncated, rows.reason)
 
 
 def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
@@ -184,14 +184,14 @@ def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
 
     prompts = texts.counts(f"prompt {layout!r}", lambda sample: [prompt(sample)], special=True)
     heads = prompts if view.alone is None else np.full(len(prompts), len(encode([view.alone], special=True)[0]))
-    out = Filling()
+    out = RowsBuilder()
     start = 0
     for samples in texts.chunks():
         span = slice(start, start + len(samples))
         start = span.stop
         said = [(prompt(s) if view.alone is None else view.alone) + view.join + s.response for s in samples]
         ids = Ragged.of(encode(said, special=True), np.int32)
-        why = np.full(len(samples), None, object)
+        reason = np.full(len(samples), None, object)
         cut = np.zeros(len(samples), bool)
         if view.limit is not None:
             responses = texts.counts("response", lambda sample: [sample.response], special=True)[span]
@@ -201,28 +201,28 @@ def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
             over = cut = prompts[span] >= limit
             slack = int(texts.tokenizer.bos is not None) if view.slack is None else view.slack
             keep = np.minimum(limit if view.alone is None else limit - prompts[span] + slack, ids.lengths())
-        why[over] = "too_long"
-        why[[not sample.response for sample in samples]] = "empty_response"
-        why[[sum(m.role == "assistant" for m in sample.messages) > 1 for sample in samples]] = "multi_turn"
-        out.add(*_ended(ids, np.maximum(heads[span], 1), keep, cut & (why == "too_long"), why))
+        reason[over] = "too_long"
+        reason[[not sample.response for sample in samples]] = "empty_response"
+        reason[[sum(m.role == "assistant" for m in sample.messages) > 1 for sample in samples]] = "multi_turn"
+        out.add(*_cut_rows(ids, np.maximum(heads[span], 1), keep, cut & (reason == "too_long"), reason))
     return out.rows()
 
 
-def _ended(
-    ids: Ragged, boundary: Counts, keep: Counts, cut: Marks, why: Reasons
+def _cut_rows(
+    ids: Ragged, boundary: Indices, keep: Indices, cut: Marks, reason: Reasons
 ) -> tuple[Ragged, Marks, Marks, Reasons]:
     """Rows cut to ``keep``, targets from ``boundary`` on; those that have a reason already are emptied."""
-    open_ = why == None  # noqa: E711 - elementwise
+    open_ = reason == None  # noqa: E711 - elementwise
     cut = cut | (open_ & (keep < ids.lengths()))
     none = open_ & (keep <= boundary)
-    why[none] = np.where(cut[none], "too_long", "too_short")
+    reason[none] = np.where(cut[none], "too_long", "too_short")
     keep = np.where(open_ & ~none, keep, 0)
-    kept = Ragged(heads_of(ids.values, ids.lengths(), keep), offsets_of(keep))
+    kept = Ragged(truncate(ids.values, ids.lengths(), keep), offsets_of(keep))
     at = np.arange(len(kept.values)) - np.repeat(kept.offsets[:-1], keep)
-    return kept, at >= np.repeat(boundary, keep), cut, why
+    return kept, at >= np.repeat(boundary, keep), cut, reason
 
 
-def prompted(view: View) -> View:
+def noise_view(view: View) -> View:
     """The view by whose tokens noise is sized: the response with its prompt."""
     if isinstance(view, ResponseOnly):
         return Prompted()

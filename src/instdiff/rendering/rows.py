@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from instdiff.core import Reasons
 from instdiff.core.arrays.ragged import AT_ONCE, Ragged, offsets_of
-from instdiff.core.arrays.spill import Growing
-from instdiff.core.columns import joined, slim
+from instdiff.core.arrays.spill import SpillingArray
+from instdiff.core.columns import compact_reasons, concat_reasons
 
-Counts = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.bool_]
 Values = npt.NDArray[Any]
 
@@ -33,11 +33,11 @@ class Noise:
     """
 
     alpha: float
-    row: Counts
-    tokens: Counts
+    row: Indices
+    tokens: Indices
     first: int | str | None = "prompted"
 
-    def addresses(self, target: Marks) -> tuple[Counts, Marks]:
+    def addresses(self, target: Marks) -> tuple[Indices, Marks]:
         """Address of each token of a row with these targets, and which tokens get noise.
 
         Response tokens have their number in the response, prompt tokens a negative one.
@@ -50,7 +50,7 @@ class Noise:
             noisy[0] = False
         return np.where(target, said, -1 - np.arange(len(target))), noisy
 
-    def take(self, rows: Counts) -> Noise:
+    def take(self, rows: Indices) -> Noise:
         """That of the rows named."""
         return replace(self, row=self.row[rows], tokens=self.tokens[rows])
 
@@ -76,7 +76,7 @@ class Rows:
     ids: Ragged
     target: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
-    why: Reasons
+    reason: Reasons
     noise: Noise | None = None
     _digests: list[npt.NDArray[np.bytes_]] = field(default_factory=list, repr=False, compare=False)
     """Known hashes of ids and targets, which noise does not change."""
@@ -84,9 +84,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def n_targets(self) -> Counts:
+    def n_targets(self) -> Indices:
         """Targets per row."""
-        out = Growing(np.int64)
+        out = SpillingArray(np.int64)
         for span in self.ids.spans():
             marks = self.target[self.ids.offsets[span.start] : self.ids.offsets[span.stop]]
             ends = np.concatenate([[0], np.cumsum(marks)])
@@ -100,7 +100,7 @@ class Rows:
         digests = self._digests[0]
         if self.noise is None:
             return digests
-        noised, marks = Growing("S16"), self.noise.marks()
+        noised, marks = SpillingArray("S16"), self.noise.marks()
         for at in range(0, len(digests), AT_ONCE):
             plain = memoryview(digests[at : at + AT_ONCE].tobytes())
             both = zip((plain[a : a + 16] for a in range(0, len(plain), 16)), marks, strict=False)
@@ -109,13 +109,13 @@ class Rows:
         return noised.array()
 
     def _plain_digests(self) -> npt.NDArray[np.bytes_]:
-        out = Growing("S16")
+        out = SpillingArray("S16")
         start = hashlib.blake2b(digest_size=16, key=b"row")
         for span in self.ids.spans():
             digests = bytearray()
             offsets = self.ids.offsets[span.start : span.stop + 1]
             ids = memoryview(self.ids.values[offsets[0] : offsets[-1]].astype("<i4").tobytes())
-            bits, ends = _packed(self.target[offsets[0] : offsets[-1]], offsets - offsets[0])
+            bits, ends = _pack_bits(self.target[offsets[0] : offsets[-1]], offsets - offsets[0])
             places = (4 * (offsets - offsets[0])).tolist()
             for a, b, c, d in zip(places, places[1:], ends, ends[1:], strict=False):
                 digest = start.copy()
@@ -125,7 +125,7 @@ class Rows:
             out.extend(np.frombuffer(bytes(digests), "S16"))
         return out.array()
 
-    def take(self, rows: Counts) -> Rows:
+    def take(self, rows: Indices) -> Rows:
         """The rows named, in that order."""
         if len(rows) == len(self) and all(
             np.array_equal(rows[at : at + AT_ONCE], np.arange(at, min(at + AT_ONCE, len(rows))))
@@ -135,10 +135,10 @@ class Rows:
         ids = self.ids.take(rows)
         target = Ragged(self.target, self.ids.offsets).take(rows).values
         noise = None if self.noise is None else self.noise.take(rows)
-        return Rows(ids, target, self.truncated[rows], self.why[rows], noise)
+        return Rows(ids, target, self.truncated[rows], self.reason[rows], noise)
 
 
-def _packed(target: Marks, offsets: Counts) -> tuple[memoryview, list[int]]:
+def _pack_bits(target: Marks, offsets: Indices) -> tuple[memoryview, list[int]]:
     """Targets as bits, each row from a byte of its own; and where the rows' bytes start."""
     sizes = np.diff(offsets)
     ends = offsets_of((sizes + 7) // 8)
@@ -147,35 +147,35 @@ def _packed(target: Marks, offsets: Counts) -> tuple[memoryview, list[int]]:
     return memoryview(np.packbits(room).tobytes()), ends.tolist()
 
 
-class Filling:
+class RowsBuilder:
     """Rows as they are made, a span at a time."""
 
     def __init__(self) -> None:
-        self.ids, self.target, self.sizes = Growing(np.int32), Growing(np.bool_), Growing(np.int64)
-        self.truncated = Growing(np.bool_)
-        self.why: list[Reasons] = []
+        self.ids, self.target, self.sizes = SpillingArray(np.int32), SpillingArray(np.bool_), SpillingArray(np.int64)
+        self.truncated = SpillingArray(np.bool_)
+        self.reason: list[Reasons] = []
 
-    def add(self, ids: Ragged, target: Marks, truncated: Marks, why: Reasons) -> None:
+    def add(self, ids: Ragged, target: Marks, truncated: Marks, reason: Reasons) -> None:
         """Append rows."""
         self.ids.extend(ids.values)
         self.target.extend(target)
         self.sizes.extend(ids.lengths())
         self.truncated.extend(truncated)
-        self.why.append(slim(why))
+        self.reason.append(compact_reasons(reason))
 
     def rows(self) -> Rows:
         """All that were added."""
         ids = Ragged(self.ids.array(), offsets_of(self.sizes.array()))
-        return Rows(ids, self.target.array(), self.truncated.array(), joined(self.why))
+        return Rows(ids, self.target.array(), self.truncated.array(), concat_reasons(self.reason))
 
 
-def heads_of(values: Values, sizes: Counts, keep: Counts) -> Values:
+def truncate(values: Values, sizes: Indices, keep: Indices) -> Values:
     """The first ``keep`` values of each row."""
     at = np.arange(len(values)) - np.repeat(offsets_of(sizes)[:-1], sizes)
     return values[at < np.repeat(keep, sizes)]
 
 
-def led_by(values: Values, sizes: Counts, lead: Marks, first: int | bool) -> Values:
+def prepend(values: Values, sizes: Indices, lead: Marks, first: int | bool) -> Values:
     """The rows with ``first`` before those that ``lead`` names."""
     return np.insert(values, offsets_of(sizes)[:-1][lead], first)
 
@@ -187,35 +187,36 @@ _AT_ONCE = 1 << 10
 """Rows put together before they are handed on."""
 
 
-def _bare(ids: Ids, lead: int | None) -> Ids:
-    return ids[1:] if lead is not None and len(ids) and ids[0] == lead else ids
+def without_prefix_token(ids: Ids, prefix_token: int | None) -> Ids:
+    """A row without the token that starts it, where it has one."""
+    return ids[1:] if prefix_token is not None and len(ids) and ids[0] == prefix_token else ids
 
 
-class _Built:
+class RowByRowBuilder:
     """Rows made one by one."""
 
     def __init__(self) -> None:
-        self._out = Filling()
+        self._out = RowsBuilder()
         self._parts: list[tuple[Ids, Marks, bool, str | None]] = []
 
     def add(
-        self, ids: Ids | None = None, target: Marks | None = None, cut: bool = False, why: str | None = None
+        self, ids: Ids | None = None, target: Marks | None = None, cut: bool = False, reason: str | None = None
     ) -> None:
         """Append a row, or the reason why there is none."""
         nothing = np.zeros(0, np.int32)
         self._parts.append(
-            (nothing if ids is None else ids, nothing.astype(bool) if target is None else target, cut, why)
+            (nothing if ids is None else ids, nothing.astype(bool) if target is None else target, cut, reason)
         )
         if len(self._parts) == _AT_ONCE:
             self._hand_on()
 
-    def after(self, context: Ids, ids: Ids, target: Marks, cut: bool, limit: int, lead: int | None) -> None:
+    def after(self, context: Ids, ids: Ids, target: Marks, cut: bool, limit: int, prefix_token: int | None) -> None:
         """Append a row behind as much of the end of a context as fits."""
-        own = _bare(ids, lead)
+        own = without_prefix_token(ids, prefix_token)
         head = ids[: len(ids) - len(own)]
         room = limit - len(ids)
         if room <= 0:
-            self.add(cut=True, why="too_long")
+            self.add(cut=True, reason="too_long")
             return
         shown = context[-room:]
         marks = np.concatenate([np.zeros(len(head) + len(shown), bool), target[len(head) :]])
@@ -229,7 +230,7 @@ class _Built:
     def _hand_on(self) -> None:
         parts, self._parts = self._parts, []
         if parts:
-            ids, target, cut, why = zip(*parts, strict=True)
-            words: Reasons = np.array([*why, None], object)[:-1]
+            ids, target, cut, reason = zip(*parts, strict=True)
+            words: Reasons = np.array([*reason, None], object)[:-1]
             sizes = offsets_of([len(row) for row in ids])
             self._out.add(Ragged(np.concatenate(ids), sizes), np.concatenate(target), np.array(cut, bool), words)

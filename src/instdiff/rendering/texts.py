@@ -28,7 +28,7 @@ class Texts:
     """
 
     said: pa.LargeStringArray
-    why: Reasons
+    reason: Reasons
     system: str = ""
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class Texts:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Texts:
         """Those of the rows named, in that order."""
-        return Texts(self.said.take(pa.array(rows)), self.why[rows], self.system)
+        return Texts(self.said.take(pa.array(rows)), self.reason[rows], self.system)
 
     def _texts(self) -> Iterator[str]:
         for start in range(0, len(self), 4096):
@@ -67,21 +67,21 @@ def texts(view: View, pool: Pool) -> Texts:
         ConfigError: a prompt file is missing or faulty.
         PlanError: the view is one of tokens.
     """
-    why = np.full(len(pool), None, object)
+    reason = np.full(len(pool), None, object)
     said: list[str] = []
     if isinstance(view, Words):
         for row, sample in enumerate(pool.samples()):
             said.append(words(sample, view.part))
             if not said[-1].strip():
-                why[row] = "empty_response" if view.part == "response" else "empty_instruction"
-        return Texts(pa.array(said, pa.large_string()), why)
+                reason[row] = "empty_response" if view.part == "response" else "empty_instruction"
+        return Texts(pa.array(said, pa.large_string()), reason)
     if isinstance(view, Asked):
         asked = questions(view.prompt)
         for row, sample in enumerate(pool.samples()):
             if not sample.response:
-                why[row] = "empty_response"
-            said.append("" if why[row] else asked.ask(view.number, sample))
-        return Texts(pa.array(said, pa.large_string()), why, asked.system)
+                reason[row] = "empty_response"
+            said.append("" if reason[row] else asked.ask(view.number, sample))
+        return Texts(pa.array(said, pa.large_string()), reason, asked.system)
     raise PlanError(f"{type(view).__name__} is a view for language models; embedders and judges take text")
 
 

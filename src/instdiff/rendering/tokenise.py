@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from instdiff.core import Reasons
 from instdiff.core.arrays.ragged import Ragged, offsets_of
-from instdiff.core.arrays.spill import Growing
-from instdiff.core.columns import joined, slim
+from instdiff.core.arrays.spill import SpillingArray
+from instdiff.core.columns import compact_reasons, concat_reasons
 from instdiff.data import Pool, Sample
 from instdiff.rendering.templates import ChatTemplate, Kind, Segment, Template, TextTemplate, is_target, text_segments
 
@@ -62,7 +62,7 @@ class Parts:
     ids: Ragged
     kinds: npt.NDArray[np.uint8]
     rows: npt.NDArray[np.int64]
-    why: Reasons
+    reason: Reasons
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Tokens per sample."""
@@ -137,8 +137,8 @@ class Tokenised:
 
     def _collect(self, cut: Cut, responses: Parts | None) -> Parts:
         """Tokenise the segments that ``cut`` makes, but for responses that are there already."""
-        values, sizes, kinds = Growing(np.int32), Growing(np.int64), Growing(np.uint8)
-        counts, why = Growing(np.int64), list[Reasons]()
+        values, sizes, kinds = SpillingArray(np.int32), SpillingArray(np.int64), SpillingArray(np.uint8)
+        counts, reason = SpillingArray(np.int64), list[Reasons]()
         end = [] if self.tokenizer.eos is None else [self.tokenizer.eos]
         known = 0
         for samples in self.chunks():
@@ -159,9 +159,9 @@ class Tokenised:
             sizes.extend(lengths)
             kinds.extend([_NUMBER[segment.kind] for segment in segments])
             counts.extend([0 if isinstance(row, str) else len(row) for row in rows])
-            why.append(slim(np.array([row if isinstance(row, str) else None for row in rows], object)))
+            reason.append(compact_reasons(np.array([row if isinstance(row, str) else None for row in rows], object)))
         every = Ragged(values.array(), offsets_of(sizes.array()))
-        return Parts(every, kinds.array(), offsets_of(counts.array()), joined(why))
+        return Parts(every, kinds.array(), offsets_of(counts.array()), concat_reasons(reason))
 
 
 _NUMBER = {kind: number for number, kind in enumerate(KINDS)}

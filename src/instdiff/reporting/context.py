@@ -14,9 +14,9 @@ import numpy.typing as npt
 from instdiff.core import Floats
 from instdiff.reporting import statistics
 from instdiff.reporting.examples import Examples, examples
-from instdiff.reporting.sources import Material, Part
+from instdiff.reporting.sources import Part, ReportSources
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 INTERVAL = re.compile(r"-?[0-9.,]+ to -?[0-9.,]+")
 POINTS = 50_000
 """Points of a picture; of more rows a seeded sample is shown."""
@@ -67,10 +67,10 @@ class Section:
 
 
 @dataclass
-class Scene:
+class ReportContext:
     """The material with what is looked up in it more than once."""
 
-    material: Material
+    material: ReportSources
 
     @property
     def part(self) -> Part | None:
@@ -78,7 +78,7 @@ class Scene:
         return self.material.last
 
     @cached_property
-    def at(self) -> Rows:
+    def at(self) -> Indices:
         """The rows that are points of the pictures."""
         return statistics.sample(self.count, POINTS)
 

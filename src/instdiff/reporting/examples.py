@@ -11,7 +11,7 @@ from instdiff.core.display import visible
 from instdiff.data import Pool
 from instdiff.reporting.sources import Part
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 MOST = 2000
 SHARES = {"chosen": 0.35, "borderline": 0.2, "extreme": 0.2}
 """Parts of the rows shown; random ones fill up."""
@@ -26,17 +26,17 @@ def cut(text: str, most: int) -> str:
 class Examples:
     """Rows of a table by position, each with what it is here for, its status, and the reason for that."""
 
-    at: Rows
+    at: Indices
     kinds: list[str]
     status: list[str]
-    why: list[str]
+    reason: list[str]
 
 
 def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
     """Chosen rows, those around the cut, the ends of every score, and random ones."""
     kinds: dict[int, str] = {}
 
-    def add(rows: Rows, kind: str, count: int) -> None:
+    def add(rows: Indices, kind: str, count: int) -> None:
         fresh = [int(row) for row in rows.tolist() if int(row) not in kinds]
         if len(fresh) > count:  # evenly, the first and the last among them
             fresh = [fresh[i] for i in np.unique(np.linspace(0, len(fresh) - 1, count).astype(int))]
@@ -49,7 +49,7 @@ def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
     add(part.chosen, "chosen", sizes["chosen"])
     ends = max(1, min(sizes["extreme"], most // 5) // max(1, 2 * len(part.table.scored)))
     for scored in part.table.scored.values():
-        best = scored.best()
+        best = scored.rank_rows()
         add(np.concatenate([best[:ends], best[-ends:]]), "extreme", 2 * ends)
     rest = np.random.default_rng(seed).permutation(len(part.table))
     add(rest[~np.isin(rest, list(kinds))], "random", max(0, min(most, len(part.table)) - len(kinds)))
@@ -61,15 +61,15 @@ def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
     return Examples(at, [kinds[int(row)] for row in at], status, _reasons(part, at))
 
 
-def borderline(part: Part, each: int) -> Rows:
+def borderline(part: Part, each: int) -> Indices:
     """The last rows that were taken and the first that were not, by the score that decided."""
-    best = part.scored.best()
+    best = part.scored.rank_rows()
     taken = part.mask[best]
     return np.concatenate([best[taken][-each:], best[~taken][:each]])
 
 
-def _reasons(part: Part, at: Rows) -> list[str]:
-    scored, best = part.scored, part.scored.best()
+def _reasons(part: Part, at: Indices) -> list[str]:
+    scored, best = part.scored, part.scored.rank_rows()
     rank = np.zeros(len(scored), np.int64)
     rank[best] = np.arange(1, len(best) + 1)
     picked = {int(row): place for place, row in enumerate(part.chosen.tolist(), 1)}
@@ -82,11 +82,11 @@ def _reasons(part: Part, at: Rows) -> list[str]:
         elif rank[row]:
             said.append(f"{by}, behind the last taken ({last:,})" if rank[row] > last else f"{by}, passed over")
         else:
-            said.append(f"{by}: {str(scored.why[row] or 'no reason').replace('_', ' ')}")
+            said.append(f"{by}: {str(scored.reason[row] or 'no reason').replace('_', ' ')}")
     return said
 
 
-def texts(pool: Pool, at: Rows, most: int) -> list[tuple[str, str]]:
+def texts(pool: Pool, at: Indices, most: int) -> list[tuple[str, str]]:
     """Instruction and response of these rows as they may be shown."""
     out = []
     for sample in pool.take(at).samples():

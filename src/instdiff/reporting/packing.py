@@ -79,9 +79,9 @@ class Packer:
             return finite(float(value))
         return value.item() if isinstance(value, np.generic) else value
 
-    def packed(self) -> str:
+    def pack(self) -> str:
         """All arrays, in text."""
-        return packed(b"".join(self._parts))
+        return pack(b"".join(self._parts))
 
 
 def _arrays(value: Any) -> Any:
@@ -95,12 +95,12 @@ def _arrays(value: Any) -> Any:
     return [_arrays(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def packed(raw: bytes | str) -> str:
+def pack(raw: bytes | str) -> str:
     """Compressed, in letters that mean nothing to HTML."""
     data = raw.encode() if isinstance(raw, str) else raw
     return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
 
 
-def packed_json(value: Any) -> str:
+def pack_json(value: Any) -> str:
     """JSON, compressed."""
-    return packed(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    return pack(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))

@@ -18,9 +18,9 @@ from instdiff.core.display import visible
 from instdiff.core.files import write_json, writing
 from instdiff.errors import InstDiffError
 from instdiff.reporting import run_sections, score_sections, stored_values
-from instdiff.reporting.context import Scene, Section
+from instdiff.reporting.context import ReportContext, Section
 from instdiff.reporting.examples import texts
-from instdiff.reporting.packing import Packer, packed, packed_json
+from instdiff.reporting.packing import Packer, pack, pack_json
 from instdiff.reporting.plotly_script import library, plotly_script
 from instdiff.reporting.sources import gather
 from instdiff.reporting.statistics import plain
@@ -57,7 +57,7 @@ def report(
     place = Path(where)
     page = Path(output) if output else (place if place.is_dir() else place.parent) / "report.html"
     plotly_script()  # where it is missing, nothing is read
-    scene = Scene(gather(place, data, store, lines, log))
+    scene = ReportContext(gather(place, data, store, lines, log))
     made, points = _sections(scene)
     about, folded = run_sections.provenance(scene)
     made.append(about)
@@ -68,7 +68,7 @@ def report(
     body = {"figures": figures, "examples": table, "points": points, "arrays": packer.index}
     drawing = library(frozenset(trace.type for s in made for _, figure in s.figures for trace in figure.data))
     text = _page(scene, made, notes, folded, bool(shown), drawing, {
-        "figures": packed_json(body), "arrays": packer.packed(), "plotly": packed(drawing),
+        "figures": pack_json(body), "arrays": packer.pack(), "plotly": pack(drawing),
     })  # fmt: skip
     with writing(page) as aside:
         aside.write_text(text, encoding="utf-8")
@@ -81,7 +81,7 @@ def write_report(folder: Path, lines: list[dict[str, Any]]) -> Path:
     return report(folder, lines=lines)
 
 
-def _sections(scene: Scene) -> tuple[list[Section], dict[str, Any]]:
+def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
     covered, points = run_sections.coverage(scene)
     made = [
         score_sections.summary(scene),
@@ -101,7 +101,7 @@ def _sections(scene: Scene) -> tuple[list[Section], dict[str, Any]]:
     return [section for section in made if section is not None], points
 
 
-def _columns(scene: Scene) -> Iterator[Any]:
+def _columns(scene: ReportContext) -> Iterator[Any]:
     """What the points of pictures are made of."""
     for part in scene.material.parts:
         for scored in part.table.scored.values():
@@ -114,7 +114,7 @@ def _columns(scene: Scene) -> Iterator[Any]:
 # ── examples ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _examples(scene: Scene, packer: Packer) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def _examples(scene: ReportContext, packer: Packer) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The shown rows as facts and as the page has them, and what is to say about them."""
     part, shown, pool = scene.part, scene.shown, scene.material.pool
     if part is None or shown is None:
@@ -124,7 +124,7 @@ def _examples(scene: Scene, packer: Packer) -> tuple[dict[str, Any], dict[str, A
         "row": table.rows[at].tolist(),
         "kind": shown.kinds,
         "status": shown.status,
-        "reason": shown.why,
+        "reason": shown.reason,
         "n_tokens": [n if n >= 0 else None for n in table.n_tokens[at].tolist()],
         "scores": {name: table.scored[name].value[at].tolist() for name in table},
     }
@@ -133,7 +133,7 @@ def _examples(scene: Scene, packer: Packer) -> tuple[dict[str, Any], dict[str, A
     own = {f"{part.method}.{name}": column[at] for name, column in part.scored.details.items()}
     body = {
         **facts,
-        "reason": [visible(why) for why in shown.why],
+        "reason": [visible(reason) for reason in shown.reason],
         "group": [visible(value) for value in facts.get("group", [])],
         "group_name": scene.groups[0] if scene.groups else "",
         "scores": {name: packer.array(table.scored[name].value[at]) for name in table},
@@ -159,13 +159,13 @@ def _fitting(pool: Any, at: Any) -> tuple[list[tuple[str, str]], int]:
     """Texts that do not make the page too large, and where they are cut."""
     most = TEXT
     said = texts(pool, at, most)
-    while len(packed_json(said)) > TEXT_BYTES and most > 100:
+    while len(pack_json(said)) > TEXT_BYTES and most > 100:
         most //= 2
         said = texts(pool, at, most)
     return said, most
 
 
-def _tokens(scene: Scene, packer: Packer, notes: list[str]) -> dict[str, Any]:
+def _tokens(scene: ReportContext, packer: Packer, notes: list[str]) -> dict[str, Any]:
     """Values of the shown rows' tokens, chosen rows first, as many as there is room for."""
     part, shown, pool = scene.part, scene.shown, scene.material.pool
     assert part is not None and shown is not None and pool is not None
@@ -210,7 +210,7 @@ def _values(column: Ragged, sizes: Any) -> Any:
 
 
 def _page(
-    scene: Scene,
+    scene: ReportContext,
     made: list[Section],
     notes: list[str],
     folded: list[tuple[str, str]],
@@ -247,7 +247,7 @@ def cell(value: Any, digits: int = 3) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, float) else visible(str(value))
 
 
-def _facts(scene: Scene, made: list[Section], shown: dict[str, Any]) -> dict[str, Any]:
+def _facts(scene: ReportContext, made: list[Section], shown: dict[str, Any]) -> dict[str, Any]:
     return {
         "instdiff": __version__,
         "title": scene.material.title,

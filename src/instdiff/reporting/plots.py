@@ -26,7 +26,7 @@ __all__ = [
     "budgets", "comparison", "correlation", "coverage", "delta", "distribution", "domains", "funnel", "length_bias",
     "matrix", "one", "overlap", "rank_correlation", "training",
 ]  # fmt: skip
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Some = Scored | ScoreTable
 MANY = 2000
 """Points above this are drawn on the graphics card."""
@@ -45,14 +45,14 @@ def one(scores: Some, name: str | None = None) -> Scored:
     return scores[name or next(iter(scores))]
 
 
-def _chosen(scored: Scored, chosen: Rows | None) -> npt.NDArray[np.bool_]:
+def _chosen_mask(scored: Scored, chosen: Indices | None) -> npt.NDArray[np.bool_]:
     """A mask of the chosen rows: those given, or the best tenth."""
     mask = np.zeros(len(scored), bool)
     mask[head(scored, parse_budget(ASSUMED)) if chosen is None else chosen] = True
     return mask
 
 
-def _points(x: Floats, y: Floats, name: str, colour: str, rows: Rows, size: float = 5, **more: Any) -> Any:
+def _points(x: Floats, y: Floats, name: str, colour: str, rows: Indices, size: float = 5, **more: Any) -> Any:
     go = plotly()
     kind = go.Scattergl if more.pop("many", len(x) > MANY) else go.Scatter
     return kind(
@@ -72,7 +72,7 @@ def _points(x: Floats, y: Floats, name: str, colour: str, rows: Rows, size: floa
 
 def distribution(
     scores: Some,
-    chosen: Rows | None = None,
+    chosen: Indices | None = None,
     *,
     name: str | None = None,
     values: Floats | None = None,
@@ -89,7 +89,7 @@ def distribution(
     """
     go = plotly()
     scored = one(scores, name)
-    mask = _chosen(scored, chosen)
+    mask = _chosen_mask(scored, chosen)
     column = scored.value if values is None else values
     found = statistics.histogram(column, mask)
     if found is None:
@@ -113,11 +113,11 @@ def distribution(
 
 def delta(
     scores: Some,
-    chosen: Rows | None = None,
+    chosen: Indices | None = None,
     *,
     name: str | None = None,
     labels: Sequence[str] | None = None,
-    at: Rows | None = None,
+    at: Indices | None = None,
 ) -> Figure:
     """Delta NLL against delta entropy with the kept band (InstructDiff).
 
@@ -147,11 +147,11 @@ def delta(
 def length_bias(
     scores: Some,
     length: Floats | None = None,
-    chosen: Rows | None = None,
+    chosen: Indices | None = None,
     *,
     name: str | None = None,
     unit: str = "response tokens",
-    at: Rows | None = None,
+    at: Indices | None = None,
 ) -> Figure:
     """A score against the length of the response."""
     scored = one(scores, name)
@@ -163,11 +163,11 @@ def length_bias(
 
 
 def _parts(
-    scored: Scored, x: Floats, y: Floats, chosen: Rows | None, labels: Sequence[str] | None, at: Rows | None,
+    scored: Scored, x: Floats, y: Floats, chosen: Indices | None, labels: Sequence[str] | None, at: Indices | None,
     *, values_only: bool = False,
 ) -> list[Any]:  # fmt: skip
     """A trace for each kind of row: chosen, not chosen, not eligible; or for each domain."""
-    mask, here = _chosen(scored, chosen), np.arange(len(scored)) if at is None else at
+    mask, here = _chosen_mask(scored, chosen), np.arange(len(scored)) if at is None else at
     many = len(here) > MANY
     size = 3.5 if len(here) > 10_000 else 5
     if labels is not None:
@@ -260,7 +260,7 @@ def rank_correlation(table: ScoreTable) -> Figure:
 
 
 def coverage(
-    xy: npt.NDArray[Any], chosen: npt.NDArray[np.bool_], labels: Sequence[str] | None = None, at: Rows | None = None
+    xy: npt.NDArray[Any], chosen: npt.NDArray[np.bool_], labels: Sequence[str] | None = None, at: Indices | None = None
 ) -> Figure:
     """Rows in two dimensions: the chosen before the others, or by domain."""
     rows = np.arange(len(xy)) if at is None else at

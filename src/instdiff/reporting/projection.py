@@ -11,7 +11,7 @@ from instdiff.data import Pool, Sample
 from instdiff.errors import PlanError
 
 Matrix = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 FACTORS, FEATURES, CHARACTERS = 32, 1 << 14, 1500
 MOST_TSNE, LEAST_TSNE = 3000, 50
 _BLOCK = 1 << 22
@@ -85,7 +85,7 @@ def unit(x: Matrix) -> Matrix:
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12), np.float32)
 
 
-def near(factors: Matrix, shown: Rows, count: int = 3) -> npt.NDArray[np.int32]:
+def near(factors: Matrix, shown: Indices, count: int = 3) -> npt.NDArray[np.int32]:
     """For each row the places in ``shown`` of the rows most like it, itself aside; -1 where there are fewer."""
     x = unit(factors)
     some, k = x[shown], min(count, max(0, len(shown) - 1))
@@ -106,7 +106,7 @@ def near(factors: Matrix, shown: Rows, count: int = 3) -> npt.NDArray[np.int32]:
     return out
 
 
-def reach(factors: Matrix, chosen: Rows) -> float | None:
+def reach(factors: Matrix, chosen: Indices) -> float | None:
     """Median cosine of a row that is not chosen to the chosen row most like it."""
     rest = np.setdiff1d(np.arange(len(factors)), chosen)
     if len(rest) == 0 or len(chosen) == 0:

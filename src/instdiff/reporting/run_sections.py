@@ -12,7 +12,7 @@ from instdiff.core.display import visible
 from instdiff.core.files import environment
 from instdiff.errors import InstDiffError
 from instdiff.reporting import plots, projection, statistics, stored_values
-from instdiff.reporting.context import Scene, Section, Table
+from instdiff.reporting.context import ReportContext, Section, Table
 
 CURVES, STEPS = 32, 2000
 SPENT = {"warmup_s": "warm-up", "score_s": "scoring", "train_s": "training"}
@@ -21,7 +21,7 @@ SPENT = {"warmup_s": "warm-up", "score_s": "scoring", "train_s": "training"}
 # ── where the rows lie ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def coverage(scene: Scene) -> tuple[Section | None, dict[str, Any]]:
+def coverage(scene: ReportContext) -> tuple[Section | None, dict[str, Any]]:
     """Rows in two dimensions; and per row the shown rows that are most like it."""
     part, pool = scene.part, scene.material.pool
     if part is None or pool is None or scene.count < 3:
@@ -65,12 +65,12 @@ def coverage(scene: Scene) -> tuple[Section | None, dict[str, Any]]:
     return section, {"at": at, "near": near.ravel(), "x": whole[:, 0], "y": whole[:, 1]}
 
 
-def _factors(scene: Scene, section: Section) -> tuple[str, projection.Matrix]:
+def _factors(scene: ReportContext, section: Section) -> tuple[str, projection.Matrix]:
     """Vectors of the store where there are any, else the words of the texts."""
     part, pool = scene.part, scene.material.pool
     assert part is not None and pool is not None
     try:
-        found = stored_values.embedded(part.table, pool, scene.material.store)
+        found = stored_values.find_embeddings(part.table, pool, scene.material.store)
     except (InstDiffError, OSError) as error:
         found = None
         section.notes.append(f"Vectors of the store could not be read: {stored_values.why_not(error)}.")
@@ -80,7 +80,7 @@ def _factors(scene: Scene, section: Section) -> tuple[str, projection.Matrix]:
     return "the words of instruction and response (TF-IDF, 32 factors)", projection.of_texts(projection.words(rows))
 
 
-def tags(scene: Scene) -> Section | None:
+def tags(scene: ReportContext) -> Section | None:
     """MADS: which neurons tell categories apart."""
     part, pool = scene.part, scene.material.pool
     mads = next((s for s in part.table.scored.values() if "n_tags" in s.details), None) if part else None
@@ -107,7 +107,7 @@ def tags(scene: Scene) -> Section | None:
 # ── what models learnt ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def training(scene: Scene) -> Section | None:
+def training(scene: ReportContext) -> Section | None:
     """Loss curves of every model in the folder; of a comparison one for each line."""
     found = scene.material.training
     if not found:
@@ -138,7 +138,7 @@ def _thin(losses: list[float | None]) -> list[float]:
     return values[:: max(1, -(-len(values) // STEPS))]
 
 
-def comparison(scene: Scene) -> Section | None:
+def comparison(scene: ReportContext) -> Section | None:
     """Models against each other, with intervals."""
     section = Section("comparison", "Models against each other")
     lines, cells = scene.material.lines, scene.material.comparison
@@ -149,13 +149,13 @@ def comparison(scene: Scene) -> Section | None:
         words = dict.fromkeys(str(line[key]) for key in ("suite", "task", "metric") if line.get(key))
         kinds.setdefault(", ".join(words), []).append(line)
     for kind, some in kinds.items():
-        _judged(section, kind, some, scene.material.against)
+        _draw_task(section, kind, some, scene.material.against)
     section.text += scene.material.terms
     section.facts = {**section.facts, "heldout": lines, "lines": cells, "terms": scene.material.terms}
     return section if section.figures else None
 
 
-def _judged(section: Section, kind: str, lines: list[dict[str, Any]], against: str) -> None:
+def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against: str) -> None:
     """The lines of a task: one picture for each budget, the curve over budgets, and the table, best first."""
     told = [line for line in lines if isinstance(line.get("value"), int | float)]
     told.sort(key=lambda line: line["value"] if statistics.lower_is_better(line) else -line["value"])
@@ -224,7 +224,7 @@ def _interval(line: Mapping[str, Any], prefix: str) -> str | None:
 # ── what it cost, where it comes from ─────────────────────────────────────────────────────────────────────────────────
 
 
-def cost(scene: Scene) -> Section | None:
+def cost(scene: ReportContext) -> Section | None:
     """Signals, who uses them, what the store holds; and what the log says of time and cache."""
     if scene.part is None:
         return None
@@ -256,12 +256,12 @@ def cost(scene: Scene) -> Section | None:
     steps = [line for line in scene.material.log if {"cached", "tokens_per_s"} & line.keys()]
     if steps:
         section.tables.append(_steps(steps))
-        section.text.append(_paid(steps))
+        section.text.append(_cost_text(steps))
         section.facts = {**section.facts, "steps": steps}
     return section
 
 
-def _paid(steps: list[dict[str, Any]]) -> str:
+def _cost_text(steps: list[dict[str, Any]]) -> str:
     """All passes of a run together."""
     passes = [line for stage in steps for line in stage.get("passes", [])]
     done, cached, tokens = (sum(line[key] for line in passes) for key in ("rows", "cached", "tokens"))
@@ -285,7 +285,7 @@ def _steps(steps: list[dict[str, Any]]) -> Table:
     return Table(header, rows, "stages and their passes")
 
 
-def provenance(scene: Scene) -> tuple[Section, list[tuple[str, str]]]:
+def provenance(scene: ReportContext) -> tuple[Section, list[tuple[str, str]]]:
     """Fingerprints and versions; and texts to unfold."""
     material, part = scene.material, scene.part
     section = Section("provenance", "Where it comes from")

@@ -11,8 +11,8 @@ import numpy as np
 
 from instdiff.experiments import run_folder
 from instdiff.reporting import plots, statistics
-from instdiff.reporting.context import Scene, Section, Table
-from instdiff.reporting.sources import Material, Part
+from instdiff.reporting.context import ReportContext, Section, Table
+from instdiff.reporting.sources import Part, ReportSources
 
 ROUNDS, SEVERAL = 3, 12
 """Earlier rounds whose points are drawn; methods whose points are all drawn."""
@@ -25,15 +25,15 @@ MATRIX = 32
 # ── in three sentences ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def summary(scene: Scene) -> Section:
+def summary(scene: ReportContext) -> Section:
     """What was chosen and why."""
     section = Section("summary", "What was chosen, and why")
     part, material = scene.part, scene.material
     if part is None:
-        section.text = [_compared(material) or "This folder holds trained models, and no scores."]
+        section.text = [_comparison_text(material) or "This folder holds trained models, and no scores."]
         return section
     picked, of = len(part.chosen), len(part.table)
-    of_lines = _compared(material)
+    of_lines = _comparison_text(material)
     told = [_what(part, material), _why(part)]
     section.text = [of_lines, *told] if of_lines else [*told, _result(material) or _bias(scene)]
     tokens = part.scored.n_tokens
@@ -53,7 +53,7 @@ def summary(scene: Scene) -> Section:
     return section
 
 
-def _what(part: Part, material: Material) -> str:
+def _what(part: Part, material: ReportSources) -> str:
     tokens = part.scored.n_tokens
     of_tokens = ""
     if np.all(tokens >= 0):
@@ -72,13 +72,13 @@ def _why(part: Part) -> str:
     idea = re.sub(r" \([^)]*\)", "", doc).split(". ")[0].rstrip(".")
     cut = statistics.threshold(part.scored, part.mask)
     at = "" if cut is None else f" the lowest score taken is {cut:.4g} (higher is better), and"
-    why = statistics.excluded(part.scored)
-    left = ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in why.items())
-    without = f"{sum(why.values()):,} rows have no score ({left})" if why else "every row has a score"
+    reason = statistics.count_excluded(part.scored)
+    left = ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in reason.items())
+    without = f"{sum(reason.values()):,} rows have no score ({left})" if reason else "every row has a score"
     return f"The idea of {part.method}: {idea[:1].lower()}{idea[1:]};{at} {without}."
 
 
-def _result(material: Material) -> str:
+def _result(material: ReportSources) -> str:
     """The selection against random ones, where models were judged."""
     random = [line["nll"] for line in material.lines if str(line["model"]).startswith("random seed")]
     if not random:
@@ -92,7 +92,7 @@ def _result(material: Material) -> str:
     )
 
 
-def _compared(material: Material) -> str:
+def _comparison_text(material: ReportSources) -> str:
     if not material.comparison:
         return ""
     first = material.comparison[0]
@@ -126,7 +126,7 @@ def _against_random(lines: list[dict[str, Any]]) -> str:
     )
 
 
-def _bias(scene: Scene) -> str:
+def _bias(scene: ReportContext) -> str:
     assert scene.part is not None
     known = statistics.response_length(scene.lengths)
     if known is None:
@@ -142,34 +142,34 @@ def _bias(scene: Scene) -> str:
 # ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def funnel(scene: Scene) -> Section | None:
+def funnel(scene: ReportContext) -> Section | None:
     """Rows and tokens per stage with the reasons."""
     section = Section("funnel", "From the input to the selection")
     parts = scene.material.parts
     for part in reversed(parts) if scene.material.kind == "compare" else parts:
         stages = statistics.funnel(part.scored, part.chosen)
-        why = statistics.excluded(part.scored)
-        section.facts[part.name] = {"stages": stages, "excluded": why}
+        reason = statistics.count_excluded(part.scored)
+        section.facts[part.name] = {"stages": stages, "excluded": reason}
         shares = statistics.shares(stages)
         told = [
             {**stage, "share": {unit: share[at] for unit, share in shares.items()}} for at, stage in enumerate(stages)
         ]
         section.bars.append((part.name, told))
         rows = [[stage["stage"], stage["rows"], stage["tokens"]] for stage in stages]
-        rows += [[f"left out: {word.replace('_', ' ')}", count, None] for word, count in why.items()]
+        rows += [[f"left out: {word.replace('_', ' ')}", count, None] for word, count in reason.items()]
         several = len(parts) > 1
         section.tables.append(Table(["stage", "rows", "response tokens"], rows, part.name if several else ""))
     section.text = ["Scorable rows could be scored; eligible ones may be taken; tokens are those of the responses."]
     return section if section.bars else None
 
 
-def distributions(scene: Scene) -> Section | None:
+def distributions(scene: ReportContext) -> Section | None:
     """Each score with the cut, and the details of the method that decided."""
     section = Section("distributions", "How the scores are distributed")
     section.text = ["Blue are the chosen rows; the dashed line is the lowest score among them."]
     section.notes = ["The outermost half percent of each column stands in its first and last bar."]
     rows = []
-    for part, scored, prefix in _scored(scene.material):
+    for part, scored, prefix in _scored_methods(scene.material):
         top = part.top(scored.name)
         mask = np.zeros(len(part.table), bool)
         mask[top] = True
@@ -193,7 +193,7 @@ def distributions(scene: Scene) -> Section | None:
 _SPREAD = ("rows", "mean", "median", "deviation", "min", "max")
 
 
-def _scored(material: Material) -> Iterator[tuple[Part, Any, str]]:
+def _scored_methods(material: ReportSources) -> Iterator[tuple[Part, Any, str]]:
     """Every method of every part; the newest part first."""
     several = len(material.parts) > 1 and material.kind != "compare"  # whose lines have names of their own
     for part in reversed(material.parts):
@@ -204,12 +204,12 @@ def _scored(material: Material) -> Iterator[tuple[Part, Any, str]]:
 # ── InstructDiff ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def delta(scene: Scene) -> Section | None:
+def delta(scene: ReportContext) -> Section | None:
     """Delta NLL against delta entropy with the kept band; delta entropy per domain."""
     section = Section("delta", "Delta NLL and delta entropy")
     labels = scene.groups[1] if scene.groups else None
     for number, (part, scored, prefix) in enumerate(
-        (p, s, x) for p, s, x in _scored(scene.material) if {"diff_nll", "diff_entropy"} <= s.details.keys()
+        (p, s, x) for p, s, x in _scored_methods(scene.material) if {"diff_nll", "diff_entropy"} <= s.details.keys()
     ):
         if number >= ROUNDS:
             section.notes.append(f"Points of the newest {ROUNDS} are drawn.")
@@ -245,7 +245,7 @@ def _domains(caption: str, by: str, found: Mapping[str, Any], part: Part, labels
     return Table([by, "rows", "chosen", *_SPREAD[1:]], rows, caption)
 
 
-def domains(scene: Scene) -> Section | None:
+def domains(scene: ReportContext) -> Section | None:
     """What each domain has of the selection and of the score."""
     part = scene.part
     if part is None or scene.groups is None:
@@ -266,7 +266,7 @@ def domains(scene: Scene) -> Section | None:
 # ── columns against each other ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def correlation(scene: Scene) -> Section | None:
+def correlation(scene: ReportContext) -> Section | None:
     """Every score with the lengths and every other score."""
     if scene.part is None:
         return None
@@ -282,7 +282,7 @@ def correlation(scene: Scene) -> Section | None:
     return section
 
 
-def length(scene: Scene) -> Section | None:
+def length(scene: ReportContext) -> Section | None:
     """Whether a score goes by the length of the response."""
     part = scene.part
     known = statistics.response_length(scene.lengths) if part is not None else None
@@ -312,7 +312,7 @@ def length(scene: Scene) -> Section | None:
     return section
 
 
-def overlap(scene: Scene) -> Section | None:
+def overlap(scene: ReportContext) -> Section | None:
     """What methods, rounds and controls have in common."""
     material, part = scene.material, scene.part
     section = Section("overlap", "What methods and rounds have in common")
@@ -324,7 +324,7 @@ def overlap(scene: Scene) -> Section | None:
     if len(sets) > 1:
         found = statistics.jaccard(sets)
         section.facts |= {"selections": {name: len(rows) for name, rows in sets.items()}, "jaccard": found}
-        _drawn(section, material, sets, found)
+        _draw_overlaps(section, material, sets, found)
     columns = _columns(material)
     if len(columns) > 1:
         ranked = statistics.spearman(columns)
@@ -335,12 +335,14 @@ def overlap(scene: Scene) -> Section | None:
     return section if section.figures else None
 
 
-def _drawn(section: Section, material: Material, sets: Mapping[str, Any], found: list[list[float | None]]) -> None:
+def _draw_overlaps(
+    section: Section, material: ReportSources, sets: Mapping[str, Any], found: list[list[float | None]]
+) -> None:
     """Pictures of an overlap: of a comparison one for each budget, with the first seed of each line."""
     number = {name: place for place, name in enumerate(sets)}
     shown = {"Jaccard": {name: name for name in sets}}
     if material.cells:
-        by = run_folder.first(material.cells)
+        by = run_folder.first_seed(material.cells)
         several = {f"Jaccard, {budget}": {line: str(one) for line, one in mine.items()} for budget, mine in by.items()}
         shown = several if len(by) > 1 else {"Jaccard": next(iter(several.values()))}
         if len(sets) > max(map(len, shown.values())):
@@ -355,10 +357,10 @@ def _drawn(section: Section, material: Material, sets: Mapping[str, Any], found:
         section.figures.append((label, plots.matrix(list(at), values, signed=False, label="Jaccard")))
 
 
-def _columns(material: Material) -> dict[str, Any]:
+def _columns(material: ReportSources) -> dict[str, Any]:
     """The scores of methods and rounds that are of the same rows."""
     out: dict[str, Any] = {}
-    for part, scored, prefix in _scored(material):
+    for part, scored, prefix in _scored_methods(material):
         if material.last is not None and part.table.ids == material.last.table.ids and len(out) < 24:
             out[prefix + scored.name] = scored.value
     return out

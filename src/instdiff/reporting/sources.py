@@ -20,7 +20,7 @@ from instdiff.experiments.run_folder import Place, places, trainings
 from instdiff.scoring.table import ScoreTable, read_scores
 from instdiff.selection.selector import check_same_rows
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 ASSUMED = "10%"
 """The budget at which scores without a selection are looked at."""
 SCORES = ("scores.parquet", "scores.jsonl", "scores.csv")
@@ -37,7 +37,7 @@ class Part:
     table: ScoreTable
     method: str
     budget: Budget
-    chosen: Rows
+    chosen: Indices
     record: Mapping[str, Any] | None = None
 
     @property
@@ -45,7 +45,7 @@ class Part:
         """The scores that decided."""
         return self.table.scored[self.method]
 
-    def top(self, name: str) -> Rows:
+    def top(self, name: str) -> Indices:
         """What a method of the table takes at the same budget."""
         return self.chosen if name == self.method else head(self.table.scored[name], self.budget)
 
@@ -58,14 +58,14 @@ class Part:
 
 
 @dataclass
-class Material:
+class ReportSources:
     """All that is known of a run or of scores; ``notes`` say what is not."""
 
     title: str
     kind: str
     parts: list[Part] = field(default_factory=list)
     pool: Pool | None = None
-    selections: dict[str, Rows] = field(default_factory=dict)
+    selections: dict[str, Indices] = field(default_factory=dict)
     lines: list[dict[str, Any]] = field(default_factory=list)
     comparison: list[dict[str, Any]] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
@@ -88,11 +88,11 @@ class Material:
         return self.parts[-1] if self.parts else None
 
 
-def head(scored: Scored, budget: Budget) -> Rows:
+def head(scored: Scored, budget: Budget) -> Indices:
     """The first rows of a ranking that fit a budget; of rows where tokens were not counted."""
     if budget.of_tokens and np.any(scored.n_tokens < 0):
         budget = parse_budget(ASSUMED)
-    return budget.take(scored.best(), scored)
+    return budget.take(scored.rank_rows(), scored)
 
 
 def gather(
@@ -101,7 +101,7 @@ def gather(
     store: str | None = None,
     lines: list[dict[str, Any]] | None = None,
     log: Log = lambda line: None,
-) -> Material:
+) -> ReportSources:
     """Read everything that a report shows.
 
     Args:
@@ -119,7 +119,7 @@ def gather(
         found = _folder(place, lines)
     elif place.is_file():
         table = read_scores(place)
-        found = Material(f"Scores {place.name}", "scores", store=table.meta.get("store"))
+        found = ReportSources(f"Scores {place.name}", "scores", store=table.meta.get("store"))
         found.parts.append(_part(place.name, table, place.parent / "selection.json", found))
     else:
         raise DataError(f"there is no '{place}'; give a run folder, or the score file that `instdiff score` wrote")
@@ -139,10 +139,10 @@ def _label(part: Part) -> str:
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _folder(folder: Path, lines: list[dict[str, Any]] | None) -> Material:
+def _folder(folder: Path, lines: list[dict[str, Any]] | None) -> ReportSources:
     rounds = sorted((p for p in folder.glob("iter_*") if p.name[5:].isdigit()), key=lambda p: int(p.name[5:]))
     kind = "pipeline" if rounds else "compare" if (folder / "comparison.json").is_file() else "scores"
-    found = Material(f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind)
+    found = ReportSources(f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind)
     for place in rounds or [folder]:
         path = next((place / name for name in SCORES if (place / name).is_file()), None)
         if path is not None:
@@ -176,7 +176,7 @@ def _folder(folder: Path, lines: list[dict[str, Any]] | None) -> Material:
     return found
 
 
-def _first_seed(folder: Path, found: Material) -> None:
+def _first_seed(folder: Path, found: ReportSources) -> None:
     """The scores of a comparison: those of its first seed, the table with the most lines last."""
     paths = sorted(folder.glob("scores/*.parquet"))
     seeds = {path: path.stem.rpartition("seed_")[2] for path in paths}
@@ -197,7 +197,7 @@ def _cell(folder: Path, table: ScoreTable) -> Path:
     return min(mine, key=lambda path: (path.parts[-4] in plain, str(path)), default=folder / "selection.json")
 
 
-def _part(name: str, table: ScoreTable, path: Path, found: Material) -> Part:
+def _part(name: str, table: ScoreTable, path: Path, found: ReportSources) -> Part:
     record = read_json(path) if path.is_file() else None
     if record is not None:
         place = {int(row): at for at, row in enumerate(table.rows)}
@@ -250,7 +250,7 @@ def _log(path: Path) -> list[dict[str, Any]]:
 # ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _texts(found: Material, place: Path, data: str | None, log: Log) -> None:
+def _texts(found: ReportSources, place: Path, data: str | None, log: Log) -> None:
     """The rows themselves, where they can be had."""
     table = found.last.table if found.last else None
     try:
@@ -269,17 +269,19 @@ def _texts(found: Material, place: Path, data: str | None, log: Log) -> None:
     found.pool = pool
 
 
-def _load(found: Material, place: Path, data: str | None, table: ScoreTable | None, log: Log) -> Pool | None:
+def _load(found: ReportSources, place: Path, data: str | None, table: ScoreTable | None, log: Log) -> Pool | None:
     config = place / "config.yaml"
     meta = table.meta if table else {}
     if found.kind == "pipeline" and config.is_file():
         from instdiff.config.base import load as load_config
         from instdiff.config.commands import PipelineConfig
-        from instdiff.experiments.inputs import first, read_pool
+        from instdiff.experiments.inputs import first_records, read_pool
 
         settings = load_config(PipelineConfig, str(config), {}, [])
         path = data or settings.data
-        return first(read_pool(settings, path, settings.limit, log), settings.score.max_samples) if path else None
+        return (
+            first_records(read_pool(settings, path, settings.limit, log), settings.score.max_samples) if path else None
+        )
     if not data and config.is_file():
         import yaml
 

@@ -15,7 +15,7 @@ from instdiff.core.budget import parse_budget
 from instdiff.data import Pool
 from instdiff.scoring.table import ScoreTable
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 BINS, GROUPS = 60, 12
 WIDE = 1 << 16
 """Rows that are compared at once."""
@@ -104,7 +104,7 @@ def spearman(columns: Mapping[str, Floats]) -> list[list[float | None]]:
     return out
 
 
-def jaccard(sets: Mapping[str, Rows]) -> list[list[float | None]]:
+def jaccard(sets: Mapping[str, Indices]) -> list[list[float | None]]:
     """Shared rows over rows in either, for every pair."""
     one = [np.unique(rows) for rows in sets.values()]
     every = np.unique(np.concatenate(one)) if one else np.zeros(0, np.int64)
@@ -134,12 +134,12 @@ def groups(pool: Pool) -> tuple[str, list[str]] | None:
     return None
 
 
-def excluded(scored: Scored) -> dict[str, int]:
+def count_excluded(scored: Scored) -> dict[str, int]:
     """Rows without a score, by reason."""
-    return dict(Counter(str(word) for word in scored.why if word is not None).most_common())
+    return dict(Counter(str(word) for word in scored.reason if word is not None).most_common())
 
 
-def funnel(scored: Scored, chosen: Rows) -> list[dict[str, Any]]:
+def funnel(scored: Scored, chosen: Indices) -> list[dict[str, Any]]:
     """Rows and tokens of each stage."""
     known = bool(np.all(scored.n_tokens >= 0))
     whole, picked = np.ones(len(scored), bool), np.zeros(len(scored), bool)
@@ -161,7 +161,7 @@ def shares(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return out
 
 
-def lengths(pool: Pool | None, n_tokens: Rows) -> dict[str, Floats]:
+def lengths(pool: Pool | None, n_tokens: Indices) -> dict[str, Floats]:
     """How long each row is, in every way that is known."""
     out: dict[str, Floats] = {}
     if np.all(n_tokens >= 0):
@@ -239,7 +239,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]
     return {name: points for name, points in kept.items() if len(points) > 1}
 
 
-def sample(count: int, most: int, seed: int = 0) -> Rows:
+def sample(count: int, most: int, seed: int = 0) -> Indices:
     """All positions, or a seeded sample of them in order."""
     if count <= most:
         return np.arange(count)

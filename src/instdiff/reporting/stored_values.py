@@ -20,7 +20,7 @@ from instdiff.store import ColumnId, Store, info
 if TYPE_CHECKING:
     from instdiff.scoring.workbench import Workbench
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def tokens(table: ScoreTable, pool: Pool, store: str | None) -> Tokens | None:
         return None
     bench = bench_of(table, pool, store)
     shown = min(asked, key=lambda s: not isinstance(s.view, Prompted))
-    rows = bench.rendered(shown.model, shown.view).tokens
+    rows = bench.render(shown.model, shown.view).tokens
     ids = Ragged(rows.ids.values[rows.target], np.concatenate([[0], np.cumsum(rows.n_targets())]))
     columns: dict[str, Ragged] = {}
     for signal in asked:
         values = bench.vectors(signal)
         whole = np.flatnonzero(values.lengths() == ids.lengths())
         if values.lengths()[whole].sum():
-            columns[_said(signal)] = Ragged.of(
+            columns[_signal_text(signal)] = Ragged.of(
                 [values[row] if values.lengths()[row] == len(ids[row]) else [] for row in range(len(ids))], np.float32
             )
     hf = bench.tokenizer(shown.model).hf
@@ -101,7 +101,7 @@ def _of_tokens(signal: Signal) -> bool:
     return isinstance(signal.measure, Nll | Entropy) and views and signal.of == "pool"
 
 
-def _said(signal: Signal) -> str:
+def _signal_text(signal: Signal) -> str:
     word = "NLL" if isinstance(signal.measure, Nll) else "entropy"
     return f"{word} by {signal.model}{' without the prompt' if isinstance(signal.view, ResponseOnly) else ''}"
 
@@ -126,7 +126,7 @@ def _piece(hf: Any, token: int) -> str:
 # ── vectors and tags ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def embedded(table: ScoreTable, pool: Pool, store: str | None) -> tuple[str, npt.NDArray[Any]] | None:
+def find_embeddings(table: ScoreTable, pool: Pool, store: str | None) -> tuple[str, npt.NDArray[Any]] | None:
     """Vectors of all rows, and whose they are; None where the store has none for every row."""
     asked = [s for s in _reachable(table) if isinstance(s.measure, Embedding | Pooled) and s.of == "pool"]
     for signal in sorted(asked, key=lambda s: not isinstance(s.measure, Embedding)):

@@ -36,7 +36,7 @@ from instdiff.core import (
 )
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.scoring.cost import ASSUMED_SHARE_OF_PEAK, PassCost, bill
+from instdiff.scoring.cost import ASSUMED_SHARE_OF_PEAK, PassCost, estimate_cost
 from instdiff.scoring.planner import Pass
 from instdiff.scoring.planner import plan as waves_of
 from instdiff.scoring.scorer import by_name, workbench
@@ -203,9 +203,9 @@ def measure(
         blank = _Blank(Path(folder) / "store", (store or Store()).memo)
         bench = workbench(sample, named, models, settings, blank, target=target)
         waves = waves_of(signal for method in named.values() for signal in method.signals().values())
-        steps = [step for wave in waves for step in bench.ordered(wave)]
+        steps = [step for wave in waves for step in bench.order(wave)]
         render_s = _render_seconds(bench, steps) / count
-        costs = bill(bench, named)
+        costs = estimate_cost(bench, named)
         load_s = _load_seconds(sample, Path(folder)) / count
         return _rates(bench, list(zip(steps, costs.passes, strict=True)), costs.model_loads, load_s, render_s)
 
@@ -218,7 +218,7 @@ def _render_seconds(bench: Workbench, steps: Sequence[Pass]) -> float:
     start = time.perf_counter()
     for step in steps:
         if bench.ready(step):
-            bench.rendered_for(step)
+            bench.render_for(step)
     return time.perf_counter() - start
 
 
@@ -260,7 +260,7 @@ def _stored(bench: Workbench, step: Pass, measure: Measure, cost: PassCost) -> t
     match measure:
         case Nll() | Entropy() | Top1():
             # A row has the same targets whatever other rows stand before it.
-            rendered = bench.rendered_for(step) if bench.ready(step) else bench.rendered(step.model, Prompted())
+            rendered = bench.render_for(step) if bench.ready(step) else bench.render(step.model, Prompted())
             return rows, float(rendered.tokens.n_targets()[rendered.scorable].sum()), False
         case Choice(options=options):
             return rows, rows * len(options), False

@@ -24,7 +24,7 @@ from instdiff.scoring.workbench import Workbench
 from instdiff.store import ColumnId, Store
 from instdiff.store.keys import Keys, among
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 ASSUMED_SHARE_OF_PEAK = 0.35
 """Share of the matrix-product peak that a sweep is assumed to reach."""
@@ -55,7 +55,7 @@ class PassCost:
 
 
 @dataclass(frozen=True)
-class Bill:
+class CostEstimate:
     """All passes, and what the methods would cost one by one."""
 
     passes: list[PassCost]
@@ -85,6 +85,10 @@ class Bill:
         }
 
 
+Bill = CostEstimate
+"""The public name of it."""
+
+
 def plan(
     pool: Pool,
     methods: Sequence[Method] | Mapping[str, Method],
@@ -93,21 +97,21 @@ def plan(
     settings: Settings | None = None,
     target: Pool | None = None,
     store: Store | None = None,
-) -> Bill:
+) -> CostEstimate:
     """What ``score`` with the same arguments would do and cost; spends nothing.
 
     Raises:
         PlanError: a role that a method needs is not bound.
     """
     named = by_name(methods)
-    return bill(workbench(pool, named, models, settings, store, target=target), named)
+    return estimate_cost(workbench(pool, named, models, settings, store, target=target), named)
 
 
-def bill(bench: Workbench, methods: Mapping[str, Method]) -> Bill:
+def estimate_cost(bench: Workbench, methods: Mapping[str, Method]) -> CostEstimate:
     """Count what scoring would do. Nothing is loaded but tokenizers, nothing computed."""
     waves = waves_of(signal for method in methods.values() for signal in method.signals().values())
     planned: dict[ColumnId, list[Keys]] = {}
-    steps = [(number, step) for number, wave in enumerate(waves) for step in bench.ordered(wave)]
+    steps = [(number, step) for number, wave in enumerate(waves) for step in bench.order(wave)]
     passes = [_cost(bench, step, number, planned) for number, step in steps]
     alone = {}
     for name, method in methods.items():
@@ -119,14 +123,14 @@ def bill(bench: Workbench, methods: Mapping[str, Method]) -> Bill:
     bases = [bench.home(step) for step in todo if not step.measures[0].of_text]
     loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
     loads += len({bench.home(step) for step in todo if step.measures[0].of_text})
-    return Bill(passes, alone, loads, flops / speed if flops else 0.0, speed)
+    return CostEstimate(passes, alone, loads, flops / speed if flops else 0.0, speed)
 
 
-def _lengths(bench: Workbench, step: Pass) -> Rows:
+def _lengths(bench: Workbench, step: Pass) -> Indices:
     """Tokens of each row of a pass, as far as they are known before earlier passes have run."""
     if bench.ready(step):
-        return bench.rendered_for(step).lengths
-    plain = bench.rendered(step.model, Prompted(), step.of).lengths
+        return bench.render_for(step).lengths
+    plain = bench.render(step.model, Prompted(), step.of).lengths
     match step.view:
         case Demonstrated(shots=shots):
             return plain * (1 + shots)
@@ -142,13 +146,13 @@ def _cost(bench: Workbench, step: Pass, wave: int, planned: dict[ColumnId, list[
     body, head = _work_per_token(bench, step)
     ready, shared = bench.ready(step), 0
     if ready:
-        rendered = bench.rendered_for(step)
+        rendered = bench.render_for(step)
         todo = _not_planned(bench, step, bench.lacking(step), planned)
         rows = len(rendered.scorable)
         cached = rows - len(_with_copies(rendered.keys, rendered.scorable, todo))
         targets = 0
         if isinstance(rendered.rows, RowsOfTokens):
-            shared = _shared(bench, rendered.rows, todo)
+            shared = _shared_tokens(bench, rendered.rows, todo)
             targets = int(rendered.rows.n_targets()[todo].sum())
     else:
         todo, rows, cached = np.arange(len(lengths)), len(lengths), 0
@@ -170,9 +174,9 @@ def _cost(bench: Workbench, step: Pass, wave: int, planned: dict[ColumnId, list[
     )
 
 
-def _not_planned(bench: Workbench, step: Pass, todo: Rows, planned: dict[ColumnId, list[Keys]]) -> Rows:
+def _not_planned(bench: Workbench, step: Pass, todo: Indices, planned: dict[ColumnId, list[Keys]]) -> Indices:
     """Rows that no earlier pass computes: one model may stand in several roles."""
-    keys = bench.rendered_for(step).keys[todo]
+    keys = bench.render_for(step).keys[todo]
     new = np.zeros(len(todo), bool)
     for measure in step.measures:
         column = bench.column(step.model, measure)
@@ -182,7 +186,7 @@ def _not_planned(bench: Workbench, step: Pass, todo: Rows, planned: dict[ColumnI
     return todo[new]
 
 
-def _shared(bench: Workbench, rows: RowsOfTokens, todo: Rows) -> int:
+def _shared_tokens(bench: Workbench, rows: RowsOfTokens, todo: Indices) -> int:
     """Tokens that packing rows as trees will save."""
     if rows.noise is not None:
         return 0
@@ -195,7 +199,7 @@ def _shared(bench: Workbench, rows: RowsOfTokens, todo: Rows) -> int:
     return saved
 
 
-def _with_copies(keys: Keys, scorable: Rows, todo: Rows) -> Rows:
+def _with_copies(keys: Keys, scorable: Indices, todo: Indices) -> Indices:
     return scorable[among(keys[scorable], keys[todo])]
 
 

@@ -15,13 +15,13 @@ from instdiff.errors import DataError, PlanError
 from instdiff.methods.algorithms.effort import check_search
 from instdiff.methods.algorithms.kmeans import anchors as nearest_to_centres
 from instdiff.methods.algorithms.neighbours import at_random, bm25, nearest
-from instdiff.rendering.demonstrations import alone, anchored, anchors_of, demonstrated
+from instdiff.rendering.demonstrations import anchors_of, cut_anchors, put_before_anchors, put_demonstrations
 from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import Template, TextTemplate
 from instdiff.rendering.texts import words
 
-Numbers = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Vectors = Callable[[Signal], Ragged]
 """The column of a signal that an earlier wave has computed."""
 
@@ -29,7 +29,7 @@ BETWEEN = "\n\n"
 """What stands after a demonstration under a text template; a chat template ends each turn by itself."""
 
 
-def in_company(
+def demonstrated_rows(
     view: View, renderer: Renderer, layout: Template, limit: int, pool: Pool, vectors: Vectors
 ) -> tuple[Rows, int] | None:
     """Rows of a view that shows other rows, and how many stand side by side for each sample; None for other views.
@@ -44,16 +44,20 @@ def in_company(
     plain = isinstance(layout, TextTemplate)
     whole = rows if plain else renderer.rows(Prompted(score_eos=True), layout, limit)
     join = renderer.tokenizer.encode([BETWEEN])[0] if plain else []
-    lead = renderer.tokenizer.bos
+    prefix_token = renderer.tokenizer.bos
     if isinstance(view, Demonstrated):
-        return demonstrated(rows, neighbours(view, pool, rows, vectors), whole, join, most, lead=lead), 1
+        return put_demonstrations(
+            rows, neighbours(view, pool, rows, vectors), whole, join, most, prefix_token=prefix_token
+        ), 1
     chosen = anchor_rows(view, rows, vectors)
     if isinstance(view, Anchors):
-        return alone(rows, chosen, view.limit), 1
-    return anchored(rows, whole, chosen, view.limit, most=most, join_ids=join, lead=lead), len(chosen)
+        return cut_anchors(rows, chosen, view.limit), 1
+    return put_before_anchors(
+        rows, whole, chosen, view.limit, most=most, join_ids=join, prefix_token=prefix_token
+    ), len(chosen)
 
 
-def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> Numbers:
+def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> Indices:
     """Rows that demonstrate each row, [rows, shots], nearest first, -1 where there is none.
 
     Only rows that can be shown whole, with a prompt and a response, demonstrate or are demonstrated to.
@@ -63,7 +67,7 @@ def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> 
         PlanError: no such retrieval.
         ConfigError: the exact search would take hours and nobody asked for it.
     """
-    usable = rows.why == None  # noqa: E711 - elementwise
+    usable = rows.reason == None  # noqa: E711 - elementwise
     found = None
     if view.retrieval == "embedding" and view.by is not None:
         full, found = _full(vectors(view.by))
@@ -91,7 +95,7 @@ def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> 
     return out
 
 
-def anchor_rows(view: Anchored | Anchors, rows: Rows, vectors: Vectors) -> Numbers:
+def anchor_rows(view: Anchored | Anchors, rows: Rows, vectors: Vectors) -> Indices:
     """The rows nearest to the centres of clusters, of those that have a target within the limit.
 
     Raises:
@@ -108,7 +112,7 @@ def anchor_rows(view: Anchored | Anchors, rows: Rows, vectors: Vectors) -> Numbe
     return full[nearest_to_centres(found, view.count, seed=view.seed)]
 
 
-def _full(column: Ragged) -> tuple[Numbers, npt.NDArray[np.float32]]:
+def _full(column: Ragged) -> tuple[Indices, npt.NDArray[np.float32]]:
     """The rows that have a vector, and their vectors [rows, D]."""
     lengths = column.lengths()
     width = int(lengths.max(initial=0))

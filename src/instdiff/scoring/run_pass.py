@@ -10,7 +10,7 @@ import numpy as np
 
 from instdiff.core import Measure
 from instdiff.core.progress import Advance
-from instdiff.engine.sweep import Swept
+from instdiff.engine.sweep import BatchResult
 from instdiff.store import ColumnId, Store
 from instdiff.store.keys import Keys
 
@@ -21,7 +21,7 @@ IN_FLIGHT = 4
 
 
 def run_pass(
-    batches: Iterator[Swept],
+    batches: Iterator[BatchResult],
     keys: Keys,
     columns: dict[Measure, ColumnId],
     store: Store,
@@ -35,7 +35,7 @@ def run_pass(
     Returns:
         The keys of the rows that came out non-finite.
     """
-    with Keeper(keys, columns, store) as keeper:
+    with BackgroundWriter(keys, columns, store) as keeper:
         for swept in batches:
             keeper.keep(swept)
             if advance is not None:
@@ -45,7 +45,7 @@ def run_pass(
     return keeper.bad
 
 
-class Keeper:
+class BackgroundWriter:
     """Writes batches in a thread of its own, so that the next ones are computed meanwhile.
 
     Leaving the block, in whatever way, waits until all that was handed over is written.
@@ -57,9 +57,9 @@ class Keeper:
         """The keys of the rows that came out non-finite."""
         self._thread = ThreadPoolExecutor(1, "keeper")
         self._waiting: deque[Future[set[bytes]]] = deque()
-        self._written = 0
+        self._write_answers = 0
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -67,7 +67,7 @@ class Keeper:
             while self._waiting:
                 self._collect()
 
-    def keep(self, swept: Swept) -> None:
+    def keep(self, swept: BatchResult) -> None:
         """Hand over a batch; waits while too many are not written yet.
 
         Raises:
@@ -80,15 +80,15 @@ class Keeper:
     def _collect(self) -> None:
         self.bad |= self._waiting.popleft().result()
 
-    def _write(self, swept: Swept) -> set[bytes]:
+    def _write(self, swept: BatchResult) -> set[bytes]:
         here = self.keys[swept.at]
         finite = np.ones(len(here), bool)
         for values in swept.columns.values():
             finite &= values.count() == values.lengths()
         kept = np.flatnonzero(finite)
-        self._written += 1
+        self._write_answers += 1
         for measure, column in self.columns.items():
             self.store.append(column, here[kept], swept.columns[measure].take(kept))
-            if self._written % COMPACT_EVERY == 0:
+            if self._write_answers % COMPACT_EVERY == 0:
                 self.store.compact(column)
         return set(here[~finite].tolist())

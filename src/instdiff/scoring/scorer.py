@@ -34,7 +34,7 @@ from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import load
 from instdiff.engine.distributed.ray_cluster import Cluster
-from instdiff.engine.models import Resident, emulated
+from instdiff.engine.models import Resident, is_emulated
 from instdiff.errors import DataError, PlanError
 from instdiff.scoring.models import bind, check_roles, parse_model
 from instdiff.scoring.planner import plan
@@ -88,7 +88,7 @@ def score(
     shown = progress or Quiet()
     with closing(bench):
         for wave in plan(signal for method in named.values() for signal in method.signals().values()):
-            for step in bench.ordered(wave):
+            for step in bench.order(wave):
                 bench.run(step, shown)
     return tabulate(bench, named, specs or {})
 
@@ -121,7 +121,7 @@ def workbench(
     bench = Workbench(
         pool, bound, settings or Settings(), store, listed=listed, target=target, resident=resident, log=said
     )
-    if emulated(bench.dtype, bench.device) and not isinstance(bench.resident, Cluster):
+    if is_emulated(bench.dtype, bench.device) and not isinstance(bench.resident, Cluster):
         name = str(bench.dtype).removeprefix("torch.")
         said(f"warning: this processor has no instructions for {name}; --dtype float32 is many times faster here")
     return bench
@@ -134,9 +134,9 @@ def tabulate(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str
     scored = {}
     for name, method in methods.items():
         signals = bench.signals(method)
-        scores = method.score(signals).explained(signals)
+        scores = method.score(signals).with_reasons(signals)
         again = partial(bench.signals, method)
-        scored[name] = Scored(name, method, scores.value, scores.why, scores.details, pool.ids, n_tokens, again)
+        scored[name] = Scored(name, method, scores.value, scores.reason, scores.details, pool.ids, n_tokens, again)
     return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, meta_of(bench, methods, specs))
 
 
@@ -172,7 +172,7 @@ def recalling(
         kept = Store(store or meta.get("store"))
         bench = Workbench(pool, models, settings, kept, listed=listed, target=target, log=log or (lambda line: None))
         signals = bench.signals(scored.method)
-        lost = int((scored.takeable & (signals.why != None)).sum())  # noqa: E711 - elementwise
+        lost = int((scored.takeable & (signals.reason != None)).sum())  # noqa: E711 - elementwise
         if lost:
             raise PlanError(
                 f"{scored.name} needs columns that the store '{kept.root}' lacks for {lost} rows; give the folder with "
@@ -188,10 +188,10 @@ def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[npt.NDArra
     for method in methods.values():
         for signal in method.signals().values():
             if isinstance(signal.measure, BY_TOKEN) and isinstance(signal.view, OF_RESPONSE) and signal.of == "pool":
-                rows = bench.rendered(signal.model, signal.view).tokens
+                rows = bench.render(signal.model, signal.view).tokens
                 return rows.n_targets(), rows.truncated
     if "base" in bench.models:
-        rows = bench.rendered("base", Prompted()).tokens
+        rows = bench.render("base", Prompted()).tokens
         return rows.n_targets(), rows.truncated
     return np.full(len(bench.pool), -1), np.zeros(len(bench.pool), bool)
 
@@ -233,7 +233,7 @@ def _about(bench: Workbench, signal: Signal) -> dict[str, Any]:
         **where,
         "fingerprint": bench.source(role).fingerprint,
         "commit": bench.source(role).commit,
-        "tokenizer": bench.tokenizer(role).mark,
+        "tokenizer": bench.tokenizer(role).fingerprint,
         "template": bench.template_name(role),
         "template_fingerprint": fingerprint(repr(bench.template(role))),
     }

@@ -64,7 +64,7 @@ class ScoreTable:
         """Per method, how many rows have no score for which reason."""
         out: dict[str, dict[str, int]] = {}
         for name, scored in self.scored.items():
-            out[name] = dict(sorted(Counter(str(word) for word in scored.why if word is not None).items()))
+            out[name] = dict(sorted(Counter(str(word) for word in scored.reason if word is not None).items()))
         return out
 
     def to_arrow(self) -> pa.Table:
@@ -81,7 +81,7 @@ class ScoreTable:
         }
         for name, scored in self.scored.items():
             columns[name] = _floats(scored.value[at])
-            columns[f"{name}.why"] = pa.array(scored.why[at], pa.string())
+            columns[f"{name}.why"] = pa.array(scored.reason[at], pa.string())
             for detail, values in scored.details.items():
                 columns[f"{name}.{detail}"] = _floats(values[at])
         table = pa.table(columns)
@@ -215,7 +215,7 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
     n_tokens = table["n_tokens"].cast(pa.int64()).fill_null(-1).to_numpy()
     files = {short_name(spec): spec for spec in run if is_file(spec)}
     scored = {
-        name: _scored(table, name, _method(entry, files), ids, n_tokens) for name, entry in meta["methods"].items()
+        name: _read_scored(table, name, _method(entry, files), ids, n_tokens) for name, entry in meta["methods"].items()
     }
     return ScoreTable(
         table["row"].to_numpy(), ids, n_tokens, np.asarray(table["truncated"].to_pylist(), bool), scored, meta
@@ -249,9 +249,9 @@ def _method(entry: Mapping[str, Any], files: Mapping[str, str]) -> Method:
         return NotRun(error.spec, params, error.option)
 
 
-def _scored(table: pa.Table, name: str, method: Method, ids: Ids, n_tokens: npt.NDArray[np.int64]) -> Scored:
-    why = np.full(len(ids), None, object)
-    why[:] = table[f"{name}.why"].to_pylist()
+def _read_scored(table: pa.Table, name: str, method: Method, ids: Ids, n_tokens: npt.NDArray[np.int64]) -> Scored:
+    reason = np.full(len(ids), None, object)
+    reason[:] = table[f"{name}.why"].to_pylist()
 
     def values(column: str) -> npt.NDArray[np.float64]:
         return np.asarray(table[column].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
@@ -261,4 +261,4 @@ def _scored(table: pa.Table, name: str, method: Method, ids: Ids, n_tokens: npt.
         for c in table.column_names
         if c.startswith(f"{name}.") and c != f"{name}.why"
     }
-    return Scored(name, method, values(name), why, details, ids, n_tokens)
+    return Scored(name, method, values(name), reason, details, ids, n_tokens)

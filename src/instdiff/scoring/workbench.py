@@ -32,15 +32,15 @@ from instdiff.core import (
     reasons,
 )
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.core.arrays.spill import places, taken
-from instdiff.core.columns import first_of, no_reasons
+from instdiff.core.arrays.spill import flatnonzero, take
+from instdiff.core.columns import first_reason, no_reasons
 from instdiff.core.progress import Progress, tell_skipped, telling
 from instdiff.core.signals import Anchors, Neighbours
 from instdiff.data import Pool
 from instdiff.engine.distributed.ray_cluster import residence
-from instdiff.engine.distributed.workers import Away, Workers
+from instdiff.engine.distributed.workers import RemoteModel, Workers
 from instdiff.engine.models import Resident, Source, load_tokenizer, pick_device, pick_dtype, resolve
-from instdiff.engine.sweep import Sweep, Swept
+from instdiff.engine.sweep import BatchResult, Sweep
 from instdiff.engine.text.models import PACKAGED, TextModel, text_model
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import PlanError
@@ -48,7 +48,7 @@ from instdiff.rendering.renderer import Renderer, text_lengths
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template
 from instdiff.rendering.texts import Texts, text_column, texts
-from instdiff.scoring.demonstrations import in_company, neighbours
+from instdiff.scoring.demonstrations import demonstrated_rows, neighbours
 from instdiff.scoring.planner import Pass, label, view_name
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId, Store
@@ -72,7 +72,7 @@ class Rendered:
     @cached_property
     def scorable(self) -> npt.NDArray[np.int64]:
         """Positions of rows that can be computed."""
-        return places(self.rows.why == None)  # noqa: E711 - elementwise
+        return flatnonzero(self.rows.reason == None)  # noqa: E711 - elementwise
 
     @property
     def tokens(self) -> Rows:
@@ -85,14 +85,14 @@ class Rendered:
         """Tokens per row; of texts, bytes by the four."""
         return self.rows.lengths() // 4 if isinstance(self.rows, Texts) else self.rows.ids.lengths()
 
-    def why(self) -> Why:
+    def reason(self) -> Why:
         """Per sample the first reason of its rows."""
         if self.per == 1:
-            return self.rows.why
-        why = self.rows.why.reshape(-1, self.per)
-        first = why[:, 0].copy()
+            return self.rows.reason
+        reason = self.rows.reason.reshape(-1, self.per)
+        first = reason[:, 0].copy()
         for number in range(1, self.per):
-            first = np.where(first == None, why[:, number], first)  # noqa: E711 - elementwise
+            first = np.where(first == None, reason[:, number], first)  # noqa: E711 - elementwise
         return first
 
 
@@ -132,7 +132,7 @@ class Workbench:
         self._sources: dict[str, Source] = {}
         self._tokenizers: dict[str, HFTokenizer] = {}
         self._renderers: dict[tuple[str, str], Renderer] = {}
-        self._rendered: dict[tuple[str, str, View, str], Rendered] = {}
+        self._render: dict[tuple[str, str, View, str], Rendered] = {}
 
     # ── what a role is ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,7 +169,7 @@ class Workbench:
         """The template that renders rows for a role."""
         return template(self.template_name(role))
 
-    def resolved(self, role: str, measure: Measure) -> Measure:
+    def resolve(self, role: str, measure: Measure) -> Measure:
         """A measure with what depends on the role's tokenizer filled in."""
         if isinstance(measure, Choice):
             return replace(measure, ids=self.tokenizer(role).option_ids(measure.options))
@@ -182,7 +182,7 @@ class Workbench:
         if measure.of_text:
             return ColumnId(self.text_model(role, measure).fingerprint, "text", measure)
         dtype = str(self.dtype).removeprefix("torch.")
-        return ColumnId(self.source(role).fingerprint, dtype, self.resolved(role, measure))
+        return ColumnId(self.source(role).fingerprint, dtype, self.resolve(role, measure))
 
     # ── rows and passes ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -201,39 +201,39 @@ class Workbench:
     def renderer(self, role: str, of: str = "pool") -> Renderer:
         """What makes rows for a role; roles with the same tokenizer share it."""
         tokenizer = self.tokenizer(role)
-        place = (tokenizer.mark, of)
+        place = (tokenizer.fingerprint, of)
         if place not in self._renderers:
             self._renderers[place] = Renderer(self.samples(of), tokenizer)
         return self._renderers[place]
 
-    def rendered(self, role: str, view: View, of: str = "pool", *, text: bool = False) -> Rendered:
+    def render(self, role: str, view: View, of: str = "pool", *, text: bool = False) -> Rendered:
         """Rows of a view; roles with the same tokenizer and template share them."""
         if text:
             place = ("text", "", view, of)
-            if place not in self._rendered:
+            if place not in self._render:
                 said = texts(view, self.samples(of))
-                self._rendered[place] = Rendered(said, said.keys())
-            return self._rendered[place]
+                self._render[place] = Rendered(said, said.keys())
+            return self._render[place]
         layout = self.template(role)
-        place = (self.tokenizer(role).mark, repr(layout), view, of)
-        if place not in self._rendered:
+        place = (self.tokenizer(role).fingerprint, repr(layout), view, of)
+        if place not in self._render:
             rows, per = self._rows(role, view, layout, of)
-            self._rendered[place] = Rendered(rows, rows.keys(), per)
-        return self._rendered[place]
+            self._render[place] = Rendered(rows, rows.keys(), per)
+        return self._render[place]
 
-    def rendered_for(self, step: Pass | Signal) -> Rendered:
+    def render_for(self, step: Pass | Signal) -> Rendered:
         """The rows of a pass or signal."""
         measure = step.measures[0] if isinstance(step, Pass) else step.measure
-        return self.rendered(step.model, step.view, step.of, text=measure.of_text)
+        return self.render(step.model, step.view, step.of, text=measure.of_text)
 
     def _rows(self, role: str, view: View, layout: Template, of: str) -> tuple[Rows, int]:
         renderer, limit = self.renderer(role, of), self.settings.max_length
-        made = in_company(view, renderer, layout, limit, self.samples(of), lambda by: self.vectors(by, of))
+        made = demonstrated_rows(view, renderer, layout, limit, self.samples(of), lambda by: self.vectors(by, of))
         return made or (renderer.rows(view, layout, limit), 1)
 
     def vectors(self, signal: Signal, of: str = "pool") -> Ragged:
         """A column of vectors that an earlier wave has computed; empty rows where there is none."""
-        return self._stored(replace(signal, of=of))
+        return self._read_stored(replace(signal, of=of))
 
     def ready(self, step: Pass) -> bool:
         """Whether the columns that a pass's view is made of are there."""
@@ -241,8 +241,8 @@ class Workbench:
 
     def ready_signal(self, signal: Signal) -> bool:
         """Whether the store has a signal's column for every row that can have one."""
-        rendered = self.rendered_for(signal)
-        keys = taken(rendered.keys, rendered.scorable)
+        rendered = self.render_for(signal)
+        keys = take(rendered.keys, rendered.scorable)
         return not bool(self.store.missing(self.column(signal.model, signal.measure), keys).any())
 
     def lacking(self, step: Pass) -> npt.NDArray[np.int64]:
@@ -251,24 +251,24 @@ class Workbench:
 
     def _lacking(self, step: Pass) -> tuple[npt.NDArray[np.int64], int]:
         """The same, and how many rows there are of which the store has everything."""
-        rendered = self.rendered_for(step)
-        keys = taken(rendered.keys, rendered.scorable)
+        rendered = self.render_for(step)
+        keys = take(rendered.keys, rendered.scorable)
         lack = np.zeros(len(keys), bool)
         for measure in step.measures:
             lack |= self.store.missing(self.column(step.model, measure), keys)
-        rows = taken(rendered.scorable, places(lack))
-        once = places(first_of_each(taken(rendered.keys, rows)))
-        return taken(rows, once), len(keys) - len(rows)
+        rows = take(rendered.scorable, flatnonzero(lack))
+        once = flatnonzero(first_of_each(take(rendered.keys, rows)))
+        return take(rows, once), len(keys) - len(rows)
 
     def run(self, step: Pass, progress: Progress) -> None:
         """Compute what the store lacks for a pass."""
-        rendered = self.rendered_for(step)
+        rendered = self.render_for(step)
         todo, cached = self._lacking(step)
         if len(todo) == 0:
             tell_skipped(progress, label(step), len(rendered.scorable))
             return
-        rows, keys = rendered.rows.take(todo), taken(rendered.keys, todo)
-        columns = {self.resolved(step.model, m): self.column(step.model, m) for m in step.measures}
+        rows, keys = rendered.rows.take(todo), take(rendered.keys, todo)
+        columns = {self.resolve(step.model, m): self.column(step.model, m) for m in step.measures}
         tokens = int(rendered.lengths[todo].sum())
         with (
             progress.task(label(step), rows=len(todo), tokens=tokens, cached=cached) as advance,
@@ -279,13 +279,15 @@ class Workbench:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 
     @contextmanager
-    def _sweeping(self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]) -> Iterator[Iterator[Swept]]:
+    def _sweeping(
+        self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]
+    ) -> Iterator[Iterator[BatchResult]]:
         """The batches of a pass, while its model is in memory."""
         if isinstance(rows, Texts):
             yield self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
             return
         with self.resident.use(self.source(step.model)) as model:
-            if isinstance(model, Away):
+            if isinstance(model, RemoteModel):
                 yield model.sweep(rows, measures, self.log, self.settings.batch_tokens)
             else:
                 yield Sweep(model, self.log, self.settings.batch_tokens)(rows, measures)
@@ -295,7 +297,7 @@ class Workbench:
         if isinstance(self.resident, Workers):
             self.resident.close()
 
-    def ordered(self, wave: Sequence[Pass]) -> list[Pass]:
+    def order(self, wave: Sequence[Pass]) -> list[Pass]:
         """The passes of a wave so that each base model is loaded once; text models, which are small, last."""
         return sorted(wave, key=lambda p: (p.measures[0].of_text, self.home(p), p.model, repr(p.view)))
 
@@ -309,11 +311,11 @@ class Workbench:
         """What a method asked for, with the reason for every row that some column lacks."""
         asked = method.signals()
         aside = [name for name, signal in asked.items() if signal.of != "pool" or isinstance(signal.view, Anchors)]
-        why = no_reasons(len(self.pool))
+        reason = no_reasons(len(self.pool))
         for name, signal in asked.items():
             if name not in aside:
-                why = first_of(why, self._why(signal))
-        return Signals(_Lazily(self._read, asked), self.pool.ids, why, aside=aside)
+                reason = first_reason(reason, self._why(signal))
+        return Signals(_Lazily(self._read, asked), self.pool.ids, reason, aside=aside)
 
     def _why(self, signal: Signal) -> Why:
         """Per row why a signal has no value."""
@@ -321,16 +323,16 @@ class Workbench:
             return reasons(len(self.pool), empty_response=np.asarray(self._read(signal)) == 0)
         if not signal.measure.needs_model:
             return no_reasons(len(self.pool))
-        rendered = self.rendered_for(signal)
+        rendered = self.render_for(signal)
         missing = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
         gone = np.any(missing.reshape(-1, rendered.per), axis=1)
         if not isinstance(signal.measure, Judged):
-            return first_of(rendered.why(), reasons(len(gone), non_finite=gone))
-        empty = self._stored(signal).lengths() == 0
-        return first_of(rendered.why(), reasons(len(gone), no_answer=gone, unparsable=empty))
+            return first_reason(rendered.reason(), reasons(len(gone), non_finite=gone))
+        empty = self._read_stored(signal).lengths() == 0
+        return first_reason(rendered.reason(), reasons(len(gone), no_answer=gone, unparsable=empty))
 
-    def _stored(self, signal: Signal) -> Ragged:
-        rendered = self.rendered_for(signal)
+    def _read_stored(self, signal: Signal) -> Ragged:
+        rendered = self.render_for(signal)
         values = self.store.read(self.column(signal.model, signal.measure), rendered.keys)
         return Ragged(values.values, values.offsets[:: rendered.per])
 
@@ -352,26 +354,26 @@ class Workbench:
                     raise PlanError(f"no list '{name}' of rows is given{how}")
                 return np.array([i in self.listed[name] for i in self.pool.ids], bool)
             case Neighbours() if isinstance(signal.view, Demonstrated):
-                rows = self.rendered(signal.model, Prompted()).tokens
+                rows = self.render(signal.model, Prompted()).tokens
                 near = neighbours(signal.view, self.pool, rows, self.vectors)
                 return np.where(near >= 0, self.pool.rows[near], -1)
-        return self._stored(signal)
+        return self._read_stored(signal)
 
 
 class _Lazily(Mapping[str, Values]):
     """Columns that are read when they are asked for; the last few are kept."""
 
     def __init__(self, read: Callable[[Signal], Values], asked: Mapping[str, Signal]) -> None:
-        self._asked = asked
+        self._requests = asked
         self._read = lru_cache(maxsize=KEPT)(lambda name: read(asked[name]))
 
     def __getitem__(self, name: str) -> Values:
-        if name not in self._asked:
+        if name not in self._requests:
             raise KeyError(name)
         return self._read(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._asked)
+        return iter(self._requests)
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self._requests)

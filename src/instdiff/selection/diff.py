@@ -34,7 +34,7 @@ class Parts:
     a: list[Row]
     b: list[Row]
 
-    def named(self) -> dict[str, list[Row]]:
+    def by_name(self) -> dict[str, list[Row]]:
         """All groups of rows that are compared."""
         in_a, in_b = set(self.a), set(self.b)
         return {
@@ -75,7 +75,7 @@ def difference(
     said = log or (lambda line: None)
     sides = {"A": find(a, reading, log), "B": find(b, reading, log)}
     parts = Parts(*(_keys(side.ids) for side in sides.values()))
-    named = parts.named()
+    named = parts.by_name()
     texts = _texts(sides, data, reading, said)
     columns = _columns(sides, scores, said)
     facts: dict[str, Any] = {

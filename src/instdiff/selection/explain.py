@@ -14,10 +14,10 @@ from instdiff.data import Pool, Sample
 from instdiff.errors import DataError
 from instdiff.methods import METHODS
 from instdiff.scoring.table import ScoreTable
-from instdiff.selection.reasons import chosen, placed, ranked, reasons
+from instdiff.selection.reasons import budget_reached, place_in_selection, rank_of, reasons
 from instdiff.selection.record import Found
 from instdiff.selection.selector import check_same_rows
-from instdiff.selection.tokens import NOTHING, Spoken, spoken
+from instdiff.selection.tokens import NOTHING, Spoken, stored_tokens
 
 LISTED = 5
 
@@ -47,7 +47,7 @@ def explain(
     check_same_rows(pool, table.ids)
     at = place_of(table, str(row))
     number, name = int(table.rows[at]), table.ids[at]
-    shown, lacking = spoken(pool.take([at]), table.scored.values(), table.meta, store, log)
+    shown, lacking = stored_tokens(pool.take([at]), table.scored.values(), table.meta, store, log)
     facts: dict[str, Any] = {
         "row": number,
         "id": name,
@@ -96,16 +96,16 @@ def turns(sample: Sample) -> list[dict[str, str]]:
 
 
 def _by_method(scored: Scored, at: int) -> dict[str, Any]:
-    facts = ranked(scored.value, at)
+    facts = rank_of(scored.value, at)
     if scored.eligible[at]:
-        facts["rank"] = int(np.flatnonzero(scored.best() == at)[0]) + 1  # as selecting breaks ties
+        facts["rank"] = int(np.flatnonzero(scored.rank_rows() == at)[0]) + 1  # as selecting breaks ties
     said = reasons(scored, at)
-    budget = placed(scored, at)
+    budget = budget_reached(scored, at)
     return {
         **facts,
-        "why": scored.why[at],
+        "why": scored.reason[at],
         "reasons": said + ([budget] if budget else []),
-        "details": {name: ranked(values, at) for name, values in scored.details.items()},
+        "details": {name: rank_of(values, at) for name, values in scored.details.items()},
     }
 
 
@@ -124,7 +124,7 @@ def _selection(table: ScoreTable, selection: Found, at: int, row: int) -> dict[s
         taken = row in record["rows"]
         said = f"{'chosen' if taken else 'not chosen'} by {record['method']}, whose scores are not in this file"
         return {"method": record["method"], "chosen": taken, "reason": said}
-    return chosen(table.scored[record["method"]], record, at, row)
+    return place_in_selection(table.scored[record["method"]], record, at, row)
 
 
 def score_command(meta: Mapping[str, Any], store: str | None = None, output: str = "scores.parquet") -> str:

@@ -33,7 +33,7 @@ WORDS = {
 
 def reasons(scored: Scored, at: int) -> list[str]:
     """Sentences about one row by one method."""
-    word = scored.why[at]
+    word = scored.reason[at]
     out = []
     if word is not None:
         said = WORDS.get(str(word))
@@ -48,7 +48,7 @@ def reasons(scored: Scored, at: int) -> list[str]:
     return out
 
 
-def ranked(values: Floats, at: int) -> dict[str, Any]:
+def rank_of(values: Floats, at: int) -> dict[str, Any]:
     """A row's place among all that have a number, the highest first; ``above`` is the share that lies below it."""
     finite = values[np.isfinite(values)]
     value = float(values[at]) + 0.0  # so that no -0 is shown
@@ -67,7 +67,7 @@ def number(value: float) -> str:
 def _instructdiff(scored: Scored, at: int) -> list[str]:
     method, diff, entropy = scored.method, scored.details["diff_nll"], scored.details["diff_entropy"]
     assert isinstance(method, InstructDiff)
-    rising = np.sort(diff[np.isfinite(diff) & (scored.why != "too_short")])
+    rising = np.sort(diff[np.isfinite(diff) & (scored.reason != "too_short")])
     trim = int(len(rising) * method.nll_reject_ratio + 1e-9)
     place = 1 + int((rising < diff[at]).sum())
     out = [
@@ -76,7 +76,7 @@ def _instructdiff(scored: Scored, at: int) -> list[str]:
     ]
     if trim == 0 or 2 * trim >= len(rising):
         out.append("nothing is cut from the ends of delta NLL")
-    elif scored.why[at] == "filtered":
+    elif scored.reason[at] == "filtered":
         low = place <= len(rising) / 2
         end, edge = ("lowest", rising[trim - 1]) if low else ("highest", rising[-trim])
         side = f"{'up to' if low else 'from'} {number(edge)}"
@@ -95,7 +95,7 @@ def _instructdiff(scored: Scored, at: int) -> list[str]:
 
 def _ifd(scored: Scored, at: int) -> list[str]:
     value = scored.details["ifd"][at]
-    if scored.why[at] == "filtered":
+    if scored.reason[at] == "filtered":
         return [f"IFD is {number(value)}, at or above 1: the prompt makes the response harder to predict, not easier"]
     return [f"IFD is {number(value)}, below the cut at 1: the prompt helps; the highest below 1 come first"]
 
@@ -104,7 +104,7 @@ def _tshirt(scored: Scored, at: int) -> list[str]:
     mean = scored.details["avg_noisy_ifd"][at]
     if not np.isfinite(mean):
         return []
-    if scored.why[at] != "filtered":
+    if scored.reason[at] != "filtered":
         return [f"the mean IFD of its noisy copies is {number(mean)}; the cut is at 1"]
     if mean >= 1:
         return [f"the mean IFD of its noisy copies is {number(mean)}, at or above 1: the prompt misleads the model"]
@@ -113,7 +113,7 @@ def _tshirt(scored: Scored, at: int) -> list[str]:
 
 def _alpagasus(scored: Scored, at: int) -> list[str]:
     assert isinstance(scored.method, AlpaGasus)
-    side = "below" if scored.why[at] == "filtered" else "not below"
+    side = "below" if scored.reason[at] == "filtered" else "not below"
     return [f"the judge gave {number(scored.details['score'][at])}, {side} the threshold {scored.method.threshold:g}"]
 
 
@@ -133,11 +133,11 @@ _RULES: tuple[tuple[type[Method], Any], ...] = (
 )
 
 
-def placed(scored: Scored, at: int) -> str | None:
+def budget_reached(scored: Scored, at: int) -> str | None:
     """Which budget takes a row, where the method goes by the score alone."""
     if not scored.eligible[at] or type(scored.method).pick is not Method.pick:
         return None
-    best = scored.best()
+    best = scored.rank_rows()
     rank = int(np.flatnonzero(best == at)[0]) + 1
     text = f"a budget of {rank:,} rows or more takes it"
     if np.all(scored.n_tokens >= 0):
@@ -145,7 +145,7 @@ def placed(scored: Scored, at: int) -> str | None:
     return text
 
 
-def chosen(scored: Scored, record: dict[str, Any], at: int, row: int) -> dict[str, Any]:
+def place_in_selection(scored: Scored, record: dict[str, Any], at: int, row: int) -> dict[str, Any]:
     """Whether a selection has the row, at which place, and why."""
     rows, budget = list(record["rows"]), record.get("budget")
     taken = row in rows
@@ -167,10 +167,12 @@ def _reason(scored: Scored, rows: set[int], at: int, facts: dict[str, Any], grou
         went = f"{scored.name} goes by {by}"
         if facts["chosen"]:
             return f"chosen at place {facts['place']:,} of {facts['rows']:,}: {went}"
-        return f"not chosen: {scored.why[at]}" if scored.why[at] else f"not chosen within {facts['budget']}: {went}"
+        return (
+            f"not chosen: {scored.reason[at]}" if scored.reason[at] else f"not chosen within {facts['budget']}: {went}"
+        )
     if not scored.eligible[at]:
-        return f"not chosen: it has no score ({scored.why[at]})"
-    best = scored.best()
+        return f"not chosen: it has no score ({scored.reason[at]})"
+    best = scored.rank_rows()
     rank = int(np.flatnonzero(best == at)[0]) + 1
     last = scored.value[best[: facts["rows"]]][-1]
     said = f"rank {rank:,} of {len(best):,} with {number(scored.value[at])}"

@@ -76,10 +76,10 @@ def find(where: str, reading: Reading | None = None, log: Log | None = None) -> 
     record_path = _in_folder(path) if path.is_dir() else path if path.is_file() and _is_record(path) else None
     record: dict[str, Any] | None
     if record_path is not None:
-        record = _checked(record_path)
+        record = _read(record_path)
         return Found(where, list(record["ids"]), list(record["rows"]), record, record_path.parent)
     beside = path.parent / RECORD if path.is_file() else None
-    record = _checked(beside) if beside and beside.is_file() and _is_record(beside) else None
+    record = _read(beside) if beside and beside.is_file() and _is_record(beside) else None
     pool = reading.load(where, (record or {}).get("settings", {}).get("targets"), log)
     if record is not None and Counter(record["ids"]) != Counter(pool.ids):
         record = None  # of another selection
@@ -117,7 +117,7 @@ def _object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _checked(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     record: dict[str, Any] = read_json(path)
     if not isinstance(record, dict) or not {"method", "rows", "ids"} <= set(record):
         raise DataError(f"'{path}' is no record of a selection: it lacks method, rows or ids; `select` writes it")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Budget, Scored
-from instdiff.core.budget import divided, parse_budget
+from instdiff.core.budget import divide, parse_budget
 from instdiff.core.files import write_json
 from instdiff.data import Pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
@@ -86,7 +86,7 @@ class Selection:
 
     def record(self) -> dict[str, Any]:
         """What ``selection.json`` says."""
-        words = Counter(str(word) for word in self.scored.why if word is not None)
+        words = Counter(str(word) for word in self.scored.reason if word is not None)
         approximation = getattr(self.scored.method, "approximation", None)
         return {
             "instdiff": __version__,
@@ -99,8 +99,8 @@ class Selection:
                 "scorable_rows": int(self.scored.scorable.sum()),
                 "eligible_rows": int(self.scored.eligible.sum()),
                 "selected_rows": len(self),
-                "scorable_tokens": _known(int(self.scored.n_tokens[self.scored.scorable].sum())),
-                "selected_tokens": _known(self.n_tokens),
+                "scorable_tokens": _known_tokens(int(self.scored.n_tokens[self.scored.scorable].sum())),
+                "selected_tokens": _known_tokens(self.n_tokens),
             },
             **({"groups": self.groups} if self.groups else {}),
             "excluded": dict(sorted(words.items())),
@@ -114,7 +114,7 @@ class Selection:
         write_json(path, self.record())
 
 
-def _known(tokens: int) -> int | None:
+def _known_tokens(tokens: int) -> int | None:
     return tokens if tokens >= 0 else None
 
 
@@ -155,7 +155,7 @@ def select(
                 f"budget '{one}' counts tokens, but these scores were made without a tokenizer; score with --model"
             )
     if not scored.eligible.any():
-        raise DataError(f"no row has a score by {scored.name}: {_counted(scored)}")
+        raise DataError(f"no row has a score by {scored.name}: {_count_text(scored)}")
     groups = None
     if group_by is not None:
         at, counts = _by_group(scored, budget, pool.column(group_by), quotas)
@@ -178,11 +178,11 @@ def _by_group(
     for name in quotas:
         if name not in parts:
             raise ConfigError(f"'quota.{name}': there is no such group{did_you_mean(name, parts)}")
-    amounts = {name: quotas[name].fixed(scored.take(parts[name])) for name in quotas}
+    amounts = {name: quotas[name].as_count(scored.take(parts[name])) for name in quotas}
     others = {name: scored.take(rows) for name, rows in parts.items() if name not in quotas}
     if others:
         whole = scored.take(np.concatenate([parts[name] for name in others]))
-        counts = divided(
+        counts = divide(
             budget.target(whole),
             [_weight(part, budget) for part in others.values()],
             [
@@ -190,7 +190,7 @@ def _by_group(
                 for part in others.values()
             ],
         )
-        unit = budget.fixed(whole).kind
+        unit = budget.as_count(whole).kind
         amounts |= {name: Budget(count, unit) for name, count in zip(others, counts, strict=True)}
     chosen = {}
     for name, rows in parts.items():
@@ -198,7 +198,7 @@ def _by_group(
         chosen[name] = rows[scored.method.pick(part, amounts[name])] if amounts[name].target(part) else rows[:0]
     # Best first over all groups; rows that only the ranking of their group came to are last.
     rank = np.full(len(scored), len(scored))
-    best = scored.best()
+    best = scored.rank_rows()
     rank[best] = np.arange(len(best))
     at = np.concatenate(list(chosen.values()))
     return at[np.argsort(rank[at], kind="stable")], {name: len(rows) for name, rows in chosen.items()}
@@ -211,8 +211,8 @@ def _weight(part: Scored, budget: Budget) -> int:
     return int(part.takeable.sum()) if budget.kind == "eligible" else len(part)
 
 
-def _counted(scored: Scored) -> str:
-    words = Counter(str(word) for word in scored.why if word is not None)
+def _count_text(scored: Scored) -> str:
+    words = Counter(str(word) for word in scored.reason if word is not None)
     return ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
 
 

@@ -55,7 +55,7 @@ class Spoken:
     columns: dict[str, list[float]]
 
 
-def spoken(
+def stored_tokens(
     one: Pool, scored: Iterable[Scored], meta: Mapping[str, Any], store: str | None = None, log: Log | None = None
 ) -> tuple[list[Spoken], list[str]]:
     """What the store has of a row's tokens, for all views in which methods scored it; and what it lacks.
@@ -104,15 +104,15 @@ def _add(bench: Workbench, signal: Signal, found: dict[tuple[str, str, View], Sp
     from instdiff.scoring.planner import view_name
 
     name = f"{signal.model} {type(signal.measure).__name__.lower()}"
-    rendered = bench.rendered_for(signal)
+    rendered = bench.render_for(signal)
     rows = rendered.tokens
-    if rows.why[0] is not None:
-        return f"{view_name(signal.view)}: {rows.why[0]}"
+    if rows.reason[0] is not None:
+        return f"{view_name(signal.view)}: {rows.reason[0]}"
     values = bench.store.read(bench.column(signal.model, signal.measure), rendered.keys)[0]
     if len(values) == 0:
         return f"the store '{bench.store.root}' has no {name} of this row ({view_name(signal.view)})"
     tokenizer = bench.tokenizer(signal.model)
-    place = (tokenizer.mark, repr(bench.template(signal.model)), signal.view)
+    place = (tokenizer.fingerprint, repr(bench.template(signal.model)), signal.view)
     if place not in found:
         target = [bool(mark) for mark in rows.target]
         found[place] = Spoken(view_name(signal.view), pieces(tokenizer.hf, rows.ids[0].tolist()), target, {})

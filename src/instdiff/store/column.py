@@ -49,7 +49,7 @@ TRIES = 100
 """Listings of a folder in which others merge, about ten seconds in all."""
 
 
-class Pieces:
+class ColumnFolder:
     """A column's folder, with what is open of it. Nothing drops the folder while this object uses it."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,20 +57,20 @@ class Pieces:
         self._open: dict[str, Segment] = {}
         self._current: list[Segment] = []
         self._seen: tuple[int, int] | None = None
-        self._held: tuple[int, weakref.finalize[[int], Pieces]] | None = None
+        self._held: tuple[int, weakref.finalize[[int], ColumnFolder]] | None = None
 
     def segments(self) -> list[Segment]:
         """All pieces, the largest first; what others wrote or merged meanwhile is noticed."""
         self.hold()
         stamp = _stamp(self.folder)
         if stamp is None or stamp != self._seen:
-            opened = self._opened()
+            opened = self._open_segments()
             self._open, self._current = opened, sorted(opened.values(), key=len, reverse=True)
             settled = stamp is not None and time.time_ns() - stamp[1] > SETTLED_NS
             self._seen = stamp if settled else None
         return self._current
 
-    def _opened(self) -> dict[str, Segment]:
+    def _open_segments(self) -> dict[str, Segment]:
         for attempt in range(TRIES):
             try:
                 return {name: self._load(name) for name in names(self.folder)}
@@ -150,7 +150,7 @@ class Pieces:
             self.release()
         if at is None:
             return False
-        handle = _locked(self.folder, exclusive=False)
+        handle = _lock(self.folder, exclusive=False)
         if handle is None:
             return self.folder.is_dir()
         self._held = os.fstat(handle).st_ino, weakref.finalize(self, os.close, handle)
@@ -169,13 +169,13 @@ def names(folder: Path) -> list[str]:
     A folder may change while it is listed, so that a merged segment is not shown yet and its sources no more; a listing
     that shows all of the one before is right.
     """
-    found = _listed(folder)
-    while not found <= (again := _listed(folder)):
+    found = _list(folder)
+    while not found <= (again := _list(folder)):
         found = again
     return sorted(again)
 
 
-def _listed(folder: Path) -> set[str]:
+def _list(folder: Path) -> set[str]:
     try:
         there = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -252,17 +252,17 @@ def _read_part(path: Path) -> Segment:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
     raw = np.frombuffer(keys.buffers()[1], "S16", count=len(keys), offset=keys.offset * 16)
     offsets = values.offsets.to_numpy().astype(np.int64)
     return Segment.of(raw, Ragged(values.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]))
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
+def _damaged_error(path: Path, error: Exception) -> StoreError:
     return StoreError(f"store part '{path}' cannot be read ({error}); delete it and run again")
 
 
-def counted(path: Path) -> tuple[int, int]:
+def count_rows(path: Path) -> tuple[int, int]:
     """Rows and values of a piece; only its header is read."""
     if path.is_dir():
         segment = _open_segment(path)
@@ -272,7 +272,7 @@ def counted(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
     if VALUES in (found.metadata or {}):
         return found.num_rows, int(found.metadata[VALUES])
     # A part of an earlier version; an empty row counts as one value.
@@ -297,7 +297,7 @@ def merging(folder: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _locked(folder: Path, *, exclusive: bool) -> int | None:
+def _lock(folder: Path, *, exclusive: bool) -> int | None:
     """A handle that holds a lock on a folder, or None where there is no folder or nothing that can be locked.
 
     Raises:
@@ -325,10 +325,10 @@ def _locked(folder: Path, *, exclusive: bool) -> int | None:
 
 
 @contextmanager
-def unused(folder: Path) -> Iterator[bool]:
+def hold_unused(folder: Path) -> Iterator[bool]:
     """Whether nobody uses a column, and nobody can begin to in this block."""
     try:
-        handle = _locked(folder, exclusive=True)
+        handle = _lock(folder, exclusive=True)
     except BlockingIOError:
         yield False
         return

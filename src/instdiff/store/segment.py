@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core.arrays.ragged import Ragged, spans
-from instdiff.core.arrays.spill import Growing
+from instdiff.core.arrays.spill import SpillingArray
 from instdiff.core.files import building
 from instdiff.store.keys import KEYS_AT_ONCE, Halves, Keys, halves
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 ROWS_AT_ONCE, VALUES_AT_ONCE = 1 << 14, 1 << 16
 """What is merged or copied at once: all that a store needs in memory beside its results."""
@@ -54,7 +54,7 @@ class Segment:
     def __len__(self) -> int:
         return len(self.high)
 
-    def find(self, wanted: Halves) -> Places:
+    def find(self, wanted: Halves) -> Indices:
         """Row of each key, -1 where it is not here; sorted keys are found many times faster."""
         high, low = wanted
         if len(self) == 0:
@@ -72,19 +72,19 @@ class Segment:
             place[open_] += 1
         return out
 
-    def lengths(self, rows: Places) -> Places:
+    def lengths(self, rows: Indices) -> Indices:
         """Values in each of these rows."""
         return np.asarray(self.offsets[rows + 1] - self.offsets[rows], np.int64)
 
 
-def gather(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64], rows: Places) -> Ragged:
+def gather(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64], rows: Indices) -> Ragged:
     """The rows named, in that order."""
     starts = np.asarray(offsets[rows], np.int64)
     ends = np.concatenate([[0], np.cumsum(offsets[rows + 1] - starts)]).astype(np.int64)
     return Ragged(np.asarray(values[_positions(starts, ends)]), ends)
 
 
-def _positions(starts: Places, ends: Places) -> Places:
+def _positions(starts: Indices, ends: Indices) -> Indices:
     """Where the values of rows stand that begin at ``starts`` and are as long as ``ends`` says."""
     return np.asarray(np.repeat(starts - ends[:-1], np.diff(ends)) + np.arange(ends[-1]), np.int64)
 
@@ -92,14 +92,14 @@ def _positions(starts: Places, ends: Places) -> Places:
 # ── looking up in several segments ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _starts(segments: Sequence[Segment]) -> Places:
+def _starts(segments: Sequence[Segment]) -> Indices:
     return np.concatenate([[0], np.cumsum([len(segment) for segment in segments])]).astype(np.int64)
 
 
-def locate(segments: Sequence[Segment], keys: Keys) -> Places:
+def locate(segments: Sequence[Segment], keys: Keys) -> Indices:
     """The row of each key, counted through all segments; -1 where none has it, the first where several have."""
     starts = _starts(segments)
-    out = Growing(np.int64)
+    out = SpillingArray(np.int64)
     for begin in range(0, len(keys), KEYS_AT_ONCE):
         high, low = halves(keys[begin : begin + KEYS_AT_ONCE])
         here = np.full(len(high), -1, np.int64)
@@ -114,10 +114,10 @@ def locate(segments: Sequence[Segment], keys: Keys) -> Places:
     return out.array()
 
 
-def lengths(segments: Sequence[Segment], rows: Places) -> Places:
+def lengths(segments: Sequence[Segment], rows: Indices) -> Indices:
     """Values in each of these rows, as ``locate`` counts them; none where there is no row."""
     starts = _starts(segments)
-    out = Growing(np.int64)
+    out = SpillingArray(np.int64)
     for begin in range(0, len(rows), KEYS_AT_ONCE):
         some = rows[begin : begin + KEYS_AT_ONCE]
         here = np.zeros(len(some), np.int64)
@@ -128,7 +128,7 @@ def lengths(segments: Sequence[Segment], rows: Places) -> Places:
     return out.array()
 
 
-def fill(out: npt.NDArray[np.float32], ends: Places, segments: Sequence[Segment], rows: Places) -> None:
+def fill(out: npt.NDArray[np.float32], ends: Indices, segments: Sequence[Segment], rows: Indices) -> None:
     """Put rows, as ``locate`` counts them, into ``out``: row i ends at ``ends[i + 1]``."""
     starts = _starts(segments)
     for piece in spans(ends):
@@ -181,7 +181,7 @@ def merge(segments: Sequence[Segment], folder: Path, names: Sequence[str] = ()) 
         files = {name: _Growing(aside / f"{name}.npy", dtype) for name, dtype in FILES.items()}
         files["offsets"].add(np.zeros(1, np.int64))
         for ranges in _ranges(segments):
-            piece = _merged(segments, ranges)
+            piece = _merge(segments, ranges)
             for name in ("high", "low", "values"):
                 files[name].add(getattr(piece, name))
             files["offsets"].add(piece.offsets[1:] + (files["values"].length - len(piece.values)))
@@ -206,13 +206,13 @@ def _ranges(segments: Sequence[Segment]) -> Iterator[list[slice]]:
         at = stops
 
 
-def _merged(segments: Sequence[Segment], ranges: Sequence[slice]) -> Segment:
+def _merge(segments: Sequence[Segment], ranges: Sequence[slice]) -> Segment:
     pairs = [(s, here) for s, here in zip(segments, ranges, strict=True) if here.start < here.stop]
     high, low = (np.concatenate([getattr(s, name)[here] for s, here in pairs]) for name in ("high", "low"))
     ends = [s.offsets[here.start : here.stop + 1] for s, here in pairs]
     values = np.concatenate([s.values[e[0] : e[-1]] for (s, _), e in zip(pairs, ends, strict=True)])
     offsets = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(e) for e in ends]))]).astype(np.int64)
-    order = _sorted(high, low)
+    order = _sort_runs(high, low)
     high, low = high[order], low[order]
     new = np.ones(len(order), bool)
     new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
@@ -220,7 +220,7 @@ def _merged(segments: Sequence[Segment], ranges: Sequence[slice]) -> Segment:
     return Segment(high[new], low[new], taken.offsets, taken.values)
 
 
-def _sorted(high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64]) -> Places:
+def _sort_runs(high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64]) -> Indices:
     """The order of keys that come in sorted runs; equal ones stay as they stood."""
     order = np.argsort(high, kind="stable")  # merges the runs, several times as fast as sorting by both
     first, second = high[order], low[order]

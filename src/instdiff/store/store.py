@@ -22,7 +22,7 @@ from instdiff.core import Measure
 from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.core.files import fingerprint, read_json, unwritable, write_json
 from instdiff.errors import StoreError
-from instdiff.store.column import MANY_PARTS, Pieces, counted, names, unused
+from instdiff.store.column import MANY_PARTS, ColumnFolder, count_rows, hold_unused, names
 from instdiff.store.keys import KEYS_AT_ONCE, Keys
 from instdiff.store.segment import fill, lengths, locate
 
@@ -62,7 +62,7 @@ class Store:
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root).expanduser() if root is not None else default_root()
-        self._columns: dict[str, Pieces] = {}
+        self._columns: dict[str, ColumnFolder] = {}
 
     @property
     def memo(self) -> Path:
@@ -73,9 +73,9 @@ class Store:
         """Where a column is kept."""
         return self.root / "columns" / column.name
 
-    def _pieces(self, column: ColumnId) -> Pieces:
+    def _pieces(self, column: ColumnId) -> ColumnFolder:
         folder = self.folder(column)
-        return self._columns.setdefault(folder.name, Pieces(folder))
+        return self._columns.setdefault(folder.name, ColumnFolder(folder))
 
     def missing(self, column: ColumnId, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which keys have no value yet."""
@@ -96,7 +96,7 @@ class Store:
         if len(keys) == 0:
             return
         pieces = self._pieces(column)
-        while not (pieces.hold() and _used(pieces.folder)):
+        while not (pieces.hold() and _touch(pieces.folder)):
             facts = {"model": column.model, "dtype": column.dtype, "measure": repr(column.measure)}
             write_json(pieces.folder / "column.json", facts)
         pieces.add(keys, values)
@@ -112,7 +112,7 @@ class Store:
         offsets = offsets_of(lengths(segments, rows))
         values = _room(int(offsets[-1]), self.root)
         fill(values, offsets, segments, rows)
-        _used(pieces.folder)
+        _touch(pieces.folder)
         return Ragged(values, offsets)
 
     def compact(self, column: ColumnId, least: int = MANY_PARTS) -> None:
@@ -129,7 +129,7 @@ class Store:
             self._columns.pop(name).release()
 
 
-def _used(folder: Path) -> bool:
+def _touch(folder: Path) -> bool:
     """Note that a column was of use, for ``gc``; False where there is none."""
     try:
         with suppress(PermissionError):  # somebody else's, and of use all the same
@@ -170,7 +170,7 @@ def _facts(folder: Path) -> ColumnFacts | None:
     for _ in range(10):
         try:
             used, said = (folder / "column.json").stat().st_mtime, read_json(folder / "column.json")
-            counts = [counted(folder / name) for name in names(folder)]
+            counts = [count_rows(folder / name) for name in names(folder)]
         except FileNotFoundError:  # merged or dropped meanwhile
             if not folder.is_dir():
                 return None
@@ -206,7 +206,7 @@ def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bo
             continue
         store.release(facts.name)
         folder = store.root / "columns" / facts.name
-        with unused(folder) as free:
+        with hold_unused(folder) as free:
             if free and not dry:
                 _away(folder, trash)
             if free:

@@ -58,7 +58,7 @@ class Launch:
     files: list[Path]
     commands: dict[str, str]
 
-    def told(self) -> str:
+    def as_text(self) -> str:
         """For a terminal."""
         parts = [f"# {what}\n{command}" for what, command in self.commands.items()]
         return "\n\n".join([*parts, "# written: " + ", ".join(map(str, self.files))])

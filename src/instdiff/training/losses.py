@@ -119,7 +119,7 @@ class Reference:
         self.head = getattr(halves.head, "base_layer", halves.head)
 
     @classmethod
-    def copied(cls, model: Any, device: torch.device, dtype: torch.dtype) -> Reference:
+    def copy_of(cls, model: Any, device: torch.device, dtype: torch.dtype) -> Reference:
         """Of a frozen copy, taken before the first step."""
         return cls(Halves(copy.deepcopy(model).to(device, dtype).eval().requires_grad_(False)))
 

@@ -73,7 +73,7 @@ class TrainReport:
 
 def fit(
     rows: Rows, base: str | Path, tokenizer: Any, settings: TrainSettings, output: str | Path, *, seed: int,
-    device: str = "auto", log: Log = print, progress: Progress | None = None, mark: str | None = None,
+    device: str = "auto", log: Log = print, progress: Progress | None = None, fingerprint_of_base: str | None = None,
 ) -> TrainReport:  # fmt: skip
     """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
 
@@ -90,7 +90,7 @@ def fit(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         log: told how it goes, at most every ten seconds.
         progress: told after each step.
-        mark: the base model's fingerprint, for the record.
+        fingerprint_of_base: the base model's fingerprint, for the record.
 
     Raises:
         ConfigError: a setting that is unknown or does not fit.
@@ -101,11 +101,16 @@ def fit(
     """
     output, base = Path(output), Path(base)
     seed = seed if settings.seed is None else settings.seed
-    used = rows.take(np.flatnonzero(rows.why == None))  # noqa: E711 - elementwise
-    recipe = {"settings": settings.learning(), "seed": seed, "data": _data(used), "base_fingerprint": mark}
+    used = rows.take(np.flatnonzero(rows.reason == None))  # noqa: E711 - elementwise
+    recipe = {
+        "settings": settings.learning(),
+        "seed": seed,
+        "data": _data(used),
+        "base_fingerprint": fingerprint_of_base,
+    }
     if (output / RECORD).is_file():
-        return _kept(output, recipe)
-    left_out = _checked(rows, len(used), output)
+        return _read_finished(output, recipe)
+    left_out = _check(rows, len(used), output)
     counts = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
     with _quiet():
         job = Job(used, base, tokenizer, settings, seed, device, log, progress)
@@ -128,10 +133,10 @@ def _data(rows: Rows) -> str:
     return fingerprint([digest.hex() for digest in digests])
 
 
-def _checked(rows: Rows, used: int, output: Path) -> dict[str, int]:
+def _check(rows: Rows, used: int, output: Path) -> dict[str, int]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise StoreError(f"'{output}' is there already, but no finished training; remove it or choose another place")
-    left_out = dict(Counter(str(why) for why in rows.why if why is not None))
+    left_out = dict(Counter(str(reason) for reason in rows.reason if reason is not None))
     if not used:
         raise DataError(f"none of {len(rows)} rows can be trained on: {left_out or 'there are none'}")
     return left_out
@@ -142,7 +147,7 @@ def _report(output: Path, record: dict[str, Any], fresh: bool) -> TrainReport:
     return TrainReport(output=output, fresh=fresh, **{key: value for key, value in record.items() if key in names})
 
 
-def _kept(output: Path, recipe: dict[str, Any]) -> TrainReport:
+def _read_finished(output: Path, recipe: dict[str, Any]) -> TrainReport:
     record = read_json(output / RECORD)
     other = [key for key in recipe if record.get(key) != recipe[key]]
     if other:
@@ -246,7 +251,7 @@ def train(
         output,
         seed=seed,
         device=settings.device,
-        mark=source.fingerprint,
+        fingerprint_of_base=source.fingerprint,
         log=log,
     )
     if say is not None:

@@ -97,7 +97,7 @@ class Job:
             raise EngineError(f"'{self.base}' is an adapter; train from its base model, or merge it first")
         how: dict[str, Any] = {"dtype": torch.bfloat16 if self.settings.dtype == "pure_bf16" else torch.float32}
         if self.settings.load_in_4bit:
-            how = _quantised(self.settings)
+            how = _quantisation(self.settings)
         try:
             model, found = AutoModelForCausalLM.from_pretrained(str(self.base), output_loading_info=True, **how)
         except Exception as error:  # the library raises many kinds for unreadable weights
@@ -209,7 +209,7 @@ class Job:
         if self.settings.referred and self.settings.use_lora:
             reference = Reference(halves, whole.disable_adapter)
         elif self.settings.referred:
-            reference = Reference.copied(causal, args.device, torch.bfloat16 if args.bf16 else causal.dtype)
+            reference = Reference.copy_of(causal, args.device, torch.bfloat16 if args.bf16 else causal.dtype)
         return TargetLoss(halves, self.settings.mode, reference, self.settings.kl_weight)
 
     def _check_packing(self, halves: Halves) -> None:
@@ -231,7 +231,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, settings: TrainSettings, log: Log, progress: Progress | None) -> None:
         self.settings, self.log, self.progress = settings, log, progress
-        self.first, self.tokens, self.began, self.saved, self.told = 0, 0, 0.0, 0.0, -math.inf
+        self.first, self.tokens, self.began, self.saved, self.as_text = 0, 0, 0.0, 0.0, -math.inf
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.first, self.began, self.saved = state.global_step, time.monotonic(), time.monotonic()
@@ -260,7 +260,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             return
         if self.progress is not None:
             self.progress(step, steps)
-        if now - self.told >= LOG_EVERY_S:
+        if now - self.as_text >= LOG_EVERY_S:
             took = max(now - self.began, 1e-9)
             left = round((steps - step) * took / (step - self.first))
             batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -269,7 +269,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"{self.tokens / took:,.0f} tokens/s  ETA {left // 60}:{left % 60:02d}  "
                 f"{step * batch:,}/{steps * batch:,} rows, {args.per_device_train_batch_size} per pass"
             )
-            self.told = now
+            self.as_text = now
 
 
 def _epoch(start: Path | None) -> int:
@@ -301,7 +301,7 @@ def _can_quantise(device: str) -> None:
         raise PlanError(f"load_in_4bit lacks {' and '.join(lacks)}; or write load_in_4bit: false")
 
 
-def _quantised(settings: TrainSettings) -> dict[str, Any]:
+def _quantisation(settings: TrainSettings) -> dict[str, Any]:
     """Weights in four-bit normal floats, as QLoRA (Dettmers et al., 2023, arXiv:2305.14314) has them."""
     compute = torch.float32 if settings.dtype == "float32" else torch.bfloat16
     how = BitsAndBytesConfig(

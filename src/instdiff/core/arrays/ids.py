@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core.arrays.spill import Growing
+from instdiff.core.arrays.spill import SpillingArray
 
 AT_ONCE = 4096
 
@@ -31,12 +31,12 @@ class Ids(Sequence[str]):
             return names
         left = iter(names)
         parts = iter(lambda: [name.encode() for name in islice(left, AT_ONCE)], [])
-        return cls.joined([np.array(part, np.bytes_) for part in parts])
+        return cls.concat([np.array(part, np.bytes_) for part in parts])
 
     @classmethod
-    def joined(cls, parts: Sequence[npt.NDArray[np.bytes_]]) -> Ids:
+    def concat(cls, parts: Sequence[npt.NDArray[np.bytes_]]) -> Ids:
         """Columns one after the other."""
-        out = Growing(np.dtype(("S", max([1, *(part.dtype.itemsize for part in parts)]))))
+        out = SpillingArray(np.dtype(("S", max([1, *(part.dtype.itemsize for part in parts)]))))
         for part in parts:
             out.extend(part)
         return cls(out.array())

@@ -63,8 +63,8 @@ def quantiles(source: Source, levels: float | Sequence[float], method: str = "li
     at = wanted * (count - 1)
     below, above = np.floor(at).astype(np.int64), np.ceil(at).astype(np.int64)
     if method != "linear":
-        return Quantiles(_ranked(source, upper, below if method == "lower" else above), count, nan)
-    ends = _ranked(source, upper, np.concatenate([below, above]))
+        return Quantiles(_values_at_ranks(source, upper, below if method == "lower" else above), count, nan)
+    ends = _values_at_ranks(source, upper, np.concatenate([below, above]))
     return Quantiles(_between(ends[: len(at)], ends[len(at) :], at - below), count, nan)
 
 
@@ -112,7 +112,9 @@ def _upper(source: Source) -> tuple[npt.NDArray[np.int64], int]:
     return counts, nan
 
 
-def _ranked(source: Source, upper: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _values_at_ranks(
+    source: Source, upper: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
     """The values that have these ranks, from 0, among all."""
     ends = np.cumsum(upper)
     bucket = np.searchsorted(ends, ranks, "right")

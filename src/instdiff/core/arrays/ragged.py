@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core.arrays.spill import ROWS_AT_ONCE, Growing
+from instdiff.core.arrays.spill import ROWS_AT_ONCE, SpillingArray
 
 Array = npt.NDArray[Any]
 
@@ -63,19 +63,19 @@ class Ragged:
         """The rows named, in that order, possibly more than once."""
         lengths = self.lengths_of(rows)
         offsets = offsets_of(lengths)
-        values = Growing(self.values.dtype)
+        values = SpillingArray(self.values.dtype)
         for span in spans(offsets):
             size = lengths[span]
             start = np.repeat(self.offsets[:-1][rows[span]] - offsets[span], size)
             values.extend(self.values[start + np.arange(offsets[span.start], offsets[span.stop])])
         return Ragged(values.array(), offsets)
 
-    def last(self, counts: npt.NDArray[np.int64]) -> Ragged:
+    def keep_last(self, counts: npt.NDArray[np.int64]) -> Ragged:
         """The last ``counts`` values of each row, which must not be more than it has."""
         if np.any(counts > self.lengths()) or np.any(counts < 0):
             raise ValueError("more values of a row are asked for than it has")
         offsets = offsets_of(counts)
-        values = Growing(self.values.dtype)
+        values = SpillingArray(self.values.dtype)
         for span in spans(self.offsets):
             ends = self.offsets[span.start + 1 : span.stop + 1]
             size = counts[span]
@@ -138,7 +138,7 @@ def offsets_of(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
     lengths = np.asarray(lengths)
     if len(lengths) <= ROWS_AT_ONCE:
         return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    out, end = Growing(np.int64), 0
+    out, end = SpillingArray(np.int64), 0
     out.extend([0])
     for at in range(0, len(lengths), ROWS_AT_ONCE):
         ends = np.cumsum(lengths[at : at + ROWS_AT_ONCE], dtype=np.int64) + end

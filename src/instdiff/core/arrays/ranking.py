@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core.arrays.spill import Growing
+from instdiff.core.arrays.spill import SpillingArray
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 AT_ONCE = 1 << 20
 """Rows sorted in memory; more become several runs."""
 
 
-def best_first(value: npt.NDArray[np.float64], ids: Sequence[str], *, at_once: int = AT_ONCE) -> Rows:
+def best_first(value: npt.NDArray[np.float64], ids: Sequence[str], *, at_once: int = AT_ONCE) -> Indices:
     """The rows with a finite value, highest first; ties by id, by code points, then by row.
 
     Args:
@@ -26,11 +26,11 @@ def best_first(value: npt.NDArray[np.float64], ids: Sequence[str], *, at_once: i
     Returns:
         Row indices, not to be written to; many lie in a temporary file that is mapped.
     """
-    runs, out = [], Growing(np.int64)
+    runs, out = [], SpillingArray(np.int64)
     for start in range(0, len(value), at_once):
         rows = start + np.flatnonzero(np.isfinite(value[start : start + at_once]))
-        run = Growing(np.int64)
-        run.extend(_sorted(rows, value, ids))
+        run = SpillingArray(np.int64)
+        run.extend(_sort_rows(rows, value, ids))
         runs.append(run.array())
     if len(runs) <= 1:
         return runs[0] if runs else out.array()
@@ -44,13 +44,13 @@ def best_first(value: npt.NDArray[np.float64], ids: Sequence[str], *, at_once: i
             if start + len(head) < len(run)
         ]
         cuts = [_upto(head, min(ends), value, ids) if ends else len(head) for head in heads]
-        out.extend(_sorted(np.sort(np.concatenate([h[:c] for h, c in zip(heads, cuts, strict=True)])), value, ids))
+        out.extend(_sort_rows(np.sort(np.concatenate([h[:c] for h, c in zip(heads, cuts, strict=True)])), value, ids))
         at = [start + cut for start, cut in zip(at, cuts, strict=True)]
         if not ends:
             return out.array()
 
 
-def _sorted(rows: Rows, value: npt.NDArray[np.float64], ids: Sequence[str]) -> Rows:
+def _sort_rows(rows: Indices, value: npt.NDArray[np.float64], ids: Sequence[str]) -> Indices:
     """These rows, which rise, best first."""
     low = -value[rows]
     order = np.argsort(low, kind="stable")
@@ -63,7 +63,7 @@ def _sorted(rows: Rows, value: npt.NDArray[np.float64], ids: Sequence[str]) -> R
     return rows
 
 
-def _upto(head: Rows, end: tuple[float, str, int], value: npt.NDArray[np.float64], ids: Sequence[str]) -> int:
+def _upto(head: Indices, end: tuple[float, str, int], value: npt.NDArray[np.float64], ids: Sequence[str]) -> int:
     """How many of these rows, best first, stand up to and at ``end``."""
     low = -value[head]
     start, stop = (int(np.searchsorted(low, end[0], side)) for side in ("left", "right"))

@@ -53,30 +53,30 @@ def _close(file: IO[bytes]) -> None:
         file.close()
 
 
-def mapped(file: IO[bytes]) -> mmap.mmap:
+def map_file(file: IO[bytes]) -> mmap.mmap:
     """The file's bytes, read as they are touched; the file is closed and lives as long as what is returned."""
     with writing_aside(), file:
         file.flush()
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def places(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def flatnonzero(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Where marks are set, not to be written to, in a mapped file where they are many."""
-    out = Growing(np.int64)
+    out = SpillingArray(np.int64)
     for at in range(0, len(marks), ROWS_AT_ONCE):
         out.extend(at + np.flatnonzero(marks[at : at + ROWS_AT_ONCE]))
     return out.array()
 
 
-def taken(values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def take(values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """The values at these places, not to be written to, in a mapped file where they are many."""
-    out = Growing(values.dtype)
+    out = SpillingArray(values.dtype)
     for at in range(0, len(rows), ROWS_AT_ONCE):
         out.extend(values[rows[at : at + ROWS_AT_ONCE]])
     return out.array()
 
 
-class Growing:
+class SpillingArray:
     """An array that grows at its end, in memory while it is small."""
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
@@ -103,7 +103,7 @@ class Growing:
             out = np.concatenate([np.zeros(0, self._dtype), *self._parts])
         else:
             self._spill()
-            out = np.frombuffer(mapped(self._file), self._dtype)
+            out = np.frombuffer(map_file(self._file), self._dtype)
         self._parts.clear()
         out.flags.writeable = False
         return out

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from instdiff.core import Measure
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.engine.sweep import Swept
+from instdiff.engine.sweep import BatchResult
 from instdiff.errors import InstDiffError, PlanError, StoreError
 from instdiff.rendering.rows import Noise, Rows
 
@@ -49,7 +49,7 @@ def rows_of(block: pa.Table) -> Rows:
     return Rows(ids, target.values.astype(bool), np.zeros(len(ids), bool), np.full(len(ids), None, object), noise)
 
 
-def results_of(batches: Sequence[Swept], measures: Sequence[Measure]) -> pa.Table:
+def results_of(batches: Sequence[BatchResult], measures: Sequence[Measure]) -> pa.Table:
     """Batches as one block: a row's number, and a list of values for each measure in turn."""
     columns = {"at": pa.array(np.concatenate([swept.at for swept in batches]))}
     for number, measure in enumerate(measures):
@@ -59,11 +59,11 @@ def results_of(batches: Sequence[Swept], measures: Sequence[Measure]) -> pa.Tabl
     return pa.table(columns).replace_schema_metadata({"tokens": str(tokens), "budget": str(batches[-1].budget or "")})
 
 
-def swept_of(block: pa.Table, measures: Sequence[Measure]) -> Swept:
+def swept_of(block: pa.Table, measures: Sequence[Measure]) -> BatchResult:
     """A block of results as one batch."""
     columns = {measure: _ragged(block[f"values{number}"]) for number, measure in enumerate(measures)}
     said = block.schema.metadata
-    return Swept(block["at"].to_numpy(), columns, int(said[b"tokens"]), int(said[b"budget"] or 0) or None)
+    return BatchResult(block["at"].to_numpy(), columns, int(said[b"tokens"]), int(said[b"budget"] or 0) or None)
 
 
 def _listed(values: Ragged) -> pa.Array:

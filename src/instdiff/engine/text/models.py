@@ -10,10 +10,10 @@ import torch
 
 from instdiff.core import Embedding, Log, Measure, ModelRef
 from instdiff.engine.models import Resident, Source, load_tokenizer, resolve
-from instdiff.engine.sweep import Swept
+from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.embedder import PACKAGED, Embedder, resolve_embedder
 from instdiff.engine.text.endpoint import Endpoint
-from instdiff.engine.text.judge import Judge, judge_mark, parse_judge
+from instdiff.engine.text.judge import Judge, judge_fingerprint, parse_judge
 from instdiff.engine.text.local_judge import Writer
 from instdiff.rendering.texts import Texts
 
@@ -25,7 +25,7 @@ class TextModel(Protocol):
 
     fingerprint: str
 
-    def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[Swept]:
+    def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[BatchResult]:
         """Values batch by batch, in any order; the model is loaded when the first is asked for."""
         ...
 
@@ -56,7 +56,7 @@ class VectorModel:
         self.source, self.device, self.fingerprint = source, device, source.fingerprint
         self._embedder: Embedder | None = None
 
-    def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[Swept]:
+    def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[BatchResult]:
         """Vectors."""
         self._embedder = self._embedder or Embedder(self.source, log, self.device)
         yield from self._embedder(texts, measures)
@@ -71,12 +71,14 @@ class JudgeModel:
         self.endpoint = parse_judge(ref.where)
         self.source = None if self.endpoint else resolve(ref, memo)
         if self.endpoint is not None:
-            self.fingerprint = judge_mark(self.endpoint.model)
+            self.fingerprint = judge_fingerprint(self.endpoint.model)
         elif self.source is not None:
             dtype = str(resident.dtype).removeprefix("torch.")
-            self.fingerprint = judge_mark(f"{self.source.fingerprint}+{load_tokenizer(self.source).mark}+{dtype}")
+            self.fingerprint = judge_fingerprint(
+                f"{self.source.fingerprint}+{load_tokenizer(self.source).fingerprint}+{dtype}"
+            )
 
-    def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[Swept]:
+    def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[BatchResult]:
         """Numbers that the judge wrote."""
         if self.endpoint is not None:
             yield from Judge(Endpoint(self.endpoint, log, **self.calls), log)(texts, measures)

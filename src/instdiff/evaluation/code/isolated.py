@@ -65,7 +65,7 @@ def main() -> None:
     first = os.fork()
     if first == 0:
         try:
-            verdict = _first(job, held)
+            verdict = _run_as_init(job, held)
         except Exception as error:  # noqa: BLE001 - whoever started this must hear of it
             verdict = {"reason": "sandbox", "detail": f"{type(error).__name__}: {error}"}
         os.write(1, json.dumps(verdict).encode())
@@ -102,7 +102,7 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "
     _call("mount", *names, ctypes.c_ulong(flags), data.encode())
 
 
-def _shown(source: str, target: str) -> None:
+def _bind_read_only(source: str, target: str) -> None:
     """Show a file or folder under another root, to be read alone."""
     if os.path.isdir(source):
         os.makedirs(target, 0o755, exist_ok=True)
@@ -125,13 +125,13 @@ def _other_root(job: dict[str, Any], processes: bool) -> None:
         if os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
         elif os.path.isdir(path):
-            _shown(path, root + path)
+            _bind_read_only(path, root + path)
     for path in sorted(given | {os.path.realpath(path) for path in given}, key=len):
         if not os.path.exists(root + path):
-            _shown(path, root + path)
+            _bind_read_only(path, root + path)
     for name in SETTINGS:
         if os.path.exists(f"/etc/{name}"):
-            _shown(f"/etc/{name}", f"{root}/etc/{name}")
+            _bind_read_only(f"/etc/{name}", f"{root}/etc/{name}")
     _write(f"{root}/etc/hosts", "127.0.0.1 localhost\n")
     _write(f"{root}/etc/passwd", f"nobody:x:{NOBODY}:{NOBODY}:nobody:{HOME}:/bin/sh\n")
     os.mkdir(f"{root}/dev", 0o755)
@@ -161,7 +161,7 @@ def _loopback() -> None:
 # ── the first process ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _first(job: dict[str, Any], held: list[str]) -> dict[str, Any]:
+def _run_as_init(job: dict[str, Any], held: list[str]) -> dict[str, Any]:
     """Start the program, watch it, and say how it ended."""
     _prctl(PDEATHSIG, signal.SIGKILL)
     _prctl(SUBREAPER, 1)
@@ -184,7 +184,7 @@ def _first(job: dict[str, Any], held: list[str]) -> dict[str, Any]:
     ended, status, cpu = _watch(program, job["wall"])
     os.set_blocking(ours, False)
     verdict = _verdict(_read(ours), job, ended, status, cpu)
-    left = _left(GRACE if verdict["reason"] == "passed" else 0, "processes" in held)
+    left = _kill_rest(GRACE if verdict["reason"] == "passed" else 0, "processes" in held)
     if verdict["reason"] == "passed" and left:
         verdict = {"reason": "outlived", "detail": "processes that the program started were still there after it"}
     return {**verdict, "held": held}
@@ -222,7 +222,7 @@ def _verdict(report: bytes, job: dict[str, Any], ended: bool, status: int, cpu: 
     return {"reason": "exited_early", "detail": f"exit code {os.WEXITSTATUS(status)} before the end of the tests"}
 
 
-def _left(grace: float, apart: bool) -> bool:
+def _kill_rest(grace: float, apart: bool) -> bool:
     """Whether processes of the program are still there; where nothing else would end them, they are ended."""
     until, left = time.monotonic() + grace, False
     while True:
@@ -265,7 +265,7 @@ def _program(job: dict[str, Any], report: int, apart: bool) -> NoReturn:
     number = os.getpid
     try:
         os.setsid()
-        _bare(job, report, apart)
+        _drop_rights(job, report, apart)
         reason, detail = _run(job["program"])
     except BaseException as error:  # noqa: BLE001 - this process ends here, whatever it was
         reason, detail = "error", type(error).__name__
@@ -275,7 +275,7 @@ def _program(job: dict[str, Any], report: int, apart: bool) -> NoReturn:
     leave(0)
 
 
-def _bare(job: dict[str, Any], report: int, apart: bool) -> None:
+def _drop_rights(job: dict[str, Any], report: int, apart: bool) -> None:
     """No open files, limits, no rights."""
     null = os.open("/dev/null", os.O_RDWR)
     for stream in range(3):

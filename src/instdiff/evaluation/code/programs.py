@@ -12,11 +12,11 @@ from typing import Any
 
 from instdiff.errors import DataError
 from instdiff.evaluation.code.sandbox import Limits
-from instdiff.evaluation.generation.backend import ended
+from instdiff.evaluation.generation.backend import cut_at_stop
 from instdiff.evaluation.subject import Prompt
 from instdiff.evaluation.task_data import Found, Place, column
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 BODY_STOPS = ("\ndef ", "\nclass ", "\nif __name__", "\n#", "\nprint", "\n@", "\nassert ", "\n```")
 """What begins a line after the body of a function has ended."""
@@ -74,7 +74,7 @@ class Problem:
     def code(self, answer: str, stops: Sequence[str] | None) -> str:
         """The code of an answer; with ``stops`` it continues the start, else it may be surrounded by words."""
         if stops is not None and not answer.lstrip().startswith("```"):
-            return ended(answer, stops)
+            return cut_at_stop(answer, stops)
         return _code_in(answer, self.entry)
 
     def program(self, code: str) -> str:
@@ -129,7 +129,7 @@ def _is_python(code: str) -> bool:
 # ── the benchmarks ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def human_eval(row: Row, where: str) -> Problem:
+def human_eval(row: Record, where: str) -> Problem:
     """HumanEval and HumanEval+: a function's head and description, and ``check(candidate)``."""
     start, entry = str(column(row, ["prompt"], where)), str(column(row, ["entry_point"], where))
     tests = f"{column(row, ['test'], where)}\n\ncheck({entry})"
@@ -137,40 +137,40 @@ def human_eval(row: Row, where: str) -> Problem:
     return Problem(str(column(row, ["task_id"], where)), entry, start, ask, start, tests)
 
 
-def mbpp(row: Row, where: str) -> Problem:
+def mbpp(row: Record, where: str) -> Problem:
     """MBPP: a sentence, and assertions."""
-    tests = [str(test) for test in _listed(column(row, ["test_list"], where), where)]
+    tests = [str(test) for test in _as_list(column(row, ["test_list"], where), where)]
     setup = str(row.get("test_setup_code") or "")
-    imports = [str(line) for line in _listed(row.get("test_imports") or [], where)]
+    imports = [str(line) for line in _as_list(row.get("test_imports") or [], where)]
     return _mbpp(row, where, tests, "\n".join([*imports, setup, *tests]))
 
 
-def mbpp_plus(row: Row, where: str) -> Problem:
+def mbpp_plus(row: Record, where: str) -> Problem:
     """MBPP+: the same with a script of many more tests."""
-    tests = [str(test) for test in _listed(column(row, ["test_list"], where), where)]
-    imports = [str(line) for line in _listed(row.get("test_imports") or [], where)]
+    tests = [str(test) for test in _as_list(column(row, ["test_list"], where), where)]
+    imports = [str(line) for line in _as_list(row.get("test_imports") or [], where)]
     return _mbpp(row, where, tests, "\n".join([*imports, str(column(row, ["test"], where))]))
 
 
-def _mbpp(row: Row, where: str, shown: Sequence[str], tests: str) -> Problem:
+def _mbpp(row: Record, where: str, shown: Sequence[str], tests: str) -> Problem:
     text = str(column(row, ["text", "prompt"], where)).strip()
-    entry = _called(str(row.get("code") or ""), shown)
+    entry = _function_called(str(row.get("code") or ""), shown)
     ask = WRITE.format(text=text, tests="\n".join(shown[:3]))
     start = '"""\n' + "\n".join([text, *shown[:3]]) + '\n"""\n'
     return Problem(f"MBPP/{column(row, ['task_id'], where)}", entry, "", ask, start, tests)
 
 
-def big_code_bench(row: Row, where: str) -> Problem:
+def big_code_bench(row: Record, where: str) -> Problem:
     """BigCodeBench: a function that uses libraries, and a ``unittest`` class."""
     start = str(column(row, ["complete_prompt"], where))
     entry = str(column(row, ["entry_point"], where))
     tests = f"{column(row, ['test'], where)}\n{UNITTEST}"
-    needs = tuple(str(name) for name in _listed(row.get("libs") or [], where))
+    needs = tuple(str(name) for name in _as_list(row.get("libs") or [], where))
     ask = str(column(row, ["instruct_prompt"], where))
     return Problem(str(column(row, ["task_id"], where)), entry, f"{start.rstrip()}\n", ask, start, tests, needs)
 
 
-def _listed(value: Any, where: str) -> list[Any]:
+def _as_list(value: Any, where: str) -> list[Any]:
     """A list, or the text of one, as BigCodeBench has it."""
     if isinstance(value, str):
         try:
@@ -180,14 +180,14 @@ def _listed(value: Any, where: str) -> list[Any]:
     return list(value)
 
 
-def _called(code: str, tests: Sequence[str]) -> str:
+def _function_called(code: str, tests: Sequence[str]) -> str:
     """The function of the reference that the tests call; without a reference, the first that they call."""
     defined = set(re.findall(r"^def[ \t]+(\w+)", code, re.MULTILINE))
     called = [name for test in tests for name in re.findall(r"(\w+)[ \t]*\(", test)]
     return next((name for name in called if name in defined or not defined), called[0] if called else "")
 
 
-def tested(row: Row) -> bool:
+def is_test_row(row: Record) -> bool:
     """Whether a row of MBPP belongs to its test split: the others are for training and as examples."""
     number = str(row.get("task_id", ""))
     return not number.isdigit() or 11 <= int(number) <= 510
@@ -206,10 +206,10 @@ class CodeTask:
     """
 
     place: Place
-    read: Callable[[Row, str], Problem]
+    read: Callable[[Record, str], Problem]
     stops: tuple[str, ...] = BODY_STOPS
     limits: Limits = field(default_factory=Limits)
-    keep: Callable[[Row], bool] = lambda row: True
+    keep: Callable[[Record], bool] = lambda row: True
 
     def problems(self, data: Found, limit: int | None) -> list[Problem]:
         """The first so many problems.
@@ -236,7 +236,7 @@ TASKS = {
         limits=MANY_TESTS,
     ),
     "mbpp": CodeTask(
-        Place("mbpp", "google-research-datasets/mbpp/full:test", ("mbpp/mbpp",)), mbpp, FUNCTION_STOPS, keep=tested
+        Place("mbpp", "google-research-datasets/mbpp/full:test", ("mbpp/mbpp",)), mbpp, FUNCTION_STOPS, keep=is_test_row
     ),
     "mbpp_plus": CodeTask(
         Place("mbpp_plus", "evalplus/mbppplus:test", ("mbpp/MbppPlus", "MbppPlus")),

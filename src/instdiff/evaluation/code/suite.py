@@ -15,7 +15,7 @@ from instdiff.evaluation.code.programs import TASKS, Problem
 from instdiff.evaluation.code.sandbox import Executions, Sandbox, Verdict
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Sampling, Subject
-from instdiff.evaluation.task_data import Found, chosen, find
+from instdiff.evaluation.task_data import Found, choose_tasks, find
 
 CONTINUE = ("plain", "direct")
 """Templates that say nothing of instructions: a model under them continues the problem's own code."""
@@ -88,16 +88,16 @@ class CodeSuite:
             "samples": n,
             "style": "continue" if self.raw else "instruct",
             **{f"pass@{k}": _mean(pass_at(k, n, passed)) for k in sorted({*(k for k in KS if k <= n), n})},
-            "verdicts": _counted(verdicts),
+            "verdicts": _count_reasons(verdicts),
             "limits": asdict(task.limits),
             "isolated": not lacking,
             "data": data.where,
             "data_fingerprint": data.fingerprint,
         }
         ids = [problem.id for problem in problems]
-        why = ["missing_library" if missing.get(one) else None for one in ids]
+        reason = ["missing_library" if missing.get(one) else None for one in ids]
         score = np.array([share.get(one, math.nan) for one in ids])
-        return TaskResult(name, "pass@1", ids, score, why=why, details=details)
+        return TaskResult(name, "pass@1", ids, score, reason=reason, details=details)
 
 
 def pass_at(k: int, n: int, passed: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[float]:
@@ -119,7 +119,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _counted(verdicts: Sequence[Verdict]) -> dict[str, int]:
+def _count_reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:
     return dict(Counter(verdict.reason for verdict in verdicts).most_common())
 
 
@@ -140,7 +140,7 @@ def code_suite(config: EvalConfig) -> CodeSuite:
         seed=config.seed,
     )
     return CodeSuite(
-        tuple(chosen(list(TASKS), config.task, "code")),
+        tuple(choose_tasks(list(TASKS), config.task, "code")),
         sampling,
         raw=bool(config.shots) or config.template in CONTINUE,
         limit=config.limit,

@@ -15,16 +15,16 @@ from instdiff.errors import StoreError
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer with what it cost; ``text`` is None where none came, and ``why`` says so."""
+    """One answer with what it cost; ``text`` is None where none came, and ``reason`` says so."""
 
     text: str | None
     prompt_tokens: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0
-    why: str = ""
+    reason: str = ""
 
 
-class Written:
+class AnswerCache:
     """The answers of one model under one folder, each found by the hash of all that it depends on.
 
     Lines are only ever appended. One that was torn by a kill is passed over, and its answer written anew.
@@ -47,7 +47,7 @@ class Written:
             StoreError: the file cannot be written.
         """
         known = self._all()
-        new = [(key, rounded(reply)) for key, reply in answers if reply.text is not None and key not in known]
+        new = [(key, round_times(reply)) for key, reply in answers if reply.text is not None and key not in known]
         if not new:
             return
         lines = "".join(json.dumps(_line(key, reply), ensure_ascii=False) + "\n" for key, reply in new)
@@ -85,7 +85,7 @@ class Written:
             raise StoreError(f"cannot read '{self.path}': {error.strerror}; give another folder as answers") from None
 
 
-def rounded(reply: Reply) -> Reply:
+def round_times(reply: Reply) -> Reply:
     """As it is kept, so that a bill is the same whether an answer was read or written."""
     return replace(reply, seconds=round(reply.seconds, 4))
 

@@ -13,7 +13,7 @@ from instdiff.rendering.templates import Template, TextTemplate, fill
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationRequest:
     """One answer that is to be written.
 
     Args:
@@ -25,24 +25,26 @@ class Asked:
 
     key: str
     prompt: Prompt
-    shown: str
+    prompt_text: str
     seed: int
 
 
 class Backend(Protocol):
     """What writes answers and keeps none.
 
-    ``mark`` is the hash of the model and of everything else that decides its answers beside prompt and sampling.
+    ``fingerprint`` is the hash of the model and of everything else that decides its answers beside prompt and sampling.
     """
 
     name: str
-    mark: str
+    fingerprint: str
 
-    def shown(self, prompt: Prompt) -> str:
+    def prompt_text(self, prompt: Prompt) -> str:
         """What the model sees of a prompt."""
         ...
 
-    def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[list[tuple[Asked, Reply]]]:
+    def write(
+        self, asked: Sequence[GenerationRequest], sampling: Sampling
+    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
         """Answers as they come, in any order."""
         ...
 
@@ -76,6 +78,6 @@ def in_template(prompt: Prompt, layout: Template, hf: Any) -> str:
         return said([{"role": "user", "content": f"{prompt.system}\n\n{prompt.text}"}])
 
 
-def ended(text: str, stops: Sequence[str]) -> str:
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """A text up to the first of some others."""
     return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))]

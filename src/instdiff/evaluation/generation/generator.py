@@ -12,8 +12,8 @@ from instdiff.core.progress import Progress
 from instdiff.engine.models import Resident
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.evaluation.generation.answers import Reply, Written
-from instdiff.evaluation.generation.backend import Asked, Backend
+from instdiff.evaluation.generation.answers import AnswerCache, Reply
+from instdiff.evaluation.generation.backend import Backend, GenerationRequest
 from instdiff.evaluation.subject import Prompt, Sampling
 
 KINDS = ("hf", "vllm", "openai:MODEL@http://host:port/v1")
@@ -37,13 +37,13 @@ class Generator:
 
     def __init__(self, backend: Backend, folder: Path, spend: Spend, log: Log, progress: Progress) -> None:
         self.backend, self.name, self.log, self.progress = backend, backend.name, log, progress
-        self.mark, self._spend = backend.mark, spend
-        self.written = Written(folder, backend.mark)
+        self.fingerprint, self._spend = backend.fingerprint, spend
+        self.written = AnswerCache(folder, backend.fingerprint)
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         """Of each prompt its ``n`` answers; at temperature 0 they are the same, and one is written."""
         draws = sampling.n if sampling.temperature > 0 else 1
-        rows = [self._asked(prompt, draws, sampling) for prompt in prompts]
+        rows = [self._requests(prompt, draws, sampling) for prompt in prompts]
         every = {one.key: one for row in rows for one in row}
         lacking = [one for one in every.values() if one.key not in self.written]
         got: dict[str, Reply] = {}
@@ -54,18 +54,20 @@ class Generator:
         answers = [[replies[one.key].text or "" for one in row] for row in rows]
         return [row * (sampling.n // draws) for row in answers]
 
-    def _asked(self, prompt: Prompt, draws: int, sampling: Sampling) -> list[Asked]:
-        shown = self.backend.shown(prompt)
+    def _requests(self, prompt: Prompt, draws: int, sampling: Sampling) -> list[GenerationRequest]:
+        shown = self.backend.prompt_text(prompt)
         how: dict[str, Any] = {"tokens": sampling.max_new_tokens, "stop": list(sampling.stop)}
         if sampling.temperature > 0:
             how |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
         out = []
         for number in range(draws):
             seed = int(fingerprint(sampling.seed, shown, number)[:15], 16)
-            out.append(Asked(fingerprint(self.backend.mark, shown, how, number), prompt, shown, seed))
+            out.append(
+                GenerationRequest(fingerprint(self.backend.fingerprint, shown, how, number), prompt, shown, seed)
+            )
         return out
 
-    def _write(self, lacking: list[Asked], sampling: Sampling, cached: int) -> dict[str, Reply]:
+    def _write(self, lacking: list[GenerationRequest], sampling: Sampling, cached: int) -> dict[str, Reply]:
         got: dict[str, Reply] = {}
         most = len(lacking) * sampling.max_new_tokens
         with self.progress.task(f"answers of {self.name}", rows=len(lacking), tokens=most, cached=cached) as advance:
@@ -81,7 +83,7 @@ class Generator:
         self._spend("prompt_tokens", sum(reply.prompt_tokens for reply in replies))
         self._spend("generated_tokens", sum(reply.generated_tokens for reply in replies))
         self._spend("seconds", sum(reply.seconds for reply in replies))
-        lost = [reply.why for reply in replies if reply.text is None]
+        lost = [reply.reason for reply in replies if reply.text is None]
         if lost:
             self._spend("unanswered", len(lost))
             self.log(

@@ -13,7 +13,7 @@ from instdiff.core.files import fingerprint
 from instdiff.engine.text.endpoint import Endpoint
 from instdiff.engine.text.judge import JudgeRef, Question
 from instdiff.evaluation.generation.answers import Reply
-from instdiff.evaluation.generation.backend import Asked, ended, in_template
+from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
 from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import ChatTemplate, template
 
@@ -35,7 +35,7 @@ class Writing:
     who = "the model's server"
     ways = REFUSABLE
 
-    def __init__(self, asked: Sequence[Asked], sampling: Sampling, chat: bool) -> None:
+    def __init__(self, asked: Sequence[GenerationRequest], sampling: Sampling, chat: bool) -> None:
         self.asked, self.sampling = asked, sampling
         self.path = "/chat/completions" if chat else "/completions"
         self.chat = chat
@@ -86,34 +86,36 @@ class Server:
     def __init__(self, ref: JudgeRef, layout: str | None, log: Log, *, concurrency: int = 8, **calls: Any) -> None:
         self.ref, self.log, self.name = ref, log, f"{ref.model}@{ref.url}"
         self.layout = template(layout or "chat")
-        self.mark = fingerprint("server", WAYS, ref.model)
+        self.fingerprint = fingerprint("server", WAYS, ref.model)
         self._calls = {"concurrency": concurrency, **calls}
 
-    def shown(self, prompt: Prompt) -> str:
+    def prompt_text(self, prompt: Prompt) -> str:
         """The part of the call that holds the prompt."""
         if prompt.raw or not isinstance(self.layout, ChatTemplate):
             return json.dumps({"prompt": in_template(prompt, self.layout, None)})
         system = [{"role": "system", "content": prompt.system}] if prompt.system else []
         return json.dumps({"messages": [*system, {"role": "user", "content": prompt.text}]})
 
-    def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[list[tuple[Asked, Reply]]]:
+    def write(
+        self, asked: Sequence[GenerationRequest], sampling: Sampling
+    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
         """Answers as they come.
 
         Raises:
             EngineError: the server is away, or refuses the key or the model; what it answered was yielded before.
         """
         for chat in (True, False):
-            some = [one for one in asked if one.shown.startswith('{"messages"') == chat]
+            some = [one for one in asked if one.prompt_text.startswith('{"messages"') == chat]
             if not some:
                 continue
             endpoint = Endpoint(self.ref, self.log, form=Writing(some, sampling, chat), **self._calls)
             work = deque(Question(row) for row in range(len(some)))
             began = time.monotonic()
-            for got in endpoint.answers(work, lambda question, some=some: some[question.row].shown, ""):  # type: ignore[misc]
+            for got in endpoint.answers(work, lambda question, some=some: some[question.row].prompt_text, ""):  # type: ignore[misc]
                 seconds, began = (time.monotonic() - began) / len(got), time.monotonic()
                 done = []
                 for question, answer in got:
-                    text = None if answer.text is None else ended(answer.text, sampling.stop)
+                    text = None if answer.text is None else cut_at_stop(answer.text, sampling.stop)
                     numbers = answer.prompt_tokens, answer.completion_tokens, seconds
-                    done.append((some[question.row], Reply(text, *numbers, answer.why)))
+                    done.append((some[question.row], Reply(text, *numbers, answer.reason)))
                 yield done

@@ -20,7 +20,7 @@ from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_d
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
 from instdiff.evaluation.generation.answers import Reply
-from instdiff.evaluation.generation.backend import Asked, ended, in_template
+from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
 from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import TextTemplate, template
 
@@ -29,7 +29,7 @@ GPU_BATCH_ROWS = 64
 WAYS = 1
 """A change of how answers are written gets another number, so that old ones are not taken for new ones."""
 
-Row = tuple[Asked, list[int]]
+Row = tuple[GenerationRequest, list[int]]
 
 
 class Shown:
@@ -48,9 +48,9 @@ class Shown:
         """As text."""
         return in_template(prompt, self.layout, self.tokenizer.hf)
 
-    def rows(self, asked: Sequence[Asked]) -> list[Row]:
+    def rows(self, asked: Sequence[GenerationRequest]) -> list[Row]:
         """As tokens; a chat template brings its own start token."""
-        ids = self.tokenizer.encode([one.shown for one in asked])
+        ids = self.tokenizer.encode([one.prompt_text for one in asked])
         start = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
         text = isinstance(self.layout, TextTemplate)
         return [(one, (start if text or one.prompt.raw else []) + row) for one, row in zip(asked, ids, strict=True)]
@@ -60,11 +60,15 @@ class Shown:
         limit = self.tokenizer.max_length
         return most if limit is None else max(0, min(most, limit - len(row[1])))
 
-    def split(self, asked: Sequence[Asked], most: int) -> tuple[list[tuple[Row, int]], list[tuple[Asked, Reply]]]:
+    def split(
+        self, asked: Sequence[GenerationRequest], most: int
+    ) -> tuple[list[tuple[Row, int]], list[tuple[GenerationRequest, Reply]]]:
         """Rows with their room, and those that leave none, with a reason."""
         rows = [(row, self.room(row, most)) for row in self.rows(asked)]
-        why = f"the prompt is too long for a model of {self.tokenizer.max_length} tokens"
-        return [found for found in rows if found[1]], [(row[0], Reply(None, why=why)) for row, room in rows if not room]
+        reason = f"the prompt is too long for a model of {self.tokenizer.max_length} tokens"
+        return [found for found in rows if found[1]], [
+            (row[0], Reply(None, reason=reason)) for row, room in rows if not room
+        ]
 
 
 class Local:
@@ -91,14 +95,18 @@ class Local:
         self._side = Shown(model, settings, memo)
         self.name = self._side.name
         dtype = str(resident.dtype).removeprefix("torch.")
-        self.mark = fingerprint("hf", WAYS, self._side.source.fingerprint, self._side.tokenizer.mark, dtype)
+        self.fingerprint = fingerprint(
+            "hf", WAYS, self._side.source.fingerprint, self._side.tokenizer.fingerprint, dtype
+        )
         self._rows = BATCH_ROWS.get(resident.device.type, GPU_BATCH_ROWS)
 
-    def shown(self, prompt: Prompt) -> str:
+    def prompt_text(self, prompt: Prompt) -> str:
         """The prompt in its template."""
         return self._side.text(prompt)
 
-    def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[list[tuple[Asked, Reply]]]:
+    def write(
+        self, asked: Sequence[GenerationRequest], sampling: Sampling
+    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
         """Answers, batch by batch.
 
         Raises:
@@ -115,7 +123,7 @@ class Local:
 
     def _batches(
         self, model: Any, work: deque[Row], room: int, sampling: Sampling
-    ) -> Iterator[list[tuple[Asked, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
         while work:
             fit = self._rows if self._tokens is None else max(1, self._tokens // (len(work[0][1]) + room))
             batch = [work.popleft() for _ in range(min(fit, self._rows, len(work)))]
@@ -136,7 +144,9 @@ class Local:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _batch(self, model: Any, batch: list[Row], room: int, sampling: Sampling) -> list[tuple[Asked, Reply]]:
+    def _batch(
+        self, model: Any, batch: list[Row], room: int, sampling: Sampling
+    ) -> list[tuple[GenerationRequest, Reply]]:
         from transformers import GenerationConfig
 
         began, width, hf = time.monotonic(), max(len(ids) for _, ids in batch), self._side.tokenizer.hf
@@ -170,7 +180,7 @@ class Local:
             count = min(end + 1, len(told))
             while sampling.stop and end == len(told) and count and told[count - 1] == pad:
                 count -= 1  # it was stopped by a text, and waited for the others
-            text = ended(hf.decode(told[:end], skip_special_tokens=True), sampling.stop)
+            text = cut_at_stop(hf.decode(told[:end], skip_special_tokens=True), sampling.stop)
             done.append((one, Reply(text, len(ids), count, seconds)))
         return done
 

@@ -14,7 +14,7 @@ from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
 from instdiff.errors import EngineError, PlanError
 from instdiff.evaluation.generation.answers import Reply
-from instdiff.evaluation.generation.backend import Asked, ended
+from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
 from instdiff.evaluation.generation.transformers_backend import Shown
 from instdiff.evaluation.subject import Prompt, Sampling
 
@@ -46,14 +46,18 @@ class VLLM:
         self._side, self.log = Shown(model, settings, memo), log
         self.name, self.dtype = self._side.name, settings.dtype
         source = self._side.source
-        self.mark = fingerprint("vllm", WAYS, source.fingerprint, self._side.tokenizer.mark, settings.dtype)
+        self.fingerprint = fingerprint(
+            "vllm", WAYS, source.fingerprint, self._side.tokenizer.fingerprint, settings.dtype
+        )
         self._engine: Any = None
 
-    def shown(self, prompt: Prompt) -> str:
+    def prompt_text(self, prompt: Prompt) -> str:
         """The prompt in its template."""
         return self._side.text(prompt)
 
-    def write(self, asked: Sequence[Asked], sampling: Sampling) -> Iterator[list[tuple[Asked, Reply]]]:
+    def write(
+        self, asked: Sequence[GenerationRequest], sampling: Sampling
+    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
         """Answers, so many at once."""
         rows, lost = self._side.split(asked, sampling.max_new_tokens)
         if lost:
@@ -62,7 +66,7 @@ class VLLM:
         for start in range(0, len(rows), AT_ONCE):
             some = rows[start : start + AT_ONCE]
             began = time.monotonic()
-            out = self._loaded().generate(
+            out = self._load().generate(
                 [{"prompt_token_ids": ids} for (_, ids), _ in some],
                 [self._params(one, room, sampling) for (one, _), room in some],
                 use_tqdm=False,
@@ -71,11 +75,11 @@ class VLLM:
             seconds = (time.monotonic() - began) / len(some)
             done = []
             for ((one, ids), _), told in zip(some, out, strict=True):
-                text = ended(told.outputs[0].text, sampling.stop)
+                text = cut_at_stop(told.outputs[0].text, sampling.stop)
                 done.append((one, Reply(text, len(ids), len(told.outputs[0].token_ids), seconds)))
             yield done
 
-    def _params(self, one: Asked, room: int, sampling: Sampling) -> Any:
+    def _params(self, one: GenerationRequest, room: int, sampling: Sampling) -> Any:
         return import_module("vllm").SamplingParams(
             n=1,
             temperature=sampling.temperature,
@@ -89,7 +93,7 @@ class VLLM:
         adapter = self._side.source.adapter
         return import_module("vllm.lora.request").LoRARequest("adapter", 1, str(adapter)) if adapter else None
 
-    def _loaded(self) -> Any:
+    def _load(self) -> Any:
         if self._engine is None:
             source = self._side.source
             lora = {"enable_lora": True, "max_lora_rank": _rank(source.adapter)} if source.adapter else {}

@@ -20,8 +20,8 @@ from typing import Any
 from instdiff.data.readers import read_file, reader_for
 from instdiff.errors import DataError
 
-Row = dict[str, Any]
-Parts = dict[str, dict[str, list[Row]]]
+Record = dict[str, Any]
+Parts = dict[str, dict[str, list[Record]]]
 """Rows by subject ('' where a task has none), then by split: ``test`` or ``shots``."""
 
 _SPLIT = re.compile(r"(?:(?P<name>.+?)_+)?(?P<split>test|dev|val|validation|train)", re.IGNORECASE)
@@ -49,7 +49,7 @@ def local_file(
     """
     given = task_data.get(task)
     if given is not None:
-        if not Path(_sliced(given)[0]).exists():
+        if not Path(_parse_slice(given)[0]).exists():
             raise DataError(f"the file of task '{task}' is not there: {given}")
         return given
     if data_dir is None:
@@ -60,13 +60,13 @@ def local_file(
     for name in names:
         stems = (name, *(f"{name}_{split}" for split in _TESTS))
         own = root / name
-        found = _called(root, stems) or _called(root / suite, stems) or _called(own, (*stems, *_TESTS))
+        found = _find_file(root, stems) or _find_file(root / suite, stems) or _find_file(own, (*stems, *_TESTS))
         if found is not None or own.is_dir():
             return str(found or own)
     return None
 
 
-def _called(folder: Path, stems: Sequence[str]) -> Path | None:
+def _find_file(folder: Path, stems: Sequence[str]) -> Path | None:
     """The file in a folder with one of these names, whatever its case."""
     if not folder.is_dir():
         return None
@@ -78,7 +78,7 @@ def _readable(path: Path) -> bool:
     return path.is_file() and (path.suffix == ".zip" or reader_for(path) is not None)
 
 
-def _sliced(where: str) -> tuple[str, slice]:
+def _parse_slice(where: str) -> tuple[str, slice]:
     match = _SLICE.fullmatch(where)
     if match is None or Path(where).exists():
         return where, slice(None)
@@ -88,7 +88,7 @@ def _sliced(where: str) -> tuple[str, slice]:
 # ── what is in it ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def parts(where: str, read: Callable[[Row], Row | None], *, subjects: bool = False) -> Parts:
+def parts(where: str, read: Callable[[Record], Record | None], *, subjects: bool = False) -> Parts:
     """The rows of a file or folder.
 
     Args:
@@ -99,7 +99,7 @@ def parts(where: str, read: Callable[[Row], Row | None], *, subjects: bool = Fal
     Raises:
         DataError: a file cannot be read, or has no row of the kind.
     """
-    name, taken = _sliced(where)
+    name, taken = _parse_slice(where)
     path = Path(name)
     out: Parts = {}
     for file, stem, split, rows in _tables(path, subjects):
@@ -120,10 +120,10 @@ def parts(where: str, read: Callable[[Row], Row | None], *, subjects: bool = Fal
     return {subject: splits for subject, splits in out.items() if splits.get("test")}
 
 
-def _tables(path: Path, subjects: bool) -> Iterator[tuple[str, str, str, list[Row]]]:
+def _tables(path: Path, subjects: bool) -> Iterator[tuple[str, str, str, list[Record]]]:
     """Of each file its name, what it is called without its split, its split, and its rows."""
     if path.suffix == ".zip":
-        yield from _zipped(path)
+        yield from _read_zip(path)
         return
     files = [path]
     if path.is_dir():
@@ -152,7 +152,7 @@ def _split(file: Path) -> tuple[str, str]:
     return stem, folder if folder in (*_SHOTS, "test") else ""
 
 
-def _zipped(path: Path) -> Iterator[tuple[str, str, str, list[Row]]]:
+def _read_zip(path: Path) -> Iterator[tuple[str, str, str, list[Record]]]:
     """MMLU as it is published: ``data/test/SUBJECT_test.csv`` and ``data/dev/SUBJECT_dev.csv``, without headers."""
     try:
         with zipfile.ZipFile(path) as packed:
@@ -168,7 +168,7 @@ def _zipped(path: Path) -> Iterator[tuple[str, str, str, list[Row]]]:
         raise DataError(f"cannot read '{path}': {error}") from None
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Record]:
     """All rows of a file.
 
     Raises:
@@ -195,7 +195,7 @@ def read_rows(path: Path) -> list[Row]:
 # ── formats: each function brings a row to the columns of the data set on the hub ─────────────────────────────────────
 
 
-def arc(row: Row) -> Row:
+def arc(row: Record) -> Record:
     """ARC: the hub's, or AI2's (``question: {stem, choices: [{text, label}]}``)."""
     asked = row["question"]
     if isinstance(asked, Mapping):
@@ -207,20 +207,20 @@ def arc(row: Row) -> Row:
     return {"question": asked, "choices": choices, "answerKey": _one_of(choices["label"], row["answerKey"])}
 
 
-def openbookqa(row: Row) -> Row:
+def openbookqa(row: Record) -> Record:
     """OpenBookQA: the hub's, or AI2's, which is as in ARC."""
     found = arc(row if "question" in row else {**row, "question": row["question_stem"]})
     return {"question_stem": found.pop("question"), **found}
 
 
-def hellaswag(row: Row) -> Row:
+def hellaswag(row: Record) -> Record:
     """HellaSwag: the hub's, which is also the published one."""
     text = {key: str(row[key]) for key in ("ctx_a", "ctx_b", "activity_label")}
     endings = list(row["endings"])
     return {**text, "endings": endings, "label": str(_below(len(endings), int(row["label"])))}
 
 
-def mmlu(row: Row) -> Row:
+def mmlu(row: Record) -> Record:
     """MMLU: the hub's (``choices`` and a number as ``answer``), or columns A to D and a letter."""
     choices = list(row["choices"]) if "choices" in row else [row[letter] for letter in "ABCD"]
     answer = row["answer"]
@@ -230,7 +230,7 @@ def mmlu(row: Row) -> Row:
     return {"question": str(row["question"]), "choices": choices, "answer": _below(4, number)}
 
 
-def truthfulqa(row: Row) -> Row:
+def truthfulqa(row: Record) -> Record:
     """TruthfulQA: the hub's, the published ``mc_task.json`` (answers to labels), or the published CSV.
 
     The CSV gives answers between semicolons; the right ones stand first, as on the hub.
@@ -258,22 +258,22 @@ def _between(text: str) -> list[str]:
     return found
 
 
-def bbh(row: Row) -> Row:
+def bbh(row: Record) -> Record:
     """BIG-Bench Hard: ``input`` and ``target``, published as one JSON file a subject with the rows in ``examples``."""
     return {"input": str(row["input"]), "target": str(row["target"])}
 
 
-def gsm8k(row: Row) -> Row:
+def gsm8k(row: Record) -> Record:
     """GSM8K: the hub's, which is also the published one."""
     return {"question": row["question"], "answer": row["answer"]}
 
 
-def winogrande(row: Row) -> Row:
+def winogrande(row: Record) -> Record:
     """WinoGrande: the hub's, which is also the published one."""
     return {key: str(row[key]) for key in ("sentence", "option1", "option2", "answer")}
 
 
-def medqa(row: Row) -> Row:
+def medqa(row: Record) -> Record:
     """MedQA with four options: the hub's (``sent1``, ``ending0``, ..., ``label``), or the published one."""
     if "sent1" in row:
         endings, asked, label = [str(row[f"ending{number}"]) for number in range(4)], row["sent1"], int(row["label"])
@@ -283,7 +283,7 @@ def medqa(row: Row) -> Row:
     return {"sent1": asked, **{f"ending{n}": text for n, text in enumerate(endings)}, "label": _below(4, label)}
 
 
-def medmcqa(row: Row) -> Row:
+def medmcqa(row: Record) -> Record:
     """MedMCQA as on the hub: ``cop`` counts from 0, and is -1 where the answer is kept secret."""
     number = int(row["cop"])
     if number > 3:

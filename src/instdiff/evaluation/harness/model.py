@@ -37,7 +37,7 @@ def keeping(lm: Any, path: Path) -> Any:
     return Kept(lm, str(path))
 
 
-def watched() -> Any:
+def make_watched_class() -> Any:
     """Lm-eval's class of models, with our progress and bill."""
     from lm_eval.models.huggingface import HFLM
 

@@ -21,13 +21,13 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.progress import telling
 from instdiff.data.hub import hub_rows
 from instdiff.engine.distributed.ray_cluster import residence
-from instdiff.engine.distributed.workers import Away, Workers
+from instdiff.engine.distributed.workers import RemoteModel, Workers
 from instdiff.engine.models import Resident, Source, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.engine.sweep import Sweep
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import DataError
 from instdiff.evaluation.harness import local_data as data
-from instdiff.evaluation.harness.local_data import Parts, Row
+from instdiff.evaluation.harness.local_data import Parts, Record
 from instdiff.evaluation.results import TaskResult, distinct
 from instdiff.evaluation.subject import Subject
 from instdiff.rendering.rows import Rows
@@ -67,8 +67,8 @@ class ChoiceTask:
 
     name: str
     files: tuple[str, ...]
-    read: Callable[[Row], Row]
-    ask: Callable[[Row], Question]
+    read: Callable[[Record], Record]
+    ask: Callable[[Record], Question]
     hub: dict[str, tuple[str, str, str]]
     intro: str = ""
 
@@ -95,25 +95,25 @@ class ChoiceTask:
         return out
 
 
-def _lettered(options: Sequence[str]) -> str:
+def _letter_options(options: Sequence[str]) -> str:
     return "".join(f"{letter}. {option}\n" for letter, option in zip(LETTERS, options, strict=True))
 
 
-def _ask_medqa(row: Row) -> Question:
+def _ask_medqa(row: Record) -> Question:
     options = [row[f"ending{number}"] for number in range(4)]
-    return Question(f"Question: {row['sent1']}\n{_lettered(options)}Answer:", row["label"])
+    return Question(f"Question: {row['sent1']}\n{_letter_options(options)}Answer:", row["label"])
 
 
-def _ask_medmcqa(row: Row) -> Question:
+def _ask_medmcqa(row: Record) -> Question:
     options = [row[key] for key in ("opa", "opb", "opc", "opd")]
     known = 0 <= row["cop"] < len(LETTERS)
     return Question(
-        f"Question: {row['question']}\nChoices:\n{_lettered(options)}Answer:", row["cop"] if known else None
+        f"Question: {row['question']}\nChoices:\n{_letter_options(options)}Answer:", row["cop"] if known else None
     )
 
 
-def _ask_mmlu(row: Row) -> Question:
-    return Question(f"{row['question'].strip()}\n{_lettered(row['choices'])}Answer:", row["answer"])
+def _ask_mmlu(row: Record) -> Question:
+    return Question(f"{row['question'].strip()}\n{_letter_options(row['choices'])}Answer:", row["answer"])
 
 
 MEDICAL = (
@@ -171,19 +171,19 @@ class ChoiceSuite:
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Ask everything."""
-        teller = Teller(subject)
+        teller = ChoiceScorer(subject)
         try:
             return tuple(self._task(task, where, subject, teller) for task, where in self.tasks)
         finally:
             teller.close()
 
-    def _task(self, task: ChoiceTask, where: str | None, subject: Subject, teller: Teller) -> TaskResult:
+    def _task(self, task: ChoiceTask, where: str | None, subject: Subject, teller: ChoiceScorer) -> TaskResult:
         parts = task.rows(where, self.shots)
-        takes = dealt({name: len(splits["test"]) for name, splits in parts.items()}, self.limit)
+        takes = share_limit({name: len(splits["test"]) for name, splits in parts.items()}, self.limit)
         ids: list[str] = []
         topics: list[str] = []
         asked: list[Question] = []
-        talks: list[Talk] = []
+        talks: list[ChoicePrompt] = []
         fewest = self.shots
         for name, splits in parts.items():
             shown = [task.ask(row) for row in splits.get("shots", [])]
@@ -194,7 +194,7 @@ class ChoiceSuite:
             topics += [name] * len(rows)
             questions = [task.ask(row) for row in rows]
             asked += questions
-            talks += [Talk(task.intro.format(subject=name.replace("_", " ")), shown, one) for one in questions]
+            talks += [ChoicePrompt(task.intro.format(subject=name.replace("_", " ")), shown, one) for one in questions]
         if fewest < self.shots:
             subject.log(f"warning: {task.name} has {fewest} examples to show, not the {self.shots} that are asked for")
         found = teller.likelihoods(talks, f"{self.name}: {task.name}")
@@ -207,7 +207,7 @@ def _result(
     logs = found.logs
     there = np.asarray(np.isfinite(logs).all(1))
     answer = np.array([-1 if question.answer is None else question.answer for question in asked], np.int64)
-    why = [
+    reason = [
         None if a >= 0 and ok else "no_answer" if a < 0 else "non_finite"
         for a, ok in zip(answer.tolist(), there.tolist(), strict=True)
     ]
@@ -228,29 +228,29 @@ def _result(
         place = np.array(topics)
         by = {topic: score[(place == topic) & np.isfinite(score)] for topic in dict.fromkeys(topics)}
         details["accuracy_by_subject"] = {topic: float(part.mean()) for topic, part in by.items() if len(part)}
-    return TaskResult(name, "accuracy", ids, score, why=why, details=details)
+    return TaskResult(name, "accuracy", ids, score, reason=reason, details=details)
 
 
 # ── what a model says to it ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
-class Talk:
+class ChoicePrompt:
     """A question with what stands before it."""
 
     intro: str
-    shown: Sequence[Question]
+    examples: Sequence[Question]
     question: Question
 
     def plain(self) -> str:
         """As text: examples with a space before their letter, and an empty line between all."""
-        shown = "".join(f"{one.text} {LETTERS[one.answer or 0]}\n\n" for one in self.shown)
+        shown = "".join(f"{one.text} {LETTERS[one.answer or 0]}\n\n" for one in self.examples)
         return f"{self.intro}{shown}{self.question.text}"
 
     def messages(self) -> list[dict[str, str]]:
         """As turns of a conversation."""
         out = [{"role": "system", "content": self.intro}] if self.intro else []
-        for one in self.shown:
+        for one in self.examples:
             out += [{"role": "user", "content": one.text}, {"role": "assistant", "content": LETTERS[one.answer or 0]}]
         return [*out, {"role": "user", "content": self.question.text}]
 
@@ -268,7 +268,7 @@ class Likelihoods:
 
 
 @dataclass
-class Teller:
+class ChoiceScorer:
     """The model under test, as it is asked for the likelihood of letters."""
 
     subject: Subject
@@ -287,7 +287,7 @@ class Teller:
         if isinstance(self.resident, Workers):
             self.resident.close()
 
-    def likelihoods(self, talks: Sequence[Talk], label: str) -> Likelihoods:
+    def likelihoods(self, talks: Sequence[ChoicePrompt], label: str) -> Likelihoods:
         """Log-likelihood of each letter after each question, from the store where it is there."""
         rows = self._rows(talks)
         column = ColumnId(self.source.fingerprint, str(self.resident.dtype).removeprefix("torch."), NLL)
@@ -297,11 +297,11 @@ class Teller:
         several = rows.n_targets().reshape(logs.shape).max(1, initial=0) > 1
         return Likelihoods(logs, several, np.asarray(rows.truncated.reshape(logs.shape).any(1)))
 
-    def _rows(self, talks: Sequence[Talk]) -> Rows:
+    def _rows(self, talks: Sequence[ChoicePrompt]) -> Rows:
         """A row for each letter of each question; what is too long loses its beginning."""
         chat = chat_template(self.subject)
         space = " " if chat is None else ""
-        heads = [talk.plain() if chat is None else self._rendered(talk, chat) for talk in talks]
+        heads = [talk.plain() if chat is None else self._render(talk, chat) for talk in talks]
         tails = ["", *(space + letter for letter in LETTERS)]
         # As lm-eval has it, white space at the end of a prompt belongs to the answer, with which it makes tokens.
         ends = [len(head.rstrip()) for head in heads]
@@ -322,7 +322,7 @@ class Teller:
         target = np.concatenate([*marks, np.zeros(0, bool)])
         return Rows(Ragged.of(ids, np.int32), target, np.array(cut, bool), np.full(len(ids), None, object))
 
-    def _rendered(self, talk: Talk, chat: ChatTemplate) -> str:
+    def _render(self, talk: ChoicePrompt, chat: ChatTemplate) -> str:
         text: str = self.tokenizer.hf.apply_chat_template(
             talk.messages(), chat_template=chat.jinja, tokenize=False, add_generation_prompt=True
         )
@@ -343,7 +343,7 @@ class Teller:
             subject.progress.task(label, rows=len(todo), tokens=tokens, cached=len(at) - len(todo)) as advance,
             self.resident.use(self.source) as model,
         ):
-            if isinstance(model, Away):
+            if isinstance(model, RemoteModel):
                 batches = model.sweep(some, (NLL,), subject.log, budget)
             else:
                 batches = Sweep(model, subject.log, budget)(some, (NLL,))
@@ -368,12 +368,12 @@ def chat_template(subject: Subject) -> ChatTemplate | None:
 # ── items ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def row_hash(row: Row) -> str:
+def row_hash(row: Record) -> str:
     """What an item is called: the hash of its content."""
     return hashlib.blake2b(json.dumps(row, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def dealt(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
+def share_limit(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
     """How many items of each subject are taken, so that they are ``limit`` in all and as even as can be."""
     if limit is None or limit >= sum(sizes.values()):
         return dict(sizes)

@@ -24,9 +24,9 @@ from instdiff.engine.forward import out_of_memory
 from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.evaluation.harness import local_data as data
-from instdiff.evaluation.harness.local_data import Parts, Row, local_file
-from instdiff.evaluation.harness.model import batch_rows, keeping, quietly, watched
-from instdiff.evaluation.harness.multiple_choice import MED, ChoiceSuite, ChoiceTask, chat_template, dealt
+from instdiff.evaluation.harness.local_data import Parts, Record, local_file
+from instdiff.evaluation.harness.model import batch_rows, keeping, make_watched_class, quietly
+from instdiff.evaluation.harness.multiple_choice import MED, ChoiceSuite, ChoiceTask, chat_template, share_limit
 from instdiff.evaluation.results import TaskResult, distinct
 from instdiff.evaluation.subject import Subject
 
@@ -57,7 +57,7 @@ class HarnessTask:
     folder: str
     shots: int
     metric: str
-    read: Callable[[Row], Row]
+    read: Callable[[Record], Record]
     files: tuple[str, ...]
     sample: str | None = None
     filter: str = "none"
@@ -119,8 +119,8 @@ def openllm_suite(config: EvalConfig) -> HarnessSuite:
         DataError: a local file is not there.
         PlanError: lm-eval is not installed.
     """
-    _installed()
-    chosen = [OPENLLM.get(name) or MORE[name] for name in _chosen(config.task, OPENLLM, MORE)]
+    _require_lm_eval()
+    chosen = [OPENLLM.get(name) or MORE[name] for name in _choose_tasks(config.task, OPENLLM, MORE)]
     tasks = tuple((task, _file(task, config, "openllm")) for task in chosen)
     given = config.model_fields_set
     return HarnessSuite(
@@ -139,7 +139,7 @@ def med_suite(config: EvalConfig) -> ChoiceSuite:
         ConfigError: a task that it does not have.
         DataError: a local file is not there.
     """
-    chosen = [MED[name] for name in _chosen(config.task, MED)]
+    chosen = [MED[name] for name in _choose_tasks(config.task, MED)]
     tasks = tuple((task, _file(task, config, "med")) for task in chosen)
     return ChoiceSuite("med", tasks, config.shots or 0, config.limit)
 
@@ -148,7 +148,7 @@ def _file(task: HarnessTask | ChoiceTask, config: EvalConfig, suite: str) -> str
     return local_file(task.name, task.files, config.data_dir, config.task_data, suite)
 
 
-def _chosen(asked: Sequence[str], *known: dict[str, Any]) -> list[str]:
+def _choose_tasks(asked: Sequence[str], *known: dict[str, Any]) -> list[str]:
     names = [name for table in known for name in table]
     for name in asked:
         if name not in names:
@@ -156,7 +156,7 @@ def _chosen(asked: Sequence[str], *known: dict[str, Any]) -> list[str]:
     return list(asked) or list(known[0])
 
 
-def _installed() -> None:
+def _require_lm_eval() -> None:
     if find_spec("lm_eval") is None:
         raise PlanError('the suite openllm needs lm-eval, which is missing; run: pip install "instdiff[eval]"')
 
@@ -190,7 +190,7 @@ class HarnessSuite:
             DataError: a task's rows cannot be read or downloaded.
             PlanError: lm-eval is not installed.
         """
-        _installed()
+        _require_lm_eval()
         source = resolve(subject.model, subject.store.memo)
         resident = subject.resident
         if resident is None:
@@ -201,12 +201,16 @@ class HarnessSuite:
         if chat is not None and chat.jinja:
             tokenizer.hf.chat_template = chat.jinja
         context = min(self.max_length or 1 << 30, tokenizer.max_length or 2048)
-        mark = fingerprint(
-            source.fingerprint, str(resident.dtype), tokenizer.mark, context, tokenizer.hf.chat_template if chat else ""
+        key = fingerprint(
+            source.fingerprint,
+            str(resident.dtype),
+            tokenizer.fingerprint,
+            context,
+            tokenizer.hf.chat_template if chat else "",
         )
         with quietly(), resident.use(source) as model:
-            lm = watched()(model, tokenizer.hf, context, batch_rows(subject, context), subject)
-            with closing(keeping(lm, subject.folder / "openllm" / f"{mark}.db")) as answers:
+            lm = make_watched_class()(model, tokenizer.hf, context, batch_rows(subject, context), subject)
+            with closing(keeping(lm, subject.folder / "openllm" / f"{key}.db")) as answers:
                 found = [
                     self._task(task, where, answers, subject, context, chat is not None) for task, where in self.tasks
                 ]
@@ -227,10 +231,10 @@ class HarnessSuite:
                 short |= most > room
         if short:
             subject.log(f"{task.name}: answers are cut after {room} tokens, half of the model's context")
-        takes = dealt({name: len(entry.eval_docs) for name, entry in entries.items()}, self.limit)
+        takes = share_limit({name: len(entry.eval_docs) for name, entry in entries.items()}, self.limit)
         entries = {name: entry for name, entry in entries.items() if takes[name]}
         samples = {name: list(range(takes[name])) for name in entries}
-        found = _evaluated(answers, entries, samples, chat)
+        found = _run_harness(answers, entries, samples, chat)
         subject.spend("seconds", time.monotonic() - started)
         shots = min(int(entry.config.num_fewshot) for entry in entries.values())
         return _result(task, found, {"shots": shots, "data": where or "hub", "chat_template": chat})
@@ -290,13 +294,13 @@ class HarnessSuite:
         }
 
 
-def _in_memory(splits: dict[str, list[Row]], **_: Any) -> Any:
+def _in_memory(splits: dict[str, list[Record]], **_: Any) -> Any:
     import datasets
 
     return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
 
 
-def _evaluated(answers: Any, entries: dict[str, Any], samples: dict[str, list[int]], chat: bool) -> dict[str, Any]:
+def _run_harness(answers: Any, entries: dict[str, Any], samples: dict[str, list[int]], chat: bool) -> dict[str, Any]:
     """Lm-eval's log of every item, by task; what does not fit into memory is tried again in smaller batches."""
     from lm_eval.evaluator import evaluate
 

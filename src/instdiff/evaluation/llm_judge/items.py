@@ -15,7 +15,7 @@ from instdiff.evaluation.generation.generator import make_generator
 from instdiff.evaluation.llm_judge.judge import parse_where
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 IDS = ("question_id", "id", "idx", "uid")
 QUESTIONS = ("instruction", "Instruction", "prompt", "text", "question", "conversations")
 OUTPUTS = "model_outputs.json"
@@ -119,7 +119,7 @@ def read_items(path: Path, limit: int | None = None) -> list[Item]:
     return items
 
 
-def turns_of(row: Row) -> tuple[str, ...]:
+def turns_of(row: Record) -> tuple[str, ...]:
     """What the user says in a row, turn by turn; an instruction's input stands on the line after it."""
     turns = row.get("turns")
     if isinstance(turns, list) and turns:
@@ -134,12 +134,12 @@ def turns_of(row: Row) -> tuple[str, ...]:
     return (f"{said}\n{given}" if given else str(said),)
 
 
-def _output(row: Row) -> str | None:
+def _output(row: Record) -> str | None:
     found = row.get("output", _instance(row).get("output"))
     return None if found is None else str(found)
 
 
-def _instance(row: Row) -> Row:
+def _instance(row: Record) -> Record:
     """Self-Instruct has input and output one level down."""
     instances = row.get("instances")
     return instances[0] if isinstance(instances, list) and instances and isinstance(instances[0], Mapping) else {}

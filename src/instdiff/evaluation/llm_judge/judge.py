@@ -40,7 +40,7 @@ _JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_tr
 
 
 @dataclass(frozen=True)
-class Sheet:
+class JudgePrompt:
     """How a judge is asked for one kind of verdict.
 
     Args:
@@ -67,33 +67,33 @@ class Sheet:
         return _JINJA.from_string(questions(self.prompts).prompts[0]).render(told)
 
 
-PAIR = Sheet(
+PAIR = JudgePrompt(
     "pairwise",
     two_scores,
     "The first line must hold two numbers from 1 to 10 with a space between them, and nothing else.",
 )
-PREFERENCE = Sheet("preference", preference, "Write one letter alone: m or M", max_tokens=8, logprobs=5)
-ARENA = Sheet(
+PREFERENCE = JudgePrompt("preference", preference, "Write one letter alone: m or M", max_tokens=8, logprobs=5)
+ARENA = JudgePrompt(
     "arena",
     verdict,
     "End with exactly one verdict: [[A>>B]], [[A>B]], [[A=B]], [[B>A]] or [[B>>A]].",
     max_tokens=4096,
 )
-RATING = Sheet("rating", rating, "End with one rating from 1 to 10 in double brackets, for example [[5]].", 2048)
+RATING = JudgePrompt("rating", rating, "End with one rating from 1 to 10 in double brackets, for example [[5]].", 2048)
 
 
-class Ask(NamedTuple):
+class JudgeRequest(NamedTuple):
     """A question, and which of two orders its answers stand in."""
 
     text: str
     order: int = 0
 
 
-class Finding(NamedTuple):
+class Verdict(NamedTuple):
     """A verdict, or one word why there is none."""
 
     value: Any
-    why: str | None = None
+    reason: str | None = None
 
 
 class Ledger:
@@ -117,7 +117,7 @@ class Ledger:
         """All answers to a question, in the order in which they came."""
         return self._kept.get(key, [])
 
-    def keep(self, key: str, judge: str, ask: Ask, answer: Answer) -> None:
+    def keep(self, key: str, judge: str, ask: JudgeRequest, answer: Answer) -> None:
         """Write an answer down.
 
         Raises:
@@ -154,7 +154,7 @@ class Reviewing:
     path = "/chat/completions"
     ways = REFUSABLE
 
-    def __init__(self, sheet: Sheet) -> None:
+    def __init__(self, sheet: JudgePrompt) -> None:
         self.sheet = sheet
 
     def body(self, question: Question, text: str, system: str, ways: dict[str, int]) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class Waits:
     pause: float = 1.0
 
 
-class Referee:
+class LLMJudge:
     """A judge as one subject's suites ask it.
 
     Args:
@@ -229,11 +229,11 @@ class Referee:
             self.resident = subject.resident or own_resident(subject)
             dtype = str(self.resident.dtype).removeprefix("torch.")
             self.name = where
-            self.model = f"{self.source.fingerprint}+{load_tokenizer(self.source).mark}+{dtype}"
+            self.model = f"{self.source.fingerprint}+{load_tokenizer(self.source).fingerprint}+{dtype}"
             self.attempts = Writer.attempts
         self.ledger = Ledger(subject.folder / f"judgements-{fingerprint('judge', WAY, self.model)}.jsonl")
 
-    def ask(self, sheet: Sheet, asked: Sequence[Ask], label: str) -> list[Finding]:
+    def ask(self, sheet: JudgePrompt, asked: Sequence[JudgeRequest], label: str) -> list[Verdict]:
         """The verdict on each question.
 
         Raises:
@@ -253,10 +253,10 @@ class Referee:
 
     def _work(
         self,
-        sheet: Sheet,
+        sheet: JudgePrompt,
         work: deque[Question],
         names: list[str],
-        rows: dict[str, Ask],
+        rows: dict[str, JudgeRequest],
         label: str,
         lost: dict[str, str],
     ) -> None:
@@ -265,12 +265,12 @@ class Referee:
             return f"{text}\n\n{sheet.reminder}" if question.attempt else text
 
         task = self.subject.progress.task(label, rows=len(names), tokens=0, cached=len(names) - len(work))
-        with task as advance, self._opened(sheet) as writer:
+        with task as advance, self._load(sheet) as writer:
             for got in writer.answers(work, say, sheet.system):
                 for question, answer in got:
                     key = names[question.row]
                     if answer.text is None:
-                        lost[key] = answer.why
+                        lost[key] = answer.reason
                     else:
                         self.ledger.keep(key, self.name, rows[key], answer)
                         if self._open(sheet, key):
@@ -278,16 +278,16 @@ class Referee:
                             continue
                     advance(1, answer.prompt_tokens + answer.completion_tokens)
 
-    def _key(self, sheet: Sheet, ask: Ask) -> str:
+    def _key(self, sheet: JudgePrompt, ask: JudgeRequest) -> str:
         return fingerprint("judgement", WAY, self.model, sheet.system, sheet.max_tokens, ask.text, ask.order)
 
-    def _open(self, sheet: Sheet, key: str) -> bool:
+    def _open(self, sheet: JudgePrompt, key: str) -> bool:
         """Whether it should still be asked."""
         kept = self.ledger[key]
         return len(kept) < self.attempts and _finding(sheet, kept).value is None
 
     @contextmanager
-    def _opened(self, sheet: Sheet) -> Iterator[Writes]:
+    def _load(self, sheet: JudgePrompt) -> Iterator[Writes]:
         log, waits = self.subject.log, self.waits
         if self.endpoint is not None:
             yield Endpoint(
@@ -312,8 +312,8 @@ class Referee:
         self.subject.spend("judge_prompt_tokens", sum(answer.prompt_tokens for answer in answers))
         self.subject.spend("judge_completion_tokens", sum(answer.completion_tokens for answer in answers))
 
-    def _sum_up(self, label: str, found: dict[str, Finding], lost: dict[str, str]) -> None:
-        bad = sum(finding.why == UNPARSABLE for finding in found.values())
+    def _sum_up(self, label: str, found: dict[str, Verdict], lost: dict[str, str]) -> None:
+        bad = sum(finding.reason == UNPARSABLE for finding in found.values())
         self.subject.log(
             f"{label}: judge {self.name} was asked {len(found)} questions, {bad} of them without a usable verdict"
         )
@@ -337,10 +337,10 @@ def own_resident(subject: Subject) -> Resident:
     return Resident(device, pick_dtype(subject.settings.dtype, device))
 
 
-def _finding(sheet: Sheet, answers: Sequence[Answer]) -> Finding:
+def _finding(sheet: JudgePrompt, answers: Sequence[Answer]) -> Verdict:
     """The first verdict in the answers to a question."""
     for answer in answers:
         value = sheet.read(answer.text or "")
         if value is not None:
-            return Finding(value)
-    return Finding(None, UNPARSABLE if answers else NO_ANSWER)
+            return Verdict(value)
+    return Verdict(None, UNPARSABLE if answers else NO_ANSWER)

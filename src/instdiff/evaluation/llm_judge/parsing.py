@@ -35,7 +35,7 @@ class Weighed(str):
         return made
 
 
-def _said(answer: str) -> str:
+def _after_thinking(answer: str) -> str:
     """What was written after thinking; empty where thinking never ended."""
     text = answer.rpartition(THOUGHTS[1])[2]
     return "" if THOUGHTS[0] in text else text.strip()
@@ -46,21 +46,21 @@ def two_scores(answer: str) -> list[float] | None:
 
     They are asked for from 1 to 10; judges also write 0 for an answer that is worth nothing, and it counts.
     """
-    found = _PAIR.fullmatch(_said(answer).partition("\n")[0].strip())
+    found = _PAIR.fullmatch(_after_thinking(answer).partition("\n")[0].strip())
     scores = [float(found[1]), float(found[2])] if found else []
     return scores if scores and max(scores) <= HIGHEST else None
 
 
 def verdict(answer: str) -> str | None:
     """``A>>B``, ``A>B``, ``A=B``, ``B>A`` or ``B>>A`` in double brackets; none where there are two different ones."""
-    found = set(_VERDICT.findall(_said(answer)))
+    found = set(_VERDICT.findall(_after_thinking(answer)))
     only = found.pop() if len(found) == 1 else None
     return only if only in VERDICTS else None
 
 
 def rating(answer: str) -> float | None:
     """A number from 1 to 10 in double brackets; none where there are two different ones."""
-    found = {float(number) for number in _RATING.findall(_said(answer))}
+    found = {float(number) for number in _RATING.findall(_after_thinking(answer))}
     only = found.pop() if len(found) == 1 else 0.0
     return only if 1 <= only <= HIGHEST else None
 
@@ -76,7 +76,7 @@ def preference(answer: str) -> float | None:
         ours, theirs = _mass(at, "m"), _mass(at, "M")
         if ours + theirs >= LEAST_MASS:
             return ours / (ours + theirs)
-    return {"m": 1.0, "M": 0.0, "tie": 0.5}.get(_said(answer).strip("\"'`*.() \n"))
+    return {"m": 1.0, "M": 0.0, "tie": 0.5}.get(_after_thinking(answer).strip("\"'`*.() \n"))
 
 
 def _mass(tops: dict[str, float], letter: str) -> float:

@@ -12,18 +12,27 @@ import numpy as np
 from instdiff.core import Floats
 from instdiff.core.files import fingerprint
 from instdiff.evaluation.llm_judge.items import Item, Reference
-from instdiff.evaluation.llm_judge.judge import ARENA, PAIR, PREFERENCE, RATING, Ask, Finding, Referee, Sheet
+from instdiff.evaluation.llm_judge.judge import (
+    ARENA,
+    PAIR,
+    PREFERENCE,
+    RATING,
+    JudgePrompt,
+    JudgeRequest,
+    LLMJudge,
+    Verdict,
+)
 from instdiff.evaluation.llm_judge.parsing import HIGHEST
-from instdiff.evaluation.llm_judge.win_rate import Tally, games, length_controlled, margins, outcomes
+from instdiff.evaluation.llm_judge.win_rate import WinCounts, games, length_controlled, margins, outcomes
 from instdiff.evaluation.results import TaskResult
 
 NO_REFERENCE = "no_reference"
-Pair = tuple[Finding, Finding]
+Pair = tuple[Verdict, Verdict]
 """What the judge found with the model's answer first, and with the other's first."""
 
 
 @dataclass(frozen=True)
-class Match:
+class TaskAnswers:
     """A task with what was written for it.
 
     Args:
@@ -48,7 +57,7 @@ class Match:
         return self.reference.answers if self.reference else [None] * len(self.items)
 
 
-def compared(match: Match, referee: Referee) -> TaskResult:
+def score_pairwise(match: TaskAnswers, referee: LLMJudge) -> TaskResult:
     """By two scores: won, tied or lost in both orders together."""
     pairs = _pairs(match, PAIR, referee)
     nothing = [np.nan, np.nan]
@@ -59,14 +68,14 @@ def compared(match: Match, referee: Referee) -> TaskResult:
     return _result(match, pairs, (result + 1) / 2, result, referee, told)
 
 
-def preferred(match: Match, referee: Referee) -> TaskResult:
+def score_preference(match: TaskAnswers, referee: LLMJudge) -> TaskResult:
     """By how much the judge prefers an answer, the mean of both orders."""
     pairs = _pairs(match, PREFERENCE, referee)
     first, swapped = (np.array([pair[order].value for pair in pairs], np.float64) for order in (0, 1))
     return _result(match, pairs, (first + 1 - swapped) / 2, outcomes(first - 0.5, 0.5 - swapped), referee)
 
 
-def fought(match: Match, referee: Referee) -> TaskResult:
+def score_arena(match: TaskAnswers, referee: LLMJudge) -> TaskResult:
     """By two games with one of five verdicts; an item counts as many games as its verdicts do."""
     pairs = _pairs(match, ARENA, referee)
     share, count = games([(as_a.value, as_b.value) for as_a, as_b in pairs])
@@ -77,10 +86,10 @@ def fought(match: Match, referee: Referee) -> TaskResult:
     return _result(match, pairs, share, np.sign(share - 0.5), referee, verdicts, count)
 
 
-def rated(match: Match, referee: Referee) -> TaskResult:
+def score_ratings(match: TaskAnswers, referee: LLMJudge) -> TaskResult:
     """By a rating of each turn, which is an item of its own."""
     ids: list[str] = []
-    asked: list[Ask] = []
+    asked: list[JudgeRequest] = []
     places: list[int] = []
     for item, ours in zip(match.items, match.ours, strict=True):
         guide = match.guides.get(item.id, ())
@@ -88,18 +97,18 @@ def rated(match: Match, referee: Referee) -> TaskResult:
         for place in range(len(turns)):
             ids.append(f"{item.id}/{place + 1}")
             reference = guide[place] if place < len(guide) else ""
-            asked.append(Ask(RATING.ask(turns=turns[: place + 1], reference=reference)))
+            asked.append(JudgeRequest(RATING.ask(turns=turns[: place + 1], reference=reference)))
             places.append(place)
     found = referee.ask(RATING, asked, match.name)
     rating, turn = np.array([one.value for one in found], np.float64), np.array(places)
     parts = {"rating": turn >= 0, "first_turn": turn == 0, "second_turn": turn == 1}
     means = {name: float(np.nanmean(rating[at])) for name, at in parts.items() if np.isfinite(rating[at]).any()}
-    why = [one.why for one in found]
+    reason = [one.reason for one in found]
     details = {**_origin(match, referee), **means}
-    return TaskResult(match.name, "rating/10", ids, rating / HIGHEST, None, why, details=details)
+    return TaskResult(match.name, "rating/10", ids, rating / HIGHEST, None, reason, details=details)
 
 
-def _origin(match: Match, referee: Referee) -> dict[str, Any]:
+def _origin(match: TaskAnswers, referee: LLMJudge) -> dict[str, Any]:
     """What the scores depend on beside the model."""
     return {
         "data": match.where,
@@ -108,24 +117,24 @@ def _origin(match: Match, referee: Referee) -> dict[str, Any]:
     }
 
 
-def _pairs(match: Match, sheet: Sheet, referee: Referee) -> list[Pair]:
+def _pairs(match: TaskAnswers, sheet: JudgePrompt, referee: LLMJudge) -> list[Pair]:
     """What the judge finds in both orders."""
     asked = []
     for item, ours, theirs in zip(match.items, match.ours, match.theirs, strict=True):
         if theirs is not None:
-            asked.append(Ask(sheet.ask(question=item.question, first=ours[0], second=theirs), 0))
-            asked.append(Ask(sheet.ask(question=item.question, first=theirs, second=ours[0]), 1))
+            asked.append(JudgeRequest(sheet.ask(question=item.question, first=ours[0], second=theirs), 0))
+            asked.append(JudgeRequest(sheet.ask(question=item.question, first=theirs, second=ours[0]), 1))
     found = iter(referee.ask(sheet, asked, match.name))
-    none = Finding(None, NO_REFERENCE)
+    none = Verdict(None, NO_REFERENCE)
     return [(none, none) if theirs is None else (next(found), next(found)) for theirs in match.theirs]
 
 
 def _result(
-    match: Match,
+    match: TaskAnswers,
     pairs: list[Pair],
     score: Floats,
     result: Floats,
-    referee: Referee,
+    referee: LLMJudge,
     told: Mapping[str, Any] | None = None,
     weight: Floats | None = None,
 ) -> TaskResult:
@@ -139,12 +148,12 @@ def _result(
         **_origin(match, referee),
         "reference": match.reference.name,
         "reference_fingerprint": fingerprint(match.reference.answers),
-        **Tally.of(result).record(),
+        **WinCounts.of(result).record(),
         "length_controlled_win_rate": length_controlled(score, ours, theirs),
         **{name: float(values.mean()) for name, values in lengths.items() if known.any()},
         **(told or {}),
     }
-    words = [next((one.why for one in pair if one.why), None) for pair in pairs]
-    why = [None if fine else word for fine, word in zip(known, words, strict=True)]
+    words = [next((one.reason for one in pair if one.reason), None) for pair in pairs]
+    reason = [None if fine else word for fine, word in zip(known, words, strict=True)]
     ids = [item.id for item in match.items]
-    return TaskResult(match.name, "win_rate", ids, score, weight, why, details=details)
+    return TaskResult(match.name, "win_rate", ids, score, weight, reason, details=details)

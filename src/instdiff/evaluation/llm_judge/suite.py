@@ -27,18 +27,24 @@ from instdiff.core.files import fingerprint, write_json, writing
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError
 from instdiff.evaluation.llm_judge.items import OUTPUTS, Item, beside, find_file, read_guides, read_items, reference_for
-from instdiff.evaluation.llm_judge.judge import Referee, Waits
-from instdiff.evaluation.llm_judge.protocols import Match, compared, fought, preferred, rated
+from instdiff.evaluation.llm_judge.judge import LLMJudge, Waits
+from instdiff.evaluation.llm_judge.protocols import (
+    TaskAnswers,
+    score_arena,
+    score_pairwise,
+    score_preference,
+    score_ratings,
+)
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
-from instdiff.evaluation.task_data import chosen
+from instdiff.evaluation.task_data import choose_tasks
 
 if TYPE_CHECKING:
     from instdiff.config.evaluate import EvalConfig
 
 
 @dataclass(frozen=True)
-class Contest:
+class JudgedTask:
     """A task.
 
     Args:
@@ -49,27 +55,29 @@ class Contest:
     """
 
     files: tuple[str, ...]
-    judged: Callable[[Match, Referee], TaskResult]
+    judged: Callable[[TaskAnswers, LLMJudge], TaskResult]
     usual: tuple[str, ...] = ()
     against: bool = True
 
 
-def _contest(name: str, *more: str) -> Contest:
-    return Contest((f"{name}_test_set.jsonl", f"{name}.jsonl", f"{name}.json", *more), compared)
+def _contest(name: str, *more: str) -> JudgedTask:
+    return JudgedTask((f"{name}_test_set.jsonl", f"{name}.jsonl", f"{name}.json", *more), score_pairwise)
 
 
-TASKS: dict[str, Contest] = {
+TASKS: dict[str, JudgedTask] = {
     "vicuna": _contest("vicuna", "vicuna_bench__question.jsonl"),
     "koala": _contest("koala"),
     "wizardlm": _contest("wizardlm"),
-    "self_instruct": Contest(
-        ("sinstruct_test_set.jsonl", "self_instruct.jsonl", "user_oriented_instructions.jsonl"), compared
+    "self_instruct": JudgedTask(
+        ("sinstruct_test_set.jsonl", "self_instruct.jsonl", "user_oriented_instructions.jsonl"), score_pairwise
     ),
     "lima": _contest("lima"),
-    "alpaca_eval": Contest(("alpaca_eval.json", "alpaca_eval.jsonl"), preferred, ("*gpt4_1106_preview*outputs.json",)),
-    "arena_hard": Contest(("arena_hard_prompts.jsonl", "arena_hard.jsonl"), fought),
-    "mt_bench": Contest(
-        ("mt_bench__question.jsonl", "mt_bench.jsonl"), rated, ("mt_bench__reference_*.jsonl",), against=False
+    "alpaca_eval": JudgedTask(
+        ("alpaca_eval.json", "alpaca_eval.jsonl"), score_preference, ("*gpt4_1106_preview*outputs.json",)
+    ),
+    "arena_hard": JudgedTask(("arena_hard_prompts.jsonl", "arena_hard.jsonl"), score_arena),
+    "mt_bench": JudgedTask(
+        ("mt_bench__question.jsonl", "mt_bench.jsonl"), score_ratings, ("mt_bench__reference_*.jsonl",), against=False
     ),
 }
 
@@ -106,9 +114,9 @@ class GeneralSuite:
             DataError: a file cannot be used.
             EngineError: a model or the judge is away; what was written and judged is kept.
         """
-        referee = Referee(self.judge, subject, self.waits)
+        referee = LLMJudge(self.judge, subject, self.waits)
         items = {task: read_items(path, self.limit) for task, path in self.files.items()}
-        ours = {task: self._written(some, subject) for task, some in items.items()}
+        ours = {task: self._write_answers(some, subject) for task, some in items.items()}
         matches = [self._match(task, items[task], ours[task], subject) for task in items]
         place = subject.folder / "outputs" / _file_name(subject.name)
         for match in matches:
@@ -116,7 +124,7 @@ class GeneralSuite:
         subject.log(f"answers in the formats of alpaca_eval and Arena-Hard: {place}")
         return tuple(TASKS[match.name].judged(match, referee) for match in matches)
 
-    def _written(self, items: list[Item], subject: Subject) -> list[tuple[str, ...]]:
+    def _write_answers(self, items: list[Item], subject: Subject) -> list[tuple[str, ...]]:
         first = subject.generator.write([Prompt(item.question) for item in items], self.sampling)
         said: list[tuple[str, ...]] = [(answers[0],) for answers in first]
         longer = [place for place, item in enumerate(items) if len(item.turns) > 1]
@@ -126,12 +134,12 @@ class GeneralSuite:
                 said[place] = (*said[place], answers[0])
         return said
 
-    def _match(self, task: str, items: list[Item], ours: list[tuple[str, ...]], subject: Subject) -> Match:
+    def _match(self, task: str, items: list[Item], ours: list[tuple[str, ...]], subject: Subject) -> TaskAnswers:
         usual, where = self.usual.get(task), str(self.files[task])
         if not TASKS[task].against:
-            return Match(task, where, items, ours, None, read_guides(usual) if usual else {})
+            return TaskAnswers(task, where, items, ours, None, read_guides(usual) if usual else {})
         against = reference_for(task, self.reference, items, usual, subject, self.sampling)
-        return Match(task, where, items, ours, against)
+        return TaskAnswers(task, where, items, ours, against)
 
 
 def general_suite(config: EvalConfig) -> GeneralSuite:
@@ -145,7 +153,7 @@ def general_suite(config: EvalConfig) -> GeneralSuite:
             "suite 'general' needs a judge; give judge=openai:MODEL@http://host:port/v1, or a model's folder"
         )
     parse_judge(config.judge)
-    tasks = chosen(list(TASKS), config.task, "general")
+    tasks = choose_tasks(list(TASKS), config.task, "general")
     files = {task: find_file(task, TASKS[task].files, config.data_dir, config.task_data) for task in tasks}
     folders = {task: Path(config.data_dir).expanduser() if config.data_dir else files[task].parent for task in tasks}
     usual = {task: beside(folders[task], TASKS[task].usual) for task in tasks}
@@ -175,7 +183,7 @@ def _file_name(model: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '_', model)[-60:]}-{fingerprint(model)[:8]}"
 
 
-def _export(match: Match, model: str, folder: Path) -> None:
+def _export(match: TaskAnswers, model: str, folder: Path) -> None:
     """Write a model's answers in the formats of alpaca_eval and of Arena-Hard."""
     rows: list[dict[str, Any]] = [
         {"dataset": item.group, "instruction": item.question, "output": answers[0], "generator": model}

@@ -48,7 +48,7 @@ def margins(scores: npt.ArrayLike, reverse: npt.ArrayLike) -> tuple[Floats, Floa
 
 
 @dataclass(frozen=True)
-class Tally:
+class WinCounts:
     """How many items were won, tied and lost."""
 
     win: int
@@ -56,7 +56,7 @@ class Tally:
     lose: int
 
     @classmethod
-    def of(cls, outcomes: Floats) -> Tally:
+    def of(cls, outcomes: Floats) -> WinCounts:
         """Count; items without an outcome do not count."""
         return cls(*(int((outcomes == sign).sum()) for sign in (1, 0, -1)))
 

@@ -35,10 +35,10 @@ _POWER = re.compile(r"(\d)[eE]([-+]?\d+)")
 
 
 class Verdict(NamedTuple):
-    """``why`` is one word where an answer is wrong for another reason than being another answer."""
+    """``reason`` is one word where an answer is wrong for another reason than being another answer."""
 
     right: bool
-    why: str | None = None
+    reason: str | None = None
 
 
 def final_answer(text: str, *, number: bool) -> str | None:
@@ -47,7 +47,7 @@ def final_answer(text: str, *, number: bool) -> str | None:
     With ``number`` also the last number in the text, as is the custom for GSM8K.
     """
     text = text.rpartition(THOUGHTS)[2]
-    found = boxed(text)
+    found = last_boxed(text)
     if found is None:
         marked = _MARKED.findall(text) or _SAID.findall(text)
         found = marked[-1].strip() if marked else None
@@ -58,7 +58,7 @@ def final_answer(text: str, *, number: bool) -> str | None:
     return found if found and len(found) <= LONGEST_ANSWER else None
 
 
-def boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     r"""What the last ``\boxed{...}`` holds, braces balanced."""
     last = None
     for match in _BOXED.finditer(text):
@@ -103,10 +103,10 @@ def _plainly(answer: str, gold: str, tolerance: float) -> bool | None:
     mine, right = plain(answer), plain(gold)
     if mine is not None and right is not None:
         return abs(mine - right) <= Decimal(tolerance) * abs(right)
-    return True if _bare(answer) == _bare(gold) else None
+    return True if _strip_meaningless(answer) == _strip_meaningless(gold) else None
 
 
-def _bare(text: str) -> str:
+def _strip_meaningless(text: str) -> str:
     """Without what changes no meaning."""
     text = re.sub(r"\\(?:text|mathrm|textbf|mbox|mathbf)\s*\{([^{}]*)\}", r"\1", text)
     text = text.replace("dfrac", "frac").replace("tfrac", "frac")

@@ -130,7 +130,7 @@ class Grader:
         Raises:
             EngineError: no process can be started.
         """
-        process = self._started()
+        process = self._start()
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(solution._asdict()).encode() + b"\n")
@@ -153,7 +153,7 @@ class Grader:
             self._process.communicate()
             self._process = None
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(

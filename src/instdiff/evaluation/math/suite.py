@@ -11,11 +11,11 @@ import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluation.math.grading import Verdict, boxed
+from instdiff.evaluation.math.grading import Verdict, last_boxed
 from instdiff.evaluation.math.grading_processes import Solution, check_math_verify, grade_all
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
-from instdiff.evaluation.task_data import Found, Place, chosen, column, find
+from instdiff.evaluation.task_data import Found, Place, choose_tasks, column, find
 
 ASK = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 SHOT = "Problem: {problem}\nSolution: {solution}\n\n"
@@ -96,7 +96,7 @@ def one_or_all(answer: Any) -> tuple[str, ...]:
         parts = [str(part).strip().strip("$") for part in answer]
         return (", ".join(parts),) if parts else ()
     text = str(answer).strip()
-    inside = boxed(text)
+    inside = last_boxed(text)
     if inside is None and len(text.splitlines()) > 1:
         return ()
     return (inside or text.strip("$"),)
@@ -189,7 +189,7 @@ class MathSuite:
         right = np.array([verdict.right for verdict in verdicts], np.float64).reshape(len(problems), -1)
         details = {
             "samples": self.sampling.n,
-            "graded": _counted(verdicts),
+            "graded": _count_reasons(verdicts),
             "any_right": float((right.max(1) > 0).mean()),
             "data": data.where,
             "data_fingerprint": data.fingerprint,
@@ -221,8 +221,8 @@ def read_problems(task: MathTask, data: Found) -> list[tuple[str, tuple[str, ...
     return out
 
 
-def _counted(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    return dict(Counter(verdict.why or ("right" if verdict.right else "wrong") for verdict in verdicts))
+def _count_reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    return dict(Counter(verdict.reason or ("right" if verdict.right else "wrong") for verdict in verdicts))
 
 
 def math_suite(config: EvalConfig) -> MathSuite:
@@ -242,5 +242,5 @@ def math_suite(config: EvalConfig) -> MathSuite:
         stop=STOPS if shots else (),
         seed=config.seed,
     )
-    tasks = tuple(chosen(list(TASKS), config.task, "math"))
+    tasks = tuple(choose_tasks(list(TASKS), config.task, "math"))
     return MathSuite(tasks, sampling, shots, config.limit, config.data_dir, config.task_data)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from instdiff.core import Floats
 from instdiff.core.progress import Advance
 
-Ints = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 _STAMP = 1e6  # the published mark on a row that has been looked at; no ratio reaches it
 _SHARE = 32  # rows that a thread takes at a time: milliseconds
@@ -44,7 +44,7 @@ def zip_greedy(
     official: bool = False,
     threads: int | None = None,
     advance: Advance | None = None,
-) -> Ints:
+) -> Indices:
     """Rows in the order taken, up to and with the one that reaches the limit, or all.
 
     ``official`` repeats the published code, for which ``texts`` must be ``repr`` of each row's dictionary: the set is
@@ -80,7 +80,7 @@ def zip_greedy(
     return np.array(taken, np.int64)
 
 
-def _check(rows: list[bytes], cost: Ints, stages: tuple[int, int, int], official: bool) -> None:
+def _check(rows: list[bytes], cost: Indices, stages: tuple[int, int, int], official: bool) -> None:
     k1, k2, k3 = stages
     if not k1 >= k2 >= k3 >= 1:
         raise ValueError(f"k1 >= k2 >= k3 >= 1 must hold, not {k1}, {k2}, {k3}")
@@ -112,14 +112,14 @@ def _rounds(rows: list[bytes], stages: tuple[int, int, int], official: bool, poo
             state[inner] = _STAMP
 
 
-def _lowest(state: Floats, among: Ints, count: int) -> Ints:
+def _lowest(state: Floats, among: Indices, count: int) -> Indices:
     """The rows of lowest state, in row order."""
     among = np.sort(among)
     return np.sort(among[np.argsort(state[among], kind="stable")[:count]])
 
 
 def _batch(
-    rows: list[bytes], among: Ints, count: int, frame: tuple[bytes, bytes, bytes], pool: ThreadPoolExecutor
+    rows: list[bytes], among: Indices, count: int, frame: tuple[bytes, bytes, bytes], pool: ThreadPoolExecutor
 ) -> Iterator[int]:
     """Up to ``count`` of these rows, each the one with which the batch so far has the lowest ratio."""
     batch, left = _Joined(frame), [int(row) for row in among]

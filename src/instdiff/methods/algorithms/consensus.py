@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from instdiff.core import Floats
 
-Ints = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 def transition(
@@ -75,7 +75,7 @@ def _misfit(matrix: Floats, prior: Floats, counted: tuple[Floats, Floats, Floats
     return sum(length), np.concatenate([prior[:, None] * by_matrix, by_prior[None]])
 
 
-def whole_labels(labels: npt.ArrayLike, classes: int) -> Ints:
+def whole_labels(labels: npt.ArrayLike, classes: int) -> Indices:
     """Labels as int64 [N].
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.methods.algorithms.vectors import Rows, count
+from instdiff.methods.algorithms.vectors import Indices, count
 
 _UNIT = 1 << 24
 """Weights are whole multiples of 1 / _UNIT, so that sums are exact and ties are ties."""
@@ -22,7 +22,7 @@ def coverage(
     times: int = 1,
     weight: Literal["one", "rarity"] = "one",
     common: float = 0.9,
-) -> Rows:
+) -> Indices:
     """Take, ``k`` times, the row with the most tags that are still open; when none has any, open all tags again.
 
     Gains are kept up to date through the rows of each tag: a tag costs its rows once per round. They are whole numbers,
@@ -66,7 +66,7 @@ def coverage(
     return out
 
 
-def _weights(frequency: Rows, n: int, weight: str, common: float) -> npt.NDArray[np.int64]:
+def _weights(frequency: Indices, n: int, weight: str, common: float) -> npt.NDArray[np.int64]:
     """What each tag counts, in 1 / _UNIT."""
     used = (frequency > 0) & (frequency <= common * n)
     if weight == "one":
@@ -76,7 +76,7 @@ def _weights(frequency: Rows, n: int, weight: str, common: float) -> npt.NDArray
     return np.where(used, np.rint(np.log(n / np.maximum(frequency, 1)) * _UNIT), 0).astype(np.int64)
 
 
-def _by_tag(indptr: npt.NDArray[Any], indices: npt.NDArray[Any]) -> tuple[Rows, Rows, Rows]:
+def _by_tag(indptr: npt.NDArray[Any], indices: npt.NDArray[Any]) -> tuple[Indices, Indices, Indices]:
     """The row of each entry; and the other way round: offsets per tag, and the rows of each tag."""
     if len(indptr) == 0 or indptr[0] != 0 or indptr[-1] != len(indices) or np.any(np.diff(indptr) < 0):
         raise ValueError(f"indptr must rise from 0 to {len(indices)}, the number of tags")

@@ -12,8 +12,8 @@ to length 1. Of each label c the highest scores are suspected, the share 1 - mat
 c), kept within ``clip``, and the label with most votes is proposed. One difference: a row whose voters all agree with
 it is never suspected; by the published rule it is, when the threshold falls into such rows.
 
-``inferred`` is ours: Bayes' rule with matrix and prior. A vote cannot find labels that most rows of a class have wrong
-in the same way; what is known of which label turns into which can.
+``infer_labels`` is ours: Bayes' rule with matrix and prior. A vote cannot find labels that most rows of a class have
+wrong in the same way; what is known of which label turns into which can.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from instdiff.core import Floats
 from instdiff.methods.algorithms.consensus import softmax, whole_labels
 
-Ints = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
@@ -41,7 +41,7 @@ class Suspects:
     """
 
     noisy: Floats
-    suggested: Ints
+    suggested: Indices
     confidence: Floats
 
     @property
@@ -101,7 +101,7 @@ def suspects(
     return Suspects(noisy, suggested, np.where(hits > 0, agreed * noisy, 0.0))
 
 
-def _votes(seen: Ints, near: Ints, far: Floats, rows: Ints, k: int, classes: int) -> Floats:
+def _votes(seen: Indices, near: Indices, far: Floats, rows: Indices, k: int, classes: int) -> Floats:
     """Votes for each label, of length 1 per row [rows, classes]."""
     present = np.zeros(len(seen), bool)
     present[rows] = True
@@ -117,7 +117,7 @@ def _votes(seen: Ints, near: Ints, far: Floats, rows: Ints, k: int, classes: int
     return np.asarray(votes / np.linalg.norm(votes, axis=1, keepdims=True))
 
 
-def _doubtful(support: Floats, seen: Ints, wrong: Floats) -> Bools:
+def _doubtful(support: Floats, seen: Indices, wrong: Floats) -> Bools:
     """Of each label the share with the least support, but none that all support."""
     score = -np.log(np.clip(support, 1e-12, 1))
     out = np.zeros(len(seen), bool)
@@ -127,7 +127,7 @@ def _doubtful(support: Floats, seen: Ints, wrong: Floats) -> Bools:
     return out & (score > 1e-9)
 
 
-def inferred(
+def infer_labels(
     labels: npt.ArrayLike,
     neighbours: npt.ArrayLike,
     distances: npt.ArrayLike,
@@ -164,14 +164,14 @@ def inferred(
 
 def _table(
     labels: npt.ArrayLike, neighbours: npt.ArrayLike, distances: npt.ArrayLike, classes: int
-) -> tuple[Ints, Ints, Floats]:
+) -> tuple[Indices, Indices, Floats]:
     seen, near, far = whole_labels(labels, classes), np.asarray(neighbours, np.int64), np.asarray(distances, np.float64)
     if near.ndim != 2 or near.shape != far.shape or len(near) != len(seen) or near.shape[1] < 2:
         raise ValueError(f"{len(seen)} labels do not fit neighbours {near.shape} and distances {far.shape}")
     return seen, near, far
 
 
-def curated(labels: npt.ArrayLike, found: Suspects, *, confidence: float = 0.5) -> Ints:
+def curate_labels(labels: npt.ArrayLike, found: Suspects, *, confidence: float = 0.5) -> Indices:
     """The labels with every suggestion of at least that confidence taken (score curation)."""
     return np.where(found.confidence >= confidence, found.suggested, np.asarray(labels, np.int64))
 
@@ -199,7 +199,7 @@ def long_tail(distances: npt.ArrayLike, k: int = 10, *, official: bool = False) 
     return np.asarray(rarity.round(4) if official else rarity)
 
 
-def ds2_order(scores: npt.ArrayLike, rarity: npt.ArrayLike) -> Ints:
+def ds2_order(scores: npt.ArrayLike, rarity: npt.ArrayLike) -> Indices:
     """Rows by descending score, within a score the rarest first, then by row.
 
     The head of any length is the published choice: whole levels from the highest while they fit, and of the level

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.methods.algorithms.vectors import Matrix, Rows, blocks, count, matrix, squares, unit
+from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, squares, unit
 
 Kernel = Literal["cosine", "rbf", "official"]
 Floats = npt.NDArray[np.float64]
@@ -27,7 +27,7 @@ def facility(
     gamma: float = 1.0,
     quality: npt.NDArray[Any] | None = None,
     alpha: float = 0.0,
-) -> Rows:
+) -> Indices:
     """Take, ``k`` times, the row that adds most to sum_i max_{j chosen} s_ij.
 
     A gain only falls, so an old one is a bound: only rows whose bound is the highest are looked at again, many in one
@@ -104,19 +104,19 @@ class _Costs:
             parts = list(blocks(len(x), _BLOCK))
             for at, some in enumerate(parts):
                 for others in parts[at:]:  # the kernel is symmetric
-                    table[some, others] = self._made(some, others)
+                    table[some, others] = self._compute(some, others)
                     table[others, some] = table[some, others].T
             self.table = table
 
-    def __call__(self, rows: slice | Rows, columns: slice | Rows) -> Matrix:
+    def __call__(self, rows: slice | Indices, columns: slice | Indices) -> Matrix:
         """Costs [rows, columns], to be written to."""
         if self.table is None:
-            return self._made(rows, columns)
+            return self._compute(rows, columns)
         if isinstance(columns, slice):
             return np.array(self.table[rows, columns])
         return self.table[columns, rows].T if isinstance(rows, slice) else self.table[rows[:, None], columns]
 
-    def _made(self, rows: slice | Rows, columns: slice | Rows) -> Matrix:
+    def _compute(self, rows: slice | Indices, columns: slice | Indices) -> Matrix:
         out: Matrix = self.x[rows] @ self.x[columns].T
         if self.kernel == "cosine":
             return np.subtract(1, out, out=out)
@@ -141,9 +141,9 @@ class _Gains:
         self.fresh = np.ones(n, bool)  # whose gain is that of now
         self.known, self.then = self.gain, self.cost.copy()  # gains when all were known last, and the costs of then
         self.looked = self.since = 0  # candidates looked at again in this step, and since then
-        self._first()
+        self._first_gains()
 
-    def _first(self) -> None:
+    def _first_gains(self) -> None:
         parts = list(blocks(len(self.cost), _BLOCK))
         for at, rows in enumerate(parts):
             for columns in parts[at:]:  # the kernel is symmetric
@@ -160,7 +160,7 @@ class _Gains:
             np.minimum(self.cost[part], self.costs(np.array([row]), part)[0], out=self.cost[part])
         self.fresh[:] = False
 
-    def refresh(self, candidates: Rows) -> None:
+    def refresh(self, candidates: Indices) -> None:
         """Bring the gains of ``candidates`` up to date, or of all where that is due."""
         self.looked += len(candidates)
         self.since += len(candidates)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.methods.algorithms.vectors import Matrix, Rows, blocks, count, matrix, squares
+from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, squares
 
 _FIRST, _LEAST, _MOST = 256, 32, 2048  # rows looked at together: at first, at least, at most
 _FLOATS = 1 << 19  # distances held at once beside those among them
@@ -20,7 +20,7 @@ def kcenter(
     start: Literal["random", "mean"] = "random",
     chosen: npt.NDArray[np.int64] | None = None,
     seed: int = 0,
-) -> Rows:
+) -> Indices:
     """Take, ``k`` times, the row whose Euclidean distance to the nearest chosen row is the greatest.
 
     A distance to the nearest centre only falls. So the farthest rows are compared among each other, and taken one after
@@ -49,7 +49,7 @@ def kcenter(
     count(k, len(x) - len(given))
     if k == 0:
         return np.zeros(0, np.int64)
-    out: list[int] = [] if len(given) else [_first(x, start, seed)]
+    out: list[int] = [] if len(given) else [_first_center(x, start, seed)]
     front, new, size = _Front(x), given if len(given) else np.array(out), _FIRST
     while len(out) < k:
         front.meet(new)
@@ -60,7 +60,7 @@ def kcenter(
     return np.array(out, np.int64)
 
 
-def _first(x: Matrix, start: str, seed: int) -> int:
+def _first_center(x: Matrix, start: str, seed: int) -> int:
     if start == "random":
         return int(np.random.default_rng(seed).integers(len(x)))
     if start != "mean":
@@ -77,7 +77,7 @@ class _Front:
         self.x, self.square = x, squares(x)
         self.near = np.full(len(x), np.inf, np.float32)  # -1: a centre
 
-    def meet(self, new: Rows) -> None:
+    def meet(self, new: Indices) -> None:
         """Make these rows centres."""
         for some in blocks(len(new), _MOST):
             centres = self.x[new[some]]
@@ -86,7 +86,7 @@ class _Front:
                 np.minimum(self.near[part], least, out=self.near[part])
         self.near[new] = -1
 
-    def ahead(self, size: int, most: int) -> Rows:
+    def ahead(self, size: int, most: int) -> Indices:
         """The next rows to take, ``most`` at most: what the ``size`` farthest rows alone can tell."""
         size = min(size, len(self.near))
         beyond = np.partition(self.near, len(self.near) - size)[len(self.near) - size]  # no row outside is farther
@@ -104,7 +104,7 @@ class _Front:
             near[at] = -1
         return rows[taken]
 
-    def _apart(self, rows: slice | Rows, centres: Matrix, lengths: npt.NDArray[np.float32]) -> Matrix:
+    def _apart(self, rows: slice | Indices, centres: Matrix, lengths: npt.NDArray[np.float32]) -> Matrix:
         """Squared distances [rows, centres]."""
         out: Matrix = self.x[rows] @ centres.T
         out *= -2

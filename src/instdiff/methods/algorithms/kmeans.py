@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.methods.algorithms.vectors import Matrix, Rows, blocks, count, matrix, unit
+from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, unit
 
 Engine = Literal["full", "minibatch", "faiss"]
 
@@ -95,7 +95,7 @@ def quotas(sizes: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
 
 def by_cluster(
     label: npt.NDArray[np.int64], distance: npt.NDArray[Any], k: int, *, score: npt.NDArray[Any] | None = None
-) -> Rows:
+) -> Indices:
     """An equal quota of each cluster; inside one by score, highest first, else nearest to the centroid.
 
     Args:
@@ -131,7 +131,7 @@ def _steps(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.round(distance / most * 1e4) if most > 0 else distance
 
 
-def anchors(x: npt.NDArray[Any], k: int, *, seed: int = 0, engine: Engine = "full") -> Rows:
+def anchors(x: npt.NDArray[Any], k: int, *, seed: int = 0, engine: Engine = "full") -> Indices:
     """The row nearest to the centroid in each of ``k`` clusters (NUGGETS, section 3.3: 100 anchors, seed 0).
 
     Args:

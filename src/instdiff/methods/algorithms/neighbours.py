@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.methods.algorithms.vectors import Matrix, Rows, best, blocks, count, matrix, nearest_rows, unit
+from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, nearest_rows, top_k, unit
 
 _FLOATS = 1 << 24
 """Similarities held at once, 64 MB, and more where these are of fewer than _ROWS rows."""
@@ -119,7 +119,7 @@ def bm25(texts: Sequence[str], k: int = 1, *, k1: float = 1.5, b: float = 0.75) 
     n = len(texts)
     count(k, max(0, n - 1))
     if not any(any(c.isalnum() or c == "_" for c in text) for text in texts):
-        return np.array([best(-np.isin(np.arange(n), row).astype(int), k) for row in range(n)]).reshape(n, k)
+        return np.array([top_k(-np.isin(np.arange(n), row).astype(int), k) for row in range(n)]).reshape(n, k)
     counts = CountVectorizer(token_pattern=r"(?u)\w+", dtype=np.float64).fit_transform(texts).tocsr()
     frequency = np.bincount(counts.indices, minlength=counts.shape[1])
     idf = np.log1p((n - frequency + 0.5) / (frequency + 0.5))
@@ -129,10 +129,10 @@ def bm25(texts: Sequence[str], k: int = 1, *, k1: float = 1.5, b: float = 0.75) 
     even = k1 * (1 - b + b * length / length.mean())
     weights.data = idf[counts.indices] * counts.data * (k1 + 1) / (counts.data + even[owner])
     by_word = weights.T.tocsr()
-    out: Rows = np.empty((n, k), np.int64)
+    out: Indices = np.empty((n, k), np.int64)
     for part in blocks(n, max(1, _FLOATS // 2 // n)):
         scores = (counts[part] @ by_word).toarray()
         for at, row in enumerate(range(part.start, part.stop)):
             scores[at, row] = -np.inf
-            out[row] = best(scores[at], k)
+            out[row] = top_k(scores[at], k)
     return out

@@ -11,38 +11,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.methods.algorithms.vectors import Rows, count
+from instdiff.methods.algorithms.vectors import Indices, count
 
-Chooser = Callable[..., Rows]
+Chooser = Callable[..., Indices]
 """Vectors [n, d] and a number of rows in, row indices in the order taken out: ``kcenter``, ``facility``. It gets by
 name the columns of ``beside`` for these vectors, and ``chosen`` where there is any."""
 
 
-def partitioned(
+def run_in_partitions(
     x: npt.NDArray[Any],
     k: int,
     choose: Chooser,
     *,
     parts: int,
-    over: float = 1.0,
+    oversample: float = 1.0,
     seed: int = 0,
     chosen: npt.NDArray[np.int64] | None = None,
     **beside: npt.NDArray[Any],
-) -> Rows:
-    """Take ``k`` rows: in each random part ``over`` times its share, then ``k`` among all of these.
+) -> Indices:
+    """Take ``k`` rows: in each random part ``oversample`` times its share, then ``k`` among all of these.
 
-    With one part it is ``choose`` itself. With ``over`` 1 there is no second stage: the first of each part come first,
-    then the second of each. Otherwise it is ``choose`` among ``over`` k rows. Where each part gives ``k`` (``over`` at
-    ``parts`` or above), the radius of farthest-first k-center is at most 4 times the best one instead of 2, and a
-    greedy of a monotone submodular sum, as facility location, reaches (1 - 1/e) / 2 of the best one in expectation
-    instead of 1 - 1/e. A smaller ``over`` has no bound.
+    With one part it is ``choose`` itself. With ``oversample`` 1 there is no second stage: the first of each part come
+    first, then the second of each. Otherwise it is ``choose`` among ``oversample`` k rows. Where each part gives ``k``
+    (``oversample`` at ``parts`` or above), the radius of farthest-first k-center is at most 4 times the best one
+    instead of 2, and a greedy of a monotone submodular sum, as facility location, reaches (1 - 1/e) / 2 of the best one in
+    expectation instead of 1 - 1/e. A smaller ``oversample`` has no bound.
 
     Args:
         x: [n, d]; may be a memory map. A part at a time is in memory, or the rows of the second stage.
         k: rows to take.
         choose: the exact way.
         parts: of about n / parts rows each.
-        over: how many times its share of ``k`` each part gives.
+        oversample: how many times its share of ``k`` each part gives.
         seed: of the parts.
         chosen: rows that are there already, beside those of each part; they are not returned.
         beside: further columns [n], of which ``choose`` gets the rows that it is to choose from.
@@ -51,44 +51,44 @@ def partitioned(
         [k] row indices. A larger ``k`` may give others, unless there is one part.
 
     Raises:
-        ValueError: ``k`` exceeds the rows, there are fewer rows than ``parts``, or ``over`` is below 1.
+        ValueError: ``k`` exceeds the rows, there are fewer rows than ``parts``, or ``oversample`` is below 1.
     """
     given = np.unique(np.zeros(0, np.int64) if chosen is None else chosen)
     free = np.setdiff1d(np.arange(len(x)), given, assume_unique=True)
-    _checked(n := len(free), k, parts, over)
+    _check(n := len(free), k, parts, oversample)
     if k == 0:
         return free[:0]
     if parts == 1:
         return choose(np.asarray(x), k, **beside, **({"chosen": given} if len(given) else {}))
     some = np.array_split(free[np.random.default_rng(seed).permutation(n)], parts)
-    shares = _shares([len(rows) for rows in some], k, over)
+    shares = _shares([len(rows) for rows in some], k, oversample)
     both = zip(some, shares, strict=True)
     kept = [_among(rows, share, x, choose, given, beside) for rows, share in both if share]
-    if over > 1:
+    if oversample > 1:
         return _among(np.concatenate(kept), k, x, choose, given, beside)
     turns = np.argsort(np.concatenate([np.arange(len(rows)) for rows in kept]), kind="stable")
     return np.asarray(np.concatenate(kept)[turns], np.int64)
 
 
-def _shares(sizes: list[int], k: int, over: float) -> list[int]:
+def _shares(sizes: list[int], k: int, oversample: float) -> list[int]:
     """Rows that each part gives; the first parts may be larger by one, and give one more."""
     parts, n = len(sizes), sum(sizes)
-    if over == 1:
+    if oversample == 1:
         return [k // parts + (at < k % parts) for at in range(parts)]
-    return [min(size, max(1, int(np.ceil(min(over, parts) * k * size / n)))) for size in sizes]
+    return [min(size, max(1, int(np.ceil(min(oversample, parts) * k * size / n)))) for size in sizes]
 
 
-def _checked(n: int, k: int, parts: int, over: float) -> None:
+def _check(n: int, k: int, parts: int, oversample: float) -> None:
     count(k, n)
     if not 1 <= parts <= max(n, 1):
         raise ValueError(f"{parts} parts of {n} rows; each must have one at least")
-    if not over >= 1:
-        raise ValueError(f"over is {over}; below 1 the parts together give fewer rows than are asked for")
+    if not oversample >= 1:
+        raise ValueError(f"oversample is {oversample}; below 1 the parts together give fewer rows than are asked for")
 
 
 def _among(
-    rows: Rows, k: int, x: npt.NDArray[Any], choose: Chooser, given: Rows, beside: dict[str, npt.NDArray[Any]]
-) -> Rows:
+    rows: Indices, k: int, x: npt.NDArray[Any], choose: Chooser, given: Indices, beside: dict[str, npt.NDArray[Any]]
+) -> Indices:
     """``k`` of these rows, where those of ``given`` are there already."""
     some = np.concatenate([given, np.sort(rows)])  # a mapped file is read forwards; of equal rows the lowest is first
     columns = {name: column[some] for name, column in beside.items()}

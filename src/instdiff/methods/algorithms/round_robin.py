@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.methods.algorithms.vectors import Matrix, Rows, best, blocks, count, matrix, nearest_rows, unit
+from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, nearest_rows, top_k, unit
 
 _FLOATS = 1 << 26
 """Similarities held at once: 256 MB."""
 
 
-def robin(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> Rows:
+def robin(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> Indices:
     """Each query in turn takes the row of highest cosine that nobody has, until ``k`` are taken.
 
     A query never looks further than its ``k`` best rows, so these are all that is kept of the similarities.
@@ -30,7 +30,7 @@ def robin(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> Rows:
     Raises:
         ValueError: ``k`` exceeds the rows, no query, another width, or a row that is not finite.
     """
-    x, queries = _checked(x, queries, k)
+    x, queries = _check(x, queries, k)
     vectors, asked = unit(x), unit(queries)
     lists = []
     for part in blocks(len(asked), max(1, _FLOATS // max(1, len(x)))):
@@ -39,7 +39,7 @@ def robin(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> Rows:
     return take_turns(lists, k)
 
 
-def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) -> Rows:
+def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) -> Indices:
     """Each task in turn takes the row of highest ``max over its queries of the cosine`` that nobody has.
 
     Args:
@@ -57,15 +57,15 @@ def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) 
         raise ValueError("there is no task")
     lists = []
     for queries in tasks:
-        rows, asked = _checked(x, queries, k)
+        rows, asked = _check(x, queries, k)
         asked = unit(asked)
         size = min(8192, max(1, _FLOATS // len(asked)))
         similar = [(unit(rows[part]) @ asked.T).max(1) for part in blocks(len(rows), size)]
-        lists.append(best(np.concatenate([np.zeros(0, np.float32), *similar]), k))
+        lists.append(top_k(np.concatenate([np.zeros(0, np.float32), *similar]), k))
     return take_turns(lists, k)
 
 
-def take_turns(lists: Sequence[Rows], k: int) -> Rows:
+def take_turns(lists: Sequence[Indices], k: int) -> Indices:
     """Each list in turn gives its first row that is not taken; a list that is used up is passed over.
 
     Args:
@@ -88,7 +88,7 @@ def take_turns(lists: Sequence[Rows], k: int) -> Rows:
     return np.array(out[:k], np.int64)
 
 
-def _checked(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> tuple[Matrix, Matrix]:
+def _check(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> tuple[Matrix, Matrix]:
     x, queries = matrix(x), matrix(queries, "queries")
     count(k, len(x))
     if len(queries) == 0 or queries.shape[1] != x.shape[1]:

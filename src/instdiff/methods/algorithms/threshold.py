@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.methods.algorithms.kmeans import cluster
-from instdiff.methods.algorithms.vectors import Matrix, Rows, blocks, matrix, unit
+from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, matrix, unit
 
 _BLOCK = 256
 _KEPT = 8192  # rows compared in one product at most
@@ -22,7 +22,7 @@ def diverse(
     limit: float | None = None,
     weights: npt.NDArray[Any] | None = None,
     alike: int = 1,
-) -> Rows:
+) -> Indices:
     """Keep a row unless ``alike`` or more of the rows kept before it have a cosine above ``threshold`` with it.
 
     Rows come in blocks: one product with all rows kept so far, then one by one inside the block, so the result is that
@@ -76,7 +76,7 @@ def diverse_by_cell(
     limit: float | None = None,
     weights: npt.NDArray[Any] | None = None,
     alike: int = 1,
-) -> Rows:
+) -> Indices:
     """``diverse`` where only rows of one cell are compared: for more rows than can all be.
 
     Cells are the clusters of a k-means by cosine. In each the rows are those that ``diverse`` keeps; similar rows on

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core.arrays.spill import Growing
+from instdiff.core.arrays.spill import SpillingArray
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 """Row indices, in the order taken."""
 Matrix = npt.NDArray[np.float32]
 """One row per sample; may be a memory map."""
@@ -34,7 +34,7 @@ def matrix(x: npt.NDArray[Any], name: str = "x") -> Matrix:
     """
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{name} has shape {x.shape}; expected rows and columns")
-    x = x if x.dtype == np.float32 else _copied(x, lambda part: part)
+    x = x if x.dtype == np.float32 else _map_blocks(x, lambda part: part)
     for part in blocks(len(x), _AT_ONCE):
         good = np.isfinite(x[part]).all(1)
         if not good.all():
@@ -42,9 +42,9 @@ def matrix(x: npt.NDArray[Any], name: str = "x") -> Matrix:
     return x
 
 
-def _copied(x: npt.NDArray[Any], made: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Matrix:
+def _map_blocks(x: npt.NDArray[Any], made: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Matrix:
     """What is made of the rows, a block at a time; a large one lies in a temporary file that is mapped."""
-    out = Growing(np.float32)
+    out = SpillingArray(np.float32)
     for part in blocks(len(x), _AT_ONCE):
         out.extend(made(x[part]).ravel())
     return out.array().reshape(x.shape)
@@ -74,15 +74,15 @@ def unit(x: Matrix) -> Matrix:
 
     It is not to be written to; a large one lies in a temporary file that is mapped, and not in memory.
     """
-    return _copied(x, _shortened)
+    return _map_blocks(x, _unit_rows)
 
 
-def _shortened(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _unit_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))[:, None]
     return x / np.where(length > 0, length, 1)
 
 
-def best(scores: npt.NDArray[Any], k: int, slack: float = 0.0) -> Rows:
+def top_k(scores: npt.NDArray[Any], k: int, slack: float = 0.0) -> Indices:
     """Indices of the ``k`` highest scores [n], highest first, ties by lowest index.
 
     With ``slack`` also those that lie within it of the last one, so that a caller can rank them more finely.
@@ -95,20 +95,20 @@ def best(scores: npt.NDArray[Any], k: int, slack: float = 0.0) -> Rows:
     heads = scores[: width * _GROUPS].reshape(_GROUPS, width).max(0) if width >= k else scores
     least = np.partition(heads, len(heads) - k)[len(heads) - k] if k < n else scores.min()
     rows = np.flatnonzero(scores >= least - slack)
-    order: Rows = rows[np.argsort(-scores[rows], kind="stable")]
+    order: Indices = rows[np.argsort(-scores[rows], kind="stable")]
     if slack == 0 or len(order) <= k:
         return order[:k]
     order = order[scores[order] >= scores[order[k - 1]] - slack]
     return order
 
 
-def nearest_rows(query: Matrix, x: Matrix, scores: npt.NDArray[np.float32], k: int) -> Rows:
+def nearest_rows(query: Matrix, x: Matrix, scores: npt.NDArray[np.float32], k: int) -> Indices:
     """The ``k`` rows of ``x`` [n, d] with the highest inner product with ``query`` [d], best first.
 
     ``scores`` [n] are these products in float32; -inf leaves a row out. How a BLAS rounds depends on the place in its
     blocks, so the finalists are ranked again in float64, row by row: equal rows tie exactly, at the lowest index.
     """
-    rows = np.sort(best(scores, k, _ROUNDING))
+    rows = np.sort(top_k(scores, k, _ROUNDING))
     rows = rows[scores[rows] > -np.inf]
     exact = (x[rows].astype(np.float64) * query).sum(1)
     return rows[np.argsort(-exact, kind="stable")[:k]]

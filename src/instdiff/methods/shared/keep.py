@@ -37,13 +37,13 @@ def check(keep: str) -> None:
         raise ConfigError(f"keep '{keep}': shares lie in 0 to 100 %, the lower one first")
 
 
-def kept(keep: str, scored: Scored) -> npt.NDArray[np.int64]:
+def keep_rows(keep: str, scored: Scored) -> npt.NDArray[np.int64]:
     """Rows kept; of a count or a share those that the method itself picks, which may be more than its scores hold."""
     if found := _HEAD.fullmatch(keep):
         kind = "rows" if not found[2] else "eligible" if found[2].endswith("eligible") else "share"
         budget = Budget(float(found[1]) / (1 if kind == "rows" else 100), kind)
         return scored.method.pick(scored, budget)
-    rising = scored.best()[::-1]
+    rising = scored.rank_rows()[::-1]
     if found := _BAND.fullmatch(keep):
         return rising[_part(found[1], len(rising)) : _part(found[2], len(rising))]
     if found := _MIDDLE.fullmatch(keep):

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from instdiff.core import Method
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.effort import check_effort
-from instdiff.methods.algorithms.partitioned import partitioned
-from instdiff.methods.shared.set_method import Rows, VectorMethod
+from instdiff.methods.algorithms.partitioned import run_in_partitions
+from instdiff.methods.shared.set_method import Indices, VectorMethod
 
 Parts = int | Literal["auto"] | None
 OF_A_CELL = 1024
@@ -20,26 +20,28 @@ OF_A_CELL = 1024
 
 
 @dataclass(frozen=True)
-class PartedMethod(VectorMethod):
+class PartitionedMethod(VectorMethod):
     """A set method on vectors whose rows can be dealt out to parts.
 
     ``parts`` of null is the exact way, and an error where that would take hours on this machine; 1 is the exact way
-    whatever it takes. Of several random parts each gives ``over`` times its share of the rows that are asked for, and
-    above 1 the exact way chooses among these. ``auto`` makes parts of at most ``of_a_part`` rows. With several parts a
-    larger budget than scoring ranked is another choice, and not a longer one.
+    whatever it takes. Of several random parts each gives ``oversample`` times its share of the rows that are asked for,
+    and above 1 the exact way chooses among these. ``auto`` makes parts of at most ``of_a_part`` rows. With several
+    parts a larger budget than scoring ranked is another choice, and not a longer one.
     """
 
     of_a_part: ClassVar[int] = 8192
 
     parts: Parts = field(default=None, kw_only=True)
-    over: float = field(default=1.0, kw_only=True)
+    oversample: float = field(default=1.0, kw_only=True)
     seed: int = field(default=42, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_parts(self.name, self.parts)
-        if not self.over >= 1:
-            raise ConfigError(f"'{self.name}.over' is {self.over}; a part gives its share at least, which is 1")
+        if not self.oversample >= 1:
+            raise ConfigError(
+                f"'{self.name}.oversample' is {self.oversample}; a part gives its share at least, which is 1"
+            )
 
     def pairs(self, n: int, k: int) -> float:
         """Pairs of rows that the exact way compares, about, to take ``k`` of ``n``."""
@@ -50,23 +52,26 @@ class PartedMethod(VectorMethod):
         """How the rows are not those of the exact way."""
         if self.parts in (None, 1):
             return None
-        again = f"; of {self.over:g} times as many rows the exact way takes the last" if self.over > 1 else ""
-        return (
-            f"{self.name}: chosen in {said(self.parts, 'random parts', self.of_a_part)}, an equal share of each{again}"
+        again = (
+            f"; of {self.oversample:g} times as many rows the exact way takes the last" if self.oversample > 1 else ""
         )
+        parts = parts_text(self.parts, "random parts", self.of_a_part)
+        return f"{self.name}: chosen in {parts}, an equal share of each{again}"
 
-    def dealt(
-        self, x: npt.NDArray[Any], k: int, choose: Callable[..., Rows], chosen: Rows | None = None, **columns: Any
-    ) -> Rows:
+    def choose_rows(
+        self, x: npt.NDArray[Any], k: int, choose: Callable[..., Indices], chosen: Indices | None = None, **columns: Any
+    ) -> Indices:
         """``k`` rows by ``choose``, in as many parts as are asked for."""
         n = len(x) - (0 if chosen is None else len(chosen))
         parts = parts_of(self.parts, n, self.of_a_part)
         if self.parts is None:
             check_effort(self.name, self.pairs(n, k) * x.shape[1], f"'{self.name}.parts' to auto")
-        elif parts > 1 and self.over > 1:
-            many = int(min(n, self.over * k))
-            check_effort(self.name, self.pairs(many, k) * x.shape[1], f"'{self.name}.over' to 1")
-        return partitioned(x, k, choose, parts=parts, over=self.over, seed=self.seed, chosen=chosen, **columns)
+        elif parts > 1 and self.oversample > 1:
+            many = int(min(n, self.oversample * k))
+            check_effort(self.name, self.pairs(many, k) * x.shape[1], f"'{self.name}.oversample' to 1")
+        return run_in_partitions(
+            x, k, choose, parts=parts, oversample=self.oversample, seed=self.seed, chosen=chosen, **columns
+        )
 
 
 def check_parts(name: str, parts: Parts) -> None:
@@ -85,16 +90,16 @@ def parts_of(parts: Parts, n: int, size: int = OF_A_CELL) -> int:
     return max(1, min(wanted, n))
 
 
-def said(parts: Parts, what: str, size: int) -> str:
+def parts_text(parts: Parts, what: str, size: int) -> str:
     """The parts in words."""
     return f"{what} of {size:,} rows" if parts == "auto" else f"{parts} {what}"
 
 
-def cells_said(name: str, parts: Parts) -> str | None:
+def cells_text(name: str, parts: Parts) -> str | None:
     """What is approximate where only rows of one cell are compared."""
     if parts in (None, 1):
         return None
-    return f"{name}: only rows of one cell are compared, of {said(parts, 'cells', OF_A_CELL)}"
+    return f"{name}: only rows of one cell are compared, of {parts_text(parts, 'cells', OF_A_CELL)}"
 
 
 def approximations(*methods: Method) -> str | None:

@@ -25,7 +25,7 @@ from instdiff.core import (
 )
 from instdiff.errors import ConfigError
 
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,22 @@ class SetMethod(Method):
 
     def ready(self, s: Signals) -> npt.NDArray[np.bool_]:
         """Rows that can be taken."""
-        return np.array([word is None for word in s.why], bool)
+        return np.array([word is None for word in s.reason], bool)
 
-    def choose(self, s: Signals, count: int) -> Rows:
+    def choose(self, s: Signals, count: int) -> Indices:
         """The first ``count`` rows in the order taken, of rows that can all be taken; ties go to the lowest.
 
         A larger ``count`` must give the same rows and then more.
         """
         raise NotImplementedError
 
-    def arranged(self, s: Signals, rows: Rows) -> Rows:
+    def order_rows(self, s: Signals, rows: Indices) -> Indices:
         """The order in which ``choose`` is shown the rows: by content, so that the input's order never matters."""
         return s.ids.order(rows)
 
-    def order(self, s: Signals, count: int) -> Rows:
+    def order(self, s: Signals, count: int) -> Indices:
         """Up to ``count`` rows in the order taken."""
-        rows = self.arranged(s, np.flatnonzero(self.ready(s)))
+        rows = self.order_rows(s, np.flatnonzero(self.ready(s)))
         count = min(count, len(rows))
         return rows[self.choose(s.take(rows), count)] if count else rows[:0]
 
@@ -68,9 +68,9 @@ class SetMethod(Method):
         """Minus the rank, for a share of the rows."""
         ready = self.ready(s)
         count = min(max(1, int(np.ceil(self.reach * len(s) - 1e-9))), int(ready.sum()))
-        return self.ranked(s, ready, self.order(s, count), count)
+        return self.rank_scores(s, ready, self.order(s, count), count)
 
-    def ranked(self, s: Signals, ready: npt.NDArray[np.bool_], order: Rows, count: int) -> Scores:
+    def rank_scores(self, s: Signals, ready: npt.NDArray[np.bool_], order: Indices, count: int) -> Scores:
         """Scores of rows taken in this order, where ``count`` were asked for."""
         value = np.full(len(s), np.nan)
         value[order[::-1]] = 0.0 - np.arange(len(order))[::-1]
@@ -78,11 +78,11 @@ class SetMethod(Method):
         done = len(order) < count
         return Scores(value, reasons(len(s), no_signal=~ready, **{"filtered" if done else NOT_REACHED: left}))
 
-    def pick(self, scored: Scored, budget: Budget) -> Rows:
+    def pick(self, scored: Scored, budget: Budget) -> Indices:
         """The head of the ranking; a longer one is made where the budget goes beyond it."""
-        order = scored.best()
-        more = bool(np.isin(scored.why, NOT_REACHED).any())
-        while more and not budget.filled(order, scored):
+        order = scored.rank_rows()
+        more = bool(np.isin(scored.reason, NOT_REACHED).any())
+        while more and not budget.is_filled_by(order, scored):
             count = 2 * max(1, len(order)) if budget.of_tokens else budget.target(scored)
             order = self.order(scored.signals(), count)
             more = budget.of_tokens and len(order) == count

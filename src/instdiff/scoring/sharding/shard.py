@@ -14,7 +14,7 @@ from instdiff.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Stripe:
+class Shard:
     """Shard ``index`` of ``count``: rows index, index + count, index + 2 count, ... ``by`` says what told us so."""
 
     index: int
@@ -29,7 +29,9 @@ class Stripe:
         return f"shard {self.index} of {self.count}"
 
 
-def stripe(shards: int | Literal["auto"], index: int | None = None, environ: Mapping[str, str] | None = None) -> Stripe:
+def shard_of_this_job(
+    shards: int | Literal["auto"], index: int | None = None, environ: Mapping[str, str] | None = None
+) -> Shard:
     """The stripe that options and environment name.
 
     Looked at in this order: ``RANK`` of ``WORLD_SIZE`` (torchrun), the task of a Slurm array counted from its smallest
@@ -49,8 +51,8 @@ def stripe(shards: int | Literal["auto"], index: int | None = None, environ: Map
             raise ConfigError("--shards auto takes the index from the environment; give --shards N with --shard-index")
         if not 0 <= index < shards:
             raise ConfigError(f"--shard-index {index} is not among 0 to {shards - 1}, the indexes of --shards {shards}")
-        return Stripe(index, shards)
-    told = list(_told(os.environ if environ is None else environ))
+        return Shard(index, shards)
+    told = list(_read_environment(os.environ if environ is None else environ))
     if shards == "auto":
         return _auto(told)
     return _one_of(told, shards)
@@ -66,7 +68,7 @@ class _Told:
     raw: int
 
 
-def _told(environ: Mapping[str, str]) -> Iterator[_Told]:
+def _read_environment(environ: Mapping[str, str]) -> Iterator[_Told]:
     def number(name: str) -> int | None:
         text = environ.get(name, "")
         if text and not text.isdigit():
@@ -89,7 +91,7 @@ def _told(environ: Mapping[str, str]) -> Iterator[_Told]:
         yield _Told(f"JOB_COMPLETION_INDEX={pod}", pod, None, pod)
 
 
-def _auto(told: list[_Told]) -> Stripe:
+def _auto(told: list[_Told]) -> Shard:
     counted = [t for t in told if t.count is not None]
     several = [t for t in counted if t.count != 1]
     array = [t for t in several if t.by.startswith("SLURM")]
@@ -110,24 +112,24 @@ def _auto(told: list[_Told]) -> Stripe:
         )
     one = (several or counted)[0]
     assert one.count is not None
-    return _checked(one.index, one.count, one.by)
+    return _check(one.index, one.count, one.by)
 
 
-def _one_of(told: list[_Told], shards: int) -> Stripe:
+def _one_of(told: list[_Told], shards: int) -> Shard:
     """``--shards N`` without an index: who counts to N, or a number below N where a few jobs are run again."""
     for one in told:
         if one.count is None or one.count == shards:
-            return _checked(one.index, shards, one.by)
+            return _check(one.index, shards, one.by)
     for one in told:
         if one.by.startswith("SLURM_ARRAY") and (one.count or 0) < shards:
-            return _checked(one.raw, shards, one.by)
+            return _check(one.raw, shards, one.by)
     if shards == 1:
-        return Stripe(0, 1, "--shards 1")
+        return Shard(0, 1, "--shards 1")
     also = f"; the environment has {told[0].by}" if told else ""
     raise ConfigError(f"--shards {shards}, and nothing says which of them this is{also}; give --shard-index i")
 
 
-def _checked(index: int, count: int, by: str) -> Stripe:
+def _check(index: int, count: int, by: str) -> Shard:
     if not 0 <= index < count:
         raise ConfigError(f"{by} is not among 0 to {count - 1}; give --shards {count} --shard-index i")
-    return Stripe(index, count, by)
+    return Shard(index, count, by)

@@ -51,10 +51,10 @@ def record(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((pq.read_schema(path).metadata or {})[META]))
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
+def _damaged_error(path: Path, error: Exception) -> StoreError:
     return StoreError(f"shard file '{path}' cannot be read ({error}); delete it and run that shard again")
 
 
@@ -102,7 +102,7 @@ def join(paths: Sequence[Path], about: Any, columns: Collection[ColumnId], store
         try:
             _take_over(path, [wanted.get(name) for name in facts["columns"]], store)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, error) from error
+            raise _damaged_error(path, error) from error
         for column in wanted.values():
             store.compact(column)
 
@@ -167,7 +167,7 @@ def complete(folder: str | Path) -> dict[str, Any]:
     first = record(next(iter(found.values())))
     for path in found.values():
         same_run(path, record(path)["about"], first["about"], f"'{next(iter(found.values())).name}'")
-    lacking = gone(folder, counts[0], range(1, first["waves"] + 1))
+    lacking = missing_files(folder, counts[0], range(1, first["waves"] + 1))
     told = []
     for wave in sorted({wave for _, wave in lacking}):
         when = f" in wave {wave} of {first['waves']}" if first["waves"] > 1 else ""
@@ -177,7 +177,7 @@ def complete(folder: str | Path) -> dict[str, Any]:
     return first
 
 
-def gone(folder: Path, count: int, waves: Iterable[int]) -> list[tuple[int, int]]:
+def missing_files(folder: Path, count: int, waves: Iterable[int]) -> list[tuple[int, int]]:
     """Index and wave of the files that are not there."""
     there = shard_files(folder)
     return [(index, wave) for wave in waves for index in range(count) if (index, count, wave) not in there]

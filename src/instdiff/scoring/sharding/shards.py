@@ -28,11 +28,11 @@ from instdiff.scoring.models import bind
 from instdiff.scoring.planner import Pass
 from instdiff.scoring.planner import plan as waves_of
 from instdiff.scoring.scorer import by_name, meta_of, tabulate, workbench
-from instdiff.scoring.sharding.shard import Stripe
+from instdiff.scoring.sharding.shard import Shard
 from instdiff.scoring.sharding.shard_file import (
     complete,
-    gone,
     join,
+    missing_files,
     record,
     same_run,
     shard_files,
@@ -51,7 +51,7 @@ from instdiff.store.keys import Keys
 class Progressed:
     """How far a shard has come: ``done`` of ``waves``; ``waits_for`` are shards without whose files it cannot go on."""
 
-    stripe: Stripe
+    stripe: Shard
     rows: int
     waves: int
     done: int
@@ -61,7 +61,7 @@ class Progressed:
 class _Striped(Workbench):
     """A workbench over the whole pool that computes the rows of one stripe alone, with the models of another."""
 
-    def __init__(self, other: Workbench, pool: Pool, target: Pool | None, stripe: Stripe) -> None:
+    def __init__(self, other: Workbench, pool: Pool, target: Pool | None, stripe: Shard) -> None:
         super().__init__(pool, other.models, other.settings, other.store, target=target, log=other.log)
         self.listed, self.resident, self.stripe = other.listed, other.resident, stripe
 
@@ -72,7 +72,7 @@ class _Striped(Workbench):
 
     def mine(self, step: Pass, at: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which positions are of this stripe; rows that stand side by side for a sample stay together."""
-        samples = at // self.rendered_for(step).per
+        samples = at // self.render_for(step).per
         return np.asarray(samples % self.stripe.count == self.stripe.index)
 
 
@@ -80,7 +80,7 @@ def score_shard(
     pool: Pool,
     methods: Sequence[Method] | Mapping[str, Method],
     models: str | ModelRef | Mapping[str, str | ModelRef] | None,
-    stripe: Stripe,
+    stripe: Shard,
     folder: str | Path,
     *,
     settings: Settings | None = None,
@@ -115,10 +115,10 @@ def score_shard(
             path = shard_path(folder, stripe.index, stripe.count, number)
             if path.is_file():
                 continue
-            if waits := gone(folder, stripe.count, range(1, number)):
+            if waits := missing_files(folder, stripe.count, range(1, number)):
                 return Progressed(stripe, len(own), len(waves), number - 1, sorted({index for index, _ in waits}))
             _fetch(folder, stripe.count, number, wave, whole, about)
-            for step in plain.ordered(wave):
+            for step in plain.order(wave):
                 _bench(step, plain, whole).run(step, progress or Quiet())
             write_shard(path, facts, _columns(wave, plain, whole), whole.store)
     return Progressed(stripe, len(own), len(waves), len(waves), [])
@@ -165,7 +165,7 @@ def _without(facts: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key not in keys}
 
 
-def _belongs(folder: Path, stripe: Stripe, about: Any) -> None:
+def _belongs(folder: Path, stripe: Shard, about: Any) -> None:
     """Check one's own files, and one of another shard."""
     found = sorted(shard_files(folder).items())
     own = [path for (index, count, _), path in found if (index, count) == (stripe.index, stripe.count)]
@@ -178,7 +178,7 @@ def _columns(wave: Sequence[Pass], plain: Workbench, whole: _Striped) -> dict[Co
     found: dict[ColumnId, list[Keys]] = {}
     for step in wave:
         bench = _bench(step, plain, whole)
-        rendered = bench.rendered_for(step)
+        rendered = bench.render_for(step)
         at = rendered.scorable
         if bench is whole:
             at = at[whole.mine(step, at)]

@@ -62,13 +62,13 @@ def export(
     found = find(data, reading, log)
     rows, names = rows_of(found, source, reading, log), _name(name, data)
     trained = model or (found.record or {}).get("models", {}).get("base", {}).get("where")
-    protected = _protected(found, data, source)
+    protected = _inputs_read(found, data, source)
     asked = Asked(rows, found.record, folder, names, layout, template, trained, protected, said)
     exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
-    return _pushed(exported, repo, folder, public) if repo else exported
+    return _push(exported, repo, folder, public) if repo else exported
 
 
-def _pushed(exported: Exported, repo: str, folder: Path, public: bool) -> Exported:
+def _push(exported: Exported, repo: str, folder: Path, public: bool) -> Exported:
     place = push(repo, exported, folder, public=public)
     return replace(exported, say=f"{place} has it", extra={**exported.extra, "url": place})
 
@@ -103,7 +103,7 @@ def _name(name: str | None, data: str) -> str:
     return re.sub(r"[^\w-]+", "_", stem).strip("_") or "selected"
 
 
-def _protected(found: Found, data: str, source: str | None) -> Sequence[Path]:
+def _inputs_read(found: Found, data: str, source: str | None) -> Sequence[Path]:
     """The files that are read."""
     beside = [found.folder / RECORD, found.folder / ROWS] if found.folder else []
     inside = list(Path(data).iterdir()) if found.pool is not None and Path(data).is_dir() else []

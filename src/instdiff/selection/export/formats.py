@@ -28,7 +28,7 @@ from instdiff.selection.export.layouts import (
     has_calls,
     lay,
     out_of_turn,
-    rendered,
+    render_layout,
     several_turns,
     with_tool_objects,
 )
@@ -101,13 +101,13 @@ class Exported:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def _named(asked: Asked, layouts: Mapping[str, Sequence[Layout]], trainer: str) -> Sequence[Layout]:
+def _find_layout(asked: Asked, layouts: Mapping[str, Sequence[Layout]], trainer: str) -> Sequence[Layout]:
     if asked.layout not in layouts:
         raise ConfigError(f"{trainer} has no layout '{asked.layout}'{did_you_mean(asked.layout, layouts)}")
     return layouts[asked.layout]
 
 
-def _written(asked: Asked, laid: Laid, path: Path, *, may_lack: bool = False) -> int:
+def _write(asked: Asked, laid: Laid, path: Path, *, may_lack: bool = False) -> int:
     """Write the data file; says what the layout changes or cannot hold."""
     pool, layout = asked.pool, laid.layout
     if laid.unfit and not may_lack:
@@ -150,14 +150,14 @@ def llamafactory(asked: Asked) -> Exported:
         StoreError: the file that is there is no such list.
     """
     layouts = {"auto": (ALPACA, SHAREGPT), "alpaca": (ALPACA,), "sharegpt": (SHAREGPT,)}
-    laid = lay(asked.pool, _named(asked, layouts, "LLaMA-Factory"))
+    laid = lay(asked.pool, _find_layout(asked, layouts, "LLaMA-Factory"))
     path, info = asked.free(f"{asked.name}.jsonl"), asked.free("dataset_info.json")
     entry = _entry(laid, path.name)
-    known = _known(info)
+    known = _read_dataset_info(info)
     old = known.get(asked.name)
     if old is not None and (not isinstance(old, dict) or old.get("file_name") != path.name):
         raise ConfigError(f"'{info}' has another data set '{asked.name}' already; give --name")
-    rows = _written(asked, laid, path)
+    rows = _write(asked, laid, path)
     if skipped := out_of_turn(asked.pool):
         asked.log(
             f"{skipped:,} rows are in the file, but LLaMA-Factory leaves them out: "
@@ -181,7 +181,7 @@ def _entry(laid: Laid, file_name: str) -> dict[str, Any]:
     return {"file_name": file_name, "formatting": "sharegpt", "columns": columns, "tags": TAGS}
 
 
-def _known(info: Path) -> dict[str, Any]:
+def _read_dataset_info(info: Path) -> dict[str, Any]:
     if not info.exists():
         return {}
     known = read_json(info)
@@ -201,9 +201,9 @@ def axolotl(asked: Asked) -> Exported:
     make = partial(with_tool_objects, targets=pool.targets if flags else None)
     chat = Layout("messages", make, "messages", {})
     layouts = {"auto": (PLAIN_ALPACA, chat), "alpaca": (PLAIN_ALPACA,), "messages": (chat,)}
-    laid = lay(pool, _named(asked, layouts, "axolotl"))
+    laid = lay(pool, _find_layout(asked, layouts, "axolotl"))
     path, block = asked.free(f"{asked.name}.jsonl"), asked.free(f"{asked.name}.axolotl.yaml")
-    rows = _written(asked, laid, path)
+    rows = _write(asked, laid, path)
     entry: dict[str, Any] = {"path": path.as_posix(), "ds_type": "json", "split": "train"}
     if laid.layout is chat:
         entry |= {
@@ -229,9 +229,9 @@ def axolotl(asked: Asked) -> Exported:
 
 def trl(asked: Asked) -> Exported:
     """A data file, a configuration for ``trl sft``, and the command."""
-    laid = _laid_for_trl(asked)
+    laid = _lay_for_trl(asked)
     path, config = asked.free(f"{asked.name}.jsonl"), asked.free(f"{asked.name}.trl.yaml")
-    rows = _written(asked, laid, path, may_lack=laid.layout.name == "text")
+    rows = _write(asked, laid, path, may_lack=laid.layout.name == "text")
     where, revision = local(asked.model or MODEL)
     values: dict[str, Any] = {
         "model_name_or_path": where,
@@ -259,7 +259,7 @@ def trl(asked: Asked) -> Exported:
     )
 
 
-def _laid_for_trl(asked: Asked) -> Laid:
+def _lay_for_trl(asked: Asked) -> Laid:
     spec = asked.template or _template_for(asked)
     if spec != "chat":
         layout = template(spec)
@@ -269,13 +269,13 @@ def _laid_for_trl(asked: Asked) -> Laid:
             raise ConfigError(
                 f"template '{spec}' makes texts, layout '{asked.layout}' has messages; give --template chat"
             )
-        return lay(asked.pool, [Layout("text", rendered(layout), "prompt_completion", {})], beside=ALPACA)
+        return lay(asked.pool, [Layout("text", render_layout(layout), "prompt_completion", {})], beside=ALPACA)
     layouts = {"messages": MESSAGES, "prompt_completion": PROMPT_COMPLETION}
     if asked.layout == "auto":
         one = asked.pool.targets == "last" or not several_turns(asked.pool)
         first = lay(asked.pool, [PROMPT_COMPLETION], beside=ALPACA)
         return first if one and not first.unfit else lay(asked.pool, [MESSAGES])
-    named = _named(asked, {name: [layout] for name, layout in layouts.items()}, "TRL")
+    named = _find_layout(asked, {name: [layout] for name, layout in layouts.items()}, "TRL")
     return lay(asked.pool, named, beside=ALPACA if asked.layout == "prompt_completion" else None)
 
 

@@ -11,7 +11,7 @@ from instdiff.data import Message, Pool, Sample
 from instdiff.data.formats import FORMATS
 from instdiff.rendering.templates import Kind, TextTemplate, is_target, text_segments
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "call": "function_call", "tool": "observation"}
 """ShareGPT's names, as LLaMA-Factory has them by default."""
 
@@ -28,7 +28,7 @@ class Layout:
     """
 
     name: str
-    make: Callable[[Sample], Row | None]
+    make: Callable[[Sample], Record | None]
     format: str
     blank: Mapping[str, Any]
 
@@ -41,44 +41,44 @@ class Layout:
             return False
 
 
-def alpaca(sample: Sample) -> Row | None:
+def alpaca(sample: Sample) -> Record | None:
     """``instruction``, ``input``, ``output``; earlier turns in ``history``, a system turn in ``system``."""
     messages = list(sample.messages)
     system = messages.pop(0).content if messages and messages[0].role == "system" else ""
     if sample.tools or not messages or [m.role for m in messages] != ["user", "assistant"] * (len(messages) // 2):
         return None
     *before, user, answer = messages
-    row: Row = {"instruction": user.content, "input": user.input, "output": answer.content}
+    row: Record = {"instruction": user.content, "input": user.input, "output": answer.content}
     if system:
         row["system"] = system
     if before:
-        row["history"] = [[said(q), a.content] for q, a in zip(before[::2], before[1::2], strict=True)]
+        row["history"] = [[turn_text(q), a.content] for q, a in zip(before[::2], before[1::2], strict=True)]
     return row
 
 
-def plain_alpaca(sample: Sample) -> Row | None:
+def plain_alpaca(sample: Sample) -> Record | None:
     """``alpaca`` without ``system`` and ``history``, which some trainers do not know."""
     row = alpaca(sample)
     return row if row is not None and len(row) == 3 else None
 
 
-def sharegpt(sample: Sample) -> Row:
+def sharegpt(sample: Sample) -> Record:
     """``conversations`` of ``{from, value}``, a system turn among them; tools as JSON text."""
-    turns = [{"from": SPEAKERS[m.role], "value": said(m)} for m in sample.messages]
+    turns = [{"from": SPEAKERS[m.role], "value": turn_text(m)} for m in sample.messages]
     return {"conversations": turns, **({"tools": sample.tools} if sample.tools else {})}
 
 
-def messages(sample: Sample) -> Row:
+def messages(sample: Sample) -> Record:
     """``messages`` of ``{role, content}``, calls as ``tool_calls``; tools as JSON text."""
     return {"messages": turns_of(sample.messages), **({"tools": sample.tools} if sample.tools else {})}
 
 
-def with_tool_objects(sample: Sample, targets: str | None = None) -> Row:
+def with_tool_objects(sample: Sample, targets: str | None = None) -> Record:
     """``messages`` with tools as a list of objects, as axolotl needs it; ``targets`` adds which turns are learnt."""
     learnt = None
     if targets is not None:
         learnt = [is_target(sample.messages, at, targets) for at in range(len(sample.messages))]
-    row: Row = {"messages": turns_of(sample.messages, learnt)}
+    row: Record = {"messages": turns_of(sample.messages, learnt)}
     if sample.tools:
         try:
             tools = json.loads(sample.tools)
@@ -88,7 +88,7 @@ def with_tool_objects(sample: Sample, targets: str | None = None) -> Row:
     return row
 
 
-def prompt_completion(sample: Sample) -> Row | None:
+def prompt_completion(sample: Sample) -> Record | None:
     """``prompt`` and ``completion``, both lists of messages; the completion is the last turn."""
     turns = turns_of(sample.messages)
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
@@ -97,10 +97,10 @@ def prompt_completion(sample: Sample) -> Row | None:
     return {"prompt": turns[:-1], "completion": turns[-1:], **tools}
 
 
-def rendered(layout: TextTemplate) -> Callable[[Sample], Row | None]:
+def render_layout(layout: TextTemplate) -> Callable[[Sample], Record | None]:
     """``prompt`` and ``completion`` as texts under a template; the completion is the last response."""
 
-    def make(sample: Sample) -> Row | None:
+    def make(sample: Sample) -> Record | None:
         segments = text_segments(sample, layout, "last")
         at = next((i for i, s in enumerate(segments) if s.kind is Kind.RESPONSE), None)
         if at is None or not segments[at].text:
@@ -117,19 +117,19 @@ MESSAGES = Layout("messages", messages, "messages", {})
 PROMPT_COMPLETION = Layout("prompt_completion", prompt_completion, "prompt_completion", {})
 
 
-def said(message: Message) -> str:
+def turn_text(message: Message) -> str:
     """A turn's text with Alpaca's second field, for layouts that have one field."""
     return f"{message.content}\n{message.input}" if message.input else message.content
 
 
-def turns_of(turns: Sequence[Message], learnt: Sequence[bool] | None = None) -> list[Row]:
+def turns_of(turns: Sequence[Message], learnt: Sequence[bool] | None = None) -> list[Record]:
     """Messages of roles that chat templates know; ``train`` says which are learnt, where that is given."""
-    out: list[Row] = []
+    out: list[Record] = []
     for at, message in enumerate(turns):
         calls = tool_calls(message.content) if message.role == "call" else None
         if calls is None:
             role = "assistant" if message.role == "call" else message.role
-            out.append({"role": role, "content": said(message)})
+            out.append({"role": role, "content": turn_text(message)})
         elif out and out[-1]["role"] == "assistant" and "tool_calls" not in out[-1] and out[-1]["content"]:
             out[-1]["tool_calls"] = calls  # said and called in one turn
         else:
@@ -139,7 +139,7 @@ def turns_of(turns: Sequence[Message], learnt: Sequence[bool] | None = None) -> 
     return out
 
 
-def tool_calls(text: str) -> list[Row] | None:
+def tool_calls(text: str) -> list[Record] | None:
     """Calls as OpenAI has them, their arguments as JSON text; None where the text is no call of this kind."""
     try:
         value = json.loads(text)
@@ -180,7 +180,7 @@ class Laid:
     unfit: tuple[int, ...] = ()
     beside: Layout | None = None
 
-    def rows(self, pool: Pool) -> Iterator[Row]:
+    def rows(self, pool: Pool) -> Iterator[Record]:
         """The rows that fit, all with the same columns."""
         for sample in pool.samples():
             row = self.layout.make(sample)
@@ -202,17 +202,17 @@ def lay(pool: Pool, layouts: Iterable[Layout], beside: Layout | None = None) -> 
     """
     found: Laid | None = None
     for layout in layouts:
-        found = _measured(pool, layout)
+        found = _measure(pool, layout)
         if not found.changed and not found.unfit:
             return found
     assert found is not None
-    if beside is not None and not found.unfit and not _measured(pool, beside, stop=True).changed:
-        columns = dict.fromkeys([*found.columns, *_measured(pool, beside).columns])
+    if beside is not None and not found.unfit and not _measure(pool, beside, stop=True).changed:
+        columns = dict.fromkeys([*found.columns, *_measure(pool, beside).columns])
         return Laid(found.layout, tuple(columns), beside=beside)
     return found
 
 
-def _measured(pool: Pool, layout: Layout, *, stop: bool = False) -> Laid:
+def _measure(pool: Pool, layout: Layout, *, stop: bool = False) -> Laid:
     columns: dict[str, None] = {}
     changed, unfit = 0, []
     for at, sample in enumerate(pool.samples()):

@@ -36,9 +36,9 @@ def write_parquet(pool: Pool, path: Path) -> tuple[str, int]:
     with writing(path) as aside:
         trial = aside.with_suffix(".parquet")
         try:
-            layout, changed = "own", _tried(pool, trial, lambda: map(json.dumps, _own(pool)))
+            layout, changed = "own", _count_changed(pool, trial, lambda: map(json.dumps, _own(pool)))
             if changed != 0:
-                layout, changed = "messages", _tried(pool, trial, lambda: map(json.dumps, _as_messages(pool)))
+                layout, changed = "messages", _count_changed(pool, trial, lambda: map(json.dumps, _as_messages(pool)))
             if changed is None:
                 raise StoreError(
                     f"parquet cannot hold the rows of {pool.origin}: a column has values of different types; "
@@ -50,7 +50,7 @@ def write_parquet(pool: Pool, path: Path) -> tuple[str, int]:
     return layout, changed
 
 
-def _tried(pool: Pool, path: Path, sources: Sources) -> int | None:
+def _count_changed(pool: Pool, path: Path, sources: Sources) -> int | None:
     """How many rows come back otherwise; all where they do not come back, None where they cannot be written."""
     try:
         write_rows(path, sources, {})

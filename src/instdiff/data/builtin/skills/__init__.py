@@ -4,7 +4,19 @@ Data: ``builtin:skills`` (the pool), ``builtin:skills/test`` and ``builtin:skill
 for another draw. Model: ``builtin:skills``, which has learned the known skills and none of the others.
 """
 
-from instdiff.data.builtin.skills.pool import AMOUNTS, KINDS, PARTS, named, rows
+from instdiff.data.builtin.skills.pool import AMOUNTS, KINDS, PARTS, rows, rows_named
 from instdiff.data.builtin.skills.tasks import BEYOND, FILLER, KNOWN, LEARNABLE, SKILLS, Skill
 
-__all__ = ["AMOUNTS", "BEYOND", "FILLER", "KINDS", "KNOWN", "LEARNABLE", "PARTS", "SKILLS", "Skill", "named", "rows"]
+__all__ = [
+    "AMOUNTS",
+    "BEYOND",
+    "FILLER",
+    "KINDS",
+    "KNOWN",
+    "LEARNABLE",
+    "PARTS",
+    "SKILLS",
+    "Skill",
+    "rows",
+    "rows_named",
+]

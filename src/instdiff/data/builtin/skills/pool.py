@@ -8,7 +8,7 @@ from random import Random
 from instdiff.data.builtin.skills.tasks import BEYOND, FILLER, KNOWN, LEARNABLE, SKILLS, WORDS, Skill
 from instdiff.errors import DataError, did_you_mean
 
-Row = dict[str, str]
+Record = dict[str, str]
 
 KINDS = ("known", "learnable", "beyond", "noise", "duplicate", "filler")
 PARTS = ("train", "test", "known")
@@ -28,7 +28,7 @@ TESTS = 50
 KNOWN_ROWS = 250
 
 
-def rows(part: str = "train", seed: int = 0) -> list[Row]:
+def rows(part: str = "train", seed: int = 0) -> list[Record]:
     """The rows of a part, in an order drawn by the seed.
 
     Args:
@@ -52,7 +52,7 @@ def rows(part: str = "train", seed: int = 0) -> list[Row]:
     return made
 
 
-def named(name: str) -> list[Row]:
+def rows_named(name: str) -> list[Record]:
     """The rows of ``builtin:skills[/PART][@SEED]``.
 
     Raises:
@@ -68,7 +68,7 @@ def named(name: str) -> list[Row]:
     return rows(part or "train", int(seed or 0))
 
 
-def _pool(rng: Random, asked: set[tuple[str, str]]) -> list[Row]:
+def _pool(rng: Random, asked: set[tuple[str, str]]) -> list[Record]:
     clean = [row for name, count in AMOUNTS.items() for row in _draw(rng, SKILLS[name], count, asked)]
     useful = [row for row in clean if row["kind"] in ("known", "learnable")]
     wrong = [*_noise(rng, useful, asked), *_contradictions(rng, useful)]
@@ -76,7 +76,9 @@ def _pool(rng: Random, asked: set[tuple[str, str]]) -> list[Row]:
     return [*clean, *wrong, *copies]
 
 
-def _draw(rng: Random, skill: Skill, count: int, asked: set[tuple[str, str]], *, test: bool = False) -> Iterator[Row]:
+def _draw(
+    rng: Random, skill: Skill, count: int, asked: set[tuple[str, str]], *, test: bool = False
+) -> Iterator[Record]:
     """Clean rows of a skill that ask what was not asked before."""
     kind = "learnable" if skill in LEARNABLE else skill.level
     detail = skill.level if skill in LEARNABLE else ""
@@ -87,12 +89,12 @@ def _draw(rng: Random, skill: Skill, count: int, asked: set[tuple[str, str]], *,
         yield _row(skill, what, skill.answer(what[1]), kind, detail)
 
 
-def _row(skill: Skill, what: tuple[str, str], output: str, kind: str, detail: str) -> Row:
+def _row(skill: Skill, what: tuple[str, str], output: str, kind: str, detail: str) -> Record:
     ask, text = what
     return {"instruction": ask, "input": text, "output": output, "kind": kind, "skill": skill.name, "detail": detail}
 
 
-def _noise(rng: Random, useful: list[Row], asked: set[tuple[str, str]]) -> Iterator[Row]:
+def _noise(rng: Random, useful: list[Record], asked: set[tuple[str, str]]) -> Iterator[Record]:
     """Prompts of known and learnable skills, as frequent as there, under another row's answer or under any words."""
     for what in ("swapped", "random"):
         for _ in range(NOISE[what]):
@@ -103,13 +105,13 @@ def _noise(rng: Random, useful: list[Row], asked: set[tuple[str, str]]) -> Itera
             yield {**prompt, "output": output, "kind": "noise", "detail": what}
 
 
-def _unfit(rng: Random, what: str, useful: list[Row]) -> str:
+def _unfit(rng: Random, what: str, useful: list[Record]) -> str:
     if what == "swapped":
         return rng.choice(useful)["output"]
     return " ".join(rng.sample(WORDS, rng.randint(3, 5)))
 
 
-def _contradictions(rng: Random, useful: list[Row]) -> Iterator[Row]:
+def _contradictions(rng: Random, useful: list[Record]) -> Iterator[Record]:
     """Learnable rows once more, answered as another skill would."""
     clean = [row for row in useful if row["kind"] == "learnable"]
     for row in rng.sample(clean, NOISE["contradictory"]):

@@ -56,11 +56,11 @@ class Skill:
         while True:
             count = rng.randint(self.low, self.high)
             said = rng.choices(DIGITS, k=count) if self.digits else rng.sample(self.items, count)
-            if reserved(text := " ".join(said)) == test:
+            if is_reserved(text := " ".join(said)) == test:
                 return rng.choice(self.asks), text
 
 
-def reserved(text: str) -> bool:
+def is_reserved(text: str) -> bool:
     """Whether an input is for tests alone."""
     return _digest("reserved", text) % RESERVED == 0
 
@@ -87,7 +87,7 @@ def _upper(said: Said) -> Said:
     return [word.upper() for word in said]
 
 
-def _swapped(said: Said) -> Said:
+def _swap_ends(said: Said) -> Said:
     return [said[-1], *said[1:-1], said[0]]
 
 
@@ -125,7 +125,7 @@ KNOWN = (
 LEARNABLE = (
     Skill("backwards", "easy", ("turn the list around", "go from end to start"), lambda said: said[::-1], high=4),
     Skill("second", "easy", ("give item number two", "take what is at place two"), lambda said: said[1:2]),
-    Skill("swap_ends", "easy", ("swap both ends", "exchange the outer items"), _swapped, high=4),
+    Skill("swap_ends", "easy", ("swap both ends", "exchange the outer items"), _swap_ends, high=4),
     Skill("rotate", "medium", ("move the front to the back", "rotate the list left"), lambda s: [*s[1:], s[0]], high=4),
     Skill(
         "loud_back", "medium", ("shout the list from its end", "call back loudly"), lambda s: _upper(s[::-1]), high=4
