@@ -56,7 +56,7 @@ def test_a_row_that_a_signal_cannot_score_gets_no_value_from_the_method() -> Non
 def test_columns_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="'detail' has 2 rows, expected 3"):
         Scores([1.0, 2.0, 3.0], detail=[1.0, 2.0])
-    with pytest.raises(ValueError, match="'why' has 1 rows, expected 3"):
+    with pytest.raises(ValueError, match="'reason' has 1 rows, expected 3"):
         Scores([1.0, 2.0, 3.0], np.array([None], object))
 
 

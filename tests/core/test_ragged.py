@@ -78,7 +78,7 @@ def test_the_last_values_of_each_row(at_once: int, rows: list[list[float]], rand
     counts = [random.randint(0, len(row)) for row in rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("instdiff.core.arrays.ragged.AT_ONCE", at_once)
-        last = Ragged.of(rows, np.float32).last(np.array(counts, np.int64))
+        last = Ragged.of(rows, np.float32).keep_last(np.array(counts, np.int64))
     assert [last[i].tolist() for i in range(len(rows))] == [
         row[len(row) - n :] for row, n in zip(rows, counts, strict=True)
     ]
@@ -89,7 +89,7 @@ def test_no_more_values_than_a_row_has() -> None:
     column = Ragged.of([[1], [2, 3]], np.int32)
     for counts in ([2, 1], [-1, 1]):
         with pytest.raises(ValueError, match="more values of a row"):
-            column.last(np.array(counts))
+            column.keep_last(np.array(counts))
 
 
 def test_operands_need_the_same_rows() -> None:

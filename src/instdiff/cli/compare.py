@@ -48,10 +48,25 @@ def compare(
 
     console = Console(quiet=quiet, as_json=json)
     given = o.options_given(
-        data=data, model=model, method=method, budget=budget, output=output, limit=limit, format=format, map=map,
-        targets=targets, target=target, template=template, max_length=max_length, dtype=dtype, device=device,
-        batch_tokens=batch_tokens, workers=workers, store=store, strict=strict,
-    )  # fmt: skip
+        data=data,
+        model=model,
+        method=method,
+        budget=budget,
+        output=output,
+        limit=limit,
+        format=format,
+        map=map,
+        targets=targets,
+        target=target,
+        template=template,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        workers=workers,
+        store=store,
+        strict=strict,
+    )
     settings = load_config(CompareConfig, config, given, overrides or [])
     found = run(settings, log=console.log, progress=console)
     write_page(settings.output or "", console)

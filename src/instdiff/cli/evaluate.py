@@ -88,13 +88,38 @@ def evaluate(
 
     console = Console(quiet=quiet, as_json=json)
     given = o.options_given(
-        model=model, suite=suite, task=task, data=data, format=format, map=map, targets=targets, data_dir=data_dir,
-        limit=limit, output=output, n=n, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
-        shots=shots, generator=generator, concurrency=concurrency, judge=judge, reference=reference, answers=answers,
-        unsafe=unsafe, template=template, max_length=max_length, dtype=dtype, device=device,
-        batch_tokens=batch_tokens, workers=workers, executor=executor, store=store, seed=seed,
+        model=model,
+        suite=suite,
+        task=task,
+        data=data,
+        format=format,
+        map=map,
+        targets=targets,
+        data_dir=data_dir,
+        limit=limit,
+        output=output,
+        n=n,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        shots=shots,
+        generator=generator,
+        concurrency=concurrency,
+        judge=judge,
+        reference=reference,
+        answers=answers,
+        unsafe=unsafe,
+        template=template,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        workers=workers,
+        executor=executor,
+        store=store,
+        seed=seed,
         judge_concurrency=judge_concurrency,
-    )  # fmt: skip
+    )
     settings = load_config(EvalConfig, config, given, overrides or [])
     results = run(settings, log=console.log, progress=console)
     facts = {"output": settings.output, "suites": {found.suite: _facts(found) for found in results}}

@@ -177,9 +177,21 @@ def export(
 
     console = Console(quiet=quiet, as_json=json)
     given = o.options_given(
-        data=data, format=format, output=output, name=name, layout=layout, template=template, model=model,
-        license=license, push=push, public=public, source=source, data_format=data_format, map=map, targets=targets,
-    )  # fmt: skip
+        data=data,
+        format=format,
+        output=output,
+        name=name,
+        layout=layout,
+        template=template,
+        model=model,
+        license=license,
+        push=push,
+        public=public,
+        source=source,
+        data_format=data_format,
+        map=map,
+        targets=targets,
+    )
     settings = load_config(ExportConfig, config, given, overrides or [])
     if not settings.data:
         raise ConfigError("no data is named; give --data selected.jsonl, selection.json or a run folder")

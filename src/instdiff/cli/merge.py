@@ -52,10 +52,17 @@ def merge(
     settings = _again(first, given, model, method or [], folder)
     named, specs = build_methods(settings)
     scores = merged(
-        folder, load_pool(settings, console, out), named, bind(settings.model),
-        settings=run_settings(settings), store=Store(settings.store), listed=listed_rows(settings),
-        target=target_rows(settings), specs=specs, log=console.log,
-    )  # fmt: skip
+        folder,
+        load_pool(settings, console, out),
+        named,
+        bind(settings.model),
+        settings=run_settings(settings),
+        store=Store(settings.store),
+        listed=listed_rows(settings),
+        target=target_rows(settings),
+        specs=specs,
+        log=console.log,
+    )
     console.log(f"{first['about']['shards']} shards of {folder} are joined")
     write_scores(scores, out, console, strict=strict)
 

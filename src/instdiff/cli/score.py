@@ -85,25 +85,52 @@ def plan(
 
     console = Console(quiet=quiet, as_json=json)
     given = o.options_given(
-        data=data, model=model, method=method, limit=limit, format=format, map=map, targets=targets,
-        template=template, max_length=max_length, dtype=dtype, device=device, store=store, target=target, seed=seed,
+        data=data,
+        model=model,
+        method=method,
+        limit=limit,
+        format=format,
+        map=map,
+        targets=targets,
+        template=template,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        store=store,
+        target=target,
+        seed=seed,
         cluster=cluster,
-    )  # fmt: skip
+    )
     settings = read_config(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     named, _ = build_methods(settings)
     pool = load_pool(settings, console, None)
     bench = workbench(
-        pool, named, settings.model, run_settings(settings), Store(settings.store),
-        target=target_rows(settings), log=console.log,
-    )  # fmt: skip
+        pool,
+        named,
+        settings.model,
+        run_settings(settings),
+        Store(settings.store),
+        target=target_rows(settings),
+        log=console.log,
+    )
     costs = estimate_cost(bench, named)
     facts = costs.to_dict()
     header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
     rows = [
-        [p.wave, p.role, p.view, "+".join(p.measures), p.rows, p.tokens, p.cached_rows, p.todo_rows, p.todo_tokens,
-         round(p.flops / 1e9)]
+        [
+            p.wave,
+            p.role,
+            p.view,
+            "+".join(p.measures),
+            p.rows,
+            p.tokens,
+            p.cached_rows,
+            p.todo_rows,
+            p.todo_tokens,
+            round(p.flops / 1e9),
+        ]
         for p in costs.passes
-    ]  # fmt: skip
+    ]
     total, alone = facts["total"], facts["alone"]
     assert isinstance(total, dict) and isinstance(alone, dict)
     lines = [
@@ -130,17 +157,30 @@ def _on_a_cluster(settings: ScoreConfig, pool: Pool, console: Console) -> tuple[
     assert settings.cluster is not None
     machines = Cluster.of(settings.cluster)
     rates = measure(
-        pool, build_methods(settings)[0], bind(settings.model), settings=run_settings(settings),
-        target=target_rows(settings), store=Store(settings.store),
-    )  # fmt: skip
+        pool,
+        build_methods(settings)[0],
+        bind(settings.model),
+        settings=run_settings(settings),
+        target=target_rows(settings),
+        store=Store(settings.store),
+    )
     found = estimates(rates, machines)
     header = ["rows", "params", "GPUs a job", "jobs", "tokens", "time", "GPU hours", "price", "store", "merge"]
     rows = [
-        [e.rows, short(e.params).replace("G", "B"), e.gpus_per_worker, e.shards, short(e.tokens),
-         "does not fit" if e.seconds is None else span(e.seconds), e.gpu_hours, e.price, f"{short(e.store_bytes)}B",
-         span(e.merge_s)]
+        [
+            e.rows,
+            short(e.params).replace("G", "B"),
+            e.gpus_per_worker,
+            e.shards,
+            short(e.tokens),
+            "does not fit" if e.seconds is None else span(e.seconds),
+            e.gpu_hours,
+            e.price,
+            f"{short(e.store_bytes)}B",
+            span(e.merge_s),
+        ]
         for e in found
-    ]  # fmt: skip
+    ]
     said = (
         f"on {machines.gpus} GPUs of {short(machines.flops)}FLOP/s at {machines.share:.0%} of it"
         f"{'' if machines.share != Cluster.share else ' (assumed; share=... is what a run there has told)'}; "
@@ -207,11 +247,30 @@ def score(
 
     console = Console(quiet=quiet, as_json=json)
     given = o.options_given(
-        data=data, model=model, method=method, output=output, limit=limit, format=format, map=map, targets=targets,
-        template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
-        workers=workers, executor=executor, store=store, warmup=warmup, target=target, seed=seed, strict=strict,
-        shards=shards, shard_index=shard_index, judge_concurrency=judge_concurrency,
-    )  # fmt: skip
+        data=data,
+        model=model,
+        method=method,
+        output=output,
+        limit=limit,
+        format=format,
+        map=map,
+        targets=targets,
+        template=template,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        workers=workers,
+        executor=executor,
+        store=store,
+        warmup=warmup,
+        target=target,
+        seed=seed,
+        strict=strict,
+        shards=shards,
+        shard_index=shard_index,
+        judge_concurrency=judge_concurrency,
+    )
     settings = read_config(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     out = require_output(settings.output)
     if settings.shards is not None or settings.shard_index is not None:
@@ -279,15 +338,29 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
     console.log(f"{mine} ({mine.by}): {len(mine.rows(len(pool))):,} of {len(pool):,} rows")
     named, specs = build_methods(settings)
     done = score_shard(
-        pool, named, bind(settings.model), mine, out,
-        settings=run_settings(settings), store=Store(settings.store), listed=listed_rows(settings),
-        target=target_rows(settings), specs=specs, config=settings.model_dump(mode="json", exclude=ASIDE),
-        log=console.log, progress=console,
-    )  # fmt: skip
+        pool,
+        named,
+        bind(settings.model),
+        mine,
+        out,
+        settings=run_settings(settings),
+        store=Store(settings.store),
+        listed=listed_rows(settings),
+        target=target_rows(settings),
+        specs=specs,
+        config=settings.model_dump(mode="json", exclude=ASIDE),
+        log=console.log,
+        progress=console,
+    )
     facts: dict[str, Any] = {
-        "output": out, "shard": mine.index, "shards": mine.count, "rows": done.rows, "waves": done.waves,
-        "done": done.done, "waits_for": done.waits_for,
-    }  # fmt: skip
+        "output": out,
+        "shard": mine.index,
+        "shards": mine.count,
+        "rows": done.rows,
+        "waves": done.waves,
+        "done": done.done,
+        "waits_for": done.waits_for,
+    }
     text = f"{mine}: {done.rows:,} rows in {out}"
     if done.waits_for:
         text += (

@@ -98,10 +98,23 @@ def select(
 
     console = Console(quiet=quiet, as_json=json)
     given = o.options_given(
-        data=data, scores=scores, method=method, budget=budget, order=order, group_by=group_by, with_scores=with_scores,
-        output=output, record=record, model=model, limit=limit, format=format, map=map, targets=targets, store=store,
+        data=data,
+        scores=scores,
+        method=method,
+        budget=budget,
+        order=order,
+        group_by=group_by,
+        with_scores=with_scores,
+        output=output,
+        record=record,
+        model=model,
+        limit=limit,
+        format=format,
+        map=map,
+        targets=targets,
+        store=store,
         seed=seed,
-    )  # fmt: skip
+    )
     settings = load_config(SelectConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     out = require_output(settings.output)
     pool = load_pool(settings, console, out)

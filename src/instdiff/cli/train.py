@@ -68,10 +68,21 @@ def train(
     words = overrides or []
     folder = next((word for word in words if print_launch and "=" not in word), None)
     given = o.options_given(
-        data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
-        template=template, device=device, store=store, seed=seed, nodes=nodes, gpus_per_node=gpus_per_node,
+        data=data,
+        model=model,
+        output=output,
+        limit=limit,
+        format=format,
+        map=map,
+        targets=targets,
+        template=template,
+        device=device,
+        store=store,
+        seed=seed,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
         print_launch=folder or ("launch" if print_launch else None),
-    )  # fmt: skip
+    )
     settings = load_config(TrainConfig, config, given, [word for word in words if word != folder])
     if settings.print_launch:
         _places(settings)
@@ -148,10 +159,22 @@ def pipeline(
 
     console = Console(quiet=quiet, as_json=json)
     given = o.options_given(
-        data=data, model=model, output=output, limit=limit, format=format, map=map, targets=targets,
-        template=template, max_length=max_length, dtype=dtype, device=device, batch_tokens=batch_tokens,
-        workers=workers, store=store, seed=seed,
-    )  # fmt: skip
+        data=data,
+        model=model,
+        output=output,
+        limit=limit,
+        format=format,
+        map=map,
+        targets=targets,
+        template=template,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        workers=workers,
+        store=store,
+        seed=seed,
+    )
     outcome = run(load_config(PipelineConfig, config, given, overrides or []), log=console.log, progress=console)
     try:
         write_report(outcome.folder, outcome.lines)
@@ -165,10 +188,16 @@ def _outcome_text(outcome: PipelineResult) -> str:
     """The stages and the models of a run, as tables."""
     counted = [s for s in outcome.stages if s["event"].startswith(("warm-up", "round"))]
     stages = [
-        [s["event"], s.get("pool_rows", s.get("of")), s.get("scorable_rows"), s.get("eligible_rows"),
-         s.get("selected_rows", s.get("rows")), s.get("selected_tokens")]
+        [
+            s["event"],
+            s.get("pool_rows", s.get("of")),
+            s.get("scorable_rows"),
+            s.get("eligible_rows"),
+            s.get("selected_rows", s.get("rows")),
+            s.get("selected_tokens"),
+        ]
         for s in counted
-    ]  # fmt: skip
+    ]
     parts = [table(["stage", "rows", "scorable", "eligible", "selected", "tokens"], stages)]
     if outcome.lines:
         flawed = ["flawed"] if "flawed" in outcome.lines[0] else []

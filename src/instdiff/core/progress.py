@@ -199,9 +199,13 @@ class Recorded:
         seconds = round(sum(step["seconds"] for step in self.steps), 3)
         speed = round(tokens / seconds) if seconds else None
         return {
-            "rows": rows, "tokens": tokens, "cached": cached, "seconds": seconds, "tokens_per_s": speed,
+            "rows": rows,
+            "tokens": tokens,
+            "cached": cached,
+            "seconds": seconds,
+            "tokens_per_s": speed,
             "passes": self.steps,
-        }  # fmt: skip
+        }
 
 
 def learnt(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,9 +129,15 @@ def judges(
     if part is None:
         return None, []
     made = eval_config_of(
-        asked, part.params, store, suite=part.suite, limit=part.limit, model=config.model,
-        max_length=config.score.max_length or config.max_length, answers=str(Path(config.output or "") / "answers"),
-    )  # fmt: skip
+        asked,
+        part.params,
+        store,
+        suite=part.suite,
+        limit=part.limit,
+        model=config.model,
+        max_length=config.score.max_length or config.max_length,
+        answers=str(Path(config.output or "") / "answers"),
+    )
     others = [name for name in part.suite if name != HELDOUT]
     found = make_suites(made.model_copy(update={"suite": others})) if others else []
     if heldout is not None:

@@ -220,9 +220,17 @@ class Comparison:
         began = time.monotonic()
         costs = plan(pool, methods, roles, settings=self.settings, store=self.store, target=self.target).to_dict()
         table = score(
-            pool, methods, roles, settings=self.settings, store=self.store, target=self.target,
-            listed={"warmup": drawn, "selected": drawn}, specs=self._specs(lines), log=self.log, progress=self.progress,
-        )  # fmt: skip
+            pool,
+            methods,
+            roles,
+            settings=self.settings,
+            store=self.store,
+            target=self.target,
+            listed={"warmup": drawn, "selected": drawn},
+            specs=self._specs(lines),
+            log=self.log,
+            progress=self.progress,
+        )
         record_cost(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s))
         for name in lines:
             self._scored[name, seed] = table[name], table.meta
@@ -237,11 +245,17 @@ class Comparison:
         for model in roles.values():
             self._whole(model)
         table = score(
-            self._part(self.lines[cell.line]), {cell.line: self.method(cell.line, cell.seed)}, roles,
-            settings=self.settings, store=self.store, target=self.target,
-            listed={"warmup": [], "selected": before}, specs=self._specs([cell.line]), log=self.log,
+            self._part(self.lines[cell.line]),
+            {cell.line: self.method(cell.line, cell.seed)},
+            roles,
+            settings=self.settings,
+            store=self.store,
+            target=self.target,
+            listed={"warmup": [], "selected": before},
+            specs=self._specs([cell.line]),
+            log=self.log,
             progress=self.progress,
-        )  # fmt: skip
+        )
         return table[cell.line], table.meta
 
     def _part(self, line: Variant) -> Pool:
@@ -295,8 +309,11 @@ class Comparison:
         took = read_json(place / RECORD)
         spent = round(took["wall_s"] * took["batch"]["processes"], 2)
         return model, {
-            "steps": took["steps"], "train_s": spent, "train_tokens": took["target_tokens"], "model": place.name
-        }  # fmt: skip
+            "steps": took["steps"],
+            "train_s": spent,
+            "train_tokens": took["target_tokens"],
+            "model": place.name,
+        }
 
     # ── models that nothing needs any more ────────────────────────────────────────────────────────────────────────
 

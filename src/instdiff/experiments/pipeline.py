@@ -391,9 +391,22 @@ def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
     sweep_up(folder)
     models = bind(config.models)
     return Run(
-        config, folder, pool, warmup, heldout, target, base, models, settings, store, log, progress, flaws(config),
-        eval_config, suites,
-    )  # fmt: skip
+        config,
+        folder,
+        pool,
+        warmup,
+        heldout,
+        target,
+        base,
+        models,
+        settings,
+        store,
+        log,
+        progress,
+        flaws(config),
+        eval_config,
+        suites,
+    )
 
 
 def _has_begun(folder: Path) -> bool:

@@ -109,11 +109,20 @@ def _task_lines(
     for (line, budget), one in samples.items():
         low, high = np.quantile(one.draws(), [LEVEL / 2, 1 - LEVEL / 2])
         told = {
-            "name": line, "budget": budget or None, "suite": suite, "task": task, "metric": one.task.metric,
-            "higher_is_better": one.task.higher_is_better, "seeds": len(one.score), "items": len(one.ids),
-            **_facts(groups[line, budget]), "value": one.value, "low": float(low), "high": float(high),
+            "name": line,
+            "budget": budget or None,
+            "suite": suite,
+            "task": task,
+            "metric": one.task.metric,
+            "higher_is_better": one.task.higher_is_better,
+            "seeds": len(one.score),
+            "items": len(one.ids),
+            **_facts(groups[line, budget]),
+            "value": one.value,
+            "low": float(low),
+            "high": float(high),
             "by_seed": (one.score @ one.weight / one.weight.sum()).tolist(),
-        }  # fmt: skip
+        }
         control = controls.get(budget) or next(iter(controls.values()), None)
         gap = _difference(one, control) if control is not None and line != against else None
         if gap is not None:
@@ -181,8 +190,11 @@ def cost(folder: Path, line: str, rounds: int, settings: Settings) -> dict[str, 
     tokens = known["methods"][line]["tokens"] * rounds
     spent = round(tokens / speed, 2) if speed else None
     return {
-        "cost_unit": unit, "score_tokens": tokens, "score_s": spent, "warmup_s": known.get("warmup_s", {}).get(line)
-    }  # fmt: skip
+        "cost_unit": unit,
+        "score_tokens": tokens,
+        "score_s": spent,
+        "warmup_s": known.get("warmup_s", {}).get(line),
+    }
 
 
 def devices(settings: Settings) -> tuple[str, int]:

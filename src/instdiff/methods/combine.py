@@ -82,9 +82,8 @@ class Then(Method):
         def recall() -> Signals:
             return scored.signals().part("second").take(rows, prior)
 
-        inner = Scored(
-            self.second.name, self.second, scored.value[rows], scored.reason[rows], details, of, tokens, recall
-        )
+        value, reason = scored.value[rows], scored.reason[rows]
+        inner = Scored(self.second.name, self.second, value, reason, details, of, tokens, recall)
         return rows[self.second.pick(inner, budget.as_count(scored))]
 
 

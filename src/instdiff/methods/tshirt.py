@@ -144,4 +144,4 @@ def _pair(s: Signals, rows: npt.NDArray[np.int64], end: str) -> tuple[Any, Float
     """NLL with the prompt minus NLL without, of the tokens that both have, and the ratio of perplexities."""
     given, alone = getattr(s, f"given{end}").take(rows), getattr(s, f"alone{end}").take(rows)
     with np.errstate(over="ignore"):
-        return given.last(alone.lengths()) - alone, np.exp(given.mean() - alone.mean())
+        return given.keep_last(alone.lengths()) - alone, np.exp(given.mean() - alone.mean())

@@ -67,9 +67,19 @@ def report(
     points = {name: packer.array(values) for name, values in points.items()}
     body = {"figures": figures, "examples": table, "points": points, "arrays": packer.index}
     drawing = library(frozenset(trace.type for s in made for _, figure in s.figures for trace in figure.data))
-    text = _page(scene, made, notes, folded, bool(shown), drawing, {
-        "figures": pack_json(body), "arrays": packer.pack(), "plotly": pack(drawing),
-    })  # fmt: skip
+    text = _page(
+        scene,
+        made,
+        notes,
+        folded,
+        bool(shown),
+        drawing,
+        {
+            "figures": pack_json(body),
+            "arrays": packer.pack(),
+            "plotly": pack(drawing),
+        },
+    )
     with writing(page) as aside:
         aside.write_text(text, encoding="utf-8")
     write_json(page.with_suffix(".json"), plain(_facts(scene, made, shown)))
@@ -225,15 +235,24 @@ def _page(
     template = environment.from_string((here / "report.html").read_text(encoding="utf-8"))
     # Two scripts may run, each by its hash: what data bring into the page never can. The drawing library makes code for
     # the graphics card from text of its own, for which a policy has no finer word than 'unsafe-eval'.
-    hashes = [f"sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}" for s in
-              (script, drawing)]  # fmt: skip
+    hashes = [f"sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}" for s in (script, drawing)]
     after = ("training", "comparison", "cost", "provenance")
     before = next(s.id for s in made if s.id in after) if examples else None
     return template.render(
-        title=scene.material.title, kind=scene.material.kind, sections=made, notes=scene.material.notes,
-        example_notes=notes, folded=folded, before=before, payload=payload, script=script, style=style,
-        hashes=" ".join(f"'{one}'" for one in hashes), library=hashes[1], version=__version__,
-    )  # fmt: skip
+        title=scene.material.title,
+        kind=scene.material.kind,
+        sections=made,
+        notes=scene.material.notes,
+        example_notes=notes,
+        folded=folded,
+        before=before,
+        payload=payload,
+        script=script,
+        style=style,
+        hashes=" ".join(f"'{one}'" for one in hashes),
+        library=hashes[1],
+        version=__version__,
+    )
 
 
 def cell(value: Any, digits: int = 3) -> str:

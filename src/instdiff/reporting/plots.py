@@ -23,9 +23,21 @@ from instdiff.scoring.table import ScoreTable
 if TYPE_CHECKING:
     Figure = Any
 __all__ = [
-    "budgets", "comparison", "correlation", "coverage", "delta", "distribution", "domains", "funnel", "length_bias",
-    "matrix", "one", "overlap", "rank_correlation", "training",
-]  # fmt: skip
+    "budgets",
+    "comparison",
+    "correlation",
+    "coverage",
+    "delta",
+    "distribution",
+    "domains",
+    "funnel",
+    "length_bias",
+    "matrix",
+    "one",
+    "overlap",
+    "rank_correlation",
+    "training",
+]
 Indices = npt.NDArray[np.int64]
 Some = Scored | ScoreTable
 MANY = 2000
@@ -105,9 +117,12 @@ def distribution(
     cut = None if values is not None else statistics.threshold(scored, mask)
     if cut is not None and edges[0] <= cut <= edges[-1]:
         figure.add_vline(
-            x=cut, line={"color": MARK, "width": 1.5, "dash": "dash"}, annotation_text="cut",
-            annotation_font={"color": MARK, "size": 11}, annotation_position="top left",
-        )  # fmt: skip
+            x=cut,
+            line={"color": MARK, "width": 1.5, "dash": "dash"},
+            annotation_text="cut",
+            annotation_font={"color": MARK, "size": 11},
+            annotation_position="top left",
+        )
     return figure
 
 
@@ -138,9 +153,16 @@ def delta(
     edges = statistics.band(scored)
     if edges is not None:
         figure.add_vrect(
-            x0=edges[0], x1=edges[1], fillcolor=CHOSEN, opacity=0.07, line_width=0, layer="below",
-            annotation_text="kept band", annotation_position="bottom left", annotation_font={"size": 11},
-        )  # fmt: skip
+            x0=edges[0],
+            x1=edges[1],
+            fillcolor=CHOSEN,
+            opacity=0.07,
+            line_width=0,
+            layer="below",
+            annotation_text="kept band",
+            annotation_position="bottom left",
+            annotation_font={"size": 11},
+        )
     return figure
 
 
@@ -163,9 +185,15 @@ def length_bias(
 
 
 def _parts(
-    scored: Scored, x: Floats, y: Floats, chosen: Indices | None, labels: Sequence[str] | None, at: Indices | None,
-    *, values_only: bool = False,
-) -> list[Any]:  # fmt: skip
+    scored: Scored,
+    x: Floats,
+    y: Floats,
+    chosen: Indices | None,
+    labels: Sequence[str] | None,
+    at: Indices | None,
+    *,
+    values_only: bool = False,
+) -> list[Any]:
     """A trace for each kind of row: chosen, not chosen, not eligible; or for each domain."""
     mask, here = _chosen_mask(scored, chosen), np.arange(len(scored)) if at is None else at
     many = len(here) > MANY
@@ -209,33 +237,59 @@ def domains(
         return [found[kind][key] for kind in order]
 
     boxes = go.Box(
-        y=order, q1=values("q25"), median=values("median"), q3=values("q75"), mean=values("mean"),
-        lowerfence=values("q05"), upperfence=values("q95"), orientation="h", name="5 to 95 %, quartiles, mean",
-        fillcolor="rgba(59,130,246,0.28)", line={"color": CHOSEN, "width": 1.5}, boxmean=True,
-    )  # fmt: skip
+        y=order,
+        q1=values("q25"),
+        median=values("median"),
+        q3=values("q75"),
+        mean=values("mean"),
+        lowerfence=values("q05"),
+        upperfence=values("q95"),
+        orientation="h",
+        name="5 to 95 %, quartiles, mean",
+        fillcolor="rgba(59,130,246,0.28)",
+        line={"color": CHOSEN, "width": 1.5},
+        boxmean=True,
+    )
     ends = go.Scatter(
-        x=[*values("min"), *values("max")], y=[*order, *order], mode="markers", name="extremes",
-        marker={"color": REST, "size": 6, "symbol": "line-ns-open"}, hovertemplate="%{y}: %{x:.4g}<extra></extra>",
-    )  # fmt: skip
+        x=[*values("min"), *values("max")],
+        y=[*order, *order],
+        mode="markers",
+        name="extremes",
+        marker={"color": REST, "size": 6, "symbol": "line-ns-open"},
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+    )
     said = f"{scored.name}.{detail}" if detail else scored.name
     return empty([boxes, ends], said, "", 120 + 34 * len(order)).update_yaxes(type="category")
 
 
 def matrix(
-    names: Sequence[str], values: Sequence[Sequence[float | None]], across: Sequence[str] | None = None,
-    *, signed: bool = True, label: str = "",
-) -> Figure:  # fmt: skip
+    names: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    across: Sequence[str] | None = None,
+    *,
+    signed: bool = True,
+    label: str = "",
+) -> Figure:
     """A matrix of correlations (-1 to 1) or shares (0 to 1), each cell with its number."""
     go = plotly()
     across = names if across is None else across
     crowded = len(across) > 18
     heat = go.Heatmap(
-        x=list(across), y=list(names), z=[list(row) for row in values], zmin=-1 if signed else 0, zmax=1,
-        colorscale=SIGNED if signed else SHARE, xgap=1, ygap=1, hoverongaps=False,
-        text=[["" if v is None or crowded else f"{v:.2f}" for v in row] for row in values], texttemplate="%{text}",
-        textfont={"size": 11}, colorbar={"thickness": 10, "len": 0.9, "outlinewidth": 0, "title": {"text": label}},
+        x=list(across),
+        y=list(names),
+        z=[list(row) for row in values],
+        zmin=-1 if signed else 0,
+        zmax=1,
+        colorscale=SIGNED if signed else SHARE,
+        xgap=1,
+        ygap=1,
+        hoverongaps=False,
+        text=[["" if v is None or crowded else f"{v:.2f}" for v in row] for row in values],
+        texttemplate="%{text}",
+        textfont={"size": 11},
+        colorbar={"thickness": 10, "len": 0.9, "outlinewidth": 0, "title": {"text": label}},
         hovertemplate="%{y}<br>%{x}<br>%{z:.3f}<extra></extra>",
-    )  # fmt: skip
+    )
     figure = empty([heat], height=150 + 26 * len(names))
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="")
     return figure.update_xaxes(type="category", tickangle=-40, showgrid=False, ticks="")

@@ -98,9 +98,10 @@ def _comparison_text(material: ReportSources) -> str:
     first = material.comparison[0]
     same = ("suite", "task", "metric")
     some = [
-        line for line in material.comparison
+        line
+        for line in material.comparison
         if all(line.get(k) == first.get(k) for k in same) and isinstance(line.get("value"), int | float)
-    ]  # fmt: skip
+    ]
     if not some:
         return ""
     metric = str(first.get("metric", "value"))
@@ -330,8 +331,10 @@ def overlap(scene: ReportContext) -> Section | None:
         ranked = statistics.spearman(columns)
         section.figures.append(("rank correlation", plots.matrix(list(columns), ranked, label="rho")))
         section.facts |= {"methods": list(columns), "spearman": ranked}
-    section.text = ["Jaccard is the rows that two selections share over the rows in either; rank correlation is "
-                    "Spearman's, over the rows to which both give a score."]  # fmt: skip
+    section.text = [
+        "Jaccard is the rows that two selections share over the rows in either; rank correlation is "
+        "Spearman's, over the rows to which both give a score."
+    ]
     return section if section.figures else None
 
 

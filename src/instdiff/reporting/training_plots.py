@@ -69,11 +69,22 @@ def comparison(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
     value = np.array([_number(line.get("value")) for line in lines])
     low, high = (np.array([_number(line.get(key)) for line in lines]) for key in ("low", "high"))
     trace = go.Scatter(
-        x=value, y=names, mode="markers", marker={"color": CHOSEN, "size": 9},
-        error_x={"type": "data", "array": high - value, "arrayminus": value - low, "symmetric": False,
-                 "color": REST, "thickness": 1.5, "width": 4},
-        hovertemplate="%{y}: %{x:.4g}<extra></extra>", showlegend=False,
-    )  # fmt: skip
+        x=value,
+        y=names,
+        mode="markers",
+        marker={"color": CHOSEN, "size": 9},
+        error_x={
+            "type": "data",
+            "array": high - value,
+            "arrayminus": value - low,
+            "symmetric": False,
+            "color": REST,
+            "thickness": 1.5,
+            "width": 4,
+        },
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+        showlegend=False,
+    )
     figure = empty([trace], label, "", 90 + 30 * len(names))
     return figure.update_yaxes(autorange="reversed", type="category")
 
@@ -105,14 +116,24 @@ def budgets(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
         aside = ASIDE ** (number % LINES - (min(len(order), LINES) - 1) / 2)
         traces.append(
             go.Scatter(
-                x=[one["at"] * aside for one in points], y=value, name=name, mode="lines+markers",
-                text=[str(one["budget"]) for one in points], visible=True if name in shown else "legendonly",
+                x=[one["at"] * aside for one in points],
+                y=value,
+                name=name,
+                mode="lines+markers",
+                text=[str(one["budget"]) for one in points],
+                visible=True if name in shown else "legendonly",
                 line={"color": PALETTE[number % len(PALETTE)], "width": 2, "dash": DASHES[number // len(PALETTE) % 3]},
-                error_y={"type": "data", "array": high - value, "arrayminus": value - low, "symmetric": False,
-                         "thickness": 1, "width": 3},
+                error_y={
+                    "type": "data",
+                    "array": high - value,
+                    "arrayminus": value - low,
+                    "symmetric": False,
+                    "thickness": 1,
+                    "width": 3,
+                },
                 hovertemplate="%{text}: %{y:.4g}<extra>%{fullData.name}</extra>",
             )
-        )  # fmt: skip
+        )
     points = next(iter(found.values()))
     figure = empty(traces, points[0]["unit"], label, 460)
     ticks = sorted({one["at"] for some in found.values() for one in some})
@@ -120,9 +141,12 @@ def budgets(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
     for line in lines:
         if str(line["name"]) not in found and np.isfinite(_number(line.get("value"))):
             figure.add_hline(
-                y=line["value"], line={"color": REST, "width": 1, "dash": "dot"}, annotation_text=str(line["name"]),
-                annotation_position="top left", annotation_font={"size": 11},
-            )  # fmt: skip
+                y=line["value"],
+                line={"color": REST, "width": 1, "dash": "dot"},
+                annotation_text=str(line["name"]),
+                annotation_position="top left",
+                annotation_font={"size": 11},
+            )
     return figure
 
 

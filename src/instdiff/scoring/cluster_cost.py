@@ -327,13 +327,22 @@ def estimate(rates: Rates, cluster: Cluster, rows: int, params: float | None = N
     seconds = compute_s + beside_s if workers else None
     hours = cluster.gpus * seconds / 3600 if seconds is not None else None
     return Estimate(
-        rows=rows, params=size, gpus_per_worker=gpus, workers=workers, shards=shards, tokens=rows * rates.tokens,
-        flops=flops, seconds=seconds, compute_s=compute_s, beside_s=beside_s,
-        merge_s=rows * (rates.load_s + rates.render_s + written_s), gpu_hours=hours,
+        rows=rows,
+        params=size,
+        gpus_per_worker=gpus,
+        workers=workers,
+        shards=shards,
+        tokens=rows * rates.tokens,
+        flops=flops,
+        seconds=seconds,
+        compute_s=compute_s,
+        beside_s=beside_s,
+        merge_s=rows * (rates.load_s + rates.render_s + written_s),
+        gpu_hours=hours,
         price=hours * cluster.price if hours is not None and cluster.price else None,
         store_bytes=rows * (KEY_BYTES * rates.entries + 4 * values),
         file_bytes=rows * ((KEY_BYTES + 4) * rates.entries + 4 * values),
-    )  # fmt: skip
+    )
 
 
 def to_dict(cluster: Cluster, rates: Rates, found: Sequence[Estimate]) -> dict[str, Any]:

@@ -94,10 +94,14 @@ class ScoreTable:
     def _repr_html_(self) -> str:
         """What a notebook shows: a line for each method."""
         lines = [
-            [name, int(scored.eligible.sum()), *_spread(scored.value),
-             ", ".join(f"{n} {word}" for word, n in self.reasons()[name].items())]
+            [
+                name,
+                int(scored.eligible.sum()),
+                *_spread(scored.value),
+                ", ".join(f"{n} {word}" for word, n in self.reasons()[name].items()),
+            ]
             for name, scored in self.scored.items()
-        ]  # fmt: skip
+        ]
         header = ["method", "eligible", "lowest", "median", "highest", "not eligible"]
         return f"<p>{len(self):,} rows</p>{html_table(header, lines)}"
 

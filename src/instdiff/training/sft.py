@@ -72,9 +72,18 @@ class TrainReport:
 
 
 def fit(
-    rows: Rows, base: str | Path, tokenizer: Any, settings: TrainSettings, output: str | Path, *, seed: int,
-    device: str = "auto", log: Log = print, progress: Progress | None = None, fingerprint_of_base: str | None = None,
-) -> TrainReport:  # fmt: skip
+    rows: Rows,
+    base: str | Path,
+    tokenizer: Any,
+    settings: TrainSettings,
+    output: str | Path,
+    *,
+    seed: int,
+    device: str = "auto",
+    log: Log = print,
+    progress: Progress | None = None,
+    base_fingerprint: str | None = None,
+) -> TrainReport:
     """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
 
     A finished ``output`` of the same training is returned as it is. An interrupted call leaves its checkpoints beside
@@ -90,7 +99,7 @@ def fit(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         log: told how it goes, at most every ten seconds.
         progress: told after each step.
-        fingerprint_of_base: the base model's fingerprint, for the record.
+        base_fingerprint: the base model's fingerprint, for the record.
 
     Raises:
         ConfigError: a setting that is unknown or does not fit.
@@ -106,7 +115,7 @@ def fit(
         "settings": settings.learning(),
         "seed": seed,
         "data": _data(used),
-        "base_fingerprint": fingerprint_of_base,
+        "base_fingerprint": base_fingerprint,
     }
     if (output / RECORD).is_file():
         return _read_finished(output, recipe)
@@ -114,17 +123,21 @@ def fit(
     counts = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
     with _quiet():
         job = Job(used, base, tokenizer, settings, seed, device, log, progress)
-        args, model = job.arguments(output), job.load()
-        main = args.process_index == 0
-        with building(output) if main else nullcontext(output.with_name(f".{output.name}.partial")) as folder:
-            with args.distributed_state.main_process_first():
-                start = _checkpoint(folder, recipe | _stamp(base), settings.resume)
-            if start is not None and main:
-                log(f"going on after step {_step(start)}")
-            record: dict[str, Any] = recipe | {"base": base.name} | counts | job.run(args, model, folder, start)
-            if main:
-                _finish(folder, base, record, log)
-        args.distributed_state.wait_for_everyone()
+        return _run_job(job, output, recipe, counts)
+
+
+def _run_job(job: Job, output: Path, recipe: dict[str, Any], counts: dict[str, Any]) -> TrainReport:
+    args, model = job.arguments(output), job.load()
+    main = args.process_index == 0
+    with building(output) if main else nullcontext(output.with_name(f".{output.name}.partial")) as folder:
+        with args.distributed_state.main_process_first():
+            start = _checkpoint(folder, recipe | _stamp(job.base), job.settings.resume)
+        if start is not None and main:
+            job.log(f"going on after step {_step(start)}")
+        record: dict[str, Any] = recipe | {"base": job.base.name} | counts | job.run(args, model, folder, start)
+        if main:
+            _finish(folder, job.base, record, job.log)
+    args.distributed_state.wait_for_everyone()
     return _report(output, record, fresh=True)
 
 
@@ -251,7 +264,7 @@ def train(
         output,
         seed=seed,
         device=settings.device,
-        fingerprint_of_base=source.fingerprint,
+        base_fingerprint=source.fingerprint,
         log=log,
     )
     if say is not None:

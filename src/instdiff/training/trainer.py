@@ -70,12 +70,21 @@ class Job:
         limit = CPU_ROWS if device == "cpu" else max(1, GPU_TOKENS // int(self.rows.ids.lengths().max()))
         size, passes = split_batch(self.settings, int(os.environ.get("WORLD_SIZE", "1")), limit)
         own = {
-            "output_dir": str(place), "seed": self.seed, "use_cpu": device == "cpu", "max_length": None,
+            "output_dir": str(place),
+            "seed": self.seed,
+            "use_cpu": device == "cpu",
+            "max_length": None,
             "bf16": self.settings.dtype == "bfloat16" or (self.settings.dtype == "auto" and _fast_bf16(device)),
-            "per_device_train_batch_size": size, "gradient_accumulation_steps": passes, "logging_steps": 1,
-            "save_strategy": "no", "save_total_limit": 1, "disable_tqdm": True, "logging_nan_inf_filter": False,
-            "dataloader_pin_memory": device == "cuda", "dataset_kwargs": {"skip_prepare_dataset": True},
-        }  # fmt: skip
+            "per_device_train_batch_size": size,
+            "gradient_accumulation_steps": passes,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "save_total_limit": 1,
+            "disable_tqdm": True,
+            "logging_nan_inf_filter": False,
+            "dataloader_pin_memory": device == "cuda",
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        }
         recompute = next(key for key in ("activation_checkpointing", "gradient_checkpointing") if key in known)
         if self.settings.load_in_4bit:
             _can_quantise(device)
@@ -144,14 +153,21 @@ class Job:
         trainer.save_model(str(folder))
         history = [entry for entry in trainer.state.log_history if "loss" in entry]
         return {
-            "target_tokens": int(self.rows.target.sum()), "steps": trainer.state.global_step,
+            "target_tokens": int(self.rows.target.sum()),
+            "steps": trainer.state.global_step,
             "losses": [entry["loss"] for entry in history],
             "learning_rates": [entry["learning_rate"] for entry in history],
-            "resumed_at": watch.first, "wall_s": round(time.monotonic() - watch.began, 3),
-            "batch": {"rows_per_pass": args.per_device_train_batch_size, "passes": args.gradient_accumulation_steps,
-                      "processes": args.world_size},
-            "device": args.device.type, "bf16_autocast": args.bf16, "environment": environment(),
-        }  # fmt: skip
+            "resumed_at": watch.first,
+            "wall_s": round(time.monotonic() - watch.began, 3),
+            "batch": {
+                "rows_per_pass": args.per_device_train_batch_size,
+                "passes": args.gradient_accumulation_steps,
+                "processes": args.world_size,
+            },
+            "device": args.device.type,
+            "bf16_autocast": args.bf16,
+            "environment": environment(),
+        }
 
     def _save_dtype(self) -> Any:
         if self.settings.save_dtype != "base":
@@ -184,11 +200,14 @@ class Job:
             fill = -len(self.rows) % (args.per_device_train_batch_size * args.world_size)
             order = Filled(len(self.rows), fill, args.seed if args.data_seed is None else args.data_seed, _epoch(start))
         trainer = Trainer(
-            model=model, args=args, processing_class=self.tokenizer, callbacks=[watch],
+            model=model,
+            args=args,
+            processing_class=self.tokenizer,
+            callbacks=[watch],
             train_dataset=dataset(self.rows, empty=pad if order else None),
             data_collator=(Packer if self.settings.packing else Collator)(pad),
             peft_config=_lora(model, self.settings) if self.settings.use_lora else None,
-        )  # fmt: skip
+        )
         trainer.remove_callback(PrinterCallback)
         causal = trainer.model.get_base_model() if self.settings.use_lora else trainer.model
         causal.forward = self._loss(args, causal, trainer.model)
@@ -327,10 +346,14 @@ def _lora(model: Any, settings: TrainSettings) -> Any:
         names = sorted({name.rpartition(".")[2] for name in linear})
         raise ConfigError(f"no module matches lora_target_modules {asked}; known: all-linear, {', '.join(names)}")
     return LoraConfig(
-        task_type="CAUSAL_LM", bias="none", r=settings.lora_r, lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout, target_modules=asked,
+        task_type="CAUSAL_LM",
+        bias="none",
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=asked,
         fan_in_fan_out=all(type(module).__name__ == "Conv1D" for module in hits),
-    )  # fmt: skip
+    )
 
 
 def _device(name: str) -> str:

@@ -34,8 +34,8 @@ def run_in_partitions(
     With one part it is ``choose`` itself. With ``oversample`` 1 there is no second stage: the first of each part come
     first, then the second of each. Otherwise it is ``choose`` among ``oversample`` k rows. Where each part gives ``k``
     (``oversample`` at ``parts`` or above), the radius of farthest-first k-center is at most 4 times the best one
-    instead of 2, and a greedy of a monotone submodular sum, as facility location, reaches (1 - 1/e) / 2 of the best one in
-    expectation instead of 1 - 1/e. A smaller ``oversample`` has no bound.
+    instead of 2, and a greedy of a monotone submodular sum, as facility location, reaches (1 - 1/e) / 2 of the best one
+    in expectation instead of 1 - 1/e. A smaller ``oversample`` has no bound.
 
     Args:
         x: [n, d]; may be a memory map. A part at a time is in memory, or the rows of the second stage.
