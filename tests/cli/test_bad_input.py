@@ -280,7 +280,7 @@ def test_names_and_values(method: str, more: list[str], message: str | None, mod
     ("args", "message"),
     [
         (["scroe"], "Error: No such command 'scroe'. Did you mean 'score', 'store'?"),
-        (["score", "--modle", "x"], "Error: No such option: --modle"),
+        (["score", "--modle", "x"], "Error: No such option '--modle'. (Did you mean one of: '--method', '--model'?)"),
         (["score", "--data"], "Error: Option '--data' requires an argument."),
         (["score", "--limit", "few"], "Error: Invalid value for '--limit'"),
     ],

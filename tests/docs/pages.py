@@ -46,7 +46,7 @@ def prose(path: Path) -> str:
 
 def run(*words: str) -> Any:
     """A command in this process."""
-    from typer.testing import CliRunner
+    from click.testing import CliRunner
 
     from instdiff.cli import entry
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -41,6 +42,25 @@ TAKEN = {
 def test_generated_parts_are_fresh() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "scripts" / "make_docs.py"), "--check"], check=False)
     assert done.returncode == 0, "run: python scripts/make_docs.py"
+
+
+def test_generated_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The imports of methods and the homes of public names are those that the program has."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import make_docs
+
+    import instdiff
+    from instdiff.methods import METHODS
+
+    classes = {name: kind.__name__ for name, kind in METHODS.items()}
+    assert {kind for _, kind in make_docs.named_classes()} == set(classes.values()) and len(classes) == 25
+    assert list(classes)[8:] == sorted(list(classes)[8:])
+    assert {"METHODS", *classes.values()} < set(instdiff.__all__)
+    for path in make_docs.SOURCES:
+        text = path.read_text(encoding="utf-8")
+        lines = [line for line in text.splitlines() if "IFD " not in line]
+        assert make_docs.filled_source(text) == text
+        assert make_docs.filled_source("\n".join([*lines, ""])) == text  # what lacks is found
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +99,13 @@ def test_commands_run(path: Path, tmp_path: Path, store: Path, monkeypatch: pyte
 @pytest.mark.parametrize("path", PAGES, ids=title)
 def test_commands_in_documents_parse(path: Path) -> None:
     """Verbs and options exist, also of commands that are only shown, and configuration files named are there."""
-    import typer.main
+    from instdiff.cli.entry import app
 
-    from instdiff.cli import entry
-
-    tree = typer.main.get_command(entry.app)
     for words in shown(path):
-        verb = tree.commands.get(words[1])  # type: ignore[attr-defined]
+        verb: Any = app.commands.get(words[1])
         assert verb is not None, words
         verb = getattr(verb, "commands", {}).get(words[2] if len(words) > 2 else "", verb)
-        known = {flag for param in verb.params for flag in param.opts}
+        known = {flag for param in verb.make_params() for flag in param.opts}
         for word in words[2:]:
             if word.startswith("--"):
                 assert word.partition("=")[0] in known, words

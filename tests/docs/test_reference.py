@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,10 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def tree() -> dict[str, object]:
-    import typer.main
+def tree() -> dict[str, Any]:
+    from instdiff.cli.entry import app
 
-    from instdiff.cli import entry
-
-    return dict(typer.main.get_command(entry.app).commands)  # type: ignore[attr-defined]
+    return app.commands
 
 
 def texts() -> Iterator[tuple[str, str]]:
@@ -29,7 +28,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def test_help_texts_equal_the_programs(
-    tree: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As in a terminal of 80 columns."""
     from instdiff.cli import entry
@@ -56,30 +55,29 @@ def stripped(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
 
 
-def test_every_command_with_a_configuration_has_its_keys(
-    tree: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_with_a_configuration_has_its_keys(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import reference
 
     configured = {name for name, one in tree.items() if "--config" in _options(one)}
-    assert configured == reference.VERBS.keys()
+    assert configured == reference.configured().keys()
     heads = set(re.findall(r"scripts/make_docs.py: config (.+?) -->", CONFIGURATION))
-    assert heads == {*reference.PARTS, *reference.VERBS} - {"plan"}
+    assert heads == {*reference.PARTS, *configured} - {"plan"}
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", CONFIGURATION, re.M)
     assert len(rows) > 120 and all(kind and value and meaning for _, kind, value, meaning in rows)
     assert ("ratio" not in {row[0] for row in rows}) and "any" not in {row[1] for row in rows}
 
 
-def test_every_option_is_a_key(tree: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_is_a_key(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import reference
 
-    for verb, kind in reference.VERBS.items():
+    for verb, kind in reference.configured().items():
         keys = {*kind.model_fields, *kind.aliases()}
         options = {flag.removeprefix("--").replace("-", "_") for flag in _options(tree[verb])}
         assert options - {"config", "set", "quiet", "json", "help"} <= keys, verb
 
 
-def _options(one: object) -> set[str]:
-    return {flag for param in one.params for flag in param.opts if flag.startswith("--")}  # type: ignore[attr-defined]
+def _options(one: Any) -> set[str]:
+    params = getattr(one, "make_params", list)()
+    return {flag for param in params for flag in param.opts if flag.startswith("--")}

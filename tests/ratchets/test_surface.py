@@ -138,30 +138,20 @@ ARGUMENTS: dict[str, list[str]] = {
     "merge": ["folder"],
 }  # fmt: skip - all others take overrides
 
-ALL_VERBS = """
-import importlib
-from instdiff.cli import app as place
-importlib.import_module("instdiff.cli.entry")
-names = [verb.name for verb in place.app.registered_commands]
-"""
-
 
 @cache
 def verbs() -> dict[str, Any]:
-    import typer.main
+    from instdiff.cli.entry import app
 
-    place: dict[str, Any] = {}
-    exec(ALL_VERBS, place)
-    group: Any = typer.main.get_command(place["place"].app)
     flat = {}
-    for name, command in group.commands.items():
+    for name, command in app.commands.items():
         inner = getattr(command, "commands", {"": command})
         flat |= {f"{name} {sub}".strip(): verb for sub, verb in inner.items()}
     return flat
 
 
 def params(verb: str, kind: str) -> list[Any]:
-    return [p for p in verbs()[verb].params if p.param_type_name == kind and p.name != "help"]
+    return [p for p in verbs()[verb].make_params() if p.param_type_name == kind]
 
 
 def test_the_verbs() -> None:
@@ -188,13 +178,7 @@ CONFIGURED = [verb for verb in SURFACE if verb not in ("methods", "store info", 
 
 @pytest.mark.parametrize("verb", CONFIGURED)
 def test_every_option_is_a_configuration_key(verb: str) -> None:
-    from instdiff.config import commands as verbs
-    from instdiff.config import compare, evaluate
-    from instdiff.config import selection as show
-
-    kinds = {"plan": verbs.ScoreConfig, "compare": compare.CompareConfig, "eval": evaluate.EvalConfig}
-    kinds |= {"explain": show.ExplainConfig, "diff": show.DiffConfig, "export": show.ExportConfig}
-    kind = kinds.get(verb) or getattr(verbs, f"{verb.capitalize()}Config")
+    kind = verbs()[verb].kind()
     # --config and --set are ways to give keys; --quiet and --json are how this one call speaks.
     aside = {"config", "set", "quiet", "json"}
     keys = {*kind.model_fields, *kind.aliases()}
@@ -227,38 +211,29 @@ def test_methods_need_no_heavy_package() -> None:
     assert loaded("import instdiff.methods, instdiff.scoring.planner") == []
 
 
-def test_help_loads_nothing_heavy() -> None:
-    """Of the program and of every verb, in one process."""
-    code = f"""
-import contextlib, io
-{ALL_VERBS}
-assert len(names) >= 5, names
-for args in (["--help"], ["--version"], *([name, "--help"] for name in names)):
+RUN = """
+import contextlib, io, sys
+from instdiff.cli.entry import app
+def run(*args):
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        place.app(args, prog_name="instdiff")
+        app(args, prog_name="instdiff")
     assert said.getvalue(), args
 """
-    # This typer imports pydantic to show an option's type; our own configuration, which is made of it, stays out.
-    code += "assert 'instdiff.config.base' not in sys.modules and 'instdiff.data' not in sys.modules"
-    assert set(loaded(f"import sys\n{code}")) <= {"pydantic"}
 
 
-def test_the_program_starts_without_pydantic() -> None:
-    code = f"""
-import contextlib, io
-{ALL_VERBS}
-with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-    place.app(["--help"], prog_name="instdiff")
-"""
+def test_help_loads_nothing_heavy() -> None:
+    """Of every verb, in one process; its options are made of the configuration, which is made of pydantic."""
+    code = f"{RUN}names = list(app.commands)\nassert len(names) >= 15, names\nfor name in names: run(name, '--help')"
+    code += "\nassert 'instdiff.data' not in sys.modules and 'instdiff.engine' not in sys.modules"
+    assert loaded(code) == ["pydantic"]
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["store", "--help"]])
+def test_the_program_starts_without_pydantic(args: list[str]) -> None:
+    code = f"{RUN}run(*{args!r})\nassert 'instdiff.config.base' not in sys.modules"
     assert loaded(code) == []
 
 
 def test_listing_methods_loads_no_engine() -> None:
-    code = f"""
-import contextlib
-{ALL_VERBS}
-with contextlib.suppress(SystemExit):
-    place.app(["methods"], prog_name="instdiff")
-"""
-    assert "torch" not in loaded(code)
+    assert "torch" not in loaded(f"{RUN}run('methods')")

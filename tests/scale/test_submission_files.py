@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 import yaml
-
-from cli.shell import cli
 
 HOME = Path(__file__).resolve().parents[2] / "configs" / "cluster"
 SCRIPTS = sorted(HOME.glob("*.sbatch"))
@@ -21,11 +18,9 @@ YAMLS = sorted(HOME.glob("*.yaml"))
 
 def command(words: list[str]) -> tuple[str, dict[str, Any]]:
     """The verb and its options as the program parses them."""
-    from instdiff.cli import app as place
+    from instdiff.cli.entry import app
 
-    cli("--version")  # registers all commands
-    group: Any = typer.main.get_command(place.app)
-    verb = group.commands[words[0]]
+    verb = app.commands[words[0]]
     return words[0], verb.make_context(words[0], list(words[1:])).params
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from tiny_llama import ENV, make_rows, tokenizer_of, weights
 from transformers import TrainingArguments
-from typer.testing import CliRunner
 
 from instdiff.cli import entry
 from instdiff.config.base import load

@@ -1,22 +1,124 @@
-"""The command line. Heavy imports happen inside the commands, so that ``--help`` is instant."""
+"""The program, and how it runs a command.
+
+Heavy imports happen inside the commands, and options are made when a command runs or its own help is asked for, so that
+``instdiff --help`` is instant.
+"""
 
 from __future__ import annotations
 
-import functools
+import importlib
+import inspect
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
+import click
 
+from instdiff.cli.console import Console
+from instdiff.cli.options import OVERRIDES, SPECIAL, make_option
 from instdiff.errors import InstDiffError
+from instdiff.version import __version__
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from instdiff.config.base import Config
 
-app = typer.Typer(
+F = TypeVar("F", bound=Callable[..., None])
+
+
+class Group(click.Group):
+    """Commands in the order in which they were added; an unknown one gets a suggestion."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """The command that is meant, and what follows it."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            close = ", ".join(map(repr, get_close_matches(args[0], self.commands)))
+            ctx.fail(f"No such command '{args[0]}'.{f' Did you mean {close}?' if close else ''}")
+        return super().resolve_command(ctx, args)
+
+
+class Verb(click.Command):
+    """A command whose options are keys of its configuration.
+
+    User errors are one message and exit 2, interruptions 130, bugs a traceback and 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., None],
+        config: str,
+        keys: str,
+        examples: str,
+        *arguments: click.Argument,
+    ) -> None:
+        super().__init__(name, help=inspect.getdoc(function), epilog=f"\b\n{examples}")
+        self.function, self.config, self.keys, self.arguments = function, config, keys.split(), arguments
+
+    def kind(self) -> type[Config]:
+        """The class of its configuration."""
+        module, _, name = self.config.rpartition(".")
+        kind: type[Config] = getattr(importlib.import_module(f"instdiff.config.{module}"), name)
+        return kind
+
+    def make_params(self) -> list[click.Parameter]:
+        """Arguments and options."""
+        options = [SPECIAL[key] if key in SPECIAL else make_option(self.kind(), key) for key in self.keys]
+        return [*self.arguments, *[OVERRIDES] * ("config" in self.keys), *options]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Arguments and options, made when they are first asked for, and ``--help``."""
+        self.params = self.params or self.make_params()
+        return super().get_params(ctx)
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command, and turn what goes wrong into a message and an exit code."""
+        try:
+            self.run(dict(ctx.params))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader, such as `head`, has what it wanted. Python's own flush at exit must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except InstDiffError as error:
+            print(render_error(error, as_json=bool(ctx.params.get("json"))), file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)
+            sys.exit(130)
+        except Exception:  # noqa: BLE001 - the last place where a bug can be shown
+            traceback.print_exc()
+            print("this is a bug of instdiff; please report it with the lines above", file=sys.stderr)
+            sys.exit(1)
+
+    def run(self, values: dict[str, Any]) -> None:
+        """Build the configuration of what was given, and call the function with it."""
+        console = Console(quiet=values.pop("quiet", False), as_json=values.pop("json", False))
+        arguments = {str(one.name): values.pop(str(one.name)) for one in self.arguments}
+        if not self.config:
+            return self.function(console, **arguments)
+        from instdiff.config.base import load
+
+        file, words = values.pop("config", None), list(values.pop("overrides", ()))
+        sets = [f"method.{value}" for value in values.pop("set", ())]
+        given = {name: value for name, value in values.items() if not (value is None or value is False or value == ())}
+        for option in self.params:  # what follows an option that stands alone may be key=value
+            alone = getattr(option, "flag_value", None)
+            if isinstance(alone, str) and "=" in given.get(str(option.name), ""):
+                words.insert(0, given[str(option.name)])
+                given[str(option.name)] = alone
+        return self.function(load(self.kind(), file, given, [*sets, *words]), console, **arguments)
+
+
+app = Group(
+    "instdiff",
     help="Choose the tenth of your instruction data that teaches your model.",
     # "\b" keeps the lines as they are: an example that is wrapped cannot be copied.
     epilog=(
@@ -25,41 +127,29 @@ app = typer.Typer(
         "  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget 10% --output selected.jsonl"
     ),
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+click.version_option(__version__, message="%(version)s", help="Print the version.")(app)
 
 
-def command(name: str, examples: str = "", on: typer.Typer = app) -> Callable[[F], F]:
-    """A command whose user errors are one message and exit 2, interruptions 130, bugs a traceback and 1."""
+def command(
+    name: str, config: str, keys: str, examples: str, *arguments: click.Argument, on: Group = app
+) -> Callable[[F], F]:
+    """Make a command of a function.
+
+    Args:
+        name: of the command.
+        config: the class of its configuration, as ``module.Class`` within ``instdiff.config``. The function gets the
+            configuration, where there is one, then the console, then ``arguments`` by name.
+        keys: those that are options, in the order of the help text, and names of ``SPECIAL``.
+        examples: below the help text.
+        arguments: what is given without a name.
+        on: the group that it belongs to.
+    """
 
     def wrap(function: F) -> F:
-        @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            try:
-                result = function(*args, **kwargs)
-                sys.stdout.flush()
-                return result
-            except typer.Exit:
-                raise
-            except BrokenPipeError:
-                # The reader, such as `head`, has what it wanted. Python's own flush at exit must not fail again.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                sys.exit(0)
-            except InstDiffError as error:
-                print(render_error(error, as_json=bool(kwargs.get("json"))), file=sys.stderr)
-                sys.exit(2)
-            except KeyboardInterrupt:
-                print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)
-                sys.exit(130)
-            except Exception:  # noqa: BLE001 - the last place where a bug can be shown
-                traceback.print_exc()
-                print("this is a bug of instdiff; please report it with the lines above", file=sys.stderr)
-                sys.exit(1)
-
-        return on.command(name, epilog=f"\b\n{examples}" if examples else None)(run)  # type: ignore[return-value]
+        on.add_command(Verb(name, function, config, keys, examples, *arguments))
+        return function
 
     return wrap
 
@@ -68,13 +158,3 @@ def render_error(error: InstDiffError, *, as_json: bool) -> str:
     """An error as the user reads it, or as JSON."""
     text = str(error)
     return json.dumps({"error": text, "kind": type(error).__name__}) if as_json else f"error: {text}"
-
-
-@app.callback(invoke_without_command=True)
-def root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
-    """Choose the tenth of your instruction data that teaches your model."""
-    if version:
-        from instdiff.version import __version__
-
-        print(__version__)
-        raise typer.Exit

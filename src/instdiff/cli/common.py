@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instdiff.cli.console import Console
 
@@ -49,15 +49,12 @@ def run_settings(config: ScoreConfig | SelectConfig) -> Settings:
     return settings_of(config)
 
 
-def read_config(kind: Any, config: str | None, given: dict[str, Any], overrides: list[str]) -> Any:
-    """A command's configuration, with at least one method."""
-    from instdiff.config.base import load as load_config
+def require_methods(config: ScoreConfig) -> None:
+    """Refuse a configuration without a method."""
     from instdiff.errors import ConfigError
 
-    settings = load_config(kind, config, given, overrides)
-    if not settings.method:
+    if not config.method:
         raise ConfigError("no method is named; give --method (see `instdiff methods`)")
-    return settings
 
 
 def build_methods(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[str, str]]:
@@ -76,25 +73,29 @@ def target_rows(config: ScoreConfig | SelectConfig) -> Pool | None:
     return load(where, targets=config.targets, map=config.mapping()) if where else None
 
 
+def listed_rows(config: ScoreConfig | SelectConfig) -> dict[str, list[str]] | None:
+    """The lists of rows that methods may ask for."""
+    from instdiff.data import load
+
+    where = getattr(config, "warmup", None)
+    return {"warmup": list(load(where, targets=config.targets, map=config.mapping()).ids)} if where else None
+
+
 def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:
     """Score a pool as configured."""
-    from instdiff.data import load
     from instdiff.scoring.models import bind
     from instdiff.scoring.scorer import score
     from instdiff.store import Store
 
     named, specs = build_methods(config)
-    warmup = getattr(config, "warmup", None)
-    target = target_rows(config)
-    listed = {"warmup": load(warmup, targets=config.targets, map=config.mapping()).ids} if warmup else None
     return score(
         pool,
         named,
         bind(config.model),
         settings=run_settings(config),
         store=Store(config.store),
-        listed=listed,
-        target=target,
+        listed=listed_rows(config),
+        target=target_rows(config),
         specs=specs,
         log=console.log,
         progress=console,

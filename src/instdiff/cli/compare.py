@@ -2,72 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from instdiff.cli import options as o
 from instdiff.cli.app import command
+from instdiff.cli.common import write_page
 from instdiff.cli.console import Console, table
+
+if TYPE_CHECKING:
+    from instdiff.config.compare import CompareConfig
 
 
 @command(
     "compare",
+    "compare.CompareConfig",
+    "config data model method budget output limit format map targets target template max_length dtype device "
+    "batch_tokens workers store strict quiet json",
     "Examples:\n"
     "  instdiff compare --config configs/compare/tiny.yaml\n"
     "  instdiff compare --data my.jsonl --model Qwen/Qwen2.5-0.5B --method ifd,instructdiff --budget '10% tokens' \\\n"
     "                   --output runs/compare eval.suite=heldout eval.data=heldout.jsonl",
 )
-def compare(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: o.Data = None,
-    model: o.Model = None,
-    method: o.Methods = None,
-    budget: o.Budgets = None,
-    output: o.Output = None,
-    limit: o.Limit = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    target: o.Target = None,
-    template: o.Template = None,
-    max_length: o.MaxLength = None,
-    dtype: o.Dtype = None,
-    device: o.Device = None,
-    batch_tokens: o.BatchTokens = None,
-    workers: o.Workers = None,
-    store: o.Store = None,
-    strict: o.Strict = False,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+def compare(settings: CompareConfig, console: Console) -> None:
     """Compare methods with random, longest, full and the base; give the same command again to go on."""
-    from instdiff.cli.common import write_page
-    from instdiff.config.base import load as load_config
-    from instdiff.config.compare import CompareConfig
     from instdiff.experiments.compare import compare as run
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(
-        data=data,
-        model=model,
-        method=method,
-        budget=budget,
-        output=output,
-        limit=limit,
-        format=format,
-        map=map,
-        targets=targets,
-        target=target,
-        template=template,
-        max_length=max_length,
-        dtype=dtype,
-        device=device,
-        batch_tokens=batch_tokens,
-        workers=workers,
-        store=store,
-        strict=strict,
-    )
-    settings = load_config(CompareConfig, config, given, overrides or [])
     found = run(settings, log=console.log, progress=console)
     write_page(settings.output or "", console)
     where = f"the comparison is in {settings.output}: comparison.json, comparison.md, report.html"

@@ -11,10 +11,10 @@ VERBS = (select, score, merge, store, train, evaluate, compare, report, explain)
 """The modules that register commands."""
 ORDER = (
     *("plan", "sample", "score", "select", "train", "eval", "report", "export"),
-    *("pipeline", "compare", "explain", "diff", "merge", "methods"),
+    *("pipeline", "compare", "explain", "diff", "merge", "methods", "store"),
 )
 """The order of the work, in which ``--help`` lists the commands."""
-app.registered_commands.sort(key=lambda verb: ORDER.index(str(verb.name)))
+app.commands = {name: app.commands[name] for name in ORDER}
 
 
 def main() -> None:

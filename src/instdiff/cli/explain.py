@@ -2,112 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from instdiff.cli import options as o
 from instdiff.cli.app import command
 from instdiff.cli.common import require_output
-from instdiff.cli.console import Console
+from instdiff.cli.console import Console, table
+from instdiff.core.display import in_one_line, visible
 
-Scores = Annotated[str | None, typer.Option("--scores", help="What `score` wrote.", metavar="FILE")]
+if TYPE_CHECKING:
+    from instdiff.config.selection import DiffConfig, ExplainConfig, ExportConfig
+
+TEXT = 1200
+"""Characters of a turn that are shown."""
 
 
 @command(
     "explain",
+    "selection.ExplainConfig",
+    "config data scores selection by format map targets store quiet json",
     "Examples:\n"
     "  instdiff explain 17 --data my.jsonl --scores scores.parquet\n"
     "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selection.json --by entropy",
+    click.Argument(["row"], help="Number of the row, from 0, or its id or the beginning of it."),
 )
-def explain(
-    row: Annotated[str, typer.Argument(help="Number of the row, from 0, or its id or the beginning of it.")],
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: o.Data = None,
-    scores: Scores = None,
-    selection: Annotated[
-        str | None,
-        typer.Option("--selection", help="selection.json, selected.jsonl or a run folder.", metavar="PATH"),
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option("--by", help="What colours the tokens: nll, entropy, top1, 'delta nll' (default: all there is)."),
-    ] = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    store: o.Store = None,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+def explain(settings: ExplainConfig, console: Console, row: str) -> None:
     """Show one row: scores, ranks, reasons, and its tokens coloured by what the models said."""
-    from instdiff.cli.explain_view import explanation_text
     from instdiff.cli.token_view import print_tokens
-    from instdiff.config.base import load as load_config
-    from instdiff.config.selection import ExplainConfig
     from instdiff.errors import ConfigError
     from instdiff.scoring.table import read_scores
     from instdiff.selection.explain import as_json
     from instdiff.selection.explain import explain as look
     from instdiff.selection.record import Reading, find
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(
-        data=data, scores=scores, selection=selection, by=by, format=format, map=map, targets=targets, store=store
-    )
-    settings = load_config(ExplainConfig, config, given, overrides or [])
     if not settings.data or not settings.scores:
         raise ConfigError(f"no {'scores are' if settings.data else 'data is'} named; give --data FILE --scores FILE")
-    table = read_scores(settings.scores)
+    scores = read_scores(settings.scores)
     reading = Reading(settings.format, settings.map, settings.targets)
-    known = table.meta.get("settings", {}).get("targets")
+    known = scores.meta.get("settings", {}).get("targets")
     # Rows after the last that was scored are none of its business: it may have been scored with --limit.
-    pool = reading.load(settings.data, known, limit=int(table.rows.max()) + 1)
+    pool = reading.load(settings.data, known, limit=int(scores.rows.max()) + 1)
     chosen = find(settings.selection, reading) if settings.selection else None
-    facts = look(pool, table, row, selection=chosen, store=settings.store, log=console.log)
+    facts = look(pool, scores, row, selection=chosen, store=settings.store, log=console.log)
     console.result(as_json(facts), explanation_text(facts))
-    if not json:
+    if not console.as_json:
         print_tokens(facts["tokens"], settings.by)
 
 
 @command(
     "diff",
+    "selection.DiffConfig",
+    "config data scores by examples format map targets quiet json",
     "Examples:\n"
     "  instdiff diff ifd/selection.json random/selection.json --data my.jsonl --by source\n"
     "  instdiff diff runs/a runs/b\n"
     "  instdiff diff mine.jsonl theirs.jsonl --scores scores.parquet",
+    click.Argument(["a"], help="A file of selected rows, its record, or a run folder."),
+    click.Argument(["b"], help="The other."),
 )
-def diff(
-    a: Annotated[str, typer.Argument(help="selection.json, a file of selected rows, or a run folder.")],
-    b: Annotated[str, typer.Argument(help="The other.")],
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="The input of both, where their rows are not beside them.")
-    ] = None,
-    scores: Annotated[
-        list[str] | None,
-        typer.Option("--scores", help="What `score` wrote; may repeat (default: beside A and B).", metavar="FILE"),
-    ] = None,
-    by: Annotated[str | None, typer.Option("--by", help="Column of the rows (default: source or the like).")] = None,
-    examples: Annotated[int | None, typer.Option("--examples", help="Rows shown of each side (default 3).")] = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
     """Show what two selections share, and where they differ: by source, length and score."""
-    from instdiff.cli.explain_view import differing
-    from instdiff.config.base import load as load_config
-    from instdiff.config.selection import DiffConfig
     from instdiff.selection.diff import difference
     from instdiff.selection.record import Reading
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(data=data, scores=scores, by=by, examples=examples, format=format, map=map, targets=targets)
-    settings = load_config(DiffConfig, config, given, overrides or [])
     facts = difference(
         a,
         b,
@@ -118,81 +77,27 @@ def diff(
         reading=Reading(settings.format, settings.map, settings.targets),
         log=console.log,
     )
-    console.result(facts, differing(facts))
+    console.result(facts, difference_text(facts))
 
 
 @command(
     "export",
+    "selection.ExportConfig",
+    "config data format output name layout template model license push public source data_format map targets quiet "
+    "json",
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
     "  instdiff export --data selected.jsonl --format trl --output trl --model Qwen/Qwen2.5-0.5B\n"
     "  instdiff export --data selection.json --format axolotl --output axolotl\n"
     "  instdiff export --data runs/demo --format hub --output card --license cc-by-4.0 --push hub:owner/name",
 )
-def export(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="selected.jsonl, selection.json or a run folder.", metavar="PATH")
-    ] = None,
-    format: Annotated[
-        str | None, typer.Option("--format", help="llamafactory, axolotl, trl, jsonl, parquet or hub.")
-    ] = None,
-    output: Annotated[str | None, typer.Option("--output", help="Folder for the files.", metavar="DIR")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Of the data set (default: by the input).")] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option("--layout", help="auto (default), alpaca, sharegpt, messages, prompt_completion."),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option("--template", help="For TRL: chat, or a text template for models without a chat template."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Model to be trained (default: the base of the selection).")
-    ] = None,
-    license: Annotated[str | None, typer.Option("--license", help="Of the source, as the hub spells it.")] = None,
-    push: Annotated[
-        str | None, typer.Option("--push", help="hub:owner/name; private unless --public.", metavar="HUB")
-    ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Make a new repository on the hub public.")] = False,
-    source: Annotated[
-        str | None, typer.Option("--source", help="The input, where only its record is given and it has moved.")
-    ] = None,
-    data_format: Annotated[
-        str | None, typer.Option("--data-format", help="Format of the rows, where it is not recognised.")
-    ] = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+def export(settings: ExportConfig, console: Console) -> None:
     """Write the subset in a trainer's format, with the lines to paste."""
-    from instdiff.config.base import load as load_config
-    from instdiff.config.selection import ExportConfig
     from instdiff.errors import ConfigError
     from instdiff.selection.export.export import FORMATS
     from instdiff.selection.export.export import export as hand_over
     from instdiff.selection.record import Reading
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(
-        data=data,
-        format=format,
-        output=output,
-        name=name,
-        layout=layout,
-        template=template,
-        model=model,
-        license=license,
-        push=push,
-        public=public,
-        source=source,
-        data_format=data_format,
-        map=map,
-        targets=targets,
-    )
-    settings = load_config(ExportConfig, config, given, overrides or [])
     if not settings.data:
         raise ConfigError("no data is named; give --data selected.jsonl, selection.json or a run folder")
     if not settings.format:
@@ -216,3 +121,86 @@ def export(
     facts = {"format": settings.format, "layout": done.layout, "rows": done.rows, "files": files}
     facts |= {"changed": done.changed, "left_out": done.left_out, "command": done.command, **done.extra}
     console.result(facts, f"{done.rows:,} rows, layout {done.layout}, in {', '.join(files)}\n\n{done.say}")
+
+
+def explanation_text(facts: Mapping[str, Any]) -> str:
+    """One row."""
+    tokens = "" if facts["n_tokens"] is None else f", {facts['n_tokens']:,} response tokens"
+    cut = ", cut at the length limit" if facts["truncated"] else ""
+    parts = [f"row {facts['row']:,}, id {facts['id']}{tokens}{cut}"]
+    if facts["copies"]:
+        copies = ", ".join(map(str, facts["copies"][:10]))
+        parts.append(f"rows {copies}{' …' if len(facts['copies']) > 10 else ''} say exactly the same")
+    parts += ["", *(_turn(turn) for turn in facts["turns"])]
+    if "selection" in facts:
+        parts += ["", f"selection: {facts['selection']['reason']}"]
+    for name, method in facts["methods"].items():
+        parts += ["", f"{name}: {_place(method)}", *(f"  - {sentence}" for sentence in method["reasons"])]
+        rows = [[key, d["value"], d["rank"], d["of"], _share(d["above"])] for key, d in method["details"].items()]
+        if rows:
+            header = ["detail", "value", "rank from the highest", "of", "higher than"]
+            parts += [f"  {line}" for line in table(header, rows).splitlines()]
+    if facts["lacking"]:
+        parts += ["", *(f"tokens: {reason}" for reason in facts["lacking"])]
+    if "to_see_tokens" in facts:
+        parts.append(f"to see tokens with their values: give --store DIR, or run\n  {facts['to_see_tokens']}")
+    return "\n".join(parts)
+
+
+def _turn(turn: Mapping[str, str]) -> str:
+    text = turn["content"] + (f"\n{turn['input']}" if turn.get("input") else "")
+    shown = visible(text[:TEXT]) + (f" … ({len(text) - TEXT:,} more characters)" if len(text) > TEXT else "")
+    return f"[{turn['role']}] {shown}"
+
+
+def _place(method: Mapping[str, Any]) -> str:
+    if method["value"] is None:
+        return f"no score, {method['why']}; {method['of']:,} rows have one"
+    return (
+        f"{method['value']:.6g}, rank {method['rank']:,} of {method['of']:,}, "
+        f"higher than {_share(method['above'])} of the rows that have a score"
+    )
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def difference_text(facts: Mapping[str, Any]) -> str:
+    """Two selections."""
+    about = [[side.upper(), facts[side]["name"], facts[side]["rows"], _by(facts[side])] for side in ("a", "b")]
+    parts = [table(["", "selection", "rows", "by"], about), ""]
+    chance = ""
+    if "shared_by_chance" in facts:
+        chance = f"; two random selections of these sizes would share {facts['shared_by_chance']:,.1f}"
+    parts.append(f"shared {facts['shared']:,}, only in A {facts['only_a']:,}, only in B {facts['only_b']:,}{chance}")
+    parts.append(f"Jaccard {facts['jaccard']:.3f}, overlap coefficient {facts['overlap']:.3f}")
+    if facts.get("other_data"):
+        parts.append("they are selections of different data")
+    for name, spread in {**facts["lengths"], **facts["scores"]}.items():
+        parts += ["", _quantiles(name, spread)]
+    if "groups" in facts:
+        groups = facts["groups"]
+        names = ["A", "B", "shared", "only A", "only B"]
+        rows = [[in_one_line(row["value"], 60), *(row[part] for part in names)] for row in groups["rows"]]
+        parts += ["", table([groups["by"], *names], rows)]
+        parts += [f"and {groups['more']:,} more values"] if groups["more"] else []
+    for name, rows in facts["examples"].items():
+        parts += ["", f"{name}:", *(f"  {_example(row)}" for row in rows)] if rows else []
+    return "\n".join(parts)
+
+
+def _by(side: Mapping[str, Any]) -> str:
+    return f"{side['method']} within {side.get('budget')}" if "method" in side else "-"
+
+
+def _quantiles(name: str, spread: Mapping[str, Mapping[str, Any]]) -> str:
+    header = [name, *next(iter(spread.values()))]
+    return table(header, [[part, *values.values()] for part, values in spread.items()])
+
+
+def _example(row: Mapping[str, Any]) -> str:
+    number = f"row {row['row']:,}, " if "row" in row else ""
+    scores = "".join(f", {name} {value:.4g}" for name, value in row.get("scores", {}).items())
+    text = f": {row['instruction']}  →  {row['response']}" if "instruction" in row else ""
+    return f"{number}{row['id'][:12]}{scores}{text}"

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import build_methods, load_pool, run_settings, target_rows
+from instdiff.cli.common import build_methods, listed_rows, load_pool, run_settings, target_rows
 from instdiff.cli.console import Console
-from instdiff.cli.score import TABLES, TABLES_SAID, listed_rows, write_scores
+from instdiff.cli.score import TABLES, TABLES_SAID, write_scores
 
 if TYPE_CHECKING:
-    from instdiff.config.commands import ScoreConfig
+    from instdiff.config.commands import MergeConfig, ScoreConfig
 
 
-@command("merge", "Example:  instdiff merge runs/shards --output scores.parquet")
-def merge(
-    folder: Annotated[str, typer.Argument(help="Where `score --shards` wrote its files.", metavar="DIR")],
-    output: o.Output = None,
-    data: o.Data = None,
-    model: o.Models = None,
-    method: Annotated[
-        list[str] | None, typer.Option("--method", help="A ./mine.py:Margin that was scored and may be run here.")
-    ] = None,
-    warmup: o.Warmup = None,
-    target: o.Target = None,
-    store: o.Store = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 when a row could not be scored.")] = False,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+@command(
+    "merge",
+    "commands.MergeConfig",
+    "output data model method warmup target store strict quiet json",
+    "Example:  instdiff merge runs/shards --output scores.parquet",
+    click.Argument(["folder"], metavar="DIR", help="Where `score --shards` wrote its files."),
+)
+def merge(asked: MergeConfig, console: Console, folder: str) -> None:
     """Join the shards of `score --shards` and score all rows; runs no model.
 
     Data and models are those of the shards; the options say where they are by now, if elsewhere.
@@ -43,13 +34,11 @@ def merge(
     from instdiff.scoring.sharding.shards import merge as merged
     from instdiff.store import Store
 
-    console = Console(quiet=quiet, as_json=json)
-    out = output or str(Path(folder) / "scores.parquet")
+    out = asked.output or str(Path(folder) / "scores.parquet")
     if Path(out).suffix not in TABLES:
         raise ConfigError(f"scores go to {TABLES_SAID}, not to '{out}'")
     first = complete(folder)
-    given = o.options_given(data=data, warmup=warmup, target=target, store=store)
-    settings = _again(first, given, model, method or [], folder)
+    settings = _again(first, asked, folder)
     named, specs = build_methods(settings)
     scores = merged(
         folder,
@@ -64,31 +53,32 @@ def merge(
         log=console.log,
     )
     console.log(f"{first['about']['shards']} shards of {folder} are joined")
-    write_scores(scores, out, console, strict=strict)
+    write_scores(scores, out, console, strict=asked.strict)
 
 
-def _again(
-    first: dict[str, Any], given: dict[str, Any], model: list[str] | None, run: list[str], folder: str
-) -> ScoreConfig:
+def _again(first: dict[str, Any], asked: MergeConfig, folder: str) -> ScoreConfig:
     """The shards' configuration, with what lies elsewhere now.
 
     Raises:
         ConfigError: a user's method is among them that nobody named: a folder of shards may come from anywhere.
     """
     from instdiff.config.base import build
-    from instdiff.config.commands import ScoreConfig, parse_models
+    from instdiff.config.commands import ScoreConfig
     from instdiff.config.methods import files_in, is_file, short_name
     from instdiff.errors import ConfigError
 
     config = dict(first["config"])
-    asked = config.get("method", {})
-    named = {short_name(spec): spec for spec in run if is_file(spec)}
-    methods = {named.get(short_name(spec), spec) if is_file(spec) else spec: params for spec, params in asked.items()}
+    named = {short_name(spec): spec for spec in asked.method if is_file(spec)}
+    methods = {
+        named.get(short_name(spec), spec) if is_file(spec) else spec: params
+        for spec, params in config.get("method", {}).items()
+    }
     for spec in files_in(methods):
-        if spec not in run:
+        if spec not in asked.method:
             raise ConfigError(
                 f"'{folder}' was scored by '{spec}', a file that is not run unless you name it; give --method {spec}"
             )
-    models = {**config.get("model", {}), **(parse_models(model) if model else {})}
+    given = asked.model_dump(include={"data", "warmup", "target", "store"}, exclude_none=True)
+    models = {**config.get("model", {}), **asked.model}
     known = {"method": methods, "model": models, "dtype": first["about"]["settings"]["dtype"], "device": "cpu"}
     return build(ScoreConfig, {**config, **given, **known}, folder)

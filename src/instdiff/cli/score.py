@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from instdiff.cli import options as o
 from instdiff.cli.app import command
 from instdiff.cli.common import (
     build_methods,
+    listed_rows,
     load_pool,
-    read_config,
+    require_methods,
     require_output,
     run_score,
     run_settings,
@@ -24,18 +25,21 @@ from instdiff.cli.console import Console, clock, table
 if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
     from instdiff.data import Pool
+    from instdiff.scoring.cost import PassCost
     from instdiff.scoring.table import ScoreTable
 
 
-@command("methods", "Example:  instdiff methods ifd")
-def methods(
-    name: Annotated[str | None, typer.Argument(help="One method, with all that is to say about it.")] = None,
-    json: o.Json = False,
-) -> None:
+@command(
+    "methods",
+    "",
+    "json",
+    "Example:  instdiff methods ifd",
+    click.Argument(["name"], required=False, help="One method, with all that is to say about it."),
+)
+def methods(console: Console, name: str | None) -> None:
     """List the methods: paper, model roles, signals, defaults."""
     from instdiff.methods.describe import describe, describe_all
 
-    console = Console(as_json=json)
     if name is not None:
         facts = describe(name)
         lines = [f"{facts['name']}  ({facts['paper']})", "", str(facts["doc"]), "", "signals:"]
@@ -53,55 +57,18 @@ def methods(
 
 @command(
     "plan",
+    "commands.ScoreConfig",
+    "config data model method set limit format map targets template max_length dtype device store target cluster seed "
+    "quiet json",
     "Example:  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest",
 )
-def plan(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: o.Data = None,
-    model: o.Models = None,
-    method: o.Methods = None,
-    set: o.Set = None,
-    limit: o.Limit = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    template: o.Template = None,
-    max_length: o.MaxLength = None,
-    dtype: o.Dtype = None,
-    device: o.Device = None,
-    store: o.Store = None,
-    target: o.Target = None,
-    cluster: o.Cluster = None,
-    seed: o.Seed = None,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+def plan(settings: ScoreConfig, console: Console) -> None:
     """Show what scoring would cost; spends nothing."""
-    from instdiff.config.commands import ScoreConfig
     from instdiff.scoring.cost import estimate_cost
     from instdiff.scoring.scorer import workbench
     from instdiff.store import Store
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(
-        data=data,
-        model=model,
-        method=method,
-        limit=limit,
-        format=format,
-        map=map,
-        targets=targets,
-        template=template,
-        max_length=max_length,
-        dtype=dtype,
-        device=device,
-        store=store,
-        target=target,
-        seed=seed,
-        cluster=cluster,
-    )
-    settings = read_config(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
+    require_methods(settings)
     named, _ = build_methods(settings)
     pool = load_pool(settings, console, None)
     bench = workbench(
@@ -115,26 +82,10 @@ def plan(
     )
     costs = estimate_cost(bench, named)
     facts = costs.to_dict()
-    header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
-    rows = [
-        [
-            p.wave,
-            p.role,
-            p.view,
-            "+".join(p.measures),
-            p.rows,
-            p.tokens,
-            p.cached_rows,
-            p.todo_rows,
-            p.todo_tokens,
-            round(p.flops / 1e9),
-        ]
-        for p in costs.passes
-    ]
     total, alone = facts["total"], facts["alone"]
     assert isinstance(total, dict) and isinstance(alone, dict)
     lines = [
-        table(header, rows) if rows else "no model pass is needed",
+        _pass_table(costs.passes),
         "",
         f"{total['passes']} passes over {total['tokens']:,} tokens; "
         f"the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens",
@@ -146,6 +97,15 @@ def plan(
         facts["cluster"], more = _on_a_cluster(settings, pool, console)
         lines += ["", more]
     console.result(facts, "\n".join(lines))
+
+
+def _pass_table(passes: Sequence[PassCost]) -> str:
+    header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
+    rows: list[list[Any]] = []
+    for p in passes:
+        work = [p.rows, p.tokens, p.cached_rows, p.todo_rows, p.todo_tokens, round(p.flops / 1e9)]
+        rows.append([p.wave, p.role, p.view, "+".join(p.measures), *work])
+    return table(header, rows) if rows else "no model pass is needed"
 
 
 def _on_a_cluster(settings: ScoreConfig, pool: Pool, console: Console) -> tuple[dict[str, Any], str]:
@@ -209,69 +169,16 @@ def span(seconds: float) -> str:
 
 @command(
     "score",
+    "commands.ScoreConfig",
+    "config data model method set output limit format map targets template max_length dtype device batch_tokens "
+    "workers executor judge_concurrency store warmup target shards shard_index seed strict quiet json",
     "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
 )
-def score(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: o.Data = None,
-    model: o.Models = None,
-    method: o.Methods = None,
-    set: o.Set = None,
-    output: o.Output = None,
-    limit: o.Limit = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    template: o.Template = None,
-    max_length: o.MaxLength = None,
-    dtype: o.Dtype = None,
-    device: o.Device = None,
-    batch_tokens: o.BatchTokens = None,
-    workers: o.Workers = None,
-    executor: o.Executor = None,
-    judge_concurrency: o.JudgeConcurrency = None,
-    store: o.Store = None,
-    warmup: o.Warmup = None,
-    target: o.Target = None,
-    shards: o.Shards = None,
-    shard_index: o.ShardIndex = None,
-    seed: o.Seed = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 when a row could not be scored.")] = False,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+def score(settings: ScoreConfig, console: Console) -> None:
     """Score a data set with one or more methods; one row out for each row in."""
-    from instdiff.config.commands import ScoreConfig
     from instdiff.errors import ConfigError
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(
-        data=data,
-        model=model,
-        method=method,
-        output=output,
-        limit=limit,
-        format=format,
-        map=map,
-        targets=targets,
-        template=template,
-        max_length=max_length,
-        dtype=dtype,
-        device=device,
-        batch_tokens=batch_tokens,
-        workers=workers,
-        executor=executor,
-        store=store,
-        warmup=warmup,
-        target=target,
-        seed=seed,
-        strict=strict,
-        shards=shards,
-        shard_index=shard_index,
-        judge_concurrency=judge_concurrency,
-    )
-    settings = read_config(ScoreConfig, config, given, [*o.method_sets(set), *(overrides or [])])
+    require_methods(settings)
     out = require_output(settings.output)
     if settings.shards is not None or settings.shard_index is not None:
         _one_shard(settings, out, console)
@@ -305,7 +212,7 @@ def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool
     console.result(facts, f"{text}\n\n{len(scores):,} rows ({facts['truncated']} truncated) in {out}")
     if strict and any(not scores[name].scorable.all() for name in scores):
         print("error: --strict, and some rows could not be scored (see above)", file=sys.stderr)
-        raise typer.Exit(3)
+        sys.exit(3)
 
 
 ASIDE = {
@@ -368,12 +275,3 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
             f"{ranges(done.waits_for)} first: give the same command again when they are there"
         )
     console.result(facts, text)
-
-
-def listed_rows(settings: ScoreConfig) -> dict[str, list[str]] | None:
-    """The lists of rows that methods may ask for."""
-    from instdiff.data import load
-
-    if not settings.warmup:
-        return None
-    return {"warmup": list(load(settings.warmup, targets=settings.targets, map=settings.mapping()).ids)}

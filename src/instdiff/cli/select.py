@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from instdiff.cli import options as o
 from instdiff.cli.app import command
 from instdiff.cli.common import load_pool, require_output, run_score
 from instdiff.cli.console import Console
 
 if TYPE_CHECKING:
-    from instdiff.config.commands import SelectConfig
+    from instdiff.config.commands import SampleConfig, SelectConfig
     from instdiff.data import Pool
     from instdiff.scoring.table import ScoreTable
 
 
-@command("sample", "Example:  instdiff sample --data my.jsonl --max-samples 1000 --seed 42 --output warmup.jsonl")
-def sample(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: o.Data = None,
-    output: o.Output = None,
-    max_samples: Annotated[int | None, typer.Option("--max-samples", help="Rows to draw.")] = None,
-    limit: o.Limit = None,
-    seed: o.Seed = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+@command(
+    "sample",
+    "commands.SampleConfig",
+    "config data output max_samples limit seed format map quiet json",
+    "Example:  instdiff sample --data my.jsonl --max-samples 1000 --seed 42 --output warmup.jsonl",
+)
+def sample(settings: SampleConfig, console: Console) -> None:
     """Draw a seeded random subset, the published way."""
-    from instdiff.config.base import load as load_config
-    from instdiff.config.commands import SampleConfig
     from instdiff.errors import ConfigError
     from instdiff.selection.selector import sample_rows
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(
-        data=data, output=output, max_samples=max_samples, limit=limit, seed=seed, format=format, map=map
-    )
-    settings = load_config(SampleConfig, config, given, overrides or [])
     out = require_output(settings.output)
     if settings.max_samples is None:
         raise ConfigError("no size is named; give --max-samples N")
@@ -55,67 +38,17 @@ def sample(
 
 @command(
     "select",
+    "commands.SelectConfig",
+    "config data scores method set budget order group_by with_scores output record model limit format map targets "
+    "store seed quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
 )
-def select(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: o.Data = None,
-    scores: Annotated[
-        str | None, typer.Option("--scores", help="What `score` wrote; without it methods that need no model run here.")
-    ] = None,
-    method: o.Methods = None,
-    set: o.Set = None,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", help="500, 10%, '25% eligible', '200000 tokens', '10% tokens' (default 10%)."),
-    ] = None,
-    order: Annotated[str | None, typer.Option("--order", help="rank (default) or input.")] = None,
-    group_by: Annotated[
-        str | None, typer.Option("--group-by", help="Column of the input; the same share of each of its values.")
-    ] = None,
-    with_scores: Annotated[bool, typer.Option("--with-scores", help="Add the method's columns to the rows.")] = False,
-    output: o.Output = None,
-    record: Annotated[
-        str | None, typer.Option("--record", help="Where selection.json goes (default: beside the output).")
-    ] = None,
-    model: o.Models = None,
-    limit: o.Limit = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    store: o.Store = None,
-    seed: o.Seed = None,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+def select(settings: SelectConfig, console: Console) -> None:
     """Rank by a method's scores and cut to a budget."""
-    from instdiff.config.base import load as load_config
-    from instdiff.config.commands import SelectConfig
     from instdiff.core.budget import configured_budget
     from instdiff.selection.selector import select as choose
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(
-        data=data,
-        scores=scores,
-        method=method,
-        budget=budget,
-        order=order,
-        group_by=group_by,
-        with_scores=with_scores,
-        output=output,
-        record=record,
-        model=model,
-        limit=limit,
-        format=format,
-        map=map,
-        targets=targets,
-        store=store,
-        seed=seed,
-    )
-    settings = load_config(SelectConfig, config, given, [*o.method_sets(set), *(overrides or [])])
     out = require_output(settings.output)
     pool = load_pool(settings, console, out)
     table = _scores(settings, pool, console)

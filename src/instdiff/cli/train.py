@@ -4,86 +4,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from instdiff.cli import options as o
 from instdiff.cli.app import command
 from instdiff.cli.common import load_pool, require_output
 from instdiff.cli.compare import tables
 from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
-    from instdiff.config.commands import TrainConfig
+    from instdiff.config.commands import PipelineConfig, TrainConfig
     from instdiff.experiments.pipeline import PipelineResult
-
-
-PrintLaunch = Annotated[
-    bool,
-    typer.Option(
-        "--print-launch",
-        help="Write launch files for several GPUs or machines to DIR (default: launch) and train nothing.",
-    ),
-]
-Nodes = Annotated[int | None, typer.Option("--nodes", help="Machines, for --print-launch.", metavar="N")]
-GpusPerNode = Annotated[
-    int | None, typer.Option("--gpus-per-node", help="Processes on each, for --print-launch.", metavar="M")
-]
 
 
 @command(
     "train",
+    "commands.TrainConfig",
+    "config data model output limit format map targets template device store seed print_launch nodes gpus_per_node "
+    "quiet json",
     "Example:  instdiff train --config configs/med/train_med_100.yaml\n"
     "          instdiff train --config configs/med/train_med_100.yaml --print-launch launch",
 )
-def train(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: o.Data = None,
-    model: o.Model = None,
-    output: o.Output = None,
-    limit: o.Limit = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    template: o.Template = None,
-    device: o.Device = None,
-    store: o.Store = None,
-    seed: o.Seed = None,
-    print_launch: PrintLaunch = False,
-    nodes: Nodes = None,
-    gpus_per_node: GpusPerNode = None,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+def train(settings: TrainConfig, console: Console) -> None:
     """Fine-tune a model on a data set: all parameters, or LoRA with train.use_lora=true."""
-    from instdiff.config.base import load as load_config
-    from instdiff.config.commands import TrainConfig
     from instdiff.training.launch import write_launch
 
     main = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
-    console = Console(quiet=quiet or not main, as_json=json)
-    # An option's value cannot be left out here, so the folder comes as an argument: one that is no key=value.
-    words = overrides or []
-    folder = next((word for word in words if print_launch and "=" not in word), None)
-    given = o.options_given(
-        data=data,
-        model=model,
-        output=output,
-        limit=limit,
-        format=format,
-        map=map,
-        targets=targets,
-        template=template,
-        device=device,
-        store=store,
-        seed=seed,
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        print_launch=folder or ("launch" if print_launch else None),
-    )
-    settings = load_config(TrainConfig, config, given, [word for word in words if word != folder])
+    if not main:
+        console = Console(quiet=True, as_json=console.as_json)
     if settings.print_launch:
         _places(settings)
         launch = write_launch(settings, Path(settings.print_launch))
@@ -128,54 +75,20 @@ def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
     return {"output": out, "model": str(trained), "rows": len(pool)}
 
 
-@command("pipeline", "Example:  instdiff pipeline --config configs/demo.yaml")
-def pipeline(
-    overrides: o.Overrides = None,
-    config: o.ConfigFile = None,
-    data: o.Data = None,
-    model: o.Model = None,
-    output: o.Output = None,
-    limit: o.Limit = None,
-    format: o.Format = None,
-    map: o.Map = None,
-    targets: o.Targets = None,
-    template: o.Template = None,
-    max_length: o.MaxLength = None,
-    dtype: o.Dtype = None,
-    device: o.Device = None,
-    batch_tokens: o.BatchTokens = None,
-    workers: o.Workers = None,
-    store: o.Store = None,
-    seed: o.Seed = None,
-    quiet: o.Quiet = False,
-    json: o.Json = False,
-) -> None:
+@command(
+    "pipeline",
+    "commands.PipelineConfig",
+    "config data model output limit format map targets template max_length dtype device batch_tokens workers store "
+    "seed quiet json",
+    "Example:  instdiff pipeline --config configs/demo.yaml",
+)
+def pipeline(settings: PipelineConfig, console: Console) -> None:
     """Warm up, score, select, train, evaluate, iterate; give the same command again to go on."""
-    from instdiff.config.base import load as load_config
-    from instdiff.config.commands import PipelineConfig
     from instdiff.errors import PlanError
     from instdiff.experiments.pipeline import pipeline as run
     from instdiff.reporting import write_report
 
-    console = Console(quiet=quiet, as_json=json)
-    given = o.options_given(
-        data=data,
-        model=model,
-        output=output,
-        limit=limit,
-        format=format,
-        map=map,
-        targets=targets,
-        template=template,
-        max_length=max_length,
-        dtype=dtype,
-        device=device,
-        batch_tokens=batch_tokens,
-        workers=workers,
-        store=store,
-        seed=seed,
-    )
-    outcome = run(load_config(PipelineConfig, config, given, overrides or []), log=console.log, progress=console)
+    outcome = run(settings, log=console.log, progress=console)
     try:
         write_report(outcome.folder, outcome.lines)
     except PlanError as error:  # the run is whole without its page

@@ -4,28 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, ClassVar, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from instdiff.errors import ConfigError, did_you_mean
 
 C = TypeVar("C", bound="Config")
 
 
+def key(default: Any, description: str, *, metavar: str | None = None, alone: str | None = None, **limits: Any) -> Any:
+    """A key of the configuration, with what its option, its help text and its page need.
+
+    Args:
+        default: a value, or a class that makes one.
+        description: what the key means, as a sentence.
+        metavar: stands for the value in a help text.
+        alone: what the option means where its value is left out.
+        **limits: of the value, as pydantic has them.
+    """
+    option: dict[str, Any] = {"metavar": metavar, "alone": alone}
+    given: dict[str, Any] = {"default_factory": default} if isinstance(default, type) else {"default": default}
+    return Field(description=description, json_schema_extra=option, **given, **limits)
+
+
 class Config(BaseModel):
     """A part of the configuration tree; unknown keys are errors with a suggestion.
 
-    ``aliases`` names other spellings of keys, the published ones among them.
+    ``ALIASES`` names other spellings of keys, the published ones among them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
+    ALIASES: ClassVar[dict[str, str]] = {}
+
     @classmethod
     def aliases(cls) -> dict[str, str]:
         """Other names of keys, by the name they have here."""
-        return {}
+        return cls.ALIASES
 
     @classmethod
     def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
@@ -41,6 +58,22 @@ class Config(BaseModel):
     def open_keys(cls) -> bool:
         """Whether keys that are not fields are kept (they are somebody else's options)."""
         return cls.model_config.get("extra") == "allow"
+
+
+class OpenPart(Config):
+    """A part whose other keys are ``params`` of something that checks them itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_params(cls, values: Any) -> Any:
+        values = dict(values or {})
+        extra = {name: values.pop(name) for name in list(values) if name not in cls.model_fields}
+        return {**values, "params": {**extra, **values.get("params", {})}}
+
+    @classmethod
+    def open_keys(cls) -> bool:
+        """All of them."""
+        return True
 
 
 def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:
@@ -166,7 +199,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``merge``, where methods named above replace those below; what both name keeps its parameters."""
     old, new = below.get("method"), above.get("method")
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -181,11 +214,11 @@ def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], ove
         ConfigError: see ``build``.
     """
     values = canonical(kind, read_yaml(file), str(file)) if file else {}
-    values = _overlaid(values, canonical(kind, options, "the command line"))
+    values = _overlay(values, canonical(kind, options, "the command line"))
     for override in overrides:
         path, value = split(override)
         above = canonical(kind, nest(kind.resolve_key(path, values), value), f"'{override}'")
-        values = _overlaid(values, above) if len(path) == 1 else merge(values, above)
+        values = _overlay(values, above) if len(path) == 1 else merge(values, above)
     return build(kind, values, str(file) if file else "the command line")
 
 

@@ -4,60 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, field_validator
 
-from instdiff.config.base import Config
+from instdiff.config.base import Config, key
 from instdiff.config.methods import short_name
 from instdiff.config.pipeline import EvalPart, ScorePart, SelectPart, SelectTrainPart, WarmupPart
 from instdiff.config.train import TrainSettings
 from instdiff.errors import ConfigError, did_you_mean
 
-__all__ = [
-    *("DataConfig", "EvalPart", "PipelineConfig", "RunConfig", "SampleConfig", "ScoreConfig", "ScorePart"),
-    *("SelectConfig", "SelectPart", "SelectTrainPart", "TrainConfig", "TrainPart", "WarmupPart"),
-    *("check_role_names", "method_path", "parse_methods", "parse_models", "parse_pairs", "normalise_roles"),
-]
-
-DTYPES = Literal["auto", "float32", "bfloat16", "float16"]
 MAP_KEYS = {"instruction_key": "instruction", "input_key": "input", "response_key": "response"}
-
-
-class DataConfig(Config):
-    """Which rows, and how to read them."""
-
-    data: str | None = None
-    format: str | None = None
-    map: dict[str, str] | None = None
-    targets: Literal["all", "last", "all+calls"] = "all"
-    limit: PositiveInt | None = None
-    instruction_key: str | None = None
-    input_key: str | None = None
-    response_key: str | None = None
-
-    ALIASES: ClassVar[dict[str, str]] = {"data_path": "data"}
-
-    @classmethod
-    def aliases(cls) -> dict[str, str]:
-        """Published names."""
-        return cls.ALIASES
-
-    @field_validator("map", mode="before")
-    @classmethod
-    def _map(cls, value: Any) -> Any:
-        return parse_pairs(value, "map") if isinstance(value, str) else value
-
-    def mapping(self) -> dict[str, str] | None:
-        """The column mapping, from ``map`` or from the published keys.
-
-        The published keys often repeat the default names; those are left to the format's own reading, which also
-        knows that ``output`` and ``response`` mean the same.
-        """
-        keys = {name: getattr(self, key) for key, name in MAP_KEYS.items() if getattr(self, key)}
-        named = {**keys, **(self.map or {})}
-        usual = all(name == column or (name, column) == ("response", "output") for name, column in named.items())
-        return None if usual else named
 
 
 def parse_pairs(text: str, key: str) -> dict[str, str]:
@@ -73,55 +30,113 @@ def parse_pairs(text: str, key: str) -> dict[str, str]:
     return out
 
 
+DATA = "jsonl, json, parquet, csv, a folder, hub:owner/name[:split], builtin:demo, or - for stdin."
+STORE = "Folder of the store (default: the user's cache)."
+SEED = "Seed of everything random."
+OUTPUT = "Where the result goes."
+METHODS = "Names, comma-separated or repeated; ./mine.py:Margin is your own."
+MODELS = "ROLE=WHERE, or WHERE for the base; may repeat. A folder, hub id, builtin:tiny, WHERE+ADAPTER."
+MODEL = "Base model: a folder, hub id, builtin:tiny."
+TARGET = "Rows that targeted methods such as rds match."
+
+Pairs = Annotated[
+    dict[str, str] | None, BeforeValidator(lambda value: parse_pairs(value, "map") if isinstance(value, str) else value)
+]
+Auto = Annotated[PositiveInt | None, BeforeValidator(lambda value: None if value == "auto" else value)]
+
+
+class DataConfig(Config):
+    """Which rows, and how to read them."""
+
+    data: str | None = key(None, DATA)
+    format: str | None = key(None, "Data format, where it is not recognised.")
+    map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
+    targets: Literal["all", "last", "all+calls"] = key("all", "Turns to learn (all+calls: tool calls too).")
+    limit: PositiveInt | None = key(None, "First N rows.", metavar="N")
+    instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
+    input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
+    response_key: str | None = key(None, "Column of the response; the published way to write `map`.")
+
+    ALIASES: ClassVar[dict[str, str]] = {"data_path": "data"}
+
+    def mapping(self) -> dict[str, str] | None:
+        """The column mapping, from ``map`` or from the published keys.
+
+        The published keys often repeat the default names; those are left to the format's own reading, which also
+        knows that ``output`` and ``response`` mean the same.
+        """
+        keys = {name: getattr(self, key) for key, name in MAP_KEYS.items() if getattr(self, key)}
+        named = {**keys, **(self.map or {})}
+        usual = all(name == column or (name, column) == ("response", "output") for name, column in named.items())
+        return None if usual else named
+
+
 class RunConfig(Config):
-    """What all commands that run a model share.
+    """What all commands that run a model share."""
 
-    Args:
-        judge_concurrency: calls at once to a judge's server; 8 unless given.
-    """
-
-    store: str | None = None
-    device: str = "auto"
-    dtype: DTYPES = "auto"
-    max_length: PositiveInt = 2048
-    template: str | None = None
-    batch_tokens: PositiveInt | None = None
-    workers: PositiveInt | None = None
-    executor: Literal["local", "ray"] = "local"
-    ray_address: str | None = None
-    gpus_per_worker: PositiveInt | None = None
-    shared: str | None = None
-    judge_concurrency: PositiveInt | None = None
-    seed: int = 42
-
-    @field_validator("batch_tokens", "workers", mode="before")
-    @classmethod
-    def _auto(cls, value: Any) -> Any:
-        return None if value == "auto" else value
+    store: str | None = key(None, STORE, metavar="DIR")
+    device: str = key("auto", "cpu, cuda, cuda:1, mps, or auto.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "Precision (auto: bf16 where faster).")
+    max_length: PositiveInt = key(2048, "Tokens of prompt and response, after which a row is cut.")
+    template: str | None = key(None, "alpaca (default; for proxy plain), chat, plain, direct, a file, or inline text.")
+    batch_tokens: Auto = key(None, "Tokens per batch (default: auto, the fastest is found).")
+    workers: Auto = key(None, "Processes that score (default: auto, one for each GPU).")
+    executor: Literal["local", "ray"] = key("local", "Where workers run.")
+    ray_address: str | None = key(None, "Address of a running Ray cluster, with `executor: ray`.")
+    gpus_per_worker: PositiveInt | None = key(None, "GPUs that one worker has.")
+    shared: str | None = key(None, "Folder that all machines of a Ray cluster see.")
+    judge_concurrency: PositiveInt | None = key(None, "Calls at once to a judge's server (default 8).", metavar="N")
+    seed: int = key(42, SEED)
 
 
 class SampleConfig(DataConfig):
     """``instdiff sample``: a seeded random subset."""
 
-    seed: int = 42
-    output: str | None = None
-    max_samples: PositiveInt | None = None
+    seed: int = key(42, SEED)
+    output: str | None = key(None, OUTPUT, metavar="PATH")
+    max_samples: PositiveInt | None = key(None, "Rows that are drawn.")
 
     ALIASES: ClassVar[dict[str, str]] = {"data_path": "data", "output_path": "output"}
 
 
-class ScoreConfig(DataConfig, RunConfig):
+class MethodsConfig(DataConfig, RunConfig):
+    """Models by role and methods by name."""
+
+    @classmethod
+    def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """``model`` as roles, ``method`` as names with parameters."""
+        parsers = {"model": parse_models, "method": parse_methods}
+        return {name: parsers[name](v) if name in parsers and v is not None else v for name, v in values.items()}
+
+    @classmethod
+    def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
+        """``method.ifd.ratio`` with the method's key in full, which for a file has dots of its own.
+
+        Raises:
+            ConfigError: that method is not asked for.
+        """
+        if len(path) < 3 or path[0] not in ("method", "methods"):
+            return path
+        short = {short_name(spec): spec for spec in values.get("method", {})}
+        if path[1] not in short:
+            raise ConfigError(f"'{'.'.join(path)}': '{path[1]}' is not among the methods{did_you_mean(path[1], short)}")
+        return [path[0], short[path[1]], *path[2:]]
+
+
+class ScoreConfig(MethodsConfig):
     """``instdiff score`` and ``instdiff plan``."""
 
-    model: dict[str, str] = Field(default_factory=dict)
-    method: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    warmup: str | None = None
-    target: str | None = None
-    output: str | None = None
-    strict: bool = False
-    shards: PositiveInt | Literal["auto"] | None = None
-    shard_index: NonNegativeInt | None = None
-    cluster: str | dict[str, Any] | None = None
+    model: dict[str, str] = key(dict, MODELS)
+    method: dict[str, dict[str, Any]] = key(dict, METHODS)
+    warmup: str | None = key(None, "jsonl of warm-up rows, for exclude_warmup.", metavar="FILE")
+    target: str | None = key(None, TARGET, metavar="FILE")
+    output: str | None = key(None, OUTPUT, metavar="PATH")
+    strict: bool = key(False, "Exit 3 when a row could not be scored.")
+    shards: PositiveInt | Literal["auto"] | None = key(
+        None, "Score one of N parts of the rows; auto asks the cluster.", metavar="N"
+    )
+    shard_index: NonNegativeInt | None = key(None, "Which part, from 0 (default: the cluster says).", metavar="I")
+    cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
 
     ALIASES: ClassVar[dict[str, str]] = {
         "data_path": "data",
@@ -141,15 +156,11 @@ class ScoreConfig(DataConfig, RunConfig):
             raise ValueError("a number or auto")
         return value
 
-    @classmethod
-    def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Models by role, methods by name."""
-        return normalise_roles(values)
 
-    @classmethod
-    def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
-        """Parameters go to a method that is asked for, by its short name."""
-        return method_path(path, values)
+class MergeConfig(ScoreConfig):
+    """``instdiff merge``: where the data and models of the shards are by now."""
+
+    method: dict[str, dict[str, Any]] = key(dict, "A ./mine.py:Margin that was scored and may be run here.")
 
 
 _ROLE = re.compile(r"[a-z_]+(/\d+)?")
@@ -200,60 +211,34 @@ def parse_methods(value: Any) -> dict[str, dict[str, Any]]:
     return {name: {} for name in names}
 
 
-def normalise_roles(values: dict[str, Any]) -> dict[str, Any]:
-    """``model`` as roles, ``method`` as names with parameters."""
-    parsers = {"model": parse_models, "method": parse_methods}
-    return {key: parsers[key](v) if key in parsers and v is not None else v for key, v in values.items()}
-
-
-def method_path(path: list[str], values: Mapping[str, Any]) -> list[str]:
-    """``method.ifd.ratio`` with the method's key in full, which for a file has dots of its own.
-
-    Raises:
-        ConfigError: that method is not asked for.
-    """
-    if len(path) < 3 or path[0] not in ("method", "methods"):
-        return path
-    short = {short_name(key): key for key in values.get("method", {})}
-    if path[1] not in short:
-        raise ConfigError(f"'{'.'.join(path)}': '{path[1]}' is not among the methods{did_you_mean(path[1], short)}")
-    return [path[0], short[path[1]], *path[2:]]
-
-
-class SelectConfig(DataConfig, RunConfig):
+class SelectConfig(MethodsConfig):
     """``instdiff select``."""
 
-    scores: str | None = None
-    method: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    model: dict[str, str] = Field(default_factory=dict)
-    budget: str | int | None = None
-    select_ratio: float | None = None
-    order: Literal["rank", "input"] = "rank"
-    group_by: str | None = None
-    quota: dict[str, str | int] = Field(default_factory=dict)
-    with_scores: bool = False
-    output: str | None = None
-    record: str | None = None
+    scores: str | None = key(None, "What `score` wrote; without it methods that need no model run here.")
+    method: dict[str, dict[str, Any]] = key(dict, METHODS)
+    model: dict[str, str] = key(dict, MODELS)
+    budget: str | int | None = key(
+        None, "500, 10%, '25% eligible', '200000 tokens', '10% tokens' (default 10%).", metavar="BUDGET"
+    )
+    select_ratio: float | None = key(
+        None, "The budget as a share, 0.1 for 10 %; `budget: tokens`, `rows` or `filtered` says of what."
+    )
+    order: Literal["rank", "input"] = key("rank", "Order of the rows.")
+    group_by: str | None = key(None, "Column of the input; the same share of each of its values.")
+    quota: dict[str, str | int] = key(dict, "Budgets of single groups by name, with `group_by`.")
+    with_scores: bool = key(False, "Add the method's columns to the rows.")
+    output: str | None = key(None, OUTPUT, metavar="PATH")
+    record: str | None = key(None, "Where the record goes (default: beside the output).", metavar="PATH")
 
     ALIASES: ClassVar[dict[str, str]] = {"data_path": "data", "output_path": "output", "scores_path": "scores"}
-
-    @classmethod
-    def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Models by role, methods by name."""
-        return normalise_roles(values)
-
-    @classmethod
-    def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
-        """Parameters go to a method that is asked for, by its short name."""
-        return method_path(path, values)
 
 
 class TrainPart(TrainSettings):
     """``train:`` of ``instdiff train``: settings, and what to train on what, to where."""
 
-    model_name_or_path: str | None = None
-    data_path: str | None = None
-    output_dir: str | None = None
+    model_name_or_path: str | None = key(None, "Published name of the command's `model`.")
+    data_path: str | None = key(None, "Published name of the command's `data`.")
+    output_dir: str | None = key(None, "Published name of the command's `output`.")
 
 
 class TrainConfig(DataConfig, RunConfig):
@@ -263,12 +248,21 @@ class TrainConfig(DataConfig, RunConfig):
     written there, and nothing is trained.
     """
 
-    model: str | None = None
-    output: str | None = None
-    train: TrainPart = Field(default_factory=TrainPart)
-    print_launch: str | None = None
-    nodes: PositiveInt = 1
-    gpus_per_node: PositiveInt = 1
+    model: str | None = key(None, MODEL)
+    output: str | None = key(None, OUTPUT, metavar="PATH")
+    train: TrainPart = key(
+        TrainPart,
+        "See [training settings](#training-settings). The published `model_name_or_path`, `data_path` and "
+        "`output_dir` may stand here too.",
+    )
+    print_launch: str | None = key(
+        None,
+        "Write launch files for several GPUs or machines to DIR (default: launch) and train nothing.",
+        metavar="[DIR]",
+        alone="launch",
+    )
+    nodes: PositiveInt = key(1, "Machines, for --print-launch.", metavar="N")
+    gpus_per_node: PositiveInt = key(1, "Processes on each, for --print-launch.", metavar="M")
 
     ALIASES: ClassVar[dict[str, str]] = {
         "data_path": "data",
@@ -281,26 +275,23 @@ class TrainConfig(DataConfig, RunConfig):
 
 
 class PipelineConfig(DataConfig, RunConfig):
-    """``instdiff pipeline``.
+    """``instdiff pipeline``."""
 
-    Args:
-        models: those of roles beside the base.
-        keep_models: False removes models that nothing later needs: of calibration, of controls, and of all rounds but
-            the last.
-    """
-
-    model: str | None = None
-    models: dict[str, str] = Field(default_factory=dict)
-    target: str | None = None
-    output: str | None = None
-    iterations: PositiveInt = 1
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    warmup: WarmupPart = Field(default_factory=WarmupPart)
-    score: ScorePart = Field(default_factory=ScorePart)
-    select: SelectPart = Field(default_factory=SelectPart)
-    select_train: SelectTrainPart = Field(default_factory=SelectTrainPart)
-    eval: EvalPart | None = None
-    keep_models: bool = True
+    model: str | None = key(None, MODEL)
+    models: dict[str, str] = key(dict, "Those of roles beside the base.")
+    target: str | None = key(None, TARGET, metavar="FILE")
+    output: str | None = key(None, "The run folder.", metavar="DIR")
+    iterations: PositiveInt = key(1, "Rounds of scoring, selecting and training.")
+    train: TrainSettings = key(TrainSettings, "How to train, everywhere: see [training settings](#training-settings).")
+    warmup: WarmupPart = key(WarmupPart, "See [warmup](#warmup-of-the-pipeline).")
+    score: ScorePart = key(ScorePart, "See [score](#score-of-the-pipeline).")
+    select: SelectPart = key(SelectPart, "See [select](#select-of-the-pipeline).")
+    select_train: SelectTrainPart = key(SelectTrainPart, "See [select_train](#select_train-of-the-pipeline).")
+    eval: EvalPart | None = key(None, "See [eval](#eval-of-the-pipeline); without it nothing is evaluated.")
+    keep_models: bool = key(
+        True,
+        "False removes models that nothing later needs: of calibration, of controls, and of all rounds but the last.",
+    )
 
     ALIASES: ClassVar[dict[str, str]] = {
         "data_path": "data",
@@ -308,3 +299,20 @@ class PipelineConfig(DataConfig, RunConfig):
         "output_dir": "output",
         "prompt_template": "template",
     }
+
+
+class ReportConfig(Config):
+    """``instdiff report``."""
+
+    data: str | None = key(None, "The rows of a score file, where it does not say where they are.", metavar="PATH")
+    output: str | None = key(None, "Where the page goes.", metavar="FILE")
+    store: str | None = key(None, STORE, metavar="DIR")
+
+
+class StoreConfig(Config):
+    """``instdiff store``."""
+
+    store: str | None = key(None, STORE, metavar="DIR")
+    keep: list[str] = key(list, "A model whose columns stay; may repeat.", metavar="WHERE")
+    older_than: str | None = key(None, "Only what was not used for so long: 12h, 30d, 8w.")
+    dry_run: bool = key(False, "Tell what would go, and leave it.")

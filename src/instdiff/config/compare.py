@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import PositiveInt, field_validator
 
-from instdiff.config.base import Config
-from instdiff.config.commands import DataConfig, RunConfig, check_role_names, parse_methods
+from instdiff.config.base import OpenPart, key
+from instdiff.config.commands import TARGET, DataConfig, RunConfig, check_role_names, parse_methods
 from instdiff.config.pipeline import WarmupPart
 from instdiff.config.train import TrainSettings
 
@@ -16,39 +16,21 @@ BASELINES: tuple[Baseline, ...] = ("random", "longest", "full")
 """What every comparison has beside the base model."""
 
 
-class Variant(Config):
-    """One line of a comparison; keys that are not here are parameters of its method.
+class Variant(OpenPart):
+    """One line of a comparison; keys that are not here are parameters of its method."""
 
-    Args:
-        method: name or ``file.py:Class``; by default the name of the line.
-        params: the method's parameters.
-        rounds: how often rows are scored, selected and trained on.
-        rebind: the role that a round's model takes in the next one.
-        train_from: ``base`` trains every round anew, ``last`` goes on from the round before (dynamic re-selection).
-        models: bound to roles for this line alone, such as a smaller or another family's ``base`` for scoring.
-        warmup: rows of the warm-up subset, or a share such as ``10%``; by default the comparison's own.
-        limit: the first rows of the pool alone.
-        seeds: by default the comparison's own.
-        budget: by default the comparison's own.
-    """
-
-    method: str | None = None
-    params: dict[str, Any] = Field(default_factory=dict)
-    rounds: PositiveInt = 1
-    rebind: str = "calibrated"
-    train_from: Literal["base", "last"] = "base"
-    models: dict[str, str] = Field(default_factory=dict)
-    warmup: PositiveInt | str | None = None
-    limit: PositiveInt | None = None
-    seeds: tuple[int, ...] | None = None
-    budget: str | int | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _params(cls, values: Any) -> Any:
-        values = dict(values or {})
-        extra = {key: values.pop(key) for key in list(values) if key not in cls.model_fields}
-        return {**values, "params": {**extra, **values.get("params", {})}}
+    method: str | None = key(None, "Name or `file.py:Class`; by default the name of the line.")
+    params: dict[str, Any] = key(dict, "The method's parameters.")
+    rounds: PositiveInt = key(1, "How often rows are scored, selected and trained on.")
+    rebind: str = key("calibrated", "The role that a round's model takes in the next one.")
+    train_from: Literal["base", "last"] = key(
+        "base", "`base` trains every round anew, `last` goes on from the round before (dynamic re-selection)."
+    )
+    models: dict[str, str] = key(dict, "Bound to roles for this line alone, such as a smaller `base` for scoring.")
+    warmup: PositiveInt | str | None = key(None, "Rows of the warm-up, or `10%`; by default the comparison's own.")
+    limit: PositiveInt | None = key(None, "The first rows of the pool alone.")
+    seeds: tuple[int, ...] | None = key(None, "By default the comparison's own.")
+    budget: str | int | None = key(None, "By default the comparison's own.")
 
     @field_validator("models")
     @classmethod
@@ -56,53 +38,33 @@ class Variant(Config):
         check_role_names(models)
         return models
 
-    @classmethod
-    def open_keys(cls) -> bool:
-        """The method checks its own parameters."""
-        return True
-
 
 class CompareConfig(DataConfig, RunConfig):
-    """``instdiff compare``.
+    """``instdiff compare``."""
 
-    Args:
-        model: scores the rows, and is trained unless there is a ``student``.
-        student: is trained on what ``model`` chose.
-        models: of further roles.
-        target: rows that targeted methods match.
-        output: the run folder.
-        method: one line each, beside the baselines, which are always there.
-        budgets: each line is trained and judged at each of them; give response tokens for equal terms.
-        seeds: of draws, warm-up and training.
-        random_seeds: how many seeds the random baseline has at least, three or more.
-        baselines: that are always there; the base model is too.
-        train: the same for every line.
-        steps: ``epochs`` trains every subset for as many passes; ``equal`` for as many optimizer steps as the first
-            random subset of the budget takes.
-        warmup: of methods that need a calibrated model.
-        eval: keys of ``instdiff eval``.
-        by: a column of the rows, such as their source; the shares of its values in every selection are told.
-        keep_models: False removes models as soon as no later cell begins with them.
-        strict: a cell that fails ends the run.
-    """
-
-    model: str | None = None
-    student: str | None = None
-    models: dict[str, str] = Field(default_factory=dict)
-    target: str | None = None
-    output: str | None = None
-    method: dict[str, Variant] = Field(default_factory=dict)
-    budgets: tuple[str | int, ...] = ("10% tokens",)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    random_seeds: int = Field(3, ge=3)
-    baselines: tuple[Baseline, ...] = BASELINES
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    steps: Literal["epochs", "equal"] = "epochs"
-    warmup: WarmupPart = Field(default_factory=WarmupPart)
-    eval: dict[str, Any] = Field(default_factory=dict)
-    by: str | None = None
-    keep_models: bool = True
-    strict: bool = False
+    model: str | None = key(None, "Base model; scores the rows, and is trained unless there is a `student`.")
+    student: str | None = key(None, "Is trained on what `model` chose.")
+    models: dict[str, str] = key(dict, "Of further roles.")
+    target: str | None = key(None, TARGET, metavar="FILE")
+    output: str | None = key(None, "The run folder.", metavar="DIR")
+    method: dict[str, Variant] = key(dict, "Names, comma-separated or repeated; see [lines](#a-line-of-a-comparison).")
+    budgets: tuple[str | int, ...] = key(
+        ("10% tokens",), "500, 10%, '200000 tokens'; tokens give equal terms; may repeat.", metavar="BUDGET"
+    )
+    seeds: tuple[int, ...] = key((0, 1, 2), "Of draws, warm-up and training.")
+    random_seeds: int = key(3, "How many seeds the random baseline has at least, three or more.", ge=3)
+    baselines: tuple[Baseline, ...] = key(BASELINES, "That are always there; the base model is too.")
+    train: TrainSettings = key(TrainSettings, "The same for every line.")
+    steps: Literal["epochs", "equal"] = key(
+        "epochs",
+        "`epochs` trains every subset for as many passes; `equal` for as many optimizer steps as the first random "
+        "subset of the budget takes.",
+    )
+    warmup: WarmupPart = key(WarmupPart, "For a calibrated model: see [warmup](#warmup-of-the-pipeline).")
+    eval: dict[str, Any] = key(dict, "Keys of `instdiff eval`.")
+    by: str | None = key(None, "A column, such as the source; the shares of its values in every selection are told.")
+    keep_models: bool = key(True, "False removes models as soon as no later cell begins with them.")
+    strict: bool = key(False, "A cell that fails ends the run.")
 
     ALIASES: ClassVar[dict[str, str]] = {
         "data_path": "data",

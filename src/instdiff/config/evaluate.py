@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import NonNegativeInt, PositiveInt, field_validator
 
+from instdiff.config.base import key
 from instdiff.config.commands import DataConfig, RunConfig
 from instdiff.config.pipeline import names
 
@@ -14,47 +15,29 @@ LISTS = ("suite", "task")
 
 
 class EvalConfig(DataConfig, RunConfig):
-    """``instdiff eval``.
+    """``instdiff eval``."""
 
-    Args:
-        model: under test; with ``generator: openai:...`` only its name.
-        suite: names of suites.
-        task: tasks of these suites; none takes all that a suite has.
-        data: the rows of ``heldout``.
-        data_dir: a folder with the tasks' files.
-        task_data: the file of a task by its name; ``data.gsm8k=PATH`` is the same.
-        output: the results' file, or a folder where there are several suites.
-        answers: folder for what was written and judged; by default beside the store.
-        n: answers to each problem.
-        temperature: 0 takes the likeliest token.
-        top_p: share of the probability that is drawn from.
-        max_new_tokens: tokens after which an answer is cut.
-        shots: worked examples before each problem; None takes the suite's own number.
-        generator: ``hf``, ``vllm``, or ``openai:MODEL@http://host:port/v1``.
-        concurrency: calls at once to a server.
-        judge_concurrency: calls at once to the judge's; by default ``concurrency``.
-        judge: a model that compares answers, as ``openai:MODEL@URL`` or a folder.
-        reference: another model's answers to compare with.
-        unsafe: run written code without full isolation.
-    """
-
-    model: str | None = None
-    suite: list[str] = Field(default_factory=list)
-    task: list[str] = Field(default_factory=list)
-    data_dir: str | None = None
-    task_data: dict[str, str] = Field(default_factory=dict)
-    output: str | None = None
-    answers: str | None = None
-    n: PositiveInt = 1
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_new_tokens: PositiveInt = 512
-    shots: NonNegativeInt | None = None
-    generator: str = "hf"
-    concurrency: PositiveInt = 8
-    judge: str | None = None
-    reference: str | None = None
-    unsafe: bool = False
+    data: str | None = key(None, "Rows of the suite heldout.")
+    model: str | None = key(
+        None, "Under test: a folder, hub id, builtin:tiny; with generator openai:... only its name."
+    )
+    suite: list[str] = key(list, "Comma-separated: heldout, math, med, openllm, code, general, skills.")
+    task: list[str] = key(list, "Tasks of the suites (default: all), comma-separated.")
+    data_dir: str | None = key(None, "Folder with the tasks' files, in place of the hub.", metavar="DIR")
+    task_data: dict[str, str] = key(dict, "The file of a task by its name; `data.gsm8k=PATH` is the same.")
+    output: str | None = key(None, "The results' file, or a folder where there are several suites.", metavar="PATH")
+    answers: str | None = key(None, "Keeps answers and judgements (default: beside the store).", metavar="DIR")
+    n: PositiveInt = key(1, "Answers to each problem.")
+    temperature: float = key(0.0, "0 takes the likeliest token.", ge=0)
+    top_p: float = key(1.0, "Share of the probability that is drawn from.", gt=0, le=1)
+    max_new_tokens: PositiveInt = key(512, "Tokens after which an answer is cut.")
+    shots: NonNegativeInt | None = key(None, "Worked examples before each problem (default: the suite's own number).")
+    generator: str = key("hf", "hf, vllm, or openai:MODEL@http://host:port/v1.")
+    concurrency: PositiveInt = key(8, "Calls at once to a server.")
+    judge_concurrency: PositiveInt | None = key(None, "Calls at once to the judge (default: --concurrency).")
+    judge: str | None = key(None, "Compares answers: openai:MODEL@http://host:port/v1, or a folder.")
+    reference: str | None = key(None, "Another model's answers to compare with.")
+    unsafe: bool = key(False, "Run written code without full isolation.")
 
     ALIASES: ClassVar[dict[str, str]] = {
         "data_path": "data",

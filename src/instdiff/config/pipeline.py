@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
-from instdiff.config.base import Config
+from instdiff.config.base import Config, OpenPart, key
 from instdiff.config.train import TrainSettings
 
 
@@ -20,93 +20,67 @@ def names(value: Any) -> list[str]:
 class WarmupPart(Config):
     """``warmup:`` of the pipeline: the random subset that the first calibration model is trained on."""
 
-    data_path: str | None = None
-    sample_size: PositiveInt = 100
-    limit: PositiveInt | None = None
-    train: TrainSettings | None = None
+    data_path: str | None = key(None, "Rows that the warm-up subset is drawn from; by default the data.")
+    sample_size: PositiveInt = key(100, "Rows that are drawn.")
+    limit: PositiveInt | None = key(None, "At most so many rows of `data_path`.")
+    train: TrainSettings | None = key(None, "Training settings that differ here.")
 
 
 class ScorePart(Config):
     """``score:`` of the pipeline."""
 
-    instruction_key: str | None = None
-    input_key: str | None = None
-    response_key: str | None = None
-    template: str | None = None
-    max_length: PositiveInt | None = None
-    max_samples: PositiveInt | None = None
+    instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
+    input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
+    response_key: str | None = key(None, "Column of the response; the published way to write `map`.")
+    template: str | None = key(None, "Template for scoring alone.")
+    max_length: PositiveInt | None = key(None, "Tokens of prompt and response, for scoring alone.")
+    max_samples: PositiveInt | None = key(None, "At most so many rows.")
 
-    @classmethod
-    def aliases(cls) -> dict[str, str]:
-        """Published names."""
-        return {"prompt_template": "template"}
+    ALIASES: ClassVar[dict[str, str]] = {"prompt_template": "template"}
 
 
-class SelectPart(Config):
-    """``select:`` of the pipeline; keys that are not here are parameters of the method.
+class SelectPart(OpenPart):
+    """``select:`` of the pipeline; keys that are not here are parameters of the method."""
 
-    Each round after the first adds ``grow`` to the budget.
-    """
-
-    method: str = "instructdiff"
-    budget: str | int | None = None
-    grow: str | int | None = None
-    select_ratio: float = 0.1
-    params: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _params(cls, values: Any) -> Any:
-        values = dict(values)
-        extra = {key: values.pop(key) for key in list(values) if key not in cls.model_fields}
-        return {**values, "params": {**extra, **values.get("params", {})}}
-
-    @classmethod
-    def open_keys(cls) -> bool:
-        """The method checks its own parameters."""
-        return True
+    method: str = key("instructdiff", "Name, or `./mine.py:Margin`.")
+    budget: str | int | None = key(
+        None, "As `--budget`; or `tokens`, `rows` or `filtered`, of which `select_ratio` is the share."
+    )
+    grow: str | int | None = key(None, "What each round after the first adds to the budget.")
+    select_ratio: float = key(0.1, "The share, where `budget` is none or one of the three words.")
+    params: dict[str, Any] = key(dict, "The method's parameters; they may also stand beside `method`.")
 
 
 class SelectTrainPart(Config):
     """``select_train:`` of the pipeline."""
 
-    train: TrainSettings | None = None
+    train: TrainSettings | None = key(None, "Training settings that differ from the pipeline's `train`.")
 
 
-class EvalPart(Config):
+class EvalPart(OpenPart):
     """``eval:`` of the pipeline, with controls at the same token budget.
 
     Keys that are not here are those of ``instdiff eval``, such as ``task``, ``n``, ``judge`` or ``data_dir``.
-
-    Args:
-        suite: names of suites, of which ``heldout`` is response NLL on ``data_path``.
-        data_path: rows that are held out.
-        limit: at most so many of them, and of the items of each task.
-        params: keys of ``instdiff eval``; they may also stand beside ``suite``.
     """
 
-    suite: list[str] = Field(default=["heldout"], min_length=1)
-    data_path: str | None = None
-    limit: PositiveInt | None = None
-    baselines: tuple[Literal["random", "longest", "full"], ...] = ("random",)
-    seeds: tuple[int, ...] = (0,)
-    params: dict[str, Any] = Field(default_factory=dict)
+    suite: list[str] = key(
+        ["heldout"], "Names of suites, of which `heldout` is response NLL on `data_path`.", min_length=1
+    )
+    data_path: str | None = key(None, "Rows that are held out.")
+    limit: PositiveInt | None = key(None, "At most so many of them, and of the items of each task.")
+    baselines: tuple[Literal["random", "longest", "full"], ...] = key(
+        ("random",), "Controls that are trained at the same token budget."
+    )
+    seeds: tuple[int, ...] = key((0,), "Seeds of the random control.")
+    params: dict[str, Any] = key(dict, "Keys of `instdiff eval`; they may also stand beside `suite`.")
 
     @model_validator(mode="before")
     @classmethod
-    def _params(cls, values: Any) -> Any:
+    def _path(cls, values: Any) -> Any:
         values = dict(values)
-        if isinstance(values.get("data"), str):
-            values["data_path"] = values.pop("data")
-        extra = {key: values.pop(key) for key in list(values) if key not in cls.model_fields}
-        return {**values, "params": {**extra, **values.get("params", {})}}
+        return {**values, "data_path": values.pop("data")} if isinstance(values.get("data"), str) else values
 
     @field_validator("suite", mode="before")
     @classmethod
     def _suites(cls, value: Any) -> Any:
         return names(value)
-
-    @classmethod
-    def open_keys(cls) -> bool:
-        """``instdiff eval`` checks its own keys."""
-        return True

@@ -1,52 +1,43 @@
-"""Configuration of the verbs that show a selection and hand it over."""
+"""Configuration of the commands that show a selection and hand it over."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import NonNegativeInt, field_validator
 
-from instdiff.config.base import Config
-from instdiff.config.commands import parse_pairs
+from instdiff.config.base import Config, key
+from instdiff.config.commands import DATA, STORE, Pairs
 
 
 class ReadConfig(Config):
     """How data is read, where its keys do not say it."""
 
-    data: str | None = None
-    map: dict[str, str] | None = None
-    targets: Literal["all", "last", "all+calls"] | None = None
+    data: str | None = key(None, DATA)
+    map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
+    targets: Literal["all", "last", "all+calls"] | None = key(None, "Turns to learn, by default as recorded.")
 
     ALIASES: ClassVar[dict[str, str]] = {"data_path": "data"}
-
-    @classmethod
-    def aliases(cls) -> dict[str, str]:
-        """Published names."""
-        return cls.ALIASES
-
-    @field_validator("map", mode="before")
-    @classmethod
-    def _map(cls, value: Any) -> Any:
-        return parse_pairs(value, "map") if isinstance(value, str) else value
 
 
 class ExplainConfig(ReadConfig):
     """``instdiff explain``."""
 
-    format: str | None = None
-    scores: str | None = None
-    selection: str | None = None
-    store: str | None = None
-    by: str | None = None
+    format: str | None = key(None, "Data format, where it is not recognised.")
+    scores: str | None = key(None, "What `score` wrote.", metavar="FILE")
+    selection: str | None = key(None, "selected.jsonl, its record or a run folder.", metavar="PATH")
+    store: str | None = key(None, STORE, metavar="DIR")
+    by: str | None = key(None, "What colours the tokens: nll, entropy, top1, 'delta nll' (default: all), with commas.")
 
 
 class DiffConfig(ReadConfig):
     """``instdiff diff``."""
 
-    format: str | None = None
-    scores: list[str] = Field(default_factory=list)
-    by: str | None = None
-    examples: NonNegativeInt = 3
+    data: str | None = key(None, "The input of both, where their rows are not beside them.")
+    format: str | None = key(None, "Data format, where it is not recognised.")
+    scores: list[str] = key(list, "What `score` wrote; may repeat (default: beside A and B).", metavar="FILE")
+    by: str | None = key(None, "Column of the rows (default: source or the like).")
+    examples: NonNegativeInt = key(3, "Rows shown of each side.")
 
     @field_validator("scores", mode="before")
     @classmethod
@@ -57,16 +48,17 @@ class DiffConfig(ReadConfig):
 class ExportConfig(ReadConfig):
     """``instdiff export``; ``format`` is the trainer's, ``data_format`` that of the input."""
 
-    format: str | None = None
-    data_format: str | None = None
-    source: str | None = None
-    output: str | None = None
-    name: str | None = None
-    layout: str = "auto"
-    template: str | None = None
-    model: str | None = None
-    license: str | None = None
-    push: str | None = None
-    public: bool = False
+    data: str | None = key(None, "selected.jsonl, its record or a run folder.", metavar="PATH")
+    format: str | None = key(None, "llamafactory, axolotl, trl, jsonl, parquet or hub.")
+    data_format: str | None = key(None, "Format of the rows, where it is not recognised.")
+    source: str | None = key(None, "The input, where only its record is given and it has moved.")
+    output: str | None = key(None, "Folder for the files.", metavar="DIR")
+    name: str | None = key(None, "Of the data set (default: by the input).")
+    layout: str = key("auto", "alpaca, sharegpt, messages, prompt_completion, or auto.")
+    template: str | None = key(None, "For TRL: chat, or a text template for models without a chat template.")
+    model: str | None = key(None, "Model to be trained (default: the base of the selection).")
+    license: str | None = key(None, "Of the source, as the hub spells it.")
+    push: str | None = key(None, "hub:owner/name; private unless --public.", metavar="HUB")
+    public: bool = key(False, "Make a new repository on the hub public.")
 
     ALIASES: ClassVar[dict[str, str]] = {"data_path": "data", "output_path": "output"}

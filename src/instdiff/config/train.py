@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 
-from instdiff.config.base import Config
+from instdiff.config.base import Config, key
 from instdiff.errors import ConfigError, did_you_mean
 
 MODES = {"sft": "nll", "dft": "dft", "sft+kl": "nll", "asft": "dft"}
@@ -58,78 +58,59 @@ FIXED = {
 
 
 class TrainSettings(Config):
-    """Settings of one training; keys that are not listed here are passed to the trainer.
-
-    Args:
-        model_max_length: tokens of prompt and response after which a row is cut (also ``max_length``).
-        num_train_epochs: passes over the rows; may be a fraction.
-        learning_rate: the highest one, reached when the warm-up ends.
-        global_batch_size: rows per optimizer step, over all devices and accumulation steps.
-        per_device_train_batch_size: rows per forward pass; None chooses by device and row length.
-        mode: ``sft`` (cross-entropy), ``dft`` (cross-entropy weighted with the token's own probability), or with
-            ``kl_weight`` times the divergence from the base model added: ``sft+kl``, and ``asft`` to ``dft``.
-        kl_weight: of the divergence, in the modes that have one.
-        packing: put the rows of a pass end to end without padding; each sees itself alone, so the loss is the same.
-            The model is tested for it at the start.
-        lr_scheduler_type: the trainer's name of the decay.
-        warmup_ratio: share of all steps in which the rate rises from zero; ``warmup_steps`` takes precedence.
-        weight_decay: AdamW's, not applied to biases and norms.
-        max_grad_norm: gradients are clipped to this norm; 0 never clips.
-        use_lora: train low-rank adapters instead of all weights, with rank ``lora_r``, scale ``lora_alpha / lora_r``
-            and ``lora_dropout``.
-        load_in_4bit: keep the base model's weights in four bits (QLoRA); needs ``use_lora``, bitsandbytes and CUDA.
-        lora_target_modules: names of the modules that get an adapter, a regular expression, or ``all-linear``.
-        seed: of order, dropout and adapter weights; None takes the command's.
-        dtype: ``auto`` keeps fp32 weights and multiplies in bf16 where the hardware is faster; ``bfloat16`` does so
-            anywhere; ``float32`` never; ``pure_bf16`` keeps the weights in bf16 too, as published.
-        save_dtype: of the saved weights of a full training (adapters are kept as trained). The default is float32
-            because AdamW moves a weight by about the learning rate in a step, say 2e-5, and bf16 tells weights near
-            0.02 apart by 1e-4 only: rounding would take back much of what was learnt. ``base`` is the base model's
-            own dtype.
-        checkpoint_minutes: minutes between checkpoints.
-        checkpoint_steps: optimizer steps between checkpoints, beside the minutes (also ``save_steps``).
-        resume: go on from an interrupted training's newest checkpoint; False begins anew.
-        cache_dir: published key, unused: models are resolved by the command.
-        alpha: published key, unused there as here.
-        clip_min: published key, unused there as here.
-        clip_max: published key, unused there as here.
-    """
+    """Settings of one training; keys that are not listed here are passed to the trainer."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
-    model_max_length: int = Field(2048, ge=2)
-    num_train_epochs: float = Field(3, gt=0)
-    learning_rate: float = Field(2e-5, ge=0)
-    global_batch_size: int = Field(64, ge=1)
-    per_device_train_batch_size: int | None = Field(None, ge=1)
-    mode: str = "sft"
-    kl_weight: float = Field(0.1, ge=0)
-    packing: bool = False
-    lr_scheduler_type: str = "cosine"
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, ge=0)
-    use_lora: bool = False
-    lora_r: int = Field(8, ge=1)
-    lora_alpha: float = Field(16, gt=0)
-    lora_dropout: float = Field(0.05, ge=0, lt=1)
-    load_in_4bit: bool = False
-    lora_target_modules: list[str] | str = Field(default=["q_proj", "v_proj"])
-    seed: int | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "pure_bf16"] = "auto"
-    save_dtype: Literal["float32", "bfloat16", "float16", "base"] = "float32"
-    checkpoint_minutes: float = Field(10, gt=0)
-    checkpoint_steps: int | None = Field(None, ge=1)
-    resume: bool = True
-    cache_dir: str | None = None
-    alpha: float | None = None
-    clip_min: float | None = None
-    clip_max: float | None = None
+    model_max_length: int = key(2048, "Tokens after which a row is cut (also `max_length`).", ge=2)
+    num_train_epochs: float = key(3, "Passes over the rows; may be a fraction.", gt=0)
+    learning_rate: float = key(2e-5, "The highest one, reached when the warm-up ends.", ge=0)
+    global_batch_size: int = key(64, "Rows per optimizer step, over all devices and accumulation steps.", ge=1)
+    per_device_train_batch_size: int | None = key(None, "Rows per forward pass; by default what fits.", ge=1)
+    mode: str = key(
+        "sft",
+        "`sft` (cross-entropy), `dft` (cross-entropy weighted with the token's own probability), or with `kl_weight` "
+        "times the divergence from the base model added: `sft+kl`, and `asft` to `dft`.",
+    )
+    kl_weight: float = key(0.1, "Of the divergence, in the modes that have one.", ge=0)
+    packing: bool = key(
+        False,
+        "Rows end to end without padding; each sees itself alone, for which the model is tested at the start.",
+    )
+    lr_scheduler_type: str = key("cosine", "The trainer's name of the decay.")
+    warmup_ratio: float = key(
+        0.05, "Share of all steps in which the rate rises from zero; `warmup_steps` takes precedence.", ge=0, lt=1
+    )
+    weight_decay: float = key(0.01, "AdamW's, not applied to biases and norms.", ge=0)
+    max_grad_norm: float = key(1.0, "Gradients are clipped to this norm; 0 never clips.", ge=0)
+    use_lora: bool = key(False, "Train low-rank adapters instead of all weights.")
+    lora_r: int = key(8, "Rank of the adapters.", ge=1)
+    lora_alpha: float = key(16, "The adapters' scale is `lora_alpha / lora_r`.", gt=0)
+    lora_dropout: float = key(0.05, "Dropout before the adapters.", ge=0, lt=1)
+    load_in_4bit: bool = key(False, "Four bits for the base (QLoRA); needs `use_lora`, bitsandbytes and CUDA.")
+    lora_target_modules: list[str] | str = key(
+        ["q_proj", "v_proj"], "Names of the modules that get an adapter, a regular expression, or `all-linear`."
+    )
+    seed: int | None = key(None, "Of order, dropout and adapter weights; None takes the command's.")
+    dtype: Literal["auto", "float32", "bfloat16", "pure_bf16"] = key(
+        "auto",
+        "`auto` keeps fp32 weights and multiplies in bf16 where the hardware is faster; `bfloat16` does so anywhere; "
+        "`float32` never; `pure_bf16` keeps the weights in bf16 too, as published.",
+    )
+    save_dtype: Literal["float32", "bfloat16", "float16", "base"] = key(
+        "float32",
+        "Of the saved weights of a full training: bf16 tells weights near 0.02 apart by 1e-4 only, and would take back "
+        "much of what steps of 2e-5 have learnt. `base` is the base model's own dtype.",
+    )
+    checkpoint_minutes: float = key(10, "Minutes between checkpoints.", gt=0)
+    checkpoint_steps: int | None = key(None, "Steps between checkpoints, beside the minutes (also `save_steps`).", ge=1)
+    resume: bool = key(True, "Go on from an interrupted training's newest checkpoint; False begins anew.")
+    cache_dir: str | None = key(None, "Published key, unused: models are resolved by the command.")
+    alpha: float | None = key(None, "Published key, unused there as here.")
+    clip_min: float | None = key(None, "Published key, unused there as here.")
+    clip_max: float | None = key(None, "Published key, unused there as here.")
 
-    @classmethod
-    def aliases(cls) -> dict[str, str]:
-        """Other names of keys, by the name they have here."""
-        return {"max_length": "model_max_length", "save_steps": "checkpoint_steps"}
+    ALIASES: ClassVar[dict[str, str]] = {"max_length": "model_max_length", "save_steps": "checkpoint_steps"}
 
     @field_validator("mode")
     @classmethod
@@ -175,11 +156,11 @@ def hf_arguments(settings: TrainSettings, known: Collection[str]) -> dict[str, A
     """
     extra = dict(settings.model_extra or {})
     open_keys = [*TrainSettings.model_fields, *TrainSettings.aliases(), *(set(known) - set(FIXED))]
-    for key in extra:
-        if key in FIXED:
-            raise ConfigError(f"training key '{key}' cannot be set: {FIXED[key]}")
-        if key not in known:
-            raise ConfigError(f"unknown training key '{key}'{_hint(key, open_keys)}")
+    for name in extra:
+        if name in FIXED:
+            raise ConfigError(f"training key '{name}' cannot be set: {FIXED[name]}")
+        if name not in known:
+            raise ConfigError(f"unknown training key '{name}'{_hint(name, open_keys)}")
     checkpointing = {
         new: extra.pop(old)
         for old, new in (
