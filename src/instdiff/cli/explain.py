@@ -18,7 +18,7 @@ Scores = Annotated[str | None, typer.Option("--scores", help="What `score` wrote
     "explain",
     "Examples:\n"
     "  instdiff explain 17 --data my.jsonl --scores scores.parquet\n"
-    "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selection.json --by entropy",
+    "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selected.jsonl --by entropy",
 )
 def explain(
     row: Annotated[str, typer.Argument(help="Number of the row, from 0, or its id or the beginning of it.")],
@@ -28,7 +28,7 @@ def explain(
     scores: Scores = None,
     selection: Annotated[
         str | None,
-        typer.Option("--selection", help="selection.json, selected.jsonl or a run folder.", metavar="PATH"),
+        typer.Option("--selection", help="selected.jsonl, its record or a run folder.", metavar="PATH"),
     ] = None,
     by: Annotated[
         str | None,
@@ -74,12 +74,12 @@ def explain(
 @command(
     "diff",
     "Examples:\n"
-    "  instdiff diff ifd/selection.json random/selection.json --data my.jsonl --by source\n"
+    "  instdiff diff ifd.jsonl random.jsonl --data my.jsonl --by source\n"
     "  instdiff diff runs/a runs/b\n"
     "  instdiff diff mine.jsonl theirs.jsonl --scores scores.parquet",
 )
 def diff(
-    a: Annotated[str, typer.Argument(help="selection.json, a file of selected rows, or a run folder.")],
+    a: Annotated[str, typer.Argument(help="A file of selected rows, its record, or a run folder.")],
     b: Annotated[str, typer.Argument(help="The other.")],
     overrides: o.Overrides = None,
     config: o.ConfigFile = None,
@@ -126,14 +126,14 @@ def diff(
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
     "  instdiff export --data selected.jsonl --format trl --output trl --model Qwen/Qwen2.5-0.5B\n"
-    "  instdiff export --data selection.json --format axolotl --output axolotl\n"
+    "  instdiff export --data selected.selection.json --format axolotl --output axolotl\n"
     "  instdiff export --data runs/demo --format hub --output card --license cc-by-4.0 --push hub:owner/name",
 )
 def export(
     overrides: o.Overrides = None,
     config: o.ConfigFile = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="selected.jsonl, selection.json or a run folder.", metavar="PATH")
+        str | None, typer.Option("--data", help="selected.jsonl, its record or a run folder.", metavar="PATH")
     ] = None,
     format: Annotated[
         str | None, typer.Option("--format", help="llamafactory, axolotl, trl, jsonl, parquet or hub.")
@@ -194,7 +194,7 @@ def export(
     )
     settings = load_config(ExportConfig, config, given, overrides or [])
     if not settings.data:
-        raise ConfigError("no data is named; give --data selected.jsonl, selection.json or a run folder")
+        raise ConfigError("no data is named; give --data selected.jsonl, its record or a run folder")
     if not settings.format:
         raise ConfigError(f"no trainer is named; give --format, one of {', '.join(FORMATS)}")
     done = hand_over(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,7 +77,7 @@ def select(
     with_scores: Annotated[bool, typer.Option("--with-scores", help="Add the method's columns to the rows.")] = False,
     output: o.Output = None,
     record: Annotated[
-        str | None, typer.Option("--record", help="Where selection.json goes (default: beside the output).")
+        str | None, typer.Option("--record", help="Where the record goes (default: NAME.selection.json beside NAME.jsonl).")
     ] = None,
     model: o.Models = None,
     limit: o.Limit = None,
@@ -94,6 +93,7 @@ def select(
     from instdiff.config.base import load as load_config
     from instdiff.config.commands import SelectConfig
     from instdiff.core.budget import configured_budget
+    from instdiff.selection.record import record_path
     from instdiff.selection.selector import select as choose
 
     console = Console(quiet=quiet, as_json=json)
@@ -130,14 +130,14 @@ def select(
         meta=table.meta,
     )
     chosen.write(out, with_scores=settings.with_scores)
-    record_path = settings.record or str(Path(out).parent / "selection.json")
-    chosen.write_record(record_path)
+    place = settings.record or record_path(out)
+    chosen.write_record(place)
     counts = chosen.record()["counts"]
     tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
     console.result(
         {**chosen.record(), "output": out},
         f"{len(chosen):,} of {len(pool):,} rows{tokens} by {name} within {chosen.budget} in {out}; "
-        f"the record is {record_path}",
+        f"the record is {place}",
     )
 
 
