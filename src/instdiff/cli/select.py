@@ -77,7 +77,8 @@ def select(
     with_scores: Annotated[bool, typer.Option("--with-scores", help="Add the method's columns to the rows.")] = False,
     output: o.Output = None,
     record: Annotated[
-        str | None, typer.Option("--record", help="Where the record goes (default: NAME.selection.json beside NAME.jsonl).")
+        str | None,
+        typer.Option("--record", help="Where the record goes (default: beside the output)."),
     ] = None,
     model: o.Models = None,
     limit: o.Limit = None,

@@ -10,7 +10,7 @@ import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import load_pool, require_output
+from instdiff.cli.common import load_pool, require_output, write_page
 from instdiff.cli.compare import tables
 from instdiff.cli.console import Console, table
 
@@ -153,9 +153,7 @@ def pipeline(
     """Warm up, score, select, train, evaluate, iterate; give the same command again to go on."""
     from instdiff.config.base import load as load_config
     from instdiff.config.commands import PipelineConfig
-    from instdiff.errors import PlanError
     from instdiff.experiments.pipeline import pipeline as run
-    from instdiff.reporting import write_report
 
     console = Console(quiet=quiet, as_json=json)
     given = o.options_given(
@@ -176,10 +174,7 @@ def pipeline(
         seed=seed,
     )
     outcome = run(load_config(PipelineConfig, config, given, overrides or []), log=console.log, progress=console)
-    try:
-        write_report(outcome.folder, outcome.lines)
-    except PlanError as error:  # the run is whole without its page
-        console.log(f"warning: there is no page: {error}; then run: instdiff report {outcome.folder}")
+    write_page(outcome.folder, console, outcome.lines)
     facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages, "suites": outcome.suites}
     console.result(facts, _outcome_text(outcome))
 

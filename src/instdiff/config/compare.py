@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator
 
-from instdiff.config.base import Config
 from instdiff.config.commands import DataConfig, RunConfig, check_role_names, parse_methods
-from instdiff.config.pipeline import WarmupPart
+from instdiff.config.pipeline import OpenConfig, WarmupPart
 from instdiff.config.train import TrainSettings
 
 Baseline = Literal["random", "longest", "full"]
@@ -16,7 +15,7 @@ BASELINES: tuple[Baseline, ...] = ("random", "longest", "full")
 """What every comparison has beside the base model."""
 
 
-class Variant(Config):
+class Variant(OpenConfig):
     """One line of a comparison; keys that are not here are parameters of its method.
 
     Args:
@@ -33,7 +32,6 @@ class Variant(Config):
     """
 
     method: str | None = None
-    params: dict[str, Any] = Field(default_factory=dict)
     rounds: PositiveInt = 1
     rebind: str = "calibrated"
     train_from: Literal["base", "last"] = "base"
@@ -43,23 +41,11 @@ class Variant(Config):
     seeds: tuple[int, ...] | None = None
     budget: str | int | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _params(cls, values: Any) -> Any:
-        values = dict(values or {})
-        extra = {key: values.pop(key) for key in list(values) if key not in cls.model_fields}
-        return {**values, "params": {**extra, **values.get("params", {})}}
-
     @field_validator("models")
     @classmethod
     def _roles(cls, models: dict[str, str]) -> dict[str, str]:
         check_role_names(models)
         return models
-
-    @classmethod
-    def open_keys(cls) -> bool:
-        """The method checks its own parameters."""
-        return True
 
 
 class CompareConfig(DataConfig, RunConfig):

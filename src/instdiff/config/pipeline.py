@@ -17,6 +17,24 @@ def names(value: Any) -> list[str]:
     return list(dict.fromkeys(name for name in found if name))
 
 
+class OpenConfig(Config):
+    """A part whose other keys are parameters of somebody who checks them: a method, or ``instdiff eval``."""
+
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _params(cls, values: Any) -> Any:
+        values = dict(values or {})
+        extra = {key: values.pop(key) for key in list(values) if key not in cls.model_fields}
+        return {**values, "params": {**extra, **values.get("params", {})}}
+
+    @classmethod
+    def open_keys(cls) -> bool:
+        """They are kept."""
+        return True
+
+
 class WarmupPart(Config):
     """``warmup:`` of the pipeline: the random subset that the first calibration model is trained on."""
 
@@ -42,7 +60,7 @@ class ScorePart(Config):
         return {"prompt_template": "template"}
 
 
-class SelectPart(Config):
+class SelectPart(OpenConfig):
     """``select:`` of the pipeline; keys that are not here are parameters of the method.
 
     Each round after the first adds ``grow`` to the budget.
@@ -52,19 +70,6 @@ class SelectPart(Config):
     budget: str | int | None = None
     grow: str | int | None = None
     select_ratio: float = 0.1
-    params: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _params(cls, values: Any) -> Any:
-        values = dict(values)
-        extra = {key: values.pop(key) for key in list(values) if key not in cls.model_fields}
-        return {**values, "params": {**extra, **values.get("params", {})}}
-
-    @classmethod
-    def open_keys(cls) -> bool:
-        """The method checks its own parameters."""
-        return True
 
 
 class SelectTrainPart(Config):
@@ -73,7 +78,7 @@ class SelectTrainPart(Config):
     train: TrainSettings | None = None
 
 
-class EvalPart(Config):
+class EvalPart(OpenConfig):
     """``eval:`` of the pipeline, with controls at the same token budget.
 
     Keys that are not here are those of ``instdiff eval``, such as ``task``, ``n``, ``judge`` or ``data_dir``.
@@ -90,23 +95,14 @@ class EvalPart(Config):
     limit: PositiveInt | None = None
     baselines: tuple[Literal["random", "longest", "full"], ...] = ("random",)
     seeds: tuple[int, ...] = (0,)
-    params: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
-    def _params(cls, values: Any) -> Any:
-        values = dict(values)
-        if isinstance(values.get("data"), str):
-            values["data_path"] = values.pop("data")
-        extra = {key: values.pop(key) for key in list(values) if key not in cls.model_fields}
-        return {**values, "params": {**extra, **values.get("params", {})}}
+    def _data(cls, values: Any) -> Any:
+        named = isinstance(values.get("data"), str)  # else files by task
+        return {"data_path" if key == "data" and named else key: value for key, value in values.items()}
 
     @field_validator("suite", mode="before")
     @classmethod
     def _suites(cls, value: Any) -> Any:
         return names(value)
-
-    @classmethod
-    def open_keys(cls) -> bool:
-        """``instdiff eval`` checks its own keys."""
-        return True

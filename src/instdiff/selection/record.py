@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ def read_selection(folder: Path) -> dict[str, Any] | None:
     """What the record of a part of a run says; None where nothing is selected yet."""
     record: dict[str, Any] | None = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
     return record
+
+
+def copy_record(source: Path, target: Path) -> None:
+    """Give a part of a run the record of another."""
+    shutil.copyfile(source / RECORD, target / RECORD)
 
 
 def records_in(folder: Path) -> list[Path]:
