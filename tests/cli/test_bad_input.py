@@ -57,7 +57,7 @@ def test_a_broken_line_is_named_and_the_rest_goes_on(model: str) -> None:
     assert [row["row"] for row in rows] == [0, 1, 3, 4]  # positions in the input
     ok("select", "--data", "my.jsonl", "--scores", "out/scores.parquet", "--budget", "4", "--output", "out/sel.jsonl")
     order = sorted(rows, key=lambda row: -row["perplexity"])
-    record = json.loads(Path("out/selection.json").read_text())
+    record = json.loads(Path("out/sel.selection.json").read_text())
     assert record["rows"] == [row["row"] for row in order]
     assert read_jsonl("out/sel.jsonl") == [ROWS[{0: 0, 1: 1, 3: 2, 4: 3}[row["row"]]] for row in order]
 
@@ -137,7 +137,7 @@ def test_rows_that_cannot_be_scored_say_why(model: str) -> None:
     assert "8 rows (2 truncated)" in ran.out
     ok("select", "--data", "my.jsonl", "--scores", "scores.parquet", "--method", "perplexity", "--budget", "100%",
        "--output", "out.jsonl")  # fmt: skip
-    record = json.loads(Path("selection.json").read_text())
+    record = json.loads(Path("out.selection.json").read_text())
     assert record["excluded"] == {"empty_response": 1, "too_long": 1}
     assert sorted(record["rows"]) == [0, 1, 2, 3, 6, 7]
     score(model, "ifd", "short.parquet", "--set", "ifd.min_response_tokens=2")

@@ -15,7 +15,7 @@ THEN = ["--method", "then", "--set", "then.first=longest", "--set", "then.keep=5
 
 def test_filter_and_rank_in_one_command() -> None:
     ok("select", "--data", "my.jsonl", *THEN, "--budget", "3", "--output", "out.jsonl", "--seed", "5")
-    record = json.loads(Path("selection.json").read_text())
+    record = json.loads(Path("out.selection.json").read_text())
     assert record["params"] == {
         "first": {"longest": {"of": "response", "direction": "max", "unit": "tokens"}},
         "keep": "50%",
@@ -56,7 +56,7 @@ def test_groups() -> None:
     assert taken.total() == len(ROWS) // 2 and all(abs(taken[name] - has[name] / 2) < 1 for name in has)
     ok(*command, "--group-by", "source", "quota.a=1", "quota.b=2", "quota.c=100%")
     assert Counter(row["source"] for row in read_jsonl("out.jsonl")) == {"a": 1, "b": 2, "c": has["c"]}
-    assert json.loads(Path("selection.json").read_text())["groups"] == {
+    assert json.loads(Path("out.selection.json").read_text())["groups"] == {
         "by": "source",
         "rows": {"a": 1, "b": 2, "c": has["c"]},
     }

@@ -39,7 +39,7 @@ def test_add_a_method(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     order = sorted((r for r in rows if r["margin"] is not None), key=lambda r: (-r["margin"], r["id"], r["row"]))
     assert len(order) >= 3
     assert read_jsonl("selected.jsonl") == [ROWS[row["row"]] for row in order[:2]]
-    assert json.loads(Path("selection.json").read_text())["params"] == {"at_least": 0.1, "model": "base"}
+    assert json.loads(Path("selected.selection.json").read_text())["params"] == {"at_least": 0.1, "model": "base"}
 
     score(model, "./mine.py:Steady", "steady.parquet", "--set", "steady.at_least=0.1")
     ok(
@@ -61,7 +61,7 @@ def test_add_a_method(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in blocks("sh")[1].splitlines():
         ok(*shlex.split(line.replace("Qwen/Qwen2.5-0.5B", model))[1:])
     nll = {row["row"]: -row["apart"] for row in pq.read_table("apart.parquet").to_pylist()}
-    taken = json.loads(Path("selection.json").read_text())["rows"]
+    taken = json.loads(Path("apart.selection.json").read_text())["rows"]
     assert len(taken) == 3 and taken == sorted(taken, key=nll.__getitem__)
     assert not {3, 11} <= set(taken)  # they are equal
 

@@ -91,7 +91,7 @@ def test_text_scores_have_the_same_columns_and_select_alike(model: str, suffix: 
     for kind in ("parquet", suffix):
         ok("select", "--data", "my.jsonl", "--scores", f"scores.{kind}", "--method", "ifd", "--budget", "100% eligible",
            "--output", f"{kind}.out.jsonl")  # fmt: skip
-        picks.append(json.loads(Path("selection.json").read_text())["rows"])
+        picks.append(json.loads(Path(f"{kind}.out.selection.json").read_text())["rows"])
     assert picks[0] == picks[1] == ranked(table(), "ifd")
 
 
@@ -205,7 +205,7 @@ def test_the_selection_is_the_inputs_own_rows_in_rank_order(model: str) -> None:
     assert rows == [ROWS[i] for i in order[:6]]
     source = Path("my.jsonl").read_text().splitlines()
     assert Path("selected.jsonl").read_text().splitlines() == [source[i] for i in order[:6]]
-    assert files() == {"my.jsonl", "scores.parquet", "selected.jsonl", "selection.json"}
+    assert files() == {"my.jsonl", "scores.parquet", "selected.jsonl", "selected.selection.json"}
 
     assert select("--method", "perplexity", "--budget", "6", "--order", "input") == [ROWS[i] for i in sorted(order[:6])]
 
@@ -239,7 +239,7 @@ def test_budgets(budget: str, said: str, count: int | None, model: str) -> None:
         while spent < target:  # the row that crosses the budget is in
             spent, count = spent + LENGTHS[order[count]], count + 1
     select("--method", "longest", "--budget", budget)
-    record = json.loads(Path("selection.json").read_text())
+    record = json.loads(Path("selected.selection.json").read_text())
     assert record["budget"] == said
     assert record["rows"] == order[:count]
     assert record["counts"]["selected_tokens"] == sum(LENGTHS[i] for i in order[:count])
@@ -253,7 +253,7 @@ def test_the_record(model: str) -> None:
     order = ranked(rows, "ifd")
     ran = ok("select", "--data", "my.jsonl", "--scores", "scores.parquet", "--method", "ifd", "--budget", "2",
              "--output", "out/selected.jsonl", "--json")  # fmt: skip
-    record = json.loads(Path("out/selection.json").read_text())
+    record = json.loads(Path("out/selected.selection.json").read_text())
     assert ran.json == {**record, "output": "out/selected.jsonl"}
     assert record["instdiff"] == version.__version__
     assert record["method"] == "ifd"
@@ -292,7 +292,7 @@ def test_methods_without_a_model_need_no_scores() -> None:
     picks = []
     for seed in (1, 1, 2):
         ok("select", "--data", "my.jsonl", "--method", "random", "--seed", seed, "--budget", "5", "--output", "r.jsonl")
-        picks.append(json.loads(Path("selection.json").read_text()))
+        picks.append(json.loads(Path("r.selection.json").read_text()))
     assert picks[0]["rows"] == picks[1]["rows"] != picks[2]["rows"]
     assert picks[0]["params"] == {"seed": 1, "balance": None}
     assert picks[0]["counts"]["selected_tokens"] is None

@@ -38,7 +38,7 @@ def selected(method: str, budget: str, folder: str, *more: object) -> list[int]:
         f"{folder}/selected.jsonl",
     ]
     ok(*command, *more)
-    return list(json.loads(Path(folder, "selection.json").read_text())["rows"])
+    return list(json.loads(Path(folder, "selected.selection.json").read_text())["rows"])
 
 
 def explain(row: object, *more: object, data: str = "my.jsonl", scores: str = "scores.parquet"):
@@ -68,7 +68,7 @@ def test_ranks_and_reasons(model: str) -> None:
         last = f"{scored[2]['ifd']:.4g}"
         assert place["reason"].endswith(f"budget 3 took the best 3, down to {last}")
     (out,) = [r for r in rows if r["ifd.why"] == "filtered"][:1]
-    said = explain(out["row"], "--selection", "a/selection.json", "--json").json
+    said = explain(out["row"], "--selection", "a/selected.selection.json", "--json").json
     assert said["methods"]["ifd"]["rank"] is None and said["methods"]["ifd"]["why"] == "filtered"
     assert "at or above 1" in said["methods"]["ifd"]["reasons"][1]
     assert said["selection"]["reason"] == "not chosen: it has no score (filtered)"
@@ -223,6 +223,7 @@ def test_diff_of_runs_takes_the_last_round() -> None:
         for number in (1, last):
             folder = f"{run}/iter_{number}"
             selected("random", "4", folder, "--seed", number)
+            Path(folder, "selected.selection.json").rename(f"{folder}/selection.json")
     said = ok("diff", "a", "b", "--json").json
     mine, theirs = (json.loads(Path(p, "selection.json").read_text())["rows"] for p in ("a/iter_10", "b/iter_2"))
     assert said["shared"] == len(set(mine) & set(theirs)) and said["a"]["rows"] == 4
@@ -250,7 +251,7 @@ def test_export_of_a_record_brings_the_rows_in_order(model: str) -> None:
     score(model, "longest")
     rows = selected("longest", "3", "a", "--scores", "scores.parquet")
     Path("a/selected.jsonl").unlink()
-    ok("export", "--data", "a/selection.json", "--format", "jsonl", "--output", "out", "--name", "mine")
+    ok("export", "--data", "a/selected.selection.json", "--format", "jsonl", "--output", "out", "--name", "mine")
     assert read_jsonl("out/mine.jsonl") == [ROWS[row] for row in rows]
     Path("my.jsonl").rename("moved.jsonl")
     error = cli("export", "--data", "a", "--format", "jsonl", "--output", "out").error
@@ -281,3 +282,25 @@ def test_explain_never_changes_the_input(model: str) -> None:
     explain(0)
     ok("diff", "my.jsonl", "my.jsonl")
     assert {name: Path(name).read_bytes() for name in files()} == before
+
+
+def test_two_selections_in_a_folder_keep_both_records() -> None:
+    """Each record is named after its output, and is found by its output's name."""
+    for method, budget in (("longest", 3), ("random", 4)):
+        ok("select", "--data", "my.jsonl", "--method", method, "--budget", budget, "--output", f"{method}.jsonl")
+    assert {"longest.selection.json", "random.selection.json"} < files() and "selection.json" not in files()
+    records = {name: json.loads(Path(f"{name}.selection.json").read_text()) for name in ("longest", "random")}
+    assert {name: (one["method"], len(one["rows"])) for name, one in records.items()} == {
+        "longest": ("longest", 3), "random": ("random", 4)
+    }  # fmt: skip
+    said = ok("diff", "longest.jsonl", "random.selection.json", "--json").json
+    assert (said["a"]["method"], said["a"]["rows"]) == ("longest", 3)
+    assert (said["b"]["method"], said["b"]["rows"]) == ("random", 4)
+    ok("export", "--data", "random.selection.json", "--format", "jsonl", "--output", "out")
+    assert read_jsonl("out/random.jsonl") == [ROWS[row] for row in records["random"]["rows"]]
+    ok("score", "--data", "my.jsonl", "--method", "longest,random", "--output", "scores.parquet")
+    first = records["longest"]["rows"][0]
+    chosen = explain(first, "--selection", "longest.jsonl", "--json").json["selection"]
+    assert (chosen["chosen"], chosen["place"]) == (True, 1)
+    error = cli("diff", ".", "random.jsonl").error
+    assert error == "'.' holds 2 selections (longest.selection.json, random.selection.json); name one of them"

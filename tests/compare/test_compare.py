@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,20 @@ from cli.shell import write_jsonl
 from helpers import make_llama, some_rows
 from instdiff.config.base import build
 from instdiff.config.compare import CompareConfig
+from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.core.files import read_json
 from instdiff.core.progress import Quiet
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.evaluation.results import SuiteResult, TaskResult
-from instdiff.experiments import grid as module
+from instdiff.evaluation.subject import Subject
+from instdiff.experiments import engine as module
 from instdiff.experiments import summary as costs
-from instdiff.experiments.compare import terms
-from instdiff.experiments.grid import CellResult, Comparison
+from instdiff.experiments.compare import Comparison, terms
+from instdiff.experiments.run_folder import CellResult
 from instdiff.experiments.summary import overlaps, shares, summarize
-from instdiff.experiments.tables import rows_of, write_tally
+from instdiff.experiments.tables import rows_of, write_comparison
 from instdiff.store import Store
 
 TRAIN = {
@@ -40,6 +43,18 @@ def judged(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
     weights = load_file(Path(model.where) / "model.safetensors")
     score = np.array([float(w.double().sum()) for w in list(weights.values())[:2]])
     return [SuiteResult("weights", name, (TaskResult("sums", "sum", ["first", "second"], score),))]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The judge as a suite."""
+
+    judge: Callable[[ModelRef, str, Path], list[SuiteResult]]
+    name: str = "weights"
+
+    def run(self, subject: Subject) -> tuple[TaskResult, ...]:
+        (result,) = self.judge(subject.model, subject.name, subject.folder)
+        return result.tasks
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +91,8 @@ def make(home: Path, tmp_path: Path, one_thread: None) -> Make:
         said = log or (lambda line, **facts: None)
         store = Store(str(tmp_path / "store"))
         return Comparison(
-            config, tmp_path / "run", pool, pool, None, settings, store, judge, said, Quiet()
+            config, tmp_path / "run", pool, pool, None, settings, store, EvalConfig(device="cpu"), [Weights(judge)],
+            said, Quiet()
         )  # fmt: skip
 
     return made
@@ -184,6 +200,11 @@ def test_rounds_take_the_model_of_the_round_before(make: Make) -> None:
         rounds = [read_json(place / f"round_{number}" / "selection.json") for number in (1, 2)]
         assert read_json(place / "selection.json") == rounds[1]
         assert rounds[0]["models"] != rounds[1]["models"]
+        models = [read_json(place / f"round_{number}" / "model.json")["model"] for number in (1, 2)]
+        assert models[0] != models[1] == f"models/{outcomes[line].facts['model']}"
+        assert all((made.folder / model / "training.json").is_file() for model in models)
+        role = {"twice": "calibrated", "renewed": "base"}[line]
+        assert rounds[1]["models"][role]["where"] == str(made.folder / models[0])
 
 
 def test_another_model_may_choose(make: Make, home: Path, tmp_path: Path) -> None:
@@ -271,7 +292,7 @@ def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     model = next(o.facts["model"] for o in outcomes if o.cell.line == "instructdiff")
     record = read_json(made.folder / "models" / model / "training.json")
     assert one["train_s"] == pytest.approx(record["wall_s"], abs=0.01)
-    found = write_tally(made.folder, outcomes, list(lines.values()), {"terms": terms(made.config)})
+    found = write_comparison(made.folder, outcomes, list(lines.values()), {"terms": terms(made.config)})
     assert found["cost_unit"] == "CPU seconds" and "by the clock" in found["note"]
     text = (made.folder / "comparison.md").read_text()
     assert "1 epoch each" in text[text.index("Intervals") - 400 :] and " s warm-up, " in text
@@ -288,7 +309,7 @@ def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     assert costs.devices(Settings(device="cuda:1")) == ("GPU seconds", 1)
     gpu = [CellResult(o.cell, {**o.facts, "cost_unit": "GPU seconds"}, o.results) for o in outcomes]
     assert " GPU s training" in rows_of(summarize(gpu))[-1][-1]
-    assert "times the GPUs" in write_tally(made.folder, gpu, summarize(gpu), {})["note"]
+    assert "times the GPUs" in write_comparison(made.folder, gpu, summarize(gpu), {})["note"]
 
 
 def test_a_typo_is_found_before_anything_is_trained(make: Make) -> None:
@@ -296,3 +317,28 @@ def test_a_typo_is_found_before_anything_is_trained(make: Make) -> None:
         make(method={"idf": {}})
     with pytest.raises(PlanError, match="--model judge="):
         make(method={"alpagasus": {}})
+
+
+def test_an_evaluation_goes_on_with_the_suites_that_it_lacks(make: Make) -> None:
+    def fails(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
+        raise EngineError("the judge is away")
+
+    kinds = {"seeds": [0], "baselines": ["random"], "method": {}}
+    made = make(**kinds)
+    made.suites.append(Weights(fails, "second"))
+    assert all(one.error == "the judge is away" for one in made.run())
+
+    asked: list[str] = []
+
+    def counted(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
+        asked.append(name)
+        return judged(model, name, folder)
+
+    again = make(judge=fails, **kinds)  # the first suite is not asked again
+    again.suites.append(Weights(counted, "second"))
+    results = again.run()
+    assert asked == [str(one.cell) for one in results]
+    for one in results:
+        first, second = one.results
+        assert (first.suite, second.suite) == ("weights", "second")
+        assert first["sums"].score.tolist() == second["sums"].score.tolist()

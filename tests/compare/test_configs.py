@@ -12,8 +12,7 @@ from instdiff.core import Settings
 from instdiff.core.budget import parse_budget
 from instdiff.core.progress import Quiet
 from instdiff.data import load as load_data
-from instdiff.experiments.compare import check_named
-from instdiff.experiments.grid import Comparison
+from instdiff.experiments.compare import Comparison, check_named
 from instdiff.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,11 +28,8 @@ def test_it_starts(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert config.train.learning_rate == 1e-3  # a model this small learns nothing at the paper's rate
     pool = load_data("builtin:demo", limit=20)
 
-    def judge(*_: object) -> list[object]:
-        return []
-
     made = Comparison(
-        config, tmp_path, pool, pool, None, Settings(), Store(str(tmp_path)), judge, print, Quiet()  # type: ignore[arg-type]
+        config, tmp_path, pool, pool, None, Settings(), Store(str(tmp_path)), None, [], print, Quiet()
     )  # fmt: skip
     cells = list(made.cells())
     assert len({cell.place for cell in cells}) == len(cells)

@@ -12,7 +12,7 @@ from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
 from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
 from instdiff.experiments.run_folder import Cell, CellResult
 from instdiff.experiments.summary import sample, summarize
-from instdiff.experiments.tables import HEADER, by_task, footer, header, markdown, rows_of, write_tally
+from instdiff.experiments.tables import HEADER, by_task, footer, header, markdown, rows_of, write_comparison
 
 ITEMS = [f"item{n}" for n in range(200)]
 
@@ -117,7 +117,7 @@ def test_no_common_item_is_no_difference() -> None:
 
 def test_cells_that_failed_are_named(tmp_path: Path) -> None:
     every = [*outcomes(), CellResult(Cell("bad", "10%", 0), error="no judge")]
-    found = write_tally(tmp_path, every, summarize(every), {"data": "rows.jsonl", "terms": "On equal terms."})
+    found = write_comparison(tmp_path, every, summarize(every), {"data": "rows.jsonl", "terms": "On equal terms."})
     assert found["failed"] == [{"cell": "bad 10% seed 0", "error": "no judge"}]
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "- bad 10% seed 0: no judge" in text and "| good | 10% | 3 |" in text
@@ -152,7 +152,7 @@ def test_the_cost_of_a_line_in_the_table() -> None:
 
 def test_terms_and_control_stand_with_the_tables(tmp_path: Path) -> None:
     every = [outcome("base", None, np.zeros(200)), outcome("ifd", 0, np.ones(200), cost_unit="CPU seconds")]
-    found = write_tally(tmp_path, every, summarize(every), {"data": "rows.jsonl", "terms": "On equal terms."})
+    found = write_comparison(tmp_path, every, summarize(every), {"data": "rows.jsonl", "terms": "On equal terms."})
     assert found["against"] == "base" and header(found)[HEADER.index("against random")] == "against base"
     assert footer(found) == ["On equal terms.", found["note"]]
     text = (tmp_path / "comparison.md").read_text()

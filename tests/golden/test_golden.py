@@ -140,7 +140,7 @@ def test_cherry_selection(golden: Path, cherry: Path) -> None:
     )
     published = json.loads((golden / "cherry" / "sel.json").read_text(encoding="utf-8"))
     assert json.loads(out.read_text(encoding="utf-8")) == published
-    record = json.loads((cherry / "selection.json").read_text(encoding="utf-8"))
+    record = json.loads((cherry / "selected.selection.json").read_text(encoding="utf-8"))
     assert (record["counts"]["eligible_rows"], record["counts"]["selected_rows"]) == (24, 6)
 
 
@@ -213,6 +213,6 @@ def test_superfiltering_selection(golden: Path, superfiltering: Path) -> None:
     )
     published = json.loads((golden / "superfiltering" / "selected.json").read_text(encoding="utf-8"))["rows"]
     rows = json.loads((golden / "data_alpaca.json").read_text(encoding="utf-8"))
-    record = json.loads((superfiltering / "selection.json").read_text(encoding="utf-8"))
+    record = json.loads((superfiltering / "selected.selection.json").read_text(encoding="utf-8"))
     assert record["rows"] == published
     assert lines(out) == [rows[row] for row in published]

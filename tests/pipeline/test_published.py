@@ -245,7 +245,7 @@ def test_the_published_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "round 5" in run("pipeline", "pipeline_med_iter")
     assert {path.name for path in first_run.glob("iter_*")} == {f"iter_{n}" for n in range(1, 6)}
     for folder in first_run.glob("iter_*"):
-        made = {"scores.parquet", "selected.jsonl", "selection.json", "selected_train_model"}
+        made = {"scores.parquet", "selected.jsonl", "selection.json", "model.json", "selected_train_model"}
         more = {"warmup_subset.jsonl", "calibration_model"} if folder.name == "iter_1" else set()
         assert {path.name for path in folder.iterdir()} == made | more
         assert len(scores(folder / "scores.parquet")) == 110

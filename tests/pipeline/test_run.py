@@ -34,7 +34,7 @@ from .kit import (
 
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
          "training.json"}  # fmt: skip
-CHOSEN = {"selected.jsonl", "selection.json", "results.json", "results"}
+CHOSEN = {"selected.jsonl", "selection.json", "model.json", "results.json", "results"}
 CONTROLS = ["random_seed_0", "random_seed_1", "longest", "full"]
 
 
@@ -68,6 +68,8 @@ def test_the_run_folder(done: Done) -> None:
     assert len(models) == 7
     for model in models:
         assert files(model) == MODEL
+        named = {"model": str(model.relative_to(done.run))}  # beside the selection that it was trained on
+        assert model.name == "calibration_model" or read_json(model.parent / "model.json") == named
     assert files(done.home) - {f"run/{name}" for name in files(done.run)} - {
         f"store/{name}" for name in files(done.home / "store")
     } - {f"base/{name}" for name in files(done.home / "base")} == {"my.yaml", "pool.jsonl", "heldout.jsonl"}

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.core.files import fingerprint
 from instdiff.data import load
 from instdiff.errors import DataError
 from instdiff.reporting import plots, report, statistics
@@ -58,19 +57,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for seed in SEEDS:
                 place = folder / "cells" / name.replace(" ", "_").replace(",", "_") / budget.replace("%", "pct")
                 cell = place / f"seed_{seed}"
+                mark = f"{name[:4]}_{BUDGETS.index(budget)}_{seed}"
                 for part in ("round_1", "round_2") if name.startswith("ours") else ("round_1",):
                     (cell / part).mkdir(parents=True)
                     chosen = select(pool, table[method], budget, meta=table.meta)
                     chosen.write_record(cell / part / "selection.json")
+                    write(cell / part / "model.json", {"model": f"models/{mark}"})
                 shutil.copy(cell / part / "selection.json", cell / "selection.json")
-                mark = fingerprint(list(chosen.ids), "models/base", HOW, seed)[:16]
                 if name == "random":
                     trained(folder, mark, 10 * seed + BUDGETS.index(budget), seed=seed)
                 if name.startswith("ours"):
-                    trained(folder, mark, 50.0, seed=seed)  # of the first round, by its hash
+                    trained(folder, mark, 50.0, seed=seed)  # of the first round
                     last = f"last_{seed}_{BUDGETS.index(budget)}"
                     trained(folder, last, 60.0, seed=seed)
-                    write(cell / "cell.json", {"model": last})
+                    write(cell / part / "model.json", {"model": f"models/{last}"})
     (folder / "cells/full/100pct/seed_0").mkdir(parents=True)
     select(pool, table["random"], "100%", meta=table.meta).write_record(
         folder / "cells/full/100pct/seed_0/selection.json"
@@ -102,6 +102,16 @@ def test_trainings_are_called_by_what_they_are(run: Path, found: Any) -> None:
     drawn = dict.fromkeys(trace["name"] for trace in figures(run, "training")["loss"]["data"])
     assert list(drawn) == ["random, 5%, seed 0", "ours, 2 rounds, 5%, seed 0", "warm-up, 12 rows, seed 0"]
     assert f"Of {len(facts)} trainings the first budget and seed of each line is here" in found["training"]["notes"][0]
+
+
+def test_without_names_no_training_is_guessed(run: Path, tmp_path: Path) -> None:
+    """As an earlier version left it: rows and seed are known, and what was trained on what is not."""
+    shutil.copytree(run.parent, tmp_path / "old")
+    for path in (tmp_path / "old").rglob("model.json"):
+        path.unlink()
+    page = report(tmp_path / "old")
+    names = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["sections"]["training"]["facts"]
+    assert "a model, 12 rows, seed 0" in names and not any(name.startswith("warm-up") for name in names)
 
 
 def test_the_overlap_of_one_seed_is_drawn_and_all_cells_are_told(run: Path, found: Any) -> None:

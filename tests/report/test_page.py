@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from instdiff.errors import DataError
 from instdiff.methods import IFD, MADS, Perplexity, ResponseEntropy
 from instdiff.reporting import plots, report, statistics
 from instdiff.scoring.table import read_scores
+from instdiff.selection.record import record_path
 from instdiff.selection.selector import select
 
 from .kit import HOSTILE, column, make_scores, make_table, payload
@@ -216,6 +218,23 @@ def test_a_comparison_with_its_cells(tmp_path: Path) -> None:
     assert "instructdiff, 10%, seed 0" in found["overlap"]["facts"]["selections"]
     assert "0.400 to 0.600" in Page(page).text and "instdiff" in Page(page).text
     assert len(found["overlap"]["facts"]["selections"]) == 2
+
+
+def test_every_selection_beside_the_scores_is_found(tmp_path: Path) -> None:
+    """The newest is the one that the page is about; the others are compared with it."""
+    table = make_scores(tmp_path, 60, selected=False)
+    pool = load(str(tmp_path / "rows.jsonl"))
+    for at, (name, budget) in enumerate((("longest", 6), ("random", 9))):
+        path = record_path(tmp_path / f"{name}.jsonl")
+        assert path.name == f"{name}.selection.json"
+        select(pool, table[name], budget, meta=table.meta).write_record(path)
+        os.utime(path, (at + 1, at + 1))
+    page = report(tmp_path / "scores.parquet")
+    found = facts(page)["sections"]
+    assert (found["summary"]["facts"]["method"], found["summary"]["facts"]["chosen_rows"]) == ("random", 9)
+    selections = found["overlap"]["facts"]["selections"]
+    assert selections["longest"] == 6 and selections["random, scores.parquet"] == 9
+    assert facts(page)["notes"] == []
 
 
 def test_values_of_tokens_come_from_the_store(lab: Lab, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.console import Console
 
@@ -102,12 +102,12 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
     )
 
 
-def write_page(folder: str | Path, console: Console) -> None:
-    """The page of a run folder, which is whole without it: where the page cannot be made, the log says why."""
+def write_page(folder: str | Path, console: Console, lines: list[dict[str, Any]] | None = None) -> None:
+    """The page of a run folder, which is whole without it: where it cannot be made, the log says why."""
     from instdiff.errors import PlanError
     from instdiff.reporting import report
 
     try:
-        report(str(folder), log=console.log)
+        report(str(folder), lines=lines, log=console.log)
     except PlanError as error:
         console.log(f"warning: there is no page: {error}; then run: instdiff report {folder}")

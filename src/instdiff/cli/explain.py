@@ -25,7 +25,7 @@ TEXT = 1200
     "config data scores selection by format map targets store quiet json",
     "Examples:\n"
     "  instdiff explain 17 --data my.jsonl --scores scores.parquet\n"
-    "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selection.json --by entropy",
+    "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selected.jsonl --by entropy",
     click.Argument(["row"], help="Number of the row, from 0, or its id or the beginning of it."),
 )
 def explain(settings: ExplainConfig, console: Console, row: str) -> None:
@@ -56,7 +56,7 @@ def explain(settings: ExplainConfig, console: Console, row: str) -> None:
     "selection.DiffConfig",
     "config data scores by examples format map targets quiet json",
     "Examples:\n"
-    "  instdiff diff ifd/selection.json random/selection.json --data my.jsonl --by source\n"
+    "  instdiff diff ifd.jsonl random.jsonl --data my.jsonl --by source\n"
     "  instdiff diff runs/a runs/b\n"
     "  instdiff diff mine.jsonl theirs.jsonl --scores scores.parquet",
     click.Argument(["a"], help="A file of selected rows, its record, or a run folder."),
@@ -88,7 +88,7 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
     "  instdiff export --data selected.jsonl --format trl --output trl --model Qwen/Qwen2.5-0.5B\n"
-    "  instdiff export --data selection.json --format axolotl --output axolotl\n"
+    "  instdiff export --data selected.selection.json --format axolotl --output axolotl\n"
     "  instdiff export --data runs/demo --format hub --output card --license cc-by-4.0 --push hub:owner/name",
 )
 def export(settings: ExportConfig, console: Console) -> None:
@@ -99,7 +99,7 @@ def export(settings: ExportConfig, console: Console) -> None:
     from instdiff.selection.record import Reading
 
     if not settings.data:
-        raise ConfigError("no data is named; give --data selected.jsonl, selection.json or a run folder")
+        raise ConfigError("no data is named; give --data selected.jsonl, its record or a run folder")
     if not settings.format:
         raise ConfigError(f"no trainer is named; give --format, one of {', '.join(FORMATS)}")
     done = hand_over(

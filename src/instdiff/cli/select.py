@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instdiff.cli.app import command
@@ -47,6 +46,7 @@ def sample(settings: SampleConfig, console: Console) -> None:
 def select(settings: SelectConfig, console: Console) -> None:
     """Rank by a method's scores and cut to a budget."""
     from instdiff.core.budget import configured_budget
+    from instdiff.selection.record import record_path
     from instdiff.selection.selector import select as choose
 
     out = require_output(settings.output)
@@ -63,14 +63,14 @@ def select(settings: SelectConfig, console: Console) -> None:
         meta=table.meta,
     )
     chosen.write(out, with_scores=settings.with_scores)
-    record_path = settings.record or str(Path(out).parent / "selection.json")
-    chosen.write_record(record_path)
+    place = settings.record or record_path(out)
+    chosen.write_record(place)
     counts = chosen.record()["counts"]
     tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
     console.result(
         {**chosen.record(), "output": out},
         f"{len(chosen):,} of {len(pool):,} rows{tokens} by {name} within {chosen.budget} in {out}; "
-        f"the record is {record_path}",
+        f"the record is {place}",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
-from instdiff.cli.common import load_pool, require_output
+from instdiff.cli.common import load_pool, require_output, write_page
 from instdiff.cli.compare import tables
 from instdiff.cli.console import Console, table
 
@@ -84,15 +84,10 @@ def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
 )
 def pipeline(settings: PipelineConfig, console: Console) -> None:
     """Warm up, score, select, train, evaluate, iterate; give the same command again to go on."""
-    from instdiff.errors import PlanError
     from instdiff.experiments.pipeline import pipeline as run
-    from instdiff.reporting import write_report
 
     outcome = run(settings, log=console.log, progress=console)
-    try:
-        write_report(outcome.folder, outcome.lines)
-    except PlanError as error:  # the run is whole without its page
-        console.log(f"warning: there is no page: {error}; then run: instdiff report {outcome.folder}")
+    write_page(outcome.folder, console, outcome.lines)
     facts = {"folder": str(outcome.folder), "models": outcome.lines, "stages": outcome.stages, "suites": outcome.suites}
     console.result(facts, _outcome_text(outcome))
 

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from instdiff.config.base import OPERATIONAL, build, canonical
-from instdiff.config.commands import PipelineConfig, RunConfig
+from instdiff.config.commands import RunConfig
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, ModelRef
 from instdiff.core.files import environment
 from instdiff.core.progress import Progress, Quiet
-from instdiff.data import Pool
 from instdiff.engine.distributed.ray_cluster import residence
 from instdiff.engine.models import Resident, pick_device, pick_dtype, resolve
 from instdiff.engine.text.judge import parse_judge
@@ -25,7 +24,7 @@ from instdiff.evaluation.generation.generator import Generator, make_generator
 from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.statistics import bootstrap_token_mean
 from instdiff.evaluation.subject import Prompt, Sampling, Subject, Suite
-from instdiff.evaluation.suites import HeldOutSuite, make_suites
+from instdiff.evaluation.suites import make_suites
 from instdiff.scoring.models import parse_model, settings_of
 from instdiff.store import Store
 
@@ -115,35 +114,6 @@ def _run(suite: Suite, subject: Subject, config: EvalConfig, facts: dict[str, An
     tasks = suite.run(own)
     bill["wall_seconds"] = round(time.monotonic() - began, 3)
     return SuiteResult(suite.name, own.name, tasks, facts, bill)
-
-
-def judges(
-    config: PipelineConfig, asked: PipelineConfig, heldout: Pool | None, store: Store
-) -> tuple[EvalConfig | None, list[Suite]]:
-    """The suites that judge models, and how they are asked.
-
-    Raises:
-        ConfigError: an unknown suite, task or key.
-    """
-    part = config.eval
-    if part is None:
-        return None, []
-    made = eval_config_of(
-        asked,
-        part.params,
-        store,
-        suite=part.suite,
-        limit=part.limit,
-        model=config.model,
-        max_length=config.score.max_length or config.max_length,
-        answers=str(Path(config.output or "") / "answers"),
-    )
-    others = [name for name in part.suite if name != HELDOUT]
-    found = make_suites(made.model_copy(update={"suite": others})) if others else []
-    if heldout is not None:
-        held: Any = HeldOutSuite(heldout, heldout.origin)
-        found.insert(part.suite.index(HELDOUT), held)
-    return made, found
 
 
 def nll_facts(mine: TaskResult, base: TaskResult | None = None) -> dict[str, float]:

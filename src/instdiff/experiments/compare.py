@@ -1,26 +1,41 @@
-"""Open a comparison's run folder, make every cell, and write what was found."""
+"""Methods x budgets x seeds on equal terms: the same budget, the same training, the same suites, with intervals.
+
+Every cell of a comparison leaves files that are whole; a cell that fails says why in its folder and does not end the
+run.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from instdiff.config.base import OPERATIONAL
-from instdiff.config.compare import CompareConfig
+from instdiff.config.compare import CompareConfig, Variant
 from instdiff.config.methods import make_method
-from instdiff.core import Log, ModelRef
+from instdiff.config.train import TrainSettings
+from instdiff.core import Budget, Log, Method, ModelRef
+from instdiff.core.budget import parse_budget
+from instdiff.core.files import fingerprint, read_json, write_json
 from instdiff.core.progress import Progress, Quiet
-from instdiff.data import Pool, load
+from instdiff.data import Pool
 from instdiff.engine.models import resolve
-from instdiff.errors import ConfigError, EngineError
-from instdiff.evaluation.evaluator import eval_config_of, evaluate
-from instdiff.evaluation.results import SuiteResult
-from instdiff.evaluation.suites import make_suites
-from instdiff.experiments.grid import Comparison, Judge
-from instdiff.experiments.run_folder import same_config, same_inputs, sweep_up
-from instdiff.experiments.summary import shares, summarize
-from instdiff.experiments.tables import write_tally
-from instdiff.scoring.models import parse_model, settings_of
+from instdiff.errors import ConfigError, EngineError, InstDiffError
+from instdiff.evaluation.results import read_results
+from instdiff.experiments.engine import Engine, Line, Roles, Scores
+from instdiff.experiments.inputs import BUILTIN_HELDOUT, fingerprints, make_suites_for, read_inputs
+from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
+from instdiff.experiments.summary import cost, record_cost, shares, summarize
+from instdiff.experiments.tables import write_comparison
+from instdiff.methods import Random
+from instdiff.scoring.cost import plan
+from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
+from instdiff.selection.record import copy_record, read_selection
+from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
 OPEN = (
@@ -28,7 +43,265 @@ OPEN = (
     *("method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
-HELDOUT = {"builtin:demo": "builtin:demo/heldout"}
+
+
+@dataclass
+class Comparison(Engine):
+    """A comparison's run folder with everything that its cells share."""
+
+    config: CompareConfig
+
+    def __post_init__(self) -> None:
+        assert self.config.model
+        self.scorer = parse_model(self.config.model)
+        self.student = parse_model(self.config.student or self.config.model)
+        self.models = bind(self.config.models)
+        self.variants = self.config.lines()
+        self.places = ComparisonFolder(self.folder)
+        self._tokens: dict[str, int] = {}
+        self._scores: dict[tuple[str, int], Scores] = {}
+        self._trained: dict[Hashable, Path] = {}
+        self.warmed = set[str]()
+        """Variants that need a calibrated model which nobody has named."""
+        for name, variant in self.variants.items():  # a typo must be found before anything is trained
+            method, roles = self.method(name, 0), self._roles(variant)
+            check_roles({name: method}, {**roles, variant.rebind: self.scorer})
+            if "calibrated" in {signal.model for signal in method.signals().values()} - set(roles):
+                self.warmed.add(name)
+
+    # ── what is compared ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def cells(self) -> Iterator[Cell]:
+        """The base, then seed by seed all variants, so that a first table is there early."""
+        yield Cell(BASE)
+        for seed in dict.fromkeys(seed for variant in self.variants.values() for seed in self._seeds(variant)):
+            for name, variant in self.variants.items():
+                if seed in self._seeds(variant):
+                    for budget in self._budgets(name):
+                        yield Cell(name, budget, seed)
+
+    def _seeds(self, variant: Variant) -> tuple[int, ...]:
+        return variant.seeds or self.config.seeds
+
+    def _budgets(self, name: str) -> list[str]:
+        variant = self.variants[name]
+        if name == "full" and variant.method in (None, "full"):
+            return ["100%"]
+        return [str(b) for b in ([variant.budget] if variant.budget is not None else self.config.budgets)]
+
+    def method(self, name: str, seed: int) -> Method:
+        """A variant's method, with the cell's seed where it has one."""
+        variant = self.variants[name]
+        return make_method(variant.method or name, variant.params, seed)
+
+    def _roles(self, variant: Variant) -> dict[str, ModelRef]:
+        return {"base": self.scorer, **self.models, **bind(variant.models)}
+
+    # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> list[CellResult]:
+        """Every cell; what fails is told and passed over."""
+        results = []
+        cells = list(self.cells())
+        for number, cell in enumerate(cells, 1):
+            try:
+                result = self._read(cell) or self._make(cell, f"cell {number} of {len(cells)}: {cell}")
+                (self.places.cell(cell) / ERROR).unlink(missing_ok=True)
+            except Exception as error:  # one bad cell does not end the run
+                if self.config.strict:
+                    raise
+                reason = str(error) if isinstance(error, InstDiffError) else f"{type(error).__name__}: {error}"
+                self.log(f"warning: {cell} failed and is left out: {reason}")
+                write_json(self.places.cell(cell) / ERROR, {"error": reason})
+                result = CellResult(cell, error=reason)
+            results.append(result)
+            self._drop([one.cell for one in results if one.error is not None] + cells[number:])
+        return results
+
+    def _read(self, cell: Cell) -> CellResult | None:
+        place = self.places.cell(cell)
+        if not (place / CELL).is_file():
+            return None
+        facts = read_json(place / CELL)
+        return CellResult(cell, facts, [read_results(place / f"{suite}.json") for suite in facts["suites"]])
+
+    def _make(self, cell: Cell, label: str) -> CellResult:
+        self.log(label)
+        began = time.monotonic()
+        model, facts = (self.student, {}) if cell.line == BASE else self._train_cell(cell)
+        results = self.evaluate(model, str(cell), self.places.cell(cell))
+        facts |= {"seconds": round(time.monotonic() - began, 2), "suites": [one.suite for one in results]}
+        write_json(self.places.cell(cell) / CELL, facts)
+        return CellResult(cell, facts, results)
+
+    def _train_cell(self, cell: Cell) -> tuple[ModelRef, dict[str, Any]]:
+        """The model of a cell's last round, and what all of them took."""
+        facts, model, line = dict[str, Any](), self.student, self._line(cell)
+        for done in self.run_rounds(line):
+            sums = {key: done.facts[key] + facts.get(key, 0) for key in ("train_s", "train_tokens")}
+            facts, model = {**done.facts, **sums}, done.model
+        copy_record(self.places.round(cell, line.variant.rounds), self.places.cell(cell))
+        return model, {**facts, **cost(self.folder, cell.line, line.variant.rounds, self.settings)}
+
+    def _line(self, cell: Cell, train: TrainSettings | None = None) -> Line:
+        assert cell.seed is not None
+        variant, seed = self.variants[cell.line], cell.seed
+
+        def scores(number: int, roles: Roles) -> Scores:
+            return self._first_scores(cell) if number == 1 else self._later_scores(cell, number, roles)
+
+        def place(number: int, mark: str) -> Path:
+            model = self._trained[self._round_key(cell, number)] = self.places.models / mark[:16]
+            return model
+
+        return Line(
+            variant=variant,
+            roles=self._roles(variant),
+            train=train or self._settings(cell),
+            seed=seed,
+            scores=scores,
+            budget=lambda number: self.budget(cell.budget),
+            folder=lambda number: self.places.round(cell, number),
+            model=place,
+        )
+
+    def budget(self, text: str) -> Budget:
+        """The same count for every line: a share of tokens is one of the student's response tokens."""
+        budget = parse_budget(text)
+        if budget.kind != "token_share":
+            return budget
+        if text not in self._tokens:
+            counted = self.score({"random": Random()}, {"base": self.student})
+            self._tokens[text] = max(1, round(budget.target(counted["random"])))
+        return Budget(self._tokens[text], "tokens")
+
+    def _settings(self, cell: Cell) -> TrainSettings:
+        """The training of a cell: with equal steps those of the first random subset.
+
+        That is of the cell's budget, and of the first budget for variants that have their own.
+        """
+        how = self.config.train
+        if self.config.steps == "epochs":
+            return how
+        budget = cell.budget if cell.budget in map(str, self.config.budgets) else str(self.config.budgets[0])
+        line = self._line(Cell("random", budget, self._seeds(self.variants["random"])[0]), how)
+        record = self.select(line.folder(1), lambda: line.scores(1, line.roles), line.budget(1))
+        steps = np.ceil(np.ceil(len(record["ids"]) / how.global_batch_size) * how.num_train_epochs)
+        fields = {key: getattr(how, key) for key in TrainSettings.model_fields}
+        return TrainSettings(**{**fields, **(how.model_extra or {}), "max_steps": max(1, int(steps))})
+
+    # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _first_scores(self, cell: Cell) -> Scores:
+        """A variant's first scores with a seed, made together with those of all variants that see the same."""
+        assert cell.seed is not None
+        key = (cell.line, cell.seed)
+        if key not in self._scores:
+            mine = _kind(self.variants[cell.line])
+            left = {cell.line} | {c.line for c in self.cells() if c.seed == cell.seed and not self._is_selected(c)}
+            wanted = [name for name, variant in self.variants.items() if name in left and _kind(variant) == mine]
+            try:
+                self._score_together(wanted, cell.seed)
+            except InstDiffError:
+                if len(wanted) == 1:
+                    raise
+                self._score_together([cell.line], cell.seed)  # another variant's trouble is its own
+        return self._scores.pop(key) if len(self.config.budgets) == 1 else self._scores[key]
+
+    def _is_selected(self, cell: Cell) -> bool:
+        return read_selection(self.places.round(cell, 1)) is not None
+
+    def _score_together(self, names: Sequence[str], seed: int) -> None:
+        variant, warmup_s = self.variants[names[0]], 0.0
+        methods = {name: self.method(name, seed) for name in names}
+        roles, pool, drawn = self._roles(variant), self._part(variant), list[str]()
+        if calibrated := [name for name in names if name in self.warmed]:
+            roles["calibrated"], drawn, warmup_s = self._calibrate(variant, seed)
+        began = time.monotonic()
+        costs = plan(pool, methods, roles, settings=self.settings, store=self.store, target=self.target).to_dict()
+        listed = {"warmup": drawn, "selected": drawn}
+        table = self.score(methods, roles, pool=pool, listed=listed, specs=self._specs(names))
+        record_cost(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s))
+        for name in names:
+            self._scores[name, seed] = table[name], table.meta
+        path = self.places.scores(_kind(variant), seed)
+        if not path.is_file():
+            table.write(path)
+
+    def _later_scores(self, cell: Cell, number: int, roles: Roles) -> Scores:
+        """A later round's scores, by the model that the round before has made."""
+        assert cell.seed is not None
+        name, before = cell.line, read_selection(self.places.round(cell, number - 1))
+        assert before is not None
+        table = self.score(
+            {name: self.method(name, cell.seed)},
+            roles,
+            pool=self._part(self.variants[name]),
+            listed={"warmup": [], "selected": before["ids"]},
+            specs=self._specs([name]),
+        )
+        return table[name], table.meta
+
+    def _specs(self, names: Sequence[str]) -> dict[str, str]:
+        return {name: self.variants[name].method or name for name in names}
+
+    def _part(self, variant: Variant) -> Pool:
+        return self.pool if variant.limit is None else self.pool.take(range(min(variant.limit, len(self.pool))))
+
+    def _calibrate(self, variant: Variant, seed: int) -> tuple[ModelRef, list[str], float]:
+        """The scorer trained on a random subset, the ids of that subset, and what the training cost."""
+        part = self.config.warmup
+        size = parse_budget(part.sample_size if variant.warmup is None else variant.warmup)
+        count = int(size.amount * len(self.warmup)) if size.kind == "share" else int(size.amount)
+        subset = self.warmup.take(sample_rows(len(self.warmup), max(1, count), seed))
+
+        def place(mark: str) -> Path:
+            model = self._trained[self._warmup_key(variant, seed)] = self.places.models / mark[:16]
+            return model
+
+        base = self._roles(variant)["base"]
+        model, facts = self.train(subset, base, part.train or self.config.train, seed, place)
+        return self.restore(model), list(subset.ids), facts["train_s"]
+
+    # ── models that nothing needs any more ────────────────────────────────────────────────────────────────────────
+
+    def _drop(self, later: Sequence[Cell]) -> None:
+        """Drop the models that no later cell begins with, unless models are kept."""
+        if self.config.keep_models:
+            return
+        unmade = [cell for cell in later if not (self.places.cell(cell) / CELL).is_file()]
+        needed = {key for cell in unmade for key in self._keys(cell)}
+        places = {place for key, place in self._trained.items() if key in needed}
+        kept = {key: place for key, place in self._trained.items() if place in places}
+        for place in {*self._trained.values()} - places if needed else self.places.models.glob("*"):
+            drop_model(place)
+        self._trained = kept
+
+    def _keys(self, cell: Cell) -> set[Hashable]:
+        """What stands for the models that a cell makes: cells that begin alike share them."""
+        if cell.seed is None:
+            return set()
+        variant = self.variants[cell.line]
+        rounds: set[Hashable] = {self._round_key(cell, number) for number in range(1, variant.rounds + 1)}
+        return rounds | ({self._warmup_key(variant, cell.seed)} if cell.line in self.warmed else set())
+
+    def _warmup_key(self, variant: Variant, seed: int) -> Hashable:
+        return "warm-up", str(self._roles(variant)["base"]), str(variant.warmup), seed
+
+    def _round_key(self, cell: Cell, number: int) -> Hashable:
+        """Of a round; how rounds follow one another makes a difference from the second on."""
+        one = self.variants[cell.line]
+        made_of = one.method or cell.line, one.params, one.models, one.limit, str(one.warmup)
+        then = (one.rebind, one.train_from) if number > 1 else ()
+        return fingerprint(made_of, then), cell.budget, cell.seed, number
+
+
+def _kind(variant: Variant) -> str:
+    """Variants of a kind see the same rows with the same models, and are scored together."""
+    return fingerprint(variant.models, variant.limit, variant.warmup)[:8]
+
+
+# ── the command ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None) -> dict[str, Any]:
@@ -47,11 +320,10 @@ def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None
         DataError: the data has changed since the comparison began.
         EngineError: every cell failed.
     """
-    made = open_comparison(config, log, progress or Quiet())
-    outcomes = made.run()
-    if all(one.error is not None for one in outcomes):
-        raise EngineError(f"every cell of the comparison failed, first {outcomes[0].cell}: {outcomes[0].error}")
-    lines = summarize(outcomes)
+    run = open_comparison(config, log, progress or Quiet())
+    results = run.run()
+    if all(one.error is not None for one in results):
+        raise EngineError(f"every cell of the comparison failed, first {results[0].cell}: {results[0].error}")
     facts: dict[str, Any] = {
         "data": config.data,
         "model": config.model,
@@ -60,8 +332,8 @@ def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None
     }
     if config.by:
         facts["by"] = config.by
-        facts["shares"] = shares(made.folder, [one.cell for one in outcomes], made.pool, config.by)
-    return write_tally(made.folder, outcomes, lines, facts)
+        facts["shares"] = shares(run.folder, [one.cell for one in results], run.pool, config.by)
+    return write_comparison(run.folder, results, summarize(results), facts)
 
 
 def terms(config: CompareConfig) -> str:
@@ -86,61 +358,25 @@ def check_named(config: CompareConfig) -> None:
     for key in ("data", "model", "output"):
         if not getattr(config, key):
             raise ConfigError(f"the comparison needs '{key}'")
-    for name, line in config.lines().items():
-        make_method(line.method or name, line.params, 0)
+    for name, variant in config.lines().items():
+        make_method(variant.method or name, variant.params, 0)
 
 
 def open_comparison(config: CompareConfig, log: Log, progress: Progress) -> Comparison:
     """A comparison's run folder for this configuration: a new one, or the same one again."""
     check_named(config)
-    assert config.data and config.model and config.output
-    folder = Path(config.output)
-    begun = (folder / "config.yaml").is_file() and (folder / "cells").is_dir()
-    same_config(config, folder, begun=begun, free=OPEN)
+    assert config.output
+    places = ComparisonFolder(Path(config.output))
+    places.check_config(config, OPEN)
     store = Store(config.store)
-    how = {"format": config.format, "map": config.mapping(), "targets": config.targets}
-    pool = load(config.data, limit=config.limit, rejects_path=folder / "rejected.jsonl", log=log, **how)  # type: ignore[arg-type]
-    target = load(config.target, **how) if config.target else None  # type: ignore[arg-type]
-    part = config.warmup
-    warmup = load(part.data_path, limit=part.limit, **how) if part.data_path else _first(pool, part.limit)  # type: ignore[arg-type]
+    data = read_inputs(config, places.path, log)
     settings = settings_of(config)
-    inputs = {"data": pool.fingerprint, "warm-up data": warmup.fingerprint}
-    inputs |= {"target data": target.fingerprint} if target is not None else {}
+    inputs = fingerprints(data, "warm-up data")
     for name, where in (("model", config.model), ("student", config.student)):
         if where:
             inputs[name] = resolve(parse_model(where), store.memo).fingerprint
-    same_inputs(config, folder, inputs, begun=begun)
-    sweep_up(folder)
-    judge = judge_of(config, pool, store, log, progress)
-    return Comparison(config, folder, pool, warmup, target, settings, store, judge, log, progress)
-
-
-def _first(pool: Pool, records: int | None) -> Pool:
-    return pool if records is None else pool.take(range(int((pool.rows < records).sum())))
-
-
-def judge_of(config: CompareConfig, pool: Pool, store: Store, log: Log, progress: Progress) -> Judge:
-    """Evaluates a model as the configuration says.
-
-    Raises:
-        ConfigError: an unknown suite or key, or held-out rows that are not named.
-    """
-    known = {"suite": ["heldout"], "data": HELDOUT.get(config.data or ""), "targets": config.targets}
-    made = eval_config_of(config, config.eval, store, model=config.model, **known)
-    if "heldout" in made.suite and not made.data:
-        raise ConfigError("'eval.data' is missing: which held-out rows should the models be judged on?")
-    make_suites(made)  # a typo must be found before anything is trained
-    if "heldout" in made.suite:
-        assert made.data
-        shared = set(load(made.data, limit=made.limit, map=made.mapping(), targets=made.targets).ids) & set(pool.ids)
-        if shared:
-            log(f"warning: {len(shared)} held-out rows are in the training pool too")
-
-    # One folder for all cells: the answers of a reference model are written once.
-    answers = made.answers or str(Path(config.output or "") / "answers")
-
-    def judge(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
-        settled = made.model_copy(update={"model": str(model), "answers": answers, "output": None})
-        return evaluate(settled, name=name, store=store, log=log, progress=progress)
-
-    return judge
+    places.claim(config, inputs)
+    known: dict[str, Any] = {"suite": ["heldout"], "model": config.model, "targets": config.targets}
+    known["data"] = BUILTIN_HELDOUT.get(config.data or "")
+    suites = make_suites_for(config, config.eval, store, data[0], log, **known)
+    return Comparison(config, places.path, *data, settings, store, *suites, log, progress)

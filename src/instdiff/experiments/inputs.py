@@ -1,27 +1,63 @@
-"""The data of a pipeline: what is scored, what the warm-up is drawn from, what models are judged on."""
+"""What an experiment reads: the rows that are scored, drawn and matched, and the suites that evaluate models."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from instdiff.config.commands import PipelineConfig
+from instdiff.config.commands import DataConfig, PipelineConfig, RunConfig
+from instdiff.config.compare import CompareConfig
+from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError
+from instdiff.evaluation.evaluator import HELDOUT, eval_config_of
+from instdiff.evaluation.subject import Suite
+from instdiff.evaluation.suites import HeldOutSuite, make_suites
+from instdiff.store import Store
+
+BUILTIN_HELDOUT = {"builtin:demo": "builtin:demo/heldout"}
 
 
-def read_pool(config: PipelineConfig, path: str, limit: int | None, log: Log, rejects: Path | None = None) -> Pool:
-    """A data file, read as the configuration says."""
+Inputs = tuple[Pool, Pool, Pool | None]
+"""The rows that are scored, those that warm-up subsets are drawn from, and those that targeted methods match."""
+
+
+def fingerprints(inputs: Inputs, warmup: str) -> dict[str, str]:
+    """Of each that there is; ``warmup`` is what the run calls the second."""
+    names = ("data", warmup, "target data")
+    return {name: rows.fingerprint for name, rows in zip(names, inputs, strict=True) if rows is not None}
+
+
+def read_rows(
+    config: DataConfig, path: str, limit: int | None = None, log: Log | None = None, rejects: Path | None = None
+) -> Pool:
+    """A data file, read as the configuration of a comparison or a pipeline says."""
+    mapping = config.mapping()
+    if isinstance(config, PipelineConfig):
+        keys = ("instruction_key", "input_key", "response_key")
+        own = {key: getattr(config.score, key) for key in keys if getattr(config.score, key)}
+        mapping = config.model_copy(update=own).mapping()
     return load(
-        path,
-        format=config.format,
-        map=_mapping(config),
-        targets=config.targets,
-        limit=limit,
-        rejects_path=rejects,
-        log=log,
+        path, format=config.format, map=mapping, targets=config.targets, limit=limit, rejects_path=rejects, log=log
     )
+
+
+def read_inputs(config: PipelineConfig | CompareConfig, folder: Path | None, log: Log | None = None) -> Inputs:
+    """The rows of an experiment; bad lines go to ``rejected.jsonl`` in the folder."""
+    assert config.data
+    part, rejects = config.warmup, folder / "rejected.jsonl" if folder else None
+    rows = read_rows(config, config.data, config.limit, log, rejects)
+    warmup = read_rows(config, part.data_path, part.limit, log) if part.data_path else first_records(rows, part.limit)
+    target = read_rows(config, config.target, None, log) if config.target else None
+    return scored_rows(config, rows), warmup, target
+
+
+def scored_rows(config: PipelineConfig | CompareConfig, rows: Pool) -> Pool:
+    """The rows that are scored: in a pipeline they may be the first ones alone."""
+    return first_records(rows, config.score.max_samples) if isinstance(config, PipelineConfig) else rows
 
 
 def first_records(pool: Pool, records: int | None) -> Pool:
@@ -29,31 +65,35 @@ def first_records(pool: Pool, records: int | None) -> Pool:
     return pool if records is None else pool.take(range(int((pool.rows < records).sum())))
 
 
-def warmup_pool(config: PipelineConfig, every: Pool, log: Log) -> Pool:
-    """The rows that the warm-up subset is drawn from."""
-    part = config.warmup
-    return read_pool(config, part.data_path, part.limit, log) if part.data_path else first_records(every, part.limit)
+def make_suites_for(
+    config: RunConfig, keys: Mapping[str, Any], store: Store, pool: Pool, log: Log, **known: Any
+) -> tuple[EvalConfig, list[Suite]]:
+    """The suites that evaluate the models of an experiment, and how they are asked.
 
-
-def heldout_pool(config: PipelineConfig, pool: Pool, log: Log) -> Pool | None:
-    """The rows that models are judged on.
+    ``keys`` are those of ``instdiff eval``, which go before ``known``, what the experiment says itself. There,
+    ``heldout`` are its held-out rows, where it has read them. The log is told which of them are in the ``pool`` too.
 
     Raises:
-        ConfigError: they are not named.
+        ConfigError: an unknown suite, task or key, or held-out rows that are not named.
     """
-    if config.eval is None:
-        return None
-    path = config.eval.data_path or ("builtin:demo/heldout" if config.data == "builtin:demo" else None)
-    if path is None:
-        raise ConfigError("'eval.data_path' is missing: which held-out rows should the models be judged on?")
-    heldout = read_pool(config, path, config.eval.limit, log)
-    shared = set(heldout.ids) & set(pool.ids)
-    if shared:
-        log(f"warning: {len(shared)} held-out rows are in the training pool too")
-    return heldout
+    heldout: Pool | None = known.pop("heldout", None)
+    known["answers"] = str(Path(getattr(config, "output", None) or "") / "answers")  # one folder for all models
+    asked = eval_config_of(config, keys, store, **known)
+    names = [name for name in asked.suite if heldout is None or name != HELDOUT]
+    if HELDOUT in names and not asked.data:
+        raise ConfigError("'eval.data' is missing: which held-out rows should the models be judged on?")
+    suites = make_suites(asked.model_copy(update={"suite": names})) if names or heldout is None else []
+    if heldout is not None:
+        held: Any = HeldOutSuite(heldout, heldout.origin)
+        suites.insert(asked.suite.index(HELDOUT), held)
+    for suite in suites:
+        shared = set(suite.pool.ids) & set(pool.ids) if isinstance(suite, HeldOutSuite) else ()
+        if shared:
+            log(f"warning: {len(shared)} held-out rows are in the training pool too")
+    return asked, suites
 
 
-def flaws(config: PipelineConfig) -> dict[int, str]:
+def read_flaws(config: PipelineConfig) -> dict[int, str]:
     """The planted flaws of ``builtin:demo``, by row."""
     if config.data != "builtin:demo":
         return {}
@@ -61,14 +101,3 @@ def flaws(config: PipelineConfig) -> dict[int, str]:
 
     lines = (path("demo") / "flaws.jsonl").read_text(encoding="utf-8").splitlines()
     return {int(flaw["row"]): str(flaw["flaw"]) for flaw in map(json.loads, lines)}
-
-
-def target_pool(config: PipelineConfig, log: Log) -> Pool | None:
-    """The rows that targeted methods match."""
-    return read_pool(config, config.target, None, log) if config.target else None
-
-
-def _mapping(config: PipelineConfig) -> dict[str, str] | None:
-    keys = ("instruction_key", "input_key", "response_key")
-    own = {key: getattr(config.score, key) for key in keys if getattr(config.score, key)}
-    return config.model_copy(update=own).mapping()

@@ -1,44 +1,57 @@
 """The whole way: warm-up, calibration, score, select, train, evaluate, and again (InstructDiff, Algorithm 1).
 
-Every stage leaves a file or folder that is whole; a stage whose result is there is not done again.
+A comparison of one line that has rounds and, in its first one, controls at the same token budget.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from instdiff.config.base import OPERATIONAL
 from instdiff.config.commands import PipelineConfig
+from instdiff.config.compare import Variant
 from instdiff.config.evaluate import EvalConfig
-from instdiff.config.methods import make_methods, short_name
-from instdiff.config.train import TrainSettings
-from instdiff.core import Budget, Log, Method, ModelRef, Scored, Settings
+from instdiff.config.methods import make_method, make_methods, short_name
+from instdiff.core import Budget, Log, Method, ModelRef
 from instdiff.core.budget import configured_budget, parse_budget
-from instdiff.core.files import read_json, write_json, writing
-from instdiff.core.progress import Progress, Quiet, Recorded, learnt
+from instdiff.core.files import write_json
+from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.engine.models import resolve
 from instdiff.errors import ConfigError
-from instdiff.evaluation.evaluator import HELDOUT, judges, make_subject, nll_facts, run_suites
-from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
+from instdiff.evaluation.evaluator import HELDOUT, nll_facts
+from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.subject import Suite
-from instdiff.experiments.grid import BASE
-from instdiff.experiments.inputs import first_records, flaws, heldout_pool, read_pool, target_pool, warmup_pool
-from instdiff.experiments.run_folder import RECORD, Cell, drop_model, same_config, same_inputs, sweep_up, whole
-from instdiff.experiments.run_folder import CellResult as Judged
+from instdiff.experiments.engine import Engine, Line, Roles, Round, Scores
+from instdiff.experiments.inputs import (
+    BUILTIN_HELDOUT,
+    fingerprints,
+    make_suites_for,
+    read_flaws,
+    read_inputs,
+    read_rows,
+)
+from instdiff.experiments.run_folder import (
+    BASE,
+    CONTROL_MODEL,
+    ROUND_MODEL,
+    Cell,
+    CellResult,
+    PipelineFolder,
+    drop_model,
+    model_folder,
+)
 from instdiff.experiments.summary import devices, summarize
-from instdiff.experiments.tables import write_tally
-from instdiff.methods import Full, Longest, Random
+from instdiff.experiments.tables import write_comparison
 from instdiff.scoring.models import bind, parse_model, settings_of
-from instdiff.scoring.scorer import recalling, score
-from instdiff.scoring.table import ScoreTable, read_scores
-from instdiff.selection.selector import sample_rows, select
+from instdiff.scoring.scorer import recalling
+from instdiff.scoring.table import read_scores
+from instdiff.selection.record import SCORES, read_selection
+from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
-from instdiff.training.sft import train
 
 TERMS = "Controls have as many response tokens as the first round's budget (full: all rows), and the same training."
 FREE = (
@@ -46,21 +59,6 @@ FREE = (
     *("eval.params.concurrency", "eval.params.judge_concurrency"),
 )
 """Keys that may change when a run goes on."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A selection and the model trained on it."""
-
-    name: str
-    folder: Path
-    model: ModelRef
-    rows: list[int]
-    tokens: int
-    target: int
-    """The budget in response tokens, which controls are given too."""
-    seed: int | None = None
-    """Of a random control."""
 
 
 @dataclass(frozen=True)
@@ -74,238 +72,137 @@ class PipelineResult:
 
 
 @dataclass
-class Run:
-    """A run folder with everything that its stages share.
-
-    ``pool`` are the rows that are scored, ``warmup`` those that the warm-up subset is drawn from, ``target`` those that
-    targeted methods match. ``models`` are bound to roles beside the base and the calibrated model. ``suites`` judge
-    models, as ``asked`` says; ``judged`` is what they found.
-    """
+class Pipeline(Engine):
+    """A pipeline's run folder, and what its stages found."""
 
     config: PipelineConfig
-    folder: Path
-    pool: Pool
-    warmup: Pool
-    heldout: Pool | None
-    target: Pool | None
-    base: ModelRef
-    models: Mapping[str, ModelRef]
-    settings: Settings
-    store: Store
-    log: Log
-    progress: Progress
-    flaws: Mapping[int, str] = field(default_factory=dict)
-    asked: EvalConfig | None = None
-    suites: list[Suite] = field(default_factory=list)
-    judged: list[Judged] = field(default_factory=list)
-    _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict)
 
-    # ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def __post_init__(self) -> None:
+        assert self.config.model
+        self.student = parse_model(self.config.model)
+        self.roles = {**bind(self.config.models), "base": self.student}
+        self.places = PipelineFolder(self.folder)
+        self.flaws = read_flaws(self.config)
+        self.results: list[CellResult] = []
 
-    def warm_up(self) -> tuple[ModelRef, list[str]]:
-        """The first calibration model, trained on a random subset; and the ids of that subset."""
-        part = self.config.warmup
-        path = self.folder / "iter_1" / "warmup_subset.jsonl"
-        subset = self.warmup.take(sample_rows(len(self.warmup), part.sample_size, self.config.seed))
-        if not path.is_file():
-            subset.to_jsonl(path)
-        self._event("warm-up", rows=len(subset), of=len(self.warmup))
-        model = self._train(subset, path.parent / "calibration_model", part.train)
-        return model, list(subset.ids)
+    def record_event(self, name: str, **facts: Any) -> None:
+        """Keep what a stage came to in the log, and show it where progress has not."""
+        if facts and self.places.add_event(name, facts) and "passes" not in facts:
+            self.log(name + "".join(f"  {k} {v}" for k, v in facts.items() if not isinstance(v, dict | None)))
 
-    def round(self, number: int, calibrated: ModelRef, warmup: list[str]) -> Trained:
-        """Score all rows, select, train from the base."""
-        folder = self.folder / f"iter_{number}"
-        record, scored = self._select(folder, number, calibrated, warmup)
-        counts, rows = record["counts"], record["rows"]
-        self._event(f"round {number}", **counts, excluded=record["excluded"])
-        place = {row: at for at, row in enumerate(self.pool.rows.tolist())}
-        pool, own = self.pool.take([place[row] for row in rows]), self.config.select_train.train
-        model = self._train(pool, folder / "selected_train_model", own)
-        budget, tokens = budget_of(self.config, number), counts["selected_tokens"]
-        target = budget.target(scored) if budget.of_tokens else tokens
-        return Trained(f"{scored.name} round {number}", folder, model, rows, tokens, target)
+    # ── the line and its controls ─────────────────────────────────────────────────────────────────────────────────
 
-    def _select(
-        self, folder: Path, number: int, calibrated: ModelRef, warmup: list[str]
-    ) -> tuple[dict[str, Any], Scored]:
-        """What ``selection.json`` says, and the scores that decided."""
-        path = folder / "scores.parquet"
-        name, method = selector(self.config)
-        listed = {"warmup": warmup, "selected": self._before(number, warmup)}
+    def make_line(self) -> Line:
+        """The rounds, of which the first is calibrated by a model that is trained here on a random subset."""
+        config, part, places = self.config, self.config.warmup, self.places
+        warmup = self.warmup.take(sample_rows(len(self.warmup), part.sample_size, config.seed))
+        if not places.warmup_rows.is_file():
+            warmup.to_jsonl(places.warmup_rows)
+        self.record_event("warm-up", rows=len(warmup), of=len(self.warmup))
+        how = part.train or config.train
+        calibrated, _ = self.train(warmup, self.student, how, config.seed, lambda _: places.calibration_model)
+        return Line(
+            Variant(rounds=config.iterations),
+            {**self.roles, "calibrated": calibrated},
+            config.select_train.train or config.train,
+            config.seed,
+            scores=lambda number, roles: self._scores(number, roles, list(warmup.ids)),
+            budget=lambda number: budget_of(config, number),
+            folder=places.round,
+            model=lambda number, _: places.round(number) / ROUND_MODEL,
+            label="round",
+        )
+
+    def _scores(self, number: int, roles: Roles, warmup: list[str]) -> Scores:
+        """A round's scores, which are kept in its folder."""
+        path, (name, method) = self.places.round(number) / SCORES, selector(self.config)
+        before = read_selection(self.places.round(number - 1))
+        listed = {"warmup": warmup, "selected": before["ids"] if before else warmup}
         if not path.is_file():
             specs = {name: self.config.select.method}
-            roles = {"calibrated": self._whole(calibrated)}
-            self._score({name: method}, roles, listed, specs, f"scored round {number}").write(path)
+            self.score({name: method}, roles, listed=listed, specs=specs, stage=f"scored round {number}").write(path)
+        self.restore(roles["calibrated"])
+        table, root = read_scores(path, run=[self.config.select.method]), str(self.store.root)
+        return recalling(table[name], table.meta, self.pool, store=root, listed=listed, log=self.log), table.meta
+
+    def run_controls(self, first: Round) -> Iterator[tuple[str, int | None, Round]]:
+        """The configured controls, trained the same way, each with the response tokens of the first budget."""
+        assert self.config.eval is not None
+        budget, path = budget_of(self.config), first.folder / SCORES
         table = read_scores(path, run=[self.config.select.method])
-        if not (folder / "selection.json").is_file():
-            self._whole(calibrated)
-            root = str(self.store.root)
-            scored = recalling(table[name], table.meta, self.pool, store=root, listed=listed, log=self.log)
-            chosen = select(self.pool, scored, budget_of(self.config, number), meta=table.meta)
-            chosen.write(folder / "selected.jsonl")
-            chosen.write_record(folder / "selection.json")
-        record: dict[str, Any] = read_json(folder / "selection.json")
-        return record, table[name]
+        tokens = budget.target(table[selector(self.config)[0]]) if budget.of_tokens else first.facts["tokens"]
+        for kind in self.config.eval.baselines:
+            for seed in self.config.eval.seeds if kind == "random" else (None,):
+                title = kind if seed is None else f"{kind} seed {seed}"
+                (control,) = self.run_rounds(self._control(kind, title, tokens, seed))
+                yield title, seed, control
 
-    def _before(self, number: int, warmup: list[str]) -> list[str]:
-        """The ids that the round before has trained on."""
-        if number == 1:
-            return warmup
-        record = read_json(self.folder / f"iter_{number - 1}" / "selection.json")
-        ids: list[str] = record["ids"]
-        return ids
+    def _control(self, kind: str, title: str, tokens: int, seed: int | None) -> Line:
+        place, method = self.places.control(title), make_method(kind, {}, seed or 0)
 
-    def control(self, name: str, method: Method, tokens: int, seed: int | None = None) -> Trained:
-        """A control at the same token budget, trained the same way."""
-        folder = self.folder / "baselines" / name.replace(" ", "_")
-        table = self._score({method.name: method}, {}, {}, {}, f"scored {name}")
-        budget = Budget(1.0, "share") if isinstance(method, Full) else Budget(tokens, "tokens")
-        chosen = select(self.pool, table[method.name], budget, meta=table.meta)
-        if not (folder / "selection.json").is_file():
-            chosen.write(folder / "selected.jsonl")
-            chosen.write_record(folder / "selection.json")
-        model = self._train(chosen.pool.take(chosen.at), folder / "model", self.config.select_train.train)
-        return Trained(name, folder, model, chosen.rows.tolist(), chosen.n_tokens, tokens, seed)
+        def scores(number: int, roles: Roles) -> Scores:
+            table = self.score({kind: method}, roles, stage=f"scored {title}")
+            return table[kind], table.meta
+
+        return Line(
+            Variant(),
+            self.roles,
+            self.config.select_train.train or self.config.train,
+            self.config.seed,
+            scores=scores,
+            budget=lambda _: Budget(1.0, "share") if kind == "full" else Budget(tokens, "tokens"),
+            folder=lambda _: place,
+            model=lambda *_: place / CONTROL_MODEL,
+        )
+
+    def drop(self, model: ModelRef) -> None:
+        """Drop a model that nothing later needs, unless models are kept."""
+        if not self.config.keep_models:
+            drop_model(model_folder(model))
 
     # ── evaluation ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def controls(self, tokens: int) -> Iterator[Trained]:
-        """The configured controls, each with as many response tokens as the selections."""
-        assert self.config.eval is not None
-        for kind in self.config.eval.baselines:
-            if kind == "random":
-                for seed in self.config.eval.seeds:
-                    yield self.control(f"random seed {seed}", Random(seed=seed), tokens, seed)
-            else:
-                yield self.control(kind, Longest() if kind == "longest" else Full(), tokens)
-
-    def judge(self, trained: Trained, **beside: Any) -> dict[str, Any] | None:
-        """Every suite on a model; ``results.json`` tells what was found, and ``beside``.
+    def evaluate_round(
+        self, name: str, done: Round | None, seed: int | None = None, **beside: Any
+    ) -> dict[str, Any] | None:
+        """Every suite on a round's model, or on the base; a round's ``results.json`` has it all, and ``beside``.
 
         Returns:
             Held-out NLL and its paired difference to the base, where it was asked for.
         """
-        results = self._results(trained.name, trained.model, trained.folder)
-        took = read_json(Path(trained.model.adapter or trained.model.where) / RECORD)
-        facts = {"rows": len(trained.rows), "tokens": trained.tokens, "steps": took["steps"]}
-        facts |= {"train_s": took["wall_s"], "cost_unit": devices(self.settings)[0]}
-        cell = Cell(trained.name if trained.seed is None else "random", "", trained.seed)
-        self._record_results(cell, facts, results)
-        told: dict[str, Any] = {}
-        line = None
-        if HELDOUT in results:
-            base = self._results(BASE, self.base, self.folder / BASE)[HELDOUT][HELDOUT]
-            line = self._line(trained.name, results[HELDOUT][HELDOUT], base, trained)
-            told = {"suite": HELDOUT, "base": self._line(BASE, base, base), "selection": line}
-        others = {name: result.record() for name, result in results.items() if name != HELDOUT}
+        mine = self._results(name, done)
+        others = {suite: result for suite, result in mine.items() if suite != HELDOUT}
+        facts = {**done.facts, "cost_unit": devices(self.settings)[0]} if done else {}
+        if others:  # for the comparison
+            cell = Cell(name if seed is None else "random", "", seed)
+            self.results.append(CellResult(cell, facts, list(others.values())))
+        record: dict[str, Any] = {}
+        if HELDOUT in mine:
+            base = self._results(BASE, None)[HELDOUT][HELDOUT]
+            line = self._heldout_line(name, mine[HELDOUT][HELDOUT], base, done)
+            record = {"suite": HELDOUT, "base": self._heldout_line(BASE, base, base, None), "selection": line}
         if others:
-            told["suites"] = {name: {k: v for k, v in one.items() if k != "items"} for name, one in others.items()}
-        write_json(trained.folder / "results.json", {**told, **beside})
-        return line
+            whole = {suite: result.record() for suite, result in others.items()}
+            record["suites"] = {suite: {k: v for k, v in one.items() if k != "items"} for suite, one in whole.items()}
+        if done:
+            write_json(done.folder / "results.json", {**record, **beside})
+        return record.get("selection")
 
-    def judge_base(self) -> dict[str, Any] | None:
-        """The base model's own line."""
-        results = self._results(BASE, self.base, self.folder / BASE)
-        self._record_results(Cell(BASE), {}, results)
-        if HELDOUT not in results:
-            return None
-        return self._line(BASE, results[HELDOUT][HELDOUT], results[HELDOUT][HELDOUT])
+    def _results(self, name: str, done: Round | None) -> dict[str, SuiteResult]:
+        model, place = (done.model, done.folder) if done else (self.student, self.folder / BASE)
+        return {result.suite: result for result in self.evaluate(model, name, place / "results")}
 
-    def _record_results(self, cell: Cell, facts: dict[str, Any], results: Mapping[str, SuiteResult]) -> None:
-        others = [result for name, result in results.items() if name != HELDOUT]
-        if others:
-            self.judged.append(Judged(cell, facts, others))
-
-    def _results(self, name: str, model: ModelRef, folder: Path) -> dict[str, SuiteResult]:
-        """What each suite finds of a model, item by item; what was found before is read."""
-        places = {suite.name: folder / "results" / f"{suite.name}.json" for suite in self.suites}
-        todo = [suite for suite in self.suites if not places[suite.name].is_file()]
-        if todo:
-            assert self.asked is not None
-            seen = Recorded(self.progress)
-            subject = make_subject(self._whole(model), self.asked, self.store, name=name, log=self.log, progress=seen)
-            run_suites(todo, [places[suite.name] for suite in todo], subject, self.asked)
-            self._event(f"judged {name}", **seen.facts())
-        return {suite: read_results(path) for suite, path in places.items()}
-
-    def _line(self, name: str, mine: TaskResult, base: TaskResult, trained: Trained | None = None) -> dict[str, Any]:
-        rows = trained.rows if trained else []
+    def _heldout_line(self, name: str, mine: TaskResult, base: TaskResult, done: Round | None) -> dict[str, Any]:
+        rows = done.record["rows"] if done else []
         flawed = sum(row in self.flaws for row in rows) / len(rows) if rows and self.flaws else None
-        gain = nll_facts(mine, base) if trained else dict.fromkeys(("gain", "gain_low", "gain_high"))
         return {
             "model": name,
-            "rows": len(rows) if trained else None,
-            "tokens": trained.tokens if trained else None,
+            "rows": done.facts["rows"] if done else None,
+            "tokens": done.facts["tokens"] if done else None,
             **nll_facts(mine),
-            **gain,
+            **(nll_facts(mine, base) if done else dict.fromkeys(("gain", "gain_low", "gain_high"))),
             **({"flawed": flawed} if self.flaws else {}),
         }
-
-    # ── shared steps ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _score(
-        self,
-        methods: dict[str, Method],
-        models: dict[str, ModelRef],
-        listed: dict[str, list[str]],
-        specs: dict[str, str],
-        stage: str,
-    ) -> ScoreTable:
-        seen = Recorded(self.progress)
-        table = score(
-            self.pool,
-            methods,
-            {**self.models, "base": self.base, **models},
-            settings=self.settings,
-            store=self.store,
-            listed={"warmup": [], "selected": [], **listed},
-            target=self.target,
-            specs=specs,
-            log=self.log,
-            progress=seen,
-        )
-        self._event(stage, **seen.facts())
-        return table
-
-    def _train(self, pool: Pool, output: Path, own: TrainSettings | None) -> ModelRef:
-        def make() -> ModelRef:
-            return train(
-                pool,
-                self.base,
-                own or self.config.train,
-                self.settings,
-                output,
-                store=self.store,
-                seed=self.config.seed,
-                log=self.log,
-                say=lambda told: self._event(
-                    f"trained {output.relative_to(self.folder)}", **told, **learnt(read_json(output / RECORD))
-                ),
-            )
-
-        self._makers[output] = make
-        return make()
-
-    def _whole(self, model: ModelRef) -> ModelRef:
-        return whole(model, self._makers, self.log)
-
-    def leave(self, model: ModelRef) -> None:
-        """Drop a model that nothing later needs, unless models are kept."""
-        if not self.config.keep_models:
-            drop_model(Path(model.adapter or model.where))
-
-    def _event(self, what: str, **facts: Any) -> None:
-        """One line of ``log.jsonl``: of each event the first, since done again it would find everything there."""
-        path = self.folder / "log.jsonl"
-        old = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        if not facts or what in [json.loads(said)["event"] for said in old]:
-            return
-        text = json.dumps({"event": what, **facts}, ensure_ascii=False)
-        with writing(path) as aside:
-            aside.write_text("".join(f"{said}\n" for said in [*old, text]), encoding="utf-8")
-        if "passes" not in facts:  # which progress has shown
-            self.log(what + "".join(f"  {k} {v}" for k, v in facts.items() if not isinstance(v, dict | None)))
 
 
 def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = None) -> PipelineResult:
@@ -315,27 +212,24 @@ def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = No
         ConfigError: the folder holds a run with another configuration; names the keys.
         DataError: the data has changed since the run began.
     """
-    run = open_run(config, log, progress or Quiet())
-    calibrated, warmup = run.warm_up()
-    rounds: list[dict[str, Any] | None] = []
-    controls: list[dict[str, Any] | None] = []
-    for number in range(1, config.iterations + 1):
-        trained = run.round(number, calibrated, warmup)
-        run.leave(calibrated)
-        calibrated = trained.model
+    run = open_pipeline(config, log, progress or Quiet())
+    line, name = run.make_line(), selector(config)[0]
+    before, rounds, controls = line.roles["calibrated"], list[Any](), list[Any]()
+    for done in run.run_rounds(line):
+        run.drop(before)
+        before = done.model
         if config.eval is not None:
-            for control in () if controls else run.controls(trained.target):
-                controls.append(run.judge(control))
-                run.leave(control.model)
-            random = [line for line in controls if line and line["model"].startswith("random seed")]
-            rounds.append(run.judge(trained, random=random))
-    base = [run.judge_base()] if config.eval is not None else []
-    stages = [json.loads(text) for text in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+            for title, seed, control in run.run_controls(done) if done.number == 1 else ():
+                controls.append(run.evaluate_round(title, control, seed))
+                run.drop(control.model)
+            random = [one for one in controls if one and one["model"].startswith("random seed")]
+            rounds.append(run.evaluate_round(f"{name} round {done.number}", done, random=random))
+    base = [run.evaluate_round(BASE, None)] if config.eval is not None else []
     suites: dict[str, Any] = {}
-    if run.judged:
+    if run.results:
         facts = {"data": config.data, "model": config.model, "terms": TERMS}
-        suites = write_tally(run.folder, run.judged, summarize(run.judged), facts)
-    return PipelineResult(run.folder, [line for line in [*base, *controls, *rounds] if line], stages, suites)
+        suites = write_comparison(run.folder, run.results, summarize(run.results), facts)
+    return PipelineResult(run.folder, [one for one in (*base, *controls, *rounds) if one], run.places.events(), suites)
 
 
 def selector(config: PipelineConfig) -> tuple[str, Method]:
@@ -360,55 +254,42 @@ def budget_of(config: PipelineConfig, number: int = 1) -> Budget:
     return Budget(budget.amount + (number - 1) * more.amount, budget.kind)
 
 
-def open_run(config: PipelineConfig, log: Log, progress: Progress) -> Run:
+def open_pipeline(config: PipelineConfig, log: Log, progress: Progress) -> Pipeline:
     """A run folder for this configuration: a new one, or the same one again."""
     for key, option in (("data", "data_path"), ("model", "base_model"), ("output", "output_dir")):
         if not getattr(config, key):
             raise ConfigError(f"the pipeline needs '{option}'")
-    assert config.data and config.model and config.output
-    folder = Path(config.output)
-    asked = config.model_copy(update={"template": config.score.template or config.template})
-    settings = settings_of(asked, max_length=config.score.max_length)
+    assert config.model and config.output
+    places = PipelineFolder(Path(config.output))
+    scoring = config.model_copy(update={"template": config.score.template or config.template})
+    settings = settings_of(scoring, max_length=config.score.max_length)
     # A typo must be found before anything is trained, and must not bind the folder.
     selector(config)
     budget_of(config)
-    begun = _has_begun(folder)
-    same_config(config, folder, begun=begun, free=FREE)
-    store, base = Store(config.store), parse_model(config.model)
-    source = resolve(base, store.memo)
-    every = read_pool(config, config.data, config.limit, log, folder / "rejected.jsonl")
-    pool, warmup = first_records(every, config.score.max_samples), warmup_pool(config, every, log)
-    heldout = heldout_pool(config, pool, log) if config.eval and HELDOUT in config.eval.suite else None
-    target = target_pool(config, log)
-    eval_config, suites = judges(config, asked, heldout, store)
-    inputs = {"base model": source.fingerprint, "data": pool.fingerprint, "warmup data": warmup.fingerprint}
-    more = {"eval data": heldout, "target data": target}
-    if not begun:
-        for name in ("log.jsonl", "iter_1/warmup_subset.jsonl"):
-            (folder / name).unlink(missing_ok=True)
-    inputs |= {name: rows.fingerprint for name, rows in more.items() if rows is not None}
-    same_inputs(config, folder, inputs, begun=begun)
-    sweep_up(folder)
-    models = bind(config.models)
-    return Run(
-        config,
-        folder,
-        pool,
-        warmup,
-        heldout,
-        target,
-        base,
-        models,
-        settings,
-        store,
-        log,
-        progress,
-        flaws(config),
-        eval_config,
-        suites,
-    )
+    places.check_config(config, FREE)
+    store = Store(config.store)
+    base = resolve(parse_model(config.model), store.memo)
+    data = read_inputs(config, places.path, log)
+    heldout = _read_heldout(config, log)
+    suites: tuple[EvalConfig | None, list[Suite]] = (None, [])
+    if (part := config.eval) is not None:
+        known = {"suite": part.suite, "limit": part.limit, "model": config.model, "heldout": heldout}
+        known["max_length"] = config.score.max_length or config.max_length
+        suites = make_suites_for(scoring, part.params, store, data[0], log, **known)
+    inputs = {"base model": base.fingerprint, **fingerprints(data, "warmup data")}
+    inputs |= {"eval data": heldout.fingerprint} if heldout is not None else {}
+    for path in () if places.begun else (places.log, places.warmup_rows):
+        path.unlink(missing_ok=True)  # of a run that was given up
+    places.claim(config, inputs)
+    return Pipeline(config, places.path, *data, settings, store, *suites, log, progress)
 
 
-def _has_begun(folder: Path) -> bool:
-    """Whether the folder holds results that belong to its configuration: from the first training on."""
-    return (folder / "config.yaml").is_file() and any((folder / "iter_1").glob("*calibration_model*"))
+def _read_heldout(config: PipelineConfig, log: Log) -> Pool | None:
+    """The rows that models are evaluated on, where that is asked for."""
+    part = config.eval
+    if part is None or HELDOUT not in part.suite:
+        return None
+    path = part.data_path or BUILTIN_HELDOUT.get(config.data or "")
+    if path is None:
+        raise ConfigError("'eval.data_path' is missing: which held-out rows should the models be judged on?")
+    return read_rows(config, path, part.limit, log)

@@ -1,10 +1,11 @@
-"""A run folder belongs to one configuration and one set of inputs: it goes on with these, and refuses others."""
+"""The run folder: its names and patterns, which no other file knows, and whose configuration and inputs it holds."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,272 +13,18 @@ import yaml
 
 from instdiff.config.base import OPERATIONAL, Config
 from instdiff.config.train import TrainSettings
-from instdiff.core import Log, ModelRef
-from instdiff.core.files import environment, fingerprint, read_json, write_json, writing
-from instdiff.errors import ConfigError, DataError, InstDiffError
+from instdiff.core import ModelRef
+from instdiff.core.files import environment, read_json, write_json, writing
+from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.results import SuiteResult
-from instdiff.scoring.models import parse_model
-
-LEFT_BEHIND = (".*.partial",)
-"""Files that a killed process was writing."""
-
-
-def same_config(config: Config, folder: Path, *, begun: bool, free: tuple[str, ...] = OPERATIONAL) -> None:
-    """Check the configuration against the one that the folder holds, if any.
-
-    Args:
-        config: of now.
-        folder: of the run.
-        begun: whether the folder holds results that belong to its configuration.
-        free: keys that may change.
-
-    Raises:
-        ConfigError: they differ; names the key.
-    """
-    if not begun:
-        return
-    theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    mine = config.model_dump(mode="json")
-    changed = [d for d in _differences(mine, theirs, "") if d[0] not in free and d[0].split(".")[0] not in free]
-    if changed:
-        key, new, old = changed[0]
-        more = f" (and {len(changed) - 1} more: {', '.join(c[0] for c in changed[1:])})" if len(changed) > 1 else ""
-        raise ConfigError(
-            f"'{folder}' holds a run with {key}={old!r}, now it is {new!r}{more}; "
-            "give another output_dir, or the same configuration to go on"
-        )
-
-
-def _differences(a: Any, b: Any, key: str) -> list[tuple[str, Any, Any]]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = list(dict.fromkeys([*a, *b]))
-        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{key}.{k}" if key else k)]
-    return [] if a == b else [(key, a, b)]
-
-
-def same_inputs(config: Config, folder: Path, inputs: Mapping[str, str], *, begun: bool) -> None:
-    """Write configuration and environment of a new run, or check that its data and models are still the same.
-
-    Raises:
-        DataError: they are not; names what has changed.
-    """
-    if not begun:
-        write_json(folder / "environment.json", {**environment(), "inputs": dict(inputs)})
-        with writing(folder / "config.yaml") as aside:
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            aside.write_text(text, encoding="utf-8")
-        return
-    known = read_json(folder / "environment.json").get("inputs", {})
-    for key, value in inputs.items():
-        if known.get(key) != value:
-            raise DataError(f"the {key} has changed since the run in '{folder}' began; give another output_dir")
-
-
-def sweep_up(folder: Path) -> None:
-    """Remove files that a killed process was writing; half-built folders are gone on with."""
-    for pattern in LEFT_BEHIND:
-        for path in folder.rglob(pattern):
-            if path.is_file():
-                path.unlink()
-
-
-RECORD = "training.json"
-
-
-@dataclass(frozen=True)
-class Place:
-    """A cell's folder and what it is; ``round`` is 0 for the cell as a whole."""
-
-    folder: Path
-    line: str
-    budget: str
-    seed: int
-    round: int = 0
-
-    def __str__(self) -> str:
-        rounds = f" round {self.round}" if self.round else ""
-        return f"{self.line}{rounds}, {self.budget}, seed {self.seed}"
-
-    @property
-    def selection(self) -> Path:
-        """Its record of the chosen rows."""
-        return self.folder / (f"round_{self.round}" if self.round else "") / "selection.json"
-
-
-def places(folder: Path, lines: list[dict[str, Any]]) -> list[Place]:
-    """Every cell that chose rows, seed by seed, in the order of the comparison's lines and budgets."""
-    named = {slug(str(line[key])): str(line[key]) for line in lines for key in ("name", "budget") if line.get(key)}
-    order, budgets = (
-        {name: place for place, name in enumerate(dict.fromkeys(str(line.get(key)) for line in lines))}
-        for key in ("name", "budget")
-    )
-    found = []
-    for path in folder.glob("cells/*/*/seed_*/selection.json"):
-        line, budget, seed = path.parts[-4:-1]
-        if seed[5:].lstrip("-").isdigit():
-            found.append(Place(path.parent, named.get(line, line), named.get(budget, budget), int(seed[5:])))
-    last = len(lines)
-    return sorted(
-        found,
-        key=lambda one: (one.seed, order.get(one.line, last), one.line, budgets.get(one.budget, last), one.budget),
-    )
-
-
-def slug(text: str) -> str:
-    """A name as a comparison's folders have it."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("%", "pct"))
-
-
-def first_seed(found: list[Place]) -> dict[str, dict[str, Place]]:
-    """By budget the cell of each line that stands for it: that of its first seed.
-
-    Lines with one budget of their own, such as all rows, stand beside those of every budget.
-    """
-    cells: dict[str, dict[str, Place]] = {}
-    for one in found:  # seeds come in order
-        cells.setdefault(one.line, {}).setdefault(one.budget, one)
-    counts: dict[str, int] = {}
-    for one in (one for mine in cells.values() for one in mine.values()):
-        counts[one.budget] = counts.get(one.budget, 0) + 1
-    shared = [budget for budget, count in counts.items() if count > 1] or list(counts)[:1]
-    out: dict[str, dict[str, Place]] = {budget: {} for budget in shared}
-    for line, mine in cells.items():
-        for budget, some in out.items():
-            if budget in mine:
-                some[line] = mine[budget]
-            elif len(mine) == 1 and not set(mine) & set(shared):
-                ((own, place),) = mine.items()
-                some[f"{line} ({own})"] = place
-    return out
-
-
-# ── trainings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def trainings(folder: Path, found: list[Place]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The record of every training by name, and the names of those that stand for their lines.
-
-    A cell names its model's folder. That is called by a hash of what it was made of, so that the same hash of what a
-    cell says finds the models of earlier rounds. Cells with the same rows share a model.
-    """
-    records = {path.parent.name: read_json(path) for path in sorted(folder.glob(f"models/*/{RECORD}"))}
-    named = {str(one): read_json(one.folder / RECORD) for one in found if (one.folder / RECORD).is_file()}
-    hows = list({fingerprint(record["settings"]): record["settings"] for record in records.values()}.values())
-    starts, output = _starts(folder)
-    used = set[str]()
-    for one in found:
-        before = list(starts)
-        rounds = list(_rounds(one))
-        for part in rounds:
-            ids = read_json(part.selection)["ids"]
-            marks = (fingerprint(ids, start, how, one.seed)[:16] for start in before for how in hows)
-            said = _facts(one).get("model") if part is rounds[-1] else None
-            mark = said if said in records else next((mark for mark in marks if mark in records), None)
-            if mark is not None:
-                used.add(mark)
-                named.setdefault(str(one if part is rounds[-1] else part), records[mark])
-                before = [*starts, f"{output}/models/{mark}", *(f"{start}+{output}/models/{mark}" for start in starts)]
-    for mark, record in records.items():
-        if mark not in used:
-            _other(named, record, mark)
-    named = {name: record for name, record in named.items() if record.get("losses")}
-    return named, _leading(named, found)
-
-
-def _facts(one: Place) -> dict[str, Any]:
-    path = one.folder / "cell.json"
-    return read_json(path) if path.is_file() else {}
-
-
-def _rounds(one: Place) -> Iterator[Place]:
-    numbers = sorted(int(p.parent.name[6:]) for p in one.folder.glob("round_*/selection.json"))
-    yield from (replace(one, round=number) for number in numbers)
-
-
-def _starts(folder: Path) -> tuple[list[str], str]:
-    """The models that a training may have begun with, as they were written, and the run folder as it was given."""
-    import yaml
-
-    try:
-        known: Mapping[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError):
-        known = {}
-    if not isinstance(known, Mapping):
-        known = {}
-    lines = known.get("method")
-    own = [line.get("models") for line in lines.values() if isinstance(line, dict)] if isinstance(lines, dict) else []
-    given = [known.get("student"), known.get("model"), *(models.get("base") for models in own if models)]
-    return list(dict.fromkeys(_canonical_model(str(where)) for where in given if where)), str(
-        known.get("output") or folder
-    )
-
-
-def _canonical_model(where: str) -> str:
-    """A model as the code writes it."""
-    try:
-        return str(parse_model(where))
-    except InstDiffError:
-        return where
-
-
-def _other(named: dict[str, dict[str, Any]], record: dict[str, Any], mark: str) -> None:
-    """A model that no cell was judged by: a warm-up, whose rows are in no selection."""
-    name = f"warm-up, {record['rows']:,} rows, seed {record['seed']}"
-    named[f"{name} ({mark})" if name in named else name] = record
-
-
-def _leading(named: Mapping[str, Any], found: list[Place]) -> list[str]:
-    """One training for each line, at its first budget and seed, and the warm-ups of the first seed."""
-    out: dict[str, str] = {}
-    for one in found:
-        options = [str(one), *(str(part) for part in reversed(list(_rounds(one))))]
-        name = next((option for option in options if option in named), None)
-        if name is not None:
-            out.setdefault(one.line, name)
-    warm = [name for name in named if name.startswith("warm-up, ")]
-    lowest = min((named[name]["seed"] for name in warm), default=0)
-    return [*out.values(), *(name for name in warm if named[name]["seed"] == lowest)]
-
-
-MODEL_FILES = ("config.json", "adapter_config.json")
-"""A folder without either is no model."""
-
-
-def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:
-    """What a finished training has made."""
-    if how.use_lora:
-        return ModelRef(start.where, start.revision, str(place), start.template)
-    return ModelRef(str(place), template=start.template)
-
-
-def drop_model(place: Path) -> None:
-    """Remove a trained model from the disk; the record of its training stays, so that it is known to be done."""
-    if (place / RECORD).is_file():
-        for name in MODEL_FILES:  # first, so that half a model is none
-            (place / name).unlink(missing_ok=True)
-        for path in place.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != RECORD:
-                path.unlink()
-
-
-def is_dropped(place: Path) -> bool:
-    """Whether a training is known to be done, and its model is gone."""
-    return (place / RECORD).is_file() and not any((place / name).is_file() for name in MODEL_FILES)
-
-
-def whole(model: ModelRef, makers: Mapping[Path, Callable[[], ModelRef]], log: Log) -> ModelRef:
-    """A model with its weights: one that was dropped is trained once more."""
-    place = Path(model.adapter or model.where)
-    if place in makers and is_dropped(place):
-        log(f"{place} was dropped (keep_models: false) and is needed again; it is trained once more")
-        shutil.rmtree(place)
-        makers[place]()
-    return model
-
+from instdiff.selection.record import read_selection
 
 BASE = "base"
+CELL, ERROR, TRAINING = "cell.json", "error.json", "training.json"
+ROUND_MODEL, CONTROL_MODEL = "selected_train_model", "model"
+"""In the folders of a pipeline's rounds and controls."""
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""A folder without either is no model."""
 
 
 @dataclass(frozen=True)
@@ -297,11 +44,304 @@ class Cell:
         return " ".join([self.line, *([self.budget, f"seed {self.seed}"] if self.budget else [])])
 
 
+def slug(text: str) -> str:
+    """A name as a comparison's folders have it."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in text.replace("%", "pct"))
+
+
 @dataclass(frozen=True)
 class CellResult:
-    """What a cell found: facts of its selection and training, its results, or why there are none."""
+    """What became of a cell: facts of its selection and training, its results, or why there are none."""
 
     cell: Cell
     facts: dict[str, Any] = field(default_factory=dict)
     results: list[SuiteResult] = field(default_factory=list)
     error: str | None = None
+
+
+class RunFolder:
+    """The folder of a run: it goes on with one configuration and one set of inputs, and refuses others."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.config, self.log = path, path / "config.yaml", path / "log.jsonl"
+        self.comparison, self.cost, self.environment = (
+            path / name for name in ("comparison.json", "scores/cost.json", "environment.json")
+        )
+
+    @property
+    def begun(self) -> bool:
+        """Whether it holds results that belong to its configuration."""
+        return self.config.is_file()
+
+    def check_config(self, config: Config, free: tuple[str, ...] = OPERATIONAL) -> None:
+        """Check a configuration against the one that the folder holds, if it has begun.
+
+        Raises:
+            ConfigError: they differ in a key that is not among the ``free`` ones; names it.
+        """
+        if not self.begun:
+            return
+        theirs, mine = yaml.safe_load(self.config.read_text(encoding="utf-8")), config.model_dump(mode="json")
+        changed = [d for d in _differences(mine, theirs, "") if d[0] not in free and d[0].split(".")[0] not in free]
+        if changed:
+            key, new, old = changed[0]
+            more = f" (and {len(changed) - 1} more: {', '.join(c[0] for c in changed[1:])})" if len(changed) > 1 else ""
+            raise ConfigError(
+                f"'{self.path}' holds a run with {key}={old!r}, now it is {new!r}{more}; "
+                "give another output_dir, or the same configuration to go on"
+            )
+
+    def claim(self, config: Config, inputs: Mapping[str, str]) -> None:
+        """Write configuration and environment of a new run, or check that data and models are still those of the run.
+
+        Files that a killed process was writing are removed; half-built folders are gone on with.
+
+        Raises:
+            DataError: the inputs are not the same; names what has changed.
+        """
+        if self.begun:
+            known = read_facts(self.environment).get("inputs", {})
+            for key, value in inputs.items():
+                if known.get(key) != value:
+                    raise DataError(
+                        f"the {key} has changed since the run in '{self.path}' began; give another output_dir"
+                    )
+        else:
+            write_json(self.environment, {**environment(), "inputs": dict(inputs)})
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            with writing(self.config) as aside:
+                aside.write_text(text, encoding="utf-8")
+        for path in self.path.rglob(".*.partial"):
+            if path.is_file():
+                path.unlink()
+
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of the log."""
+        events = []
+        for text in self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else []:
+            try:
+                events.append(json.loads(text))
+            except ValueError:
+                events.append({"event": text})
+        return [event for event in events if isinstance(event, dict)]
+
+    def add_event(self, name: str, facts: Mapping[str, Any]) -> bool:
+        """Add a line to the log: of each event the first, since done again it would find everything there."""
+        events = self.events()
+        if name in [event["event"] for event in events]:
+            return False
+        lines = [json.dumps(event, ensure_ascii=False) for event in (*events, {"event": name, **facts})]
+        with writing(self.log) as aside:
+            aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return True
+
+    def name_model(self, place: Path, model: Path) -> None:
+        """Write the name of the model that is trained on a selection beside the selection's record."""
+        name = {"model": model.relative_to(self.path).as_posix()}
+        if read_facts(place / "model.json") != name:
+            write_json(place / "model.json", name)
+
+    def trainings(self) -> dict[Path, dict[str, Any]]:
+        """The record of every finished training, by the folder of its model."""
+        return {path.parent: read_json(path) for path in sorted(self.path.rglob(TRAINING))}
+
+
+def _differences(a: Any, b: Any, key: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = list(dict.fromkeys([*a, *b]))
+        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{key}.{k}" if key else k)]
+    return [] if a == b else [(key, a, b)]
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a file says; nothing where it is not there."""
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+class PipelineFolder(RunFolder):
+    """``iter_N/`` for each round, ``baselines/`` for the controls."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.warmup_rows = path / "iter_1" / "warmup_subset.jsonl"
+        self.calibration_model = path / "iter_1" / "calibration_model"
+
+    @property
+    def begun(self) -> bool:
+        """From the first training on."""
+        return super().begun and any((self.path / "iter_1").glob("*calibration_model*"))
+
+    def round(self, number: int) -> Path:
+        """A round's folder."""
+        return self.path / f"iter_{number}"
+
+    def rounds(self) -> dict[int, Path]:
+        """The folders of all rounds that have begun, by number."""
+        numbers = (int(p.name[5:]) for p in self.path.glob("iter_*") if p.name[5:].isdigit())
+        return {number: self.round(number) for number in sorted(numbers)}
+
+    def control(self, name: str) -> Path:
+        """A control's folder."""
+        return self.path / "baselines" / name.replace(" ", "_")
+
+    def controls(self) -> dict[str, Path]:
+        """The folders of all controls by name."""
+        return {path.name.replace("_", " "): path for path in sorted((self.path / "baselines").glob("*"))}
+
+    def named_trainings(self) -> dict[str, dict[str, Any]]:
+        """The record of every training by what its model is."""
+        named = {}
+        for place, record in self.trainings().items():
+            name = str(place.relative_to(self.path)).replace("iter_", "round ").replace("_", " ").replace("/", ", ")
+            named[name.removeprefix("baselines, ").removesuffix(", model")] = record
+        return {name: record for name, record in named.items() if record.get("losses")}
+
+
+class ComparisonFolder(RunFolder):
+    """``cells/LINE/BUDGET/seed_N/round_N/``, ``scores/``, and ``models/`` by what they are made of."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.models = path / "models"
+
+    @property
+    def begun(self) -> bool:
+        """From the first cell on."""
+        return super().begun and (self.path / "cells").is_dir()
+
+    def cell(self, cell: Cell) -> Path:
+        """A cell's folder."""
+        return self.path / "cells" / cell.place
+
+    def round(self, cell: Cell, number: int) -> Path:
+        """The folder of a cell's round."""
+        return self.cell(cell) / f"round_{number}"
+
+    def scores(self, kind: str, seed: int) -> Path:
+        """The score table of all variants of a kind, with a seed."""
+        return self.path / "scores" / f"{kind}_seed_{seed}.parquet"
+
+    def first_scores(self) -> tuple[str, list[Path], bool]:
+        """The first seed, its score tables, and whether there are other seeds."""
+        seeds: dict[str, list[Path]] = {}
+        for path in sorted(self.path.glob("scores/*.parquet")):
+            seeds.setdefault(path.stem.rpartition("seed_")[2], []).append(path)
+        first = min(seeds, key=lambda seed: (not seed.isdigit(), int(seed) if seed.isdigit() else 0), default="")
+        return first, seeds.get(first, []), len(seeds) > 1
+
+    def places(self, lines: list[dict[str, Any]]) -> list[Place]:
+        """Every cell that chose rows, seed by seed, in the order of the comparison's lines and budgets."""
+        names, budgets = (list(dict.fromkeys(str(line.get(key)) for line in lines)) for key in ("name", "budget"))
+        named = {slug(name): name for name in (*names, *budgets)}
+        places = []
+        for path in self.path.glob("cells/*/*/seed_*"):
+            line, budget, seed = path.parts[-3:]
+            record = read_selection(path)
+            if record is not None and seed[5:].lstrip("-").isdigit():
+                places.append(Place(path, named.get(line, line), named.get(budget, budget), int(seed[5:]), record))
+
+        def at(name: str, names: list[str]) -> tuple[int, str]:
+            return names.index(name) if name in names else len(names), name
+
+        return sorted(places, key=lambda one: (one.seed, at(one.line, names), at(one.budget, budgets)))
+
+    def named_trainings(self, places: list[Place]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """The record of every training by what it is of, and the names of those that stand for their lines.
+
+        Cells with the same rows share a model. A model that no selection names is a warm-up, unless a selection of an
+        earlier version names none. One training stands for each line, at its first budget and seed, and the warm-ups
+        of the first seed.
+        """
+        records = {place: record for place, record in self.trainings().items() if record.get("losses")}
+        named, leading, warm, word = dict[str, dict[str, Any]](), dict[str, str](), dict(records), "warm-up"
+        for place in places:
+            rounds, first = sorted(place.folder.glob("round_*"), key=lambda path: int(path.name[6:])), ""
+            for part in rounds:
+                model = self.path / read_facts(part / "model.json").get("model", "")
+                word = "a model" if model == self.path else word
+                name = str(place) if part is rounds[-1] else place.name(f" round {part.name[6:]}")
+                if model in records:
+                    named[name], first = records[model], name
+                    warm.pop(model, None)
+            if first:
+                leading.setdefault(place.line, first)
+        lowest = min((record["seed"] for record in warm.values()), default=0)
+        drawn = list(leading.values())
+        for model, record in warm.items():
+            name = f"{word}, {record['rows']:,} rows, seed {record['seed']}"
+            name = f"{name} ({model.name})" if name in named else name
+            named[name] = record
+            drawn += [name] if record["seed"] == lowest else []
+        return named, drawn
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell that chose rows, and what its record says."""
+
+    folder: Path
+    line: str
+    budget: str
+    seed: int
+    record: dict[str, Any]
+
+    def name(self, part: str = "") -> str:
+        """What a report calls it, or a part of it."""
+        return f"{self.line}{part}, {self.budget}, seed {self.seed}"
+
+    __str__ = name
+
+
+def first_seed(places: list[Place]) -> dict[str, dict[str, Place]]:
+    """By budget the cell of each line that stands for it: that of its first seed.
+
+    Lines with one budget of their own, such as all rows, stand beside those of every budget.
+    """
+    cells: dict[str, dict[str, Place]] = {}
+    for one in places:  # seeds come in order
+        cells.setdefault(one.line, {}).setdefault(one.budget, one)
+    counts: dict[str, int] = {}
+    for one in (one for mine in cells.values() for one in mine.values()):
+        counts[one.budget] = counts.get(one.budget, 0) + 1
+    shared = [budget for budget, count in counts.items() if count > 1] or list(counts)[:1]
+    out: dict[str, dict[str, Place]] = {budget: {} for budget in shared}
+    for line, mine in cells.items():
+        for budget, some in out.items():
+            if budget in mine:
+                some[line] = mine[budget]
+            elif len(mine) == 1 and not set(mine) & set(shared):
+                ((own, place),) = mine.items()
+                some[f"{line} ({own})"] = place
+    return out
+
+
+# ── trained models ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:
+    """What a finished training has made."""
+    if how.use_lora:
+        return ModelRef(start.where, start.revision, str(place), start.template)
+    return ModelRef(str(place), template=start.template)
+
+
+def model_folder(model: ModelRef) -> Path:
+    """Where a trained model lies: for LoRA its adapter."""
+    return Path(model.adapter or model.where)
+
+
+def drop_model(place: Path) -> None:
+    """Remove a trained model from the disk; the record of its training stays, so that it is known to be done."""
+    if (place / TRAINING).is_file():
+        for name in MODEL_FILES:  # first, so that half a model is none
+            (place / name).unlink(missing_ok=True)
+        for path in place.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != TRAINING:
+                path.unlink()
+
+
+def is_dropped(place: Path) -> bool:
+    """Whether a training is known to be done, and its model is gone."""
+    return (place / TRAINING).is_file() and not any((place / name).is_file() for name in MODEL_FILES)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import Floats, Settings
-from instdiff.core.files import read_json, write_json
+from instdiff.core.files import write_json
 from instdiff.data import Pool
 from instdiff.engine.models import pick_device
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
-from instdiff.experiments.run_folder import BASE, Cell, CellResult
+from instdiff.experiments.run_folder import BASE, Cell, CellResult, ComparisonFolder, RunFolder, read_facts
+from instdiff.selection.record import read_selection
 
 DRAWS = 4000
 LEVEL = 0.05
@@ -59,13 +60,13 @@ class TaskScores:
 
 def sample(results: Sequence[TaskResult]) -> TaskScores:
     """One task's results of several seeds."""
-    found = [
+    items = [
         dict(zip(result.ids, zip(result.score.tolist(), result.weights.tolist(), strict=True), strict=True))
         for result in results
     ]
-    ids = [name for name in found[0] if all(np.isfinite(one.get(name, (np.nan, 0))[0]) for one in found)]
-    score = np.array([[one[name][0] for name in ids] for one in found], np.float64).reshape(len(found), len(ids))
-    weight = np.array([found[0][name][1] for name in ids], np.float64)
+    ids = [name for name in items[0] if all(np.isfinite(one.get(name, (np.nan, 0))[0]) for one in items)]
+    score = np.array([[one[name][0] for name in ids] for one in items], np.float64).reshape(len(items), len(ids))
+    weight = np.array([items[0][name][1] for name in ids], np.float64)
     return TaskScores(results[0], ids, score, weight)
 
 
@@ -90,9 +91,9 @@ def summarize(outcomes: Sequence[CellResult], against: str | None = None) -> lis
     for suite, name in dict.fromkeys((r.suite, t.name) for one in good for r in one.results for t in r.tasks):
         samples = {}
         for key, members in groups.items():
-            found = [t for one in members for r in one.results if r.suite == suite for t in r.tasks if t.name == name]
-            if found and (made := sample(found)).ids:
-                samples[key] = made
+            some = [t for one in members for r in one.results if r.suite == suite for t in r.tasks if t.name == name]
+            if some and (scores := sample(some)).ids:
+                samples[key] = scores
         lines += _task_lines(suite, name, samples, groups, against)
     return lines
 
@@ -108,7 +109,7 @@ def _task_lines(
     lines, tests = list[dict[str, Any]](), dict[str, list[tuple[int, float]]]()
     for (line, budget), one in samples.items():
         low, high = np.quantile(one.draws(), [LEVEL / 2, 1 - LEVEL / 2])
-        told = {
+        facts = {
             "name": line,
             "budget": budget or None,
             "suite": suite,
@@ -126,12 +127,12 @@ def _task_lines(
         control = controls.get(budget) or next(iter(controls.values()), None)
         gap = _difference(one, control) if control is not None and line != against else None
         if gap is not None:
-            told |= gap
+            facts |= gap
             place = budget if budget in controls else next(iter(controls))
-            tests.setdefault(place, []).append((len(lines), told["p"]))
-        lines.append(told)
-    for found in tests.values():
-        for (at, _), real in zip(found, holm([p for _, p in found], LEVEL), strict=True):
+            tests.setdefault(place, []).append((len(lines), facts["p"]))
+        lines.append(facts)
+    for family in tests.values():
+        for (at, _), real in zip(family, holm([p for _, p in family], LEVEL), strict=True):
             up = lines[at]["diff"] > 0
             lines[at] |= {"real": real, "better": real and up == lines[at]["higher_is_better"]}
     return lines
@@ -145,17 +146,17 @@ def _difference(one: TaskScores, control: TaskScores) -> dict[str, Any] | None:
         return None
     mine, theirs = one.only(both), control.only(both)
     # The same items and, where there are as many, the same seeds are drawn on both sides.
-    found = difference(mine.value - theirs.value, mine.draws() - theirs.draws(), level=1 - LEVEL)
-    return {"diff": found.value, "diff_low": found.low, "diff_high": found.high, "p": found.p}
+    gap = difference(mine.value - theirs.value, mine.draws() - theirs.draws(), level=1 - LEVEL)
+    return {"diff": gap.value, "diff_low": gap.low, "diff_high": gap.high, "p": gap.p}
 
 
 def _facts(members: list[CellResult]) -> dict[str, Any]:
     """What a line's cells have in common, as means over seeds."""
-    told = {}
+    means = {}
     for key in ("rows", "tokens", "steps", "score_tokens", "warmup_s", "score_s", "train_tokens", "train_s"):
         values = [one.facts[key] for one in members if one.facts.get(key) is not None]
-        told[key] = float(np.mean(values)) if values else None
-    known = {key: round(value) if value is not None and key[-2:] != "_s" else value for key, value in told.items()}
+        means[key] = float(np.mean(values)) if values else None
+    known = {key: round(value) if value is not None and key[-2:] != "_s" else value for key, value in means.items()}
     return {**known, "cost_unit": cost_unit(one.facts for one in members)}
 
 
@@ -166,25 +167,22 @@ def cost_unit(facts: Iterable[Mapping[str, Any]]) -> str | None:
 
 def record_cost(folder: Path, costs: Mapping[str, Any], seconds: float, warmups: Mapping[str, float]) -> None:
     """Keep what the methods of a scoring cost alone, how fast it went, and what their warm-up cost."""
-    path = folder / "scores" / "cost.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nothing: dict[str, Any] = {"methods": {}, "tokens": 0, "seconds": 0.0}
-    known = read_json(path) if path.is_file() else nothing
+    run = RunFolder(folder)
+    known = {"methods": {}, "tokens": 0, "seconds": 0.0, **read_facts(run.cost)}
     known["methods"] |= costs["alone"]["methods"]
     known["warmup_s"] = {**known.get("warmup_s", {}), **warmups}
     done = costs["total"]["todo_tokens"]
     if done:
         known["tokens"] += done
         known["seconds"] = round(known["seconds"] + seconds, 2)
-    write_json(path, known)
+    write_json(run.cost, known)
 
 
 def cost(folder: Path, line: str, rounds: int, settings: Settings) -> dict[str, Any]:
     """What choosing by a line's method costs, and in what that is counted."""
     unit, held = devices(settings)
-    path = folder / "scores" / "cost.json"
-    known = read_json(path) if path.is_file() else {"methods": {}}
-    if line not in known["methods"]:
+    known = read_facts(RunFolder(folder).cost)
+    if line not in known.get("methods", {}):
         return {"cost_unit": unit}
     speed = known["tokens"] / (known["seconds"] * held) if known["seconds"] else None
     tokens = known["methods"][line]["tokens"] * rounds
@@ -217,26 +215,25 @@ def overlaps(folder: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
     """
     chosen: dict[tuple[str, int | None], dict[str, set[str]]] = {}
     for cell in cells:
-        path = folder / "cells" / cell.place / "selection.json"
-        if path.is_file():
-            chosen.setdefault((cell.budget, cell.seed), {})[cell.line] = set(read_json(path)["ids"])
-    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+        record = read_selection(ComparisonFolder(folder).cell(cell))
+        if record is not None:
+            chosen.setdefault((cell.budget, cell.seed), {})[cell.line] = set(record["ids"])
+    pairs: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for (budget, _), sets in chosen.items():
         names = list(sets)
         for place, a in enumerate(names):
             for b in names[place + 1 :]:
                 both = len(sets[a] & sets[b])
-                pair = both / len(sets[a] | sets[b]), both / len(sets[b])
-                found.setdefault((budget, a, b), []).append(pair)
+                pairs.setdefault((budget, a, b), []).append((both / len(sets[a] | sets[b]), both / len(sets[b])))
     return [
         {
             "budget": budget,
             "a": a,
             "b": b,
-            "jaccard": float(np.mean(pairs, 0)[0]),
-            "recall": float(np.mean(pairs, 0)[1]),
+            "jaccard": float(np.mean(shared, 0)[0]),
+            "recall": float(np.mean(shared, 0)[1]),
         }
-        for (budget, a, b), pairs in found.items()
+        for (budget, a, b), shared in pairs.items()
     ]
 
 
@@ -250,12 +247,11 @@ def shares(folder: Path, cells: Iterable[Cell], pool: Pool, column: str) -> list
     """
     values = ["null" if value is None else str(value) for value in pool.column(column)]
     by_row = dict(zip(pool.rows.tolist(), values, strict=True))
-    found: dict[tuple[str, str], list[Counter[str]]] = {("", ""): [Counter(values)]}
+    counters: dict[tuple[str, str], list[Counter[str]]] = {("", ""): [Counter(values)]}
     for cell in cells:
-        path = folder / "cells" / cell.place / "selection.json"
-        if path.is_file():
-            counted = Counter(by_row[row] for row in read_json(path)["rows"])
-            found.setdefault((cell.line, cell.budget), []).append(counted)
+        record = read_selection(ComparisonFolder(folder).cell(cell))
+        if record is not None:
+            counters.setdefault((cell.line, cell.budget), []).append(Counter(by_row[row] for row in record["rows"]))
     names = sorted(set(values))
     return [
         {
@@ -263,5 +259,5 @@ def shares(folder: Path, cells: Iterable[Cell], pool: Pool, column: str) -> list
             "budget": budget or None,
             "shares": {name: float(np.mean([c[name] / c.total() for c in counts])) for name in names},
         }
-        for (line, budget), counts in found.items()
+        for (line, budget), counts in counters.items()
     ]

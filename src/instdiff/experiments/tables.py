@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core.files import write_json, writing
-from instdiff.experiments.run_folder import BASE, CellResult
+from instdiff.experiments.run_folder import BASE, CellResult, RunFolder
 from instdiff.experiments.summary import COSTS, NOTE, control_of, cost_unit, overlaps
 
 
-def write_tally(
-    folder: Path, outcomes: list[CellResult], lines: list[dict[str, Any]], facts: dict[str, Any]
+def write_comparison(
+    folder: Path, results: list[CellResult], lines: list[dict[str, Any]], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Write ``comparison.json`` and ``comparison.md``; returns what the former holds."""
-    failed = [{"cell": str(one.cell), "error": one.error} for one in outcomes if one.error is not None]
-    shared = overlaps(folder, [one.cell for one in outcomes if one.cell.line != BASE])
-    unit = cost_unit(one.facts for one in outcomes)
-    note = " ".join([NOTE, *(said for name, said in COSTS.items() if name in (unit or ""))])
-    facts = {**facts, "against": control_of(outcomes), "cost_unit": unit, "note": note}
-    found = {**facts, "lines": lines, "overlaps": shared, "failed": failed}
-    write_json(folder / "comparison.json", found)
-    with writing(folder / "comparison.md") as aside:
+    failed = [{"cell": str(one.cell), "error": one.error} for one in results if one.error is not None]
+    shared = overlaps(folder, [one.cell for one in results if one.cell.line != BASE])
+    unit = cost_unit(one.facts for one in results)
+    note = " ".join([NOTE, *(text for name, text in COSTS.items() if name in (unit or ""))])
+    facts = {**facts, "against": control_of(results), "cost_unit": unit, "note": note}
+    whole = {**facts, "lines": lines, "overlaps": shared, "failed": failed}
+    path = RunFolder(folder).comparison
+    write_json(path, whole)
+    with writing(path.with_suffix(".md")) as aside:
         aside.write_text(markdown(lines, failed, facts), encoding="utf-8")
-    return found
+    return whole
 
 
 def footer(facts: Mapping[str, Any]) -> list[str]:
@@ -89,15 +90,15 @@ def by_task(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         arrow = "higher is better" if line["higher_is_better"] else "lower is better"
         title = line["suite"] if line["suite"] == line["task"] else f"{line['suite']}: {line['task']}"
         tasks.setdefault(f"{title}, {line['metric']} ({arrow}), {line['items']} items", []).append(line)
-    return {title: sorted_lines(found) for title, found in tasks.items()}
+    return {title: sorted_lines(some) for title, some in tasks.items()}
 
 
 def markdown(lines: list[dict[str, Any]], failed: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     """The tables as Markdown."""
     parts = [f"# Comparison on {facts.get('data', 'data')}", ""]
-    for title, found in by_task(lines).items():
+    for title, some in by_task(lines).items():
         parts += [f"## {title}", "", "| " + " | ".join(header(facts)) + " |", "|" + "---|" * len(HEADER)]
-        parts += ["| " + " | ".join(row) + " |" for row in rows_of(found)] + [""]
+        parts += ["| " + " | ".join(row) + " |" for row in rows_of(some)] + [""]
     for text in footer({"note": NOTE, **facts}):
         parts += [text, ""]
     if failed:

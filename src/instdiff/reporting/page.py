@@ -86,11 +86,6 @@ def report(
     return page
 
 
-def write_report(folder: Path, lines: list[dict[str, Any]]) -> Path:
-    """Write ``report.html`` and ``report.json`` of a pipeline's run folder, with one line per model."""
-    return report(folder, lines=lines)
-
-
 def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
     covered, points = run_sections.coverage(scene)
     made = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.experiments import run_folder
+from instdiff.experiments.run_folder import first_seed
 from instdiff.reporting import plots, statistics
 from instdiff.reporting.context import ReportContext, Section, Table
 from instdiff.reporting.sources import Part, ReportSources
@@ -345,7 +345,7 @@ def _draw_overlaps(
     number = {name: place for place, name in enumerate(sets)}
     shown = {"Jaccard": {name: name for name in sets}}
     if material.cells:
-        by = run_folder.first_seed(material.cells)
+        by = first_seed(material.cells)
         several = {f"Jaccard, {budget}": {line: str(one) for line, one in mine.items()} for budget, mine in by.items()}
         shown = several if len(by) > 1 else {"Jaccard": next(iter(several.values()))}
         if len(sets) > max(map(len, shown.values())):

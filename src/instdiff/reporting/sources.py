@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,9 @@ from instdiff.core.budget import parse_budget
 from instdiff.core.files import read_json
 from instdiff.data import Pool, load
 from instdiff.errors import DataError, InstDiffError
-from instdiff.experiments.run_folder import Place, places, trainings
+from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Place, RunFolder, read_facts
 from instdiff.scoring.table import ScoreTable, read_scores
+from instdiff.selection.record import RECORD, read_selection, records_in
 from instdiff.selection.selector import check_same_rows
 
 Indices = npt.NDArray[np.int64]
@@ -116,20 +116,19 @@ def gather(
     """
     place = Path(where)
     if place.is_dir():
-        found = _folder(place, lines)
+        sources = _read_folder(place, lines)
     elif place.is_file():
         table = read_scores(place)
-        found = ReportSources(f"Scores {place.name}", "scores", store=table.meta.get("store"))
-        found.parts.append(_part(place.name, table, place.parent / "selection.json", found))
+        sources = ReportSources(f"Scores {place.name}", "scores", store=table.meta.get("store"))
+        sources.parts.append(_part(place.name, table, records_in(place.parent), sources))
     else:
         raise DataError(f"there is no '{place}'; give a run folder, or the score file that `instdiff score` wrote")
-    found.store = store or found.store
+    sources.store = store or sources.store
     # Those of a comparison stand in its cells already.
-    fresh = [part for part in found.parts if not (found.kind == "compare" and part.record)]
-    made = {_label(part): part.table.rows[part.chosen] for part in fresh}
-    found.selections = made | found.selections
-    _texts(found, place, data, log)
-    return found
+    fresh = [part for part in sources.parts if not (sources.kind == "compare" and part.record)]
+    sources.selections = {_label(part): part.table.rows[part.chosen] for part in fresh} | sources.selections
+    _texts(sources, place, data, log)
+    return sources
 
 
 def _label(part: Part) -> str:
@@ -139,67 +138,66 @@ def _label(part: Part) -> str:
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _folder(folder: Path, lines: list[dict[str, Any]] | None) -> ReportSources:
-    rounds = sorted((p for p in folder.glob("iter_*") if p.name[5:].isdigit()), key=lambda p: int(p.name[5:]))
-    kind = "pipeline" if rounds else "compare" if (folder / "comparison.json").is_file() else "scores"
-    found = ReportSources(f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind)
-    for place in rounds or [folder]:
+def _read_folder(folder: Path, lines: list[dict[str, Any]] | None) -> ReportSources:
+    run, rounds = PipelineFolder(folder), PipelineFolder(folder).rounds()
+    kind = "pipeline" if rounds else "compare" if run.comparison.is_file() else "scores"
+    sources = ReportSources(f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind)
+    for number, place in rounds.items() or [(0, folder)]:
         path = next((place / name for name in SCORES if (place / name).is_file()), None)
         if path is not None:
-            name = f"round {place.name[5:]}" if rounds else path.name
-            found.parts.append(_part(name, read_scores(path), place / "selection.json", found))
-    _first_seed(folder, found)
+            name = f"round {number}" if rounds else path.name
+            sources.parts.append(_part(name, read_scores(path), records_in(place), sources))
+    if run.comparison.is_file():
+        facts = read_json(run.comparison)
+        sources.comparison = [line for line in facts.get("lines", []) if isinstance(line, dict)]
+        sources.against = str(facts.get("against") or sources.against)
+        sources.terms = [str(facts[key]) for key in ("terms", "note") if facts.get(key)]
+        sources.notes += [f"Left out: {one.get('cell')}: {one.get('error')}" for one in facts.get("failed", [])]
+    _add_cells(ComparisonFolder(folder), sources)
     if kind != "compare":
-        found.training = _training(folder)
-    if (folder / "comparison.json").is_file():
-        said = read_json(folder / "comparison.json")
-        found.comparison = [line for line in said.get("lines", []) if isinstance(line, dict)]
-        found.against = str(said.get("against") or found.against)
-        found.terms = [str(said[key]) for key in ("terms", "note") if said.get(key)]
-        found.notes += [f"Left out: {one.get('cell')}: {one.get('error')}" for one in said.get("failed", [])]
-    if kind == "compare":
-        found.cells = places(folder, found.comparison)
-        found.training, found.leading = trainings(folder, found.cells)
-        found.selections = {str(one): np.asarray(read_json(one.selection)["rows"], np.int64) for one in found.cells}
-    if (folder / "scores" / "cost.json").is_file():
-        found.paid = read_json(folder / "scores" / "cost.json")
-    if not found.parts and not found.comparison and not found.training:
+        sources.training = run.named_trainings()
+    sources.paid = read_facts(run.cost)
+    if not sources.parts and not sources.comparison and not sources.training:
         raise DataError(f"'{folder}' is no run folder: it holds no scores, comparison or trained model")
-    found.lines = _lines(folder, rounds) if lines is None else lines
-    for path in sorted(folder.glob("baselines/*/selection.json")):
-        found.selections[path.parent.name.replace("_", " ")] = np.asarray(read_json(path)["rows"], np.int64)
-    found.log = _log(folder / "log.jsonl")
-    config, environment = folder / "config.yaml", folder / "environment.json"
-    found.config = config.read_text(encoding="utf-8") if config.is_file() else ""
-    found.environment = read_json(environment) if environment.is_file() else {}
-    found.store = next((part.table.meta.get("store") for part in reversed(found.parts)), None)
-    return found
+    sources.lines = _lines([*run.controls().values(), *rounds.values()]) if lines is None else lines
+    for name, place in run.controls().items():
+        if (record := read_selection(place)) is not None:
+            sources.selections[name] = np.asarray(record["rows"], np.int64)
+    sources.log, sources.environment = run.events(), read_facts(run.environment)
+    sources.config = run.config.read_text(encoding="utf-8") if run.config.is_file() else ""
+    sources.store = next((part.table.meta.get("store") for part in reversed(sources.parts)), None)
+    return sources
 
 
-def _first_seed(folder: Path, found: ReportSources) -> None:
-    """The scores of a comparison: those of its first seed, the table with the most lines last."""
-    paths = sorted(folder.glob("scores/*.parquet"))
-    seeds = {path: path.stem.rpartition("seed_")[2] for path in paths}
-    first = min(seeds.values(), key=lambda seed: (not seed.isdigit(), int(seed) if seed.isdigit() else 0), default="")
-    tables = sorted((read_scores(path) for path in paths if seeds[path] == first), key=lambda one: len(one.scored))
+def _add_cells(run: ComparisonFolder, sources: ReportSources) -> None:
+    """The cells of a comparison, and the scores of its first seed, the table with the most lines last."""
+    places = run.places(sources.comparison)
+    if sources.kind == "compare":
+        sources.cells = places
+        sources.training, sources.leading = run.named_trainings(places)
+        sources.selections = {str(one): np.asarray(one.record["rows"], np.int64) for one in places}
+    seed, paths, more = run.first_scores()
+    tables = sorted(map(read_scores, paths), key=lambda table: len(table.scored))
     for number, table in enumerate(tables, 1):
-        name = ", ".join(table) if number < len(tables) else f"seed {first}"
-        found.parts.append(_part(name, table, _cell(folder, table), found))
-    if len(set(seeds.values())) > 1:
-        found.notes.append(f"Scores are those of seed {first}; 'scores' in the folder has those of the others.")
+        name = ", ".join(table) if number < len(tables) else f"seed {seed}"
+        sources.parts.append(_part(name, table, _first_cell(places, table), sources))
+    if more:
+        sources.notes.append(f"Scores are those of seed {seed}; 'scores' in the folder has those of the others.")
 
 
-def _cell(folder: Path, table: ScoreTable) -> Path:
+def _first_cell(places: list[Place], table: ScoreTable) -> list[Path]:
     """The first selection of a comparison that was made from a table; rather one that looks at the rows."""
-    paths = sorted(folder.glob("cells/*/*/*/selection.json"))
-    mine = [path for path in paths if read_json(path)["method"] in table.scored]
     plain = ("random", "longest", "full")
-    return min(mine, key=lambda path: (path.parts[-4] in plain, str(path)), default=folder / "selection.json")
+    mine = [one for one in places if one.record["method"] in table.scored]
+    first = min(mine, key=lambda one: (one.line in plain, str(one.folder)), default=None)
+    return records_in(first.folder) if first else []
 
 
-def _part(name: str, table: ScoreTable, path: Path, found: ReportSources) -> Part:
-    record = read_json(path) if path.is_file() else None
-    if record is not None:
+def _part(name: str, table: ScoreTable, records: list[Path], sources: ReportSources) -> Part:
+    """A table with the selection made from it: the newest, where there are several; the others stand beside it."""
+    parts = []
+    for path in records:
+        record = read_json(path)
         place = {int(row): at for at, row in enumerate(table.rows)}
         same = [
             place[row]
@@ -208,53 +206,35 @@ def _part(name: str, table: ScoreTable, path: Path, found: ReportSources) -> Par
         ]
         if record["method"] in table.scored and len(same) == len(record["rows"]):
             chosen = np.array(same, np.int64)
-            return Part(name, table, record["method"], parse_budget(record["budget"]), chosen, record)
-        found.notes.append(f"{path} is a selection from other scores, and is left aside.")
+            parts.append(Part(name, table, record["method"], parse_budget(record["budget"]), chosen, record))
+            if len(parts) > 1:
+                sources.selections[path.name.removesuffix(f".{RECORD}")] = table.rows[chosen]
+        else:
+            sources.notes.append(f"{path} is a selection from other scores, and is left aside.")
+    if parts:
+        return parts[0]
     method, budget = next(iter(table)), parse_budget(ASSUMED)
-    found.notes.append(
+    sources.notes.append(
         f"Nothing was selected from {name} yet: 'chosen' are the best {budget} by {method}, the first of its methods."
     )
     return Part(name, table, method, budget, head(table.scored[method], budget))
 
 
-def _training(folder: Path) -> dict[str, dict[str, Any]]:
-    out = {}
-    for path in sorted(folder.rglob("training.json")):
-        record = read_json(path)
-        if record.get("losses"):
-            name = str(path.parent.relative_to(folder)).replace("iter_", "round ").replace("_", " ").replace("/", ", ")
-            out[name.removeprefix("baselines, ").removesuffix(", model")] = record
-    return out
-
-
-def _lines(folder: Path, rounds: list[Path]) -> list[dict[str, Any]]:
+def _lines(places: list[Path]) -> list[dict[str, Any]]:
     """Base, controls and rounds, as the pipeline tells them."""
-    places = [*sorted((folder / "baselines").glob("*")), *rounds]
     results = [read_json(p / "results.json") for p in places if (p / "results.json").is_file()]
     base = [results[-1]["base"]] if results and "base" in results[-1] else []
-    return base + [found["selection"] for found in results if "selection" in found]
-
-
-def _log(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    said = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            said.append(json.loads(text))
-        except ValueError:
-            said.append({"event": text})
-    return [line for line in said if isinstance(line, dict)]
+    return base + [result["selection"] for result in results if "selection" in result]
 
 
 # ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _texts(found: ReportSources, place: Path, data: str | None, log: Log) -> None:
+def _texts(sources: ReportSources, place: Path, data: str | None, log: Log) -> None:
     """The rows themselves, where they can be had."""
-    table = found.last.table if found.last else None
+    table = sources.last.table if sources.last else None
     try:
-        pool = _load(found, place, data, table, log)
+        pool = _load(sources, place, data, table, log)
         if pool is None:
             raise DataError("nothing says where it is")
         if table is not None:
@@ -264,28 +244,25 @@ def _texts(found: ReportSources, place: Path, data: str | None, log: Log) -> Non
     except (InstDiffError, OSError) as error:
         if data is not None:
             raise
-        found.notes.append(f"The rows themselves are not here ({error}); give --data FILE to see their texts.")
+        sources.notes.append(f"The rows themselves are not here ({error}); give --data FILE to see their texts.")
         return
-    found.pool = pool
+    sources.pool = pool
 
 
-def _load(found: ReportSources, place: Path, data: str | None, table: ScoreTable | None, log: Log) -> Pool | None:
-    config = place / "config.yaml"
-    meta = table.meta if table else {}
-    if found.kind == "pipeline" and config.is_file():
+def _load(sources: ReportSources, place: Path, data: str | None, table: ScoreTable | None, log: Log) -> Pool | None:
+    run, meta = RunFolder(place), table.meta if table else {}
+    if sources.kind == "pipeline" and run.config.is_file():
         from instdiff.config.base import load as load_config
         from instdiff.config.commands import PipelineConfig
-        from instdiff.experiments.inputs import first_records, read_pool
+        from instdiff.experiments.inputs import read_rows, scored_rows
 
-        settings = load_config(PipelineConfig, str(config), {}, [])
+        settings = load_config(PipelineConfig, str(run.config), {}, [])
         path = data or settings.data
-        return (
-            first_records(read_pool(settings, path, settings.limit, log), settings.score.max_samples) if path else None
-        )
-    if not data and config.is_file():
+        return scored_rows(settings, read_rows(settings, path, settings.limit, log)) if path else None
+    if not data and sources.config:
         import yaml
 
-        known = yaml.safe_load(found.config) or {}
+        known = yaml.safe_load(sources.config) or {}
         data = known.get("data") or known.get("data_path")
     origin = data or meta.get("data", {}).get("origin")
     return load(origin, targets=meta.get("settings", {}).get("targets", "all"), log=log) if origin else None

@@ -60,7 +60,7 @@ def difference(
     """Compare two selections, as plain values.
 
     Args:
-        a: ``selection.json``, a file of rows, or a run folder.
+        a: a file of rows, its record, or a run folder.
         b: the other.
         data: the input of both, where they do not bring their rows themselves.
         scores: score files, besides those that lie beside the selections.

@@ -1,7 +1,8 @@
-"""A selection by any of its names: its record, its file of rows, or the folder of the run that made it."""
+"""The record of a selection: where it lies, and a selection by its record, its rows, or the run that made it."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,38 @@ from instdiff.core import Log
 from instdiff.core.files import read_json
 from instdiff.data import Pool, load
 from instdiff.errors import DataError, StoreError
+from instdiff.selection.selector import Selection
 
 RECORD, ROWS, SCORES = "selection.json", "selected.jsonl", "scores.parquet"
+
+
+def record_path(output: str | Path) -> Path:
+    """Where the record of an output goes: ``sel.selection.json`` beside ``sel.jsonl``."""
+    path = Path(output)
+    return path.with_name(f"{path.stem}.{RECORD}")
+
+
+def write_selection(folder: Path, chosen: Selection) -> None:
+    """Write the rows that a part of a run selected, and then their record, which says that they are whole."""
+    chosen.write(folder / ROWS)
+    chosen.write_record(folder / RECORD)
+
+
+def read_selection(folder: Path) -> dict[str, Any] | None:
+    """What the record of a part of a run says; None where nothing is selected yet."""
+    record: dict[str, Any] | None = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    return record
+
+
+def copy_record(source: Path, target: Path) -> None:
+    """Give a part of a run the record of another."""
+    shutil.copyfile(source / RECORD, target / RECORD)
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The records of a folder, the newest first."""
+    paths = [path for path in (folder / RECORD, *sorted(folder.glob(f"*.{RECORD}"))) if path.is_file()]
+    return sorted(paths, key=lambda path: -path.stat().st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -40,8 +71,8 @@ class Found:
         name: as the user named it.
         ids: of its rows, in order.
         rows: their positions in the input, where the record has them.
-        record: what ``selection.json`` says, where there is one.
-        folder: where it lies; None where it is no file.
+        record: what its record says, where there is one.
+        files: the record and the rows, where they lie or would lie; empty where it is no file.
         pool: its rows, where they were read to find it.
     """
 
@@ -49,7 +80,7 @@ class Found:
     ids: Sequence[str]
     rows: list[int] | None
     record: dict[str, Any] | None
-    folder: Path | None
+    files: tuple[Path, ...]
     pool: Pool | None = None
 
     @property
@@ -61,7 +92,7 @@ class Found:
     @property
     def scores(self) -> Path | None:
         """The score file beside it, where there is one."""
-        path = self.folder / SCORES if self.folder else None
+        path = self.files[0].parent / SCORES if self.files else None
         return path if path and path.is_file() else None
 
 
@@ -73,19 +104,19 @@ def find(where: str, reading: Reading | None = None, log: Log | None = None) -> 
         StoreError: the record cannot be read.
     """
     reading, path = reading or Reading(), Path(where)
-    record_path = _in_folder(path) if path.is_dir() else path if path.is_file() and _is_record(path) else None
-    record: dict[str, Any] | None
-    if record_path is not None:
-        record = _read(record_path)
-        return Found(where, list(record["ids"]), list(record["rows"]), record, record_path.parent)
-    beside = path.parent / RECORD if path.is_file() else None
-    record = _read(beside) if beside and beside.is_file() and _is_record(beside) else None
-    pool = reading.load(where, (record or {}).get("settings", {}).get("targets"), log)
-    if record is not None and Counter(record["ids"]) != Counter(pool.ids):
-        record = None  # of another selection
-    folder = path.parent if path.is_file() else None
-    rows = None if record is None or record["ids"] != pool.ids else list(record["rows"])
-    return Found(where, pool.ids, rows, record, folder, pool)
+    place = _in_folder(path) if path.is_dir() else path if path.is_file() and _is_record(path) else None
+    if place is not None:
+        record = _read(place)
+        named = place.name.endswith(f".{RECORD}")
+        rows = place.with_name(place.name.removesuffix(RECORD) + "jsonl" if named else ROWS)
+        return Found(where, list(record["ids"]), list(record["rows"]), record, (place, rows))
+    files = (path, record_path(path), path.parent / RECORD) if path.is_file() else ()
+    beside = next((_read(other) for other in files[1:] if other.is_file() and _is_record(other)), None)
+    pool = reading.load(where, (beside or {}).get("settings", {}).get("targets"), log)
+    if beside is not None and Counter(beside["ids"]) != Counter(pool.ids):
+        beside = None  # of another selection
+    numbers = None if beside is None or beside["ids"] != pool.ids else list(beside["rows"])
+    return Found(where, pool.ids, numbers, beside, files, pool)
 
 
 def _in_folder(folder: Path) -> Path | None:
@@ -97,7 +128,11 @@ def _in_folder(folder: Path) -> Path | None:
         return max(rounds, key=lambda path: int(path.parent.name[5:]))
     if (folder / "config.yaml").is_file():
         raise DataError(f"the run folder '{folder}' has no selection yet: no iter_1/{RECORD}; let the run go on first")
-    return None
+    named = records_in(folder)
+    if len(named) > 1:
+        names = ", ".join(sorted(path.name for path in named))
+        raise DataError(f"'{folder}' holds {len(named)} selections ({names}); name one of them")
+    return named[0] if named else None
 
 
 def _is_record(path: Path) -> bool:
@@ -127,7 +162,7 @@ def _read(path: Path) -> dict[str, Any]:
 def rows_of(found: Found, data: str | None = None, reading: Reading | None = None, log: Log | None = None) -> Pool:
     """The selected rows in their order.
 
-    They are what was named, or ``selected.jsonl`` beside the record, or rows of the input.
+    They are what was named, or the output beside the record, or rows of the input.
 
     Args:
         found: the selection.
@@ -141,8 +176,8 @@ def rows_of(found: Found, data: str | None = None, reading: Reading | None = Non
     reading = reading or Reading()
     if found.pool is not None:
         return found.pool
-    if found.folder and not data and (found.folder / ROWS).is_file():
-        pool = reading.load(str(found.folder / ROWS), found.targets, log)
+    if found.files and not data and found.files[1].is_file():
+        pool = reading.load(str(found.files[1]), found.targets, log)
         if pool.ids == found.ids:
             return pool
     origin = data or (found.record or {}).get("data", {}).get("origin")

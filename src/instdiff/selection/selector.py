@@ -85,7 +85,7 @@ class Selection:
         self.pool.write(path, self.at, extra)
 
     def record(self) -> dict[str, Any]:
-        """What ``selection.json`` says."""
+        """What decided it, and which rows it took."""
         words = Counter(str(word) for word in self.scored.reason if word is not None)
         approximation = getattr(self.scored.method, "approximation", None)
         return {
@@ -110,7 +110,7 @@ class Selection:
         }
 
     def write_record(self, path: str | Path) -> None:
-        """Write ``selection.json``."""
+        """Write the record."""
         write_json(path, self.record())
 
 

@@ -50,7 +50,7 @@ def card(record: Mapping[str, Any] | None, pool: Pool, *, columns: list[str], li
     """The whole ``README.md``.
 
     Args:
-        record: what ``selection.json`` says; without it the card says that nothing is known.
+        record: what the record of the selection says; without it the card says that nothing is known.
         pool: the subset.
         columns: of its rows.
         license: of the source.

@@ -11,7 +11,7 @@ from instdiff.core import Log
 from instdiff.errors import ConfigError, did_you_mean
 from instdiff.selection.export.formats import TRAINERS, Asked, Exported
 from instdiff.selection.export.hub import check_push, hub, push
-from instdiff.selection.record import RECORD, ROWS, Found, Reading, find, rows_of
+from instdiff.selection.record import RECORD, Found, Reading, find, rows_of
 
 FORMATS = (*TRAINERS, "hub")
 
@@ -37,7 +37,7 @@ def export(
     Every file is whole or absent; other files of the folder stay as they are.
 
     Args:
-        data: a file of rows, ``selection.json`` or a run folder.
+        data: a file of rows, its record, or a run folder.
         format: one of ``FORMATS``.
         output: the folder that the files go to.
         source: the input that was selected from, where a record alone is given and the input has moved.
@@ -99,12 +99,12 @@ def _name(name: str | None, data: str) -> str:
             raise ConfigError(f"'{name}' is no name for a data set: letters, digits, '_', '-' and '.' only")
         return name
     path = Path(data.removeprefix("hub:").removeprefix("builtin:").partition(":")[0])
-    stem = path.resolve().parent.name if path.name == RECORD else path.stem if path.is_file() else path.name
+    stem = path.resolve().parent.name if path.name == RECORD else path.name.removesuffix(f".{RECORD}")
+    stem = Path(stem).stem if path.is_file() else stem
     return re.sub(r"[^\w-]+", "_", stem).strip("_") or "selected"
 
 
 def _inputs_read(found: Found, data: str, source: str | None) -> Sequence[Path]:
     """The files that are read."""
-    beside = [found.folder / RECORD, found.folder / ROWS] if found.folder else []
     inside = list(Path(data).iterdir()) if found.pool is not None and Path(data).is_dir() else []
-    return [path for path in (Path(data), *beside, *inside, *([Path(source)] if source else [])) if path.is_file()]
+    return [path for path in (Path(data), *found.files, *inside, *([Path(source)] if source else [])) if path.is_file()]

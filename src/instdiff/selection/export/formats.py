@@ -45,7 +45,7 @@ class Asked:
 
     Args:
         pool: the selected rows, in order.
-        record: what ``selection.json`` says, where there is one.
+        record: what the record of the selection says, where there is one.
         output: the folder.
         name: of the data set.
         layout: a layout's name, or ``auto``.

@@ -12,8 +12,9 @@ from instdiff.core.files import write_json, writing
 from instdiff.errors import ConfigError, StoreError
 from instdiff.selection.export.card import DATA, MADE, card, public
 from instdiff.selection.export.formats import Asked, Exported, parquet
+from instdiff.selection.record import RECORD
 
-README, RECORD = "README.md", "selection.json"
+README = "README.md"
 LOOKED_AT = 1000
 """Rows whose columns the card names."""
 

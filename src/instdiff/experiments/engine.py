@@ -1,0 +1,197 @@
+"""The engine of experiments: score, select, train, evaluate, and again; what is whole is not done again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instdiff.config.compare import Variant
+from instdiff.config.evaluate import EvalConfig
+from instdiff.config.train import TrainSettings
+from instdiff.core import Budget, Log, Method, ModelRef, Scored, Settings
+from instdiff.core.files import fingerprint, read_json
+from instdiff.core.progress import Progress, Recorded, learnt
+from instdiff.data import Pool
+from instdiff.evaluation.evaluator import make_subject, run_suites
+from instdiff.evaluation.results import SuiteResult, read_results
+from instdiff.evaluation.subject import Suite
+from instdiff.experiments import run_folder
+from instdiff.scoring.scorer import score
+from instdiff.scoring.table import ScoreTable
+from instdiff.selection.record import places, read_selection, write_selection
+from instdiff.selection.selector import select
+from instdiff.store import Store
+from instdiff.training.sft import train
+
+Roles = Mapping[str, ModelRef]
+Scores = tuple[Scored, dict[str, Any]]
+"""A method's scores, and what their table says of models and settings."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the engine runs: a variant with all that decides its rounds.
+
+    Args:
+        variant: how many rounds, and what each hands to the next.
+        roles: the models of the first round.
+        train: how its models are trained.
+        seed: of the trainings.
+        scores: a round's scores, by its number and its models.
+        budget: a round's budget, by its number.
+        folder: where a round's selection goes, by its number.
+        model: where a round's model goes, by its number and the fingerprint of what it is made of.
+        label: what the log calls a round; without it the log says nothing.
+    """
+
+    variant: Variant
+    roles: Roles
+    train: TrainSettings
+    seed: int
+    scores: Callable[[int, Roles], Scores]
+    budget: Callable[[int], Budget]
+    folder: Callable[[int], Path]
+    model: Callable[[int, str], Path]
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A selection and the model trained on it; ``facts`` are rows, tokens and what the training took."""
+
+    number: int
+    folder: Path
+    record: dict[str, Any]
+    model: ModelRef
+    facts: dict[str, Any]
+
+
+@dataclass
+class Engine:
+    """What the lines of an experiment share.
+
+    ``pool`` are the rows that are scored, ``warmup`` those that warm-up subsets are drawn from, ``target`` those that
+    targeted methods match. ``suites`` evaluate models, as ``eval_config`` says.
+    """
+
+    config: Any
+    folder: Path
+    pool: Pool
+    warmup: Pool
+    target: Pool | None
+    settings: Settings
+    store: Store
+    eval_config: EvalConfig | None
+    suites: list[Suite]
+    log: Log
+    progress: Progress
+    student: ModelRef = field(init=False)
+    _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict, init=False)
+
+    def record_event(self, name: str, **facts: Any) -> None:
+        """Keep what a stage came to, where the run has a log."""
+
+    def run_rounds(self, line: Line) -> Iterator[Round]:
+        """Score, select, train, and again with the new model in the role that the variant rebinds."""
+        roles, start = line.roles, self.student
+        for number in range(1, line.variant.rounds + 1):
+            place = line.folder(number)
+            record = self.select(place, partial(line.scores, number, roles), line.budget(number))
+            if line.label:
+                self.record_event(f"{line.label} {number}", **record["counts"], excluded=record["excluded"])
+            rows = self.pool.take(places(self.pool, record["ids"], record["rows"]))
+            model, facts = self.train(rows, start, line.train, line.seed, partial(line.model, number), place)
+            facts = {"rows": len(rows), "tokens": record["counts"]["selected_tokens"], **facts}
+            yield Round(number, place, record, model, facts)
+            roles = {**roles, line.variant.rebind: model}
+            start = model if line.variant.train_from == "last" else start
+
+    def score(self, methods: dict[str, Method], roles: Roles, *, stage: str = "", **options: Any) -> ScoreTable:
+        """Scores of the pool, with ``options`` of ``scorer.score``; the log calls it a ``stage``."""
+        for model in roles.values():
+            self.restore(model)
+        progress = Recorded(self.progress)
+        nobody: dict[str, list[str]] = {"warmup": [], "selected": []}
+        shared: dict[str, Any] = {"settings": self.settings, "store": self.store, "target": self.target}
+        shared |= {"pool": self.pool, "listed": nobody, "log": self.log, "progress": progress} | options
+        table = score(methods=methods, models=dict(roles), **shared)
+        self.record_event(stage, **progress.facts())
+        return table
+
+    def select(self, place: Path, scores: Callable[[], Scores], budget: Budget) -> dict[str, Any]:
+        """The record of the selection in a place; made of the scores, where it is not there yet."""
+        record = read_selection(place)
+        if record is None:
+            scored, meta = scores()
+            pool = self.pool
+            if len(scored) < len(pool):
+                pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
+            chosen = select(pool, scored, budget, meta=meta)
+            write_selection(place, chosen)
+            record = chosen.record()
+        return record
+
+    def train(
+        self,
+        rows: Pool,
+        start: ModelRef,
+        how: TrainSettings,
+        seed: int,
+        name: Callable[[str], Path],
+        beside: Path | None = None,
+    ) -> tuple[ModelRef, dict[str, Any]]:
+        """A model trained on rows, and what that took; its name is written ``beside`` the selection."""
+        mark = fingerprint(list(rows.ids), str(start), how.learning(), seed)
+        place = name(mark)
+        if beside is not None:
+            run_folder.RunFolder(self.folder).name_model(beside, place)
+
+        def record(facts: dict[str, Any]) -> None:
+            learning = learnt(read_json(place / run_folder.TRAINING))
+            self.record_event(f"trained {place.relative_to(self.folder)}", **facts, **learning)
+
+        def make() -> ModelRef:
+            base = self.restore(start)
+            options: dict[str, Any] = {"store": self.store, "seed": seed, "log": self.log, "say": record}
+            return train(rows, base, how, self.settings, place, **options)
+
+        self._makers[place] = make
+        named_by_content = mark.startswith(place.name)  # else the training checks that it is the same one
+        finished = named_by_content and (place / run_folder.TRAINING).is_file()
+        model = run_folder.trained_model(start, how, place) if finished else make()
+        took = read_json(place / run_folder.TRAINING)
+        return model, {
+            "steps": took["steps"],
+            "train_s": round(took["wall_s"] * took["batch"]["processes"], 2),
+            "train_tokens": took["target_tokens"],
+            "model": place.name,
+        }
+
+    def evaluate(self, model: ModelRef, name: str, place: Path) -> list[SuiteResult]:
+        """What each suite finds of a model, item by item; what was found before is read."""
+        paths = {suite.name: place / f"{suite.name}.json" for suite in self.suites}
+        left = [suite for suite in self.suites if not paths[suite.name].is_file()]
+        if left:
+            assert self.eval_config is not None
+            progress = Recorded(self.progress)
+            subject = make_subject(
+                self.restore(model), self.eval_config, self.store, name=name, log=self.log, progress=progress
+            )
+            run_suites(left, [paths[suite.name] for suite in left], subject, self.eval_config)
+            self.record_event(f"judged {name}", **progress.facts())
+        return [read_results(path) for path in paths.values()]
+
+    def restore(self, model: ModelRef) -> ModelRef:
+        """A model with its weights: one that was dropped is trained once more."""
+        place = run_folder.model_folder(model)
+        if place in self._makers and run_folder.is_dropped(place):
+            self.log(f"{place} was dropped (keep_models: false) and is needed again; it is trained once more")
+            shutil.rmtree(place)
+            self._makers[place]()
+        return model
