@@ -17,16 +17,14 @@ import torch
 from helpers import ALPACA, by_hand
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
-from instdiff.engine.text.judge import JudgeRef
+from instdiff.engine.text.judge import Answer, JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.evaluation.generation.answers import AnswerCache, Reply
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
-from instdiff.evaluation.generation.generator import Generator, make_generator
+from instdiff.evaluation.generation.generator import Generator, answers_in, make_generator
 from instdiff.evaluation.generation.server_backend import Server as Served
 from instdiff.evaluation.generation.transformers_backend import Local, nucleus
 from instdiff.evaluation.subject import Prompt, Sampling
-from judging import Reply as Said
-from judging import Server, completion, refusal
+from judging import Reply, Server, completion, refusal
 
 WARM = Sampling(n=3, temperature=1.0, top_p=0.9, max_new_tokens=8, seed=7)
 PROMPTS = [Prompt(text) for text in ("why", "explain the blue sky and the green grass", "list 7 things", "7 and 12")]
@@ -173,14 +171,14 @@ class Echo:
 
     def write(
         self, asked: Sequence[GenerationRequest], sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         for start in range(0, len(asked), 2):
             some = asked[start : start + 2]
             if self.left < len(some):
                 raise KeyboardInterrupt
             self.left -= len(some)
             self.asked += [one.prompt_text for one in some]
-            yield [(one, Reply(f"{one.prompt_text} {one.seed % 1000}", 3, 2, 0.5)) for one in some]
+            yield [(one, Answer(f"{one.prompt_text} {one.seed % 1000}", "", 3, 2, 0.5)) for one in some]
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -226,14 +224,31 @@ def test_equal_prompts_are_written_once(tmp_path: Path) -> None:
 
 def test_any_text_comes_back_as_it_was(tmp_path: Path) -> None:
     texts = ["", "a\nb\r\u2028\x85", "é😀", '"}{"', "\udc80"]
-    kept = AnswerCache(tmp_path, "m")
-    kept.keep([(str(at), Reply(text, 1, 2, 3.0)) for at, text in enumerate(texts)])
-    kept.keep([("lost", Reply(None, reason="away"))])
-    with (tmp_path / "answers-m.jsonl").open("a") as file:
+
+    class Fixed(Echo):
+        def write(self, asked: Sequence[GenerationRequest], sampling: Sampling) -> Any:
+            yield [(one, Answer(dict(zip(given, texts, strict=True))[one.prompt_text], "", 1, 2, 3.0)) for one in asked]
+
+    given = [str(at) for at in range(len(texts))]
+    assert generator(Fixed(), tmp_path).write([Prompt(one) for one in given], Sampling()) == [[text] for text in texts]
+    with (tmp_path / "answers-m1.jsonl").open("a") as file:
         file.write('[]\nnull\n{"key": 1}\n')
-    again = AnswerCache(tmp_path, "m")
-    assert [again[str(at)].text for at in range(5)] == texts
-    assert "lost" not in again and again["0"] == Reply("", 1, 2, 3.0)
+    again = Echo()
+    assert generator(again, tmp_path).write([Prompt(one) for one in given], Sampling()) == [[text] for text in texts]
+    assert not again.asked
+    cache = answers_in(tmp_path, "m1")
+    assert "1" not in cache and cache["1"] == []
+
+
+def test_an_answer_that_did_not_come_is_not_kept(tmp_path: Path) -> None:
+    class Lost(Echo):
+        def write(self, asked: Sequence[GenerationRequest], sampling: Sampling) -> Any:
+            yield [(one, Answer(None, "away")) for one in asked]
+
+    assert generator(Lost(), tmp_path).write(PROMPTS[:1], Sampling()) == [[""]]
+    echo = Echo()
+    generator(echo, tmp_path).write(PROMPTS[:1], Sampling())
+    assert echo.asked == ["why"]
 
 
 # ── a server ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -285,7 +300,7 @@ def test_a_text_template_goes_to_a_server_as_text(server: Server, tmp_path: Path
 def test_a_server_that_goes_away_is_paid_once_for_each_answer(server: Server, tmp_path: Path) -> None:
     answered: list[str] = []
 
-    def play(body: dict[str, Any], number: int) -> Said:
+    def play(body: dict[str, Any], number: int) -> Reply:
         if "seed" in body:
             return refusal(400, "unknown field seed")
         if number % 5 == 2:
@@ -306,7 +321,7 @@ def test_a_server_that_goes_away_is_paid_once_for_each_answer(server: Server, tm
 
 
 def test_a_prompt_that_a_server_refuses_is_an_empty_answer_and_said(server: Server, tmp_path: Path) -> None:
-    def play(body: dict[str, Any], number: int) -> Said:
+    def play(body: dict[str, Any], number: int) -> Reply:
         return refusal(400, "context too long") if shown_in(body) == "why" else completion("fine")
 
     server.play = play

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from instdiff.engine.text.judge import Answer
 from instdiff.errors import ConfigError
-from instdiff.evaluation.generation.answers import Reply
 from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import Template, TextTemplate, fill
 
@@ -44,7 +44,7 @@ class Backend(Protocol):
 
     def write(
         self, asked: Sequence[GenerationRequest], sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         """Answers as they come, in any order."""
         ...
 

@@ -17,9 +17,9 @@ from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
 from instdiff.engine.forward import out_of_memory
 from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.text.judge import Answer
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
-from instdiff.evaluation.generation.answers import Reply
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
 from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import TextTemplate, template
@@ -62,12 +62,12 @@ class Shown:
 
     def split(
         self, asked: Sequence[GenerationRequest], most: int
-    ) -> tuple[list[tuple[Row, int]], list[tuple[GenerationRequest, Reply]]]:
+    ) -> tuple[list[tuple[Row, int]], list[tuple[GenerationRequest, Answer]]]:
         """Rows with their room, and those that leave none, with a reason."""
         rows = [(row, self.room(row, most)) for row in self.rows(asked)]
         reason = f"the prompt is too long for a model of {self.tokenizer.max_length} tokens"
         return [found for found in rows if found[1]], [
-            (row[0], Reply(None, reason=reason)) for row, room in rows if not room
+            (row[0], Answer(None, reason=reason)) for row, room in rows if not room
         ]
 
 
@@ -106,7 +106,7 @@ class Local:
 
     def write(
         self, asked: Sequence[GenerationRequest], sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         """Answers, batch by batch.
 
         Raises:
@@ -123,7 +123,7 @@ class Local:
 
     def _batches(
         self, model: Any, work: deque[Row], room: int, sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         while work:
             fit = self._rows if self._tokens is None else max(1, self._tokens // (len(work[0][1]) + room))
             batch = [work.popleft() for _ in range(min(fit, self._rows, len(work)))]
@@ -146,7 +146,7 @@ class Local:
     @torch.inference_mode()
     def _batch(
         self, model: Any, batch: list[Row], room: int, sampling: Sampling
-    ) -> list[tuple[GenerationRequest, Reply]]:
+    ) -> list[tuple[GenerationRequest, Answer]]:
         from transformers import GenerationConfig
 
         began, width, hf = time.monotonic(), max(len(ids) for _, ids in batch), self._side.tokenizer.hf
@@ -181,7 +181,7 @@ class Local:
             while sampling.stop and end == len(told) and count and told[count - 1] == pad:
                 count -= 1  # it was stopped by a text, and waited for the others
             text = cut_at_stop(hf.decode(told[:end], skip_special_tokens=True), sampling.stop)
-            done.append((one, Reply(text, len(ids), count, seconds)))
+            done.append((one, Answer(text, "", len(ids), count, seconds)))
         return done
 
 
