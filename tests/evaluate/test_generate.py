@@ -17,6 +17,7 @@ import torch
 from helpers import ALPACA, by_hand
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
+from instdiff.engine.text.generate import Generator as Writes
 from instdiff.engine.text.judge import Answer, JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
@@ -120,22 +121,26 @@ def test_what_does_not_fit_into_memory_is_halved(
 ) -> None:
     expected = generator(local(models["llama"], tmp_path), tmp_path / "a").write(PROMPTS, WARM)
     sizes: list[int] = []
-    real = Local._batch
+    real = Writes.generate
 
-    def small(self: Local, model: Any, batch: list[Any], room: int, sampling: Sampling) -> Any:
-        if len(batch) > 2:
+    def small(self: Writes, prompts: list[list[int]], room: int, **how: Any) -> Any:
+        if len(prompts) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(len(batch))
-        return real(self, model, batch, room, sampling)
+        sizes.append(len(prompts))
+        return real(self, prompts, room, **how)
 
-    monkeypatch.setattr(Local, "_batch", small)
+    monkeypatch.setattr(Writes, "generate", small)
     lines: list[str] = []
     got = generator(local(models["llama"], tmp_path, lines.append), tmp_path / "b").write(PROMPTS, WARM)
     assert got == expected and sizes == [2] * 6
     assert [line for line in lines if "out of memory" in line] == [
         f"out of memory: '{models['llama']}' goes on with {rows} answers at once" for rows in (4, 2)
     ]
-    monkeypatch.setattr(Local, "_batch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Writes, "generate", full)
     with pytest.raises(EngineError, match="one prompt does not fit into memory"):
         generator(local(models["llama"], tmp_path), tmp_path / "c").write(PROMPTS, WARM)
 
