@@ -35,7 +35,7 @@ def test_the_file_that_is_given_goes_first(tmp_path: Path) -> None:
     assert locate("arc", ["arc"], str(tmp_path), {"arc": mine}) == mine
     assert locate("arc", ["arc"], None, {"arc": f"{mine}[3:]"}) == f"{mine}[3:]"
     assert locate("arc", ["arc"], None, {}) is None and locate("arc", ["ark"], str(tmp_path), {}) is None
-    with pytest.raises(DataError, match="the file of task 'arc' is not there: no file '/no/such'; check data.arc"):
+    with pytest.raises(DataError, match=r"file of task 'arc' is not there: no file '/no/such'; check data\.arc"):
         locate("arc", ["arc"], None, {"arc": "/no/such"})
 
 
