@@ -85,7 +85,7 @@ def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
         score_sections.summary(scene),
         score_sections.funnel(scene),
         score_sections.distributions(scene),
-        score_sections.delta(scene),
+        *score_sections.details(scene),
         score_sections.domains(scene),
         score_sections.correlation(scene),
         score_sections.length(scene),
@@ -104,7 +104,8 @@ def _columns(scene: ReportContext) -> Iterator[Any]:
     for part in scene.material.parts:
         for scored in part.table.scored.values():
             yield scored.value
-            yield from (scored.details[name] for name in ("diff_nll", "diff_entropy") if name in scored.details)
+            wanted = [name for plot in scored.method.plots for name in (plot.x, plot.y)]
+            yield from (scored.details[name] for name in wanted if name in scored.details)
     if scene.part is not None:
         yield from (np.where(length > 0, length, np.nan) for length in scene.lengths.values())
 

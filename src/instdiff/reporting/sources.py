@@ -69,7 +69,7 @@ class ReportSources:
     lines: list[dict[str, Any]] = field(default_factory=list)
     comparison: list[dict[str, Any]] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
-    against: str = "random"
+    against: str = "the control"
     """The line that those of the comparison are compared with."""
     paid: dict[str, Any] = field(default_factory=dict)
     training: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -190,11 +190,15 @@ def _first_seed(folder: Path, found: ReportSources) -> None:
 
 
 def _cell(folder: Path, table: ScoreTable) -> Path:
-    """The first selection of a comparison that was made from a table; rather one that looks at the rows."""
+    """The first selection of a comparison that was made from a table; rather one by a model."""
     paths = sorted(folder.glob("cells/*/*/*/selection.json"))
     mine = [path for path in paths if read_json(path)["method"] in table.scored]
-    plain = ("random", "longest", "full")
-    return min(mine, key=lambda path: (path.parts[-4] in plain, str(path)), default=folder / "selection.json")
+
+    def order(path: Path) -> tuple[bool, str]:
+        signals = table.scored[read_json(path)["method"]].method.signals().values()
+        return not any(signal.measure.needs_model for signal in signals), str(path)
+
+    return min(mine, key=order, default=folder / "selection.json")
 
 
 def _part(name: str, table: ScoreTable, path: Path, found: ReportSources) -> Part:
