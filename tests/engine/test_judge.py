@@ -362,10 +362,11 @@ def test_a_local_model_writes_the_same_alone_and_in_a_batch(
     writer = Writer("llama", model, tokenizer, lines.append, max_tokens=6)
     ids = [writer._ids("You grade.", said) for said in ("Why?", "the sky is blue and the grass")]
     assert tokenizer.hf.decode(ids[0]).endswith("assistant\n" if chat else "<s>You grade.\n\nWhy?\n")
-    together = writer._write(ids)
-    assert together == [writer._write([row])[0] for row in ids]
+    together = writer.generator.write(ids, 6)
+    assert together == [(writer.generator.write([row], 6) or [])[0] for row in ids]
     plain = model.generate(torch.tensor([ids[1]]), max_new_tokens=6, do_sample=False)[0, len(ids[1]) :]
-    assert together[1].text == tokenizer.hf.decode(plain, skip_special_tokens=True)
+    text = tokenizer.hf.decode(plain, skip_special_tokens=True)
+    assert writer._answer(ids[1], together[1]).text == text
 
 
 def test_a_template_without_a_system_turn_and_little_memory(llama: tuple[Any, Any], lines: list[str]) -> None:
@@ -380,14 +381,14 @@ def test_a_template_without_a_system_turn_and_little_memory(llama: tuple[Any, An
         assert tokenizer.hf.decode(writer._ids("Be strict.", "Why?")) == "Be strict.\n\nWhy?"
     finally:
         tokenizer.hf.chat_template = kept
-    write, most = writer._write, 1
+    write, most = writer.generator.generate, 1
 
-    def tight(ids: list[list[int]]) -> Any:
-        if len(ids) > most:
+    def tight(prompts: list[list[int]], room: int) -> Any:
+        if len(prompts) > most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return write(ids)
+        return write(prompts, room)
 
-    writer._write = tight  # type: ignore[method-assign]
+    writer.generator.generate = tight  # type: ignore[assignment]
     assert len(values(Judge(writer, lines.append), ["a", "b", "c", "d"])) == 4
     assert lines[0] == "out of memory: judge llama goes on with 2 answers at once"
     most = 0

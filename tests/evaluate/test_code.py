@@ -82,7 +82,7 @@ class Says:
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         self.asked += [(prompt, sampling) for prompt in prompts]
-        found = [next(says for what, says in self.as_text.items() if what in prompt.text) for prompt in prompts]
+        found = [next(says for what, says in self.told.items() if what in prompt.text) for prompt in prompts]
         return [(says * sampling.n)[: sampling.n] for says in found]
 
 

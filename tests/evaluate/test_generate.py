@@ -17,16 +17,15 @@ import torch
 from helpers import ALPACA, by_hand
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
-from instdiff.engine.text.judge import JudgeRef
+from instdiff.engine.text.generate import Generator as Writes
+from instdiff.engine.text.judge import Answer, JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.evaluation.generation.answers import AnswerCache, Reply
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
-from instdiff.evaluation.generation.generator import Generator, make_generator
+from instdiff.evaluation.generation.generator import Generator, answers_in, make_generator
 from instdiff.evaluation.generation.server_backend import Server as Served
 from instdiff.evaluation.generation.transformers_backend import Local, nucleus
 from instdiff.evaluation.subject import Prompt, Sampling
-from judging import Reply as Said
-from judging import Server, completion, refusal
+from judging import Reply, Server, completion, refusal
 
 WARM = Sampling(n=3, temperature=1.0, top_p=0.9, max_new_tokens=8, seed=7)
 PROMPTS = [Prompt(text) for text in ("why", "explain the blue sky and the green grass", "list 7 things", "7 and 12")]
@@ -122,22 +121,26 @@ def test_what_does_not_fit_into_memory_is_halved(
 ) -> None:
     expected = generator(local(models["llama"], tmp_path), tmp_path / "a").write(PROMPTS, WARM)
     sizes: list[int] = []
-    real = Local._batch
+    real = Writes.generate
 
-    def small(self: Local, model: Any, batch: list[Any], room: int, sampling: Sampling) -> Any:
-        if len(batch) > 2:
+    def small(self: Writes, prompts: list[list[int]], room: int, **how: Any) -> Any:
+        if len(prompts) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(len(batch))
-        return real(self, model, batch, room, sampling)
+        sizes.append(len(prompts))
+        return real(self, prompts, room, **how)
 
-    monkeypatch.setattr(Local, "_batch", small)
+    monkeypatch.setattr(Writes, "generate", small)
     lines: list[str] = []
     got = generator(local(models["llama"], tmp_path, lines.append), tmp_path / "b").write(PROMPTS, WARM)
     assert got == expected and sizes == [2] * 6
     assert [line for line in lines if "out of memory" in line] == [
         f"out of memory: '{models['llama']}' goes on with {rows} answers at once" for rows in (4, 2)
     ]
-    monkeypatch.setattr(Local, "_batch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Writes, "generate", full)
     with pytest.raises(EngineError, match="one prompt does not fit into memory"):
         generator(local(models["llama"], tmp_path), tmp_path / "c").write(PROMPTS, WARM)
 
@@ -173,14 +176,14 @@ class Echo:
 
     def write(
         self, asked: Sequence[GenerationRequest], sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         for start in range(0, len(asked), 2):
             some = asked[start : start + 2]
             if self.left < len(some):
                 raise KeyboardInterrupt
             self.left -= len(some)
             self.asked += [one.prompt_text for one in some]
-            yield [(one, Reply(f"{one.prompt_text} {one.seed % 1000}", 3, 2, 0.5)) for one in some]
+            yield [(one, Answer(f"{one.prompt_text} {one.seed % 1000}", "", 3, 2, 0.5)) for one in some]
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -226,14 +229,31 @@ def test_equal_prompts_are_written_once(tmp_path: Path) -> None:
 
 def test_any_text_comes_back_as_it_was(tmp_path: Path) -> None:
     texts = ["", "a\nb\r\u2028\x85", "é😀", '"}{"', "\udc80"]
-    kept = AnswerCache(tmp_path, "m")
-    kept.keep([(str(at), Reply(text, 1, 2, 3.0)) for at, text in enumerate(texts)])
-    kept.keep([("lost", Reply(None, reason="away"))])
-    with (tmp_path / "answers-m.jsonl").open("a") as file:
+
+    class Fixed(Echo):
+        def write(self, asked: Sequence[GenerationRequest], sampling: Sampling) -> Any:
+            yield [(one, Answer(dict(zip(given, texts, strict=True))[one.prompt_text], "", 1, 2, 3.0)) for one in asked]
+
+    given = [str(at) for at in range(len(texts))]
+    assert generator(Fixed(), tmp_path).write([Prompt(one) for one in given], Sampling()) == [[text] for text in texts]
+    with (tmp_path / "answers-m1.jsonl").open("a") as file:
         file.write('[]\nnull\n{"key": 1}\n')
-    again = AnswerCache(tmp_path, "m")
-    assert [again[str(at)].text for at in range(5)] == texts
-    assert "lost" not in again and again["0"] == Reply("", 1, 2, 3.0)
+    again = Echo()
+    assert generator(again, tmp_path).write([Prompt(one) for one in given], Sampling()) == [[text] for text in texts]
+    assert not again.asked
+    cache = answers_in(tmp_path, "m1")
+    assert "1" not in cache and cache["1"] == []
+
+
+def test_an_answer_that_did_not_come_is_not_kept(tmp_path: Path) -> None:
+    class Lost(Echo):
+        def write(self, asked: Sequence[GenerationRequest], sampling: Sampling) -> Any:
+            yield [(one, Answer(None, "away")) for one in asked]
+
+    assert generator(Lost(), tmp_path).write(PROMPTS[:1], Sampling()) == [[""]]
+    echo = Echo()
+    generator(echo, tmp_path).write(PROMPTS[:1], Sampling())
+    assert echo.asked == ["why"]
 
 
 # ── a server ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -285,7 +305,7 @@ def test_a_text_template_goes_to_a_server_as_text(server: Server, tmp_path: Path
 def test_a_server_that_goes_away_is_paid_once_for_each_answer(server: Server, tmp_path: Path) -> None:
     answered: list[str] = []
 
-    def play(body: dict[str, Any], number: int) -> Said:
+    def play(body: dict[str, Any], number: int) -> Reply:
         if "seed" in body:
             return refusal(400, "unknown field seed")
         if number % 5 == 2:
@@ -306,7 +326,7 @@ def test_a_server_that_goes_away_is_paid_once_for_each_answer(server: Server, tm
 
 
 def test_a_prompt_that_a_server_refuses_is_an_empty_answer_and_said(server: Server, tmp_path: Path) -> None:
-    def play(body: dict[str, Any], number: int) -> Said:
+    def play(body: dict[str, Any], number: int) -> Reply:
         return refusal(400, "context too long") if shown_in(body) == "why" else completion("fine")
 
     server.play = play

@@ -125,6 +125,14 @@ def test_one_that_hangs_or_dies_is_wrong_and_the_rest_is_graded() -> None:
     assert grade_all(easy, command=["false"]) == [Verdict(True), Verdict(False), Verdict(False, "no_answer")]
 
 
+def test_a_file_of_the_working_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "decimal.py").write_text("open('ran', 'w').close()\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    algebra = Solution(r"\boxed{\frac{2}{4}}", (r"\frac{1}{2}",))
+    assert grade_all([algebra], timeout=60.0) == [Verdict(True)]
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_cannot_be_started_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="cannot be started; see what `"):
         grade_all([Solution(r"\boxed{a}", ("b",))], command=[sys.executable, "-c", "import no_such_module"])

@@ -418,7 +418,7 @@ def test_a_model_of_this_machine_as_judge(
     where = str(models["llama"])
     referee = LLMJudge(where, subject)
     (found,) = referee.ask(PAIR, [JudgeRequest("compare a and b")], "t")
-    assert found.reason == "unparsable" and len(referee.ledger.path.read_text(encoding="utf-8").splitlines()) == 2
+    assert found.reason == "unparsable" and len(referee.answers.path.read_text(encoding="utf-8").splitlines()) == 2
     assert subject.cost["judge_calls"] == 2 and subject.cost["judge_completion_tokens"] <= 2 * 64
     monkeypatch.setattr(load.Resident, "use", lambda *_: pytest.fail("loaded again"))
     assert LLMJudge(where, subject).ask(PAIR, [JudgeRequest("compare a and b")], "t") == [found]

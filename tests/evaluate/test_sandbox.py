@@ -17,7 +17,7 @@ import pytest
 from instdiff.core.progress import Quiet
 from instdiff.errors import EngineError
 from instdiff.evaluation.code import sandbox as module
-from instdiff.evaluation.code.sandbox import Executions, Limits, Sandbox, Verdict
+from instdiff.evaluation.code.sandbox import Limits, Sandbox, Verdict, run_programs
 
 SMALL = Limits(cpu=2, wall=30, memory=512 << 20, disk=4 << 20, processes=16, files=64)
 SHORT = replace(SMALL, cpu=1, wall=1.0)
@@ -242,7 +242,7 @@ def test_only_linux(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_verdicts_are_kept(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "executions.jsonl"
     programs = ["pass", "assert 0", "pass"]
-    found = Executions(path, sandbox).run(programs, Quiet())
+    found = run_programs(programs, sandbox, path, Quiet())
     assert [verdict.reason for verdict in found] == ["passed", "failed", "passed"]
     assert len(path.read_text().splitlines()) == 2  # equal programs are one
     with open(path, "a") as file:
@@ -254,10 +254,10 @@ def test_verdicts_are_kept(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest
         yield from ((number, Verdict("passed")) for number in range(len(some)))
 
     monkeypatch.setattr(sandbox, "run", run)
-    assert Executions(path, sandbox).run(programs, Quiet()) == found and not asked
-    assert [v.reason for v in Executions(path, sandbox).run([*programs, "1"], Quiet())][-1] == "passed"
+    assert run_programs(programs, sandbox, path, Quiet()) == found and not asked
+    assert [v.reason for v in run_programs([*programs, "1"], sandbox, path, Quiet())][-1] == "passed"
     assert asked == ["1"]
-    assert Executions(path, sandbox).run(["1"], Quiet()) == [Verdict("passed")] and asked == ["1"]
-    Executions(path, Sandbox(Limits(cpu=2))).run(["pass"], Quiet())  # other limits, another verdict
+    assert run_programs(["1"], sandbox, path, Quiet()) == [Verdict("passed")] and asked == ["1"]
+    run_programs(["pass"], Sandbox(Limits(cpu=2)), path, Quiet())  # other limits, another verdict
     lines = path.read_text().splitlines()
     assert len(lines) == 5 and lines[2] == '{"key": "torn'

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import DatasetCard
 
 from instdiff import Longest, select
 from instdiff.data import load
@@ -56,6 +57,7 @@ def test_card(chosen: Path, tmp_path: Path, named: str) -> None:
         "tags": ["instruction-tuning", "data-selection", "instdiff", "longest"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train.parquet"}]}],
     }
+    assert DatasetCard.load(out / "README.md").data.size_categories == ["n<1K"]  # as the hub reads it
     text = (out / "README.md").read_text(encoding="utf-8")
     assert "3 rows of 4" in text and "chosen from `my.jsonl` by `longest`" in text and "within a budget of `3`" in text
     assert "| eligible rows | 4 |" in text and "under `cc-by-4.0`" in text

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from instdiff.methods import METHODS
+
 SRC = Path(__file__).resolve().parents[2] / "src" / "instdiff"
 
 # A package imports only packages above it in this list, so that no two packages import each other.
@@ -186,6 +188,26 @@ def test_engine_and_methods_never_meet() -> None:
     engine = [where(i) for i in IMPORTS if i.source.startswith("engine") and i.target.startswith("methods")]
     methods = [where(i) for i in IMPORTS if i.source.startswith("methods") and i.target.startswith("engine")]
     assert engine == methods == []
+
+
+WORDS = {
+    ("reporting.examples", "random"),  # rows to read that were drawn
+    ("reporting.statistics", "perplexity"),  # a metric of a comparison, of which less is better
+    ("reporting.stored_values", "entropy"),  # what a signal measures
+}
+"""Words of the report that are also names of methods."""
+
+
+def test_the_report_knows_no_method_by_name() -> None:
+    """What one method alone has is said by the method, so that a method of one's own has it too."""
+    found = set()
+    for module in (m for m in MODULES if within(m, "reporting")):
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= {(module, name) for name in METHODS if node.value == name}
+    assert found == WORDS
+    late = {i.target for i in IMPORTS if within(i.source, "reporting") and within(i.target, "methods")}
+    assert late <= {"methods"}, "a module of a single method"
 
 
 def cycle(edges: dict[str, set[str]]) -> list[str]:

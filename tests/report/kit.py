@@ -103,7 +103,9 @@ def column(page: Path, ref: dict[str, int]) -> np.ndarray[Any, Any]:
 
 
 @contextmanager
-def opened(page: Path, scheme: str = "light", scripts: bool = True) -> Iterator[Any]:
+def opened(
+    page: Path, scheme: str = "light", scripts: bool = True, ready: str = "html[data-ready]", complaints: int = 0
+) -> Iterator[Any]:
     """The page in headless Chromium, with its scripts or without; it may ask for nothing and complain of nothing."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -123,8 +125,10 @@ def opened(page: Path, scheme: str = "light", scripts: bool = True) -> Iterator[
             )
             tab.goto(page.resolve().as_uri())
             if scripts:
-                tab.wait_for_selector("html[data-ready]", timeout=120_000)
+                tab.wait_for_selector(ready, timeout=120_000)
             yield tab
-            assert said == []
+            if complaints:
+                tab.wait_for_timeout(500)
+            assert len(said) == complaints, said
         finally:
             browser.close()

@@ -66,7 +66,7 @@ def test_the_funnel_and_the_reasons() -> None:
     assert stages[3]["tokens"] == int(some.scored.n_tokens[some.chosen].sum())
     assert statistics.count_excluded(some.scored) == {"filtered": 20}
     x = some.scored.details["diff_nll"]
-    assert statistics.band(some.scored) == (np.sort(x)[10], np.sort(x)[89])
+    assert statistics.band(some.scored, "diff_nll") == (np.sort(x)[10], np.sort(x)[89])
     assert statistics.threshold(some.scored, some.mask) == np.sort(some.scored.value[some.chosen])[0]
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ import pytest
 
 from cli.shell import cli, ok
 from helpers import Lab, some_rows
+from instdiff.core import DetailPlot
+from instdiff.core.budget import parse_budget
 from instdiff.data import load
 from instdiff.errors import DataError
-from instdiff.methods import IFD, MADS, Perplexity, ResponseEntropy
-from instdiff.reporting import plots, report, statistics
-from instdiff.scoring.table import read_scores
+from instdiff.methods import IFD, MADS, Longest, Perplexity, ResponseEntropy
+from instdiff.reporting import plots, report, run_sections, score_sections, statistics
+from instdiff.reporting.context import ReportContext
+from instdiff.reporting.sources import Part, ReportSources
+from instdiff.scoring.table import ScoreTable, read_scores
 from instdiff.selection.record import record_path
 from instdiff.selection.selector import select
 
-from .kit import HOSTILE, column, make_scores, make_table, payload
+from .kit import HOSTILE, column, make_scores, make_table, payload, write_rows
 
 
 class Page(HTMLParser):
@@ -292,15 +297,41 @@ def test_pictures_are_functions(tmp_path: Path) -> None:
     scored = table["instructdiff"]
     bars = plots.distribution(scored)
     assert [sum(bar.y) for bar in bars.data] == [10, 70]
-    assert {t.name: len(t.x) for t in plots.delta(scored).data} == {"not eligible": 20, "not chosen": 70, "chosen": 10}
-    assert sum(len(t.x) for t in plots.delta(scored, labels=["a", "b"] * 50).data) == 100
+    counts = {"not eligible": 20, "not chosen": 70, "chosen": 10}
+    assert {t.name: len(t.x) for t in plots.details(scored).data} == counts
+    assert sum(len(t.x) for t in plots.details(scored, labels=["a", "b"] * 50).data) == 100
     assert plots.overlap(table).data[0].z[0][0] == 1.0
     assert len(plots.correlation(table).data[0].x) == 7 and len(plots.rank_correlation(table).data[0].x) == 3
     assert plots.length_bias(table, name="longest").data[0].name == "not chosen"
     with pytest.raises(DataError, match="name one of instructdiff, longest, random"):
         plots.distribution(table)
-    with pytest.raises(DataError, match="longest has no delta NLL"):
-        plots.delta(table["longest"])
+    with pytest.raises(DataError, match="longest names no two details to draw"):
+        plots.details(table["longest"])
+
+
+def test_details_and_tags_of_a_method_of_one_s_own(tmp_path: Path) -> None:
+    plot = DetailPlot("margins", "Margins", "easy", "hard", ("margin", "gap"), "nats", "What it is.")
+
+    class Own(Longest):
+        plots = (plot,)
+        tag = "topic"
+
+    pool = write_rows(tmp_path / "rows.jsonl", 30)
+    table = make_table(30, pool.ids, str(tmp_path / "rows.jsonl"), pool)
+    rng = np.random.default_rng(0)
+    own = replace(
+        table["longest"], name="own", method=Own(), details={name: rng.normal(size=30) for name in ("easy", "hard")}
+    )
+    scores = ScoreTable(table.rows, pool.ids, table.n_tokens, table.truncated, {"own": own}, table.meta)
+    part = Part("scores", scores, "own", parse_budget("10%"), np.arange(3))
+    scene = ReportContext(ReportSources("t", "scores", parts=[part], pool=pool))
+    (section,) = score_sections.details(scene)
+    assert (section.id, section.title, section.text) == ("margins", "Margins", ["What it is."])
+    assert section.facts["own"]["band"] is None and section.facts["own"]["hard"]["rows"] == 30
+    assert [label for label, _ in section.figures] == ["own", "own by source", "own: gap per source"]
+    figure = section.figures[0][1]
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("margin (nats)", "gap (nats)")
+    assert run_sections.tags(scene) is None  # it does not count them
 
 
 def test_notebooks_show_tables(tmp_path: Path) -> None:

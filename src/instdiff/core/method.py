@@ -149,6 +149,31 @@ FILTERED = ("filtered", "warmup", NOT_REACHED)
 
 
 @dataclass(frozen=True)
+class DetailPlot:
+    """Two details of a method against each other, as the report draws them, and what they are called.
+
+    Args:
+        id: of the report's section.
+        title: its heading.
+        x: the detail across, by its name.
+        y: the detail upwards, which the report also shows by domain.
+        words: what the two are called.
+        unit: of both.
+        text: what is to be seen.
+        band: whether the method keeps the rows between two values of ``x``.
+    """
+
+    id: str
+    title: str
+    x: str
+    y: str
+    words: tuple[str, str]
+    unit: str
+    text: str
+    band: bool = False
+
+
+@dataclass(frozen=True)
 class Method:
     """Declare signals; turn them into scores; rank.
 
@@ -160,6 +185,10 @@ class Method:
     paper: ClassVar[str] = ""
     origin: ClassVar[str] = ""
     """``file.py:Class`` of a method that was read from a file."""
+    plots: ClassVar[tuple[DetailPlot, ...]] = ()
+    """Pairs of details that the report draws against each other."""
+    tag: ClassVar[str] = ""
+    """What ``tags`` gives to rows, such as ``neuron``; the report counts them by the detail ``n_tags``."""
 
     def signals(self) -> dict[str, Signal]:
         """The columns that ``score`` reads, by the names it uses."""
@@ -172,6 +201,14 @@ class Method:
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """Rows of the subset, best first."""
         return budget.take(scored.best(), scored)
+
+    def ready(self, s: Signals) -> npt.NDArray[np.bool_]:
+        """Rows that can be taken."""
+        return np.array([word is None for word in s.reason], bool)
+
+    def tags(self, s: Signals, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+        """The tags of these rows, which are ready: where each row's begin, and the tags; for methods with a ``tag``."""
+        raise NotImplementedError
 
     def params(self) -> dict[str, Any]:
         """Hyper-parameters by name, as JSON can hold them; a method among them is ``{its name: its parameters}``."""

@@ -1,9 +1,13 @@
-"""Where the data of a task are: a file on this machine, or the hub."""
+"""Where the data of a task are: a file on this machine, or the hub; and what is in the file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,10 @@ from instdiff.core.files import fingerprint
 from instdiff.data.hub import hub_rows
 from instdiff.data.readers import READERS, read_file
 from instdiff.errors import ConfigError, DataError, did_you_mean
+
+Record = dict[str, Any]
+ENDINGS = (*READERS, ".zip")
+_SLICE = re.compile(r"(?P<path>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Place:
 class Found:
     """A task's rows, with where they are from and the hash of all of them."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Record]
     where: str
     fingerprint: str
 
@@ -51,61 +59,109 @@ def find(place: Place, task_data: Mapping[str, str], data_dir: str | None, limit
     Raises:
         DataError: there is none, or one that cannot be read.
     """
-    path = _file(place, task_data.get(place.name), data_dir)
+    stems = (place.name, *place.files)
+    known = " or ".join(f"{stem}.jsonl" for stem in stems)
+    path = locate(place.name, stems, data_dir, task_data)
+    if path is None and data_dir is not None:
+        raise DataError(f"task '{place.name}': '{data_dir}' has no {known}; give data.{place.name}=PATH")
     try:
-        rows = _take_limit(_rows_of(path) if path else hub_rows(place.hub, limit), limit)
+        rows = [row for _, row in read_rows(path)] if path else hub_rows(place.hub, limit)
+        rows = list(islice(rows, limit))
     except DataError as error:
         if path:
             raise
         raise DataError(
             f"task '{place.name}': no file of it was given, and the hub did not help: {error}. "
-            f"Offline: --data-dir DIR with {' or '.join(_stems(place))}.jsonl in it, or data.{place.name}=PATH"
+            f"Offline: --data-dir DIR with {known} in it, or data.{place.name}=PATH"
         ) from None
-    where = str(path or f"hub:{place.hub}")
+    where = path or f"hub:{place.hub}"
     if not rows:
         raise DataError(f"task '{place.name}': {where} has no rows")
     log(f"{place.name}: {len(rows):,} problems from {where}")
     return Found(rows, where, fingerprint(repr(rows)))
 
 
-def _take_limit(rows: Iterator[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
-    out: list[dict[str, Any]] = []
-    for row in rows:
-        if limit is not None and len(out) == limit:
-            break
-        out.append(row)
-    return out
+def locate(task: str, names: Iterable[str], data_dir: str | None, task_data: Mapping[str, str]) -> str | None:
+    """The file that is given for a task, else the one in the folder of tasks' files; None where there is neither.
 
+    Args:
+        task: its name.
+        names: what the file may be called, see ``find_file``.
+        data_dir: the folder.
+        task_data: files by task.
 
-def _stems(place: Place) -> list[str]:
-    return [place.name, *place.files]
-
-
-def _file(place: Place, named: str | None, data_dir: str | None) -> Path | None:
-    if named is not None:
-        path = Path(named).expanduser()
-        if not path.is_file():
-            raise DataError(f"task '{place.name}': no file '{named}'; check data.{place.name}")
-        return path
+    Raises:
+        DataError: the file that is given, or the folder, is not there.
+    """
+    given = task_data.get(task)
+    if given is not None:
+        path, rows = split_slice(given)
+        if not path.exists():
+            raise DataError(f"the file of task '{task}' is not there: no file '{given}'; check data.{task}")
+        return given if rows != slice(None) else str(path)
     if data_dir is None:
         return None
-    folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"no folder '{data_dir}'; --data-dir is where the files of tasks are")
-    tried = (folder / f"{stem}{ending}" for stem in _stems(place) for ending in READERS)
-    found = next((path for path in tried if path.is_file()), None)
-    if found is None:
-        known = " or ".join(f"{stem}.jsonl" for stem in _stems(place))
-        raise DataError(f"task '{place.name}': '{data_dir}' has no {known}; give data.{place.name}=PATH")
-    return found
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise DataError(f"data_dir '{data_dir}' is no folder; --data-dir is where the files of tasks are")
+    found = find_file(root, names)
+    return None if found is None else str(found)
 
 
-def _rows_of(path: Path) -> Iterator[dict[str, Any]]:
+def find_file(root: Path, names: Iterable[str]) -> Path | None:
+    """The first file below a folder that is called like one of some names, whatever its ending and its case.
+
+    A name may be a pattern, and may say in which folder of the folder the file lies.
+    """
+    for name in names:
+        folder, _, stem = name.rpartition("/")
+        for place in sorted(root.glob(folder)) if folder else [root]:
+            files = {path: ending for path in place.glob("*") if (ending := _ending(path.name)) and path.is_file()}
+            for path in sorted(files, key=lambda path: (ENDINGS.index(files[path]), path.name)):
+                if fnmatch(path.name[: -len(files[path])].lower(), stem.removesuffix(_ending(stem)).lower()):
+                    return path
+    return None
+
+
+def _ending(name: str) -> str:
+    return next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
+
+
+def split_slice(where: str) -> tuple[Path, slice]:
+    """``PATH[start:stop]`` as the path and which of its rows are meant."""
+    match = _SLICE.fullmatch(where)
+    if match is None or Path(where).expanduser().exists():
+        return Path(where).expanduser(), slice(None)
+    start, stop = (int(end) if end else None for end in (match["start"], match["stop"]))
+    return Path(match["path"]).expanduser(), slice(start, stop)
+
+
+def read_rows(where: str | Path) -> list[tuple[int, Record]]:
+    """The rows of a file with their lines; a JSON object may hold them under a key. ``PATH[:100]`` takes some rows.
+
+    Raises:
+        DataError: it cannot be read, or a row is broken: a benchmark that lacks rows is another benchmark.
+    """
+    path, taken = split_slice(str(where))
+    inside = _rows_in_object(path) if path.suffix == ".json" else None
+    if inside is not None:
+        return list(enumerate(inside, 1))[taken]
+    rows = []
     for record in read_file(path, str(path)):
         if record.value is None:
-            # A benchmark that lacks rows is another benchmark.
             raise DataError(f"{path}:{record.line}: {record.reason}; mend the file")
-        yield record.value
+        rows.append((record.line, record.value))
+    return rows[taken]
+
+
+def _rows_in_object(path: Path) -> list[Record] | None:
+    """The first list in a file that is one object; None for any other file."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    lists = [rows for rows in found.values() if isinstance(rows, list)] if isinstance(found, dict) else []
+    return lists[0] if lists and all(isinstance(row, dict) for row in lists[0]) else None
 
 
 def choose_tasks(known: Sequence[str], asked: Sequence[str], suite: str) -> list[str]:

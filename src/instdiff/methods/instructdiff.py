@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from instdiff.core import (
     Budget,
+    DetailPlot,
     Entropy,
     Floats,
     Joint,
@@ -45,6 +46,19 @@ class InstructDiff(Method):
 
     name: ClassVar[str] = "instructdiff"
     paper: ClassVar[str] = "arXiv:2601.23006"
+    plots: ClassVar[tuple[DetailPlot, ...]] = (
+        DetailPlot(
+            "delta",
+            "Delta NLL and delta entropy",
+            "diff_nll",
+            "diff_entropy",
+            ("delta NLL", "delta entropy"),
+            "nats per token",
+            "Delta is the base model minus the calibrated one. Rows at both ends of delta NLL are left out; of the "
+            "rows within the band those with the lowest delta entropy are taken.",
+            band=True,
+        ),
+    )
 
     nll_reject_ratio: float = 0.1
     abs: bool = False

@@ -42,6 +42,7 @@ class MADS(SetMethod):
 
     name: ClassVar[str] = "mads"
     paper: ClassVar[str] = "arXiv:2605.30857"
+    tag: ClassVar[str] = "neuron"
 
     layers: Literal["middle", "spread", "diverse"] | tuple[int | float, ...] = "middle"
     count: int = 4

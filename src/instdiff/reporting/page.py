@@ -21,9 +21,9 @@ from instdiff.reporting import run_sections, score_sections, stored_values
 from instdiff.reporting.context import ReportContext, Section
 from instdiff.reporting.examples import texts
 from instdiff.reporting.packing import Packer, pack, pack_json
-from instdiff.reporting.plotly_script import library, plotly_script
 from instdiff.reporting.sources import gather
 from instdiff.reporting.statistics import plain
+from instdiff.reporting.style import plotly_script
 from instdiff.version import __version__
 
 TEXT, TEXT_BYTES = 2000, 3_000_000
@@ -56,43 +56,31 @@ def report(
     """
     place = Path(where)
     page = Path(output) if output else (place if place.is_dir() else place.parent) / "report.html"
-    plotly_script()  # where it is missing, nothing is read
+    drawing = plotly_script()  # where it is missing, nothing is read
     scene = ReportContext(gather(place, data, store, lines, log))
-    made, points = _sections(scene)
+    sections, points = _sections(scene)
     about, folded = run_sections.provenance(scene)
-    made.append(about)
+    sections.append(about)
     packer = Packer([*_columns(scene), *(points.pop(axis) for axis in "xy" if axis in points)])
-    figures = {s.id: [[label, packer.figure(figure)] for label, figure in s.figures] for s in made}
-    shown, table, notes = _examples(scene, packer)
+    figures = {s.id: [[label, packer.figure(figure)] for label, figure in s.figures] for s in sections}
+    facts, table, notes = _examples(scene, packer)
     points = {name: packer.array(values) for name, values in points.items()}
     body = {"figures": figures, "examples": table, "points": points, "arrays": packer.index}
-    drawing = library(frozenset(trace.type for s in made for _, figure in s.figures for trace in figure.data))
-    text = _page(
-        scene,
-        made,
-        notes,
-        folded,
-        bool(shown),
-        drawing,
-        {
-            "figures": pack_json(body),
-            "arrays": packer.pack(),
-            "plotly": pack(drawing),
-        },
-    )
+    payload = {"figures": pack_json(body), "arrays": packer.pack(), "plotly": pack(drawing)}
+    text = _page(scene, sections, drawing, payload, example_notes=notes, folded=folded, examples=bool(facts))
     with writing(page) as aside:
         aside.write_text(text, encoding="utf-8")
-    write_json(page.with_suffix(".json"), plain(_facts(scene, made, shown)))
+    write_json(page.with_suffix(".json"), plain(_facts(scene, sections, facts)))
     return page
 
 
 def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
     covered, points = run_sections.coverage(scene)
-    made = [
+    sections = [
         score_sections.summary(scene),
         score_sections.funnel(scene),
         score_sections.distributions(scene),
-        score_sections.delta(scene),
+        *score_sections.details(scene),
         score_sections.domains(scene),
         score_sections.correlation(scene),
         score_sections.length(scene),
@@ -103,7 +91,7 @@ def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
         run_sections.comparison(scene),
         run_sections.cost(scene),
     ]
-    return [section for section in made if section is not None], points
+    return [section for section in sections if section is not None], points
 
 
 def _columns(scene: ReportContext) -> Iterator[Any]:
@@ -111,7 +99,8 @@ def _columns(scene: ReportContext) -> Iterator[Any]:
     for part in scene.material.parts:
         for scored in part.table.scored.values():
             yield scored.value
-            yield from (scored.details[name] for name in ("diff_nll", "diff_entropy") if name in scored.details)
+            wanted = [name for plot in scored.method.plots for name in (plot.x, plot.y)]
+            yield from (scored.details[name] for name in wanted if name in scored.details)
     if scene.part is not None:
         yield from (np.where(length > 0, length, np.nan) for length in scene.lengths.values())
 
@@ -216,12 +205,12 @@ def _values(column: Ragged, sizes: Any) -> Any:
 
 def _page(
     scene: ReportContext,
-    made: list[Section],
-    notes: list[str],
-    folded: list[tuple[str, str]],
-    examples: bool,
+    sections: list[Section],
     drawing: str,
     payload: dict[str, str],
+    *,
+    examples: bool,
+    **parts: Any,
 ) -> str:
     here = files("instdiff.reporting") / "assets"
     script, style = ((here / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
@@ -232,14 +221,12 @@ def _page(
     # the graphics card from text of its own, for which a policy has no finer word than 'unsafe-eval'.
     hashes = [f"sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}" for s in (script, drawing)]
     after = ("training", "comparison", "cost", "provenance")
-    before = next(s.id for s in made if s.id in after) if examples else None
+    before = next(s.id for s in sections if s.id in after) if examples else None
     return template.render(
         title=scene.material.title,
         kind=scene.material.kind,
-        sections=made,
+        sections=sections,
         notes=scene.material.notes,
-        example_notes=notes,
-        folded=folded,
         before=before,
         payload=payload,
         script=script,
@@ -247,6 +234,7 @@ def _page(
         hashes=" ".join(f"'{one}'" for one in hashes),
         library=hashes[1],
         version=__version__,
+        **parts,
     )
 
 
@@ -261,12 +249,12 @@ def cell(value: Any, digits: int = 3) -> str:
     return f"{value:,.{digits}f}" if isinstance(value, float) else visible(str(value))
 
 
-def _facts(scene: ReportContext, made: list[Section], shown: dict[str, Any]) -> dict[str, Any]:
+def _facts(scene: ReportContext, sections: list[Section], examples: dict[str, Any]) -> dict[str, Any]:
     return {
         "instdiff": __version__,
         "title": scene.material.title,
         "kind": scene.material.kind,
         "notes": scene.material.notes,
-        "sections": {s.id: {"title": s.title, "text": s.text, "notes": s.notes, "facts": s.facts} for s in made},
-        "examples": shown,
+        "sections": {s.id: {"title": s.title, "text": s.text, "notes": s.notes, "facts": s.facts} for s in sections},
+        "examples": examples,
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Floats, Scored
+from instdiff.core import DetailPlot, Floats, Scored
 from instdiff.core.budget import parse_budget
 from instdiff.errors import DataError
 from instdiff.reporting import statistics
@@ -27,7 +27,7 @@ __all__ = [
     "comparison",
     "correlation",
     "coverage",
-    "delta",
+    "details",
     "distribution",
     "domains",
     "funnel",
@@ -126,31 +126,33 @@ def distribution(
     return figure
 
 
-def delta(
+def details(
     scores: Some,
     chosen: Indices | None = None,
     *,
     name: str | None = None,
+    plot: DetailPlot | None = None,
     labels: Sequence[str] | None = None,
     at: Indices | None = None,
 ) -> Figure:
-    """Delta NLL against delta entropy with the kept band (InstructDiff).
+    """Two details of a method against each other, with the band that it keeps.
 
     Args:
-        scores: one method's scores, or a table with the method's name; it must have both details.
+        scores: one method's scores, or a table with the method's name.
         chosen: positions of the chosen rows; by default the best tenth.
         name: the method.
+        plot: which of the method's ``plots``; by default the first.
         labels: per row its domain, which then gives the colour.
         at: the rows to show; all by default.
     """
     scored = one(scores, name)
-    if not {"diff_nll", "diff_entropy"} <= scored.details.keys():
-        raise DataError(f"{scored.name} has no delta NLL and delta entropy; instructdiff has")
-    x, y = scored.details["diff_nll"], scored.details["diff_entropy"]
-    figure = empty(
-        _parts(scored, x, y, chosen, labels, at), "delta NLL (nats per token)", "delta entropy (nats per token)", 460
-    )
-    edges = statistics.band(scored)
+    plot = plot or next((p for p in scored.method.plots if {p.x, p.y} <= scored.details.keys()), None)
+    if plot is None:
+        raise DataError(f"{scored.name} names no two details to draw against each other")
+    traces = _parts(scored, scored.details[plot.x], scored.details[plot.y], chosen, labels, at)
+    across, upwards = (f"{word} ({plot.unit})" for word in plot.words)
+    figure = empty(traces, across, upwards, 460)
+    edges = statistics.band(scored, plot.x) if plot.band else None
     if edges is not None:
         figure.add_vrect(
             x0=edges[0],
@@ -216,16 +218,14 @@ def _parts(
 # ── several columns ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def domains(
-    scores: Some, labels: Sequence[str], *, name: str | None = None, detail: str | None = "diff_entropy"
-) -> Figure:
+def domains(scores: Some, labels: Sequence[str], *, name: str | None = None, detail: str | None = None) -> Figure:
     """A column's distribution in each domain: quartiles, mean, and extremes as points.
 
     Args:
         scores: one method's scores, or a table with the method's name.
         labels: per row its domain.
         name: the method.
-        detail: the method's detail to show; None for the score itself.
+        detail: a detail of the method; by default the score itself.
     """
     go = plotly()
     scored = one(scores, name)

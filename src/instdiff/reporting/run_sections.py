@@ -81,15 +81,16 @@ def _factors(scene: ReportContext, section: Section) -> tuple[str, projection.Ma
 
 
 def tags(scene: ReportContext) -> Section | None:
-    """MADS: which neurons tell categories apart."""
+    """Which of a method's tags tell categories apart."""
     part, pool = scene.part, scene.material.pool
-    mads = next((s for s in part.table.scored.values() if "n_tags" in s.details), None) if part else None
-    if part is None or mads is None or scene.groups is None or pool is None:
+    tagged = (s for s in part.table.scored.values() if s.method.tag and "n_tags" in s.details) if part else iter(())
+    scored = next(tagged, None)
+    if part is None or scored is None or scene.groups is None or pool is None:
         return None
     by, labels = scene.groups
     section = Section("tags", f"Activation tags by {by}")
-    section.figures = [("tags per row", plots.domains(mads, labels, detail="n_tags"))]
-    section.facts = {"column": by, "n_tags": statistics.by_group(mads.details["n_tags"], labels)}
+    section.figures = [("tags per row", plots.domains(scored, labels, detail="n_tags"))]
+    section.facts = {"column": by, "n_tags": statistics.by_group(scored.details["n_tags"], labels)}
     try:
         found = stored_values.tags(part.table, pool, scene.material.store, labels)
     except (InstDiffError, OSError) as error:
@@ -100,7 +101,7 @@ def tags(scene: ReportContext) -> Section | None:
         values = share.tolist()
         section.figures.insert(0, ("tags", plots.matrix(names, values, kinds, signed=False, label="share")))
         section.facts |= {"tags": names, "categories": kinds, "share": values}
-    section.text = ["Share of a category's rows in which a neuron is strongly active; those that differ most."]
+    section.text = [f"Share of a category's rows that show a {scored.method.tag}; those that differ most."]
     return section
 
 
@@ -165,7 +166,7 @@ def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against
         named = [{**line, "name": _name(line)} for line in told]
         section.figures += [(kind, plots.comparison(named, kind))] if named else []
     else:
-        section.figures.append((f"{kind} by budget", plots.budgets(told, kind)))
+        section.figures.append((f"{kind} by budget", plots.budgets(told, kind, against)))
         section.facts.setdefault("curves", {})[kind] = {
             name: {key: [point[key] for point in points] for key in ("budget", "value", "low", "high")}
             for name, points in statistics.curves(told).items()

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.experiments.run_folder import first_seed
+from instdiff.core import DetailPlot, Scored
+from instdiff.experiments.run_folder import BASE, first_seed
+from instdiff.methods import METHODS
 from instdiff.reporting import plots, statistics
 from instdiff.reporting.context import ReportContext, Section, Table
 from instdiff.reporting.sources import Part, ReportSources
 
 ROUNDS, SEVERAL = 3, 12
 """Earlier rounds whose points are drawn; methods whose points are all drawn."""
-NO_SELECTION = ("base", "full", "random")
-"""Lines of a comparison that no method has chosen."""
 MATRIX = 32
 """Selections in a picture of their overlap."""
 
@@ -80,15 +80,17 @@ def _why(part: Part) -> str:
 
 def _result(material: ReportSources) -> str:
     """The selection against random ones, where models were judged."""
-    random = [line["nll"] for line in material.lines if str(line["model"]).startswith("random seed")]
-    if not random:
+    names = [str(line["model"]).partition(" seed ") for line in material.lines]
+    lines = zip(material.lines, names, strict=True)
+    control = [line["nll"] for line, (name, seed, _) in lines if seed and _controls(name)]
+    if not control:
         return ""
-    mine, mean = material.lines[-1]["nll"], float(np.mean(random))
+    mine, mean = material.lines[-1]["nll"], float(np.mean(control))
     word = "below" if mine < mean else "above"
     return (
         f"The model trained on it has a held-out NLL of {mine:.3f}, {abs(mine - mean):.3f} {word} the mean of "
-        f"{len(random)} random selection{'s' * (len(random) > 1)} with as many tokens "
-        f"({min(random):.3f} to {max(random):.3f})."
+        f"{len(control)} random selection{'s' * (len(control) > 1)} with as many tokens "
+        f"({min(control):.3f} to {max(control):.3f})."
     )
 
 
@@ -113,9 +115,14 @@ def _comparison_text(material: ReportSources) -> str:
     )
 
 
+def _controls(name: str) -> bool:
+    """Whether a line is there to be compared with: the base model, all rows, random ones."""
+    return name == BASE or (name in METHODS and METHODS[name].paper == "control")
+
+
 def _against_random(lines: list[dict[str, Any]]) -> str:
     """Which selections are told apart from random rows."""
-    some = [line for line in lines if line.get("diff") is not None and line["name"] not in NO_SELECTION]
+    some = [line for line in lines if line.get("diff") is not None and not _controls(line["name"])]
     if not some:
         return ""
     better = [str(line["name"]) for line in some if line.get("real") and line.get("better")]
@@ -194,7 +201,7 @@ def distributions(scene: ReportContext) -> Section | None:
 _SPREAD = ("rows", "mean", "median", "deviation", "min", "max")
 
 
-def _scored_methods(material: ReportSources) -> Iterator[tuple[Part, Any, str]]:
+def _scored_methods(material: ReportSources) -> Iterator[tuple[Part, Scored, str]]:
     """Every method of every part; the newest part first."""
     several = len(material.parts) > 1 and material.kind != "compare"  # whose lines have names of their own
     for part in reversed(material.parts):
@@ -202,39 +209,39 @@ def _scored_methods(material: ReportSources) -> Iterator[tuple[Part, Any, str]]:
             yield part, part.table.scored[name], f"{part.name}: " if several else ""
 
 
-# ── InstructDiff ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── details ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def delta(scene: ReportContext) -> Section | None:
-    """Delta NLL against delta entropy with the kept band; delta entropy per domain."""
-    section = Section("delta", "Delta NLL and delta entropy")
-    labels = scene.groups[1] if scene.groups else None
-    for number, (part, scored, prefix) in enumerate(
-        (p, s, x) for p, s, x in _scored_methods(scene.material) if {"diff_nll", "diff_entropy"} <= s.details.keys()
-    ):
-        if number >= ROUNDS:
-            section.notes.append(f"Points of the newest {ROUNDS} are drawn.")
-            break
-        top, name = part.top(scored.name), prefix + scored.name
-        section.figures.append((name, plots.delta(scored, top, at=scene.at)))
-        edges = statistics.band(scored)
-        facts: dict[str, Any] = {"band": edges, "diff_entropy": statistics.spread(scored.details["diff_entropy"])}
-        if labels is not None and scene.groups is not None and len(labels) == len(part.table):
-            by = scene.groups[0]
-            section.figures.append((f"{name} by {by}", plots.delta(scored, top, labels=labels, at=scene.at)))
-            section.figures.append((f"{name}: delta entropy per {by}", plots.domains(scored, labels)))
-            found = statistics.by_group(scored.details["diff_entropy"], labels)
-            facts["domains"] = found
-            section.tables.append(_domains(f"{name}: delta entropy per {by}", by, found, part, labels))
+def details(scene: ReportContext) -> list[Section]:
+    """The pairs of details that methods want drawn, with the kept band; and one of them per domain."""
+    found = list(_scored_methods(scene.material))
+    wanted = dict.fromkeys(plot for _, scored, _ in found for plot in scored.method.plots)
+    return [section for plot in wanted if (section := _details(scene, plot, found)).figures]
+
+
+def _details(scene: ReportContext, plot: DetailPlot, found: list[tuple[Part, Scored, str]]) -> Section:
+    section = Section(plot.id, plot.title, [plot.text])
+    by, labels = scene.groups or ("", None)
+    word = plot.words[1]
+    mine = [one for one in found if plot in one[1].method.plots and {plot.x, plot.y} <= one[1].details.keys()]
+    if len(mine) > ROUNDS:
+        section.notes.append(f"Points of the newest {ROUNDS} are drawn.")
+    for part, scored, prefix in mine[:ROUNDS]:
+        top, name, values = part.top(scored.name), prefix + scored.name, scored.details[plot.y]
+        section.figures.append((name, plots.details(scored, top, plot=plot, at=scene.at)))
+        edges = statistics.band(scored, plot.x) if plot.band else None
+        facts: dict[str, Any] = {"band": edges, plot.y: statistics.spread(values)}
+        if labels is not None and len(labels) == len(part.table):
+            figure = plots.details(scored, top, plot=plot, labels=labels, at=scene.at)
+            section.figures.append((f"{name} by {by}", figure))
+            section.figures.append((f"{name}: {word} per {by}", plots.domains(scored, labels, detail=plot.y)))
+            facts["domains"] = statistics.by_group(values, labels)
+            section.tables.append(_domains(f"{name}: {word} per {by}", by, facts["domains"], part, labels))
         section.facts[name] = facts
-    section.text = [
-        "Delta is the base model minus the calibrated one. Rows at both ends of delta NLL are left out; of the rows "
-        "within the band those with the lowest delta entropy are taken."
-    ]
     if labels is None:
         section.notes.append("No column of the input says what kind of row each is, so nothing is shown per domain.")
     section.notes += scene.sampled
-    return section if section.figures else None
+    return section
 
 
 def _domains(caption: str, by: str, found: Mapping[str, Any], part: Part, labels: list[str]) -> Table:

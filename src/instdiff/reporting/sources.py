@@ -69,7 +69,7 @@ class ReportSources:
     lines: list[dict[str, Any]] = field(default_factory=list)
     comparison: list[dict[str, Any]] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
-    against: str = "random"
+    against: str = "the control"
     """The line that those of the comparison are compared with."""
     paid: dict[str, Any] = field(default_factory=dict)
     training: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -186,10 +186,14 @@ def _add_cells(run: ComparisonFolder, sources: ReportSources) -> None:
 
 
 def _first_cell(places: list[Place], table: ScoreTable) -> list[Path]:
-    """The first selection of a comparison that was made from a table; rather one that looks at the rows."""
-    plain = ("random", "longest", "full")
+    """The first selection of a comparison that was made from a table; rather one by a model."""
     mine = [one for one in places if one.record["method"] in table.scored]
-    first = min(mine, key=lambda one: (one.line in plain, str(one.folder)), default=None)
+
+    def order(one: Place) -> tuple[bool, str]:
+        signals = table.scored[one.record["method"]].method.signals().values()
+        return not any(signal.measure.needs_model for signal in signals), str(one.folder)
+
+    first = min(mine, key=order, default=None)
     return records_in(first.folder) if first else []
 
 

@@ -188,9 +188,9 @@ def threshold(scored: Scored, mask: npt.NDArray[np.bool_]) -> float | None:
     return float(some.min()) if len(some) else None
 
 
-def band(scored: Scored) -> tuple[float, float] | None:
-    """The kept band of delta NLL: from the lowest to the highest of the eligible rows."""
-    kept = scored.details["diff_nll"][scored.eligible]
+def band(scored: Scored, detail: str) -> tuple[float, float] | None:
+    """The kept band of a detail: from the lowest to the highest of the eligible rows."""
+    kept = scored.details[detail][scored.eligible]
     return (float(kept.min()), float(kept.max())) if len(kept) else None
 
 

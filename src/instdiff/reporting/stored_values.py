@@ -142,18 +142,16 @@ def find_embeddings(table: ScoreTable, pool: Pool, store: str | None) -> tuple[s
 def tags(
     table: ScoreTable, pool: Pool, store: str | None, labels: list[str], most: int = 24
 ) -> tuple[str, list[str], list[str], npt.NDArray[np.float64]] | None:
-    """The tags of MADS that differ most between categories: method, tags, categories, share of rows [tag, category].
+    """The tags that differ most between categories: method, tags, categories, share of rows [tag, category].
 
     Raises:
         InstDiffError: the store lacks the activations.
     """
-    from instdiff.methods.mads import MADS
     from instdiff.scoring.scorer import recalling
 
-    found = next((s for s in table.scored.values() if isinstance(s.method, MADS)), None)
+    found = next((s for s in table.scored.values() if s.method.tag), None)
     if found is None:
         return None
-    assert isinstance(found.method, MADS)
     s = recalling(found, table.meta, pool, store=store).signals()
     rows = np.flatnonzero(found.method.ready(s))
     offsets, marks = found.method.tags(s, rows)
@@ -165,7 +163,7 @@ def tags(
     share = counts / np.maximum(sizes, 1)
     order = np.argsort(-(share.max(1) - share.min(1)), kind="stable")[:most]
     order = order[np.lexsort((-share[order].max(1), share[order].argmax(1)))]
-    return found.name, [f"neuron {int(names[i])}" for i in order], kinds.tolist(), share[order]
+    return found.name, [f"{found.method.tag} {int(names[i])}" for i in order], kinds.tolist(), share[order]
 
 
 # ── cost ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ SIGNED = [[0.0, "#d9652f"], [0.5, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
 SHARE = [[0.0, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
 
 
-def plotly() -> Any:
+def plotly(what: str = "pictures need") -> Any:
     """The drawing library.
 
     Raises:
@@ -29,8 +29,20 @@ def plotly() -> Any:
     try:
         import plotly.graph_objects as go
     except ImportError:
-        raise PlanError('pictures need plotly, which is missing; run: pip install "instdiff[report]"') from None
+        raise PlanError(f'{what} plotly, which is missing; run: pip install "instdiff[report]"') from None
     return go
+
+
+def plotly_script() -> str:
+    """The drawing library's own script, as it is shipped.
+
+    Raises:
+        PlanError: it is missing.
+    """
+    plotly("a report needs")
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
 
 
 def empty(traces: Sequence[Any], x: str = "", y: str = "", height: int = 340, **layout: Any) -> Figure:

@@ -66,22 +66,13 @@ def comparison(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
     """A value of each line with its interval, the first line at the top."""
     go = plotly()
     names = [str(line["name"]) for line in lines]
-    value = np.array([_number(line.get("value")) for line in lines])
-    low, high = (np.array([_number(line.get(key)) for line in lines]) for key in ("low", "high"))
+    value, low, high = _values(lines)
     trace = go.Scatter(
         x=value,
         y=names,
         mode="markers",
         marker={"color": CHOSEN, "size": 9},
-        error_x={
-            "type": "data",
-            "array": high - value,
-            "arrayminus": value - low,
-            "symmetric": False,
-            "color": REST,
-            "thickness": 1.5,
-            "width": 4,
-        },
+        error_x=_interval(value, low, high, color=REST, thickness=1.5, width=4),
         hovertemplate="%{y}: %{x:.4g}<extra></extra>",
         showlegend=False,
     )
@@ -89,14 +80,16 @@ def comparison(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
     return figure.update_yaxes(autorange="reversed", type="category")
 
 
-def budgets(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
+def budgets(lines: Sequence[Mapping[str, Any]], label: str = "", against: str = "") -> Figure:
     """A value of each line against the budget, with its intervals; what has one budget alone is a level.
 
-    Of many lines the best at the largest budget and the random one are shown; the others stand in the legend.
+    Of many lines the best at the largest budget and what they are compared with are shown; the others stand in the
+    legend.
 
     Args:
         lines: of one task, each with ``name``, ``budget``, ``value``, ``low`` and ``high``.
         label: what the value is.
+        against: the line that the others are compared with.
 
     Raises:
         DataError: no line has two budgets.
@@ -107,11 +100,11 @@ def budgets(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
         raise DataError("no line has values at two budgets; a curve needs them")
     sign = 1 if statistics.lower_is_better(lines[0]) else -1
     order = sorted(found, key=lambda name: sign * found[name][-1]["value"])
-    shown = {*order[:LINES], "random"}
+    shown = {*order[:LINES], against}
     traces = []
     for number, name in enumerate(order):
         points = found[name]
-        value, low, high = (np.array([_number(one.get(key)) for one in points]) for key in ("value", "low", "high"))
+        value, low, high = _values(points)
         # A little to the side, so that intervals at one budget can be told apart.
         aside = ASIDE ** (number % LINES - (min(len(order), LINES) - 1) / 2)
         traces.append(
@@ -123,14 +116,7 @@ def budgets(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
                 text=[str(one["budget"]) for one in points],
                 visible=True if name in shown else "legendonly",
                 line={"color": PALETTE[number % len(PALETTE)], "width": 2, "dash": DASHES[number // len(PALETTE) % 3]},
-                error_y={
-                    "type": "data",
-                    "array": high - value,
-                    "arrayminus": value - low,
-                    "symmetric": False,
-                    "thickness": 1,
-                    "width": 3,
-                },
+                error_y=_interval(value, low, high, thickness=1, width=3),
                 hovertemplate="%{text}: %{y:.4g}<extra>%{fullData.name}</extra>",
             )
         )
@@ -140,14 +126,19 @@ def budgets(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     for line in lines:
         if str(line["name"]) not in found and np.isfinite(_number(line.get("value"))):
-            figure.add_hline(
-                y=line["value"],
-                line={"color": REST, "width": 1, "dash": "dot"},
-                annotation_text=str(line["name"]),
-                annotation_position="top left",
-                annotation_font={"size": 11},
-            )
+            look = {"line": {"color": REST, "width": 1, "dash": "dot"}, "annotation_font": {"size": 11}}
+            text = {"annotation_text": str(line["name"]), "annotation_position": "top left"}
+            figure.add_hline(y=line["value"], **look, **text)
     return figure
+
+
+def _values(lines: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The values of lines, and both ends of their intervals."""
+    return [np.array([_number(line.get(key)) for line in lines]) for key in ("value", "low", "high")]
+
+
+def _interval(value: Any, low: Any, high: Any, **look: Any) -> dict[str, Any]:
+    return {"type": "data", "array": high - value, "arrayminus": value - low, "symmetric": False, **look}
 
 
 def _number(value: Any) -> float:

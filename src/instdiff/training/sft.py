@@ -111,12 +111,9 @@ def fit(
     output, base = Path(output), Path(base)
     seed = seed if settings.seed is None else settings.seed
     used = rows.take(np.flatnonzero(rows.reason == None))  # noqa: E711 - elementwise
-    recipe = {
-        "settings": settings.learning(),
-        "seed": seed,
-        "data": _data(used),
-        "base_fingerprint": base_fingerprint,
-    }
+    digests = used.keys()
+    data = fingerprint([digest.hex() for digest in digests])
+    recipe = {"settings": settings.learning(), "seed": seed, "data": data, "base_fingerprint": base_fingerprint}
     if (output / RECORD).is_file():
         return _read_finished(output, recipe)
     left_out = _check(rows, len(used), output)
@@ -139,11 +136,6 @@ def _run_job(job: Job, output: Path, recipe: dict[str, Any], counts: dict[str, A
             _finish(folder, job.base, record, job.log)
     args.distributed_state.wait_for_everyone()
     return _report(output, record, fresh=True)
-
-
-def _data(rows: Rows) -> str:
-    digests = rows.keys()
-    return fingerprint([digest.hex() for digest in digests])
 
 
 def _check(rows: Rows, used: int, output: Path) -> dict[str, int]:

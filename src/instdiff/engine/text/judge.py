@@ -80,12 +80,13 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was written; ``text`` is None where no answer came, and ``reason`` says so."""
+    """What was written and what it cost; ``text`` is None where no answer came, and ``reason`` says so."""
 
     text: str | None
     reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    seconds: float = 0.0
 
 
 class Writes(Protocol):

@@ -6,13 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-
 from instdiff.core import Log
-from instdiff.engine.forward import out_of_memory
+from instdiff.engine.text.generate import Generator, render_chat
 from instdiff.engine.text.judge import MAX_TOKENS, Answer, Question
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.errors import EngineError
 
 GPU_BATCH_ROWS = 32
 LEAST_ROWS, MOST_ROWS = 4, 64
@@ -54,11 +51,10 @@ class Writer:
         batch_rows: int | None = None,
         max_tokens: int = MAX_TOKENS,
     ) -> None:
-        self.name, self.model, self.tokenizer, self.log = name, model, tokenizer, log
-        self.device = next(model.parameters()).device
-        most = rows_on_cpu(model, max_tokens) if self.device.type == "cpu" else GPU_BATCH_ROWS
-        self.batch_rows = batch_rows or most
-        self.max_tokens = max_tokens
+        self.name, self.tokenizer, self.max_tokens = name, tokenizer, max_tokens
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        rows = batch_rows or (rows_on_cpu(model, max_tokens) if on_cpu else GPU_BATCH_ROWS)
+        self.generator = Generator(model, tokenizer.hf, f"judge {name}", rows, log, "question")
 
     def answers(
         self, work: deque[Question], say: Callable[[Question], str], system: str
@@ -70,7 +66,7 @@ class Writer:
         """
         limit = self.tokenizer.max_length
         while work:
-            some = [work.popleft() for _ in range(min(self.batch_rows, len(work)))]
+            some = [work.popleft() for _ in range(min(self.generator.rows, len(work)))]
             ids = [self._ids(system, say(question)) for question in some]
             fits = [limit is None or len(row) + self.max_tokens <= limit for row in ids]
             long = [q for q, fit in zip(some, fits, strict=True) if not fit]
@@ -79,29 +75,24 @@ class Writer:
             short = [q for q, fit in zip(some, fits, strict=True) if fit]
             if not short:
                 continue
-            try:
-                written = self._write([row for row, fit in zip(ids, fits, strict=True) if fit])
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                self._halve(len(short))
+            rows = [row for row, fit in zip(ids, fits, strict=True) if fit]
+            written = self.generator.write(rows, self.max_tokens)
+            if written is None:
                 work.extendleft(reversed(short))
                 continue
-            yield list(zip(short, written, strict=True))
+            yield [
+                (question, self._answer(row, tokens))
+                for question, row, tokens in zip(short, rows, written, strict=True)
+            ]
+
+    def _answer(self, prompt: list[int], tokens: list[int]) -> Answer:
+        return Answer(self.tokenizer.hf.decode(tokens, skip_special_tokens=True), "", len(prompt), len(tokens))
 
     def _ids(self, system: str, text: str) -> list[int]:
         hf = self.tokenizer.hf
         if not hf.chat_template:
             return self.tokenizer.encode([f"{system}\n\n{text}\n" if system else f"{text}\n"], special=True)[0]
-        told = [{"role": "system", "content": system}] if system else []
-        try:
-            said = self._chat([*told, {"role": "user", "content": text}])
-        except Exception:
-            if not told:
-                raise
-            # Some templates refuse a system turn.
-            said = self._chat([{"role": "user", "content": f"{system}\n\n{text}"}])
-        return self.tokenizer.encode([said])[0]
+        return self.tokenizer.encode([render_chat(self._chat, text, system)])[0]
 
     def _chat(self, messages: list[dict[str, str]]) -> str:
         # Templates that know no thinking ignore the switch; the others would think past the end of the answer.
@@ -109,40 +100,3 @@ class Writer:
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
         return said
-
-    @torch.inference_mode()
-    def _write(self, ids: list[list[int]]) -> list[Answer]:
-        from transformers import GenerationConfig
-
-        width, hf = max(map(len, ids)), self.tokenizer.hf
-        ends = self.model.generation_config.eos_token_id
-        ends = hf.eos_token_id if ends is None else ends
-        pad = next((i for i in (hf.pad_token_id, hf.eos_token_id) if i is not None), 0)
-        rows = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-        # The penalty would count the padding, so that a row's answer depended on the rows beside it.
-        config = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            max_new_tokens=self.max_tokens,
-            eos_token_id=ends,
-            pad_token_id=pad,
-        )
-        out = self.model.generate(
-            input_ids=rows.to(self.device), attention_mask=mask.to(self.device), generation_config=config
-        )
-        stops = set(ends if isinstance(ends, list) else [ends])
-        answers = []
-        for row, written in zip(ids, out[:, width:].tolist(), strict=True):
-            end = next((at + 1 for at, token in enumerate(written) if token in stops), len(written))
-            answers.append(Answer(hf.decode(written[:end], skip_special_tokens=True), "", len(row), end))
-        return answers
-
-    def _halve(self, rows: int) -> None:
-        if rows == 1:
-            raise EngineError(f"one question does not fit into memory with judge {self.name}")
-        self.batch_rows = rows // 2
-        self.log(f"out of memory: judge {self.name} goes on with {self.batch_rows} answers at once")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from instdiff.core.files import fingerprint, unwritable
+from instdiff.core.files import fingerprint
 from instdiff.core.progress import Progress
 from instdiff.errors import EngineError
+from instdiff.evaluation.generation.answers import AnswerCache
 
 RUNNER = Path(__file__).with_name("isolated.py")
 LATE = 10.0
@@ -204,53 +205,29 @@ raise AssertionError("|" + "|".join(found))
 """A program that tries what none should be able to do."""
 
 
-class Executions:
-    """Verdicts that are kept in a file, so that no program is run twice.
+def run_programs(programs: Sequence[str], sandbox: Sandbox, path: Path | None, progress: Progress) -> list[Verdict]:
+    """Of each program its verdict; equal ones are run once, and none whose verdict the file has.
 
     Args:
-        path: of the file; None keeps nothing.
-        sandbox: runs what is not there.
+        programs: that are run.
+        sandbox: runs them.
+        path: of the file of verdicts; None keeps none.
+        progress: shows it.
+
+    Raises:
+        EngineError: programs cannot be run here.
+        StoreError: the file cannot be written.
     """
-
-    def __init__(self, path: Path | None, sandbox: Sandbox) -> None:
-        self.path, self.sandbox = path, sandbox
-        self._known: dict[str, Verdict] = {}
-        lines = path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
-        self._torn = bool(lines) and not lines.endswith("\n")
-        for line in lines.splitlines():
-            with suppress(ValueError, KeyError):  # the last line of an interrupted run
-                told = json.loads(line)
-                self._known[told["key"]] = Verdict(told["reason"], told["detail"])
-
-    def run(self, programs: Sequence[str], progress: Progress) -> list[Verdict]:
-        """Of each program its verdict; equal ones are run once.
-
-        Raises:
-            EngineError: programs cannot be run here.
-            StoreError: the file cannot be written.
-        """
-        keys = [fingerprint(program, asdict(self.sandbox.limits), sys.version) for program in programs]
-        lacking = {key: program for key, program in zip(keys, programs, strict=True) if key not in self._known}
-        if lacking:
-            cached = len(programs) - len(lacking)
-            with progress.task("run programs", rows=len(lacking), tokens=0, cached=cached) as advance:
-                for number, verdict in self.sandbox.run(list(lacking.values())):
-                    self._keep(list(lacking)[number], verdict)
-                    advance(1, 0)
-        return [self._known[key] for key in keys]
-
-    def _keep(self, key: str, verdict: Verdict) -> None:
-        self._known[key] = verdict
-        if self.path is None:
-            return
-        line = "\n" * self._torn + json.dumps({"key": key, **asdict(verdict)}) + "\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        self._torn = False
+    verdicts = AnswerCache(path, lambda line: Verdict(line["reason"], line["detail"]))
+    keys = [fingerprint(program, asdict(sandbox.limits), sys.version) for program in programs]
+    lacking = {key: program for key, program in zip(keys, programs, strict=True) if key not in verdicts}
+    if lacking:
+        names, cached = list(lacking), len(programs) - len(lacking)
+        with progress.task("run programs", rows=len(lacking), tokens=0, cached=cached) as advance:
+            for number, verdict in sandbox.run(list(lacking.values())):
+                verdicts.keep([{"key": names[number], **asdict(verdict)}])
+                advance(1, 0)
+    return [verdicts[key][-1] for key in keys]
 
 
 def _environment() -> dict[str, str]:

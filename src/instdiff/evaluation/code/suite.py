@@ -12,7 +12,7 @@ import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.evaluation.code.programs import TASKS, Problem
-from instdiff.evaluation.code.sandbox import Executions, Sandbox, Verdict
+from instdiff.evaluation.code.sandbox import Sandbox, Verdict, run_programs
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Sampling, Subject
 from instdiff.evaluation.task_data import Found, choose_tasks, find
@@ -80,7 +80,7 @@ class CodeSuite:
             for text in texts
         ]
         sandbox = Sandbox(task.limits, unsafe=self.unsafe)
-        verdicts = Executions(subject.folder / "executions.jsonl", sandbox).run(programs, subject.progress)
+        verdicts = run_programs(programs, sandbox, subject.folder / "executions.jsonl", subject.progress)
         subject.spend("programs", len(set(programs)))
         passed = np.array([verdict.passed for verdict in verdicts], np.int64).reshape(len(able), n).sum(1)
         share = dict(zip([problem.id for problem in able], passed / n, strict=True))

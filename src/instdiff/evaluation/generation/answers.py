@@ -1,103 +1,80 @@
-"""Answers that were written, kept line by line, so that none is written or paid for twice."""
+"""What was written, judged or run, kept line by line, so that nothing is done or paid for twice."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from instdiff.core.files import unwritable
 from instdiff.errors import StoreError
 
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer with what it cost; ``text`` is None where none came, and ``reason`` says so."""
-
-    text: str | None
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    seconds: float = 0.0
-    reason: str = ""
+T = TypeVar("T")
 
 
-class AnswerCache:
-    """The answers of one model under one folder, each found by the hash of all that it depends on.
+class AnswerCache(Generic[T]):
+    """Answers in a file of JSON lines that only grows; the ``key`` of a line is the hash of all that it depends on.
 
-    Lines are only ever appended. One that was torn by a kill is passed over, and its answer written anew.
+    A line that was torn by a kill is passed over.
+
+    Args:
+        path: of the file; None keeps answers in memory alone.
+        read: the answer in a line; a KeyError, TypeError or ValueError says that there is none.
     """
 
-    def __init__(self, folder: Path, model: str) -> None:
-        self.path = folder / f"answers-{model}.jsonl"
-        self._known: dict[str, Reply] | None = None
+    def __init__(self, path: Path | None, read: Callable[[dict[str, Any]], T]) -> None:
+        self.path, self._read = path, read
+        self._known: dict[str, list[T]] | None = None
 
     def __contains__(self, key: str) -> bool:
         return key in self._all()
 
-    def __getitem__(self, key: str) -> Reply:
-        return self._all()[key]
+    def __getitem__(self, key: str) -> list[T]:
+        """All answers under a key, in the order in which they came."""
+        return self._all().get(key, [])
 
-    def keep(self, answers: Iterable[tuple[str, Reply]]) -> None:
+    def keep(self, lines: Sequence[dict[str, Any]]) -> None:
         """Append answers.
 
         Raises:
             StoreError: the file cannot be written.
         """
         known = self._all()
-        new = [(key, round_times(reply)) for key, reply in answers if reply.text is not None and key not in known]
-        if not new:
-            return
-        lines = "".join(json.dumps(_line(key, reply), ensure_ascii=False) + "\n" for key, reply in new)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a+b") as file:
-                if file.tell() and _last_byte(file) != b"\n":
-                    file.write(b"\n")
-                file.write(lines.encode(errors="backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        known.update(new)
+        if self.path is not None and lines:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.path, "a+b") as file:
+                    if file.tell() and _last_byte(file) != b"\n":
+                        file.write(b"\n")
+                    file.write(text.encode(errors="backslashreplace"))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise unwritable(self.path, error) from error
+        for line in lines:
+            known.setdefault(line["key"], []).append(self._read(line))
 
-    def _all(self) -> dict[str, Reply]:
+    def _all(self) -> dict[str, list[T]]:
         if self._known is None:
-            self._known = dict(self._read())
+            self._known = {}
+            for line in self._lines():
+                with suppress(ValueError, KeyError, TypeError):
+                    told = json.loads(line)
+                    key, answer = str(told["key"]), self._read(told)
+                    self._known.setdefault(key, []).append(answer)
         return self._known
 
-    def _read(self) -> Iterable[tuple[str, Reply]]:
+    def _lines(self) -> list[bytes]:
         try:
-            with open(self.path, "rb") as file:
-                for line in file:
-                    try:
-                        told = json.loads(line)
-                        numbers = int(told["prompt"]), int(told["generated"]), float(told["seconds"])
-                        found = str(told["key"]), Reply(str(told["text"]), *numbers)
-                    except (ValueError, KeyError, TypeError):
-                        continue
-                    yield found
+            return self.path.read_bytes().split(b"\n") if self.path is not None else []
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
             raise StoreError(f"cannot read '{self.path}': {error.strerror}; give another folder as answers") from None
-
-
-def round_times(reply: Reply) -> Reply:
-    """As it is kept, so that a bill is the same whether an answer was read or written."""
-    return replace(reply, seconds=round(reply.seconds, 4))
-
-
-def _line(key: str, reply: Reply) -> dict[str, Any]:
-    return {
-        "key": key,
-        "text": reply.text,
-        "prompt": reply.prompt_tokens,
-        "generated": reply.generated_tokens,
-        "seconds": reply.seconds,
-    }
 
 
 def _last_byte(file: Any) -> bytes:

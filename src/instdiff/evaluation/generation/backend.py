@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from instdiff.engine.text.generate import render_chat
+from instdiff.engine.text.judge import Answer
 from instdiff.errors import ConfigError
-from instdiff.evaluation.generation.answers import Reply
 from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import Template, TextTemplate, fill
 
@@ -44,7 +45,7 @@ class Backend(Protocol):
 
     def write(
         self, asked: Sequence[GenerationRequest], sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         """Answers as they come, in any order."""
         ...
 
@@ -66,16 +67,11 @@ def in_template(prompt: Prompt, layout: Template, hf: Any) -> str:
             f"the tokenizer of '{hf.name_or_path}' has no chat template; give --template alpaca, plain or direct"
         )
 
-    def said(messages: list[dict[str, str]]) -> str:
+    def render(messages: list[dict[str, str]]) -> str:
         text: str = hf.apply_chat_template(messages, chat_template=jinja, tokenize=False, add_generation_prompt=True)
         return text
 
-    if not prompt.system:
-        return said([{"role": "user", "content": prompt.text}])
-    try:
-        return said([{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.text}])
-    except Exception:  # noqa: BLE001 - some templates refuse a system turn
-        return said([{"role": "user", "content": f"{prompt.system}\n\n{prompt.text}"}])
+    return render_chat(render, prompt.text, prompt.system)
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:

@@ -10,9 +10,9 @@ from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
 from instdiff.core.progress import Progress
 from instdiff.engine.models import Resident
-from instdiff.engine.text.judge import parse_judge
+from instdiff.engine.text.judge import Answer, parse_judge
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.evaluation.generation.answers import AnswerCache, Reply
+from instdiff.evaluation.generation.answers import AnswerCache
 from instdiff.evaluation.generation.backend import Backend, GenerationRequest
 from instdiff.evaluation.subject import Prompt, Sampling
 
@@ -38,7 +38,7 @@ class Generator:
     def __init__(self, backend: Backend, folder: Path, spend: Spend, log: Log, progress: Progress) -> None:
         self.backend, self.name, self.log, self.progress = backend, backend.name, log, progress
         self.fingerprint, self._spend = backend.fingerprint, spend
-        self.written = AnswerCache(folder, backend.fingerprint)
+        self.written = answers_in(folder, backend.fingerprint)
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         """Of each prompt its ``n`` answers; at temperature 0 they are the same, and one is written."""
@@ -46,12 +46,12 @@ class Generator:
         rows = [self._requests(prompt, draws, sampling) for prompt in prompts]
         every = {one.key: one for row in rows for one in row}
         lacking = [one for one in every.values() if one.key not in self.written]
-        got: dict[str, Reply] = {}
+        got: dict[str, Answer] = {}
         if lacking:
             got = self._write(lacking, sampling, len(every) - len(lacking))
-        replies = {key: self.written[key] if key in self.written else got[key] for key in every}
-        self._account(list(replies.values()))
-        answers = [[replies[one.key].text or "" for one in row] for row in rows]
+        found = {key: self.written[key][-1] if key in self.written else got[key] for key in every}
+        self._account(list(found.values()))
+        answers = [[found[one.key].text or "" for one in row] for row in rows]
         return [row * (sampling.n // draws) for row in answers]
 
     def _requests(self, prompt: Prompt, draws: int, sampling: Sampling) -> list[GenerationRequest]:
@@ -67,29 +67,43 @@ class Generator:
             )
         return out
 
-    def _write(self, lacking: list[GenerationRequest], sampling: Sampling, cached: int) -> dict[str, Reply]:
-        got: dict[str, Reply] = {}
+    def _write(self, lacking: list[GenerationRequest], sampling: Sampling, cached: int) -> dict[str, Answer]:
+        got: dict[str, Answer] = {}
         most = len(lacking) * sampling.max_new_tokens
         with self.progress.task(f"answers of {self.name}", rows=len(lacking), tokens=most, cached=cached) as advance:
             for some in self.backend.write(lacking, sampling):
-                replies = [(one.key, reply) for one, reply in some]
-                self.written.keep(replies)
-                got.update(replies)
-                advance(len(some), sum(reply.generated_tokens for _, reply in replies))
+                self.written.keep([_line(one.key, answer) for one, answer in some if answer.text is not None])
+                got.update((one.key, answer) for one, answer in some)
+                advance(len(some), sum(answer.completion_tokens for _, answer in some))
         return got
 
-    def _account(self, replies: list[Reply]) -> None:
-        self._spend("answers", len(replies))
-        self._spend("prompt_tokens", sum(reply.prompt_tokens for reply in replies))
-        self._spend("generated_tokens", sum(reply.generated_tokens for reply in replies))
-        self._spend("seconds", sum(reply.seconds for reply in replies))
-        lost = [reply.reason for reply in replies if reply.text is None]
+    def _account(self, answers: list[Answer]) -> None:
+        self._spend("answers", len(answers))
+        self._spend("prompt_tokens", sum(answer.prompt_tokens for answer in answers))
+        self._spend("generated_tokens", sum(answer.completion_tokens for answer in answers))
+        self._spend("seconds", sum(answer.seconds for answer in answers))
+        lost = [answer.reason for answer in answers if answer.text is None]
         if lost:
             self._spend("unanswered", len(lost))
             self.log(
                 f"warning: {self.name} gave no answer to {len(lost)} prompts, which count as empty ones "
                 f"(first: {lost[0]}); the next run asks again"
             )
+
+
+def answers_in(folder: Path, model: str) -> AnswerCache[Answer]:
+    """The answers of a model that a folder holds."""
+    return AnswerCache(folder / f"answers-{model}.jsonl", _read)
+
+
+def _read(line: dict[str, Any]) -> Answer:
+    numbers = int(line["prompt"]), int(line["generated"]), float(line["seconds"])
+    return Answer(str(line["text"]), "", *numbers)
+
+
+def _line(key: str, answer: Answer) -> dict[str, Any]:
+    counts = {"prompt": answer.prompt_tokens, "generated": answer.completion_tokens}
+    return {"key": key, "text": answer.text, **counts, "seconds": round(answer.seconds, 4)}
 
 
 def make_generator(

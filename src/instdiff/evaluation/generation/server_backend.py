@@ -11,8 +11,7 @@ from typing import Any
 from instdiff.core import Log
 from instdiff.core.files import fingerprint
 from instdiff.engine.text.endpoint import Endpoint
-from instdiff.engine.text.judge import JudgeRef, Question
-from instdiff.evaluation.generation.answers import Reply
+from instdiff.engine.text.judge import Answer, JudgeRef, Question
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
 from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import ChatTemplate, template
@@ -98,7 +97,7 @@ class Server:
 
     def write(
         self, asked: Sequence[GenerationRequest], sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         """Answers as they come.
 
         Raises:
@@ -117,5 +116,5 @@ class Server:
                 for question, answer in got:
                     text = None if answer.text is None else cut_at_stop(answer.text, sampling.stop)
                     numbers = answer.prompt_tokens, answer.completion_tokens, seconds
-                    done.append((some[question.row], Reply(text, *numbers, answer.reason)))
+                    done.append((some[question.row], Answer(text, answer.reason, *numbers)))
                 yield done

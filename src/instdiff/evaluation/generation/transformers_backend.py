@@ -15,11 +15,10 @@ import torch
 
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
-from instdiff.engine.forward import out_of_memory
 from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.text.generate import Generator
+from instdiff.engine.text.judge import Answer
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.errors import EngineError
-from instdiff.evaluation.generation.answers import Reply
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
 from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import TextTemplate, template
@@ -62,12 +61,12 @@ class Shown:
 
     def split(
         self, asked: Sequence[GenerationRequest], most: int
-    ) -> tuple[list[tuple[Row, int]], list[tuple[GenerationRequest, Reply]]]:
+    ) -> tuple[list[tuple[Row, int]], list[tuple[GenerationRequest, Answer]]]:
         """Rows with their room, and those that leave none, with a reason."""
         rows = [(row, self.room(row, most)) for row in self.rows(asked)]
         reason = f"the prompt is too long for a model of {self.tokenizer.max_length} tokens"
         return [found for found in rows if found[1]], [
-            (row[0], Reply(None, reason=reason)) for row, room in rows if not room
+            (row[0], Answer(None, reason=reason)) for row, room in rows if not room
         ]
 
 
@@ -106,7 +105,7 @@ class Local:
 
     def write(
         self, asked: Sequence[GenerationRequest], sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         """Answers, batch by batch.
 
         Raises:
@@ -118,71 +117,40 @@ class Local:
         # Rows with the same room stand together, so that none is cut for, or runs on with, another.
         rows.sort(key=lambda found: (found[1], -len(found[0][1]), found[0][0].key))
         with self.resident.use(self._side.source) as model:
+            generator = Generator(model, self._side.tokenizer.hf, f"'{self.name}'", self._rows, self.log)
             for room, some in groupby(rows, key=lambda found: found[1]):
-                yield from self._batches(model, deque(row for row, _ in some), room, sampling)
+                yield from self._batches(generator, deque(row for row, _ in some), room, sampling)
+                self._rows = generator.rows
 
     def _batches(
-        self, model: Any, work: deque[Row], room: int, sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+        self, generator: Generator, work: deque[Row], room: int, sampling: Sampling
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         while work:
-            fit = self._rows if self._tokens is None else max(1, self._tokens // (len(work[0][1]) + room))
-            batch = [work.popleft() for _ in range(min(fit, self._rows, len(work)))]
-            try:
-                yield self._batch(model, batch, room, sampling)
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                self._halve(len(batch))
+            fit = generator.rows if self._tokens is None else max(1, self._tokens // (len(work[0][1]) + room))
+            batch = [work.popleft() for _ in range(min(fit, generator.rows, len(work)))]
+            began, width = time.monotonic(), max(len(ids) for _, ids in batch)
+            how: dict[str, Any] = {}
+            if sampling.temperature > 0:
+                how["logits_processor"] = [_Drawn([one.seed for one, _ in batch], room, width, sampling)]
+            if sampling.stop:
+                how["stopping_criteria"] = [_Stopped(generator.hf, width, sampling.stop)]
+            written = generator.write([ids for _, ids in batch], room, **how)
+            if written is None:
                 work.extendleft(reversed(batch))
+                continue
+            seconds = (time.monotonic() - began) / len(batch)
+            yield [
+                (one, _answer(generator, ids, tokens, sampling, seconds))
+                for (one, ids), tokens in zip(batch, written, strict=True)
+            ]
 
-    def _halve(self, rows: int) -> None:
-        if rows == 1:
-            raise EngineError(f"one prompt does not fit into memory with '{self.name}'; take a smaller model or dtype")
-        self._rows = rows // 2
-        self.log(f"out of memory: '{self.name}' goes on with {self._rows} answers at once")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
-    @torch.inference_mode()
-    def _batch(
-        self, model: Any, batch: list[Row], room: int, sampling: Sampling
-    ) -> list[tuple[GenerationRequest, Reply]]:
-        from transformers import GenerationConfig
-
-        began, width, hf = time.monotonic(), max(len(ids) for _, ids in batch), self._side.tokenizer.hf
-        ends = model.generation_config.eos_token_id
-        ends = hf.eos_token_id if ends is None else ends
-        pad = next((i for i in (hf.pad_token_id, hf.eos_token_id) if i is not None), 0)
-        rows = torch.tensor([[pad] * (width - len(ids)) + ids for _, ids in batch])
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for _, ids in batch])
-        # The penalty would count the padding, so that a row's answer depended on the rows beside it.
-        config = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            max_new_tokens=room,
-            eos_token_id=ends,
-            pad_token_id=pad,
-        )
-        drawn = _Drawn([one.seed for one, _ in batch], room, width, sampling)
-        out = model.generate(
-            input_ids=rows.to(self.resident.device),
-            attention_mask=mask.to(self.resident.device),
-            generation_config=config,
-            logits_processor=[drawn] if sampling.temperature > 0 else None,
-            stopping_criteria=[_Stopped(hf, width, sampling.stop)] if sampling.stop else None,
-        )
-        over = set(ends if isinstance(ends, list) else [ends])
-        seconds = (time.monotonic() - began) / len(batch)
-        done = []
-        for (one, ids), told in zip(batch, out[:, width:].tolist(), strict=True):
-            end = next((at for at, token in enumerate(told) if token in over), len(told))
-            count = min(end + 1, len(told))
-            while sampling.stop and end == len(told) and count and told[count - 1] == pad:
-                count -= 1  # it was stopped by a text, and waited for the others
-            text = cut_at_stop(hf.decode(told[:end], skip_special_tokens=True), sampling.stop)
-            done.append((one, Reply(text, len(ids), count, seconds)))
-        return done
+def _answer(generator: Generator, ids: list[int], tokens: list[int], sampling: Sampling, seconds: float) -> Answer:
+    ended = bool(tokens) and generator.is_end(tokens[-1])
+    while sampling.stop and not ended and tokens and tokens[-1] == generator.pad:
+        tokens = tokens[:-1]  # it was stopped by a text, and waited for the others
+    text = generator.hf.decode(tokens[: len(tokens) - ended], skip_special_tokens=True)
+    return Answer(cut_at_stop(text, sampling.stop), "", len(ids), len(tokens), seconds)
 
 
 class _Drawn:

@@ -12,8 +12,8 @@ from typing import Any
 
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
+from instdiff.engine.text.judge import Answer
 from instdiff.errors import EngineError, PlanError
-from instdiff.evaluation.generation.answers import Reply
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
 from instdiff.evaluation.generation.transformers_backend import Shown
 from instdiff.evaluation.subject import Prompt, Sampling
@@ -57,7 +57,7 @@ class VLLM:
 
     def write(
         self, asked: Sequence[GenerationRequest], sampling: Sampling
-    ) -> Iterator[list[tuple[GenerationRequest, Reply]]]:
+    ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         """Answers, so many at once."""
         rows, lost = self._side.split(asked, sampling.max_new_tokens)
         if lost:
@@ -76,7 +76,7 @@ class VLLM:
             done = []
             for ((one, ids), _), told in zip(some, out, strict=True):
                 text = cut_at_stop(told.outputs[0].text, sampling.stop)
-                done.append((one, Reply(text, len(ids), len(told.outputs[0].token_ids), seconds)))
+                done.append((one, Answer(text, "", len(ids), len(told.outputs[0].token_ids), seconds)))
             yield done
 
     def _params(self, one: GenerationRequest, room: int, sampling: Sampling) -> Any:

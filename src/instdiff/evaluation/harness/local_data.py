@@ -10,31 +10,25 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from instdiff.data.readers import read_file, reader_for
+from instdiff.data.readers import reader_for
 from instdiff.errors import DataError
+from instdiff.evaluation.task_data import Record, locate, read_rows, split_slice
 
-Record = dict[str, Any]
 Parts = dict[str, dict[str, list[Record]]]
 """Rows by subject ('' where a task has none), then by split: ``test`` or ``shots``."""
 
 _SPLIT = re.compile(r"(?:(?P<name>.+?)_+)?(?P<split>test|dev|val|validation|train)", re.IGNORECASE)
-_SLICE = re.compile(r"(?P<path>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 _SHOTS = ("dev", "train", "validation", "val")
 """Splits that examples come from, the best first."""
 _TESTS = ("test", "validation", "val")
 """Splits to test on, the best first: some benchmarks keep the answers of their test split secret."""
 _SUBJECTS = ("subject", "type", "task")
 """Columns that name the subject of a row."""
-
-
-# ── where a task's file is ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def local_file(
@@ -47,42 +41,15 @@ def local_file(
     Raises:
         DataError: the path given, or the folder, is not there.
     """
-    given = task_data.get(task)
-    if given is not None:
-        if not Path(_parse_slice(given)[0]).exists():
-            raise DataError(f"the file of task '{task}' is not there: {given}")
-        return given
-    if data_dir is None:
-        return None
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise DataError(f"data_dir '{data_dir}' is no folder")
     for name in names:
-        stems = (name, *(f"{name}_{split}" for split in _TESTS))
-        own = root / name
-        found = _find_file(root, stems) or _find_file(root / suite, stems) or _find_file(own, (*stems, *_TESTS))
-        if found is not None or own.is_dir():
-            return str(found or own)
+        stems = [name, *(f"{name}_{split}" for split in _TESTS)]
+        places = [f"{folder}{stem}" for folder in ("", f"{suite}/", f"{name}/") for stem in stems]
+        found = locate(task, [*places, *(f"{name}/{split}" for split in _TESTS)], data_dir, task_data)
+        if found is None and data_dir is not None and (Path(data_dir).expanduser() / name).is_dir():
+            found = str(Path(data_dir).expanduser() / name)
+        if found is not None:
+            return found
     return None
-
-
-def _find_file(folder: Path, stems: Sequence[str]) -> Path | None:
-    """The file in a folder with one of these names, whatever its case."""
-    if not folder.is_dir():
-        return None
-    files = {path.name.split(".")[0].lower(): path for path in sorted(folder.iterdir()) if _readable(path)}
-    return next((files[stem] for stem in stems if stem in files), None)
-
-
-def _readable(path: Path) -> bool:
-    return path.is_file() and (path.suffix == ".zip" or reader_for(path) is not None)
-
-
-def _parse_slice(where: str) -> tuple[str, slice]:
-    match = _SLICE.fullmatch(where)
-    if match is None or Path(where).exists():
-        return where, slice(None)
-    return match["path"], slice(*(int(end) if end else None for end in (match["start"], match["stop"])))
 
 
 # ── what is in it ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,8 +66,7 @@ def parts(where: str, read: Callable[[Record], Record | None], *, subjects: bool
     Raises:
         DataError: a file cannot be read, or has no row of the kind.
     """
-    name, taken = _parse_slice(where)
-    path = Path(name)
+    path, taken = split_slice(where)
     out: Parts = {}
     for file, stem, split, rows in _tables(path, subjects):
         rows = rows[taken] if split == "test" else rows
@@ -127,7 +93,8 @@ def _tables(path: Path, subjects: bool) -> Iterator[tuple[str, str, str, list[Re
         return
     files = [path]
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if _readable(file) and (subjects or _split(file)[1])]
+        readable = [file for file in sorted(path.rglob("*")) if file.is_file() and reader_for(file)]
+        files = [file for file in readable if subjects or _split(file)[1]]
         if not files:
             raise DataError(f"folder '{path}' has no file that is called test (.jsonl, .json, .csv or .parquet)")
     else:
@@ -139,7 +106,7 @@ def _tables(path: Path, subjects: bool) -> Iterator[tuple[str, str, str, list[Re
     shots = next((split for split in _SHOTS if split in splits.values() and split != test), None)
     for file, split in splits.items():
         if split in (test, shots):
-            yield str(file), _split(file)[0], "test" if split == test else "shots", read_rows(file)
+            yield str(file), _split(file)[0], "test" if split == test else "shots", [row for _, row in read_rows(file)]
 
 
 def _split(file: Path) -> tuple[str, str]:
@@ -166,30 +133,6 @@ def _read_zip(path: Path) -> Iterator[tuple[str, str, str, list[Record]]]:
                     yield f"{path}:{member}", name, "test" if split == "test" else "shots", rows
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise DataError(f"cannot read '{path}': {error}") from None
-
-
-def read_rows(path: Path) -> list[Record]:
-    """All rows of a file.
-
-    Raises:
-        DataError: it cannot be read, or a row is broken.
-    """
-    if path.suffix == ".json":
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read '{path}': {error}") from None
-        if isinstance(found, Mapping):
-            found = next((rows for rows in found.values() if isinstance(rows, list)), None)
-        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-            raise DataError(f"'{path}' is no array of objects, nor an object with one")
-        return found
-    out = []
-    for record in read_file(path, str(path)):
-        if record.value is None:
-            raise DataError(f"{record.file}:{record.line}: {record.reason}")
-        out.append(record.value)
-    return out
 
 
 # ── formats: each function brings a row to the columns of the data set on the hub ─────────────────────────────────────

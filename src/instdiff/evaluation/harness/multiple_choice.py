@@ -27,9 +27,10 @@ from instdiff.engine.sweep import Sweep
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import DataError
 from instdiff.evaluation.harness import local_data as data
-from instdiff.evaluation.harness.local_data import Parts, Record
+from instdiff.evaluation.harness.local_data import Parts
 from instdiff.evaluation.results import TaskResult, distinct
 from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.task_data import Record
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import ChatTemplate, template
 from instdiff.scoring.run_pass import run_pass

@@ -24,11 +24,12 @@ from instdiff.engine.forward import out_of_memory
 from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.evaluation.harness import local_data as data
-from instdiff.evaluation.harness.local_data import Parts, Record, local_file
+from instdiff.evaluation.harness.local_data import Parts, local_file
 from instdiff.evaluation.harness.model import batch_rows, keeping, make_watched_class, quietly
 from instdiff.evaluation.harness.multiple_choice import MED, ChoiceSuite, ChoiceTask, chat_template, share_limit
 from instdiff.evaluation.results import TaskResult, distinct
 from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.task_data import Record
 
 SEED = 1234
 """Of the draw of examples: lm-eval's own."""

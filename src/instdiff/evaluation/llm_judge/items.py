@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from instdiff.data.readers import read_file
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.generation.generator import make_generator
 from instdiff.evaluation.llm_judge.judge import parse_where
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.task_data import locate, read_rows
 
 Record = Mapping[str, Any]
 IDS = ("question_id", "id", "idx", "uid")
@@ -49,45 +49,26 @@ class Item:
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def find_file(task: str, names: Sequence[str], data_dir: str | None, task_data: Mapping[str, str]) -> Path:
+def prompts_file(task: str, names: Sequence[str], data_dir: str | None, task_data: Mapping[str, str]) -> Path:
     """The file of a task: the one that is given for it, else one of these names in ``data_dir`` or a folder of it.
 
     Raises:
         ConfigError: no place is given, or it has no such file.
+        DataError: the place is not there.
     """
-    if task in task_data:
-        path = Path(task_data[task]).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"the file of task '{task}' is not there: '{path}'")
-        return path
+    found = locate(task, in_folders(names), data_dir, task_data)
+    if found is not None:
+        return Path(found)
     if data_dir is None:
         raise ConfigError(
             f"task '{task}' needs its prompts; give data_dir=FOLDER with {names[0]} in it, or data.{task}=FILE"
         )
-    found = beside(Path(data_dir).expanduser(), names)
-    if found is None:
-        raise ConfigError(f"'{data_dir}' has none of {', '.join(names)} for task '{task}'; give data.{task}=FILE")
-    return found
+    raise ConfigError(f"'{data_dir}' has none of {', '.join(names)} for task '{task}'; give data.{task}=FILE")
 
 
-def beside(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first file of these names (which may be patterns) in a folder, or in the folders in it."""
-    every = (path for name in names for where in (name, f"*/{name}") for path in sorted(folder.glob(where)))
-    return next((path for path in every if path.is_file()), None)
-
-
-def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The rows of a file with their lines.
-
-    Raises:
-        DataError: it cannot be read, or a row is broken.
-    """
-    rows = []
-    for record in read_file(path, str(path)):
-        if record.value is None:
-            raise DataError(f"{record.file}:{record.line}: {record.reason}")
-        rows.append((record.line, record.value))
-    return rows
+def in_folders(names: Sequence[str]) -> list[str]:
+    """Names of files, each also in any folder."""
+    return [place for name in names for place in (name, f"*/{name}")]
 
 
 def read_items(path: Path, limit: int | None = None) -> list[Item]:

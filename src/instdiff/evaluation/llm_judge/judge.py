@@ -8,11 +8,9 @@ next run.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +19,12 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instdiff.core import ModelRef
-from instdiff.core.files import fingerprint, unwritable
+from instdiff.core.files import fingerprint
 from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.engine.text.endpoint import WARM, WAYS, Endpoint
 from instdiff.engine.text.judge import Answer, Question, Writes, parse_judge
 from instdiff.engine.text.local_judge import Writer
+from instdiff.evaluation.generation.answers import AnswerCache
 from instdiff.evaluation.llm_judge.parsing import Weighed, preference, rating, two_scores, verdict
 from instdiff.evaluation.subject import Subject
 from instdiff.rendering.questions import questions
@@ -96,55 +95,17 @@ class Verdict(NamedTuple):
     reason: str | None = None
 
 
-class Ledger:
-    """Answers that were paid for, in a jsonl file to which each is added at once.
-
-    A line that a kill cut short is passed over.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._kept: dict[str, list[Answer]] = {}
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        for line in text.split("\n"):
-            with suppress(ValueError, KeyError, TypeError, AttributeError):
-                told = json.loads(line)
-                tokens = [(token, tops) for token, tops in told.get("tokens", ())]
-                numbers = int(told["prompt_tokens"]), int(told["completion_tokens"])
-                self._kept.setdefault(told["key"], []).append(Answer(Weighed.of(told["text"], tokens), "", *numbers))
-
-    def __getitem__(self, key: str) -> list[Answer]:
-        """All answers to a question, in the order in which they came."""
-        return self._kept.get(key, [])
-
-    def keep(self, key: str, judge: str, ask: JudgeRequest, answer: Answer) -> None:
-        """Write an answer down.
-
-        Raises:
-            StoreError: the file cannot be written.
-        """
-        assert answer.text is not None
-        told: dict[str, Any] = {"key": key, "judge": judge, "order": ask.order, "text": str(answer.text)}
-        if isinstance(answer.text, Weighed):
-            told["tokens"] = answer.text.tokens
-        told |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a+b") as file:
-                torn = bool(file.tell()) and _last_byte(file) != b"\n"
-                line = "\n" * torn + json.dumps(told, ensure_ascii=False) + "\n"
-                file.write(line.encode(errors="backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        self._kept.setdefault(key, []).append(answer)
+def _read_answer(line: dict[str, Any]) -> Answer:
+    tokens = [(token, tops) for token, tops in line.get("tokens", ())]
+    return Answer(Weighed.of(line["text"], tokens), "", int(line["prompt_tokens"]), int(line["completion_tokens"]))
 
 
-def _last_byte(file: Any) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    last: bytes = file.read(1)
-    return last
+def _line(key: str, judge: str, ask: JudgeRequest, answer: Answer) -> dict[str, Any]:
+    assert answer.text is not None
+    told: dict[str, Any] = {"key": key, "judge": judge, "order": ask.order, "text": str(answer.text)}
+    if isinstance(answer.text, Weighed):
+        told["tokens"] = answer.text.tokens
+    return told | {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
 
 
 class Reviewing:
@@ -231,7 +192,8 @@ class LLMJudge:
             self.name = where
             self.model = f"{self.source.fingerprint}+{load_tokenizer(self.source).fingerprint}+{dtype}"
             self.attempts = Writer.attempts
-        self.ledger = Ledger(subject.folder / f"judgements-{fingerprint('judge', WAY, self.model)}.jsonl")
+        path = subject.folder / f"judgements-{fingerprint('judge', WAY, self.model)}.jsonl"
+        self.answers = AnswerCache(path, _read_answer)
 
     def ask(self, sheet: JudgePrompt, asked: Sequence[JudgeRequest], label: str) -> list[Verdict]:
         """The verdict on each question.
@@ -242,12 +204,12 @@ class LLMJudge:
         keys = [self._key(sheet, ask) for ask in asked]
         rows = dict(zip(keys, asked, strict=True))  # equal questions are asked once
         names = list(rows)
-        work = deque(Question(row, len(self.ledger[key])) for row, key in enumerate(names) if self._open(sheet, key))
+        work = deque(Question(row, len(self.answers[key])) for row, key in enumerate(names) if self._open(sheet, key))
         lost: dict[str, str] = {}
         if work:
             self._work(sheet, work, names, rows, label, lost)
-        found = {key: _finding(sheet, self.ledger[key]) for key in names}
-        self._account([answer for key in names for answer in self.ledger[key]])
+        found = {key: _finding(sheet, self.answers[key]) for key in names}
+        self._account([answer for key in names for answer in self.answers[key]])
         self._sum_up(label, found, lost)
         return [found[key] for key in keys]
 
@@ -272,7 +234,7 @@ class LLMJudge:
                     if answer.text is None:
                         lost[key] = answer.reason
                     else:
-                        self.ledger.keep(key, self.name, rows[key], answer)
+                        self.answers.keep([_line(key, self.name, rows[key], answer)])
                         if self._open(sheet, key):
                             work.appendleft(Question(question.row, question.attempt + 1))
                             continue
@@ -283,7 +245,7 @@ class LLMJudge:
 
     def _open(self, sheet: JudgePrompt, key: str) -> bool:
         """Whether it should still be asked."""
-        kept = self.ledger[key]
+        kept = self.answers[key]
         return len(kept) < self.attempts and _finding(sheet, kept).value is None
 
     @contextmanager

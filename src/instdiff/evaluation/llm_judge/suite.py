@@ -26,7 +26,15 @@ from typing import TYPE_CHECKING, Any
 from instdiff.core.files import fingerprint, write_json, writing
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError
-from instdiff.evaluation.llm_judge.items import OUTPUTS, Item, beside, find_file, read_guides, read_items, reference_for
+from instdiff.evaluation.llm_judge.items import (
+    OUTPUTS,
+    Item,
+    in_folders,
+    prompts_file,
+    read_guides,
+    read_items,
+    reference_for,
+)
 from instdiff.evaluation.llm_judge.judge import LLMJudge, Waits
 from instdiff.evaluation.llm_judge.protocols import (
     TaskAnswers,
@@ -37,7 +45,7 @@ from instdiff.evaluation.llm_judge.protocols import (
 )
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
-from instdiff.evaluation.task_data import choose_tasks
+from instdiff.evaluation.task_data import choose_tasks, find_file
 
 if TYPE_CHECKING:
     from instdiff.config.evaluate import EvalConfig
@@ -154,9 +162,9 @@ def general_suite(config: EvalConfig) -> GeneralSuite:
         )
     parse_judge(config.judge)
     tasks = choose_tasks(list(TASKS), config.task, "general")
-    files = {task: find_file(task, TASKS[task].files, config.data_dir, config.task_data) for task in tasks}
+    files = {task: prompts_file(task, TASKS[task].files, config.data_dir, config.task_data) for task in tasks}
     folders = {task: Path(config.data_dir).expanduser() if config.data_dir else files[task].parent for task in tasks}
-    usual = {task: beside(folders[task], TASKS[task].usual) for task in tasks}
+    usual = {task: find_file(folders[task], in_folders(TASKS[task].usual)) for task in tasks}
     return GeneralSuite(
         config.judge,
         files,

@@ -21,7 +21,7 @@ TIMEOUT = 10.0
 """Seconds for one verdict."""
 START = 300.0
 """Seconds for a new process, which has algebra to import."""
-COMMAND = (sys.executable, "-m", "instdiff.evaluation.math.grading")
+COMMAND = (sys.executable, "-P", "-m", "instdiff.evaluation.math.grading")
 
 
 class Solution(NamedTuple):

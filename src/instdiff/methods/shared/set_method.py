@@ -43,10 +43,6 @@ class SetMethod(Method):
         if not 0 <= self.reach <= 1:
             raise ConfigError(f"'{self.name}.reach' is {self.reach}; a share lies in 0 to 1")
 
-    def ready(self, s: Signals) -> npt.NDArray[np.bool_]:
-        """Rows that can be taken."""
-        return np.array([word is None for word in s.reason], bool)
-
     def choose(self, s: Signals, count: int) -> Indices:
         """The first ``count`` rows in the order taken, of rows that can all be taken; ties go to the lowest.
 

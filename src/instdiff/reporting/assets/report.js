@@ -25,20 +25,6 @@
     return new Uint8Array(await new Response(stream).arrayBuffer());
   };
   const words = (bytes) => new TextDecoder().decode(bytes);
-  // With an address of its own the drawing library is compiled beside this thread, while the rows are made.
-  const library = unpack("plotly").then((bytes) => new Promise((go) => {
-    const script = document.createElement("script");
-    const address = URL.createObjectURL(new Blob([bytes], { type: "text/javascript" }));
-    const done = () => { URL.revokeObjectURL(address); go(); };
-    const inline = () => {
-      const other = document.createElement("script");
-      other.textContent = words(bytes);
-      document.head.append(other);
-      done();
-    };
-    Object.assign(script, { src: address, integrity: root.dataset.library, crossOrigin: "anonymous", onload: done, onerror: inline });
-    document.head.append(script);
-  }));
   const [body, raw] = await Promise.all([unpack("figures").then((b) => JSON.parse(words(b))), unpack("arrays")]);
   performance.mark("unpacked");
   const known = new Map();
@@ -352,12 +338,28 @@
   }, { rootMargin: "-15% 0px -80% 0px" });
   document.querySelectorAll("main > section").forEach((section) => reading.observe(section));
 
-  // The page can be read, and does all it does, before the library runs. No frame comes in a hidden tab.
+  // The page can be read, and does all it does, before the library is unpacked, compiled and run. No frame comes in a
+  // hidden tab.
   await new Promise((go) => {
     requestAnimationFrame(() => setTimeout(go));
     setTimeout(go, 200);
   });
-  await library;
+  if (document.readyState === "loading") await new Promise((go) => addEventListener("DOMContentLoaded", go));
+  const bytes = await unpack("plotly");
+  await new Promise((go) => {
+    // With an address of its own the library is compiled beside this thread.
+    const script = document.createElement("script");
+    const address = URL.createObjectURL(new Blob([bytes], { type: "text/javascript" }));
+    const done = () => { URL.revokeObjectURL(address); go(); };
+    const inline = () => {
+      const other = document.createElement("script");
+      other.textContent = words(bytes);
+      document.head.append(other);
+      done();
+    };
+    Object.assign(script, { src: address, integrity: root.dataset.library, crossOrigin: "anonymous", onload: done, onerror: inline });
+    document.head.append(script);
+  });
   performance.mark("library");
   ready = true;
   graphics = Boolean(document.createElement("canvas").getContext("webgl"));

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from instdiff.data import Pool
 from instdiff.methods import METHODS
 from instdiff.selection.explain import method_words, score_command
@@ -30,20 +28,21 @@ def size_category(rows: int) -> str:
 
 def front_matter(record: Mapping[str, Any] | None, rows: int, license: str | None, title: str, fingerprint: str) -> str:
     """The card's head, which the hub and `datasets` read."""
-    method = [str(record["method"])] if record else []
+    from huggingface_hub import DatasetCardData
+
     # `datasets` keeps what it has read of a folder under the folder's name and this head: without something that goes
     # with the rows, another folder of the same name would get these.
     about = f"{rows} rows, fingerprint {fingerprint}"
     files = [{"split": "train", "path": DATA}]
-    values = {
-        "pretty_name": title,
-        "license": license or "unknown",
-        "task_categories": ["text-generation"],
-        "size_categories": [size_category(rows)],
-        "tags": ["instruction-tuning", "data-selection", "instdiff", *method],
-        "configs": [{"config_name": "default", "description": about, "data_files": files}],
-    }
-    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
+    data = DatasetCardData(
+        pretty_name=title,
+        license=license or "unknown",
+        task_categories=["text-generation"],
+        size_categories=[size_category(rows)],
+        tags=["instruction-tuning", "data-selection", "instdiff", *([str(record["method"])] if record else [])],
+        configs=[{"config_name": "default", "description": about, "data_files": files}],
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def card(record: Mapping[str, Any] | None, pool: Pool, *, columns: list[str], license: str | None, title: str) -> str:
