@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,26 @@ class Source:
         return str(self.folder.resolve())
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the language model."""
+        config = _config(self.folder, "config.json")
+        return dict(config.get("text_config", config))
+
+    @property
     def depth(self) -> int:
         """Layers of the model."""
-        config = _config(self.folder, "config.json")
-        config = config.get("text_config", config)
-        return int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+        return int(self.config.get("num_hidden_layers") or self.config.get("n_layer") or 0)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of the base, by the headers of its files; nothing is loaded."""
+        from safetensors import safe_open
+
+        total = 0
+        for file in self.folder.glob("*.safetensors"):
+            with safe_open(file, "np") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        return total
 
 
 def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -> Source:

@@ -60,14 +60,11 @@ class Store:
     Several processes may write the same store.
     """
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    def __init__(self, root: str | Path | None = None, memo: Path | None = None) -> None:
         self.root = Path(root).expanduser() if root is not None else default_root()
-        self._columns: dict[str, ColumnFolder] = {}
-
-    @property
-    def memo(self) -> Path:
+        self.memo = memo or self.root / "models"
         """Where hashes of model files are remembered."""
-        return self.root / "models"
+        self._columns: dict[str, ColumnFolder] = {}
 
     def folder(self, column: ColumnId) -> Path:
         """Where a column is kept."""
