@@ -6,26 +6,31 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from instdiff.core.files import open_file
 from instdiff.data.records import Decoder, Record, encodes, read_lines, read_rows, refuse_utf16, reject
 from instdiff.errors import DataError
 
 BATCH = 1024
 BUFFER = 1 << 20
+StrPath = str | os.PathLike[str]
+Reader = Callable[[Any, str], Iterator[Record]]
+"""Reads an open binary file, which has this name in messages."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def read_file(path: Path, name: str) -> Iterator[Record]:
-    """The records of one data file, by its suffix.
+def read_file(path: StrPath, name: str) -> Iterator[Record]:
+    """The records of one data file, on this machine or at an address, by its suffix.
 
     Raises:
         DataError: The file as a whole cannot be read.
@@ -34,7 +39,8 @@ def read_file(path: Path, name: str) -> Iterator[Record]:
     if read is None:
         raise DataError(f"{name}: unknown kind of file; known: {', '.join(READERS)}")
     try:
-        yield from read(path, name)
+        with open_file(path) as file:
+            yield from read(file, name)
     except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
@@ -42,21 +48,20 @@ def read_file(path: Path, name: str) -> Iterator[Record]:
         ) from error
 
 
-def reader_for(path: Path) -> Callable[[Path, str], Iterator[Record]] | None:
+def reader_for(path: StrPath) -> Reader | None:
     """The function that reads files with this name, if there is one."""
-    name = path.name.lower()
+    name = os.path.basename(path).lower()
     return next((read for suffix, read in READERS.items() if name.endswith(suffix)), None)
 
 
-def _read_jsonl(path: Path, name: str) -> Iterator[Record]:
-    with _open(path) as file:
-        yield from read_lines(file, name)
+def _read_zipped(file: BinaryIO, name: str, read: Reader) -> Iterator[Record]:
+    with gzip.open(file, "rb") as inside:
+        yield from read(inside, name)
 
 
-def _read_json(path: Path, name: str) -> Iterator[Record]:
+def _read_json(file: BinaryIO, name: str) -> Iterator[Record]:
     """An array of objects, which is read as a whole: what is larger than memory goes into a .jsonl file."""
-    with _open(path) as file:
-        data = file.read().removeprefix(b"\xef\xbb\xbf")
+    data = file.read().removeprefix(b"\xef\xbb\xbf")
     refuse_utf16(data, name)
     # A byte that is no UTF-8 spoils the record that it lies in, not the file.
     text = data.decode(errors="surrogateescape")
@@ -105,15 +110,12 @@ def _read_objects(text: str, start: int, data: bytes, name: str) -> Iterator[Rec
     raise DataError(f"{name}: one object is not a list of rows (keys: {', '.join(list(value)[:8])}); {hint}")
 
 
-def _read_csv(path: Path, name: str) -> Iterator[Record]:
+def _read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    delimiter = "\t" if ".tsv" in path.name.lower() else ","
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file, delimiter=delimiter, strict=True)
+    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text_file:
+        rows = csv.reader(text_file, delimiter=delimiter, strict=True)
         header = next(rows, [])
-        twice = sorted({column for column in header if header.count(column) > 1})
-        if twice:
-            raise DataError(f"{name}: column '{twice[0]}' is there twice; rename one")
+        _check_columns(header, name)
         for number, row in enumerate(_csv_rows(rows), 1):
             if isinstance(row, csv.Error):
                 yield reject(name, number, "", f"broken CSV before line {rows.line_num + 1}: {row}")
@@ -122,8 +124,15 @@ def _read_csv(path: Path, name: str) -> Iterator[Record]:
             else:
                 value: dict[str, Any] = dict(zip(header, row, strict=True))
                 text = json.dumps(value, ensure_ascii=False)
-                good = encodes(text)
-                yield Record(name, number, value, text) if good else reject(name, number, text, "invalid UTF-8")
+                yield (
+                    Record(name, number, value, text) if encodes(text) else reject(name, number, text, "invalid UTF-8")
+                )
+
+
+def _check_columns(columns: list[str], name: str) -> None:
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise DataError(f"{name}: column '{twice[0]}' is there twice; rename one")
 
 
 def _csv_rows(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
@@ -139,14 +148,11 @@ def _csv_rows(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
             yield row
 
 
-def _read_parquet(path: Path, name: str) -> Iterator[Record]:
+def _read_parquet(file: BinaryIO, name: str) -> Iterator[Record]:
     # Without a buffer a whole column of a row group, which may be the whole file, is read at once.
-    with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
-        columns = file.schema_arrow.names
-        twice = sorted({column for column in columns if columns.count(column) > 1})
-        if twice:
-            raise DataError(f"{name}: column '{twice[0]}' is there twice; rename one")
-        batches = file.iter_batches(batch_size=BATCH)
+    with pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False) as table:
+        _check_columns(table.schema_arrow.names, name)
+        batches = table.iter_batches(batch_size=BATCH)
         yield from read_rows((row for batch in batches for row in batch.to_pylist()), name)
 
 
@@ -176,12 +182,6 @@ def _broken_json(text: str, at: int, name: str, reason: str) -> DataError:
     )
 
 
-def _open(path: Path) -> io.BufferedIOBase:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rb")
-    return open(path, "rb")
-
-
 def _skip(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
     return found.end() if found else at
@@ -194,12 +194,12 @@ def _try(text: str) -> Any:
         return None
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
-    ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl,
+READERS: dict[str, Reader] = {
+    ".jsonl": read_lines,
+    ".jsonl.gz": partial(_read_zipped, read=read_lines),
     ".json": _read_json,
-    ".json.gz": _read_json,
+    ".json.gz": partial(_read_zipped, read=_read_json),
     ".parquet": _read_parquet,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
+    ".csv": partial(_read_csv, delimiter=","),
+    ".tsv": partial(_read_csv, delimiter="\t"),
 }

@@ -7,6 +7,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from instdiff.config.methods import NotNamed, is_file, make_method, short_name
 from instdiff.core import Budget, Method, Scored
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.display import visible
-from instdiff.core.files import writing
+from instdiff.core.files import open_file, remote_url, writing
 from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
 
 META = b"instdiff"
@@ -204,7 +205,7 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
         StoreError: the file is not there or is no score file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not (path.is_file() or remote_url(path)):
         raise StoreError(f"cannot read scores '{path}': no such file; `instdiff score` writes it")
     try:
         table = _read(path)
@@ -227,17 +228,20 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
 
 
 def _read(path: Path) -> pa.Table:
-    if path.suffix == ".parquet":
-        return pq.read_table(path)
-    meta = sidecar(path).read_bytes() if sidecar(path).is_file() else b"{}"
-    if path.suffix == ".csv":
-        from pyarrow import csv as pacsv
+    meta = b"{}"
+    with open_file(path) as file:
+        if path.suffix == ".parquet":
+            return pq.read_table(file)
+        if path.suffix == ".csv":
+            from pyarrow import csv as pacsv
 
-        table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(strings_can_be_null=True))
-    else:
-        from pyarrow import json as pajson
+            table = pacsv.read_csv(file, convert_options=pacsv.ConvertOptions(strings_can_be_null=True))
+        else:
+            from pyarrow import json as pajson
 
-        table = pajson.read_json(path)
+            table = pajson.read_json(file)
+    with suppress(FileNotFoundError), open_file(sidecar(path)) as file:
+        meta = file.read()
     return table.replace_schema_metadata({META: meta})
 
 

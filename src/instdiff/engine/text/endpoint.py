@@ -9,8 +9,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
+from importlib import import_module
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -329,12 +330,12 @@ def _seconds(retry_after: str) -> float:
 
 
 def _http() -> Any:
-    """The client that huggingface_hub brings: httpx2, and httpx in its earlier versions."""
-    try:
-        import httpx2
+    """The client: httpx2, or httpx, which earlier versions of huggingface_hub bring.
 
-        return httpx2
-    except ImportError:
-        import httpx
-
-        return httpx
+    Raises:
+        EngineError: there is neither.
+    """
+    for name in ("httpx2", "httpx"):
+        with suppress(ImportError):
+            return import_module(name)
+    raise EngineError("a judge behind an endpoint needs httpx2: pip install 'instdiff[judge]'")
