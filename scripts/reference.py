@@ -65,7 +65,8 @@ PARTS: dict[str, type[Config]] = {
 """Parts that stand once on the page, by the anchor of their heading."""
 
 MEANINGS = {
-    "data.data": "A `.jsonl`, `.json`, `.parquet` or `.csv` file, a folder of them, an address (`s3://`), `hub:owner/name[:split]`, "
+    "data.data": "A `.jsonl`, `.json`, `.parquet` or `.csv` file, a folder of them, an address (`s3://`), "
+    "`hub:owner/name[:split]`, "
     "`builtin:demo`, or `-` for standard input.",
     "data.map": "Columns, as `instruction=question,response=answer` or as a mapping.",
     "data.targets": "Turns of a conversation that are scored and learnt; `all+calls` takes tool calls too.",

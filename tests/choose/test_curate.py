@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.methods.algorithms.consensus import softmax, transition
-from instdiff.methods.algorithms.curation import Suspects, curate_labels, ds2_order, infer_labels, long_tail, suspects
+from instdiff.methods.algorithms.curation import (
+    Suspects,
+    curate_labels,
+    ds2_order,
+    infer_labels,
+    long_tail,
+    softmax,
+    suspects,
+    transition,
+)
 
 NOISE = ["next", "often_next", "one_swallows", "uneven"]
 

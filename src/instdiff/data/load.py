@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core.files import remote_place, remote_url
-from instdiff.data.builder import TableBuilder
+from instdiff.data.arrow import TableBuilder
 from instdiff.data.builtin.skills import rows_named as skills_named
-from instdiff.data.detect import check_columns, known_formats, requested_format, vote
-from instdiff.data.formats import Format
+from instdiff.data.formats import Format, check_columns, known_formats, requested_format, vote
 from instdiff.data.hub import hub_rows
 from instdiff.data.pool import TARGETS, Pool
-from instdiff.data.readers import READERS, read_file, reader_for
-from instdiff.data.records import Record, Reject, read_lines, read_rows
+from instdiff.data.readers import READERS, Record, Reject, read_file, read_lines, read_rows, reader_for
 from instdiff.data.write import write_rejects
 from instdiff.errors import ConfigError, DataError, did_you_mean
 

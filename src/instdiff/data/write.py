@@ -20,7 +20,7 @@ from instdiff.data.json_values import plain, to_json
 from instdiff.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from instdiff.data.records import Reject
+    from instdiff.data.readers import Reject
 
 StrPath = str | os.PathLike[str]
 Sources = Callable[[], Iterable[str]]
