@@ -32,25 +32,18 @@ Bools = npt.NDArray[np.bool_]
 def transition(
     labels: npt.ArrayLike, neighbours: npt.ArrayLike, classes: int, *, steps: int = 1500, rate: float = 0.1
 ) -> tuple[Floats, Floats]:
-    """How labels go wrong, without knowing the right ones, by high-order consensus.
+    """How labels go wrong, without knowing the right ones: the paper's transition matrix, by high-order consensus.
 
-    This is the paper's score transition matrix. A row and its two nearest neighbours are taken for three looks at one
-    clean label. The frequencies of single labels, pairs and triples are compared with those that a matrix and a prior
-    would give; the sum of the three Euclidean distances is minimised by Adam, and the best iterate counts. All rows
-    are counted once, so that nothing is drawn: the published code repeats this on samples of two copies of the pool,
-    where a row often is its own neighbour. The start is the published one, a nearly diagonal matrix, with a uniform
-    prior without noise.
-
-    Args:
-        labels: int [N].
-        neighbours: int [N, 2 or more], nearest first, without the row itself.
-        classes: number of labels.
-        steps: of Adam.
-        rate: of Adam; it falls to nothing along a half cosine.
+    A row and its two nearest neighbours are taken for three looks at one clean label. The frequencies of single labels,
+    pairs and triples are compared with those that a matrix and a prior would give; the sum of the three Euclidean
+    distances is minimised by ``steps`` of Adam, whose ``rate`` falls along a half cosine, and the best iterate counts.
+    All rows are counted once, so that nothing is drawn: the published code repeats this on samples of two copies of the
+    pool, where a row often is its own neighbour. The start is the published one, a nearly diagonal matrix, with a
+    uniform prior.
 
     Returns:
-        ``matrix`` [classes, classes], row = clean label, column = label seen, rows sum to 1, and ``prior`` [classes]
-        of the clean labels.
+        ``matrix`` [classes, classes], row = clean label, column = label seen, rows sum to 1, and ``prior`` [classes] of
+        the clean labels.
 
     Raises:
         ValueError: labels out of range, or fewer than two neighbours.
@@ -149,19 +142,9 @@ def suspects(
     """Rows whose near rows have other labels, as many per label as ``matrix`` says are wrong (SimiFeat-rank).
 
     ``noisy`` is (hits + 1) / (rounds that the row was in + 2), ``suggested`` the label most often proposed,
-    ``confidence`` (its proposals + 1) / (hits + classes), times ``noisy``; without a hit the own label, with 0.
-
-    Args:
-        labels: int [N].
-        neighbours: int [N, k or, since some are out in each round, a few more].
-        distances: cosine [N, the same].
-        matrix: [classes, classes].
-        prior: [classes].
-        k: voters of a row, itself included.
-        rounds: how many.
-        share: of the rows that are in a round.
-        clip: least and greatest share of a label that is suspected.
-        seed: of the draws.
+    ``confidence`` (its proposals + 1) / (hits + classes), times ``noisy``; without a hit the own label, with 0. ``k``
+    voters, the row among them, are looked for in a few more neighbours, since only a ``share`` of the rows is in each
+    round.
 
     Raises:
         ValueError: labels out of range, or shapes that do not fit.
@@ -222,16 +205,8 @@ def infer_labels(
     """What matrix and prior make of a row's label and those of its near rows, by Bayes' rule; ours, not the paper's.
 
     log P(clean = a) = log prior[a] + sum over the row and its ``k`` nearest of weight * log matrix[a, label], with
-    weight 1 - distance, 1 for the row itself. ``noisy`` is one minus the probability of the row's label,
-    ``suggested`` the likeliest label and ``confidence`` its probability.
-
-    Args:
-        labels: int [N].
-        neighbours: int [N, at least 2]; the first ``k`` count.
-        distances: cosine [N, the same].
-        matrix: [classes, classes].
-        prior: [classes].
-        k: how many neighbours count.
+    weight 1 - distance, 1 for the row itself. ``noisy`` is one minus the probability of the row's label, ``suggested``
+    the likeliest label and ``confidence`` its probability.
 
     Raises:
         ValueError: labels out of range, or shapes that do not fit.
@@ -262,13 +237,8 @@ def curate_labels(labels: npt.ArrayLike, found: Suspects, *, confidence: float =
 def long_tail(distances: npt.ArrayLike, k: int = 10, *, official: bool = False) -> Floats:
     """Rarity of each row in [0, 1), its long-tail score: of the mean x of ``k`` distances 2 / (1 + exp(-x)) - 1.
 
-    ``official`` is what two copies of the pool make of it: the row and its copy, at 0, are among the ``k``, every
-    neighbour is there twice, and the result has four decimals.
-
-    Args:
-        distances: cosine [N, k or more], ascending, without the row itself.
-        k: how many count.
-        official: as published.
+    ``distances`` ascend, without the row itself. ``official`` is what two copies of the pool make of it: the row and
+    its copy, at 0, are among the ``k``, every neighbour is there twice, and the result has four decimals.
 
     Raises:
         ValueError: fewer distances than are needed.
