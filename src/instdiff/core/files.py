@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -168,7 +168,7 @@ def fingerprint(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, allow_nan=False).encode(), digest_size=16).hexdigest()
 
 
-def fingerprint_files(root: Path, names: list[str], progress: Callable[[int], None] | None = None) -> str:
+def fingerprint_files(root: Path, names: list[str]) -> str:
     """Content hash of files, by relative name and bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(names):
@@ -176,8 +176,6 @@ def fingerprint_files(root: Path, names: list[str], progress: Callable[[int], No
         with open(root / name, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
-                if progress is not None:
-                    progress(len(block))
     return digest.hexdigest()
 
 

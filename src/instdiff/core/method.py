@@ -23,12 +23,10 @@ from instdiff.errors import PlanError
 
 
 class Scores:
-    """One value per row, higher is better, NaN where the row is not eligible; beside it the numbers behind it.
+    """One value per row, higher is better, NaN where the row is not eligible, with a ``reason``.
 
-    Args:
-        value: float64 per row.
-        reason: per row the reason for a NaN. Reasons that the signals bring need not be repeated.
-        details: further float64 columns, filled wherever they can be computed, also for ineligible rows.
+    Reasons that the signals bring need not be repeated. ``details`` are further columns, filled wherever they can be
+    computed, also for ineligible rows.
 
     Raises:
         ValueError: a column has another length.

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from instdiff.data.sample import Message, Sample
@@ -28,14 +29,10 @@ _SPEAKERS = {
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One known shape.
+    """One known shape, by the name that ``--format`` has for it.
 
-    Attributes:
-        name: What ``--format`` calls it.
-        parse: From a row to a sample.
-        required: Groups of keys; a row of this shape has one key of each.
-        columns: All keys that are read, in the order in which the log names them.
-        asked: Taken only where the user names it, never by its keys.
+    A row of this shape has one key of each group of ``required``; ``columns`` are all keys that are read, in the order
+    in which the log names them. One that is ``asked`` is taken only where the user names it, never by its keys.
     """
 
     name: str
@@ -70,16 +67,6 @@ def alpaca(row: Record) -> Sample:
     return Sample(tuple(messages))
 
 
-def sharegpt(row: Record) -> Sample:
-    """``conversations`` of ``{from, value}``, or of plain strings in turn; also ``system`` and ``tools``."""
-    return conversation(row, "conversations")
-
-
-def openai(row: Record) -> Sample:
-    """``messages`` of ``{role, content}``; also ``tools``."""
-    return conversation(row, "messages")
-
-
 def prompt_completion(row: Record) -> Sample:
     """``prompt`` and ``completion``, each a text or a list of messages."""
     messages = system_turn(row, "system")
@@ -111,32 +98,12 @@ def medmcqa_explained(row: Record) -> Sample:
 _OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
 _MEDMCQA = ("question", *_OPTIONS.values(), "cop")
 
-FORMATS = {
-    form.name: form
-    for form in (
-        Format("messages", openai, (("messages",),), ("messages", "system", "tools")),
-        Format("sharegpt", sharegpt, (("conversations",),), ("conversations", "system", "tools")),
-        Format(
-            "alpaca",
-            alpaca,
-            (("instruction",), ("output", "response")),
-            ("system", "history", "instruction", "input", "context", "output", "response"),
-        ),
-        Format(
-            "prompt_completion",
-            prompt_completion,
-            (("prompt",), ("completion",)),
-            ("system", "prompt", "completion", "tools"),
-        ),
-        Format("medmcqa", medmcqa, tuple((key,) for key in _MEDMCQA), _MEDMCQA),
-        Format("medmcqa+exp", medmcqa_explained, tuple((key,) for key in _MEDMCQA), (*_MEDMCQA, "exp"), asked=True),
-        Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer")),
-    )
-}
-
 
 def conversation(row: Record, key: str) -> Sample:
-    """A whole conversation under one key, with ``system`` and ``tools`` beside it."""
+    """A conversation under one key, with ``system`` and ``tools`` beside it.
+
+    Its turns are ``{role, content}``, ``{from, value}``, or plain strings of user and assistant in turn.
+    """
     value = _json_list(require(row, key))
     if isinstance(value, str):
         # LIMA's test set: one prompt and no list around it.
@@ -304,6 +271,32 @@ def _has(row: Record) -> str:
 def _kind(value: Any) -> str:
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        *(
+            Format(name, partial(conversation, key=key), ((key,),), (key, "system", "tools"))
+            for name, key in (("messages", "messages"), ("sharegpt", "conversations"))
+        ),
+        Format(
+            "alpaca",
+            alpaca,
+            (("instruction",), ("output", "response")),
+            ("system", "history", "instruction", "input", "context", "output", "response"),
+        ),
+        Format(
+            "prompt_completion",
+            prompt_completion,
+            (("prompt",), ("completion",)),
+            ("system", "prompt", "completion", "tools"),
+        ),
+        Format("medmcqa", medmcqa, tuple((key,) for key in _MEDMCQA), _MEDMCQA),
+        Format("medmcqa+exp", medmcqa_explained, tuple((key,) for key in _MEDMCQA), (*_MEDMCQA, "exp"), asked=True),
+        Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer")),
+    )
+}
 
 
 # ── which shape the rows have: said by the user, or by a vote of the first rows ───────────────────────────────────────

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import datetime
+import decimal
 import gzip
 import io
 import json
@@ -20,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instdiff.core.files import open_file
-from instdiff.data.json_values import to_json
 from instdiff.errors import DataError
 
 BATCH = 1024
@@ -31,14 +33,10 @@ _LONGEST_TEXT = 10_000
 
 
 class Record(NamedTuple):
-    """One record as it was read.
+    """One record of a file as the user named it, on a line or, where lines mean nothing, by its number, from 1.
 
-    Attributes:
-        file: The file as the user named it.
-        line: The line, or the number of the record where lines mean nothing; from 1.
-        value: The row, or None where it cannot be used.
-        text: The row as JSON text, or what was read instead.
-        reason: Why there is no row.
+    ``value`` is the row, or None where it cannot be used, which ``reason`` says; ``text`` is the row as JSON text, or
+    what was read instead.
     """
 
     file: str
@@ -149,14 +147,7 @@ def encodes(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A record that could not become a sample.
-
-    Attributes:
-        file: The file as the user named it.
-        line: The line, from 1; in json, parquet and csv the number of the record, from 1.
-        reason: What does not fit.
-        text: The record as it was read, cut where it is very long.
-    """
+    """A record that could not become a sample: its place, as of ``Record``, why, and its text, cut where it is long."""
 
     file: str
     line: int
@@ -348,3 +339,57 @@ READERS: dict[str, Reader] = {
     ".csv": partial(_read_csv, delimiter=","),
     ".tsv": partial(_read_csv, delimiter="\t"),
 }
+
+
+# ── Python values as JSON can hold them ───────────────────────────────────────────────────────────────────────────────
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own types.
+
+    NaN, which tables use for a missing value, becomes null; an infinite number is left for the caller to judge. Times
+    become ISO 8601, decimals text, bytes text where they are UTF-8 and base64 where not, arrays lists.
+
+    Raises:
+        ValueError: A type that JSON has nothing for.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return _foreign(value)
+
+
+def _foreign(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal | datetime.timedelta):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise ValueError(f"a value of type {type(value).__name__} has no JSON form")
+
+
+def to_json(value: Any) -> str:
+    """JSON text with characters as they are and keys in their order.
+
+    Raises:
+        ValueError: The value holds an infinite number or something that JSON has nothing for.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        simple = plain(value)
+    try:
+        return json.dumps(simple, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("Infinity is not a JSON number") from error

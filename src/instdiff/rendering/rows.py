@@ -24,12 +24,10 @@ Values = npt.NDArray[Any]
 class Noise:
     """Noise on the input embeddings of rows; see ``core.Noisy``.
 
-    Args:
-        alpha: its size, before it is divided by sqrt(tokens x embedding size).
-        row: per row the 64 bits that make its noise its own.
-        tokens: per row the tokens of its prompted view.
-        first: the address of a row's first token, when it stands before the response alone: None for a start token,
-            which gets no noise; 0 where that token is the response's first. ``prompted`` where a prompt stands there.
+    Its size is ``alpha`` divided by sqrt(tokens x embedding size), with ``tokens`` those of the row's prompted view;
+    the 64 bits in ``row`` make its noise its own. ``first`` is the address of a row's first token, when it stands
+    before the response alone: None for a start token, which gets no noise; 0 where that token is the response's first.
+    ``prompted`` where a prompt stands there.
     """
 
     alpha: float
@@ -65,12 +63,8 @@ class Noise:
 class Rows:
     """What the model sees, one entry per sample in pool order.
 
-    Args:
-        ids: token ids.
-        target: which of them are targets; never the first, which nothing predicts.
-        truncated: the row was cut at the length limit.
-        reason: None, or why the row has no target; such a row has no ids.
-        noise: what is added to the rows' embeddings.
+    ``target`` marks which of the token ids are targets; never the first, which nothing predicts. A row is ``truncated``
+    where it was cut at the length limit. One that has no target has a ``reason``, and no ids.
     """
 
     ids: Ragged

@@ -167,18 +167,12 @@ def put_demonstrations(
     *,
     prefix_token: int | None = None,
 ) -> Rows:
-    """Rows after demonstrations, the farthest first and the nearest last; targets are the rows' own, unchanged.
+    """Rows of the prompted view after demonstrations, the farthest first and the nearest last; targets are unchanged.
 
-    A row itself is kept whole, so the context loses its beginning where both do not fit; a row that leaves no room for
-    any is ``too_long``, and one that has no demonstration ``no_neighbour``.
-
-    Args:
-        rows: the prompted view.
-        neighbours: [rows, shots] row numbers, nearest first, -1 for none.
-        whole: what demonstrates: the prompted view with end tokens.
-        join_ids: what stands after each demonstration.
-        limit: tokens of a row with its context.
-        prefix_token: the token that starts a row, taken off all but the first.
+    A row itself is kept whole, so the context loses its beginning where both do not fit in ``limit``; a row that leaves
+    no room for any is ``too_long``, and one that has no demonstration ``no_neighbour``. ``neighbours`` [rows, shots]
+    are row numbers, nearest first, -1 for none; ``whole`` is the prompted view with end tokens, of which
+    ``prefix_token``, the token that starts a row, is taken off. ``join_ids`` stand after each demonstration.
     """
     out = RowsBuilder()
     joint = np.array(join_ids, np.int32)
@@ -230,16 +224,9 @@ def put_before_anchors(
 ) -> Rows:
     """Every row as the demonstration before each anchor; the rows of a sample stand together, in the anchors' order.
 
-    Targets are those of ``cut_anchors``, so that both tell of the same tokens. An anchor is also shown to itself.
-
-    Args:
-        rows: the prompted view.
-        whole: what demonstrates: the prompted view with end tokens.
-        anchors: row numbers.
-        limit: tokens of an anchor; see ``anchors_of``.
-        most: tokens of a demonstration with an anchor; what is longer loses its beginning.
-        join_ids: what stands after a demonstration.
-        prefix_token: the token that starts a row, taken off all but the first.
+    Targets are those of ``cut_anchors``, so that both tell of the same tokens. An anchor is also shown to itself. A
+    demonstration and an anchor have ``most`` tokens; what is longer loses its beginning. The others are as of
+    ``put_demonstrations``.
 
     Raises:
         ValueError: an anchor has no target within its limit.

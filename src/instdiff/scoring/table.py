@@ -32,15 +32,11 @@ ROWS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """What ``score`` gives.
+    """What ``score`` gives: 0-based positions in the input, content hashes, and the methods' parts by name.
 
-    Args:
-        rows: 0-based positions in the input.
-        ids: content hashes.
-        n_tokens: scored response tokens; -1 where there was no tokenizer to count them.
-        truncated: rows cut at the length limit.
-        scored: the methods' parts, by name.
-        meta: what made the table: data, models, settings and parameters, with their fingerprints.
+    ``n_tokens`` are scored response tokens, -1 where there was no tokenizer to count them; ``truncated`` rows were cut
+    at the length limit. ``meta`` says what made the table: data, models, settings and parameters, with their
+    fingerprints.
     """
 
     rows: npt.NDArray[np.int64]
@@ -194,12 +190,10 @@ class NotRun(Method):
 
 
 def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
-    """A table that ``write`` wrote.
+    """A table that ``write`` wrote, here or at an address.
 
-    Args:
-        path: the file.
-        run: users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
-            files that its metadata names are not run.
+    ``run`` are users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
+    files that its metadata names are not run.
 
     Raises:
         StoreError: the file is not there or is no score file.

@@ -32,13 +32,8 @@ def explain(
 ) -> dict[str, Any]:
     """All there is to say about one row, as plain values; tokens as ``Spoken`` under ``tokens``.
 
-    Args:
-        pool: the rows that were scored.
-        table: their scores.
-        row: its position in the input, or its id or the beginning of it.
-        selection: says whether the row was chosen.
-        store: where token values are; by default where the score file says.
-        log: is told what happens.
+    ``row`` is its position in the input, or its id or the beginning of it. With a ``selection`` the facts say whether
+    the row was chosen. Token values are read from ``store``, by default where the score file says.
 
     Raises:
         DataError: there is no such row, several begin with this id, or the scores are of other rows.

@@ -22,9 +22,8 @@ from instdiff.core import Measure
 from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.core.files import fingerprint, read_json, unwritable, write_json
 from instdiff.errors import StoreError
-from instdiff.store.column import MANY_PARTS, ColumnFolder, count_rows, hold_unused, names
+from instdiff.store.column import MANY_PARTS, ColumnFolder, count_rows, fill, hold_unused, lengths, locate, names
 from instdiff.store.keys import KEYS_AT_ONCE, Keys
-from instdiff.store.segment import fill, lengths, locate
 
 IN_MEMORY_BYTES = 1 << 22
 """What is read above this goes to a mapped file."""

@@ -106,16 +106,9 @@ class Endpoint:
     """Writes answers by ``POST URL/chat/completions``, or as another form has it.
 
     The key of ``OPENAI_API_KEY`` goes into the request and nowhere else. What the server refuses by name
-    (``response_format``, ``temperature``) is left out from then on.
-
-    Args:
-        ref: model and address.
-        log: is told what happens.
-        concurrency: calls at once.
-        timeout: seconds without a byte until a call is given up.
-        calls: how often a call is tried.
-        pause: seconds before the second of them; each further one waits twice as long.
-        form: how the model is asked and read; a judge's by default.
+    (``response_format``, ``temperature``) is left out from then on. ``concurrency`` calls are made at once, each given
+    up after ``timeout`` seconds without a byte, and tried up to ``calls`` times; before the second it waits ``pause``
+    seconds, and twice as long before each further one.
 
     Raises:
         EngineError: the key cannot be sent.

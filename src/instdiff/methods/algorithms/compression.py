@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats
-from instdiff.core.progress import Advance
 
 Indices = npt.NDArray[np.int64]
 
@@ -41,7 +40,6 @@ def zip_greedy(
     k3: int = 100,
     official: bool = False,
     threads: int | None = None,
-    advance: Advance | None = None,
 ) -> Indices:
     """Rows in the order taken, up to and with the one that reaches the limit, or all.
 
@@ -62,8 +60,6 @@ def zip_greedy(
         for row in _rounds(rows, (k1, k2, k3), official, pool) if limit > 0 else ():
             taken.append(row)
             spent += int(cost[row])
-            if advance:
-                advance(1, int(cost[row]))
             if spent >= limit and not (official and len(taken) % k3):
                 break
     return np.array(taken, np.int64)

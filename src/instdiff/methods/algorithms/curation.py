@@ -1,16 +1,16 @@
 """DS2 (arXiv:2410.10877): find and mend wrong scores by the scores of near rows, then prefer what is rare.
 
 Everything reads one table of nearest neighbours: ``neighbours`` int [N, k], nearest first and without the row itself,
-``distances`` float [N, k], cosine (one minus similarity). Labels are whole numbers from 0. ``matrix`` and ``prior``
-come from ``transition``. The published code searches neighbours anew among 90 % of two copies of the pool in
-every round, so that a row often is its own neighbour; here one search over the plain pool serves all.
+``distances`` float [N, k], cosine (one minus similarity). Labels are whole numbers from 0. The published code searches
+neighbours anew among 90 % of two copies of the pool in every round, so that a row often is its own neighbour; here one
+search over the plain pool serves all.
 
-Two detectors give the same ``Suspects``. ``suspects`` is the published one, SimiFeat-rank. In each round a share of the
-rows is in. A row and its nearest ``k - 1`` of these vote for their labels with weight 1 - distance; the row's own
-distance is extrapolated from the first two. Its score is -log of the vote for its label, after the votes were brought
-to length 1. Of each label c the highest scores are suspected, the share 1 - matrix[c, c] * prior[c] / (share of label
-c), kept within ``clip``, and the label with most votes is proposed. One difference: a row whose voters all agree with
-it is never suspected; by the published rule it is, when the threshold falls into such rows.
+Two detectors give the same ``Suspects``. ``suspects`` is the published one, SimiFeat-rank. In each round a row and its
+nearest ``k - 1`` of those that are in vote for their labels with weight 1 - distance; the row's own distance is
+extrapolated from the first two. Its score is -log of the vote for its label, after the votes were brought to length 1.
+Of each label c the highest scores are suspected, the share 1 - matrix[c, c] * prior[c] / (share of label c), kept
+within ``clip``, and the label with most votes is proposed. One difference: a row whose voters all agree with it is
+never suspected; by the published rule it is, when the threshold falls into such rows.
 
 ``infer_labels`` is ours: Bayes' rule with matrix and prior. A vote cannot find labels that most rows of a class have
 wrong in the same way; what is known of which label turns into which can.
@@ -110,20 +110,13 @@ def softmax(at: Floats) -> Floats:
 class Suspects:
     """What a detector thinks of each row.
 
-    Attributes:
-        noisy: in [0, 1], how likely the label is wrong.
-        suggested: int, the label to have instead, which may be the same.
-        confidence: in [0, 1], of the suggestion.
+    ``noisy`` says how likely the label is wrong, ``suggested`` is the label to have instead, which may be the same,
+    with a ``confidence`` in [0, 1].
     """
 
     noisy: Floats
     suggested: Indices
     confidence: Floats
-
-    @property
-    def flagged(self) -> Bools:
-        """Rows whose label is more likely wrong than right."""
-        return np.asarray(self.noisy > 0.5)
 
 
 def suspects(
