@@ -29,7 +29,7 @@ from instdiff.methods.algorithms.neighbours import bm25, nearest
 from instdiff.methods.algorithms.partitioned import run_in_partitions
 from instdiff.methods.algorithms.round_robin import robin
 from instdiff.methods.algorithms.threshold import diverse, diverse_by_cell
-from instdiff.methods.shared.partitioned import parts_of
+from instdiff.methods.shared.set_method import parts_of
 
 WIDTH, QUERIES, TAGS, TAGS_EACH = 384, 100, 8192, 400
 

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from instdiff.core.arrays import spill as spool
 from instdiff.data import Pool, load, write
 from instdiff.data import arrow as batches
-from instdiff.data import builder as build
 from instdiff.errors import DataError, StoreError
 
 ROWS: list[dict[str, Any]] = [
@@ -36,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(spool, "IN_MEMORY_BYTES", 2000)
-    monkeypatch.setattr(build, "_ROWS", 7)
+    monkeypatch.setattr(batches, "_ROWS", 7)
     monkeypatch.setattr(batches, "ROWS_AT_ONCE", 11)
     monkeypatch.setattr(write, "ROWS_AT_ONCE", 9)
     return folder
@@ -72,7 +71,7 @@ def test_the_same_pool(small: Path) -> None:
 def test_taking_any_rows(at: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spool, "IN_MEMORY_BYTES", 2000)
-        patch.setattr(build, "_ROWS", 7)
+        patch.setattr(batches, "_ROWS", 7)
         patch.setattr(batches, "ROWS_AT_ONCE", 11)
         pool = load([*ROWS[:30], BAD, *ROWS[30:], ROWS[0]])
         part = pool.take(at)

@@ -11,8 +11,7 @@ from instdiff.core import Budget, Column, Judged, Signals
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import ConfigError
 from instdiff.methods import DS2, AlpaGasus
-from instdiff.methods.algorithms.consensus import transition
-from instdiff.methods.algorithms.curation import curate_labels, infer_labels, long_tail
+from instdiff.methods.algorithms.curation import curate_labels, infer_labels, long_tail, transition
 
 from .columns import NAN, ones, run, signals
 

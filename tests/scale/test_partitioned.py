@@ -34,8 +34,7 @@ from instdiff.methods.algorithms.kcenter import kcenter
 from instdiff.methods.algorithms.neighbours import nearest
 from instdiff.methods.algorithms.partitioned import run_in_partitions
 from instdiff.methods.algorithms.threshold import diverse, diverse_by_cell
-from instdiff.methods.shared import partitioned as parted
-from instdiff.methods.shared.set_method import SetMethod
+from instdiff.methods.shared.set_method import SetMethod, parts_of
 from instdiff.rendering.rows import Rows
 from instdiff.scoring.demonstrations import neighbours
 from instdiff.selection.selector import select
@@ -187,7 +186,7 @@ def test_methods_deal_out_their_rows(x: Floats, monkeypatch: pytest.MonkeyPatch)
     assert len(set(KCenter(parts=4, onto=True).choose(onto, 40).tolist())) == 40 == len(more) + 2
     assert len(KCenter(parts=400, onto=True).choose(onto, 400)) == 400
     monkeypatch.setattr(KCenter, "of_a_part", 100)
-    assert parted.parts_of("auto", 401, 100) == 5 and parted.parts_of(7, 3) == 3
+    assert parts_of("auto", 401, 100) == 5 and parts_of(7, 3) == 3
     table = scored(KCenter(parts="auto", start="mean"), s)
     assert table.best().tolist() == run_in_partitions(some, 40, FARTHEST, parts=4, seed=42).tolist()
     more = KCenter(parts="auto", start="mean").pick(table, Budget(90, "rows"))

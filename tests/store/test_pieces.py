@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from instdiff.core import Nll
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.errors import StoreError
-from instdiff.store import ColumnId, Keys, Store, collect, info, segment
+from instdiff.store import ColumnId, Keys, Store, collect, info
 from instdiff.store import column as pieces
 from instdiff.store import store as module
 
@@ -58,9 +58,10 @@ def segments(store: Store) -> list[str]:
 def merged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every merge."""
     rows: list[int] = []
+    merge = pieces.merge
 
     def counting(*args: Any) -> int:
-        rows.append(segment.merge(*args))
+        rows.append(merge(*args))
         return rows[-1]
 
     monkeypatch.setattr(pieces, "merge", counting)
@@ -89,43 +90,43 @@ def test_ranges_of_any_size_merge_to_the_same(tmp_path: Path, monkeypatch: pytes
     sources = []
     for size in (1, 7, 60, 200, 0):
         some = rng.choice(300, size, replace=False).tolist()
-        sources.append(segment.Segment.of(keys_of(some), values_of(some)))
-    segment.merge(sources, tmp_path / "whole")
-    whole = segment.Segment.open(tmp_path / "whole")
+        sources.append(pieces.Segment.of(keys_of(some), values_of(some)))
+    pieces.merge(sources, tmp_path / "whole")
+    whole = pieces.Segment.open(tmp_path / "whole")
     for rows, values in ((1, 1), (5, 1000), (64, 16)):
-        monkeypatch.setattr(segment, "ROWS_AT_ONCE", rows)
-        monkeypatch.setattr(segment, "VALUES_AT_ONCE", values)
-        assert segment.merge(sources, tmp_path / "again") == len(whole)
-        again = segment.Segment.open(tmp_path / "again")
-        for name in segment.FILES:
+        monkeypatch.setattr(pieces, "ROWS_AT_ONCE", rows)
+        monkeypatch.setattr(pieces, "VALUES_AT_ONCE", values)
+        assert pieces.merge(sources, tmp_path / "again") == len(whole)
+        again = pieces.Segment.open(tmp_path / "again")
+        for name in pieces.FILES:
             np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
 
 
 def test_merging_holds_a_bounded_piece(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((8000, 100), np.float32)
     for number in range(2):
-        source = segment.Segment.of(keys_of(list(range(number, 8000, 2))), Ragged.of(values[number::2], np.float32))
-        segment.merge([source], tmp_path / f"source{number}")
-    sources = [segment.Segment.open(tmp_path / f"source{number}") for number in range(2)]
+        source = pieces.Segment.of(keys_of(list(range(number, 8000, 2))), Ragged.of(values[number::2], np.float32))
+        pieces.merge([source], tmp_path / f"source{number}")
+    sources = [pieces.Segment.open(tmp_path / f"source{number}") for number in range(2)]
     tracemalloc.start()
-    segment.merge(sources, tmp_path / "whole")
+    pieces.merge(sources, tmp_path / "whole")
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < values.nbytes
-    found = segment.Segment.open(tmp_path / "whole")
+    found = pieces.Segment.open(tmp_path / "whole")
     assert len(found) == 8000 and len(found.values) == values.size
 
 
 def test_of_equal_keys_the_first_value_stays(tmp_path: Path) -> None:
     numbers = list(range(50))
-    sources = [segment.Segment.of(keys_of(numbers), Ragged.of([[v]] * 50, np.float32)) for v in (1.0, 2.0, 3.0)]
-    assert segment.merge(sources, tmp_path / "s") == 50
-    assert set(segment.Segment.open(tmp_path / "s").values) == {1.0}
+    sources = [pieces.Segment.of(keys_of(numbers), Ragged.of([[v]] * 50, np.float32)) for v in (1.0, 2.0, 3.0)]
+    assert pieces.merge(sources, tmp_path / "s") == 50
+    assert set(pieces.Segment.open(tmp_path / "s").values) == {1.0}
 
 
 @pytest.mark.parametrize("bytes_", [0, 77, 1 << 20])
 def test_lookups_and_copies_in_small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_: int) -> None:
-    monkeypatch.setattr(segment, "KEYS_AT_ONCE", 5)
+    monkeypatch.setattr(pieces, "KEYS_AT_ONCE", 5)
     monkeypatch.setattr(module, "IN_MEMORY_BYTES", bytes_)
     store = Store(tmp_path)
     for n in range(0, 80, 2):

@@ -15,8 +15,8 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.store import ColumnId, Store, collect, info
 from instdiff.store import column as pieces
 from instdiff.store import store as module
+from instdiff.store.column import Segment
 from instdiff.store.keys import among, first_of_each, halves
-from instdiff.store.segment import Segment
 
 COLUMN = ColumnId("model", "float32", Nll())
 NUMBER = st.integers(0, 2**128 - 1) | st.integers(0, 5) | st.integers(0, 5).map(lambda n: n << 64)

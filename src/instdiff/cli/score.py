@@ -24,9 +24,10 @@ from instdiff.cli.console import Console, clock, table
 
 if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
-    from instdiff.data import Pool
+    from instdiff.core import Method
     from instdiff.scoring.cost import PassCost
     from instdiff.scoring.table import ScoreTable
+    from instdiff.scoring.workbench import Workbench
 
 
 @command(
@@ -94,7 +95,7 @@ def plan(settings: ScoreConfig, console: Console) -> None:
         f"about {clock(total['seconds'])} on {bench.device} in {str(bench.dtype).removeprefix('torch.')}",
     ]
     if settings.cluster is not None:
-        facts["cluster"], more = _on_a_cluster(settings, pool, console)
+        facts["cluster"], more = _on_a_cluster(settings.cluster, bench, named)
         lines += ["", more]
     console.result(facts, "\n".join(lines))
 
@@ -108,47 +109,31 @@ def _pass_table(passes: Sequence[PassCost]) -> str:
     return table(header, rows) if rows else "no model pass is needed"
 
 
-def _on_a_cluster(settings: ScoreConfig, pool: Pool, console: Console) -> tuple[dict[str, Any], str]:
-    """The costs of other sizes on other machines, for ``--json`` and as a table."""
-    from instdiff.scoring.cluster_cost import Cluster, estimates, measure, to_dict
-    from instdiff.scoring.models import bind
-    from instdiff.store import Store
+def _on_a_cluster(
+    given: str | dict[str, Any], bench: Workbench, named: dict[str, Method]
+) -> tuple[dict[str, Any], str]:
+    """What other sizes cost on many GPUs, for ``--json`` and as a table."""
+    from dataclasses import asdict
 
-    assert settings.cluster is not None
-    machines = Cluster.of(settings.cluster)
-    rates = measure(
-        pool,
-        build_methods(settings)[0],
-        bind(settings.model),
-        settings=run_settings(settings),
-        target=target_rows(settings),
-        store=Store(settings.store),
-    )
-    found = estimates(rates, machines)
-    header = ["rows", "params", "GPUs a job", "jobs", "tokens", "time", "GPU hours", "price", "store", "merge"]
-    rows = [
-        [
-            e.rows,
-            short(e.params).replace("G", "B"),
-            e.gpus_per_worker,
-            e.shards,
-            short(e.tokens),
-            "does not fit" if e.seconds is None else span(e.seconds),
-            e.gpu_hours,
-            e.price,
-            f"{short(e.store_bytes)}B",
-            span(e.merge_s),
-        ]
-        for e in found
-    ]
+    from instdiff.scoring.cost import Cluster, Rates
+
+    machines, rates = Cluster.of(given), Rates.count(bench, named)
+    found = rates.table(machines)
+    header = ["rows", "params", "GPUs a job", "jobs", "tokens", "time", "GPU hours", "price"]
+    rows = []
+    for e in found:
+        time = "does not fit" if e["seconds"] is None else span(e["seconds"])
+        size, tokens = short(e["params"]).replace("G", "B"), short(e["tokens"])
+        rows.append([e["rows"], size, e["gpus_per_worker"], e["workers"], tokens, time, e["gpu_hours"], e["price"]])
+    assumed = "" if machines.share != Cluster.share else " (assumed; share=... is what a run there has told)"
     said = (
-        f"on {machines.gpus} GPUs of {short(machines.flops)}FLOP/s at {machines.share:.0%} of it"
-        f"{'' if machines.share != Cluster.share else ' (assumed; share=... is what a run there has told)'}; "
-        f"a row's cost is of {rates.sample:,} rows here, reading and rendering at this machine's speed"
+        f"on {machines.gpus} GPUs of {short(machines.flops)}FLOP/s at {machines.share:.0%} of it{assumed}; "
+        f"a row's cost is of {rates.sample:,} rows here, without loading weights and reading and rendering rows"
     )
-    if any(e.gpus_per_worker > 1 for e in found):
+    if any(e["gpus_per_worker"] > 1 for e in found):
         said += "; a model over several GPUs is computed layer after layer, one of them at a time"
-    return to_dict(machines, rates, found), f"{table(header, rows)}\n\n{said}"
+    facts = {"given": asdict(machines), "per_row": asdict(rates), "estimates": found}
+    return facts, f"{table(header, rows)}\n\n{said}"
 
 
 def short(number: float) -> str:

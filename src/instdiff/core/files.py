@@ -1,19 +1,75 @@
-"""Files and folders that are whole or absent: written aside, then renamed."""
+"""Files and folders that are whole or absent: written aside, then renamed. Addresses are opened through fsspec."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from instdiff.errors import InstDiffError, StoreError
+from instdiff.errors import DataError, InstDiffError, StoreError
 from instdiff.version import __version__
+
+
+def remote_url(path: str | os.PathLike[str]) -> str | None:
+    """The address that a path is, such as ``s3://bucket/rows.jsonl``; of its two slashes ``Path`` leaves one."""
+    found = re.match(r"([a-z][a-z0-9+]+):/+", text := os.fspath(path))
+    return f"{found[1]}://{text[found.end() :]}" if found else None
+
+
+def remote_place(url: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, and the path in it.
+
+    Raises:
+        DataError: fsspec, or what it needs for this protocol, is not installed, or nobody knows the protocol.
+    """
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    except ImportError:
+        raise DataError(
+            f"'{url}' is opened with fsspec, which is not installed: pip install 'instdiff[remote]'"
+        ) from None
+    try:
+        system, place = url_to_fs(url)
+    except ImportError as error:
+        raise DataError(f"'{url}' cannot be opened: {error} (s3fs and gcsfs: pip install 'instdiff[remote]')") from None
+    except ValueError as error:
+        raise DataError(f"'{url}' cannot be opened: {error}") from None
+    return system, str(place)
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file, on this machine or at an address, to read from.
+
+    Raises:
+        DataError: see ``remote_place``.
+        OSError: it is not there, or cannot be read.
+    """
+    if (url := remote_url(path)) is None:
+        return open(path, "rb")
+    system, place = remote_place(url)
+    file: BinaryIO = system.open(place, "rb")
+    return file
+
+
+@contextmanager
+def _uploading(url: str) -> Iterator[Path]:
+    """A file to write to, which then goes to the address: a storage shows it when it has all of it."""
+    system, place = remote_place(url)
+    with tempfile.TemporaryDirectory() as folder:
+        aside = Path(folder) / place.rpartition("/")[2]
+        yield aside
+        try:
+            system.put_file(str(aside), place)
+        except Exception as error:
+            raise unwritable(url, error) from error
 
 
 @contextmanager
@@ -25,6 +81,10 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         StoreError: the folder cannot be written or the disk is full; nothing is left behind.
     """
+    if (url := remote_url(path)) is not None:
+        with _uploading(url) as aside:
+            yield aside
+        return
     path = Path(path)
     target = Path(os.path.realpath(path))
     direct = target.exists() and not target.is_file() and not target.is_dir()
@@ -69,7 +129,7 @@ def _disk_is_full(error: Exception) -> bool:
     return any(words in str(error) for words in ("No space left on device", "os error 28", "file write failed"))
 
 
-def unwritable(path: Path, error: Exception) -> StoreError:
+def unwritable(path: str | Path, error: Exception) -> StoreError:
     """The error for an output that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
     return StoreError(
@@ -108,7 +168,7 @@ def fingerprint(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, allow_nan=False).encode(), digest_size=16).hexdigest()
 
 
-def fingerprint_files(root: Path, names: list[str], progress: Callable[[int], None] | None = None) -> str:
+def fingerprint_files(root: Path, names: list[str]) -> str:
     """Content hash of files, by relative name and bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(names):
@@ -116,8 +176,6 @@ def fingerprint_files(root: Path, names: list[str], progress: Callable[[int], No
         with open(root / name, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
-                if progress is not None:
-                    progress(len(block))
     return digest.hexdigest()
 
 

@@ -18,21 +18,15 @@ from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.ranking import best_first
 from instdiff.core.budget import Budget
 from instdiff.core.columns import Floats, Reasons, Signals, first_reason, no_reasons
-from instdiff.core.signals import (
-    Signal,
-)
+from instdiff.core.signals import Signal
 from instdiff.errors import PlanError
-
-# ── what a method gets and gives ──────────────────────────────────────────────────────────────────────────────────────
 
 
 class Scores:
-    """One value per row, higher is better, NaN where the row is not eligible; beside it the numbers behind it.
+    """One value per row, higher is better, NaN where the row is not eligible, with a ``reason``.
 
-    Args:
-        value: float64 per row.
-        why: per row the reason for a NaN. Reasons that the signals bring need not be repeated.
-        details: further float64 columns, filled wherever they can be computed, also for ineligible rows.
+    Reasons that the signals bring need not be repeated. ``details`` are further columns, filled wherever they can be
+    computed, also for ineligible rows.
 
     Raises:
         ValueError: a column has another length.
@@ -221,9 +215,3 @@ def _param_value(value: Any) -> Any:
     if isinstance(value, tuple) and any(isinstance(one, Method) for one in value):
         return [_param_value(one) for one in value]
     return value
-
-
-# ── how much to take ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-# ── which model ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -73,13 +73,8 @@ def tell_skipped(progress: Progress, label: str, cached: int) -> None:
 class Meter:
     """What is done of a step, how fast, and how long the rest will take.
 
-    Where tokens are only bounded, such as those of answers, or not counted, the share of rows is the better guess; so
-    the larger of both shares counts.
-
-    Args:
-        rows: to do.
-        tokens: to do; zero where they are not counted.
-        cached: rows that needed no work.
+    Where tokens are only bounded, such as those of answers, or not counted (zero), the share of rows is the better
+    guess; so the larger of both shares counts. ``cached`` rows needed no work.
     """
 
     rows: int
@@ -141,11 +136,7 @@ class Meter:
 
 
 class Recorded:
-    """Shows what another shows, and keeps what each step came to.
-
-    Args:
-        shown: shows it.
-    """
+    """Shows what another shows, and keeps what each step came to."""
 
     def __init__(self, shown: Progress) -> None:
         self.shown = shown

@@ -1,8 +1,10 @@
-"""Arrow batches that are collected, in memory while they are few, and taken out again in any order."""
+"""Samples as one Arrow table: collected, in memory while they are few, and taken out again in any order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import numpy as np
@@ -11,8 +13,23 @@ import pyarrow as pa
 
 from instdiff.core.arrays import spill as spool
 from instdiff.core.arrays.ragged import offsets_of
+from instdiff.data.sample import Sample
 
 Indices = npt.NDArray[np.int64]
+
+# Offsets of 64 bits where texts lie: taking rows out of more than 2 GiB of text overflows 32.
+_TURN = pa.struct([("role", pa.string()), ("content", pa.large_string()), ("input", pa.large_string())])
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("messages", pa.list_(_TURN)),
+        ("tools", pa.string()),
+        ("source", pa.large_string()),
+    ]
+)
+_ROWS, _CHARACTERS = 4096, 64_000_000
+"""Samples that become a batch."""
 
 BYTES_AT_ONCE, ROWS_AT_ONCE = 1 << 24, 1 << 16
 """What is taken out in one piece."""
@@ -102,3 +119,53 @@ def take_table(table: pa.Table, positions: Indices) -> pa.Table:
 def _check(table: pa.Table, positions: Indices) -> None:
     if len(positions) and not 0 <= positions.min() <= positions.max() < table.num_rows:
         raise IndexError(f"positions from {positions.min()} to {positions.max()} of {table.num_rows} rows")
+
+
+_canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def content_id(sample: Sample) -> str:
+    """32 hex digits that depend on what is said by whom and on the tools, and on nothing else."""
+    turns = [[m.role, m.content, m.input] for m in sample.messages]
+    return hashlib.blake2b(_canonical([turns, sample.tools]).encode(), digest_size=16).hexdigest()
+
+
+class TableBuilder:
+    """Collects samples and turns them into Arrow as soon as there are enough."""
+
+    def __init__(self) -> None:
+        self._batches = Batches(SCHEMA)
+        self._rows: list[tuple[int, Sample, str]] = []
+        self._size = 0
+
+    def add(self, row: int, sample: Sample, source: str) -> None:
+        """Append a sample with its position in the input and the input's row as JSON text."""
+        self._rows.append((row, sample, source))
+        self._size += len(source)
+        if len(self._rows) >= _ROWS or self._size >= _CHARACTERS:
+            self._flush()
+
+    def table(self) -> pa.Table:
+        """All samples added so far."""
+        self._flush()
+        return self._batches.table()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._batches.add(_batch(*zip(*self._rows, strict=True)))
+        self._rows, self._size = [], 0
+
+
+def _batch(rows: Sequence[int], samples: Sequence[Sample], sources: Sequence[str]) -> pa.RecordBatch:
+    turns = [message for sample in samples for message in sample.messages]
+    parts = [pa.array([getattr(turn, part.name) for turn in turns], part.type) for part in _TURN]
+    offsets = pa.array(offsets_of([len(sample.messages) for sample in samples]), pa.int32())
+    messages = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(parts, fields=list(_TURN)))
+    columns = {
+        "row": pa.array(rows, pa.int64()),
+        "id": pa.array(map(content_id, samples), pa.string()),
+        "messages": messages,
+        "tools": pa.array([sample.tools for sample in samples], pa.string()),
+        "source": pa.array(sources, pa.large_string()),
+    }
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=SCHEMA)

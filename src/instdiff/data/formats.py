@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from instdiff.data.sample import Message, Sample
+from instdiff.errors import ConfigError, DataError, did_you_mean
 
 Record = Mapping[str, Any]
 
@@ -26,14 +29,10 @@ _SPEAKERS = {
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One known shape.
+    """One known shape, by the name that ``--format`` has for it.
 
-    Attributes:
-        name: What ``--format`` calls it.
-        parse: From a row to a sample.
-        required: Groups of keys; a row of this shape has one key of each.
-        columns: All keys that are read, in the order in which the log names them.
-        asked: Taken only where the user names it, never by its keys.
+    A row of this shape has one key of each group of ``required``; ``columns`` are all keys that are read, in the order
+    in which the log names them. One that is ``asked`` is taken only where the user names it, never by its keys.
     """
 
     name: str
@@ -68,16 +67,6 @@ def alpaca(row: Record) -> Sample:
     return Sample(tuple(messages))
 
 
-def sharegpt(row: Record) -> Sample:
-    """``conversations`` of ``{from, value}``, or of plain strings in turn; also ``system`` and ``tools``."""
-    return conversation(row, "conversations")
-
-
-def openai(row: Record) -> Sample:
-    """``messages`` of ``{role, content}``; also ``tools``."""
-    return conversation(row, "messages")
-
-
 def prompt_completion(row: Record) -> Sample:
     """``prompt`` and ``completion``, each a text or a list of messages."""
     messages = system_turn(row, "system")
@@ -109,32 +98,12 @@ def medmcqa_explained(row: Record) -> Sample:
 _OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
 _MEDMCQA = ("question", *_OPTIONS.values(), "cop")
 
-FORMATS = {
-    form.name: form
-    for form in (
-        Format("messages", openai, (("messages",),), ("messages", "system", "tools")),
-        Format("sharegpt", sharegpt, (("conversations",),), ("conversations", "system", "tools")),
-        Format(
-            "alpaca",
-            alpaca,
-            (("instruction",), ("output", "response")),
-            ("system", "history", "instruction", "input", "context", "output", "response"),
-        ),
-        Format(
-            "prompt_completion",
-            prompt_completion,
-            (("prompt",), ("completion",)),
-            ("system", "prompt", "completion", "tools"),
-        ),
-        Format("medmcqa", medmcqa, tuple((key,) for key in _MEDMCQA), _MEDMCQA),
-        Format("medmcqa+exp", medmcqa_explained, tuple((key,) for key in _MEDMCQA), (*_MEDMCQA, "exp"), asked=True),
-        Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer")),
-    )
-}
-
 
 def conversation(row: Record, key: str) -> Sample:
-    """A whole conversation under one key, with ``system`` and ``tools`` beside it."""
+    """A conversation under one key, with ``system`` and ``tools`` beside it.
+
+    Its turns are ``{role, content}``, ``{from, value}``, or plain strings of user and assistant in turn.
+    """
     value = _json_list(require(row, key))
     if isinstance(value, str):
         # LIMA's test set: one prompt and no list around it.
@@ -302,3 +271,116 @@ def _has(row: Record) -> str:
 def _kind(value: Any) -> str:
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        *(
+            Format(name, partial(conversation, key=key), ((key,),), (key, "system", "tools"))
+            for name, key in (("messages", "messages"), ("sharegpt", "conversations"))
+        ),
+        Format(
+            "alpaca",
+            alpaca,
+            (("instruction",), ("output", "response")),
+            ("system", "history", "instruction", "input", "context", "output", "response"),
+        ),
+        Format(
+            "prompt_completion",
+            prompt_completion,
+            (("prompt",), ("completion",)),
+            ("system", "prompt", "completion", "tools"),
+        ),
+        Format("medmcqa", medmcqa, tuple((key,) for key in _MEDMCQA), _MEDMCQA),
+        Format("medmcqa+exp", medmcqa_explained, tuple((key,) for key in _MEDMCQA), (*_MEDMCQA, "exp"), asked=True),
+        Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer")),
+    )
+}
+
+
+# ── which shape the rows have: said by the user, or by a vote of the first rows ───────────────────────────────────────
+
+MAP_KEYS = ("instruction", "input", "response", "system", "messages")
+
+
+def requested_format(format: str | None, map: Mapping[str, str] | None) -> Format | None:
+    """The shape that the user asked for, if any.
+
+    Raises:
+        ConfigError: An unknown name, or a mapping that does not make a sample.
+    """
+    if map:
+        if format is not None:
+            raise ConfigError("give a format or a map, not both")
+        return _mapping_format(dict(map))
+    if format is None:
+        return None
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format '{format}'{did_you_mean(format, FORMATS)}")
+    return FORMATS[format]
+
+
+def vote(rows: Sequence[Record]) -> Format | None:
+    """The shape whose keys most rows have; None where no row has those of any."""
+    open_ = {name: form for name, form in FORMATS.items() if not form.asked}
+    counts = Counter(
+        name for row in rows for name in [next((n for n, form in open_.items() if form.fits(row)), None)] if name
+    )
+    # A tie goes to the shape that stands first in the table, not to the row that came first.
+    return FORMATS[max(FORMATS, key=lambda name: counts[name])] if counts else None
+
+
+def known_formats() -> str:
+    """All shapes with the keys that they need, for messages."""
+    return "; ".join(
+        f"{name} ({', '.join(' or '.join(group) for group in form.required)})" for name, form in FORMATS.items()
+    )
+
+
+def check_columns(map: Mapping[str, str], keys: Iterable[str], origin: str) -> None:
+    """Raises where a mapped column is in no row.
+
+    Raises:
+        DataError: Names the column and those there are.
+    """
+    there = list(keys)
+    for key, column in map.items():
+        if column not in there:
+            raise DataError(
+                f"{origin}: map {key}={column}: no row has a column '{column}'"
+                f"{did_you_mean(column, there)}; columns: {', '.join(there)}"
+            )
+
+
+def _mapping_format(map: dict[str, str]) -> Format:
+    for key in map:
+        if key not in MAP_KEYS:
+            raise ConfigError(f"unknown map key '{key}'{did_you_mean(key, MAP_KEYS)}")
+    if "messages" in map:
+        clash = sorted(set(map) - {"messages", "system"})
+        if clash:
+            raise ConfigError(f"map: messages holds the whole conversation, '{clash[0]}' cannot stand beside it")
+        return Format("map", lambda row: _whole_sample(row, map), ((map["messages"],),), tuple(map.values()))
+    for key in ("instruction", "response"):
+        if key not in map:
+            raise ConfigError(f"map lacks '{key}': give instruction=COLUMN,response=COLUMN or messages=COLUMN")
+    required = ((map["instruction"],), (map["response"],))
+    return Format("map", lambda row: _single(row, map), required, tuple(map.values()))
+
+
+def _whole_sample(row: Record, map: Mapping[str, str]) -> Sample:
+    renamed: dict[str, Any] = {"tools": row.get("tools")}
+    if map["messages"] in row:
+        renamed[map["messages"]] = row[map["messages"]]
+    if "system" in map:
+        renamed["system"] = row.get(map["system"])
+    return conversation(renamed if map["messages"] in row else row, map["messages"])
+
+
+def _single(row: Record, map: Mapping[str, str]) -> Sample:
+    messages = system_turn(row, map["system"]) if "system" in map else []
+    second = optional_text(row, map["input"]) if "input" in map else ""
+    messages.append(Message("user", text(row, map["instruction"]), second))
+    messages.append(Message("assistant", text(row, map["response"])))
+    return Sample(tuple(messages))

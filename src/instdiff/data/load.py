@@ -10,14 +10,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from instdiff.data.builder import TableBuilder
+from instdiff.core.files import remote_place, remote_url
+from instdiff.data.arrow import TableBuilder
 from instdiff.data.builtin.skills import rows_named as skills_named
-from instdiff.data.detect import check_columns, known_formats, requested_format, vote
-from instdiff.data.formats import Format
+from instdiff.data.formats import Format, check_columns, known_formats, requested_format, vote
 from instdiff.data.hub import hub_rows
 from instdiff.data.pool import TARGETS, Pool
-from instdiff.data.readers import READERS, read_file, reader_for
-from instdiff.data.records import Record, Reject, read_lines, read_rows
+from instdiff.data.readers import READERS, Record, Reject, read_file, read_lines, read_rows, reader_for
 from instdiff.data.write import write_rejects
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
@@ -47,8 +46,9 @@ def load(
 
     Args:
         source: A ``.jsonl``, ``.json`` (both also ``.gz``), ``.parquet``, ``.csv`` or ``.tsv`` file, a folder of them,
-            ``hub:owner/name[@revision][:split]``, ``builtin:demo``, ``builtin:skills``, ``-`` for JSON lines from
-            standard input, or a list of dicts.
+            an address of either that fsspec knows (``s3://``, ``gs://``, ``hf://``), ``builtin:demo``,
+            ``builtin:skills``, ``hub:owner/name[@revision][:split]``, ``-`` for JSON lines from standard input, or a
+            list of dicts.
         format: A format's name; by default the keys of the first rows decide, in a folder for each file.
         map: Which column is the ``instruction``, ``input``, ``response``, ``system`` or ``messages``.
         targets: Which turns are learned: ``all`` assistant turns, the ``last``, or ``all+calls``.
@@ -187,6 +187,8 @@ def _open(source: Source, limit: int | None) -> tuple[str, Iterator[Iterator[Rec
         return name, iter([read_rows(hub_rows(name.removeprefix("hub:"), limit), name)])
     if name.startswith("builtin:skills"):
         return name, iter([read_rows(skills_named(name), name)])
+    if (url := remote_url(name)) is not None:
+        return name, _remote(url)
     path = _builtin(name) if name.startswith("builtin:") else Path(name)
     if path.is_dir():
         return name, _folder(path, name)
@@ -206,14 +208,33 @@ def _builtin(name: str) -> Path:
 
 
 def _folder(path: Path, name: str) -> Iterator[Iterator[Record]]:
-    files = [
-        file
-        for file in sorted(path.iterdir(), key=lambda file: file.name)
-        if file.is_file() and not file.name.startswith(".") and file.name not in _NO_DATA and reader_for(file)
-    ]
+    files = _data_files(name, (file.name for file in path.iterdir() if file.is_file()))
+    return (read_file(path / file, os.path.join(name, file)) for file in files)
+
+
+def _data_files(folder: str, names: Iterable[str]) -> list[str]:
+    """Those of a folder's files that hold rows."""
+    files = [name for name in sorted(names) if name[0] != "." and name not in _NO_DATA and reader_for(name)]
     if not files:
-        raise DataError(f"{name}: no data file in this folder; known kinds: {', '.join(READERS)}")
-    return (read_file(file, os.path.join(name, file.name)) for file in files)
+        raise DataError(f"{folder}: no data file in this folder; known kinds: {', '.join(READERS)}")
+    return files
+
+
+def _remote(url: str) -> Iterator[Iterator[Record]]:
+    """The records of a file, or of each file of a folder, at an address."""
+    system, place = remote_place(url)
+    try:
+        if system.isfile(place):
+            return iter([read_file(url, url)])
+        inside = [facts["name"] for facts in system.ls(place, detail=True) if facts["type"] == "file"]
+    except FileNotFoundError:
+        raise DataError(f"{url} is not there; check the address") from None
+    except Exception as error:
+        raise DataError(
+            f"cannot read {url}: {str(error) or type(error).__name__}; check the address and your key"
+        ) from error
+    urls = [f"{url.rstrip('/')}/{name}" for name in _data_files(url, (path.rpartition("/")[2] for path in inside))]
+    return (read_file(one, one) for one in urls)
 
 
 def _missing_message(path: Path, name: str) -> str:

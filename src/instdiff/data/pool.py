@@ -18,7 +18,7 @@ import pyarrow as pa
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data.arrow import take_batches, take_table
-from instdiff.data.records import Reject
+from instdiff.data.readers import Reject
 from instdiff.data.sample import Message, Sample
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
@@ -32,14 +32,11 @@ class Pool:
     """All samples of one input, in its order.
 
     Indices are positions in the pool, from 0. They differ from ``rows`` as soon as a record was rejected. A large table
-    lies in a mapped file that is gone with the pool.
+    lies in a mapped file that is gone with the pool: columns ``row``, ``id``, ``messages``, ``tools``, ``source``.
 
-    Attributes:
-        table: Columns ``row``, ``id``, ``messages``, ``tools``, ``source``.
-        format: The recognised format, or several joined by ``+`` for a folder of mixed files; ``map`` for a mapping.
-        origin: Where the data came from, for messages.
-        targets: Which turns are learned: ``all`` assistant turns, the ``last`` one, or ``all+calls``.
-        rejected: The records that did not fit.
+    ``format`` is the recognised one, or several joined by ``+`` for a folder of mixed files; ``map`` for a mapping.
+    ``origin`` says in messages where the data came from, ``targets`` which turns are learned: ``all`` assistant turns,
+    the ``last`` one, or ``all+calls``.
     """
 
     table: pa.Table
@@ -135,16 +132,14 @@ class Pool:
         indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
         extra: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
-        """Writes the input's own rows with their own keys; the file is whole or not there.
+        """Writes the input's own rows with their own keys, by the path's ending; the file is whole or not there.
 
-        Args:
-            path: Ends in ``.jsonl``, ``.json``, ``.parquet`` or ``.csv``, which decides the format.
-            indices: Positions in the order wanted; all by default.
-            extra: Columns to put after each row's own, one value for each index; one of the same name is replaced.
+        ``indices`` are positions in the order wanted, all by default. ``extra`` are columns to put after each row's
+        own, one value for each index; one of the same name is replaced.
 
         Raises:
-            ConfigError: The name ends in something else.
-            StoreError: The path cannot be written.
+            ConfigError: the name ends in something else than ``.jsonl``, ``.json``, ``.parquet`` or ``.csv``.
+            StoreError: the path cannot be written.
         """
         count = len(self) if indices is None else len(indices)
         for name, values in (extra or {}).items():

@@ -11,12 +11,9 @@ Role = Literal["system", "user", "assistant", "tool", "call"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn.
+    """One turn: who speaks (one of ``Role``), and the text, byte for byte as in the input.
 
-    Attributes:
-        role: One of ``Role``.
-        content: The text, byte for byte as in the input.
-        input: Alpaca's second field; only on a user message.
+    ``input`` is Alpaca's second field; only on a user message.
     """
 
     role: str
@@ -26,12 +23,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One conversation in the form that all input formats are brought to.
-
-    Attributes:
-        messages: The turns in order.
-        tools: The tools on offer as JSON text, or nothing.
-    """
+    """One conversation in the form that all input formats are brought to; ``tools`` are those on offer as JSON text."""
 
     messages: tuple[Message, ...]
     tools: str = ""

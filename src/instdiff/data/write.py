@@ -10,17 +10,14 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instdiff.core.files import writing
-from instdiff.data.json_values import plain, to_json
+from instdiff.data.readers import Reject, plain, to_json
 from instdiff.errors import ConfigError, StoreError
-
-if TYPE_CHECKING:
-    from instdiff.data.records import Reject
 
 StrPath = str | os.PathLike[str]
 Sources = Callable[[], Iterable[str]]

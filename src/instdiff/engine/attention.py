@@ -45,13 +45,11 @@ class Unsupported(Exception):
 
 @dataclass
 class Bucket:
-    """Rows of like length.
+    """Rows of like length, ``width`` (T), a multiple of ``EVEN``.
 
-    Args:
-        width: T, a multiple of ``EVEN``.
-        first: at or before the first query of any row that is not an earlier row's too, a multiple of ``EVEN``.
-        place: packed place of each token, [B, T]; those after a row's end stand for anything.
-        to: the same, but the number of packed tokens where the token is not this row's own.
+    ``first`` is a multiple of ``EVEN`` at or before the first query of any row that is not an earlier row's too.
+    ``place`` is the packed place of each token, [B, T], of anything after a row's end; ``to`` is the same, but the
+    number of packed tokens where the token is not this row's own.
     """
 
     width: int

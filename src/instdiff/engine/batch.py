@@ -45,15 +45,10 @@ def batches(lengths: npt.NDArray[np.int64], max_tokens: int) -> Iterator[npt.NDA
 class Batch:
     """Rows as the model takes them: padded side by side, or packed end to end as a tree of shared prefixes.
 
-    Args:
-        rows: the rows' numbers.
-        ids: token ids, [B, T] padded or [1, n] packed.
-        position: position of each packed token in its row; None where rows are padded.
-        tree: how a packed batch is laid out; None where rows are padded.
-        where: per row the places of its tokens, counted through ``ids`` row by row.
-        hits: per row which of its tokens are targets, or marked.
-        target: the token id of each target, row by row.
-        noise: what is added to the embeddings, row by row.
+    ``ids`` are [B, T] padded or [1, n] packed; ``position`` (of each packed token in its row) and ``tree`` are None
+    where rows are padded. Per row, by the numbers in ``rows``, ``where`` has the places of its tokens, counted through
+    ``ids`` row by row, and ``hits`` which of its tokens are targets, or marked. ``target`` is the token id of each
+    target and ``noise`` what is added to the embeddings, both row by row.
     """
 
     rows: Indices

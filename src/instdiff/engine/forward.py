@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from instdiff.core import Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Top1
@@ -67,7 +66,7 @@ class Forward:
             raise EngineError(f"where {type(self.model).__name__} has its layers is not known, so they cannot be read")
         with capture(self.backbone, measures, batch.where, batch.target_places()) as tapped:
             states = self._run(self.model if own else self.backbone, batch)
-        out = {measure: _even(vectors) for measure, vectors in tapped.items()}
+        out = {measure: Ragged.of_matrix(vectors) for measure, vectors in tapped.items()}
         if by_head:
             hidden = states.flatten(0, 1)[torch.from_numpy(batch.predictors()).to(self.device)]
             out |= self._by_head(hidden, batch, by_head, torch.nn.Identity() if own else self.head)
@@ -82,7 +81,7 @@ class Forward:
         for measure in measures:
             if isinstance(measure, Choice):
                 _check_choice(measure, batch)
-                out[measure] = _even(choice_logs(hidden, head, measure.ids, self.vocabulary).cpu().numpy())
+                out[measure] = Ragged.of_matrix(choice_logs(hidden, head, measure.ids, self.vocabulary).cpu().numpy())
         if len(out) == len(measures):
             return out
         target = torch.from_numpy(batch.target).to(self.device)
@@ -207,12 +206,7 @@ def _check_choice(measure: Choice, batch: Batch) -> None:
 def _means(nll: Ragged) -> Ragged:
     """The mean of each row; NaN where one of its tokens has no number, so that no row passes for a whole one."""
     whole = nll.count() == nll.lengths()
-    return _even(np.where(whole, nll.mean(), np.nan)[:, None].astype(np.float32))
-
-
-def _even(values: npt.NDArray[np.float32]) -> Ragged:
-    """Rows of equal length, [rows, values]."""
-    return Ragged(values.reshape(-1), np.arange(len(values) + 1, dtype=np.int64) * values.shape[1])
+    return Ragged.of_matrix(np.where(whole, nll.mean(), np.nan)[:, None].astype(np.float32))
 
 
 def out_of_memory(error: Exception) -> bool:

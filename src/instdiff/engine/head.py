@@ -106,13 +106,8 @@ def token_stats(
 ) -> Stats:
     """What is asked of each target token, reduced in fp32.
 
-    Args:
-        hidden: [N, D], the hidden states that predict the targets.
-        target: [N] token ids.
-        head: the model's head.
-        vocabulary: V, by which the chunk is sized.
-        entropy: whether to compute the entropy too.
-        chunk: positions at a time; by default as many as ``chunk_rows`` says.
+    ``hidden`` [N, D] are the states that predict the targets [N]. Positions go through the head ``chunk`` at a time, by
+    default as many as ``chunk_rows`` says for the vocabulary.
     """
     size = min(chunk or chunk_rows(vocabulary), len(target))
     logits_of = _Logits(head, hidden, size)

@@ -6,7 +6,7 @@ Shapes: n tokens of a batch, D hidden size, F neurons of an MLP.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,27 +29,26 @@ def capture(
 ) -> Iterator[dict[Measure, Vectors]]:
     """Collect, while the block runs the backbone, one vector per row for each ``Pooled`` and ``Neurons``.
 
-    Args:
-        backbone: the model without its head.
-        measures: other measures are left to others.
-        where: places of all tokens of each row.
-        marked: places of its marked tokens.
+    ``where`` has the places of all tokens of each row, ``marked`` those of its marked tokens.
 
     Raises:
         EngineError: the model has no such layer.
     """
     found: dict[Measure, Vectors] = {}
-    with ExitStack() as stack:
+    handles = []
+    try:
         for measure in measures:
             if isinstance(measure, Pooled):
-                stack.enter_context(_hook_pooled(backbone, measure, where, found))
+                handles.append(_hook_pooled(backbone, measure, where, found))
             elif isinstance(measure, Neurons):
-                stack.enter_context(_neurons(backbone, measure, marked, found))
+                handles.append(_hook_neurons(backbone, measure, marked, found))
         yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-@contextmanager
-def _hook_pooled(backbone: Any, measure: Pooled, where: list[Indices], found: dict[Measure, Vectors]) -> Iterator[None]:
+def _hook_pooled(backbone: Any, measure: Pooled, where: list[Indices], found: dict[Measure, Vectors]) -> Any:
     def keep(module: Any, args: Any, out: Any) -> None:
         states = out.last_hidden_state if hasattr(out, "last_hidden_state") else out
         states = (states[0] if isinstance(states, tuple) else states).flatten(0, -2)
@@ -57,25 +56,16 @@ def _hook_pooled(backbone: Any, measure: Pooled, where: list[Indices], found: di
 
     if measure.how not in _POOLS:
         raise EngineError(f"hidden states are pooled by {', '.join(_POOLS)}, not '{measure.how}'")
-    handle = (backbone if measure.layer == -1 else _layer(backbone, measure.layer)).register_forward_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return (backbone if measure.layer == -1 else _layer(backbone, measure.layer)).register_forward_hook(keep)
 
 
-@contextmanager
-def _neurons(backbone: Any, measure: Neurons, marked: list[Indices], found: dict[Measure, Vectors]) -> Iterator[None]:
+def _hook_neurons(backbone: Any, measure: Neurons, marked: list[Indices], found: dict[Measure, Vectors]) -> Any:
     def keep(module: Any, args: Any) -> None:
         found[measure] = _rows(args[0].flatten(0, -2).abs(), marked, _OVERS[measure.over])
 
     if measure.over not in _OVERS:
         raise EngineError(f"neurons are taken over a row by {', '.join(_OVERS)}, not '{measure.over}'")
-    handle = _down(_layer(backbone, measure.layer)).register_forward_pre_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return _down(_layer(backbone, measure.layer)).register_forward_pre_hook(keep)
 
 
 def _rows(values: torch.Tensor, places: list[Indices], reduce: Callable[[torch.Tensor], torch.Tensor]) -> Vectors:

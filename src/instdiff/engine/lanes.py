@@ -31,12 +31,7 @@ def lanes_of(device: torch.device) -> int:
 
 
 class Lanes:
-    """Several forwards of one model, each in a thread that ends with this object.
-
-    Args:
-        forward: the first of them; the others are copies that share its weights.
-        count: how many.
-    """
+    """Several forwards of one model, copies that share its weights, each in a thread that ends with this object."""
 
     def __init__(self, forward: Forward, count: int) -> None:
         self.forwards, self.count = [forward], count

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,26 @@ class Source:
         return str(self.folder.resolve())
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the language model."""
+        config = _config(self.folder, "config.json")
+        return dict(config.get("text_config", config))
+
+    @property
     def depth(self) -> int:
         """Layers of the model."""
-        config = _config(self.folder, "config.json")
-        config = config.get("text_config", config)
-        return int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+        return int(self.config.get("num_hidden_layers") or self.config.get("n_layer") or 0)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of the base, by the headers of its files; nothing is loaded."""
+        from safetensors import safe_open
+
+        total = 0
+        for file in self.folder.glob("*.safetensors"):
+            with safe_open(file, "np") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        return total
 
 
 def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -> Source:
@@ -87,7 +104,7 @@ def _folder(where: str, revision: str | None) -> tuple[Path, str | None]:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise EngineError(
-            f"model '{where}' is no local folder, and the hub did not give it: {_first_line(error)}; "
+            f"model '{where}' is no local folder, and the hub did not give it: {first_line(error)}; "
             "check the name, the network, or HF_TOKEN for a gated model"
         ) from None
     return Path(kept), Path(kept).name
@@ -118,7 +135,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EngineError(f"cannot read '{folder / name}': {_first_line(error)}") from None
+        raise EngineError(f"cannot read '{folder / name}': {first_line(error)}") from None
     return settings
 
 
@@ -139,7 +156,7 @@ def load_tokenizer(source: Source) -> HFTokenizer:
         hf = AutoTokenizer.from_pretrained(str(beside))
         config = AutoConfig.from_pretrained(str(source.folder))
     except Exception as error:
-        raise EngineError(f"cannot read the tokenizer in '{beside}': {_first_line(error)}") from error
+        raise EngineError(f"cannot read the tokenizer in '{beside}': {first_line(error)}") from error
     return HFTokenizer(hf, getattr(config.get_text_config(), "max_position_embeddings", None))
 
 
@@ -157,7 +174,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise EngineError(f"device '{name}' cannot be used: {_first_line(error)}") from None
+        raise EngineError(f"device '{name}' cannot be used: {first_line(error)}") from None
     return device
 
 
@@ -240,7 +257,7 @@ class Resident:
                 self._module.to(self.dtype).eval()
                 self._adapters[str(adapter.resolve())] = name
         except Exception as error:
-            raise EngineError(f"cannot load adapter '{adapter}': {_first_line(error)}") from error
+            raise EngineError(f"cannot load adapter '{adapter}': {first_line(error)}") from error
         self._module.set_adapter(name)
 
     def _load(self, folder: Path) -> Any:
@@ -252,7 +269,7 @@ class Resident:
         try:
             module = AutoModelForCausalLM.from_pretrained(str(folder), dtype=self.dtype, use_safetensors=_safe(folder))
         except Exception as error:
-            raise EngineError(f"cannot load model '{folder}': {_first_line(error)}") from error
+            raise EngineError(f"cannot load model '{folder}': {first_line(error)}") from error
         self.loads += 1
         return module.to(self.device).eval().requires_grad_(False)
 
@@ -273,6 +290,6 @@ def _safe(folder: Path) -> bool:
     raise EngineError(f"'{folder}' has only pickled weights (*.bin), which are not read; convert them to safetensors")
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without the rest."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -42,14 +42,10 @@ class Some:
 
 @dataclass(frozen=True)
 class Tree:
-    """A packed batch.
+    """A packed batch: each row's own tokens after those of the row before it, with their ``position`` in their row.
 
-    Args:
-        ids: token ids, each row's own tokens after those of the row before it.
-        position: position of each token in its row.
-        rows: the rows, as numbers of the caller, in the order in which they were packed.
-        where: per row, in that order, the packed place of each of its tokens.
-        common: per row, in that order, how many of its first tokens stand in earlier rows.
+    In the order in which ``rows``, numbers of the caller, were packed, ``where`` has the packed place of each token of
+    a row, and ``common`` how many of its first tokens stand in earlier rows.
     """
 
     ids: Indices

@@ -67,12 +67,8 @@ class Sweep:
     """Run a model over rows and yield what was read, batch by batch.
 
     Rows are packed as trees of shared prefixes where the model's attention can follow one, else padded, longest first.
-
-    Args:
-        model: a causal language model.
-        log: is told what happens.
-        batch_tokens: tokens of a batch; by default the fastest of several, measured on the first rows of a long sweep.
-        lanes: batches at once; by default one for each of a CPU's threads, up to eight.
+    Without ``batch_tokens`` a batch is the fastest of several sizes, measured on the first rows of a long sweep.
+    ``lanes`` are batches at once, by default one for each of a CPU's threads, up to eight.
     """
 
     def __init__(

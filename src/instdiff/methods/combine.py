@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from instdiff.core import Budget, Floats, Method, Reasons, Scored, Scores, Signal, Signals
 from instdiff.errors import ConfigError
+from instdiff.methods.shared.bands import ranks
 from instdiff.methods.shared.keep import check, keep_rows
-from instdiff.methods.shared.partitioned import approximations
+from instdiff.methods.shared.set_method import approximations
 
 Indices = npt.NDArray[np.int64]
 _NONE = Method()
@@ -130,7 +131,7 @@ class Blend(Method):
         value, total = np.zeros(len(s)), sum(self.weights) or len(self.of)
         details: dict[str, Floats] = {}
         for at, one in enumerate(scores):
-            details[str(at)] = _ranks(np.where(all_, one.value, np.nan))
+            details[str(at)] = ranks(np.where(all_, one.value, np.nan)) / max(1, int(all_.sum()) - 1)
             value += (self.weights[at] if self.weights else 1.0) / total * details[str(at)]
             details |= {f"{at}.{name}": column for name, column in one.details.items()}
         return Scores(value, reason, **details)
@@ -138,13 +139,3 @@ class Blend(Method):
 
 def _together(methods: Mapping[str, Method]) -> dict[str, Signal]:
     return {f"{part}.{name}": signal for part, method in methods.items() for name, signal in method.signals().items()}
-
-
-def _ranks(value: Floats) -> Floats:
-    """0 for the lowest to 1 for the highest, equal values the mean of theirs; NaN stays NaN."""
-    finite = np.isfinite(value)
-    out = np.full(len(value), np.nan)
-    _, inverse, counts = np.unique(value[finite], return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts + 1) / 2
-    out[finite] = middle[inverse] / max(1, int(finite.sum()) - 1)
-    return out

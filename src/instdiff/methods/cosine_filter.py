@@ -11,8 +11,7 @@ from instdiff.core import Signals, vectors
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.effort import check_effort
 from instdiff.methods.algorithms.threshold import diverse_by_cell
-from instdiff.methods.shared.partitioned import Parts, cells_text, check_parts, parts_of
-from instdiff.methods.shared.set_method import Indices, VectorMethod
+from instdiff.methods.shared.set_method import Indices, Parts, VectorMethod, cells_text, check_parts, parts_of
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from instdiff.core import (
 )
 from instdiff.methods.algorithms.digit_ratings import expected_score
 from instdiff.methods.algorithms.threshold import diverse_by_cell
-from instdiff.methods.shared.partitioned import Parts, cells_text, check_parts, parts_of
+from instdiff.methods.shared.set_method import Parts, cells_text, check_parts, parts_of
 
 DIGITS = ("1", "2", "3", "4", "5", "6")
 

@@ -23,8 +23,7 @@ from instdiff.core import (
     vectors,
 )
 from instdiff.errors import ConfigError
-from instdiff.methods.algorithms.consensus import transition
-from instdiff.methods.algorithms.curation import curate_labels, ds2_order, infer_labels, long_tail, suspects
+from instdiff.methods.algorithms.curation import curate_labels, ds2_order, infer_labels, long_tail, suspects, transition
 from instdiff.methods.algorithms.effort import check_search
 from instdiff.methods.algorithms.neighbours import nearest
 from instdiff.methods.algorithms.vectors import blocks, unit

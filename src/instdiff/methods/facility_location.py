@@ -11,8 +11,7 @@ import numpy as np
 from instdiff.core import Floats, Signals, vectors
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.facility_location import facility
-from instdiff.methods.shared.partitioned import PartitionedMethod
-from instdiff.methods.shared.set_method import Indices
+from instdiff.methods.shared.set_method import Indices, PartitionedMethod
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import numpy as np
 
 from instdiff.core import Listed, Signal, Signals, vectors
 from instdiff.methods.algorithms.kcenter import kcenter
-from instdiff.methods.shared.partitioned import PartitionedMethod
-from instdiff.methods.shared.set_method import Indices
+from instdiff.methods.shared.set_method import Indices, PartitionedMethod
 
 
 @dataclass(frozen=True)

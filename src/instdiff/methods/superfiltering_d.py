@@ -11,7 +11,7 @@ import numpy.typing as npt
 from instdiff.core import Budget, Method, Scored, Scores, Signal, Signals
 from instdiff.methods.combine import Then
 from instdiff.methods.facility_location import FacilityLocation
-from instdiff.methods.shared.partitioned import Parts
+from instdiff.methods.shared.set_method import Parts
 from instdiff.methods.superfiltering import Superfiltering
 
 

@@ -17,10 +17,10 @@ from instdiff.core.arrays.ragged import Ragged, offsets_of, spans
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data import Pool, Sample
 from instdiff.errors import PlanError
-from instdiff.rendering.prompt_views import ask_questions, prompt_only
 from instdiff.rendering.rows import Indices, Marks, Noise, Rows, RowsBuilder, prepend, truncate
 from instdiff.rendering.templates import Kind, Template, TextTemplate, template
 from instdiff.rendering.tokenise import KINDS, Parts, Tokenised, Tokenizer, instruction_texts, response_texts
+from instdiff.rendering.views import ask_questions, prompt_only
 
 __all__ = ["Noise", "Renderer", "Rows", "render", "text_lengths", "training_rows"]
 

@@ -24,12 +24,10 @@ Values = npt.NDArray[Any]
 class Noise:
     """Noise on the input embeddings of rows; see ``core.Noisy``.
 
-    Args:
-        alpha: its size, before it is divided by sqrt(tokens x embedding size).
-        row: per row the 64 bits that make its noise its own.
-        tokens: per row the tokens of its prompted view.
-        first: the address of a row's first token, when it stands before the response alone: None for a start token,
-            which gets no noise; 0 where that token is the response's first. ``prompted`` where a prompt stands there.
+    Its size is ``alpha`` divided by sqrt(tokens x embedding size), with ``tokens`` those of the row's prompted view;
+    the 64 bits in ``row`` make its noise its own. ``first`` is the address of a row's first token, when it stands
+    before the response alone: None for a start token, which gets no noise; 0 where that token is the response's first.
+    ``prompted`` where a prompt stands there.
     """
 
     alpha: float
@@ -65,12 +63,8 @@ class Noise:
 class Rows:
     """What the model sees, one entry per sample in pool order.
 
-    Args:
-        ids: token ids.
-        target: which of them are targets; never the first, which nothing predicts.
-        truncated: the row was cut at the length limit.
-        why: None, or why the row has no target; such a row has no ids.
-        noise: what is added to the rows' embeddings.
+    ``target`` marks which of the token ids are targets; never the first, which nothing predicts. A row is ``truncated``
+    where it was cut at the length limit. One that has no target has a ``reason``, and no ids.
     """
 
     ids: Ragged
@@ -147,13 +141,19 @@ def _pack_bits(target: Marks, offsets: Indices) -> tuple[memoryview, list[int]]:
     return memoryview(np.packbits(room).tobytes()), ends.tolist()
 
 
+Ids = npt.NDArray[np.int32]
+_ROWS_AT_ONCE = 1 << 10
+"""Rows that come one by one are put together before they are kept."""
+
+
 class RowsBuilder:
-    """Rows as they are made, a span at a time."""
+    """Rows as they are made, a span at a time or one by one."""
 
     def __init__(self) -> None:
         self.ids, self.target, self.sizes = SpillingArray(np.int32), SpillingArray(np.bool_), SpillingArray(np.int64)
         self.truncated = SpillingArray(np.bool_)
         self.reason: list[Reasons] = []
+        self._single: list[tuple[Ids, Marks, bool, str | None]] = []
 
     def add(self, ids: Ragged, target: Marks, truncated: Marks, reason: Reasons) -> None:
         """Append rows."""
@@ -163,10 +163,47 @@ class RowsBuilder:
         self.truncated.extend(truncated)
         self.reason.append(compact_reasons(reason))
 
+    def add_row(
+        self, ids: Ids | None = None, target: Marks | None = None, cut: bool = False, reason: str | None = None
+    ) -> None:
+        """Append a row, or the reason why there is none."""
+        nothing = np.zeros(0, np.int32)
+        self._single.append(
+            (nothing if ids is None else ids, nothing.astype(bool) if target is None else target, cut, reason)
+        )
+        if len(self._single) == _ROWS_AT_ONCE:
+            self._add_single()
+
+    def add_after(self, context: Ids, ids: Ids, target: Marks, cut: bool, limit: int, prefix_token: int | None) -> None:
+        """Append a row behind as much of the end of a context as fits."""
+        own = without_prefix_token(ids, prefix_token)
+        head = ids[: len(ids) - len(own)]
+        room = limit - len(ids)
+        if room <= 0:
+            self.add_row(cut=True, reason="too_long")
+            return
+        shown = context[-room:]
+        marks = np.concatenate([np.zeros(len(head) + len(shown), bool), target[len(head) :]])
+        self.add_row(np.concatenate([head, shown, own]), marks, cut or len(shown) < len(context))
+
     def rows(self) -> Rows:
         """All that were added."""
+        self._add_single()
         ids = Ragged(self.ids.array(), offsets_of(self.sizes.array()))
         return Rows(ids, self.target.array(), self.truncated.array(), concat_reasons(self.reason))
+
+    def _add_single(self) -> None:
+        if self._single:
+            ids, target, cut, reason = zip(*self._single, strict=True)
+            words: Reasons = np.array([*reason, None], object)[:-1]
+            sizes = offsets_of([len(row) for row in ids])
+            self.add(Ragged(np.concatenate(ids), sizes), np.concatenate(target), np.array(cut, bool), words)
+        self._single = []
+
+
+def without_prefix_token(ids: Ids, prefix_token: int | None) -> Ids:
+    """A row without the token that starts it, where it has one."""
+    return ids[1:] if prefix_token is not None and len(ids) and ids[0] == prefix_token else ids
 
 
 def truncate(values: Values, sizes: Indices, keep: Indices) -> Values:
@@ -178,59 +215,3 @@ def truncate(values: Values, sizes: Indices, keep: Indices) -> Values:
 def prepend(values: Values, sizes: Indices, lead: Marks, first: int | bool) -> Values:
     """The rows with ``first`` before those that ``lead`` names."""
     return np.insert(values, offsets_of(sizes)[:-1][lead], first)
-
-
-Ids = npt.NDArray[np.int32]
-
-
-_AT_ONCE = 1 << 10
-"""Rows put together before they are handed on."""
-
-
-def without_prefix_token(ids: Ids, prefix_token: int | None) -> Ids:
-    """A row without the token that starts it, where it has one."""
-    return ids[1:] if prefix_token is not None and len(ids) and ids[0] == prefix_token else ids
-
-
-class RowByRowBuilder:
-    """Rows made one by one."""
-
-    def __init__(self) -> None:
-        self._out = RowsBuilder()
-        self._parts: list[tuple[Ids, Marks, bool, str | None]] = []
-
-    def add(
-        self, ids: Ids | None = None, target: Marks | None = None, cut: bool = False, reason: str | None = None
-    ) -> None:
-        """Append a row, or the reason why there is none."""
-        nothing = np.zeros(0, np.int32)
-        self._parts.append(
-            (nothing if ids is None else ids, nothing.astype(bool) if target is None else target, cut, reason)
-        )
-        if len(self._parts) == _AT_ONCE:
-            self._hand_on()
-
-    def after(self, context: Ids, ids: Ids, target: Marks, cut: bool, limit: int, prefix_token: int | None) -> None:
-        """Append a row behind as much of the end of a context as fits."""
-        own = without_prefix_token(ids, prefix_token)
-        head = ids[: len(ids) - len(own)]
-        room = limit - len(ids)
-        if room <= 0:
-            self.add(cut=True, reason="too_long")
-            return
-        shown = context[-room:]
-        marks = np.concatenate([np.zeros(len(head) + len(shown), bool), target[len(head) :]])
-        self.add(np.concatenate([head, shown, own]), marks, cut or len(shown) < len(context))
-
-    def rows(self) -> Rows:
-        """All that were added."""
-        self._hand_on()
-        return self._out.rows()
-
-    def _hand_on(self) -> None:
-        parts, self._parts = self._parts, []
-        if parts:
-            ids, target, cut, reason = zip(*parts, strict=True)
-            words: Reasons = np.array([*reason, None], object)[:-1]
-            sizes = offsets_of([len(row) for row in ids])
-            self._out.add(Ragged(np.concatenate(ids), sizes), np.concatenate(target), np.array(cut, bool), words)

@@ -19,12 +19,9 @@ from instdiff.rendering.questions import questions
 
 @dataclass(frozen=True)
 class Texts:
-    """One text per sample, or the reason why there is none.
+    """One text per sample, empty where there is a reason why there is none.
 
-    Args:
-        said: the texts; empty where there is a reason.
-        why: None, or the reason.
-        system: what a judge is told before each of them.
+    ``system`` is what a judge is told before each of them.
     """
 
     said: pa.LargeStringArray

@@ -52,11 +52,9 @@ class Tokenizer(Protocol):
 class Parts:
     """Tokenised segments, end to end.
 
-    Args:
-        ids: token ids, one row per segment.
-        kinds: what each segment is, as its place in ``KINDS``.
-        rows: where each sample's segments start, and the end of the last.
-        why: None, or why the sample could not be rendered; such a sample has no segments.
+    ``ids`` has a row for each segment, ``kinds`` what it is, as its place in ``KINDS``. ``rows`` says where each
+    sample's segments start, and the end of the last; a sample that could not be rendered has a ``reason`` and no
+    segments.
     """
 
     ids: Ragged

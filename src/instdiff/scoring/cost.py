@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import math
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +14,10 @@ import numpy.typing as npt
 from instdiff.core import Anchored, Demonstrated, Method, ModelRef, Prompted, Settings
 from instdiff.core.signals import Anchors
 from instdiff.data import Pool
-from instdiff.engine.models import Source
 from instdiff.engine.peak import matmul_peak
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sweep import BLOCK, default_batch_tokens
+from instdiff.errors import ConfigError, did_you_mean
 from instdiff.rendering.rows import Rows as RowsOfTokens
 from instdiff.scoring.planner import Pass, view_name
 from instdiff.scoring.planner import plan as waves_of
@@ -109,9 +111,8 @@ def plan(
 
 def estimate_cost(bench: Workbench, methods: Mapping[str, Method]) -> CostEstimate:
     """Count what scoring would do. Nothing is loaded but tokenizers, nothing computed."""
-    waves = waves_of(signal for method in methods.values() for signal in method.signals().values())
     planned: dict[ColumnId, list[Keys]] = {}
-    steps = [(number, step) for number, wave in enumerate(waves) for step in bench.order(wave)]
+    steps = _steps(bench, methods)
     passes = [_cost(bench, step, number, planned) for number, step in steps]
     alone = {}
     for name, method in methods.items():
@@ -124,6 +125,12 @@ def estimate_cost(bench: Workbench, methods: Mapping[str, Method]) -> CostEstima
     loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
     loads += len({bench.home(step) for step in todo if step.measures[0].of_text})
     return CostEstimate(passes, alone, loads, flops / speed if flops else 0.0, speed)
+
+
+def _steps(bench: Workbench, methods: Mapping[str, Method]) -> list[tuple[int, Pass]]:
+    """All passes in the order in which they run, each with the number of its wave."""
+    waves = waves_of(signal for method in methods.values() for signal in method.signals().values())
+    return [(number, step) for number, wave in enumerate(waves) for step in bench.order(wave)]
 
 
 def _lengths(bench: Workbench, step: Pass) -> Indices:
@@ -205,23 +212,124 @@ def _with_copies(keys: Keys, scorable: Indices, todo: Indices) -> Indices:
 
 def _work_per_token(bench: Workbench, step: Pass) -> tuple[float, float]:
     """Floating-point operations per token of the body, and per target of the head."""
-    if not step.measures[0].of_text:
-        return _work(bench.source(step.model))
-    source = getattr(bench.text_model(step.model, step.measures[0]), "source", None)
-    return (_work(source)[0], 0.0) if source is not None else (0.0, 0.0)
-
-
-def _work(source: Source) -> tuple[float, float]:
-    from safetensors import safe_open
-
-    total = 0
-    for file in source.folder.glob("*.safetensors"):
-        with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no mapping
-                total += int(np.prod(tensors.get_slice(name).get_shape()))
-    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    width = config.get("hidden_size") or config.get("n_embd") or 0
-    embedding = width * config.get("vocab_size", 0)
+    of_text = step.measures[0].of_text
+    source = (
+        getattr(bench.text_model(step.model, step.measures[0]), "source", None) if of_text else bench.source(step.model)
+    )
+    if source is None:
+        return 0.0, 0.0
+    config = source.config
+    embedding = (config.get("hidden_size") or config.get("n_embd") or 0) * config.get("vocab_size", 0)
     tied = config.get("tie_word_embeddings", True)
-    return 2.0 * max(total - embedding * (1 if tied else 2), 0), 2.0 * embedding
+    body = 2.0 * max(source.parameters - embedding * (1 if tied else 2), 0)
+    return body, 0.0 if of_text else 2.0 * embedding
+
+
+# ── the same for more rows, other sizes and many GPUs ─────────────────────────────────────────────────────────────────
+
+SAMPLE_ROWS = 2000
+"""Rows, spread over the data, on which a row's cost is counted."""
+ROWS, PARAMS = (10**6, 10**7, 10**8), (0.5e9, 1.5e9, 7e9, 14e9, 32e9, 70e9)
+BYTES_PER_PARAM = 2 * 1.2
+"""In memory: two of the weight, and a fifth more for what is computed with it."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """GPUs in all, the peak of one in operations a second, its price for an hour, and the share of the peak reached.
+
+    ``rows`` and ``params`` ask for one size in place of a table; ``memory`` is bytes of one GPU.
+    """
+
+    gpus: int
+    flops: float
+    price: float | None = None
+    share: float = ASSUMED_SHARE_OF_PEAK
+    rows: float | None = None
+    params: float | None = None
+    memory: float = 80e9
+
+    @classmethod
+    def of(cls, given: str | Mapping[str, Any]) -> Cluster:
+        """From ``gpus=64,flops=990e12,price=2.5``, or the same as a mapping.
+
+        Raises:
+            ConfigError: an unknown key, a number that cannot be, or no ``gpus`` and ``flops``.
+        """
+        known, numbers = [field.name for field in fields(cls)], dict[str, Any]()
+        pairs = given.items() if isinstance(given, Mapping) else [item.partition("=")[::2] for item in given.split(",")]
+        for key, value in pairs:
+            if value == "":
+                raise ConfigError(
+                    f"--cluster: '{key}' is not key=number; write --cluster gpus=64,flops=990e12,price=2.5"
+                )
+            if key not in known:
+                raise ConfigError(f"--cluster: unknown key '{key}'{did_you_mean(key, known)}")
+            try:
+                numbers[key] = float(value)
+            except (TypeError, ValueError):
+                raise ConfigError(f"--cluster: '{key}={value}' is no number") from None
+            if not 0 < numbers[key] < math.inf:
+                raise ConfigError(f"--cluster: {key} is {value}, it must be above 0")
+        if lacking := [key for key in ("gpus", "flops") if key not in numbers]:
+            raise ConfigError(f"--cluster lacks {' and '.join(lacking)}; write --cluster gpus=64,flops=990e12")
+        if numbers["gpus"] % 1:
+            raise ConfigError(f"--cluster: gpus is {numbers['gpus']:g}, it must be a whole number")
+        if numbers.get("share", 0) > 1:
+            raise ConfigError(f"--cluster: share is {numbers['share']:g}, it is a part of the peak: at most 1")
+        return cls(**numbers | {"gpus": int(numbers["gpus"])})
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a row costs, counted on ``sample`` rows; ``params`` are those of the largest model that is bound.
+
+    That model computes ``sized_tokens``, which are ``flops`` at its own size; all others together ``other_flops``.
+    """
+
+    sample: int
+    params: float
+    tokens: float
+    sized_tokens: float
+    flops: float
+    other_flops: float
+
+    @classmethod
+    def count(cls, bench: Workbench, methods: Mapping[str, Method]) -> Rates:
+        """What a row of the pool costs where nothing is cached; runs no model."""
+        pool, count = bench.pool, min(SAMPLE_ROWS, len(bench.pool))
+        sample = pool.take(np.linspace(0, len(pool) - 1, count).astype(np.int64))
+        with tempfile.TemporaryDirectory() as folder:
+            blank = Store(folder, memo=bench.store.memo)
+            few = Workbench(sample, bench.models, bench.settings, blank, target=bench.target, log=bench.log)
+            passes = zip(_steps(few, methods), estimate_cost(few, methods).passes, strict=True)
+            own = [(step, cost) for (_, step), cost in passes if step.of == "pool"]
+        size = {step.model: bench.source(step.model).parameters for step, _ in own if not step.measures[0].of_text}
+        params = max(size.values(), default=0)
+        large = [c for step, c in own if not step.measures[0].of_text and size[step.model] == params]
+        flops, tokens = sum(c.flops for c in large), sum(c.todo_tokens - c.shared_tokens for c in large)
+        every, other = sum(c.tokens for _, c in own), sum(c.flops for _, c in own) - flops
+        return cls(count, params, every / count, tokens / count, flops / count, other / count)
+
+    def on(self, cluster: Cluster, rows: float, params: float | None = None) -> dict[str, Any]:
+        """What so many rows cost there, with the largest model in another size where one is given.
+
+        A model that does not fit into one GPU is laid over several, of which one works at a time. Time and price are
+        None where it does not fit at all.
+        """
+        size = params or self.params
+        flops = rows * (self.other_flops + (2.0 * params * self.sized_tokens if params else self.flops))
+        gpus = max(1, math.ceil(size * BYTES_PER_PARAM / cluster.memory))
+        workers = cluster.gpus // gpus
+        facts: dict[str, Any] = {"rows": int(rows), "params": size, "gpus_per_worker": gpus, "workers": workers}
+        facts |= {"tokens": rows * self.tokens, "flops": flops, "seconds": None, "gpu_hours": None, "price": None}
+        if workers:
+            facts["seconds"] = seconds = flops / (workers * cluster.flops * cluster.share)
+            facts["gpu_hours"] = hours = cluster.gpus * seconds / 3600
+            facts["price"] = None if cluster.price is None else hours * cluster.price
+        return facts
+
+    def table(self, cluster: Cluster) -> list[dict[str, Any]]:
+        """For the sizes that the cluster names, or for several, the model that is bound first."""
+        sizes: list[float | None] = [cluster.params] if cluster.params else [None, *PARAMS] if self.params else [None]
+        return [self.on(cluster, rows, size) for size in sizes for rows in ((cluster.rows,) if cluster.rows else ROWS)]

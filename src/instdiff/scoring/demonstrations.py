@@ -15,11 +15,11 @@ from instdiff.errors import DataError, PlanError
 from instdiff.methods.algorithms.effort import check_search
 from instdiff.methods.algorithms.kmeans import anchors as nearest_to_centres
 from instdiff.methods.algorithms.neighbours import at_random, bm25, nearest
-from instdiff.rendering.demonstrations import anchors_of, cut_anchors, put_before_anchors, put_demonstrations
 from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import Template, TextTemplate
 from instdiff.rendering.texts import words
+from instdiff.rendering.views import anchors_of, cut_anchors, put_before_anchors, put_demonstrations
 
 Indices = npt.NDArray[np.int64]
 Vectors = Callable[[Signal], Ragged]

@@ -7,6 +7,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from instdiff.config.methods import NotNamed, is_file, make_method, short_name
 from instdiff.core import Budget, Method, Scored
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.display import visible
-from instdiff.core.files import writing
+from instdiff.core.files import open_file, remote_url, writing
 from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
 
 META = b"instdiff"
@@ -31,15 +32,11 @@ ROWS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """What ``score`` gives.
+    """What ``score`` gives: 0-based positions in the input, content hashes, and the methods' parts by name.
 
-    Args:
-        rows: 0-based positions in the input.
-        ids: content hashes.
-        n_tokens: scored response tokens; -1 where there was no tokenizer to count them.
-        truncated: rows cut at the length limit.
-        scored: the methods' parts, by name.
-        meta: what made the table: data, models, settings and parameters, with their fingerprints.
+    ``n_tokens`` are scored response tokens, -1 where there was no tokenizer to count them; ``truncated`` rows were cut
+    at the length limit. ``meta`` says what made the table: data, models, settings and parameters, with their
+    fingerprints.
     """
 
     rows: npt.NDArray[np.int64]
@@ -193,18 +190,16 @@ class NotRun(Method):
 
 
 def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
-    """A table that ``write`` wrote.
+    """A table that ``write`` wrote, here or at an address.
 
-    Args:
-        path: the file.
-        run: users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
-            files that its metadata names are not run.
+    ``run`` are users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
+    files that its metadata names are not run.
 
     Raises:
         StoreError: the file is not there or is no score file.
     """
     path = Path(path)
-    if not path.is_file():
+    if not (path.is_file() or remote_url(path)):
         raise StoreError(f"cannot read scores '{path}': no such file; `instdiff score` writes it")
     try:
         table = _read(path)
@@ -227,17 +222,20 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
 
 
 def _read(path: Path) -> pa.Table:
-    if path.suffix == ".parquet":
-        return pq.read_table(path)
-    meta = sidecar(path).read_bytes() if sidecar(path).is_file() else b"{}"
-    if path.suffix == ".csv":
-        from pyarrow import csv as pacsv
+    meta = b"{}"
+    with open_file(path) as file:
+        if path.suffix == ".parquet":
+            return pq.read_table(file)
+        if path.suffix == ".csv":
+            from pyarrow import csv as pacsv
 
-        table = pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(strings_can_be_null=True))
-    else:
-        from pyarrow import json as pajson
+            table = pacsv.read_csv(file, convert_options=pacsv.ConvertOptions(strings_can_be_null=True))
+        else:
+            from pyarrow import json as pajson
 
-        table = pajson.read_json(path)
+            table = pajson.read_json(file)
+    with suppress(FileNotFoundError), open_file(sidecar(path)) as file:
+        meta = file.read()
     return table.replace_schema_metadata({META: meta})
 
 

@@ -24,6 +24,7 @@ from instdiff.core import (
     ModelRef,
     Neurons,
     Prompted,
+    Reasons,
     Settings,
     Signal,
     Signals,
@@ -41,6 +42,7 @@ from instdiff.engine.distributed.ray_cluster import residence
 from instdiff.engine.distributed.workers import RemoteModel, Workers
 from instdiff.engine.models import Resident, Source, load_tokenizer, pick_device, pick_dtype, resolve
 from instdiff.engine.sweep import BatchResult, Sweep
+from instdiff.engine.text.judge import reasons_unanswered
 from instdiff.engine.text.models import PACKAGED, TextModel, text_model
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import PlanError
@@ -55,7 +57,6 @@ from instdiff.store import ColumnId, Store
 from instdiff.store.keys import Keys, first_of_each
 
 Values = Ragged | npt.NDArray[Any]
-Why = npt.NDArray[np.object_]
 
 KEPT = 8
 """Columns of a method that stay in memory."""
@@ -85,7 +86,7 @@ class Rendered:
         """Tokens per row; of texts, bytes by the four."""
         return self.rows.lengths() // 4 if isinstance(self.rows, Texts) else self.rows.ids.lengths()
 
-    def reason(self) -> Why:
+    def reason(self) -> Reasons:
         """Per sample the first reason of its rows."""
         if self.per == 1:
             return self.rows.reason
@@ -317,7 +318,7 @@ class Workbench:
                 reason = first_reason(reason, self._why(signal))
         return Signals(_Lazily(self._read, asked), self.pool.ids, reason, aside=aside)
 
-    def _why(self, signal: Signal) -> Why:
+    def _why(self, signal: Signal) -> Reasons:
         """Per row why a signal has no value."""
         if isinstance(signal.measure, Length) and signal.measure.part == "response":
             return reasons(len(self.pool), empty_response=np.asarray(self._read(signal)) == 0)
@@ -328,8 +329,7 @@ class Workbench:
         gone = np.any(missing.reshape(-1, rendered.per), axis=1)
         if not isinstance(signal.measure, Judged):
             return first_reason(rendered.reason(), reasons(len(gone), non_finite=gone))
-        empty = self._read_stored(signal).lengths() == 0
-        return first_reason(rendered.reason(), reasons(len(gone), no_answer=gone, unparsable=empty))
+        return first_reason(rendered.reason(), reasons_unanswered(self._read_stored(signal), gone))
 
     def _read_stored(self, signal: Signal) -> Ragged:
         rendered = self.render_for(signal)

@@ -57,17 +57,11 @@ def difference(
     reading: Reading | None = None,
     log: Log | None = None,
 ) -> dict[str, Any]:
-    """Compare two selections, as plain values.
+    """Compare two selections (a file of rows, its record, or a run folder), as plain values.
 
-    Args:
-        a: a file of rows, its record, or a run folder.
-        b: the other.
-        data: the input of both, where they do not bring their rows themselves.
-        scores: score files, besides those that lie beside the selections.
-        by: a column of the rows; by default the first of ``GROUPS`` that they have.
-        examples: rows shown of those that are in one only.
-        reading: how data is read.
-        log: is told what cannot be compared.
+    ``data`` is the input of both, where they do not bring their rows themselves; ``scores`` are score files besides
+    those that lie beside the selections. Rows are grouped ``by`` a column, by default the first of ``GROUPS`` that they
+    have; so many ``examples`` are shown of those that are in one only. The log is told what cannot be compared.
 
     Raises:
         DataError: a selection or the column is not there.

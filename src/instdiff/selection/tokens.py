@@ -40,13 +40,10 @@ PARTIAL = 8
 
 @dataclass(frozen=True)
 class Spoken:
-    """A row as a model saw it.
+    """A row as a model saw it: how it was shown, for people, and the text of each token.
 
-    Args:
-        view: how it was shown, for people.
-        pieces: the text of each token; of several that make one character all but the last are empty.
-        target: which of them were scored.
-        columns: by name, such as ``base nll`` or ``delta entropy``, one value for each target.
+    Of several tokens that make one character all but the last are empty. ``target`` says which were scored;
+    ``columns``, such as ``base nll`` or ``delta entropy``, have one value for each of these.
     """
 
     view: str
@@ -58,14 +55,9 @@ class Spoken:
 def stored_tokens(
     one: Pool, scored: Iterable[Scored], meta: Mapping[str, Any], store: str | None = None, log: Log | None = None
 ) -> tuple[list[Spoken], list[str]]:
-    """What the store has of a row's tokens, for all views in which methods scored it; and what it lacks.
+    """What the store has of the tokens of one row, for all views in which methods scored it; and what it lacks.
 
-    Args:
-        one: a pool of that row alone.
-        scored: the methods.
-        meta: the metadata of the score file, which names models, settings and store.
-        store: where the store is; by default where it was.
-        log: is told what happens.
+    ``meta`` is the metadata of the score file, which names models, settings and the store, unless another is given.
     """
     from instdiff.scoring.models import parse_model
     from instdiff.scoring.workbench import Workbench

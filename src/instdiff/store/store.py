@@ -22,9 +22,8 @@ from instdiff.core import Measure
 from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.core.files import fingerprint, read_json, unwritable, write_json
 from instdiff.errors import StoreError
-from instdiff.store.column import MANY_PARTS, ColumnFolder, count_rows, hold_unused, names
+from instdiff.store.column import MANY_PARTS, ColumnFolder, count_rows, fill, hold_unused, lengths, locate, names
 from instdiff.store.keys import KEYS_AT_ONCE, Keys
-from instdiff.store.segment import fill, lengths, locate
 
 IN_MEMORY_BYTES = 1 << 22
 """What is read above this goes to a mapped file."""
@@ -60,14 +59,11 @@ class Store:
     Several processes may write the same store.
     """
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    def __init__(self, root: str | Path | None = None, memo: Path | None = None) -> None:
         self.root = Path(root).expanduser() if root is not None else default_root()
-        self._columns: dict[str, ColumnFolder] = {}
-
-    @property
-    def memo(self) -> Path:
+        self.memo = memo or self.root / "models"
         """Where hashes of model files are remembered."""
-        return self.root / "models"
+        self._columns: dict[str, ColumnFolder] = {}
 
     def folder(self, column: ColumnId) -> Path:
         """Where a column is kept."""

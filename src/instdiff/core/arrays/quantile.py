@@ -39,13 +39,10 @@ class Quantiles:
 def quantiles(source: Source, levels: float | Sequence[float], method: str = "linear") -> Quantiles:
     """What ``numpy.quantile`` gives for the values in float64, NaN left out and counted.
 
-    The values are read twice, and once more for each 128 buckets beyond the first 128; 64 levels never need more.
-    Between equal neighbours, infinite ones included, the result is that neighbour, and between -inf and inf NaN.
-
-    Args:
-        source: the values; whatever float32 holds exactly.
-        levels: between 0 and 1.
-        method: how a level between two values is answered: ``linear``, ``lower`` or ``higher``.
+    The values, whatever float32 holds exactly, are read twice, and once more for each 128 buckets beyond the first 128;
+    64 levels never need more. A level between two values is answered by ``method``: ``linear``, ``lower`` or
+    ``higher``. Between equal neighbours, infinite ones included, the result is that neighbour, and between -inf and inf
+    NaN.
 
     Raises:
         ValueError: there are no values, a level or the method is not one, or two readings differ.

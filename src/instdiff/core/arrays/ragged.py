@@ -40,6 +40,11 @@ class Ragged:
         offsets = offsets_of([len(part) for part in parts])
         return cls(np.concatenate(parts) if parts else np.zeros(0, dtype), offsets)
 
+    @classmethod
+    def of_matrix(cls, values: Array) -> Ragged:
+        """Rows of equal length, [rows, values]."""
+        return cls(values.reshape(-1), np.arange(len(values) + 1, dtype=np.int64) * values.shape[1])
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

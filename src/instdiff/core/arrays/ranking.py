@@ -18,13 +18,8 @@ AT_ONCE = 1 << 20
 def best_first(value: npt.NDArray[np.float64], ids: Sequence[str], *, at_once: int = AT_ONCE) -> Indices:
     """The rows with a finite value, highest first; ties by id, by code points, then by row.
 
-    Args:
-        value: [n]; may be a memory map.
-        ids: [n]; looked at only among rows of equal value.
-        at_once: rows sorted together. Memory beside the arguments: some 150 bytes for each of these.
-
-    Returns:
-        Row indices, not to be written to; many lie in a temporary file that is mapped.
+    ``value`` may be a memory map. ``at_once`` rows are sorted together, with some 150 bytes of memory for each. What is
+    returned is not to be written to; many rows lie in a temporary file that is mapped.
     """
     runs, out = [], SpillingArray(np.int64)
     for start in range(0, len(value), at_once):

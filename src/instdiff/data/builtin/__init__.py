@@ -14,16 +14,10 @@ FOLDERS = {"skills": "skills/model"}  # its data is made when it is asked for
 
 
 def path(name: str) -> Path:
-    """Return the folder of what ships under `name`.
-
-    Args:
-        name: `tiny` or `skills` (model folders) or `demo` (JSON lines files), without the `builtin:` prefix.
-
-    Returns:
-        The folder inside the installed package.
+    """The folder of what ships under a name, without the ``builtin:`` prefix.
 
     Raises:
-        ConfigError: If nothing ships under that name.
+        ConfigError: nothing does.
     """
     if name not in NAMES:
         raise ConfigError(f"no built-in named '{name}'{did_you_mean(name, NAMES)}")

@@ -16,7 +16,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.files import fingerprint, fingerprint_files, read_json
 from instdiff.engine.batch import batches
 from instdiff.engine.forward import out_of_memory
-from instdiff.engine.models import Source, resolve
+from instdiff.engine.models import Source, first_line, resolve
 from instdiff.engine.sweep import BatchResult
 from instdiff.errors import EngineError, StoreError
 from instdiff.rendering.texts import Texts
@@ -89,13 +89,8 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 class Embedder:
     """Embeds texts, as sentence-transformers does it; vectors are as the model gives them, of length one or not.
 
-    A folder that is no sentence-transformers model, but a plain encoder, gets mean pooling. Numbers are float32.
-
-    Args:
-        source: what ``resolve_embedder`` found.
-        log: is told what happens.
-        device: where it runs.
-        batch_tokens: estimated tokens of a batch.
+    A folder that is no sentence-transformers model, but a plain encoder, gets mean pooling. Numbers are float32. Tokens
+    of a batch are estimated.
 
     Raises:
         EngineError: sentence-transformers is missing, or the model cannot be loaded.
@@ -146,7 +141,7 @@ class Embedder:
                     self._halve(int(sizes[at].max()), len(at))
                     continue
                 left = np.setdiff1d(left, at, assume_unique=True)
-                yield BatchResult(at, {m: _even(v) for m, v in vectors.items()}, int(sizes[at].sum()))
+                yield BatchResult(at, {m: Ragged.of_matrix(v) for m, v in vectors.items()}, int(sizes[at].sum()))
 
     def _embed(self, said: list[dict[str, str]], measure: Embedding) -> npt.NDArray[np.float32]:
         with self._pooling(measure.pooling or self._own):
@@ -193,10 +188,6 @@ class Embedder:
             torch.cuda.empty_cache()
 
 
-def _even(vectors: npt.NDArray[np.float32]) -> Ragged:
-    return Ragged(vectors.reshape(-1), np.arange(len(vectors) + 1, dtype=np.int64) * vectors.shape[1])
-
-
 def _load(folder: Path, device: torch.device) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
@@ -215,5 +206,4 @@ def _load(folder: Path, device: torch.device) -> Any:
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         ).eval()
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EngineError(f"cannot load embedder '{folder}': {said}") from error
+        raise EngineError(f"cannot load embedder '{folder}': {first_line(error)}") from error

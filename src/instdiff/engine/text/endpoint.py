@@ -9,8 +9,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
+from importlib import import_module
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -105,16 +106,9 @@ class Endpoint:
     """Writes answers by ``POST URL/chat/completions``, or as another form has it.
 
     The key of ``OPENAI_API_KEY`` goes into the request and nowhere else. What the server refuses by name
-    (``response_format``, ``temperature``) is left out from then on.
-
-    Args:
-        ref: model and address.
-        log: is told what happens.
-        concurrency: calls at once.
-        timeout: seconds without a byte until a call is given up.
-        calls: how often a call is tried.
-        pause: seconds before the second of them; each further one waits twice as long.
-        form: how the model is asked and read; a judge's by default.
+    (``response_format``, ``temperature``) is left out from then on. ``concurrency`` calls are made at once, each given
+    up after ``timeout`` seconds without a byte, and tried up to ``calls`` times; before the second it waits ``pause``
+    seconds, and twice as long before each further one.
 
     Raises:
         EngineError: the key cannot be sent.
@@ -329,12 +323,12 @@ def _seconds(retry_after: str) -> float:
 
 
 def _http() -> Any:
-    """The client that huggingface_hub brings: httpx2, and httpx in its earlier versions."""
-    try:
-        import httpx2
+    """The client: httpx2, or httpx, which earlier versions of huggingface_hub bring.
 
-        return httpx2
-    except ImportError:
-        import httpx
-
-        return httpx
+    Raises:
+        EngineError: there is neither.
+    """
+    for name in ("httpx2", "httpx"):
+        with suppress(ImportError):
+            return import_module(name)
+    raise EngineError("a judge behind an endpoint needs httpx2: pip install 'instdiff[judge]'")

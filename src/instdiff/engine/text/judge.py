@@ -153,12 +153,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 class Judge:
-    """Asks about rows and reads numbers, each batch of answers as soon as it is there.
-
-    Args:
-        writer: what answers.
-        log: is told at the end what was answered and used.
-    """
+    """Asks about rows and reads numbers, each batch of answers as soon as it is there; the log gets their sum."""
 
     def __init__(self, writer: Writes, log: Log) -> None:
         self.writer, self.log = writer, log

@@ -30,13 +30,7 @@ def rows_on_cpu(model: Any, max_tokens: int) -> int:
 class Writer:
     """Writes answers with a model in memory, in its chat template where the tokenizer has one.
 
-    Args:
-        name: the model's, for messages.
-        model: a causal language model.
-        tokenizer: its tokenizer.
-        log: is told what happens.
-        batch_rows: answers written at once; on a CPU by default as many as fit into a GiB of keys and values.
-        max_tokens: tokens of an answer.
+    ``batch_rows`` are written at once; on a CPU by default as many as fit into a GiB of keys and values.
     """
 
     attempts = 2  # the second with a reminder; greedily, a third would be the same

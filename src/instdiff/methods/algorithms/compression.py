@@ -1,17 +1,15 @@
 """ZIP (Entropy Law, arXiv:2407.06645): greedily the rows that together compress worst.
 
-The compression ratio of a set is the length of its joined text over the length of that text compressed by zlib at level
-9. It depends on the zlib in use (``zlib.ZLIB_RUNTIME_VERSION``), and redundancy is seen no further back than zlib's
-window of 32 KB.
+The compression ratio of a set is the length of its joined text over its length compressed by zlib at level 9. It
+depends on the zlib in use, which sees redundancy no further back than its window of 32 KB.
 
-Every row has a state, at first its own ratio. In each round, of the ``k1`` rows of lowest state the ratio of all that
-is taken with that row becomes the new state; of the ``k2`` lowest of these a batch of ``k3`` is taken, one after the
-other, each time the one that keeps the ratio of the batch lowest. Ties go to the lower row.
+Every row has a state, at first its own ratio. In each round the ``k1`` rows of lowest state get a new one, the ratio of
+all that is taken with that row. Of the ``k2`` lowest of these a batch of ``k3`` is taken, each time the row that keeps
+the ratio of the batch lowest. Ties go to the lower row.
 
-By default a taken row never returns, the others stay in the pool, and ``k1``, ``k2`` and ``k3`` shrink with it. In the
-published code all ``k2`` rows leave the pool until fewer than ``k1`` others are left; then they come back, the taken
-ones too, so that rows repeat. Which of them come back first is not defined there, as all are marked alike; here it is
-the lower ones.
+By default a taken row never returns, and the others stay in the pool. In the published code all ``k2`` rows leave the
+pool until fewer than ``k1`` others are left; then they come back, the taken ones too, so that rows repeat. Which come
+back first is not defined there, as all are marked alike; here it is the lower ones.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats
-from instdiff.core.progress import Advance
 
 Indices = npt.NDArray[np.int64]
 
@@ -43,23 +40,13 @@ def zip_greedy(
     k3: int = 100,
     official: bool = False,
     threads: int | None = None,
-    advance: Advance | None = None,
 ) -> Indices:
     """Rows in the order taken, up to and with the one that reaches the limit, or all.
 
-    ``official`` repeats the published code, for which ``texts`` must be ``repr`` of each row's dictionary: the set is
-    written as their list, rows can repeat, and whole batches of ``k3`` are taken, beyond the limit.
-
-    Args:
-        texts: one canonical text per row, not empty; a ``str`` is read as UTF-8.
-        limit: how much to take: rows, or the unit of ``weights``.
-        weights: what each row counts, such as tokens; the row that crosses the limit is included.
-        k1: rows whose state is brought up to date in each round.
-        k2: rows among which a batch is chosen.
-        k3: rows of a batch.
-        official: as published, faults included.
-        threads: how many to use; as many as there are processors, up to 8, if not said. It changes no result.
-        advance: told one row and its weight at a time.
+    ``texts`` are not empty. ``limit`` is in rows, or in the unit of ``weights``, of which the row that crosses it is
+    included. ``official`` repeats the published code, for which ``texts`` must be ``repr`` of each row's dictionary:
+    the set is written as their list, rows can repeat, and whole batches of ``k3`` are taken, beyond the limit. The
+    number of ``threads`` changes no result.
 
     Raises:
         ValueError: an empty text, an unfit number, or under ``official`` fewer than ``k1`` rows.
@@ -73,8 +60,6 @@ def zip_greedy(
         for row in _rounds(rows, (k1, k2, k3), official, pool) if limit > 0 else ():
             taken.append(row)
             spent += int(cost[row])
-            if advance:
-                advance(1, int(cost[row]))
             if spent >= limit and not (official and len(taken) % k3):
                 break
     return np.array(taken, np.int64)

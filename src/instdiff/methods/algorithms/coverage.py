@@ -25,19 +25,10 @@ def coverage(
 ) -> Indices:
     """Take, ``k`` times, the row with the most tags that are still open; when none has any, open all tags again.
 
-    Gains are kept up to date through the rows of each tag: a tag costs its rows once per round. They are whole numbers,
-    so the order is exactly that of the plain definition.
-
-    Args:
-        indptr: [n + 1] the tags of row i are ``indices[indptr[i]:indptr[i + 1]]``.
-        indices: tags, whole numbers from 0; no tag twice in a row.
-        k: rows to take.
-        times: rows that must show a tag before it is closed for the round: the gain is that of sum_t min(times, n_t).
-        weight: a tag counts 1, or log(n / f_t) with f_t the rows that have it, to 2^-24.
-        common: tags in more than this share of the rows are left out.
-
-    Returns:
-        [k] row indices in the order taken. Ties go to the lowest index; rows without a tag come last.
+    The tags of row i are ``indices[indptr[i]:indptr[i + 1]]``, no tag twice. A tag is closed when ``times`` rows have
+    shown it; it counts 1, or log(n / f) with f the rows that have it (``weight="rarity"``). Tags in more than the share
+    ``common`` of the rows are left out. Gains are kept up to date through the rows of each tag, in whole numbers, so
+    that the order is exactly that of the plain definition. Ties go to the lowest index; rows without a tag come last.
 
     Raises:
         ValueError: ``k`` exceeds the rows, ``times`` below 1, offsets that do not fit, a negative or repeated tag.

@@ -18,16 +18,10 @@ Norm = Literal["paper", "official"]
 def token_level(probability: npt.ArrayLike, norm: Norm = "paper") -> Floats:
     """SelectIT's rating under each prompt: the likeliest digit times how far it stands out.
 
-    With p the probabilities of the digits 1 to K, brought to sum 1, and s the likeliest digit, the lower one of
-    equals: s * (sum over digits i of p_s - p_i) / (K - 1). ``official`` takes a softmax of p first, as the published
-    code does, which brings all p close to 1 / K.
-
-    Args:
-        probability: [..., digits], of the digits 1 to K in order, over the whole vocabulary or not.
-        norm: how p is made.
-
-    Returns:
-        [...] in [0, K]; NaN where no digit has any probability.
+    ``probability`` [..., K] are those of the digits 1 to K, over the whole vocabulary or not; p is these brought to sum
+    1. With s the likeliest digit, the lower one of equals: s * (sum over digits i of p_s - p_i) / (K - 1). ``official``
+    takes a softmax of p first, as the published code does, which brings all p close to 1 / K. NaN where no digit has
+    any probability.
 
     Raises:
         ValueError: fewer than two digits, a negative probability, or an unknown norm.
@@ -47,24 +41,15 @@ def token_level(probability: npt.ArrayLike, norm: Norm = "paper") -> Floats:
 
 
 def sentence_level(ratings: npt.ArrayLike, alpha: float = 0.2) -> Floats:
-    """SelectIT's rating of a row: mean over prompts / (1 + alpha * population standard deviation).
-
-    Args:
-        ratings: [..., prompts], from ``token_level``.
-        alpha: how much disagreement between prompts costs.
-    """
+    """SelectIT's rating of a row: mean over prompts [..., prompts] / (1 + alpha * population standard deviation)."""
     each = np.asarray(ratings, np.float64)
     return np.asarray(each.mean(-1) / (1 + alpha * each.std(-1)))
 
 
 def model_level(ratings: npt.ArrayLike, weights: npt.ArrayLike) -> Floats:
-    """SelectIT's rating by several models: their mean, weighted by size.
+    """SelectIT's rating by several models [..., models]: their mean, weighted by size.
 
     The weights are brought to sum 1, as in the paper; the published code uses 7/20, 13/20 and 70/90 as they are.
-
-    Args:
-        ratings: [..., models], from ``sentence_level``.
-        weights: [models], such as the number of parameters of each.
 
     Raises:
         ValueError: not one weight per model, a negative one, or none above 0.
@@ -81,13 +66,9 @@ def published_order(ratings: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def expected_score(logits: npt.ArrayLike) -> Floats:
-    """DEITA's score: sum over i of i * p_i, p the softmax over the candidates alone.
+    """DEITA's score: sum over i of i * p_i, p the softmax of the logits [..., digits 1, 2, ...] alone.
 
-    Args:
-        logits: [..., candidates], raw at the last position, of the digits 1 to 6 in order.
-
-    Returns:
-        [...] in [1, candidates]; NaN where a logit is not finite.
+    NaN where a logit is not finite.
     """
     at = np.asarray(logits, np.float64)
     at = np.where(np.isfinite(at).all(-1, keepdims=True), at, np.nan)

@@ -17,12 +17,7 @@ _ROUNDS = 100  # of a k-means over all rows, about
 
 
 def check_effort(name: str, products: float, mend: str) -> None:
-    """Refuse what would take hours.
-
-    Args:
-        name: the method.
-        products: multiplications and additions, in pairs.
-        mend: what to set to have it sooner.
+    """Refuse a method that would take hours for so many ``products``; ``mend`` says what to set to have it sooner.
 
     Raises:
         ConfigError: it would.
@@ -38,13 +33,8 @@ def check_effort(name: str, products: float, mend: str) -> None:
 def check_search(n: int, width: int, mend: str) -> None:
     """Refuse an exact search for the nearest of ``n`` rows for each of them that would take hours.
 
-    Args:
-        n: rows.
-        width: of their vectors.
-        mend: what to set to have it sooner, and what to have it all the same.
-
     Raises:
-        ConfigError: it would.
+        ConfigError: it would; ``mend`` says what to set.
     """
     if (hours := _hours(float(n) * n * width)) > HOURS:
         raise ConfigError(f"the nearest rows of {n:,} would take about {hours:,.0f} hours on this machine; {mend}")

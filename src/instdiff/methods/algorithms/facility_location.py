@@ -28,11 +28,12 @@ def facility(
     quality: npt.NDArray[Any] | None = None,
     alpha: float = 0.0,
 ) -> Indices:
-    """Take, ``k`` times, the row that adds most to sum_i max_{j chosen} s_ij.
+    """Take, ``k`` times, the row that adds most to sum_i max_{j chosen} s_ij: row indices in that order.
 
     A gain only falls, so an old one is a bound: only rows whose bound is the highest are looked at again, many in one
     product, and only against the rows that have found a better representative since all gains were known last. When as
-    many were looked at as there are rows, all gains are brought up to date.
+    many were looked at as there are rows, all gains are brought up to date. The order is that of the plain greedy;
+    gains within 1e-6 of the best are ties and go to the lowest index.
 
     Args:
         x: [n, d]; float32 may be a memory map (``cosine`` makes a copy, as of ``unit``). Similarities of up to 8,192
@@ -44,15 +45,8 @@ def facility(
         quality: [n], as QDIT; on the scale of a gain, which is a sum over n rows.
         alpha: QDIT's weight in [0, 1]: (1 - alpha) gain + alpha quality.
 
-    Returns:
-        [k] row indices in the order taken, which is that of the plain greedy. Gains within 1e-6 of the best are ties
-        and go to the lowest index.
-
     Raises:
-        ValueError: ``k`` exceeds the rows, a row is not finite, ``kernel`` is unknown, ``alpha`` lies outside [0, 1],
-            or ``quality`` is not one finite number per row.
-
-    1 - s is computed in float32, which keeps seven digits where s is near 1, as ``official`` is; sums are float64.
+        ValueError: ``k`` exceeds the rows, or an argument does not fit.
     """
     x = matrix(x)
     n = len(x)

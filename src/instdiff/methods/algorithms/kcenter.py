@@ -25,24 +25,16 @@ def kcenter(
 
     A distance to the nearest centre only falls. So the farthest rows are compared among each other, and taken one after
     the other for as long as the best of them lies beyond all rows outside; then all rows meet the new centres, in one
-    product. The rows are those of the plain definition.
+    product. The rows are those of the plain definition. Ties go to the lowest index; equal rows are taken last.
 
-    Args:
-        x: [n, d]; float32 may be a memory map and is read in blocks. Memory beside it: 12 bytes a row, 16 MB, and the
-            new centres of one product.
-        k: rows to take, beside ``chosen``.
-        start: the first row is drawn at random, or is the one nearest to the mean of all.
-        chosen: rows that are centres already; they are not returned, and ``start`` is not looked at.
-        seed: of the random start.
-
-    Returns:
-        [k] row indices in the order taken. Ties go to the lowest index; equal rows are taken last.
-
-    Raises:
-        ValueError: ``k`` exceeds the rows left, a row is not finite, or ``start`` is unknown.
+    ``start`` is a row drawn by ``seed``, or the one nearest to the mean of all, unless some are ``chosen`` already,
+    which are not returned. A memory map of float32 is read in blocks; beside it stand 12 bytes a row and 16 MB.
 
     Squared distances are float32, |x|² + |c|² - 2xc: distances that agree to about 1e-6 of the squared lengths count as
     equal up to rounding. Subtract a large common mean beforehand.
+
+    Raises:
+        ValueError: ``k`` exceeds the rows left, a row is not finite, or ``start`` is unknown.
     """
     x = matrix(x)
     given = np.zeros(0, np.int64) if chosen is None else np.unique(chosen)

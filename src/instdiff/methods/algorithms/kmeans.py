@@ -15,19 +15,18 @@ Engine = Literal["full", "minibatch", "faiss"]
 def cluster(
     x: npt.NDArray[Any], clusters: int, *, seed: int = 0, engine: Engine = "full", spherical: bool = False
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """k-means: the cluster of each row, and the distance to its centroid.
+    """k-means: the cluster of each row, and its Euclidean distance to the centroid.
+
+    The same seed, engine and number of threads give the same clusters. Rows with fewer different values than
+    ``clusters`` leave clusters empty.
 
     Args:
         x: [n, d]; may be a memory map, which ``full`` copies into memory, and the others do not.
         clusters: how many to look for.
-        seed: of the start; the same seed, engine and number of threads give the same clusters.
+        seed: of the start.
         engine: ``full`` (scikit-learn, all rows until it settles), ``minibatch`` (scikit-learn, for large data), or
             ``faiss`` (20 rounds, trained on 256 rows per cluster at most).
         spherical: rows and centroids have length 1 and are compared by cosine (ClusterClip, section 3.1).
-
-    Returns:
-        Labels [n] in ``range(clusters)``, and Euclidean distances [n] to the centroid, of the unit vectors where
-        ``spherical``. Rows with fewer different values than ``clusters`` leave clusters empty.
 
     Raises:
         ValueError: ``clusters`` below 1 or above the rows, a row is not finite, or ``engine`` is unknown.
@@ -74,10 +73,6 @@ def quotas(sizes: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
 
     What cannot be divided goes to the first groups that have room, one each.
 
-    Args:
-        sizes: [groups] rows that each group has.
-        k: rows in all.
-
     Raises:
         ValueError: ``k`` exceeds the sum of the sizes.
     """
@@ -96,17 +91,10 @@ def quotas(sizes: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
 def by_cluster(
     label: npt.NDArray[np.int64], distance: npt.NDArray[Any], k: int, *, score: npt.NDArray[Any] | None = None
 ) -> Indices:
-    """An equal quota of each cluster; inside one by score, highest first, else nearest to the centroid.
+    """``k`` rows, an equal quota of each cluster; inside one by score, highest first, else nearest to the centroid.
 
-    Args:
-        label: [n] clusters, as of ``cluster``.
-        distance: [n] to the centroid.
-        k: rows to take.
-        score: [n]; NaN marks rows that may not be taken.
-
-    Returns:
-        [k] row indices, the best of each cluster first, then the second of each, so that every beginning is balanced.
-        Ties go to the lowest index; distances tie that differ by less than can be told.
+    The best of each cluster comes first, then the second of each, so that every beginning is balanced. A score of NaN
+    marks rows that may not be taken. Ties go to the lowest index; distances tie that differ by less than can be told.
 
     Raises:
         ValueError: ``k`` exceeds the rows that may be taken.
@@ -134,14 +122,7 @@ def _steps(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def anchors(x: npt.NDArray[Any], k: int, *, seed: int = 0, engine: Engine = "full") -> Indices:
     """The row nearest to the centroid in each of ``k`` clusters (NUGGETS, section 3.3: 100 anchors, seed 0).
 
-    Args:
-        x: [n, d].
-        k: clusters.
-        seed: of the k-means.
-        engine: as of ``cluster``.
-
-    Returns:
-        Row indices by cluster; fewer than ``k`` where clusters are empty. Ties go to the lowest index.
+    In the order of clusters, fewer than ``k`` where some are empty. Ties go to the lowest index.
 
     Raises:
         ValueError: as of ``cluster``.

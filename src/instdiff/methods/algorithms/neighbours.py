@@ -18,7 +18,7 @@ _ROWS = 64
 def nearest(
     x: npt.NDArray[Any], k: int = 1, *, how: Literal["exact", "hnsw", "ivf"] = "exact", seed: int = 0
 ) -> npt.NDArray[np.int64]:
-    """The ``k`` other rows of highest cosine (MIWV, eq. 3 and 4).
+    """The ``k`` other rows of highest cosine, [n, k] nearest first (MIWV, eq. 3 and 4).
 
     A row is left out of its own list by its index: an equal row is a neighbour, at cosine 1.
 
@@ -26,13 +26,10 @@ def nearest(
         x: [n, d] embeddings of any length; may be a memory map. Beside it: a copy, as of ``unit``, and 64 MB, or 256
             bytes a row where that is more; the approximate ways have a second copy, and 270 bytes a row for the graph.
         k: neighbours per row.
-        how: ``exact`` compares all pairs in blocks. ``hnsw`` (a graph) and ``ivf`` (cells of a k-means) are
-            approximate, by faiss, for millions of rows.
+        how: ``exact`` compares all pairs in blocks; ties go to the lowest index, since the nearest are ranked in
+            float64. ``hnsw`` (a graph) and ``ivf`` (cells of a k-means) are approximate, by faiss, for millions of
+            rows; -1 where it found fewer than ``k``.
         seed: of the k-means of ``ivf``.
-
-    Returns:
-        [n, k] row indices, nearest first. ``exact``: ties go to the lowest index, exactly for equal rows, since the
-        nearest are ranked in float64. Approximate: ties as faiss leaves them, -1 where it found fewer than ``k``.
 
     Raises:
         ValueError: ``k`` exceeds the other rows, a row is not finite, or ``how`` is unknown.
@@ -74,15 +71,7 @@ def _approximate(vectors: Matrix, k: int, how: str, seed: int) -> npt.NDArray[np
 
 
 def at_random(n: int, k: int = 1, *, seed: int = 0) -> npt.NDArray[np.int64]:
-    """``k`` different other rows at random: the control beside ``nearest`` and ``bm25``.
-
-    Args:
-        n: rows.
-        k: neighbours per row.
-        seed: of the draws.
-
-    Returns:
-        [n, k] row indices.
+    """``k`` different other rows at random for each of ``n``: the control beside ``nearest`` and ``bm25``.
 
     Raises:
         ValueError: ``k`` exceeds the other rows.
@@ -99,17 +88,8 @@ def bm25(texts: Sequence[str], k: int = 1, *, k1: float = 1.5, b: float = 0.75) 
 
     A word that the query has q times and the other text f times adds
     q · log(1 + (n - df + 0.5) / (df + 0.5)) · f (k1 + 1) / (f + k1 (1 - b + b · length / mean length)).
-    Words are runs of letters and digits in lower case; a script without spaces needs cutting beforehand.
-
-    Args:
-        texts: one per row.
-        k: neighbours per row.
-        k1: how soon a repeated word stops counting.
-        b: how far length is evened out, 0 to 1.
-
-    Returns:
-        [n, k] row indices, best first. Ties, such as texts without a common word, go to the lowest index; equal texts
-        tie exactly.
+    Words are runs of letters and digits in lower case; a script without spaces needs cutting beforehand. Ties, such as
+    texts without a common word, go to the lowest index.
 
     Raises:
         ValueError: ``k`` exceeds the other texts.

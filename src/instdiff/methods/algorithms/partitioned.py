@@ -35,7 +35,8 @@ def run_in_partitions(
     first, then the second of each. Otherwise it is ``choose`` among ``oversample`` k rows. Where each part gives ``k``
     (``oversample`` at ``parts`` or above), the radius of farthest-first k-center is at most 4 times the best one
     instead of 2, and a greedy of a monotone submodular sum, as facility location, reaches (1 - 1/e) / 2 of the best one
-    in expectation instead of 1 - 1/e. A smaller ``oversample`` has no bound.
+    in expectation instead of 1 - 1/e. A smaller ``oversample`` has no bound. With several parts a larger ``k`` may give
+    others.
 
     Args:
         x: [n, d]; may be a memory map. A part at a time is in memory, or the rows of the second stage.
@@ -46,9 +47,6 @@ def run_in_partitions(
         seed: of the parts.
         chosen: rows that are there already, beside those of each part; they are not returned.
         beside: further columns [n], of which ``choose`` gets the rows that it is to choose from.
-
-    Returns:
-        [k] row indices. A larger ``k`` may give others, unless there is one part.
 
     Raises:
         ValueError: ``k`` exceeds the rows, there are fewer rows than ``parts``, or ``oversample`` is below 1.

@@ -17,15 +17,8 @@ _FLOATS = 1 << 26
 def robin(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> Indices:
     """Each query in turn takes the row of highest cosine that nobody has, until ``k`` are taken.
 
-    A query never looks further than its ``k`` best rows, so these are all that is kept of the similarities.
-
-    Args:
-        x: [n, d] embeddings of any length; float32 may be a memory map.
-        queries: [q, d]; their order is that of the turns.
-        k: rows to take. Memory: 8 q k bytes, 256 MB of similarities, one copy of ``x``.
-
-    Returns:
-        [k] row indices in the order taken. Ties go to the lowest index, exactly for equal rows.
+    A query never looks further than its ``k`` best rows, so these are all that is kept of the similarities: 8 q k
+    bytes, beside 256 MB and one copy of ``x``. Ties go to the lowest index, exactly for equal rows.
 
     Raises:
         ValueError: ``k`` exceeds the rows, no query, another width, or a row that is not finite.
@@ -42,13 +35,7 @@ def robin(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> Indices:
 def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) -> Indices:
     """Each task in turn takes the row of highest ``max over its queries of the cosine`` that nobody has.
 
-    Args:
-        x: [n, d] embeddings of any length; float32 may be a memory map, and is read once per task in blocks.
-        tasks: per task its queries, [q, d]; their order is that of the turns.
-        k: rows to take.
-
-    Returns:
-        [k] row indices in the order taken. Ties go to the lowest index; cosines are float32.
+    ``x`` is read once per task, in blocks. Ties go to the lowest index; cosines are float32.
 
     Raises:
         ValueError: as of ``robin``, or no task.
@@ -66,11 +53,9 @@ def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) 
 
 
 def take_turns(lists: Sequence[Indices], k: int) -> Indices:
-    """Each list in turn gives its first row that is not taken; a list that is used up is passed over.
+    """Each list of rows, best first, in turn gives its first row that is not taken; one that is used up is passed over.
 
-    Args:
-        lists: row indices, best first.
-        k: rows to take; fewer come back where the lists hold fewer.
+    Fewer than ``k`` come back where the lists hold fewer.
     """
     out: list[int] = []
     taken: set[int] = set()

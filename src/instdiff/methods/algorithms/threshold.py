@@ -27,6 +27,7 @@ def diverse(
 
     Rows come in blocks: one product with all rows kept so far, then one by one inside the block, so the result is that
     of visiting them singly. Rejected rows are never compared with (the published code with a larger batch does that).
+    Cosines are float32; one that lies within about 1e-7 of the threshold may fall on either side.
 
     Args:
         x: [n, d] embeddings of any length; float32 may be a memory map. Memory beside it: the kept rows.
@@ -36,13 +37,8 @@ def diverse(
         weights: [n] what each row costs, such as its tokens.
         alike: 1 is DEITA's filter; m lets no row be kept that has m kept ones near it, a cap on near-duplicates.
 
-    Returns:
-        Row indices in the order taken.
-
     Raises:
         ValueError: a row is not finite, ``alike`` below 1, or weights of another length.
-
-    Cosines are float32; one that lies within about 1e-7 of the threshold may fall on either side.
     """
     x = matrix(x)
     order = np.arange(len(x)) if order is None else np.asarray(order, np.int64)
@@ -79,21 +75,9 @@ def diverse_by_cell(
 ) -> Indices:
     """``diverse`` where only rows of one cell are compared: for more rows than can all be.
 
-    Cells are the clusters of a k-means by cosine. In each the rows are those that ``diverse`` keeps; similar rows on
-    two sides of a border between cells both stay. For c cells of one size the cost is 1 / c of comparing all.
-
-    Args:
-        x: as of ``diverse``; a cell at a time is in memory.
-        order: as of ``diverse``.
-        cells: how many; 1 is ``diverse`` itself.
-        seed: of the k-means.
-        threshold: as of ``diverse``.
-        limit: as of ``diverse``.
-        weights: as of ``diverse``.
-        alike: as of ``diverse``.
-
-    Returns:
-        Row indices in the order taken.
+    Cells are the clusters of a k-means by cosine; one is ``diverse`` itself. In each the rows are those that
+    ``diverse`` keeps; similar rows on two sides of a border between cells both stay. For c cells of one size the cost
+    is 1 / c of comparing all, and a cell at a time is in memory.
 
     Raises:
         ValueError: as of ``diverse``, or ``cells`` below 1 or above the rows.

@@ -21,11 +21,17 @@ def by_band(x: Floats, band: Band) -> Floats:
         return x
     if band == "min":
         return -x
+    rank = ranks(x)
+    return np.asarray(-np.abs(rank - (np.isfinite(x).sum() - 1) / 2))
+
+
+def ranks(x: Floats) -> Floats:
+    """The rank of each value from the lowest, 0; equal ones have the mean of theirs, and NaN stays NaN.
+
+    So the input's order never decides.
+    """
     finite = np.isfinite(x)
     out = np.full(len(x), np.nan)
-    # Equal values share a rank, so that the input's order does not decide.
-    values, inverse, counts = np.unique(x[finite], return_inverse=True, return_counts=True)
-    del values
-    rank = np.cumsum(counts) - (counts + 1) / 2
-    out[finite] = -np.abs(rank[inverse] - (finite.sum() - 1) / 2)
+    _, inverse, counts = np.unique(x[finite], return_inverse=True, return_counts=True)
+    out[finite] = (np.cumsum(counts) - (counts + 1) / 2)[inverse]
     return out

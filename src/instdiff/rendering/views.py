@@ -1,4 +1,4 @@
-"""Views beyond a sample's own prompt and response: questions about it, noise on it, other rows before it."""
+"""Views beyond a sample's own prompt and response: the prompt alone, questions about it, other rows before it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Asked
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Message, Sample
 from instdiff.rendering.questions import questions
-from instdiff.rendering.rows import Ids, Marks, RowByRowBuilder, Rows
+from instdiff.rendering.rows import Ids, Indices, Marks, Rows, RowsBuilder, without_prefix_token
 from instdiff.rendering.templates import Kind, Segment, Template, TextTemplate, fill, is_target, text_segments
 from instdiff.rendering.tokenise import KINDS, Tokenised, Tokenizer, instruction_texts
 
@@ -34,12 +35,12 @@ def prompt_only(texts: Tokenised, layout: Template, limit: int) -> Rows:
     lead = np.array([] if bos is None else [bos], np.int32)
     frames: dict[bool, Ids] = {}
     said = KINDS.index(Kind.RESPONSE)
-    out = RowByRowBuilder()
+    out = RowsBuilder()
     for row, sample in enumerate(texts.pool.samples()):
         a, b = parts.rows[row : row + 2]
         answers = np.flatnonzero(parts.kinds[a:b] == said)
         if not any(text.strip() for text in instruction_texts(sample)):
-            out.add(reason="empty_instruction")
+            out.add_row(reason="empty_instruction")
             continue
         if len(answers):
             edges = parts.ids.offsets[[a, a + answers[0]]]
@@ -52,7 +53,7 @@ def prompt_only(texts: Tokenised, layout: Template, limit: int) -> Rows:
             )
             own = np.array(found or [], np.int32)
         if len(own) == 0:
-            out.add(reason=parts.reason[row] or "unrenderable")
+            out.add_row(reason=parts.reason[row] or "unrenderable")
             continue
         extra = bool(sample.input)
         if extra not in frames:
@@ -62,9 +63,9 @@ def prompt_only(texts: Tokenised, layout: Template, limit: int) -> Rows:
         mark[:1] = False
         cut = len(lead) + len(own) > limit
         if mark.any():
-            out.add(ids, mark, cut)
+            out.add_row(ids, mark, cut)
         else:
-            out.add(cut=cut, reason="too_long" if cut else "too_short")
+            out.add_row(cut=cut, reason="too_long" if cut else "too_short")
     return out.rows()
 
 
@@ -133,7 +134,7 @@ def ask_questions(texts: Tokenised, view: Asked, layout: Template, limit: int) -
         system = (Message("system", asks.system),) if asks.system else ()
         return Sample((*system, Message("user", text), Message("assistant", "1")))
 
-    out = RowByRowBuilder()
+    out = RowsBuilder()
     for samples in texts.chunks():
         said = [asks.ask(view.number, sample) if sample.response else "" for sample in samples]
         found: Sequence[list[int] | None]
@@ -143,18 +144,103 @@ def ask_questions(texts: Tokenised, view: Asked, layout: Template, limit: int) -
             found = tokenizer.encode([plain(text) for text in said])
         for sample, ids in zip(samples, found, strict=True):
             if not sample.response:
-                out.add(reason="empty_response")
+                out.add_row(reason="empty_response")
             elif ids is None:
-                out.add(reason="unrenderable")
+                out.add_row(reason="unrenderable")
             elif len(lead) + len(ids) + 1 > limit:
-                out.add(reason="too_long")
+                out.add_row(reason="too_long")
             else:
                 row = np.array([*lead, *ids, dummy], np.int32)
-                out.add(row, np.arange(len(row)) == len(row) - 1)
+                out.add_row(row, np.arange(len(row)) == len(row) - 1)
     return out.rows()
 
 
-# ── noise ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 # ── other rows before a row ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def put_demonstrations(
+    rows: Rows,
+    neighbours: Indices,
+    whole: Rows,
+    join_ids: Sequence[int],
+    limit: int,
+    *,
+    prefix_token: int | None = None,
+) -> Rows:
+    """Rows of the prompted view after demonstrations, the farthest first and the nearest last; targets are unchanged.
+
+    A row itself is kept whole, so the context loses its beginning where both do not fit in ``limit``; a row that leaves
+    no room for any is ``too_long``, and one that has no demonstration ``no_neighbour``. ``neighbours`` [rows, shots]
+    are row numbers, nearest first, -1 for none; ``whole`` is the prompted view with end tokens, of which
+    ``prefix_token``, the token that starts a row, is taken off. ``join_ids`` stand after each demonstration.
+    """
+    out = RowsBuilder()
+    joint = np.array(join_ids, np.int32)
+    target = Ragged(rows.target, rows.ids.offsets)
+    for row, near in enumerate(neighbours.tolist()):
+        shown = [other for other in reversed(near) if other >= 0 and len(whole.ids[other])]
+        if rows.reason[row] is not None or not shown:
+            out.add_row(reason=rows.reason[row] or "no_neighbour")
+            continue
+        context = np.concatenate(
+            [part for other in shown for part in (without_prefix_token(whole.ids[other], prefix_token), joint)]
+        )
+        out.add_after(context, rows.ids[row], target[row], bool(rows.truncated[row]), limit, prefix_token)
+    return out.rows()
+
+
+def anchors_of(rows: Rows, limit: int) -> Marks:
+    """Rows that can be anchors: cut to ``limit`` tokens they still have a target."""
+    target = Ragged(rows.target, rows.ids.offsets)
+    first = [int(np.argmax(marks)) if len(marks := target[row]) else limit for row in range(len(rows))]
+    return np.array(first, np.int64) < limit
+
+
+def cut_anchors(rows: Rows, anchors: Indices, limit: int) -> Rows:
+    """The anchors by themselves, cut to ``limit`` tokens: a row for each.
+
+    Raises:
+        ValueError: an anchor has no target within the limit.
+    """
+    few = rows.take(np.asarray(anchors, np.int64))
+    if not anchors_of(few, limit).all():
+        raise ValueError(f"an anchor has no target within its first {limit} tokens; see anchors_of")
+    target = Ragged(few.target, few.ids.offsets)
+    out = RowsBuilder()
+    for row in range(len(few)):
+        out.add_row(few.ids[row][:limit], target[row][:limit], len(few.ids[row]) > limit)
+    return out.rows()
+
+
+def put_before_anchors(
+    rows: Rows,
+    whole: Rows,
+    anchors: Indices,
+    limit: int,
+    *,
+    most: int,
+    join_ids: Sequence[int] = (),
+    prefix_token: int | None = None,
+) -> Rows:
+    """Every row as the demonstration before each anchor; the rows of a sample stand together, in the anchors' order.
+
+    Targets are those of ``cut_anchors``, so that both tell of the same tokens. An anchor is also shown to itself. A
+    demonstration and an anchor have ``most`` tokens; what is longer loses its beginning. The others are as of
+    ``put_demonstrations``.
+
+    Raises:
+        ValueError: an anchor has no target within its limit.
+    """
+    few = cut_anchors(rows, anchors, limit)
+    target = Ragged(few.target, few.ids.offsets)
+    joint = np.array(join_ids, np.int32)
+    out = RowsBuilder()
+    for row in range(len(rows)):
+        shown = without_prefix_token(whole.ids[row], prefix_token)
+        context = np.concatenate([shown, joint]) if len(shown) else shown
+        for anchor in range(len(few)):
+            if len(shown):
+                out.add_after(context, few.ids[anchor], target[anchor], bool(few.truncated[anchor]), most, prefix_token)
+            else:
+                out.add_row(reason=whole.reason[row] or "no_context")
+    return out.rows()
