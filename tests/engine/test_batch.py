@@ -39,8 +39,8 @@ def test_a_batch_is_padded_on_the_right() -> None:
         assert batch.ids.shape == (3, width) and batch.predictors().tolist() == [0, 1, 2 * width]
 
 
-@pytest.fingerprint.parametrize("packs", [True, False])
-@pytest.fingerprint.parametrize("base", ["llama", "gpt2"])
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
 def test_sizes_of_products_are_even(lab: Lab, base: str, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = some_rows(40, seed=3)
     expected = lab.score(rows, [IFD()], base=base, batch_tokens=1)["ifd"]
@@ -62,7 +62,7 @@ def test_sizes_of_products_are_even(lab: Lab, base: str, packs: bool, monkeypatc
 # ── the budget of a batch ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("fails", [None, 512], ids=["all fit", "1024 tokens do not"])
+@pytest.mark.parametrize("fails", [None, 512], ids=["all fit", "1024 tokens do not"])
 def test_the_budget_is_measured_on_the_first_rows(lab: Lab, monkeypatch: pytest.MonkeyPatch, fails: int | None) -> None:
     rows = some_rows(300, seed=8)
     clean = lab.score(rows, [IFD()], batch_tokens=500)["ifd"]

@@ -38,7 +38,7 @@ from instdiff.rendering.rows import Noise, Rows
 from instdiff.scoring.scorer import score
 from onray import kill, scorers, started
 
-pytestmark = pytest.fingerprint.filterwarnings(
+pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::FutureWarning:ray", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 ROWS = some_rows(120, seed=5)
@@ -98,7 +98,7 @@ def some(count: int, *, noise: bool = False) -> Rows:
 # ── blocks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("noise", [False, True])
+@pytest.mark.parametrize("noise", [False, True])
 def test_rows_travel_whole(noise: bool) -> None:
     rows = some(20, noise=noise).take(np.array([3, 19, 0, 7]))
     back = rows_of(block_of(rows))
@@ -160,7 +160,7 @@ def test_a_shared_folder_is_written_read_and_left_empty(tmp_path: Path) -> None:
     shared.drop()
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("kind", "message"),
     [
         ("stalls", r"did not answer within 0\.2 s \(writing check\.parquet\); check that it is mounted"),
@@ -195,14 +195,14 @@ def test_in_time() -> None:
 # ── what is asked for ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("cpus", "count", "each"), [([8], 2, 4), ([8, 8], 3, 4), ([2], 4, 1), ([], 1, 1), ([7, 3], 2, 3)]
 )
 def test_cores_are_shared_out(cpus: list[int], count: int, each: int) -> None:
     assert share(cpus, count) == each
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("nodes", "settings", "expected"),
     [
         ([{"CPU": 8}, {"CPU": 8}, {"memory": 9}], {}, Terms(2, 8, 0)),
@@ -241,7 +241,7 @@ def test_settings_of_a_configuration() -> None:
         spread(plain, ScoreConfig(shared="x"))
 
 
-@pytest.fingerprint.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_no_cluster_there(address: str) -> None:
     message = rf"^no Ray cluster can be used at '{address}': .*Connection refused; check the address, and that Ray and"
     with pytest.raises(EngineError, match=message):
@@ -415,7 +415,7 @@ def test_killed_workers_are_replaced(lab: Lab, team: Kept) -> None:
     assert re.fullmatch(report, team.said)
 
 
-@pytest.fingerprint.slow
+@pytest.mark.slow
 def test_workers_that_are_always_lost_are_an_error(lab: Lab, team: Kept) -> None:
     stop = threading.Event()
 
@@ -437,8 +437,8 @@ def test_workers_that_are_always_lost_are_an_error(lab: Lab, team: Kept) -> None
     assert 2 <= len(said) <= 6
 
 
-@pytest.fingerprint.slow
-@pytest.fingerprint.usefixtures("room")
+@pytest.mark.slow
+@pytest.mark.usefixtures("room")
 def test_a_node_goes_away(lab: Lab) -> None:
     cluster, count, said = started(), Counting(), list[str]()
     node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
@@ -476,7 +476,7 @@ def test_a_users_error_in_a_worker_is_that_error(lab: Lab, team: Kept, tmp_path:
         on_ray(lab, ROWS[:9], [Perplexity()], base=broken, resident=team)
 
 
-@pytest.fingerprint.usefixtures("room")
+@pytest.mark.usefixtures("room")
 def test_another_version_on_a_node(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place, "__version__", "99.1")
     with pytest.raises(EngineError, match=r"has instdiff \S+, and this machine 99\.1; install the same$"):

@@ -126,7 +126,7 @@ def test_a_plain_encoder_gets_mean_pooling_and_the_log_says_so(tiny: Path) -> No
     assert len(lines) == 1 and "has no modules.json" in lines[0] and "mean pooling" in lines[0]
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("file", "key", "value"),
     [
         ("1_Pooling/config.json", "pooling_mode", "mean"),

@@ -67,8 +67,8 @@ def gemma(folder: Path) -> Path:
     return folder
 
 
-@pytest.fingerprint.parametrize("known", [True, False], ids=["a change that the configuration names", "another"])
-@pytest.fingerprint.parametrize("make", [granite, gemma])
+@pytest.mark.parametrize("known", [True, False], ids=["a change that the configuration names", "another"])
+@pytest.mark.parametrize("make", [granite, gemma])
 def test_a_model_that_changes_its_logits(
     lab: Lab, tmp_path: Path, make: Callable[[Path], Path], known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,8 +82,8 @@ def test_a_model_that_changes_its_logits(
     np.testing.assert_allclose(table["entropy"].details["entropy"], entropy, rtol=1e-5)
 
 
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
-@pytest.fingerprint.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_honest_model_keeps_the_fast_head(lab: Lab, name: str, dtype: str) -> None:
     said: list[str] = []
     lab.score(ROWS, BOTH, base=name, log=said.append, dtype=dtype, max_length=190)
@@ -104,7 +104,7 @@ MARKED = [{**row, "output": f"so Z {row['output']}"} if at % 4 == 1 else row for
 MARKED[5] = {**MARKED[5], "output": MARKED[5]["output"] + " and this is the longest row"}
 
 
-@pytest.fingerprint.parametrize("batch_tokens", [1, 500, 100_000])
+@pytest.mark.parametrize("batch_tokens", [1, 500, 100_000])
 def test_exactly_the_rows_with_a_poisoned_token_are_non_finite(lab: Lab, tmp_path: Path, batch_tokens: int) -> None:
     folder = make_llama(tmp_path / "m", 0)
     (token,) = set(lab.tokenizer("llama").encode("Z", add_special_tokens=False))
@@ -151,7 +151,7 @@ def test_a_row_that_can_be_scored_after_all(lab: Lab, tmp_path: Path, monkeypatc
     np.testing.assert_allclose(second.value, clean.value, rtol=1e-5)
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     "tensor", ["model.layers.1.mlp.down_proj.weight", "lm_head.weight", "model.embed_tokens.weight"]
 )
 def test_a_damaged_checkpoint_is_named(lab: Lab, tmp_path: Path, tensor: str) -> None:
@@ -195,7 +195,7 @@ def test_a_capped_head_is_found_behind_a_poisoned_first_row(lab: Lab, tmp_path: 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("at", [0, 1, 3])
+@pytest.mark.parametrize("at", [0, 1, 3])
 def test_out_of_memory_halves_the_budget_and_changes_no_number(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:

@@ -20,8 +20,8 @@ def plain(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, tor
     return -log_p.gather(-1, target[:, None])[:, 0], entropy
 
 
-@pytest.fingerprint.parametrize("chunk", [None, 1, 3, 7, 1000])
-@pytest.fingerprint.parametrize("scale", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("chunk", [None, 1, 3, 7, 1000])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
 def test_against_the_plain_formula(chunk: int | None, scale: float) -> None:
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 50, bias=False)
@@ -100,9 +100,9 @@ def scaled(linear: torch.nn.Linear) -> Head:
     return Finished(linear, FINISHES["logits_scaling"], 0.5)
 
 
-@pytest.fingerprint.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.fingerprint.parametrize("bias", [True, False])
-@pytest.fingerprint.parametrize("make", [lambda linear: linear, listened, stood_in_for, quantised, capped, scaled])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("make", [lambda linear: linear, listened, stood_in_for, quantised, capped, scaled])
 def test_a_head_of_any_kind_is_asked_as_it_is(make: Callable[..., Head], bias: bool, dtype: torch.dtype) -> None:
     torch.manual_seed(2)
     hidden, target = torch.randn(23, 8).to(dtype), torch.randint(0, 50, (23,))

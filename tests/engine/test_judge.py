@@ -83,7 +83,7 @@ def failure(judge: Judge, said: list[str]) -> str:
 # ── what is read off an answer ────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("answer", "number"),
     [
         ('{"score": 3, "reason": "fine"}', 3.0),
@@ -169,7 +169,7 @@ def test_nonsense_is_asked_again_with_a_reminder(server: Server, lines: list[str
     assert [body["temperature"] for body in server.bodies] == [0.0, 0.7]
 
 
-@pytest.fingerprint.parametrize("content", ["good!", '{"score": 50}', None, [{"type": "text", "text": "3"}]])
+@pytest.mark.parametrize("content", ["good!", '{"score": 50}', None, [{"type": "text", "text": "3"}]])
 def test_what_has_no_number_after_all_tries_is_empty_and_kept(
     server: Server, lines: list[str], tmp_path: Path, content: Any
 ) -> None:
@@ -200,7 +200,7 @@ def test_a_busy_or_failing_server_is_tried_again(server: Server, lines: list[str
     assert len(server.bodies) == 5 and times[1] - times[0] >= 0.2
 
 
-@pytest.fingerprint.parametrize("after", ["4000", "Fri, 31 Dec 2100 23:59:59 GMT"])
+@pytest.mark.parametrize("after", ["4000", "Fri, 31 Dec 2100 23:59:59 GMT"])
 def test_a_server_that_asks_for_hours_is_not_waited_for(server: Server, lines: list[str], after: str) -> None:
     server.play = lambda body, number: refusal(429, "quota", Retry_After=after)
     assert "429 (quota) and asks to wait" in failure(judge(server, lines), ["one"])
@@ -244,7 +244,7 @@ def test_a_server_that_refuses_everything_is_an_error(server: Server, lines: lis
     assert "refuses what it is asked: 400 (no such template)" in failure(judge(server, lines), ["one", "two"])
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("status", "words"),
     [
         (401, "answered 401 (bad key ***): OPENAI_API_KEY is not accepted there; set it to a valid key"),
@@ -353,7 +353,7 @@ def test_a_local_model_that_writes_nonsense_is_unparsable(llama: tuple[Any, Any]
     assert "the question is too long for a model of 256 tokens" in lines[1]
 
 
-@pytest.fingerprint.parametrize("chat", [True, False])
+@pytest.mark.parametrize("chat", [True, False])
 def test_a_local_model_writes_the_same_alone_and_in_a_batch(
     llama: tuple[Any, Any], lines: list[str], chat: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

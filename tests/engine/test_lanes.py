@@ -37,9 +37,9 @@ def rows_of(lab: Lab, name: str, view: View | None = None, count: int = 24) -> R
     return Renderer(load(some_rows(count, seed=5)), tokenizer).rows(view or Prompted(), template("alpaca"), 180)
 
 
-@pytest.fingerprint.parametrize("packs", [None, False], ids=["packed", "padded"])
-@pytest.fingerprint.parametrize("view", [Prompted(), Noisy(Prompted(), 0)], ids=["clean", "noisy"])
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("packs", [None, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("view", [Prompted(), Noisy(Prompted(), 0)], ids=["clean", "noisy"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_the_same_numbers_in_the_same_order(
     lab: Lab, models: dict[str, Path], name: str, view: View, packs: bool | None
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_row_that_fits_alone_is_computed_alone(
     assert sweep.lanes.count == 1 and not said
 
 
-@pytest.fingerprint.parametrize("own", [False, True], ids=["fast head", "own head"])
+@pytest.mark.parametrize("own", [False, True], ids=["fast head", "own head"])
 def test_a_head_is_chosen_once(lab: Lab, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
     """Though hidden states were read in lanes before there was anything to choose."""
     rows, said, chosen, choose = rows_of(lab, "llama"), list[str](), list[str](), Forward._choose_head

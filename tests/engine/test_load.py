@@ -74,14 +74,14 @@ def test_changed_weights_in_the_same_place_are_seen(models: dict[str, Path], tmp
 # ── what can go wrong ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("where", ["/no/such/folder", "./no", "gpt2", "a/b/c"])
+@pytest.mark.parametrize("where", ["/no/such/folder", "./no", "gpt2", "a/b/c"])
 def test_no_such_folder(where: str) -> None:
     assert message(where) == (
         f"no model folder '{where}'; give a local folder, a hub id as owner/name, or builtin:tiny"
     )
 
 
-@pytest.fingerprint.parametrize("where", ["nobody-at-all/no-such-model", "bad name/with spaces"])
+@pytest.mark.parametrize("where", ["nobody-at-all/no-such-model", "bad name/with spaces"])
 def test_a_hub_id_that_the_hub_does_not_give(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     said = message(where)
@@ -174,7 +174,7 @@ def test_dtypes() -> None:
     assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
 
 
-@pytest.fingerprint.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
 def test_a_precision_without_instructions_is_warned_of(
     fast: bool, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,8 +220,8 @@ print(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], os.environ["LRU_CACHE_CAPAC
 """
 
 
-@pytest.fingerprint.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc what is in use")
-@pytest.fingerprint.parametrize("asked", [None, "100"])
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc what is in use")
+@pytest.mark.parametrize("asked", [None, "100"])
 def test_compiled_products_of_a_thousand_sizes_are_not_all_kept(asked: str | None) -> None:
     """Unbounded they take 500 MB."""
     names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")

@@ -89,8 +89,8 @@ def test_a_width_is_the_beginning_of_a_larger_one() -> None:
 # ── whose noise it is ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
-@pytest.fingerprint.parametrize("context", [True, False])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("context", [True, False])
 def test_a_response_has_the_same_noise_in_both_views(lab: Lab, name: str, context: bool) -> None:
     given, alone = (rendered(lab, name, Noisy(view, 0)) for view in (Prompted(), ResponseOnly(context=context)))
     plain = rendered(lab, name, Prompted())
@@ -143,8 +143,8 @@ def test_addresses() -> None:
 # ── through the model ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("view", PAIR, ids=["prompted", "alone"])
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("view", PAIR, ids=["prompted", "alone"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_against_noise_that_is_added_in_plain_sight(lab: Lab, models: dict[str, Path], name: str, view: View) -> None:
     rows, model = rendered(lab, name, Noisy(view, 2)), causal(models[name])
     found, clean = swept(model, rows), swept(model, rendered(lab, name, view))
@@ -159,7 +159,7 @@ def test_against_noise_that_is_added_in_plain_sight(lab: Lab, models: dict[str, 
         assert np.abs(found[row] - clean[row]).max() > 1e-3
 
 
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_batch_order_and_padding_do_not_matter(lab: Lab, models: dict[str, Path], name: str) -> None:
     rows, model = rendered(lab, name, Noisy(Prompted(), 1)), causal(models[name])
     plain = swept(model, rows, batch_tokens=1, packs=False)

@@ -63,8 +63,8 @@ POOLS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-@pytest.fingerprint.parametrize("packs", [None, False], ids=["packed", "padded"])
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("packs", [None, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_pooled_hidden_states(lab: Lab, models: dict[str, Path], name: str, packs: bool | None) -> None:
     rows, model = rows_of(lab, name), causal(models[name])
     measures = tuple(Pooled(how, layer) for how in POOLS for layer in LAYERS)
@@ -82,8 +82,8 @@ def test_pooled_hidden_states(lab: Lab, models: dict[str, Path], name: str, pack
     np.testing.assert_array_equal(found[Pooled("mean", -2)][0], found[Pooled("mean", 0)][0])  # two layers
 
 
-@pytest.fingerprint.parametrize("packs", [None, False], ids=["packed", "padded"])
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("packs", [None, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_neurons_over_marked_tokens(lab: Lab, models: dict[str, Path], name: str, packs: bool | None) -> None:
     rows, model = rows_of(lab, name), causal(models[name])
     measures = tuple(Neurons(layer, over) for layer in (0, 1, 0.5) for over in ("max", "mean", "last"))
@@ -101,8 +101,8 @@ def test_neurons_over_marked_tokens(lab: Lab, models: dict[str, Path], name: str
         np.testing.assert_array_equal(found[Neurons(0.5)][row], found[Neurons(1)][row])
 
 
-@pytest.fingerprint.parametrize("packs", [None, False], ids=["packed", "padded"])
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("packs", [None, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_everything_at_once(lab: Lab, models: dict[str, Path], name: str, packs: bool | None) -> None:
     rows, model = rows_of(lab, name), causal(models[name])
     measures = (Nll(), Entropy(), MeanNll(), Top1(), Pooled(), Neurons(0))
@@ -119,9 +119,9 @@ def test_everything_at_once(lab: Lab, models: dict[str, Path], name: str, packs:
         np.testing.assert_array_equal(found[Top1()][row], best[at - 1] == rows.ids[row][at])
 
 
-@pytest.fingerprint.parametrize("own", [False, True], ids=["fast head", "own head"])
-@pytest.fingerprint.parametrize("packs", [None, False], ids=["packed", "padded"])
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("own", [False, True], ids=["fast head", "own head"])
+@pytest.mark.parametrize("packs", [None, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_choices(lab: Lab, models: dict[str, Path], name: str, packs: bool | None, own: bool) -> None:
     """The one target of a row only marks the place: which token it is changes nothing."""
     model, rng = causal(models[name]), np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_what_a_choice_needs(lab: Lab, models: dict[str, Path]) -> None:
         list(Sweep(model, lambda line: None)(rows, (Choice(("1",)),)))
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("measure", "message"),
     [
         (Pooled("median"), "hidden states are pooled by mean, last, weighted, not 'median'"),

@@ -115,7 +115,7 @@ def test_a_row_that_is_the_beginning_of_another() -> None:
     assert len(tree.ids) == 30 and [len(where) for where in tree.where] == [20, 30]
 
 
-@pytest.fingerprint.parametrize("base", ["llama", "gpt2"])
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
 def test_padded_and_packed_give_the_same(lab: Lab, base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = some_rows(30, seed=5)
     methods = [IFD(), Perplexity(), ResponseEntropy()]

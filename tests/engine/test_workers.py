@@ -81,7 +81,7 @@ def same(table: Any, clean: Any) -> None:
 # ── the same numbers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, 3])
 def test_as_one_process(lab: Lab, workers: int) -> None:
     one, several = Counting(), Counting()
     clean = lab.score(ROWS, [InstructDiff(), IFD()], progress=one)
@@ -152,7 +152,7 @@ def test_where_models_go() -> None:
     assert isinstance(two, Workers) and (two.count, two.devices, two.dtype) == (2, ["cpu"], "float32")
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("device", "workers", "expected"),
     [
         ("auto", None, ["cuda:0", "cuda:1", "cuda:2"]),
@@ -223,7 +223,7 @@ def test_killed_workers_are_replaced(lab: Lab) -> None:
     killed_and_compared(lab, 2)
 
 
-@pytest.fingerprint.slow
+@pytest.mark.slow
 def test_workers_killed_at_twenty_random_moments(lab: Lab) -> None:
     clean_count, clean = Counting(), None
     clean = lab.score(ROWS, [IFD()], progress=clean_count)

@@ -118,8 +118,8 @@ def ours(task: str, parts: dict[str, list[Any]], shots: int, asked: Subject) -> 
     return teller.likelihoods(talks, task)
 
 
-@pytest.fingerprint.parametrize("task", list(MED))
-@pytest.fingerprint.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("task", list(MED))
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_equals_lm_eval(
     task: str, name: str, models: dict[str, Path], subject: Callable[..., Subject], tmp_path: Path
 ) -> None:
@@ -140,7 +140,7 @@ def test_equals_lm_eval_in_the_chat_template(models: dict[str, Path], subject: C
     assert np.abs(found.logs - plain.logs).min() > 1e-3
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_medqa_equals_lm_eval(shared: Path, subject: Callable[..., Subject]) -> None:
     model = shared / "models" / "base-5m"
     rows = data.parts(str(shared / "data" / "med" / "medqa_test.jsonl"), data.medqa)[""]["test"]
@@ -151,7 +151,7 @@ def test_medqa_equals_lm_eval(shared: Path, subject: Callable[..., Subject]) -> 
     np.testing.assert_allclose(found.logs, by_lm_eval(model, "medqa", {"test": rows[:20]}, 0), atol=1e-4, rtol=0)
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_the_files_that_are_there(shared: Path) -> None:
     config = build(EvalConfig, {"data_dir": str(shared / "data")}, "test")
     suite = med_suite(config)

@@ -190,7 +190,7 @@ def test_unit_tests() -> None:
 # ── the suite ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize(("n", "passed", "k", "expected"), [(1, 1, 1, 1.0), (4, 1, 1, 0.25), (4, 2, 2, 5 / 6)])
+@pytest.mark.parametrize(("n", "passed", "k", "expected"), [(1, 1, 1, 1.0), (4, 1, 1, 0.25), (4, 2, 2, 5 / 6)])
 def test_pass_at_k(n: int, passed: int, k: int, expected: float) -> None:
     assert pass_at(k, n, np.array([passed])) == [pytest.approx(expected)]
     # By its definition: of all ways to choose k of n samples, those with at least one that passed.
@@ -290,7 +290,7 @@ def mbpp_rows(shared: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_solutions_of_human_eval(tmp_path: Path, shared: Path, human_eval_rows: list[dict[str, Any]]) -> None:
     told = {
         row["prompt"].rstrip(): [f"```python\n{row['prompt']}{row['canonical_solution']}```"] for row in human_eval_rows
@@ -300,15 +300,15 @@ def test_solutions_of_human_eval(tmp_path: Path, shared: Path, human_eval_rows: 
     assert found.details["verdicts"] == {"passed": 164} and found.value == 1.0
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_mutants_of_human_eval(human_eval_rows: list[dict[str, Any]]) -> None:
     some = [problem("humaneval", row) for row in human_eval_rows[::8]]
     mutants = [one.program("    return None\n") for one in some]
     assert set(run(*mutants)) <= {"failed", "error"}
 
 
-@pytest.fingerprint.shared_data
-@pytest.fingerprint.slow
+@pytest.mark.shared_data
+@pytest.mark.slow
 def test_all_mutants_of_human_eval(human_eval_rows: list[dict[str, Any]]) -> None:
     some = [problem("humaneval", row) for row in human_eval_rows]
     assert set(run(*(one.program("    return None\n") for one in some))) <= {"failed", "error"}
@@ -316,7 +316,7 @@ def test_all_mutants_of_human_eval(human_eval_rows: list[dict[str, Any]]) -> Non
     assert set(run(*early)) == {"exited_early"}
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_solutions_of_mbpp(mbpp_rows: list[dict[str, Any]]) -> None:
     some = mbpp_rows[::25]
     programs = [problem("mbpp", row).program(row["code"]) for row in some]
@@ -324,8 +324,8 @@ def test_solutions_of_mbpp(mbpp_rows: list[dict[str, Any]]) -> None:
     assert len([row for row in mbpp_rows if TASKS["mbpp"].keep(row)]) == 500
 
 
-@pytest.fingerprint.shared_data
-@pytest.fingerprint.slow
+@pytest.mark.shared_data
+@pytest.mark.slow
 def test_all_solutions_of_mbpp(mbpp_rows: list[dict[str, Any]]) -> None:
     found = run(*(problem("mbpp", row).program(row["code"]) for row in mbpp_rows))
     assert {row["task_id"]: reason for row, reason in zip(mbpp_rows, found, strict=True) if reason != "passed"} == {}

@@ -143,7 +143,7 @@ def test_an_interrupted_evaluation_keeps_what_it_has(model: str, monkeypatch: py
     assert sum(sizes) == 10 and before < 10
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ((), "no suite is named; give --suite, one or several of heldout, math"),

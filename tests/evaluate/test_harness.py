@@ -299,7 +299,7 @@ def test_formats() -> None:
     assert data.medqa({"sent1": "q", **{f"ending{n}": "e" for n in range(4)}, "label": 3})["label"] == 3
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_the_files_that_are_there(shared: Path) -> None:
     chosen = suite(shared / "data", task=["mmlu", "truthfulqa", "bbh", "gsm8k", "openbookqa"])
     found = {task.name: data.parts(str(where), task.read, subjects=task.group) for task, where in chosen.tasks}

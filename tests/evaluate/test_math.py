@@ -28,7 +28,7 @@ from instdiff.store import Store
 # ── what a solution comes to ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("text", "expected", "as_number"),
     [
         (r"so \boxed{\frac{1}{2}} it is", r"\frac{1}{2}", r"\frac{1}{2}"),
@@ -50,7 +50,7 @@ def test_the_answer_that_a_solution_comes_to(text: str, expected: str | None, as
     assert final_answer(text, number=True) == as_number
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("answer", "gold", "equal"),
     [
         ("18", "18.0", True),
@@ -148,8 +148,8 @@ def gsm8k_solutions(shared: Path) -> tuple[list[Solution], list[bool]]:
     return solutions, right
 
 
-@pytest.fingerprint.shared_data
-@pytest.fingerprint.parametrize("count", [600, pytest.param(None, marks=pytest.fingerprint.slow)])
+@pytest.mark.shared_data
+@pytest.mark.parametrize("count", [600, pytest.param(None, marks=pytest.mark.slow)])
 def test_verdicts_agree_with_the_published_ones(shared: Path, count: int | None) -> None:
     pytest.importorskip("math_verify")
     solutions, right = gsm8k_solutions(shared)
@@ -161,7 +161,7 @@ def test_verdicts_agree_with_the_published_ones(shared: Path, count: int | None)
     assert not [verdict for verdict in verdicts if verdict.reason not in (None, "no_answer")]
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_real_files_are_found_and_their_own_solutions_are_right(shared: Path) -> None:
     pytest.importorskip("math_verify")
     counts = {}

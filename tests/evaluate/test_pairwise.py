@@ -427,7 +427,7 @@ def test_a_model_of_this_machine_as_judge(
 # ── data and configuration ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_the_published_prompt_files(shared: Path) -> None:
     config = EvalConfig(judge="openai:m@http://h/v1", data_dir=str(shared / "data"), limit=None, max_new_tokens=7)
     general = general_suite(config)
@@ -444,7 +444,7 @@ def test_the_published_prompt_files(shared: Path) -> None:
     assert set(general.usual) == {"alpaca_eval", "mt_bench"}
 
 
-@pytest.fingerprint.shared_data
+@pytest.mark.shared_data
 def test_the_usual_reference_of_alpaca_eval(shared: Path, server: Server, subject: Subject) -> None:
     server.play = lambda body, number: completion("M")
     config = EvalConfig(judge=f"openai:m@{server.url}", data_dir=str(shared / "data"), task=["alpaca_eval"], limit=2)

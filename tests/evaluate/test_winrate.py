@@ -23,8 +23,8 @@ def reviews(shared: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.fingerprint.shared_data
-@pytest.fingerprint.parametrize("name", PUBLISHED)
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_logs_give_the_published_counts(shared: Path, name: str) -> None:
     """For the first side of the logs, which is the model of 5 % of the data."""
     rows = reviews(shared, name)
@@ -84,7 +84,7 @@ def test_length_control_where_there_is_nothing_to_fit() -> None:
     assert apart is not None and 0.2 < apart < 0.8
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("answer", "scores"),
     [
         ("9 8.5\nBoth are good.", [9, 8.5]),

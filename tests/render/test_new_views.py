@@ -44,8 +44,8 @@ def text(hf: Any, ids: Any) -> str:
 # ── the prompt alone ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("layout", ["alpaca", "plain", "direct", "chat"])
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
+@pytest.mark.parametrize("layout", ["alpaca", "plain", "direct", "chat"])
+@pytest.mark.parametrize("name", ["bos", "no_bos"])
 def test_the_prompt_is_what_stands_before_the_response(
     tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], name: str, layout: str
 ) -> None:
@@ -89,8 +89,8 @@ def test_the_prompt_of_a_conversation(tokenizers: dict[str, HFTokenizer], hf: di
         assert "grass" in text(hf["bos"], last.ids[0][marks(last, 0)])
 
 
-@pytest.fingerprint.parametrize("layout", ["alpaca", "chat"])
-@pytest.fingerprint.parametrize("targets", ["all", "last"])
+@pytest.mark.parametrize("layout", ["alpaca", "chat"])
+@pytest.mark.parametrize("targets", ["all", "last"])
 def test_a_question_that_nobody_has_answered(
     tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], layout: str, targets: str
 ) -> None:
@@ -119,8 +119,8 @@ def prompts(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
-@pytest.fingerprint.parametrize("number", [0, 1])
+@pytest.mark.parametrize("name", ["bos", "no_bos"])
+@pytest.mark.parametrize("number", [0, 1])
 def test_a_question_as_plain_text(
     tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], prompts: str, name: str, number: int
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_question_as_plain_text(
     assert made(Asked(prompts, number), tokenizer, "plain").keys().tolist() == rows.keys().tolist()
 
 
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
+@pytest.mark.parametrize("name", ["bos", "no_bos"])
 def test_a_question_as_a_users_turn(
     tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], prompts: str, name: str
 ) -> None:
@@ -200,7 +200,7 @@ def test_options_that_are_one_token_after_a_space() -> None:
 # ── noise ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
+@pytest.mark.parametrize("name", ["bos", "no_bos"])
 def test_noise_leaves_the_tokens_alone(tokenizers: dict[str, HFTokenizer], name: str) -> None:
     has = name == "bos"
     for view, sized, first in (
@@ -220,7 +220,7 @@ def test_noise_leaves_the_tokens_alone(tokenizers: dict[str, HFTokenizer], name:
         assert len(set(noisy.noise.row.tolist())) == len(ROWS)
 
 
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
+@pytest.mark.parametrize("name", ["bos", "no_bos"])
 def test_both_published_views_score_the_same_tokens_where_they_are_cut(
     tokenizers: dict[str, HFTokenizer], name: str
 ) -> None:
@@ -245,7 +245,7 @@ def both(tokenizer: HFTokenizer, layout: str = "plain", limit: int = 500) -> tup
     return rows, whole
 
 
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
+@pytest.mark.parametrize("name", ["bos", "no_bos"])
 def test_demonstrations_stand_before_the_row(tokenizers: dict[str, HFTokenizer], name: str) -> None:
     bos = tokenizers[name].bos
     rows, whole = both(tokenizers[name])

@@ -207,7 +207,7 @@ SEEN = (
 )
 
 
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])  # without and with generation marks
+@pytest.mark.parametrize("name", ["bos", "no_bos"])  # without and with generation marks
 def test_chat(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], name: str) -> None:
     rows = rows_of([TALK], tokenizers[name], layout="chat")
     assert text_of(rows, 0, hf[name]) == (SEEN, "Hello.See you")

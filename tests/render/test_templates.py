@@ -64,7 +64,7 @@ def test_a_row_that_names_placeholders_stays_as_it_is() -> None:
     assert "### Instruction:\n{input}\n\n### Input:\n{instruction}\n" in turn("alpaca", "{input}", "{instruction}")
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("alpacca", "unknown template 'alpacca'; did you mean 'alpaca'?"),
@@ -114,7 +114,7 @@ def test_text_and_jinja_files(tmp_path: Path) -> None:
     assert template(written(tmp_path, "mine.jinja", "{{ messages }}")) == ChatTemplate("mine", "{{ messages }}")
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.yaml", 'prompt: "{instruction}"\nseperator: x', "unknown field 'seperator'; did you mean 'separator'?"),

@@ -43,7 +43,7 @@ def same(a: Rows, b: Rows) -> None:
 
 
 @given(talks_=st.lists(talks(), min_size=1, max_size=6), limit=st.integers(1, 90), small=st.booleans())
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
+@pytest.mark.parametrize("name", ["bos", "no_bos"])
 def test_views_together_are_views_alone(
     tokenizers: dict[str, HFTokenizer], name: str, talks_: list[list[dict[str, str]]], limit: int, small: bool
 ) -> None:

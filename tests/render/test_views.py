@@ -45,9 +45,9 @@ def contains(text: list[int], part: list[int]) -> bool:
     return all(token in rest for token in part)
 
 
-@pytest.fingerprint.parametrize("targets", ["all", "last", "all+calls"])
-@pytest.fingerprint.parametrize("layout", ["alpaca", "plain", "direct", "chat"])
-@pytest.fingerprint.parametrize("name", ["bos", "no_bos"])
+@pytest.mark.parametrize("targets", ["all", "last", "all+calls"])
+@pytest.mark.parametrize("layout", ["alpaca", "plain", "direct", "chat"])
+@pytest.mark.parametrize("name", ["bos", "no_bos"])
 @given(talks_=st.lists(talks(), min_size=1, max_size=4), cut=st.one_of(st.none(), st.integers(4, 90)))
 def test_the_same_target_ids_everywhere(
     tokenizers: dict[str, HFTokenizer],
@@ -92,7 +92,7 @@ def test_the_same_target_ids_everywhere(
 
 
 @given(talks_=st.lists(talks(), min_size=1, max_size=3), cut=st.integers(2, 60))
-@pytest.fingerprint.parametrize("layout", ["plain", "chat"])
+@pytest.mark.parametrize("layout", ["plain", "chat"])
 def test_a_cut_row_is_the_head_of_the_whole_one(
     tokenizers: dict[str, HFTokenizer], layout: str, talks_: list[list[dict[str, str]]], cut: int
 ) -> None:
