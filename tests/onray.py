@@ -40,11 +40,11 @@ def started() -> Any:
 
 
 def scorers() -> list[int]:
-    """Processes of workers that are at work or wait, of this cluster: tests beside this one may have another."""
+    """Processes of workers that are at work, of this cluster: tests beside this one may have another."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if " ".join(process.cmdline()).startswith("ray::Scorer"):
+            if " ".join(process.cmdline()).startswith("ray::sweep_shard"):
                 found.append(process.pid)
     return sorted(found)
 

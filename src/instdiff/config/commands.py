@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from instdiff.config.base import Config
 from instdiff.config.methods import short_name
@@ -15,8 +15,17 @@ from instdiff.config.train import TrainSettings
 from instdiff.errors import ConfigError, did_you_mean
 
 __all__ = [
-    *("DataConfig", "EvalPart", "PipelineConfig", "RunConfig", "SampleConfig", "ScoreConfig", "ScorePart"),
-    *("SelectConfig", "SelectPart", "SelectTrainPart", "TrainConfig", "TrainPart", "WarmupPart"),
+    *(
+        "DataConfig",
+        "EvalPart",
+        "ExecutorConfig",
+        "PipelineConfig",
+        "RunConfig",
+        "SampleConfig",
+        "ScoreConfig",
+        "ScorePart",
+    ),
+    *("ScorePart", "SelectConfig", "SelectPart", "SelectTrainPart", "TrainConfig", "TrainPart", "WarmupPart"),
     *("check_role_names", "method_path", "parse_methods", "parse_models", "parse_pairs", "normalise_roles"),
 ]
 
@@ -87,10 +96,6 @@ class RunConfig(Config):
     template: str | None = None
     batch_tokens: PositiveInt | None = None
     workers: PositiveInt | None = None
-    executor: Literal["local", "ray"] = "local"
-    ray_address: str | None = None
-    gpus_per_worker: PositiveInt | None = None
-    shared: str | None = None
     judge_concurrency: PositiveInt | None = None
     seed: int = 42
 
@@ -98,6 +103,21 @@ class RunConfig(Config):
     @classmethod
     def _auto(cls, value: Any) -> Any:
         return None if value == "auto" else value
+
+
+class ExecutorConfig(RunConfig):
+    """What commands share whose passes may go to a Ray cluster."""
+
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    gpus_per_worker: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _of_ray(self) -> ExecutorConfig:
+        given = [key for key in ("ray_address", "gpus_per_worker", "shared") if getattr(self, key, None) is not None]
+        if given and self.executor != "ray":
+            raise ConfigError(f"'{given[0]}' is of use with the executor ray only; add --executor ray, or leave it out")
+        return self
 
 
 class SampleConfig(DataConfig):
@@ -110,7 +130,7 @@ class SampleConfig(DataConfig):
     ALIASES: ClassVar[dict[str, str]] = {"data_path": "data", "output_path": "output"}
 
 
-class ScoreConfig(DataConfig, RunConfig):
+class ScoreConfig(DataConfig, ExecutorConfig):
     """``instdiff score`` and ``instdiff plan``."""
 
     model: dict[str, str] = Field(default_factory=dict)
@@ -121,6 +141,7 @@ class ScoreConfig(DataConfig, RunConfig):
     strict: bool = False
     shards: PositiveInt | Literal["auto"] | None = None
     shard_index: NonNegativeInt | None = None
+    shared: str | None = None
     cluster: str | dict[str, Any] | None = None
 
     ALIASES: ClassVar[dict[str, str]] = {
@@ -280,7 +301,7 @@ class TrainConfig(DataConfig, RunConfig):
     }
 
 
-class PipelineConfig(DataConfig, RunConfig):
+class PipelineConfig(DataConfig, ExecutorConfig):
     """``instdiff pipeline``.
 
     Args:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from instdiff.config.commands import DataConfig, RunConfig
+from instdiff.config.commands import DataConfig, ExecutorConfig
 from instdiff.config.pipeline import names
 
 LISTS = ("suite", "task")
 
 
-class EvalConfig(DataConfig, RunConfig):
+class EvalConfig(DataConfig, ExecutorConfig):
     """``instdiff eval``.
 
     Args:
