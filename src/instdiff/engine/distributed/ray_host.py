@@ -224,6 +224,7 @@ def connect(ray: Any, settings: Settings) -> None:
                 room = min(room, max(shutil.disk_usage("/dev/shm").free // 2, 80 << 20))
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             how |= {"num_cpus": max(cores, settings.workers or 1), "object_store_memory": room}
+        _hush()
         ray.init(address or "local", **how, **({} if address else {"include_dashboard": False}))
     except ImportError as error:
         raise PlanError(f'{address} needs what is missing ({error}); run: pip install "ray[client]"') from None
@@ -231,6 +232,15 @@ def connect(ray: Any, settings: Settings) -> None:
         what = f"no Ray cluster can be used at '{address}'" if address else "Ray cannot be started on this machine"
         hint = "check the address, and that Ray and Python have the same versions there" if address else "see above"
         raise EngineError(f"{what}: {_first_line(error)}; {hint}") from None
+
+
+def _hush() -> None:
+    """Ray's own pages on each lost process go to standard output, where results go."""
+    with suppress(ImportError, AttributeError):
+        from ray._private import worker
+
+        if callable(worker.print_to_stdstream):
+            worker.print_to_stdstream = lambda data, ignore_prefix: None
 
 
 _serving: dict[tuple[str, Terms], Serving] = {}
