@@ -40,6 +40,7 @@ class Pool:
         origin: Where the data came from, for messages.
         targets: Which turns are learned: ``all`` assistant turns, the ``last`` one, or ``all+calls``.
         rejected: The records that did not fit.
+        size: Of the whole input: bytes, or records where a part of a file was asked for, or what is read is no file.
     """
 
     table: pa.Table
@@ -47,6 +48,7 @@ class Pool:
     origin: str
     targets: str = "all"
     rejected: tuple[Reject, ...] = ()
+    size: int = 0
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -119,6 +121,10 @@ class Pool:
         """The samples at these positions, in the order given; without the list of rejects."""
         return replace(self, table=take_table(self.table, _positions(indices)), rejected=())
 
+    def part(self, start: int, stop: int) -> Pool:
+        """Samples ``start`` to ``stop``, which are not copied; without the list of rejects."""
+        return replace(self, table=self.table.slice(start, max(0, stop - start)), rejected=())
+
     def to_jsonl(
         self, path: str | os.PathLike[str], indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None
     ) -> None:
@@ -162,6 +168,11 @@ class Pool:
     def _column(self, name: str) -> Iterator[list[str]]:
         for batch in self.table.select([name]).to_batches(max_chunksize=_CHUNK):
             yield batch.column(0).to_pylist()
+
+
+def concat(pools: Sequence[Pool]) -> Pool:
+    """The samples of parts of one input, one after the other."""
+    return replace(pools[0], table=pa.concat_tables([pool.table for pool in pools]), rejected=())
 
 
 def _positions(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:

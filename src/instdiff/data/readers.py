@@ -10,6 +10,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ BUFFER = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def read_file(path: Path, name: str) -> Iterator[Record]:
-    """The records of one data file, by its suffix.
+Span = tuple[int, int, int]
+"""A part of a file: from the first number's share of the third, its size, to the second's."""
+
+
+def read_file(path: Path, name: str, span: Span | None = None) -> Iterator[Record]:
+    """The records of one data file, by its suffix; with a ``span`` only those that begin in it.
 
     Raises:
         DataError: The file as a whole cannot be read.
@@ -34,7 +39,7 @@ def read_file(path: Path, name: str) -> Iterator[Record]:
     if read is None:
         raise DataError(f"{name}: unknown kind of file; known: {', '.join(READERS)}")
     try:
-        yield from read(path, name)
+        yield from read(path, name) if span is None else PARTIAL[read](path, name, span)
     except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
@@ -51,6 +56,16 @@ def reader_for(path: Path) -> Callable[[Path, str], Iterator[Record]] | None:
 def _read_jsonl(path: Path, name: str) -> Iterator[Record]:
     with _open(path) as file:
         yield from read_lines(file, name)
+
+
+def _lines_between(path: Path, name: str, span: Span) -> Iterator[Record]:
+    start, stop, _ = span
+    with open(path, "rb") as file:
+        if start:
+            file.seek(start - 1)
+            file.readline()
+        ends = iter(lambda: file.readline() if file.tell() < stop else b"", b"")
+        yield from read_lines(ends, name)
 
 
 def _read_json(path: Path, name: str) -> Iterator[Record]:
@@ -139,15 +154,21 @@ def _csv_rows(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
             yield row
 
 
-def _read_parquet(path: Path, name: str) -> Iterator[Record]:
+def _read_parquet(path: Path, name: str, span: Span | None = None) -> Iterator[Record]:
     # Without a buffer a whole column of a row group, which may be the whole file, is read at once.
     with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
         columns = file.schema_arrow.names
         twice = sorted({column for column in columns if columns.count(column) > 1})
         if twice:
             raise DataError(f"{name}: column '{twice[0]}' is there twice; rename one")
-        batches = file.iter_batches(batch_size=BATCH)
-        yield from read_rows((row for batch in batches for row in batch.to_pylist()), name)
+        groups = range(file.num_row_groups)
+        ends = [0, *accumulate(file.metadata.row_group(group).num_rows for group in groups)]
+        first, last = (0, ends[-1]) if span is None else (ends[-1] * at // span[2] for at in span[:2])
+        some = [group for group in groups if ends[group] < last and ends[group + 1] > first]
+        batches = file.iter_batches(batch_size=BATCH, row_groups=some)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        start = ends[some[0]] if some else 0
+        yield from read_rows(islice(rows, first - start, last - start), name)
 
 
 def _value(decoder: Decoder, text: str, at: int, name: str) -> tuple[Any, int]:
@@ -192,6 +213,18 @@ def _try(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+PARTIAL: dict[Callable[[Path, str], Iterator[Record]], Callable[[Path, str, Span], Iterator[Record]]] = {
+    _read_jsonl: _lines_between,
+    _read_parquet: _read_parquet,
+}
+"""By how a file is read, how a part of it is."""
+
+
+def reads_in_part(path: Path) -> bool:
+    """Whether a part of a file can be read alone."""
+    return reader_for(path) in PARTIAL and not path.name.lower().endswith(".gz")
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {

@@ -52,5 +52,7 @@ def make_model_host(
     devices = [str(device)]
     if device.type == "cuda" and settings.device in ("auto", "cuda"):
         devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if (settings.gpus_per_worker or 1) > 1:
+        return Resident(device, dtype, over_gpus=True)
     count = settings.workers or len(devices)
     return Resident(device, dtype) if count == 1 else Workers(count, devices, dtype)
