@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import pkgutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,12 +61,8 @@ def cli(*args: object, stdin: str | None = None) -> Ran:
     """Run a command in this process; no terminal."""
     from typer.testing import CliRunner
 
-    import instdiff.cli
-    from instdiff.cli.app import app
+    from instdiff.cli.entry import app
 
-    for module in pkgutil.iter_modules(instdiff.cli.__path__):
-        if module.name.endswith("_verbs"):
-            importlib.import_module(f"instdiff.cli.{module.name}")  # it registers its commands
     done = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin, prog_name="instdiff")
     return Ran(done.exit_code, done.stdout, done.stderr)
 

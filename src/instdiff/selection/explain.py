@@ -98,7 +98,7 @@ def turns(sample: Sample) -> list[dict[str, str]]:
 def _by_method(scored: Scored, at: int) -> dict[str, Any]:
     facts = rank_of(scored.value, at)
     if scored.eligible[at]:
-        facts["rank"] = int(np.flatnonzero(scored.rank_rows() == at)[0]) + 1  # as selecting breaks ties
+        facts["rank"] = int(np.flatnonzero(scored.best() == at)[0]) + 1  # as selecting breaks ties
     said = reasons(scored, at)
     budget = budget_reached(scored, at)
     return {
