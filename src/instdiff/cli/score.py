@@ -391,6 +391,7 @@ def _score_on_ray(settings: ScoreConfig, pool: Pool, console: Console) -> ScoreT
     Embedders and judges run here. A wave begins when all shards of the one before are there.
     """
     from instdiff.engine.distributed.ray_host import RayHost
+    from instdiff.errors import ConfigError
     from instdiff.scoring.models import bind
     from instdiff.scoring.scorer import workbench
     from instdiff.scoring.sharding.shard import Shard
@@ -398,6 +399,8 @@ def _score_on_ray(settings: ScoreConfig, pool: Pool, console: Console) -> ScoreT
     from instdiff.scoring.sharding.shards import merge, score_texts
     from instdiff.store import Store
 
+    if "://" in str(settings.shared):
+        raise ConfigError(f"'shared' is a folder that all nodes see, not the address '{settings.shared}'; mount it")
     named, specs = build_methods(settings)
     how: dict[str, Any] = {"settings": run_settings(settings), "store": Store(settings.store), "log": console.log}
     how |= {"listed": listed_rows(settings), "target": target_rows(settings)}
