@@ -122,9 +122,9 @@ def test_huggingface_jobs(tmp_path: Path) -> None:
 def check_options(words: list[str]) -> None:
     """Options of ``hf jobs run``, by the program itself."""
     hf = pytest.importorskip("huggingface_hub.cli.hf")
-    group: Any = hf.app if hasattr(hf.app, "commands") else typer.main.get_command(hf.app)
+    group: Any = hf.app if hasattr(hf.app, "get_command") else typer.main.get_command(hf.app)
     for name in ("jobs", "run"):
-        group = group.commands[name]
+        group = group.get_command(None, name)
     group.make_context("run", [*words, "python:3.12", "true"])
 
 
