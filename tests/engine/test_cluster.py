@@ -24,7 +24,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.distributed import ray_host as place
 from instdiff.engine.distributed.hosts import make_model_host
-from instdiff.engine.distributed.ray_host import RayHost, SweepTask, Terms, connect, sweep_shard
+from instdiff.engine.distributed.ray_host import RayHost, Terms, connect, sweep_shard
 from instdiff.engine.distributed.workers import Workers, runs
 from instdiff.engine.models import Resident, at_hand, resolve, weights
 from instdiff.errors import ConfigError, EngineError, PlanError, StoreError
@@ -54,7 +54,7 @@ def same(table: Any, clean: Any) -> None:
         assert table[name].reason.tolist() == clean[name].reason.tolist()
         for detail, values in clean[name].details.items():
             np.testing.assert_allclose(table[name].details[detail], values, rtol=1e-5, atol=1e-5, err_msg=detail)
-        assert table[name].rank_rows().tolist() == clean[name].rank_rows().tolist()
+        assert table[name].best().tolist() == clean[name].best().tolist()
 
 
 def some(count: int) -> Rows:
@@ -162,12 +162,11 @@ def test_a_worker_knows_its_model(lab: Lab, tmp_path: Path) -> None:
 def test_a_worker_says_what_went_wrong(lab: Lab) -> None:
     pytest.importorskip("ray")
     source, rows = resolve(ModelRef(str(lab.models["llama"]))), some(6)
-    task = SweepTask(source, weights(source), (Nll(),), None, "float32", Terms(1, 1, 0), __version__)
-    batches, host, said = sweep_shard(task, rows)
+    how = (__version__, "float32", Terms(1, 1, 0), source)
+    batches, host, said = sweep_shard((*how, weights(source), (Nll(),), None), rows)
     assert sorted(at for one in batches for at in one.at.tolist()) == list(range(6)) and host and said == []
-    other = SweepTask(source, (("model.safetensors", 1),), (Nll(),), None, "float32", Terms(1, 1, 0), __version__)
     with pytest.raises(EngineError, match=r"copy them again \(on .+\)$"):
-        sweep_shard(other, rows)
+        sweep_shard((*how, (("model.safetensors", 1),), (Nll(),), None), rows)
 
 
 def test_a_model_over_several_devices_gives_the_same(lab: Lab) -> None:

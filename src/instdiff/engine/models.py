@@ -89,7 +89,7 @@ def _folder(where: str, revision: str | None) -> tuple[Path, str | None]:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise EngineError(
-            f"model '{where}' is no local folder, and the hub did not give it: {_first_line(error)}; "
+            f"model '{where}' is no local folder, and the hub did not give it: {first_line(error)}; "
             "check the name, the network, or HF_TOKEN for a gated model"
         ) from None
     return Path(kept), Path(kept).name
@@ -120,7 +120,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EngineError(f"cannot read '{folder / name}': {_first_line(error)}") from None
+        raise EngineError(f"cannot read '{folder / name}': {first_line(error)}") from None
     return settings
 
 
@@ -141,7 +141,7 @@ def load_tokenizer(source: Source) -> HFTokenizer:
         hf = AutoTokenizer.from_pretrained(str(beside))
         config = AutoConfig.from_pretrained(str(source.folder))
     except Exception as error:
-        raise EngineError(f"cannot read the tokenizer in '{beside}': {_first_line(error)}") from error
+        raise EngineError(f"cannot read the tokenizer in '{beside}': {first_line(error)}") from error
     return HFTokenizer(hf, getattr(config.get_text_config(), "max_position_embeddings", None))
 
 
@@ -159,7 +159,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise EngineError(f"device '{name}' cannot be used: {_first_line(error)}") from None
+        raise EngineError(f"device '{name}' cannot be used: {first_line(error)}") from None
     return device
 
 
@@ -293,7 +293,7 @@ class Resident:
                 self._module.to(self.dtype).eval()
                 self._adapters[str(adapter.resolve())] = name
         except Exception as error:
-            raise EngineError(f"cannot load adapter '{adapter}': {_first_line(error)}") from error
+            raise EngineError(f"cannot load adapter '{adapter}': {first_line(error)}") from error
         self._module.set_adapter(name)
 
     def _load(self, folder: Path) -> Any:
@@ -308,7 +308,7 @@ class Resident:
                 str(folder), dtype=self.dtype, use_safetensors=_safe(folder), **layout
             )
         except Exception as error:
-            raise EngineError(f"cannot load model '{folder}': {_first_line(error)}") from error
+            raise EngineError(f"cannot load model '{folder}': {first_line(error)}") from error
         self.loads += 1
         module = _rejoin(module) if self.over_gpus else module.to(self.device)
         return module.eval().requires_grad_(False)
@@ -340,6 +340,7 @@ def _safe(folder: Path) -> bool:
     raise EngineError(f"'{folder}' has only pickled weights (*.bin), which are not read; convert them to safetensors")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
