@@ -17,6 +17,7 @@ from instdiff.config.base import Config
 from instdiff.config.commands import (
     DataConfig,
     EvalPart,
+    ExecutorConfig,
     PipelineConfig,
     RunConfig,
     SampleConfig,
@@ -54,6 +55,7 @@ VERBS: dict[str, type[Config]] = {
 PARTS: dict[str, type[Config]] = {
     "data": DataConfig,
     "running": RunConfig,
+    "executor": ExecutorConfig,
     "settings": TrainSettings,
     "line": Variant,
     "warmup": WarmupPart,
@@ -75,11 +77,12 @@ MEANINGS = {
     "running.max_length": "Tokens of prompt and response, after which a row is cut.",
     "running.batch_tokens": "Tokens per batch; unless given, or with `auto`, the fastest is found.",
     "running.workers": "Processes that score; unless given, or with `auto`, one for each GPU.",
-    "running.executor": "Where workers run.",
+    "executor.executor": "`local`: this machine; `ray`: shards go to a cluster, see [scale](scale.md#ray).",
     "running.seed": "Of everything random.",
-    "running.ray_address": "Address of a running Ray cluster, with `executor: ray`.",
-    "running.gpus_per_worker": "GPUs that one worker has.",
-    "running.shared": "Folder that all machines of a Ray cluster see.",
+    "executor.ray_address": "Address of a running Ray cluster, with `executor: ray`.",
+    "executor.gpus_per_worker": "GPUs that one worker of a cluster has.",
+    "score.shared": "With `executor: ray`, a folder that all machines see: each shard reads its own rows, and its file "
+    "goes there.",
     "instruction_key": "Column of the instruction; the published way to write `map`.",
     "input_key": "Column of the input; the published way to write `map`.",
     "response_key": "Column of the response; the published way to write `map`.",
@@ -183,7 +186,7 @@ def keys(name: str) -> str:
 def shared(kind: type[Config]) -> dict[str, str]:
     """Keys that stand in a table of their own, by its heading; those that a class says anew do not."""
     out = {}
-    for label, base in (("data", DataConfig), ("running", RunConfig)):
+    for label, base in (("data", DataConfig), ("running", RunConfig), ("executor", ExecutorConfig)):
         if issubclass(kind, base):
             out |= {key: label for key, field in base.model_fields.items() if same(field, kind.model_fields[key])}
     return out

@@ -105,7 +105,7 @@ class RunConfig(Config):
         return None if value == "auto" else value
 
 
-class ExecutorConfig(RunConfig):
+class ExecutorConfig(Config):
     """What commands share whose passes may go to a Ray cluster."""
 
     executor: Literal["local", "ray"] = "local"
@@ -130,7 +130,7 @@ class SampleConfig(DataConfig):
     ALIASES: ClassVar[dict[str, str]] = {"data_path": "data", "output_path": "output"}
 
 
-class ScoreConfig(DataConfig, ExecutorConfig):
+class ScoreConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff score`` and ``instdiff plan``."""
 
     model: dict[str, str] = Field(default_factory=dict)
@@ -301,7 +301,7 @@ class TrainConfig(DataConfig, RunConfig):
     }
 
 
-class PipelineConfig(DataConfig, ExecutorConfig):
+class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff pipeline``.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from instdiff.config.base import Config
-from instdiff.config.commands import DataConfig, ExecutorConfig, check_role_names, parse_methods
+from instdiff.config.commands import DataConfig, ExecutorConfig, RunConfig, check_role_names, parse_methods
 from instdiff.config.pipeline import WarmupPart
 from instdiff.config.train import TrainSettings
 
@@ -62,7 +62,7 @@ class Variant(Config):
         return True
 
 
-class CompareConfig(DataConfig, ExecutorConfig):
+class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff compare``.
 
     Args:

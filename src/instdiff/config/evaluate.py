@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from instdiff.config.commands import DataConfig, ExecutorConfig
+from instdiff.config.commands import DataConfig, ExecutorConfig, RunConfig
 from instdiff.config.pipeline import names
 
 LISTS = ("suite", "task")
 
 
-class EvalConfig(DataConfig, ExecutorConfig):
+class EvalConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff eval``.
 
     Args:
