@@ -70,7 +70,7 @@ class Pool:
     def fingerprint(self) -> str:
         """Hash over the ids in row order."""
         digest = hashlib.blake2b(digest_size=16)
-        for number, chunk in enumerate(self._column("id")):
+        for number, chunk in enumerate(chunk for chunk in self._column("id") if chunk):
             digest.update((("\n" if number else "") + "\n".join(chunk)).encode())
         return digest.hexdigest()
 
