@@ -41,7 +41,15 @@ def write_rows(pool: Pool, file: Path, count: int) -> Path:
 
 def run_shard(file: Path, folder: Path, index: int, count: int, store: Path) -> int:
     with counting() as counted:
-        score_shard(load(str(file)), [IFD()], MODEL, Shard(index, count), folder, settings=SETTINGS, store=Store(store))
+        score_shard(
+            lambda shard: load(str(file), shard=(shard.index, shard.count)),
+            [IFD()],
+            MODEL,
+            Shard(index, count),
+            folder,
+            settings=SETTINGS,
+            store=Store(store),
+        )
     return counted.tokens
 
 

@@ -283,7 +283,7 @@ def test_workers_that_are_always_lost_are_an_error(lab: Lab, cluster: Any) -> No
     finally:
         stop.set()
         killer.join()
-    assert said == []
+    assert all(line.startswith("shards at work or waiting: ") for line in said)
 
 
 @pytest.mark.slow
