@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from instdiff.cli.app import Verb
 from instdiff.cli.entry import app
 from instdiff.config.base import Config
-from instdiff.config.commands import DataConfig, RunConfig
+from instdiff.config.commands import DataConfig, ExecutorConfig, RunConfig
 from instdiff.config.compare import Variant
 from instdiff.config.pipeline import EvalPart, ScorePart, SelectPart, SelectTrainPart, WarmupPart
 from instdiff.config.train import TrainSettings
@@ -24,6 +24,7 @@ WIDTH = 78
 PARTS: dict[str, type[Config]] = {
     "data": DataConfig,
     "running": RunConfig,
+    "executor": ExecutorConfig,
     "settings": TrainSettings,
     "line": Variant,
     "warmup": WarmupPart,
@@ -92,7 +93,7 @@ def keys(name: str) -> str:
 def shared(kind: type[Config]) -> dict[str, str]:
     """Keys that stand in a table of their own, by its heading; those that a class says anew do not."""
     out = {}
-    for label, base in (("data", DataConfig), ("running", RunConfig)):
+    for label, base in (("data", DataConfig), ("running", RunConfig), ("executor", ExecutorConfig)):
         if issubclass(kind, base):
             out |= {key: label for key, field in base.model_fields.items() if same(field, kind.model_fields[key])}
     return out

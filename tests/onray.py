@@ -39,12 +39,13 @@ def started() -> Any:
     return cluster
 
 
-def scorers() -> list[int]:
-    """Processes of workers that are at work or wait, of this cluster: tests beside this one may have another."""
+def scorers(node: Any = None) -> list[int]:
+    """Processes of workers that are at work, of this cluster (tests beside this one may have another) or a node."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    parent = None if node is None else node.all_processes["raylet"][0].process.pid
+    for process in psutil.Process(parent).children(recursive=True):
         with suppress(psutil.Error):
-            if " ".join(process.cmdline()).startswith("ray::Scorer"):
+            if " ".join(process.cmdline()).startswith("ray::sweep_shard"):
                 found.append(process.pid)
     return sorted(found)
 

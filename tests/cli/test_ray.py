@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from instdiff.scoring.sharding.shard_file import record, shard_files
 from onray import started
 
 from .shell import cli, files, ok, read_jsonl, write_jsonl
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::FutureWarning:ray", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 PATIENCE = 300
-REPORT = r"ray: \d+ blocks? by \d+ workers? on 1 host; \d+ blocks? \(\d+ rows?\) done again, \d+ workers? lost"
+REPORT = r"ray: \d+ shards? on 1 host"
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +65,49 @@ def test_the_same_scores_and_selection(model: str, tmp_path: Path) -> None:
     started()
     ok(*command(model, "local"))
     ok(*command(model, "two", "--workers", "2"))
-    said = ok(*command(model, "ray", *ray(f"shared={tmp_path / 'shared'}"))).err
+    said = ok(*command(model, "ray", *ray())).err
     assert len(re.findall(rf"^{REPORT}$", said, re.MULTILINE)) == 1
-    assert "; 0 blocks (0 rows) done again, 0 workers lost" in said
-    assert files(tmp_path / "shared") == set()
     same("ray", "local")
     same("ray", "two")
     assert chosen("ray") == chosen("local") == chosen("two") and len(chosen("ray")) == len(MANY) // 10
+
+
+def test_tasks_that_read_their_own_rows(model: str, tmp_path: Path) -> None:
+    """With a shared folder every task is a shard: it leaves its file there, and the driver joins them."""
+    started()
+    ok(*command(model, "local"))
+    words = command(model, "ray", *ray(f"shared={tmp_path / 'shared'}"))
+    assert re.search(r"^ray: 8 shards on 1 host$", ok(*words).err, re.MULTILINE)
+    same("ray", "local")
+    found = shard_files(tmp_path / "shared")
+    assert sorted(found) == [(index, 8, 1) for index in range(8)]
+    assert sum(record(path)["rows"]["count"] for path in found.values()) == len(MANY)
+    assert chosen("ray") == chosen("local")
+    ok("merge", tmp_path / "shared", "--output", "merged.parquet", "--store", "../merged-store")
+    same("merged", "local")
+
+    found[3, 8, 1].unlink()  # what is there is not done again
+    before = {path: path.stat().st_mtime_ns for path in found.values() if path.exists()}
+    ok(*words)
+    assert {path: path.stat().st_mtime_ns for path in before} == before and found[3, 8, 1].is_file()
+
+
+def test_rows_shown_to_each_other_wait_for_all_shards(model: str, tmp_path: Path) -> None:
+    """Two waves: the driver computes the vectors, and the second wave begins when the first is there of all shards."""
+    started()
+    methods = ["miwv,nuggets", "--set", "nuggets.anchors=3", "--set", "miwv.retrieval=embedding", "--max-length", "200"]
+    words = ["--method", *methods, "--limit", "60"]
+    ok(*command(model, "local", *words))
+    ok(*command(model, "ray", *ray(*words)))
+    ok(*command(model, "shared", *ray(*words, f"shared={tmp_path / 'shared'}")))
+    assert sorted(shard_files(tmp_path / "shared")) == sorted((i, 8, wave) for i in range(8) for wave in (1, 2))
+    assert not any("text" in record(path)["columns"] for path in shard_files(tmp_path / "shared").values())
+    for name in ("ray", "shared"):
+        a, b = pq.read_table(f"{name}.parquet"), pq.read_table("local.parquet")
+        assert a.column_names == b.column_names and len(a) == len(b) == 60
+        assert a["miwv.neighbour"].equals(b["miwv.neighbour"])
+        for column in ("miwv", "nuggets"):
+            assert a[column].to_pylist() == pytest.approx(b[column].to_pylist(), rel=1e-5, abs=1e-5)
 
 
 def test_a_disk_that_gets_full(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +136,8 @@ def test_a_disk_that_gets_full(model: str, monkeypatch: pytest.MonkeyPatch) -> N
     [
         (["--executor", "raid"], "the command line: 'executor': "),
         (["shared=/x"], "'shared' is of use with the executor ray only; add --executor ray, or leave it out"),
-        (ray("shared=nosuch://x"), "the shared folder 'nosuch://x/instdiff-"),
-        (ray("shared=/proc/none"), "the shared folder '/proc/none/instdiff-"),
+        (ray("shared=s3://x"), "'shared' is a folder that all nodes see, not the address 's3://x'"),
+        (ray("shared=/proc/none"), "cannot write '/proc/none"),
         (
             ["--executor", "ray", "gpus_per_worker=2"],
             "gpus_per_worker is 2, and no node of the Ray cluster has so",

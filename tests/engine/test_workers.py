@@ -19,7 +19,8 @@ from helpers import Counting, Lab, some_rows
 from instdiff.core import ModelRef, Nll, Settings
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
-from instdiff.engine.distributed.workers import Workers, make_model_host, runs
+from instdiff.engine.distributed.hosts import make_model_host
+from instdiff.engine.distributed.workers import Workers, runs
 from instdiff.engine.models import Resident, resolve
 from instdiff.errors import EngineError, StoreError
 from instdiff.methods import IFD, InstructDiff, Perplexity
@@ -281,14 +282,9 @@ def test_a_bug_in_a_worker_shows_its_traceback_and_the_processes_go_on(lab: Lab,
     columns = {Nll(): ColumnId("m", "float32", Nll())}
     keys = np.array([b"0123456789abcdef"])
     try:
-        with (
-            pytest.raises(RuntimeError, match=r"(?s)^a worker process failed:\nTraceback .*Error"),
-            team.use(source) as m,
-        ):
-            run_pass(m.sweep(bad, (Nll(),), print, None), keys, columns, Store(tmp_path))
-        with team.use(source) as model:
-            batches = model.sweep(good, (Nll(),), print, None)
-            assert run_pass(batches, keys, columns, Store(tmp_path)) == set()
+        with pytest.raises(RuntimeError, match=r"(?s)^a worker process failed:\nTraceback .*Error"):
+            run_pass(team.sweep(source, bad, (Nll(),), print), keys, columns, Store(tmp_path))
+        assert run_pass(team.sweep(source, good, (Nll(),), print), keys, columns, Store(tmp_path)) == set()
         assert Store(tmp_path).read(columns[Nll()], keys).count().tolist() == [2]
     finally:
         team.close()

@@ -13,7 +13,8 @@ import pytest
 
 from cli.shell import Ran, cli, ok
 from helpers import Lab
-from instdiff.scoring.sharding.shard_file import ranges, shard_files
+from instdiff.data import load
+from instdiff.scoring.sharding.shard_file import ranges, record, shard_files, shard_path
 from instdiff.store import Store
 from instdiff.store.keys import Keys
 
@@ -58,9 +59,8 @@ def assert_same(merged: pa.Table, single: pa.Table) -> None:
 def test_four_shards_merged_are_one_run(words: list[str]) -> None:
     method = [f"--method={ALL}", "--set=tshirt.draws=2"]
     told = [shard(words, index).json for index in (2, 0, 3, 1)]
-    assert [(t["shard"], t["rows"], t["done"], t["waits_for"]) for t in told] == [
-        (2, 6, 1, []), (0, 6, 1, []), (3, 5, 1, []), (1, 6, 1, []),
-    ]  # fmt: skip
+    assert [(t["shard"], t["done"], t["waits_for"]) for t in told] == [(i, 1, []) for i in (2, 0, 3, 1)]
+    assert sum(t["rows"] for t in told) == 23 and all(4 <= t["rows"] <= 8 for t in told)
     said = ok("merge", "shards", "--output=merged.parquet", "--store=merged", "--json").json
     assert said["rows"] == 23 and said["methods"]["ifd"]["excluded"]["empty_response"] == 1
     ok("score", *words, *method, "--output=single.parquet", "--store=single")
@@ -136,7 +136,7 @@ def test_what_does_not_belong_is_named(words_of_ifd: list[str], lab: Lab) -> Non
         "methods.entropy.spec": ([], "ifd,entropy"),
         "models.base.fingerprint": ([f"--model=base={other}"], "ifd"),
         "models.base.template_fingerprint": (["--template=plain"], "ifd"),
-        "data.fingerprint": (["--limit=22"], "ifd"),
+        "data.size": (["--limit=22"], "ifd"),
         "shards": ([], "ifd"),
     }
     for key, (more, method) in changed.items():
@@ -167,7 +167,39 @@ def test_merge_wants_the_data_that_was_scored(words_of_ifd: list[str]) -> None:
     ok("merge", "shards", "--data=moved.jsonl")
     with open("moved.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps({"instruction": "More.", "input": "", "output": "Yes."}) + "\n")
-    assert "data.fingerprint" in cli("merge", "shards", "--data=moved.jsonl").error
+    assert "data.size" in cli("merge", "shards", "--data=moved.jsonl").error
+
+
+def test_merge_checks_that_shards_make_the_file(words_of_ifd: list[str]) -> None:
+    """Each shard says what its own rows are: a change that keeps the file's size is told, and where."""
+    for index in range(3):
+        shard(words_of_ifd, index, count=3, method="ifd")
+    facts = [record(path) for _, path in sorted(shard_files(Path("shards")).items())]
+    pool = load("my.jsonl")
+    assert [fact["about"]["data"] for fact in facts] == [{"size": Path("my.jsonl").stat().st_size}] * 3
+    parts = [load("my.jsonl", shard=(index, 3)) for index in range(3)]
+    assert [fact["rows"] for fact in facts] == [{"count": len(part), "fingerprint": part.fingerprint} for part in parts]
+    assert [i for part in parts for i in part.ids] == list(pool.ids)
+
+    text = Path("my.jsonl").read_text(encoding="utf-8")
+    *lines, last = text.splitlines()
+    Path("my.jsonl").write_text("\n".join([last, *lines]) + "\n", encoding="utf-8")
+    refused = cli("merge", "shards").error
+    assert refused.startswith(f"'{shard_path(Path('shards'), 0, 3, 1)}' is of other rows than 0 to {len(parts[0]) - 1}")
+    assert "of my.jsonl, which are its own; delete it and run that shard again" in refused
+    Path("my.jsonl").write_text(text, encoding="utf-8")
+    ok("merge", "shards")
+
+
+def test_a_shard_reads_its_own_rows_alone(words_of_ifd: list[str]) -> None:
+    """Bad lines in another shard's part are not even looked at; ``merge`` writes them down."""
+    text = Path("my.jsonl").read_text(encoding="utf-8")
+    Path("my.jsonl").write_text(text + "broken\n" * 3, encoding="utf-8")
+    told = [shard(words_of_ifd, index, count=2, method="ifd") for index in range(2)]
+    assert "rejected" not in told[0].err and "3 rejected" in told[1].err
+    assert not list(Path().rglob("rejected.jsonl"))
+    said = ok("merge", "shards", "--json")
+    assert said.json["rows"] == 23 and len(Path("shards/rejected.jsonl").read_text().splitlines()) == 3
 
 
 def test_a_shard_that_is_there_is_not_run_again(words_of_ifd: list[str]) -> None:

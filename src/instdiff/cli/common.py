@@ -9,28 +9,31 @@ from instdiff.cli.console import Console
 
 if TYPE_CHECKING:
     from instdiff.config.commands import DataConfig, ScoreConfig, SelectConfig
-    from instdiff.core import Method, Settings
+    from instdiff.core import Log, Method, Settings
     from instdiff.data import Pool
+    from instdiff.scoring.sharding.shard import Shard
     from instdiff.scoring.table import ScoreTable
 
 
 def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
     """The rows that a command works on; bad lines go to ``rejected.jsonl`` beside the output."""
+    beside = Path(output).parent / "rejected.jsonl" if output else None
+    return _load(config, rejects_path=beside, log=console.log)
+
+
+def load_shard(config: DataConfig, shard: Shard, log: Log | None) -> Pool:
+    """The rows of one shard, which alone are read where the format allows it."""
+    return _load(config, shard=(shard.index, shard.count), log=log)
+
+
+def _load(config: DataConfig, **how: Any) -> Pool:
     from instdiff.data import load
     from instdiff.errors import ConfigError
 
     if not config.data:
         raise ConfigError("no data is named; give --data FILE")
-    beside = Path(output).parent / "rejected.jsonl" if output else None
-    return load(
-        config.data,
-        format=config.format,
-        map=config.mapping(),
-        targets=config.targets,
-        limit=config.limit,
-        rejects_path=beside,
-        log=console.log,
-    )
+    mapping = config.mapping()
+    return load(config.data, format=config.format, map=mapping, targets=config.targets, limit=config.limit, **how)
 
 
 def require_output(output: str | None) -> str:

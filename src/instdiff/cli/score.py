@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from instdiff.cli.common import (
     build_methods,
     listed_rows,
     load_pool,
+    load_shard,
     require_methods,
     require_output,
     run_score,
@@ -24,8 +28,11 @@ from instdiff.cli.console import Console, clock, table
 
 if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
-    from instdiff.core import Method
+    from instdiff.core import Log, Method
+    from instdiff.data import Pool
     from instdiff.scoring.cost import PassCost
+    from instdiff.scoring.sharding.shard import Shard
+    from instdiff.scoring.sharding.shards import Progressed
     from instdiff.scoring.table import ScoreTable
     from instdiff.scoring.workbench import Workbench
 
@@ -170,9 +177,13 @@ def score(settings: ScoreConfig, console: Console) -> None:
         return
     if Path(out).suffix not in TABLES:  # before hours are spent
         raise ConfigError(f"scores go to {TABLES_SAID}, not to '{out}'")
-    write_scores(run_score(settings, load_pool(settings, console, out), console), out, console, strict=settings.strict)
+    pool = load_pool(settings, console, out)
+    scores = (_score_on_ray if settings.shared else run_score)(settings, pool, console)
+    write_scores(scores, out, console, strict=settings.strict)
 
 
+SHARDS_EACH = 4
+"""Shards for each worker of a Ray cluster: those that come later take their part, and what is lost is little."""
 TABLES = (".parquet", ".jsonl", ".csv")
 TABLES_SAID = ".parquet, .jsonl or .csv"
 
@@ -202,19 +213,16 @@ def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool
 
 ASIDE = {
     *("output", "store", "device", "batch_tokens", "workers", "executor", "strict"),
-    *("shards", "shard_index", "cluster", "judge_concurrency"),
+    *("shards", "shard_index", "cluster", "judge_concurrency", "ray_address", "gpus_per_worker", "shared"),
 }
 """What a shard's file need not say of its configuration: it changes no number."""
 
 
 def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
-    """Compute the columns of a stripe of the rows; ``merge`` makes scores of them."""
+    """Compute the columns of a shard of the rows; ``merge`` makes scores of them."""
     from instdiff.errors import ConfigError
-    from instdiff.scoring.models import bind
     from instdiff.scoring.sharding.shard import shard_of_this_job
     from instdiff.scoring.sharding.shard_file import ranges
-    from instdiff.scoring.sharding.shards import score_shard
-    from instdiff.store import Store
 
     if settings.shards is None:
         raise ConfigError("--shard-index says which, not of how many; give --shards N too")
@@ -225,25 +233,8 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
     if settings.strict:
         raise ConfigError("a shard computes columns, not scores; give --strict to `instdiff merge`")
     mine = shard_of_this_job(settings.shards, settings.shard_index)
-    # One of them writes the rejected lines, which are the same for all.
-    pool = load_pool(settings, console, str(Path(out) / "scores.parquet") if mine.index == 0 else None)
-    console.log(f"{mine} ({mine.by}): {len(mine.rows(len(pool))):,} of {len(pool):,} rows")
-    named, specs = build_methods(settings)
-    done = score_shard(
-        pool,
-        named,
-        bind(settings.model),
-        mine,
-        out,
-        settings=run_settings(settings),
-        store=Store(settings.store),
-        listed=listed_rows(settings),
-        target=target_rows(settings),
-        specs=specs,
-        config=settings.model_dump(mode="json", exclude=ASIDE),
-        log=console.log,
-        progress=console,
-    )
+    console.log(f"{mine} ({mine.by})")
+    done = _run_shard(settings, mine, out, log=console.log, progress=console)
     facts: dict[str, Any] = {
         "output": out,
         "shard": mine.index,
@@ -260,3 +251,72 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
             f"{ranges(done.waits_for)} first: give the same command again when they are there"
         )
     console.result(facts, text)
+
+
+def _run_shard(settings: ScoreConfig, mine: Shard, folder: str, *, log: Log, **how: Any) -> Progressed:
+    """A shard's columns, as far as other shards allow."""
+    from instdiff.scoring.models import bind
+    from instdiff.scoring.sharding.shards import score_shard
+    from instdiff.store import Store
+
+    named, specs = build_methods(settings)
+    return score_shard(
+        lambda shard: load_shard(settings, shard, log if shard == mine else None),
+        named,
+        bind(settings.model),
+        mine,
+        folder,
+        settings=run_settings(settings),
+        store=Store(settings.store),
+        listed=listed_rows(settings),
+        target=target_rows(settings),
+        specs=specs,
+        config=settings.model_dump(mode="json", exclude=ASIDE),
+        log=log,
+        **how,
+    )
+
+
+def _score_on_ray(settings: ScoreConfig, pool: Pool, console: Console) -> ScoreTable:
+    """Shards as Ray tasks that read their own rows and leave their files in the shared folder, where they are joined.
+
+    Embedders and judges run here. A wave begins when all shards of the one before are there.
+    """
+    from instdiff.engine.distributed.ray_host import RayHost
+    from instdiff.errors import ConfigError
+    from instdiff.scoring.models import bind
+    from instdiff.scoring.scorer import workbench
+    from instdiff.scoring.sharding.shard import Shard
+    from instdiff.scoring.sharding.shard_file import shard_files
+    from instdiff.scoring.sharding.shards import merge, score_texts
+    from instdiff.store import Store
+
+    if "://" in str(settings.shared):
+        raise ConfigError(f"'shared' is a folder that all nodes see, not the address '{settings.shared}'; mount it")
+    named, specs = build_methods(settings)
+    how: dict[str, Any] = {"settings": run_settings(settings), "store": Store(settings.store), "log": console.log}
+    how |= {"listed": listed_rows(settings), "target": target_rows(settings)}
+    folder = Path(str(settings.shared)).absolute()
+    bench = workbench(pool, named, bind(settings.model), **how)
+    host = bench.resident
+    assert isinstance(host, RayHost)
+    with closing(host):
+        terms = host.join(console.log)
+        count = next((count for _, count, _ in shard_files(folder)), SHARDS_EACH * terms.count)
+        score_texts(bench, named, specs, folder, count, console)
+        dtype = str(bench.dtype).removeprefix("torch.")
+        own = {"executor": "local", "workers": 1, "device": "cuda" if terms.gpus else "cpu", "dtype": dtype}
+        asked = settings.model_copy(update=own)
+        left = [Shard(index, count) for index in range(count)]
+        while left:
+            done = host.in_tasks(_ray_shard, iter(left), lambda shard: (asked, shard, str(folder), os.getcwd()))
+            left = [shard for shard, progressed in done if progressed.waits_for]
+    return merge(folder, pool, named, bind(settings.model), specs=specs, **how)
+
+
+def _ray_shard(settings: ScoreConfig, shard: Shard, folder: str, where: str) -> tuple[Progressed, str, list[str]]:
+    """The task: paths are those of the driver, and must mean the same here."""
+    says: list[str] = []
+    with suppress(OSError):
+        os.chdir(where)
+    return _run_shard(settings, shard, folder, log=says.append, texts=False), socket.gethostname(), says

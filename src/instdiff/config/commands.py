@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, field_validator
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from instdiff.config.base import Config, key
 from instdiff.config.methods import short_name
@@ -81,12 +81,25 @@ class RunConfig(Config):
     template: str | None = key(None, "alpaca (default; for proxy plain), chat, plain, direct, a file, or inline text.")
     batch_tokens: Auto = key(None, "Tokens per batch (default: auto, the fastest is found).")
     workers: Auto = key(None, "Processes that score (default: auto, one for each GPU).")
-    executor: Literal["local", "ray"] = key("local", "Where workers run.")
-    ray_address: str | None = key(None, "Address of a running Ray cluster, with `executor: ray`.")
-    gpus_per_worker: PositiveInt | None = key(None, "GPUs that one worker has.")
-    shared: str | None = key(None, "Folder that all machines of a Ray cluster see.")
     judge_concurrency: PositiveInt | None = key(None, "Calls at once to a judge's server (default 8).", metavar="N")
     seed: int = key(42, SEED)
+
+
+class ExecutorConfig(Config):
+    """What commands share whose passes may go to a Ray cluster."""
+
+    executor: Literal["local", "ray"] = key(
+        "local", "`local`: this machine; `ray`: shards go to a cluster, see [scale](scale.md#ray)."
+    )
+    ray_address: str | None = key(None, "Address of a running Ray cluster, with `executor: ray`.")
+    gpus_per_worker: PositiveInt | None = key(None, "GPUs that one worker of a cluster has.")
+
+    @model_validator(mode="after")
+    def _of_ray(self) -> ExecutorConfig:
+        given = [key for key in ("ray_address", "gpus_per_worker", "shared") if getattr(self, key, None) is not None]
+        if given and self.executor != "ray":
+            raise ConfigError(f"'{given[0]}' is of use with the executor ray only; add --executor ray, or leave it out")
+        return self
 
 
 class SampleConfig(DataConfig):
@@ -123,7 +136,7 @@ class MethodsConfig(DataConfig, RunConfig):
         return [path[0], short[path[1]], *path[2:]]
 
 
-class ScoreConfig(MethodsConfig):
+class ScoreConfig(MethodsConfig, ExecutorConfig):
     """``instdiff score`` and ``instdiff plan``."""
 
     model: dict[str, str] = key(dict, MODELS)
@@ -136,6 +149,10 @@ class ScoreConfig(MethodsConfig):
         None, "Score one of N parts of the rows; auto asks the cluster.", metavar="N"
     )
     shard_index: NonNegativeInt | None = key(None, "Which part, from 0 (default: the cluster says).", metavar="I")
+    shared: str | None = key(
+        None,
+        "With `executor: ray`, a folder that all machines see: each shard reads its own rows and leaves its file.",
+    )
     cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
 
     ALIASES: ClassVar[dict[str, str]] = {
@@ -274,7 +291,7 @@ class TrainConfig(DataConfig, RunConfig):
     }
 
 
-class PipelineConfig(DataConfig, RunConfig):
+class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff pipeline``."""
 
     model: str | None = key(None, MODEL)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import PositiveInt, field_validator
 
 from instdiff.config.base import OpenPart, key
-from instdiff.config.commands import TARGET, DataConfig, RunConfig, check_role_names, parse_methods
+from instdiff.config.commands import TARGET, DataConfig, ExecutorConfig, RunConfig, check_role_names, parse_methods
 from instdiff.config.pipeline import WarmupPart
 from instdiff.config.train import TrainSettings
 
@@ -39,7 +39,7 @@ class Variant(OpenPart):
         return models
 
 
-class CompareConfig(DataConfig, RunConfig):
+class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff compare``."""
 
     model: str | None = key(None, "Base model; scores the rows, and is trained unless there is a `student`.")

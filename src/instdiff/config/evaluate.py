@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 from pydantic import NonNegativeInt, PositiveInt, field_validator
 
 from instdiff.config.base import key
-from instdiff.config.commands import DataConfig, RunConfig
+from instdiff.config.commands import DataConfig, ExecutorConfig, RunConfig
 from instdiff.config.pipeline import names
 
 LISTS = ("suite", "task")
 
 
-class EvalConfig(DataConfig, RunConfig):
+class EvalConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff eval``."""
 
     data: str | None = key(None, "Rows of the suite heldout.")

@@ -34,7 +34,9 @@ class Settings:
 
     ``max_length`` counts tokens of prompt and response; ``dtype`` is that of the weights: reductions are always fp32.
     ``workers`` are processes that score, by default one for each GPU. ``judge_concurrency`` are calls at once to a
-    judge's server.
+    judge's server. With ``executor`` ``ray`` shards go to the cluster at ``ray_address`` (``ray://HOST:10001``,
+    ``HOST:6379`` or ``auto``; by default ``RAY_ADDRESS``, else one is started here), and a model that is larger than
+    one GPU is laid over ``gpus_per_worker``.
     """
 
     max_length: int = 2048
@@ -43,4 +45,7 @@ class Settings:
     batch_tokens: int | None = None
     workers: int | None = None
     judge_concurrency: int | None = None
+    executor: str = "local"
+    ray_address: str | None = None
+    gpus_per_worker: int | None = None
     templates: Mapping[str, str] = field(default_factory=lambda: {"*": "alpaca"})

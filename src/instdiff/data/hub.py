@@ -16,8 +16,10 @@ Parts = tuple[str, str | None, str | None, str | None]
 """Name, configuration, revision and split."""
 
 
-def hub_rows(spec: str, limit: int | None) -> Iterator[dict[str, Any]]:
+def hub_rows(spec: str, limit: int | None, shard: tuple[int, int] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of ``owner/name[@revision][:split]``; without a split ``train``, or the only one there is.
+
+    ``shard`` is which of how many parts of the split.
 
     Raises:
         DataError: `datasets` is not installed, or cannot find or reach the data set or the split.
@@ -29,10 +31,12 @@ def hub_rows(spec: str, limit: int | None) -> Iterator[dict[str, Any]]:
         raise DataError(f"hub:{spec} needs the package datasets: pip install 'instdiff[hub]'") from error
     with TemporaryDirectory() if os.path.isdir(name) else nullcontext() as aside:
         # The package keeps a local folder by its name: another one of that name would be taken for it.
-        yield from _rows(datasets, spec, (name, config, revision, split), aside, limit)
+        yield from _rows(datasets, spec, (name, config, revision, split), aside, limit, shard)
 
 
-def _rows(datasets: Any, spec: str, parts: Parts, aside: str | None, limit: int | None) -> Iterator[dict[str, Any]]:
+def _rows(
+    datasets: Any, spec: str, parts: Parts, aside: str | None, limit: int | None, shard: tuple[int, int] | None
+) -> Iterator[dict[str, Any]]:
     name, config, revision, split = parts
     try:
         found = datasets.load_dataset(name, config, revision=revision, split=split, cache_dir=aside)
@@ -41,6 +45,8 @@ def _rows(datasets: Any, spec: str, parts: Parts, aside: str | None, limit: int 
     table = found if split else _only_split(spec, found)
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
+    if shard is not None:
+        table = table.shard(num_shards=shard[1], index=shard[0], contiguous=True)
     for batch in table.with_format("arrow").iter(batch_size=BATCH):
         yield from batch.to_pylist()
 

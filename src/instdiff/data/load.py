@@ -16,7 +16,17 @@ from instdiff.data.builtin.skills import rows_named as skills_named
 from instdiff.data.formats import Format, check_columns, known_formats, requested_format, vote
 from instdiff.data.hub import hub_rows
 from instdiff.data.pool import TARGETS, Pool
-from instdiff.data.readers import READERS, Record, Reject, read_file, read_lines, read_rows, reader_for
+from instdiff.data.readers import (
+    READERS,
+    Record,
+    Reject,
+    StrPath,
+    read_file,
+    read_lines,
+    read_rows,
+    reader_for,
+    reads_in_part,
+)
 from instdiff.data.write import write_rejects
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
@@ -39,6 +49,7 @@ def load(
     limit: int | None = None,
     rejects_path: str | os.PathLike[str] | None = None,
     log: Log | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Pool:
     """Reads instruction data and brings it to one form.
 
@@ -55,6 +66,8 @@ def load(
         limit: Read the first so many records only.
         rejects_path: Where to write the records that do not fit, if there are any; beside it where that is the source.
         log: Is told one line about the data and one for each of the first bad records.
+        shard: Which of how many parts of the input to read; all of them together, in their order, are the input. What
+            lies in ``.jsonl`` and ``.parquet`` files or on the hub is read in part. Rows of a part count from 0.
 
     Raises:
         ConfigError: An option has a value that does not exist.
@@ -66,19 +79,27 @@ def load(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}, it must be at least 1")
     form = requested_format(format, map)
-    origin, parts = _open(source, limit)
+    if shard is not None and not _in_part(source, limit):
+        whole = load(source, format=format, map=map, targets=targets, limit=limit, log=log)
+        return whole.part(*(len(whole) * at // shard[1] for at in (shard[0], shard[0] + 1)))
+    origin, parts = _open(source, limit, shard)
     loading = _Loading(origin, form, limit)
-    for records in parts:
-        loading.read(records)
+    for head, records in parts:
+        loading.read(records, head)
         if loading.left == 0:
             break
+    if shard is not None:  # what is wrong with the whole shows when all shards are joined
+        if log is not None:
+            log(next(loading.report()))
+        return Pool(loading.builder.table(), "+".join(loading.formats), origin, targets, size=_size(source))
     if rejects_path is not None and loading.rejects:
         write_rejects(loading.rejects, _not_over(source, Path(rejects_path)))
     loading.check(map)
     if log is not None:
         for line in loading.report():
             log(line)
-    return Pool(loading.builder.table(), "+".join(loading.formats), origin, targets, tuple(loading.rejects))
+    size = _size(source) if _in_part(source, limit) else loading.total
+    return Pool(loading.builder.table(), "+".join(loading.formats), origin, targets, tuple(loading.rejects), size)
 
 
 class _Loading:
@@ -95,18 +116,13 @@ class _Loading:
         self.columns: dict[str, None] = {}
         self._forced = form
 
-    def read(self, records: Iterator[Record]) -> None:
-        """Takes in the records of one file."""
+    def read(self, records: Iterator[Record], head: Iterator[Record] | None = None) -> None:
+        """Takes in the records of one file, or of a part of it that does not begin with its ``head``."""
         records = itertools.islice(records, self.left)
-        window: list[Record] = []
-        good: list[dict[str, Any]] = []
-        for record in records:
-            window.append(record)
-            if record.value is not None:
-                good.append(record.value)
-                if len(good) == _WINDOW:
-                    break
+        window, good = _until_known(records if head is None else head)
         form = self._choose(window, good) if good else None
+        if head is not None:
+            window = []
         before = self.total
         for record in itertools.chain(window, records):
             self._take(record, form)
@@ -165,6 +181,19 @@ class _Loading:
             yield f"… and {bad - _TOLD:,} more"
 
 
+def _until_known(records: Iterator[Record]) -> tuple[list[Record], list[dict[str, Any]]]:
+    """The first records, and the rows among them by which a format is known."""
+    window: list[Record] = []
+    good: list[dict[str, Any]] = []
+    for record in records:
+        window.append(record)
+        if record.value is not None:
+            good.append(record.value)
+            if len(good) == _WINDOW:
+                break
+    return window, good
+
+
 _ADVICE = "Say which column is which with --map instruction=...,response=... (or --map messages=...)"
 
 
@@ -174,27 +203,76 @@ def _some(keys: Iterable[str]) -> str:
     return ", ".join(shown[:20]) + (", …" if len(shown) > 20 else "")
 
 
-def _open(source: Source, limit: int | None) -> tuple[str, Iterator[Iterator[Record]]]:
+Files = Iterator[tuple[Iterator[Record] | None, Iterator[Record]]]
+"""Of each file the records that are asked for; before them its first ones, where they do not begin with these."""
+
+
+def _open(source: Source, limit: int | None, shard: tuple[int, int] | None) -> tuple[str, Files]:
     """How the source is called in messages, and the records of each of its files."""
     if not isinstance(source, str | os.PathLike):
         if isinstance(source, Mapping):
             raise DataError("a list of rows is expected, this is one dict; put it into a list")
-        return "rows", iter([read_rows(source, "rows")])
+        return "rows", iter([(None, read_rows(source, "rows"))])
     name = os.fspath(source)
     if name == "-":
-        return "stdin", iter([read_lines(sys.stdin.buffer, "stdin")])
+        return "stdin", iter([(None, read_lines(sys.stdin.buffer, "stdin"))])
     if name.startswith("hub:"):
-        return name, iter([read_rows(hub_rows(name.removeprefix("hub:"), limit), name)])
+        spec = name.removeprefix("hub:")
+        head = read_rows(hub_rows(spec, _WINDOW), name) if shard else None
+        return name, iter([(head, read_rows(hub_rows(spec, limit, shard), name))])
     if name.startswith("builtin:skills"):
-        return name, iter([read_rows(skills_named(name), name)])
+        return name, iter([(None, read_rows(skills_named(name), name))])
+    files = _files(name)
+    if shard is None:
+        return name, ((None, read_file(path, shown)) for path, shown in files)
+    return name, _part_of(files, *shard)
+
+
+def _part_of(files: list[tuple[StrPath, str]], index: int, count: int) -> Files:
+    """Of files that are laid end to end, a part of so many that are about as large."""
+    total, begin = sum(_bytes(path) for path, _ in files), 0
+    first, last = total * index // count, total * (index + 1) // count
+    for path, name in files:
+        size = _bytes(path)
+        start, stop = (min(max(at - begin, 0), size) for at in (first, last))
+        begin += size
+        if start < stop:
+            yield read_file(path, name), read_file(path, name, (start, stop, size))
+
+
+def _in_part(source: Source, limit: int | None) -> bool:
+    """Whether a part of a source can be read alone."""
+    if limit is not None or not isinstance(source, str | os.PathLike):
+        return False
+    name = os.fspath(source)
+    if name.startswith("hub:"):
+        return True
+    return name != "-" and not name.startswith("builtin:skills") and all(reads_in_part(p) for p, _ in _files(name))
+
+
+def _size(source: Source) -> int:
+    """Bytes of a source's files; the hub, which has revisions, is not asked."""
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    return 0 if name.startswith("hub:") else sum(_bytes(path) for path, _ in _files(name))
+
+
+def _bytes(path: StrPath) -> int:
+    if (url := remote_url(path)) is None:
+        return Path(path).stat().st_size
+    system, place = remote_place(url)
+    return int(system.size(place))
+
+
+def _files(name: str) -> list[tuple[StrPath, str]]:
+    """The data files of a path or an address, and how they are called in messages."""
     if (url := remote_url(name)) is not None:
-        return name, _remote(url)
+        return [(one, one) for one in _remote(url)]
     path = _builtin(name) if name.startswith("builtin:") else Path(name)
     if path.is_dir():
-        return name, _folder(path, name)
+        return _folder(path, name)
     if not path.exists():
         raise DataError(_missing_message(path, name))
-    return name, iter([read_file(path, name)])
+    return [(path, name)]
 
 
 def _builtin(name: str) -> Path:
@@ -207,9 +285,9 @@ def _builtin(name: str) -> Path:
     return path
 
 
-def _folder(path: Path, name: str) -> Iterator[Iterator[Record]]:
+def _folder(path: Path, name: str) -> list[tuple[StrPath, str]]:
     files = _data_files(name, (file.name for file in path.iterdir() if file.is_file()))
-    return (read_file(path / file, os.path.join(name, file)) for file in files)
+    return [(path / file, os.path.join(name, file)) for file in files]
 
 
 def _data_files(folder: str, names: Iterable[str]) -> list[str]:
@@ -220,12 +298,12 @@ def _data_files(folder: str, names: Iterable[str]) -> list[str]:
     return files
 
 
-def _remote(url: str) -> Iterator[Iterator[Record]]:
-    """The records of a file, or of each file of a folder, at an address."""
+def _remote(url: str) -> list[str]:
+    """The addresses of a file, or of each file of a folder."""
     system, place = remote_place(url)
     try:
         if system.isfile(place):
-            return iter([read_file(url, url)])
+            return [url]
         inside = [facts["name"] for facts in system.ls(place, detail=True) if facts["type"] == "file"]
     except FileNotFoundError:
         raise DataError(f"{url} is not there; check the address") from None
@@ -233,8 +311,8 @@ def _remote(url: str) -> Iterator[Iterator[Record]]:
         raise DataError(
             f"cannot read {url}: {str(error) or type(error).__name__}; check the address and your key"
         ) from error
-    urls = [f"{url.rstrip('/')}/{name}" for name in _data_files(url, (path.rpartition("/")[2] for path in inside))]
-    return (read_file(one, one) for one in urls)
+    names = (path.rpartition("/")[2] for path in inside)
+    return [f"{url.rstrip('/')}/{name}" for name in _data_files(url, names)]
 
 
 def _missing_message(path: Path, name: str) -> str:

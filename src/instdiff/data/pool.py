@@ -37,6 +37,8 @@ class Pool:
     ``format`` is the recognised one, or several joined by ``+`` for a folder of mixed files; ``map`` for a mapping.
     ``origin`` says in messages where the data came from, ``targets`` which turns are learned: ``all`` assistant turns,
     the ``last`` one, or ``all+calls``.
+    ``size`` is that of the whole input: bytes, or records where a part of a file was asked for, or what is read is no
+    file.
     """
 
     table: pa.Table
@@ -44,6 +46,7 @@ class Pool:
     origin: str
     targets: str = "all"
     rejected: tuple[Reject, ...] = ()
+    size: int = 0
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -65,7 +68,7 @@ class Pool:
     def fingerprint(self) -> str:
         """Hash over the ids in row order."""
         digest = hashlib.blake2b(digest_size=16)
-        for number, chunk in enumerate(self._column("id")):
+        for number, chunk in enumerate(chunk for chunk in self._column("id") if chunk):
             digest.update((("\n" if number else "") + "\n".join(chunk)).encode())
         return digest.hexdigest()
 
@@ -116,6 +119,10 @@ class Pool:
         """The samples at these positions, in the order given; without the list of rejects."""
         return replace(self, table=take_table(self.table, _positions(indices)), rejected=())
 
+    def part(self, start: int, stop: int) -> Pool:
+        """Samples ``start`` to ``stop``, which are not copied; without the list of rejects."""
+        return replace(self, table=self.table.slice(start, max(0, stop - start)), rejected=())
+
     def to_jsonl(
         self, path: str | os.PathLike[str], indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None
     ) -> None:
@@ -157,6 +164,11 @@ class Pool:
     def _column(self, name: str) -> Iterator[list[str]]:
         for batch in self.table.select([name]).to_batches(max_chunksize=_CHUNK):
             yield batch.column(0).to_pylist()
+
+
+def concat(pools: Sequence[Pool]) -> Pool:
+    """The samples of parts of one input, one after the other."""
+    return replace(pools[0], table=pa.concat_tables([pool.table for pool in pools]), rejected=())
 
 
 def _positions(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, islice
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -165,8 +166,12 @@ Reader = Callable[[Any, str], Iterator[Record]]
 """Reads an open binary file, which has this name in messages."""
 
 
-def read_file(path: StrPath, name: str) -> Iterator[Record]:
-    """The records of one data file, on this machine or at an address, by its suffix.
+Span = tuple[int, int, int]
+"""A part of a file: from the first number's share of the third, its size, to the second's."""
+
+
+def read_file(path: StrPath, name: str, span: Span | None = None) -> Iterator[Record]:
+    """The records of one data file, here or at an address, by its suffix; with a ``span`` those that begin in it.
 
     Raises:
         DataError: The file as a whole cannot be read.
@@ -176,7 +181,7 @@ def read_file(path: StrPath, name: str) -> Iterator[Record]:
         raise DataError(f"{name}: unknown kind of file; known: {', '.join(READERS)}")
     try:
         with open_file(path) as file:
-            yield from read(file, name)
+            yield from read(file, name) if span is None else PARTIAL[read](file, name, span)
     except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
@@ -193,6 +198,14 @@ def reader_for(path: StrPath) -> Reader | None:
 def _read_zipped(file: BinaryIO, name: str, read: Reader) -> Iterator[Record]:
     with gzip.open(file, "rb") as inside:
         yield from read(inside, name)
+
+
+def _lines_between(file: BinaryIO, name: str, span: Span) -> Iterator[Record]:
+    start, stop, _ = span
+    if start:
+        file.seek(start - 1)
+        file.readline()
+    yield from read_lines(iter(lambda: file.readline() if file.tell() < stop else b"", b""), name)
 
 
 def _read_json(file: BinaryIO, name: str) -> Iterator[Record]:
@@ -284,12 +297,18 @@ def _csv_rows(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
             yield row
 
 
-def _read_parquet(file: BinaryIO, name: str) -> Iterator[Record]:
+def _read_parquet(file: BinaryIO, name: str, span: Span | None = None) -> Iterator[Record]:
     # Without a buffer a whole column of a row group, which may be the whole file, is read at once.
     with pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False) as table:
         _check_columns(table.schema_arrow.names, name)
-        batches = table.iter_batches(batch_size=BATCH)
-        yield from read_rows((row for batch in batches for row in batch.to_pylist()), name)
+        groups = range(table.num_row_groups)
+        ends = [0, *accumulate(table.metadata.row_group(group).num_rows for group in groups)]
+        first, last = (0, ends[-1]) if span is None else (ends[-1] * at // span[2] for at in span[:2])
+        some = [group for group in groups if ends[group] < last and ends[group + 1] > first]
+        batches = table.iter_batches(batch_size=BATCH, row_groups=some)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        start = ends[some[0]] if some else 0
+        yield from read_rows(islice(rows, first - start, last - start), name)
 
 
 def _value(decoder: Decoder, text: str, at: int, name: str) -> tuple[Any, int]:
@@ -328,6 +347,18 @@ def _try(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+PARTIAL: dict[Reader, Callable[[Any, str, Span], Iterator[Record]]] = {
+    read_lines: _lines_between,
+    _read_parquet: _read_parquet,
+}
+"""By how a file is read, how a part of it is."""
+
+
+def reads_in_part(path: StrPath) -> bool:
+    """Whether a part of a file can be read alone."""
+    return reader_for(path) in PARTIAL
 
 
 READERS: dict[str, Reader] = {

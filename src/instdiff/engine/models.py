@@ -6,7 +6,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
-from instdiff.core import ModelRef
+from instdiff.core import Log, Measure, ModelRef
 from instdiff.core.files import fingerprint, fingerprint_files, writing
 from instdiff.data.builtin import path as builtin_path
 from instdiff.engine.allocator import keep_pages
+from instdiff.engine.sweep import BatchResult, Sweep
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
+from instdiff.rendering.rows import Rows
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 NOT_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
@@ -209,11 +211,48 @@ def _cpu_multiplies_bf16() -> bool:
         return False
 
 
-class Resident:
-    """The models in memory: one base at a time, with the adapters that sit on it."""
+def weights(source: Source) -> tuple[tuple[str, int], ...]:
+    """Names and sizes of a model's weights: what tells a stale or half copy without reading it."""
+    folders = [folder for folder in (source.folder, source.adapter) if folder is not None]
+    found = {(file.name, file.stat().st_size) for f in folders for pattern in WEIGHTS for file in f.glob(pattern)}
+    return tuple(sorted(found))
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
+
+def at_hand(source: Source, expected: tuple[tuple[str, int], ...]) -> Source:
+    """A model of another machine on this one: in the same folder, or found again by its name.
+
+    Raises:
+        EngineError: it is not here, or is another one.
+    """
+    here, where = source, source.ref.where
+    if not source.folder.is_dir() or (source.adapter is not None and not source.adapter.is_dir()):
+        if Path(where).expanduser().is_absolute() or where.startswith((".", "~")):
+            raise EngineError(
+                f"there is no model folder '{source.folder}' here; put it where every node sees it under the same "
+                "name, or give a hub id"
+            )
+        here = resolve(source.ref)
+        if here.fingerprint != source.fingerprint:
+            raise EngineError(f"'{where}' is not the model here that it is at the driver; name a revision")
+    if weights(here) != expected:
+        raise EngineError(
+            f"the weights in '{here.folder}' have other names or sizes here than at the driver; copy them again"
+        )
+    return here
+
+
+class Resident:
+    """The models in memory: one base at a time, with the adapters that sit on it.
+
+    Args:
+        device: of the models.
+        dtype: of their weights.
+        over_gpus: lay a model that is larger than a GPU over all of them, one layer after another.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, over_gpus: bool = False) -> None:
+        self.device, self.dtype, self.over_gpus = device, dtype, over_gpus
+        self.devices = [str(device)]
         if device.type == "cpu":
             keep_pages()
             keep_few_products()
@@ -241,6 +280,20 @@ class Resident:
         self._adapt(source.adapter)
         yield self._module.get_base_model()
 
+    def sweep(
+        self, source: Source, rows: Rows, measures: tuple[Measure, ...], log: Log, batch_tokens: int | None = None
+    ) -> Generator[BatchResult]:
+        """Values of rows under a model, batch by batch, in any order."""
+        with self.use(source) as model:
+            yield from Sweep(model, log, batch_tokens)(rows, measures)
+
+    def local(self) -> Resident:
+        """This one."""
+        return self
+
+    def close(self) -> None:
+        """Nothing: there are no other processes."""
+
     def _adapt(self, adapter: Path) -> None:
         from peft import PeftModel
 
@@ -266,12 +319,26 @@ class Resident:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+        layout = {"device_map": "auto"} if self.over_gpus else {}
         try:
-            module = AutoModelForCausalLM.from_pretrained(str(folder), dtype=self.dtype, use_safetensors=_safe(folder))
+            module = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=self.dtype, use_safetensors=_safe(folder), **layout
+            )
         except Exception as error:
             raise EngineError(f"cannot load model '{folder}': {first_line(error)}") from error
         self.loads += 1
-        return module.to(self.device).eval().requires_grad_(False)
+        module = _rejoin(module) if self.over_gpus else module.to(self.device)
+        return module.eval().requires_grad_(False)
+
+
+def _rejoin(module: Any) -> Any:
+    """Let backbone and head, which are called by themselves, give back what they compute where their input was."""
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    for part in (getattr(module, module.base_model_prefix, None), module.get_output_embeddings()):
+        if part is not None:
+            add_hook_to_module(part, AlignDevicesHook(io_same_device=True), append=True)
+    return module
 
 
 def keep_few_products() -> None:

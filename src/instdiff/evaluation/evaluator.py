@@ -16,8 +16,8 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, ModelRef
 from instdiff.core.files import environment
 from instdiff.core.progress import Progress, Quiet
-from instdiff.engine.distributed.ray_cluster import residence
-from instdiff.engine.models import Resident, pick_device, pick_dtype, resolve
+from instdiff.engine.distributed.hosts import ModelHost, make_model_host
+from instdiff.engine.models import resolve
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError
 from instdiff.evaluation.generation.generator import Generator, make_generator
@@ -38,7 +38,7 @@ def evaluate(
     *,
     name: str | None = None,
     store: Store | None = None,
-    resident: Resident | None = None,
+    resident: ModelHost | None = None,
     output: str | Path | None = None,
     log: Log | None = None,
     progress: Progress | None = None,
@@ -130,7 +130,7 @@ def make_subject(
     store: Store,
     *,
     name: str | None = None,
-    resident: Resident | None = None,
+    resident: ModelHost | None = None,
     log: Log,
     progress: Progress,
 ) -> Subject:
@@ -148,9 +148,7 @@ def make_subject(
         name = served.model if config.model is None else config.model
     settings = settings_of(config, template="chat" if served else "alpaca")
     if resident is None and served is None:
-        device = pick_device(settings.device)
-        found = residence(settings, device, pick_dtype(settings.dtype, device))
-        resident = found if isinstance(found, Resident) else None
+        resident = make_model_host(settings)
     folder = Path(config.answers).expanduser() if config.answers else store.root / "answers"
     subject = Subject(name or str(ref), ref, settings, store, folder, None, log, progress, resident)  # type: ignore[arg-type]
     return replace(subject, generator=_Lazy(subject, config))
@@ -174,7 +172,7 @@ class _Lazy:
                 subject.settings,
                 subject.store.memo,
                 subject.folder,
-                resident=subject.resident,
+                resident=subject.resident.local() if subject.resident else None,
                 concurrency=config.concurrency,
                 spend=subject.spend,
                 log=subject.log,

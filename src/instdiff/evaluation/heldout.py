@@ -11,7 +11,7 @@ import numpy.typing as npt
 from instdiff.core import Floats, Log, ModelRef, Nll, Prompted, Settings
 from instdiff.core.progress import Progress
 from instdiff.data import Pool
-from instdiff.engine.models import Resident
+from instdiff.engine.distributed.hosts import ModelHost
 from instdiff.evaluation.statistics import token_mean
 from instdiff.scoring.planner import Pass
 from instdiff.scoring.workbench import Workbench
@@ -38,7 +38,7 @@ def heldout_nll(
     settings: Settings,
     store: Store,
     *,
-    resident: Resident | None = None,
+    resident: ModelHost | None = None,
     log: Log,
     progress: Progress,
 ) -> HeldOut:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.progress import Progress
-from instdiff.engine.models import Resident
+from instdiff.engine.distributed.hosts import ModelHost, make_model_host
 from instdiff.evaluation.results import TaskResult
 from instdiff.store import Store
 
@@ -79,8 +79,12 @@ class Subject:
     generator: Generates
     log: Log
     progress: Progress
-    resident: Resident | None = None
+    resident: ModelHost | None = None
     cost: dict[str, float] = field(default_factory=dict)
+
+    def host(self) -> ModelHost:
+        """Where the model under test is, or goes when it is in no memory yet."""
+        return self.resident or make_model_host(self.settings)
 
     def spend(self, what: str, amount: float) -> None:
         """Add to the bill."""

@@ -202,8 +202,8 @@ def devices(settings: Settings) -> tuple[str, int]:
     device = pick_device(settings.device)
     if device.type == "cpu":
         return "CPU seconds", 1
-    if (size := getattr(settings, "gpus_per_worker", None)) is not None:  # of a cluster
-        return "GPU seconds", size * (settings.workers or 1)
+    if settings.gpus_per_worker is not None:  # of a cluster
+        return "GPU seconds", settings.gpus_per_worker * (settings.workers or 1)
     there = torch.cuda.device_count() if device.type == "cuda" and settings.device in ("auto", "cuda") else 1
     return "GPU seconds", min(settings.workers or there, there)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 from instdiff.config.commands import RunConfig
 from instdiff.core import (
@@ -10,7 +11,6 @@ from instdiff.core import (
     ModelRef,
     Settings,
 )
-from instdiff.engine.distributed.ray_settings import spread
 from instdiff.errors import PlanError
 
 
@@ -43,20 +43,10 @@ def settings_of(config: RunConfig, *, template: str = "alpaca", max_length: int 
         config: of the command.
         template: of the base and of training, where the configuration names none.
         max_length: in place of the configuration's.
-
-    Raises:
-        ConfigError: a key of another executor is given.
     """
-    settings = Settings(
-        max_length=max_length or config.max_length,
-        dtype=config.dtype,
-        device=config.device,
-        batch_tokens=config.batch_tokens,
-        workers=config.workers,
-        judge_concurrency=config.judge_concurrency,
-        templates={"*": config.template or template},
-    )
-    return spread(settings, config)
+    own = {field.name: getattr(config, field.name) for field in fields(Settings) if hasattr(config, field.name)}
+    own |= {"max_length": max_length or config.max_length, "templates": {"*": config.template or template}}
+    return Settings(**own)
 
 
 def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from instdiff.core import (
     Demonstrated,
@@ -33,8 +34,8 @@ from instdiff.core.files import environment, fingerprint
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import load
-from instdiff.engine.distributed.ray_cluster import Cluster
-from instdiff.engine.models import Resident, is_emulated
+from instdiff.engine.distributed.hosts import ModelHost
+from instdiff.engine.models import is_emulated
 from instdiff.errors import DataError, PlanError
 from instdiff.scoring.models import bind, check_roles, parse_model
 from instdiff.scoring.planner import plan
@@ -58,7 +59,7 @@ def score(
     listed: Mapping[str, Iterable[str]] | None = None,
     target: Pool | None = None,
     specs: Mapping[str, str] | None = None,
-    resident: Resident | None = None,
+    resident: ModelHost | None = None,
     log: Log | None = None,
     progress: Progress | None = None,
 ) -> ScoreTable:
@@ -109,7 +110,7 @@ def workbench(
     *,
     listed: Mapping[str, Iterable[str]] | None = None,
     target: Pool | None = None,
-    resident: Resident | None = None,
+    resident: ModelHost | None = None,
     log: Log | None = None,
 ) -> Workbench:
     """Check roles and store, and bind everything that scoring or planning needs."""
@@ -121,7 +122,7 @@ def workbench(
     bench = Workbench(
         pool, bound, settings or Settings(), store, listed=listed, target=target, resident=resident, log=said
     )
-    if is_emulated(bench.dtype, bench.device) and not isinstance(bench.resident, Cluster):
+    if any(is_emulated(bench.dtype, torch.device(name)) for name in bench.resident.devices):
         name = str(bench.dtype).removeprefix("torch.")
         said(f"warning: this processor has no instructions for {name}; --dtype float32 is many times faster here")
     return bench

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -38,10 +38,9 @@ from instdiff.core.columns import first_reason, no_reasons
 from instdiff.core.progress import Progress, tell_skipped, telling
 from instdiff.core.signals import Anchors, Neighbours
 from instdiff.data import Pool
-from instdiff.engine.distributed.ray_cluster import residence
-from instdiff.engine.distributed.workers import RemoteModel, Workers
-from instdiff.engine.models import Resident, Source, load_tokenizer, pick_device, pick_dtype, resolve
-from instdiff.engine.sweep import BatchResult, Sweep
+from instdiff.engine.distributed.hosts import ModelHost, make_model_host
+from instdiff.engine.models import Source, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.judge import reasons_unanswered
 from instdiff.engine.text.models import PACKAGED, TextModel, text_model
 from instdiff.engine.tokenizer import HFTokenizer
@@ -119,7 +118,7 @@ class Workbench:
         *,
         listed: Mapping[str, Iterable[str]] | None = None,
         target: Pool | None = None,
-        resident: Resident | None = None,
+        resident: ModelHost | None = None,
         log: Log = print,
     ) -> None:
         self.pool, self.models, self.settings, self.store, self.log = pool, dict(models), settings, store, log
@@ -127,7 +126,7 @@ class Workbench:
         self.listed = {name: set(ids) for name, ids in (listed or {}).items()}
         self.device = pick_device(settings.device)
         self.dtype = pick_dtype(settings.dtype, self.device)
-        self.resident = resident or residence(settings, self.device, self.dtype)
+        self.resident = resident or make_model_host(settings, self.device, self.dtype)
         self.models.setdefault("embedder", ModelRef(PACKAGED))
         self._text_models: dict[str, TextModel] = {}
         self._sources: dict[str, Source] = {}
@@ -147,10 +146,8 @@ class Workbench:
         """The embedder or judge of a role."""
         place = f"{role} {type(measure).__name__}"
         if place not in self._text_models:
-            here = self.resident if isinstance(self.resident, Resident) else Resident(self.device, self.dtype)
-            self._text_models[place] = text_model(
-                self.models[role], measure, self.store.memo, here, self.device, self.settings.judge_concurrency
-            )
+            here, calls = self.resident.local(), self.settings.judge_concurrency
+            self._text_models[place] = text_model(self.models[role], measure, self.store.memo, here, self.device, calls)
         return self._text_models[place]
 
     def tokenizer(self, role: str) -> HFTokenizer:
@@ -273,30 +270,23 @@ class Workbench:
         tokens = int(rendered.lengths[todo].sum())
         with (
             progress.task(label(step), rows=len(todo), tokens=tokens, cached=cached) as advance,
-            self._sweeping(step, rows, tuple(columns)) as batches,
+            closing(self._sweep(step, rows, tuple(columns))) as batches,
         ):
             bad = run_pass(telling(batches, progress), keys, columns, self.store, advance)
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 
-    @contextmanager
-    def _sweeping(
-        self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]
-    ) -> Iterator[Iterator[BatchResult]]:
-        """The batches of a pass, while its model is in memory."""
+    def _sweep(self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]) -> Generator[BatchResult]:
+        """The batches of a pass."""
         if isinstance(rows, Texts):
-            yield self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
+            yield from self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
             return
-        with self.resident.use(self.source(step.model)) as model:
-            if isinstance(model, RemoteModel):
-                yield model.sweep(rows, measures, self.log, self.settings.batch_tokens)
-            else:
-                yield Sweep(model, self.log, self.settings.batch_tokens)(rows, measures)
+        sweep = self.resident.sweep(self.source(step.model), rows, measures, self.log, self.settings.batch_tokens)
+        yield from sweep
 
     def close(self) -> None:
         """End the worker processes, where there are any."""
-        if isinstance(self.resident, Workers):
-            self.resident.close()
+        self.resident.close()
 
     def order(self, wave: Sequence[Pass]) -> list[Pass]:
         """The passes of a wave so that each base model is loaded once; text models, which are small, last."""

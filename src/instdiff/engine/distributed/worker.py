@@ -10,9 +10,16 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from instdiff.core import Log, Measure
+    from instdiff.engine.models import Resident, Source
+    from instdiff.engine.sweep import BatchResult, Sweep
+    from instdiff.rendering.rows import Rows
 
 
 def main(fd: str, device: str, dtype: str) -> None:
@@ -23,29 +30,43 @@ def main(fd: str, device: str, dtype: str) -> None:
         _serve(Connection(int(fd)), device, dtype)
 
 
+class Serving:
+    """What a worker keeps from one run of rows to the next: the model, and the sweep that has found its batch size."""
+
+    def __init__(self, resident: Resident) -> None:
+        self.resident = resident
+        self._sweep: Sweep | None = None
+        self._of: tuple[Source, int | None] | None = None
+
+    def sweep(
+        self, source: Source, rows: Rows, measures: tuple[Measure, ...], log: Log, batch_tokens: int | None = None
+    ) -> Iterator[BatchResult]:
+        """Values of rows under a model, batch by batch."""
+        from instdiff.engine.sweep import Sweep
+
+        if self._of != (source, batch_tokens):
+            self._sweep = None  # it holds the old model, for which there may be no room beside the new one
+            self._of = source, batch_tokens
+        with self.resident.use(source) as model:
+            self._sweep = self._sweep or Sweep(model, log, batch_tokens)
+            yield from self._sweep(rows, measures)
+
+
 def _serve(pipe: Any, device: str, dtype: str) -> None:
     import torch
 
     from instdiff.engine.models import DTYPES, Resident
-    from instdiff.engine.sweep import Sweep
     from instdiff.errors import InstDiffError
 
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    resident = Resident(torch.device(device), DTYPES[dtype])
-    sweep: Sweep | None = None
-    mine: Any = None
+    serving = Serving(Resident(torch.device(device), DTYPES[dtype]))
     pipe.send(None)
     while True:
         task, rows = pipe.recv()
         try:
-            if mine != (task.source, task.batch_tokens):
-                sweep = None  # it holds the old model, for which there may be no room beside the new one
-                mine = task.source, task.batch_tokens
-            with resident.use(task.source) as model:
-                sweep = sweep or Sweep(model, pipe.send, task.batch_tokens)
-                for swept in sweep(rows, task.measures):
-                    pipe.send(swept)
+            for swept in serving.sweep(task.source, rows, task.measures, pipe.send, task.batch_tokens):
+                pipe.send(swept)
         except InstDiffError as error:
             pipe.send(error)
         except Exception:  # noqa: BLE001 - it is a bug, which the parent shows

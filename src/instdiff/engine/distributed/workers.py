@@ -1,7 +1,7 @@
 """A pass by several processes of one machine: each holds the model, takes runs of rows and gives back batches.
 
 Workers write nothing and keep nothing but the model, so any of them may die at any moment: what it has not given back
-is dealt out again. ``engine/worker.py`` is what they do.
+is dealt out again. ``worker.py`` is what they do.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing import Pipe, connection
@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from instdiff.core import Log, Measure, Settings
+from instdiff.core import Log, Measure
 from instdiff.engine.allocator import worker_environment
-from instdiff.engine.models import Resident, Source
+from instdiff.engine.models import DTYPES, Resident, Source
 from instdiff.engine.prefix_tree import Some, in_order
 from instdiff.engine.sweep import BLOCK, BatchResult, default_batch_tokens
 from instdiff.errors import EngineError
@@ -33,18 +33,6 @@ MOST_BATCHES = 128
 """Batches in the longest run."""
 TRIES = 3
 """Workers that may die in a row over the same rows."""
-
-
-def make_model_host(settings: Settings, device: torch.device, dtype: torch.dtype) -> Resident | Workers:
-    """Where models are: in this process, or in several others.
-
-    ``workers`` is the number of GPUs by default, unless one of them is named; on other devices it is one.
-    """
-    devices = [str(device)]
-    if device.type == "cuda" and settings.device in ("auto", "cuda"):
-        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    count = settings.workers or len(devices)
-    return Resident(device, dtype) if count == 1 else Workers(count, devices, dtype)
 
 
 @dataclass
@@ -93,27 +81,31 @@ class Workers:
         self.count, self.devices, self.dtype = count, devices, str(dtype).removeprefix("torch.")
         self._team: dict[int, Worker] = {}
 
-    @contextmanager
-    def use(self, source: Source) -> Iterator[RemoteModel]:
-        """The model of a source in all workers."""
-        try:
-            yield RemoteModel(self, source)
-        finally:
-            # Whoever is still at work was interrupted; what it gives back must not come in the middle of the next pass.
-            for number in [n for n, worker in self._team.items() if worker.run is not None]:
-                self._end(number)
+    def local(self) -> Resident:
+        """A host in this process: embedders and judges stay here."""
+        return Resident(torch.device(self.devices[0]), DTYPES[self.dtype])
 
     def close(self) -> None:
         """End all processes."""
         for number in list(self._team):
             self._end(number)
 
-    def sweep(self, task: Task, rows: Rows, log: Log) -> Iterator[BatchResult]:
+    def sweep(
+        self, source: Source, rows: Rows, measures: tuple[Measure, ...], log: Log, batch_tokens: int | None = None
+    ) -> Generator[BatchResult]:
         """Deal out rows and yield what comes back, batch by batch, in any order.
 
         Raises:
             EngineError: raised in a worker, or workers die again and again over the same rows.
         """
+        try:
+            yield from self._sweep(Task(source, measures, batch_tokens), rows, log)
+        finally:
+            # Whoever is still at work was interrupted; what it gives back must not come in the middle of the next pass.
+            for number in [n for n, worker in self._team.items() if worker.run is not None]:
+                self._end(number)
+
+    def _sweep(self, task: Task, rows: Rows, log: Log) -> Iterator[BatchResult]:
         kind = torch.device(self.devices[0]).type
         batch = task.batch_tokens or default_batch_tokens(kind)
         todo, said = runs(rows, batch, self.count), set[str]()
@@ -215,20 +207,6 @@ class Workers:
         assert worker.process.stdin is not None
         worker.process.stdin.close()
         worker.pipe.close()
-
-
-@dataclass(frozen=True)
-class RemoteModel:
-    """A model that is in worker processes, not in this one."""
-
-    workers: Workers
-    source: Source
-
-    def sweep(
-        self, rows: Rows, measures: tuple[Measure, ...], log: Log, batch_tokens: int | None
-    ) -> Iterator[BatchResult]:
-        """What ``Sweep`` yields, in any order."""
-        return self.workers.sweep(Task(self.source, measures, batch_tokens), rows, log)
 
 
 def runs(rows: Rows, batch: int, workers: int, most: int = MOST_BATCHES) -> Iterator[Run]:

@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +21,8 @@ from instdiff.core import Floats, Measure, Nll
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.progress import telling
 from instdiff.data.hub import hub_rows
-from instdiff.engine.distributed.ray_cluster import residence
-from instdiff.engine.distributed.workers import RemoteModel, Workers
-from instdiff.engine.models import Resident, Source, load_tokenizer, pick_device, pick_dtype, resolve
-from instdiff.engine.sweep import Sweep
+from instdiff.engine.distributed.hosts import ModelHost
+from instdiff.engine.models import Source, load_tokenizer, resolve
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import DataError
 from instdiff.evaluation.harness import local_data as data
@@ -275,18 +274,17 @@ class ChoiceScorer:
     subject: Subject
     source: Source = field(init=False)
     tokenizer: HFTokenizer = field(init=False)
-    resident: Resident | Workers = field(init=False)
+    resident: ModelHost = field(init=False)
 
     def __post_init__(self) -> None:
         subject = self.subject
         self.source = resolve(subject.model, subject.store.memo)
         self.tokenizer = load_tokenizer(self.source)
-        self.resident = subject.resident or at_home(subject)
+        self.resident = subject.host()
 
     def close(self) -> None:
         """End the worker processes that were started here."""
-        if isinstance(self.resident, Workers):
-            self.resident.close()
+        self.resident.close()
 
     def likelihoods(self, talks: Sequence[ChoicePrompt], label: str) -> Likelihoods:
         """Log-likelihood of each letter after each question, from the store where it is there."""
@@ -342,21 +340,11 @@ class ChoiceScorer:
         tokens, budget = int(some.ids.lengths().sum()), subject.settings.batch_tokens
         with (
             subject.progress.task(label, rows=len(todo), tokens=tokens, cached=len(at) - len(todo)) as advance,
-            self.resident.use(self.source) as model,
+            closing(self.resident.sweep(self.source, some, (NLL,), subject.log, budget)) as batches,
         ):
-            if isinstance(model, RemoteModel):
-                batches = model.sweep(some, (NLL,), subject.log, budget)
-            else:
-                batches = Sweep(model, subject.log, budget)(some, (NLL,))
             run_pass(telling(batches, subject.progress), keys[todo], {NLL: column}, subject.store, advance)
         subject.spend("prompt_tokens", tokens)
         subject.spend("seconds", time.monotonic() - started)
-
-
-def at_home(subject: Subject) -> Resident | Workers:
-    """Where the model goes when it is in no memory yet."""
-    device = pick_device(subject.settings.device)
-    return residence(subject.settings, device, pick_dtype(subject.settings.dtype, device))
 
 
 def chat_template(subject: Subject) -> ChatTemplate | None:

@@ -236,7 +236,7 @@ def _model(where: str, subject: Subject) -> tuple[str, Callable[[Sequence[Prompt
         replace(subject.settings, templates={}) if served else subject.settings,
         subject.store.memo,
         subject.folder,
-        resident=subject.resident,
+        resident=subject.resident.local() if subject.resident else None,
         spend=lambda what, amount: subject.spend(f"reference_{what}", amount),
         log=subject.log,
         progress=subject.progress,

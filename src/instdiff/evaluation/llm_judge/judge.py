@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instdiff.core import ModelRef
 from instdiff.core.files import fingerprint
-from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.models import load_tokenizer, resolve
 from instdiff.engine.text.endpoint import WARM, WAYS, Endpoint
 from instdiff.engine.text.judge import Answer, Question, Writes, parse_judge
 from instdiff.engine.text.local_judge import Writer
@@ -187,7 +187,7 @@ class LLMJudge:
             self.attempts = Endpoint.attempts
         else:
             self.source = resolve(parse_where(where), subject.store.memo)
-            self.resident = subject.resident or own_resident(subject)
+            self.resident = subject.host().local()
             dtype = str(self.resident.dtype).removeprefix("torch.")
             self.name = where
             self.model = f"{self.source.fingerprint}+{load_tokenizer(self.source).fingerprint}+{dtype}"
@@ -291,12 +291,6 @@ def parse_where(where: str) -> ModelRef:
     base, _, adapter = where.partition("+")
     name, _, revision = (base, "", "") if Path(base).is_dir() else base.partition("@")
     return ModelRef(name, revision or None, adapter or None)
-
-
-def own_resident(subject: Subject) -> Resident:
-    """Memory for models of a subject that brings none."""
-    device = pick_device(subject.settings.device)
-    return Resident(device, pick_dtype(subject.settings.dtype, device))
 
 
 def _finding(sheet: JudgePrompt, answers: Sequence[Answer]) -> Verdict:

@@ -7,23 +7,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from instdiff.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Shard ``index`` of ``count``: rows index, index + count, index + 2 count, ... ``by`` says what told us so."""
+    """Shard ``index`` of ``count``; ``by`` says what told us so."""
 
     index: int
     count: int
     by: str = "--shard-index"
 
-    def rows(self, total: int) -> npt.NDArray[np.int64]:
-        """Its rows of so many."""
-        return np.arange(self.index, total, self.count)
+    def span(self, total: int) -> tuple[int, int]:
+        """Of so many rows the first that is its own, and the first that is not any more."""
+        return total * self.index // self.count, total * (self.index + 1) // self.count
 
     def __str__(self) -> str:
         return f"shard {self.index} of {self.count}"
@@ -32,7 +29,7 @@ class Shard:
 def shard_of_this_job(
     shards: int | Literal["auto"], index: int | None = None, environ: Mapping[str, str] | None = None
 ) -> Shard:
-    """The stripe that options and environment name.
+    """The shard that options and environment name.
 
     Looked at in this order: ``RANK`` of ``WORLD_SIZE`` (torchrun), the task of a Slurm array counted from its smallest
     number, ``SLURM_PROCID`` of ``SLURM_NTASKS`` (srun), ``JOB_COMPLETION_INDEX`` (Kubernetes, which does not tell of

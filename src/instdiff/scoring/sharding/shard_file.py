@@ -25,6 +25,8 @@ from instdiff.store.keys import Keys
 
 NAME = re.compile(r"shard-(\d+)-of-(\d+)\.wave-(\d+)\.parquet")
 META = b"instdiff"
+TEXTS = "texts.parquet"
+"""What embedders and judges said of all rows, where they are not run by shards."""
 KEYS_AT_ONCE, VALUES_AT_ONCE = 1 << 16, 1 << 21
 """What is written or read at once, at most: a row group of a shard file."""
 SCHEMA = pa.schema([("column", pa.int32()), ("key", pa.binary(16)), ("value", pa.large_list(pa.float32()))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from instdiff.errors import ConfigError
@@ -14,11 +13,10 @@ ONE_TASK = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
 POD = {"JOB_COMPLETION_INDEX": "3"}
 
 
-def test_stripes_share_all_rows() -> None:
-    rows = [Shard(index, 4).rows(10).tolist() for index in range(4)]
-    assert rows == [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]
-    assert len(Shard(5, 6).rows(3)) == 0
-    assert np.array_equal(np.sort(np.concatenate([Shard(i, 7).rows(23) for i in range(7)])), np.arange(23))
+def test_shards_share_all_rows() -> None:
+    assert [Shard(index, 4).span(10) for index in range(4)] == [(0, 2), (2, 5), (5, 7), (7, 10)]
+    assert Shard(0, 6).span(3) == (0, 0)
+    assert [row for i in range(7) for row in range(*Shard(i, 7).span(23))] == list(range(23))
 
 
 @pytest.mark.parametrize(

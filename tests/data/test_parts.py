@@ -1,0 +1,122 @@
+"""Parts of an input, read one by one, are the input: every row once, in its order, in the format of the whole."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from instdiff.data import Pool, load, readers
+from instdiff.data.load import _in_part
+from instdiff.data.pool import concat
+
+ROWS = [
+    {"instruction": f"Say {n}é.", "input": "" if n % 3 else "now", "output": f"{n} " * (1 + n * n % 17)}
+    for n in range(40)
+]
+
+
+def jsonl(path: Path) -> str:
+    lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
+    path.write_text("\n".join([*lines[:20], "", *lines[20:]]), encoding="utf-8")  # a blank line, no newline at the end
+    return str(path)
+
+
+def parquet(path: Path) -> str:
+    pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=7)
+    return str(path)
+
+
+def array(path: Path) -> str:
+    path.write_text(json.dumps(ROWS), encoding="utf-8")
+    return str(path)
+
+
+def packed(path: Path) -> str:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in ROWS)
+    return str(path)
+
+
+KINDS: list[tuple[Callable[[Path], str], str, bool]] = [
+    (jsonl, "a.jsonl", True),
+    (parquet, "a.parquet", True),
+    (array, "a.json", False),
+    (packed, "a.jsonl.gz", False),
+]
+
+
+def parts(source: Any, count: int, **how: Any) -> list[Pool]:
+    return [load(source, shard=(index, count), **how) for index in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize(("write", "name", "alone"), KINDS)
+def test_parts_are_the_input(write: Callable[[Path], str], name: str, alone: bool, count: int, tmp_path: Path) -> None:
+    source = write(tmp_path / name)
+    whole, found = load(source), parts(source, count)
+    assert _in_part(source, None) is alone
+    assert [len(part) for part in found] == [len(part.ids) for part in found]
+    assert [i for part in found for i in part.ids] == list(whole.ids)
+    assert concat(found).fingerprint == whole.fingerprint and {part.size for part in found} == {whole.size}
+    if count <= 7:
+        assert max(len(part) for part in found) < 3 * 40 / count
+
+
+def test_the_size_is_in_bytes_where_a_part_can_be_read(tmp_path: Path) -> None:
+    lines, whole = jsonl(tmp_path / "a.jsonl"), array(tmp_path / "a.json")
+    assert load(lines).size == Path(lines).stat().st_size
+    assert (load(whole).size, load(lines, limit=9).size, load(ROWS[:5]).size) == (40, 9, 5)
+
+
+def test_a_folder_is_laid_end_to_end(tmp_path: Path) -> None:
+    jsonl(tmp_path / "b.jsonl")
+    parquet(tmp_path / "c.parquet")
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    found = parts(str(tmp_path), 5)
+    assert [i for part in found for i in part.ids] == list(load(str(tmp_path)).ids)
+    assert all(len(part) > 3 for part in found)
+
+
+def test_rows_a_limit_and_built_in_data(tmp_path: Path) -> None:
+    for source, how in ((ROWS, {}), (jsonl(tmp_path / "a.jsonl"), {"limit": 11}), ("builtin:demo", {})):
+        found = parts(source, 4, **how)
+        assert [i for part in found for i in part.ids] == list(load(source, **how).ids)
+
+
+def test_the_head_of_a_file_says_its_format(tmp_path: Path) -> None:
+    """A part of other rows only is read as the whole would be: what does not fit is rejected there, not read anew."""
+    talks = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": str(n)}]} for n in range(20)
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS * 3, *talks]), encoding="utf-8")
+    said: list[str] = []
+    last = load(str(path), shard=(7, 8), log=said.append)
+    assert (len(last), last.format, last.rejected) == (0, "alpaca", ())
+    assert len(said) == 1 and said[0].endswith("16 rejected")
+    assert len(load(str(path))) == 120
+
+
+def test_a_part_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the rest only the first rows, which say the format."""
+    path = tmp_path / "a.jsonl"
+    rows = ({"instruction": f"{n}", "output": "x" * 50} for n in range(5000))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    decoded: list[int] = []
+    line = readers.read_lines
+
+    def counted(file: Any, name: str) -> Any:
+        for record in line(file, name):
+            decoded.append(1)
+            yield record
+
+    monkeypatch.setattr(readers, "read_lines", counted)
+    assert 498 <= len(load(str(path), shard=(3, 10))) <= 502
+    assert len(decoded) <= 502 + 101
