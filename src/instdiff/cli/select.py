@@ -63,8 +63,7 @@ def select(settings: SelectConfig, console: Console) -> None:
         meta=table.meta,
     )
     chosen.write(out, with_scores=settings.with_scores)
-    place = settings.record or record_path(out)
-    chosen.write_record(place)
+    chosen.write_record(place := settings.record or record_path(out))
     counts = chosen.record()["counts"]
     tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
     console.result(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from instdiff.data import Pool
 from instdiff.engine.models import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
-from instdiff.experiments.engine import Engine, Line, Roles, Scores
+from instdiff.experiments.engine import Engine, Roles, Scores
 from instdiff.experiments.inputs import BUILTIN_HELDOUT, fingerprints, make_suites_for, read_inputs
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
@@ -136,34 +137,29 @@ class Comparison(Engine):
 
     def _train_cell(self, cell: Cell) -> tuple[ModelRef, dict[str, Any]]:
         """The model of a cell's last round, and what all of them took."""
-        facts, model, line = dict[str, Any](), self.student, self._line(cell)
-        for done in self.run_rounds(line):
+        assert cell.seed is not None
+        facts, model, variant = dict[str, Any](), self.student, self.variants[cell.line]
+        for done in self.run_rounds(cell, variant, self._roles(variant), self._settings(cell), cell.seed):
             sums = {key: done.facts[key] + facts.get(key, 0) for key in ("train_s", "train_tokens")}
             facts, model = {**done.facts, **sums}, done.model
-        copy_record(self.places.round(cell, line.variant.rounds), self.places.cell(cell))
-        return model, {**facts, **cost(self.folder, cell.line, line.variant.rounds, self.settings)}
+        copy_record(self.places.round(cell, variant.rounds), self.places.cell(cell))
+        return model, {**facts, **cost(self.folder, cell.line, variant.rounds, self.settings)}
 
-    def _line(self, cell: Cell, train: TrainSettings | None = None) -> Line:
-        assert cell.seed is not None
-        variant, seed = self.variants[cell.line], cell.seed
+    def place_of(self, cell: Cell, number: int) -> Path:
+        """In the folder of the cell."""
+        return self.places.round(cell, number)
 
-        def scores(number: int, roles: Roles) -> Scores:
-            return self._first_scores(cell) if number == 1 else self._later_scores(cell, number, roles)
+    def model_of(self, cell: Cell, number: int, mark: str) -> Path:
+        """By what it is made of, so that cells share it."""
+        return self._model(self._round_key(cell, number), mark)
 
-        def place(number: int, mark: str) -> Path:
-            model = self._trained[self._round_key(cell, number)] = self.places.models / mark[:16]
-            return model
+    def _model(self, key: Hashable, mark: str) -> Path:
+        place = self._trained[key] = self.places.models / mark[:16]
+        return place
 
-        return Line(
-            variant=variant,
-            roles=self._roles(variant),
-            train=train or self._settings(cell),
-            seed=seed,
-            scores=scores,
-            budget=lambda number: self.budget(cell.budget),
-            folder=lambda number: self.places.round(cell, number),
-            model=place,
-        )
+    def budget_of(self, cell: Cell, number: int) -> Budget:
+        """That of the cell, in every round."""
+        return self.budget(cell.budget)
 
     def budget(self, text: str) -> Budget:
         """The same count for every line: a share of tokens is one of the student's response tokens."""
@@ -184,13 +180,17 @@ class Comparison(Engine):
         if self.config.steps == "epochs":
             return how
         budget = cell.budget if cell.budget in map(str, self.config.budgets) else str(self.config.budgets[0])
-        line = self._line(Cell("random", budget, self._seeds(self.variants["random"])[0]), how)
-        record = self.select(line.folder(1), lambda: line.scores(1, line.roles), line.budget(1))
+        variant = self.variants["random"]
+        record = self.select(Cell("random", budget, self._seeds(variant)[0]), 1, self._roles(variant))
         steps = np.ceil(np.ceil(len(record["ids"]) / how.global_batch_size) * how.num_train_epochs)
         fields = {key: getattr(how, key) for key in TrainSettings.model_fields}
         return TrainSettings(**{**fields, **(how.model_extra or {}), "max_steps": max(1, int(steps))})
 
     # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def score_round(self, cell: Cell, number: int, roles: Roles) -> Scores:
+        """In the first round together with other variants; later by the model that the round before has made."""
+        return self._first_scores(cell) if number == 1 else self._later_scores(cell, number, roles)
 
     def _first_scores(self, cell: Cell) -> Scores:
         """A variant's first scores with a seed, made together with those of all variants that see the same."""
@@ -229,7 +229,6 @@ class Comparison(Engine):
             table.write(path)
 
     def _later_scores(self, cell: Cell, number: int, roles: Roles) -> Scores:
-        """A later round's scores, by the model that the round before has made."""
         assert cell.seed is not None
         name, before = cell.line, read_selection(self.places.round(cell, number - 1))
         assert before is not None
@@ -255,10 +254,7 @@ class Comparison(Engine):
         count = int(size.amount * len(self.warmup)) if size.kind == "share" else int(size.amount)
         subset = self.warmup.take(sample_rows(len(self.warmup), max(1, count), seed))
 
-        def place(mark: str) -> Path:
-            model = self._trained[self._warmup_key(variant, seed)] = self.places.models / mark[:16]
-            return model
-
+        place = partial(self._model, self._warmup_key(variant, seed))
         base = self._roles(variant)["base"]
         model, facts = self.train(subset, base, part.train or self.config.train, seed, place)
         return self.restore(model), list(subset.ids), facts["train_s"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ from instdiff.evaluation.evaluator import make_subject, run_suites
 from instdiff.evaluation.results import SuiteResult, read_results
 from instdiff.evaluation.subject import Suite
 from instdiff.experiments import run_folder
+from instdiff.experiments.run_folder import Cell
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import places, read_selection, write_selection
@@ -32,33 +34,6 @@ from instdiff.training.sft import train
 Roles = Mapping[str, ModelRef]
 Scores = tuple[Scored, dict[str, Any]]
 """A method's scores, and what their table says of models and settings."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """What the engine runs: a variant with all that decides its rounds.
-
-    Args:
-        variant: how many rounds, and what each hands to the next.
-        roles: the models of the first round.
-        train: how its models are trained.
-        seed: of the trainings.
-        scores: a round's scores, by its number and its models.
-        budget: a round's budget, by its number.
-        folder: where a round's selection goes, by its number.
-        model: where a round's model goes, by its number and the fingerprint of what it is made of.
-        label: what the log calls a round; without it the log says nothing.
-    """
-
-    variant: Variant
-    roles: Roles
-    train: TrainSettings
-    seed: int
-    scores: Callable[[int, Roles], Scores]
-    budget: Callable[[int], Budget]
-    folder: Callable[[int], Path]
-    model: Callable[[int, str], Path]
-    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +48,7 @@ class Round:
 
 
 @dataclass
-class Engine:
+class Engine(ABC):
     """What the lines of an experiment share.
 
     ``pool`` are the rows that are scored, ``warmup`` those that warm-up subsets are drawn from, ``target`` those that
@@ -94,45 +69,65 @@ class Engine:
     student: ModelRef = field(init=False)
     _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict, init=False)
 
-    def record_event(self, name: str, **facts: Any) -> None:
+    def record_event(self, name: str, **facts: Any) -> None:  # noqa: B027 - not every run has a log
         """Keep what a stage came to, where the run has a log."""
 
-    def run_rounds(self, line: Line) -> Iterator[Round]:
-        """Score, select, train, and again with the new model in the role that the variant rebinds."""
-        roles, start = line.roles, self.student
-        for number in range(1, line.variant.rounds + 1):
-            place = line.folder(number)
-            record = self.select(place, partial(line.scores, number, roles), line.budget(number))
-            if line.label:
-                self.record_event(f"{line.label} {number}", **record["counts"], excluded=record["excluded"])
+    @abstractmethod
+    def score_round(self, cell: Cell, number: int, roles: Roles) -> Scores:
+        """A round's scores by its models."""
+
+    @abstractmethod
+    def budget_of(self, cell: Cell, number: int) -> Budget:
+        """A round's budget."""
+
+    @abstractmethod
+    def place_of(self, cell: Cell, number: int) -> Path:
+        """Where a round's selection goes."""
+
+    @abstractmethod
+    def model_of(self, cell: Cell, number: int, mark: str) -> Path:
+        """Where a round's model goes, which is made of what has this fingerprint."""
+
+    def run_rounds(
+        self, cell: Cell, variant: Variant, roles: Roles, how: TrainSettings, seed: int, label: str = ""
+    ) -> Iterator[Round]:
+        """Score, select, train, and again with the new model in the role that the variant rebinds.
+
+        Models are trained as ``how`` says, with the seed. The log calls rounds by a ``label``, where there is one.
+        """
+        start = self.student
+        for number in range(1, variant.rounds + 1):
+            place = self.place_of(cell, number)
+            record = self.select(cell, number, roles)
+            if label:
+                self.record_event(f"{label} {number}", **record["counts"], excluded=record["excluded"])
             rows = self.pool.take(places(self.pool, record["ids"], record["rows"]))
-            model, facts = self.train(rows, start, line.train, line.seed, partial(line.model, number), place)
+            model, facts = self.train(rows, start, how, seed, partial(self.model_of, cell, number), place)
             facts = {"rows": len(rows), "tokens": record["counts"]["selected_tokens"], **facts}
             yield Round(number, place, record, model, facts)
-            roles = {**roles, line.variant.rebind: model}
-            start = model if line.variant.train_from == "last" else start
+            roles = {**roles, variant.rebind: model}
+            start = model if variant.train_from == "last" else start
 
     def score(self, methods: dict[str, Method], roles: Roles, *, stage: str = "", **options: Any) -> ScoreTable:
         """Scores of the pool, with ``options`` of ``scorer.score``; the log calls it a ``stage``."""
         for model in roles.values():
             self.restore(model)
-        progress = Recorded(self.progress)
-        nobody: dict[str, list[str]] = {"warmup": [], "selected": []}
+        progress, nobody = Recorded(self.progress), dict[str, list[str]](warmup=[], selected=[])
         shared: dict[str, Any] = {"settings": self.settings, "store": self.store, "target": self.target}
         shared |= {"pool": self.pool, "listed": nobody, "log": self.log, "progress": progress} | options
         table = score(methods=methods, models=dict(roles), **shared)
         self.record_event(stage, **progress.facts())
         return table
 
-    def select(self, place: Path, scores: Callable[[], Scores], budget: Budget) -> dict[str, Any]:
-        """The record of the selection in a place; made of the scores, where it is not there yet."""
+    def select(self, cell: Cell, number: int, roles: Roles) -> dict[str, Any]:
+        """The record of a round's selection; made of its scores, where it is not there yet."""
+        place = self.place_of(cell, number)
         record = read_selection(place)
         if record is None:
-            scored, meta = scores()
-            pool = self.pool
+            (scored, meta), pool = self.score_round(cell, number, roles), self.pool
             if len(scored) < len(pool):
                 pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
-            chosen = select(pool, scored, budget, meta=meta)
+            chosen = select(pool, scored, self.budget_of(cell, number), meta=meta)
             write_selection(place, chosen)
             record = chosen.record()
         return record

@@ -25,7 +25,7 @@ from instdiff.errors import ConfigError
 from instdiff.evaluation.evaluator import HELDOUT, nll_facts
 from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.subject import Suite
-from instdiff.experiments.engine import Engine, Line, Roles, Round, Scores
+from instdiff.experiments.engine import Engine, Roles, Round, Scores
 from instdiff.experiments.inputs import (
     BUILTIN_HELDOUT,
     fingerprints,
@@ -71,6 +71,15 @@ class PipelineResult:
     suites: dict[str, Any] = field(default_factory=dict)
 
 
+LINE = Cell("")
+"""The line of a pipeline; other cells are controls."""
+
+
+def title(cell: Cell) -> str:
+    """What a control is called."""
+    return cell.line if cell.seed is None else f"{cell.line} seed {cell.seed}"
+
+
 @dataclass
 class Pipeline(Engine):
     """A pipeline's run folder, and what its stages found."""
@@ -83,6 +92,7 @@ class Pipeline(Engine):
         self.roles = {**bind(self.config.models), "base": self.student}
         self.places = PipelineFolder(self.folder)
         self.flaws = read_flaws(self.config)
+        self.drawn: list[str] = []
         self.results: list[CellResult] = []
 
     def record_event(self, name: str, **facts: Any) -> None:
@@ -92,32 +102,44 @@ class Pipeline(Engine):
 
     # ── the line and its controls ─────────────────────────────────────────────────────────────────────────────────
 
-    def make_line(self) -> Line:
+    def run_line(self) -> Iterator[Round]:
         """The rounds, of which the first is calibrated by a model that is trained here on a random subset."""
         config, part, places = self.config, self.config.warmup, self.places
         warmup = self.warmup.take(sample_rows(len(self.warmup), part.sample_size, config.seed))
         if not places.warmup_rows.is_file():
             warmup.to_jsonl(places.warmup_rows)
         self.record_event("warm-up", rows=len(warmup), of=len(self.warmup))
-        how = part.train or config.train
-        calibrated, _ = self.train(warmup, self.student, how, config.seed, lambda _: places.calibration_model)
-        return Line(
-            Variant(rounds=config.iterations),
-            {**self.roles, "calibrated": calibrated},
-            config.select_train.train or config.train,
-            config.seed,
-            scores=lambda number, roles: self._scores(number, roles, list(warmup.ids)),
-            budget=lambda number: budget_of(config, number),
-            folder=places.round,
-            model=lambda number, _: places.round(number) / ROUND_MODEL,
-            label="round",
-        )
+        how, self.drawn = part.train or config.train, list(warmup.ids)
+        model, _ = self.train(warmup, self.student, how, config.seed, lambda _: places.calibration_model)
+        roles, how = {**self.roles, "calibrated": model}, config.select_train.train or config.train
+        for done in self.run_rounds(LINE, Variant(rounds=config.iterations), roles, how, config.seed, "round"):
+            self.drop(model)
+            model = done.model
+            yield done
 
-    def _scores(self, number: int, roles: Roles, warmup: list[str]) -> Scores:
-        """A round's scores, which are kept in its folder."""
-        path, (name, method) = self.places.round(number) / SCORES, selector(self.config)
-        before = read_selection(self.places.round(number - 1))
-        listed = {"warmup": warmup, "selected": before["ids"] if before else warmup}
+    def run_controls(self, first: Round) -> Iterator[tuple[Cell, Round]]:
+        """The configured controls, trained the same way, each with the response tokens of the first budget."""
+        config, path = self.config, first.folder / SCORES
+        assert config.eval is not None
+        budget, table = budget_of(config), read_scores(path, run=[config.select.method])
+        tokens = budget.target(table[selector(config)[0]]) if budget.of_tokens else first.facts["tokens"]
+        for kind in config.eval.baselines:
+            for seed in config.eval.seeds if kind == "random" else (None,):
+                cell = Cell(kind, "100%" if kind == "full" else f"{tokens} tokens", seed)
+                how = config.select_train.train or config.train
+                (control,) = self.run_rounds(cell, Variant(), self.roles, how, config.seed)
+                yield cell, control
+                self.drop(control.model)
+
+    def score_round(self, cell: Cell, number: int, roles: Roles) -> Scores:
+        """A round's scores, which are kept in its folder; those of a control are not."""
+        if cell != LINE:
+            method = make_method(cell.line, {}, cell.seed or 0)
+            table = self.score({cell.line: method}, roles, stage=f"scored {title(cell)}")
+            return table[cell.line], table.meta
+        path, (name, method) = self.place_of(cell, number) / SCORES, selector(self.config)
+        before = read_selection(self.place_of(cell, number - 1))
+        listed = {"warmup": self.drawn, "selected": before["ids"] if before else self.drawn}
         if not path.is_file():
             specs = {name: self.config.select.method}
             self.score({name: method}, roles, listed=listed, specs=specs, stage=f"scored round {number}").write(path)
@@ -125,35 +147,17 @@ class Pipeline(Engine):
         table, root = read_scores(path, run=[self.config.select.method]), str(self.store.root)
         return recalling(table[name], table.meta, self.pool, store=root, listed=listed, log=self.log), table.meta
 
-    def run_controls(self, first: Round) -> Iterator[tuple[str, int | None, Round]]:
-        """The configured controls, trained the same way, each with the response tokens of the first budget."""
-        assert self.config.eval is not None
-        budget, path = budget_of(self.config), first.folder / SCORES
-        table = read_scores(path, run=[self.config.select.method])
-        tokens = budget.target(table[selector(self.config)[0]]) if budget.of_tokens else first.facts["tokens"]
-        for kind in self.config.eval.baselines:
-            for seed in self.config.eval.seeds if kind == "random" else (None,):
-                title = kind if seed is None else f"{kind} seed {seed}"
-                (control,) = self.run_rounds(self._control(kind, title, tokens, seed))
-                yield title, seed, control
+    def budget_of(self, cell: Cell, number: int) -> Budget:
+        """A round's own, or that of all controls."""
+        return budget_of(self.config, number) if cell == LINE else parse_budget(cell.budget)
 
-    def _control(self, kind: str, title: str, tokens: int, seed: int | None) -> Line:
-        place, method = self.places.control(title), make_method(kind, {}, seed or 0)
+    def place_of(self, cell: Cell, number: int) -> Path:
+        """A folder of its own for each round and control."""
+        return self.places.round(number) if cell == LINE else self.places.control(title(cell))
 
-        def scores(number: int, roles: Roles) -> Scores:
-            table = self.score({kind: method}, roles, stage=f"scored {title}")
-            return table[kind], table.meta
-
-        return Line(
-            Variant(),
-            self.roles,
-            self.config.select_train.train or self.config.train,
-            self.config.seed,
-            scores=scores,
-            budget=lambda _: Budget(1.0, "share") if kind == "full" else Budget(tokens, "tokens"),
-            folder=lambda _: place,
-            model=lambda *_: place / CONTROL_MODEL,
-        )
+    def model_of(self, cell: Cell, number: int, mark: str) -> Path:
+        """In that folder."""
+        return self.place_of(cell, number) / (ROUND_MODEL if cell == LINE else CONTROL_MODEL)
 
     def drop(self, model: ModelRef) -> None:
         """Drop a model that nothing later needs, unless models are kept."""
@@ -212,16 +216,12 @@ def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = No
         ConfigError: the folder holds a run with another configuration; names the keys.
         DataError: the data has changed since the run began.
     """
-    run = open_pipeline(config, log, progress or Quiet())
-    line, name = run.make_line(), selector(config)[0]
-    before, rounds, controls = line.roles["calibrated"], list[Any](), list[Any]()
-    for done in run.run_rounds(line):
-        run.drop(before)
-        before = done.model
+    run, name = open_pipeline(config, log, progress or Quiet()), selector(config)[0]
+    rounds, controls = list[Any](), list[Any]()
+    for done in run.run_line():
         if config.eval is not None:
-            for title, seed, control in run.run_controls(done) if done.number == 1 else ():
-                controls.append(run.evaluate_round(title, control, seed))
-                run.drop(control.model)
+            for cell, control in run.run_controls(done) if done.number == 1 else ():
+                controls.append(run.evaluate_round(title(cell), control, cell.seed))
             random = [one for one in controls if one and one["model"].startswith("random seed")]
             rounds.append(run.evaluate_round(f"{name} round {done.number}", done, random=random))
     base = [run.evaluate_round(BASE, None)] if config.eval is not None else []
