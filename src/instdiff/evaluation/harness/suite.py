@@ -21,7 +21,7 @@ import numpy as np
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core.files import fingerprint
 from instdiff.engine.forward import out_of_memory
-from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.models import load_tokenizer, resolve
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.local_data import Parts, local_file
@@ -193,10 +193,7 @@ class HarnessSuite:
         """
         _require_lm_eval()
         source = resolve(subject.model, subject.store.memo)
-        resident = subject.resident
-        if resident is None:
-            device = pick_device(subject.settings.device)
-            resident = Resident(device, pick_dtype(subject.settings.dtype, device))
+        resident = subject.host
         tokenizer = load_tokenizer(source)
         chat = chat_template(subject)
         if chat is not None and chat.jinja:
