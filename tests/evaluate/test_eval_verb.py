@@ -14,9 +14,9 @@ from cli.shell import ROWS, cli, make_model, ok, write_jsonl
 from helpers import by_hand, reference
 from instdiff.config.base import load as load_config
 from instdiff.config.evaluate import EvalConfig
+from instdiff.engine.text.generate import Generator
 from instdiff.errors import ConfigError
 from instdiff.evaluation.evaluator import evaluate, result_paths
-from instdiff.evaluation.generation.transformers_backend import Local
 from instdiff.evaluation.results import read_results
 from instdiff.evaluation.suites import SUITES, distinct, make_suites
 from judging import Server, completion
@@ -54,13 +54,13 @@ def server() -> Iterator[Server]:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Answers of every batch that a model really writes."""
     sizes: list[int] = []
-    real = Local._batch
+    real = Generator.generate
 
-    def counting(self: Local, model: Any, batch: list[Any], room: int, sampling: Any) -> Any:
-        sizes.append(len(batch))
-        return real(self, model, batch, room, sampling)
+    def counting(self: Generator, prompts: list[list[int]], room: int, **how: Any) -> Any:
+        sizes.append(len(prompts))
+        return real(self, prompts, room, **how)
 
-    monkeypatch.setattr(Local, "_batch", counting)
+    monkeypatch.setattr(Generator, "generate", counting)
     return sizes
 
 
@@ -125,20 +125,20 @@ def test_a_server_needs_no_model_and_is_paid_once(server: Server) -> None:
 def test_an_interrupted_evaluation_keeps_what_it_has(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("eval", "--model", model, "--suite", "math", "--task", "gsm8k", "--data-dir", "data", *FEW)
     sizes: list[int] = []
-    real = Local._batch
+    real = Generator.generate
 
-    def stopping(self: Local, model: Any, batch: list[Any], room: int, sampling: Any) -> Any:
+    def stopping(self: Generator, prompts: list[list[int]], room: int, **how: Any) -> Any:
         if sum(sizes) >= 4:
             raise KeyboardInterrupt
-        sizes.append(len(batch))
-        return real(self, model, batch, room, sampling)
+        sizes.append(len(prompts))
+        return real(self, prompts, room, **how)
 
-    monkeypatch.setattr(Local, "_batch", stopping)
+    monkeypatch.setattr(Generator, "generate", stopping)
     few = ("--batch-tokens", "400")
     assert cli(*command, *few, "--output", "a.json").code == 130
     assert not Path("a.json").exists() and 4 <= sum(sizes) < 10
     before = sum(sizes)
-    monkeypatch.setattr(Local, "_batch", lambda *given: (sizes.append(len(given[2])), real(*given))[1])
+    monkeypatch.setattr(Generator, "generate", lambda *a, **b: (sizes.append(len(a[1])), real(*a, **b))[1])
     ok(*command, *few, "--output", "a.json")
     assert sum(sizes) == 10 and before < 10
 

@@ -24,7 +24,8 @@ from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_sto
 from instdiff.evaluation.generation.generator import Generator, answers_in, make_generator
 from instdiff.evaluation.generation.server_backend import Server as Served
 from instdiff.evaluation.generation.transformers_backend import Local, nucleus
-from instdiff.evaluation.subject import Prompt, Sampling
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.store import Store
 from judging import Reply, Server, completion, refusal
 
 WARM = Sampling(n=3, temperature=1.0, top_p=0.9, max_new_tokens=8, seed=7)
@@ -341,9 +342,9 @@ def test_a_prompt_that_a_server_refuses_is_an_empty_answer_and_said(server: Serv
 
 def make(spec: str, model: Path, tmp_path: Path) -> Generator:
     how = Settings(dtype="float32", device="cpu")
-    return make_generator(
-        spec, ModelRef(str(model)), how, tmp_path, tmp_path, spend=Bill(), log=lambda line: None, progress=Quiet()
-    )
+    nobody: Any = None
+    ref, log = ModelRef(str(model)), lambda line: None
+    return make_generator(spec, Subject("m", ref, how, Store(tmp_path), tmp_path, nobody, log, Quiet()))
 
 
 def test_what_is_not_there_is_said(models: dict[str, Path], tmp_path: Path) -> None:

@@ -271,7 +271,7 @@ def test_the_chat_template_where_it_is_the_run_s(ran: Ran) -> None:
 def test_user_errors(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no task 'hellaswaq'; did you mean 'hellaswag'"):
         suite(None, task="hellaswaq")
-    with pytest.raises(DataError, match=r"data_dir '.*none' is no folder"):
+    with pytest.raises(DataError, match=r"no folder '.*none'; --data-dir is where the files of tasks are"):
         suite(tmp_path / "none")
     with pytest.raises(DataError, match=r"'hellaswag' cannot be loaded from the hub: .*data.hellaswag=PATH"):
         suite(None, task="hellaswag").run(subject(ran.model, tmp_path, []))

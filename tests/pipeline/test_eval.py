@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.evaluation.generation.transformers_backend import Local
+from instdiff.engine.text.generate import Generator
 from instdiff.evaluation.results import read_results
 
 from .conftest import Done
@@ -23,13 +23,13 @@ MODELS = ["iter_1/calibration_model", "iter_1/selected_train_model", "iter_2/sel
 def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Answers of every batch that a model really writes."""
     sizes: list[int] = []
-    real = Local._batch
+    real = Generator.generate
 
-    def counting(self: Local, model: Any, batch: list[Any], room: int, sampling: Any) -> Any:
-        sizes.append(len(batch))
-        return real(self, model, batch, room, sampling)
+    def counting(self: Generator, prompts: list[list[int]], room: int, **how: Any) -> Any:
+        sizes.append(len(prompts))
+        return real(self, prompts, room, **how)
 
-    monkeypatch.setattr(Local, "_batch", counting)
+    monkeypatch.setattr(Generator, "generate", counting)
     return sizes
 
 

@@ -165,6 +165,7 @@ class _Lazy:
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         """Of each prompt its answers."""
         if self._made is None:
+<<<<<<< HEAD
             subject, config = self._subject, self._config
             self._made = make_generator(
                 config.generator,
@@ -178,6 +179,10 @@ class _Lazy:
                 log=subject.log,
                 progress=subject.progress,
             )
+=======
+            config = self._config
+            self._made = make_generator(config.generator, self._subject, concurrency=config.concurrency)
+>>>>>>> eval
         return self._made.write(prompts, sampling)
 
 

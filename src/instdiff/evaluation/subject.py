@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.progress import Progress
+<<<<<<< HEAD
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
+=======
+from instdiff.engine.models import Resident, pick_device, pick_dtype
+>>>>>>> eval
 from instdiff.evaluation.results import TaskResult
 from instdiff.store import Store
 
@@ -33,6 +38,11 @@ class Sampling:
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()
     seed: int = 42
+
+    @classmethod
+    def of(cls, config: EvalConfig, stop: tuple[str, ...] = ()) -> Sampling:
+        """As a configuration has it."""
+        return cls(config.n, config.temperature, config.top_p, config.max_new_tokens, stop, config.seed)
 
 
 @dataclass(frozen=True)
@@ -82,13 +92,26 @@ class Subject:
     resident: ModelHost | None = None
     cost: dict[str, float] = field(default_factory=dict)
 
+<<<<<<< HEAD
     def host(self) -> ModelHost:
         """Where the model under test is, or goes when it is in no memory yet."""
         return self.resident or make_model_host(self.settings)
+=======
+    @property
+    def host(self) -> Resident:
+        """Where models are in memory: the one that is given, or a new one."""
+        return self.resident or host_of(self.settings)
+>>>>>>> eval
 
     def spend(self, what: str, amount: float) -> None:
         """Add to the bill."""
         self.cost[what] = self.cost.get(what, 0.0) + amount
+
+
+def host_of(settings: Settings) -> Resident:
+    """Memory for models as settings have it."""
+    device = pick_device(settings.device)
+    return Resident(device, pick_dtype(settings.dtype, device))
 
 
 class Suite(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
+from instdiff.core import Nll, Prompted
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.evaluation.heldout import heldout_nll
 from instdiff.evaluation.results import TaskResult, distinct
 from instdiff.evaluation.subject import Subject, Suite
+from instdiff.scoring.planner import Pass
+from instdiff.scoring.workbench import Workbench
 
 SUITES: dict[str, str] = {
     "heldout": "instdiff.evaluation.suites:heldout_suite",
@@ -67,21 +70,21 @@ class HeldOutSuite:
     name: str = "heldout"
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
-        """Of each row the mean over its response, weighted by its tokens."""
-        found = heldout_nll(
-            self.pool,
-            subject.name,
-            subject.model,
-            subject.settings,
-            subject.store,
-            resident=subject.resident,
-            log=subject.log,
-            progress=subject.progress,
-        )
-        subject.spend("prompt_tokens", float(found.count.sum()))
-        score = np.divide(found.total, found.count, out=np.full(len(found.total), np.nan), where=found.count > 0)
-        reason = [None if count else "no_response" for count in found.count.tolist()]
-        weight = found.count.astype(np.float64)
+        """Of each row the mean over its response, weighted by its tokens; rows that cannot be scored count none."""
+        name, store = subject.name, subject.store
+        models = {name: subject.model}
+        bench = Workbench(self.pool, models, subject.settings, store, resident=subject.resident, log=subject.log)
+        with closing(bench):
+            bench.run(Pass(name, Prompted(), (Nll(),)), subject.progress)
+        values = store.read(bench.column(name, Nll()), bench.render(name, Prompted()).keys)
+        empty = int((values.lengths() == 0).sum())
+        if empty:
+            subject.log(f"{empty} of {len(self.pool)} held-out rows cannot be scored and do not count")
+        total, count = values.sum(), values.count()
+        subject.spend("prompt_tokens", float(count.sum()))
+        score = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+        reason = [None if number else "no_response" for number in count.tolist()]
+        weight = count.astype(np.float64)
         details: dict[str, Any] = {"data": self.where, "data_fingerprint": self.pool.fingerprint}
         ids = distinct(self.pool.ids)
         return (TaskResult("heldout", "nll", ids, score, weight, reason, higher_is_better=False, details=details),)

@@ -103,7 +103,7 @@ def locate(task: str, names: Iterable[str], data_dir: str | None, task_data: Map
         return None
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        raise DataError(f"data_dir '{data_dir}' is no folder; --data-dir is where the files of tasks are")
+        raise DataError(f"no folder '{data_dir}'; --data-dir is where the files of tasks are")
     found = find_file(root, names)
     return None if found is None else str(found)
 

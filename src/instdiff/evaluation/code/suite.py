@@ -132,16 +132,9 @@ def code_suite(config: EvalConfig) -> CodeSuite:
     Raises:
         ConfigError: an unknown task.
     """
-    sampling = Sampling(
-        n=config.n,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        max_new_tokens=config.max_new_tokens,
-        seed=config.seed,
-    )
     return CodeSuite(
         tuple(choose_tasks(list(TASKS), config.task, "code")),
-        sampling,
+        Sampling.of(config),
         raw=bool(config.shots) or config.template in CONTINUE,
         limit=config.limit,
         data_dir=config.data_dir,

@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from instdiff.core import Log, ModelRef, Settings
+from instdiff.core import Log
 from instdiff.core.files import fingerprint
 from instdiff.core.progress import Progress
-from instdiff.engine.models import Resident
 from instdiff.engine.text.judge import Answer, parse_judge
 from instdiff.errors import ConfigError, did_you_mean
 from instdiff.evaluation.generation.answers import AnswerCache
 from instdiff.evaluation.generation.backend import Backend, GenerationRequest
-from instdiff.evaluation.subject import Prompt, Sampling
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
 
 KINDS = ("hf", "vllm", "openai:MODEL@http://host:port/v1")
 Spend = Callable[[str, float], None]
@@ -106,20 +105,14 @@ def _line(key: str, answer: Answer) -> dict[str, Any]:
     return {"key": key, "text": answer.text, **counts, "seconds": round(answer.seconds, 4)}
 
 
-def make_generator(
-    spec: str,
-    model: ModelRef,
-    settings: Settings,
-    memo: Path,
-    folder: Path,
-    *,
-    resident: Resident | None = None,
-    concurrency: int = 8,
-    spend: Spend,
-    log: Log,
-    progress: Progress,
-) -> Generator:
-    """The generator that a configuration names; models are loaded when the first answer is asked for.
+def make_generator(spec: str, subject: Subject, *, concurrency: int = 8, spend: Spend | None = None) -> Generator:
+    """The generator that a configuration names, for a subject's model; it is loaded for the first answer.
+
+    Args:
+        spec: one of ``KINDS``.
+        subject: model, settings, and where answers are kept.
+        concurrency: calls at once, of a server.
+        spend: is told what it costs; by default the subject.
 
     Raises:
         ConfigError: no such generator, or the address of a server is faulty.
@@ -127,6 +120,7 @@ def make_generator(
         EngineError: the model is not there.
     """
     backend: Backend
+    settings, log, where = subject.settings, subject.log, (subject.model, subject.settings, subject.store.memo)
     endpoint = parse_judge(spec)
     if endpoint is not None:
         from instdiff.evaluation.generation.server_backend import Server
@@ -135,11 +129,11 @@ def make_generator(
     elif spec == "hf":
         from instdiff.evaluation.generation.transformers_backend import Local
 
-        backend = Local(model, settings, memo, log, resident=resident)
+        backend = Local(*where, log, resident=subject.resident)
     elif spec == "vllm":
         from instdiff.evaluation.generation.vllm_backend import VLLM
 
-        backend = VLLM(model, settings, memo, log)
+        backend = VLLM(*where, log)
     else:
         raise ConfigError(f"unknown generator '{spec}'{did_you_mean(spec, KINDS)}")
-    return Generator(backend, folder, spend, log, progress)
+    return Generator(backend, subject.folder, spend or subject.spend, log, subject.progress)

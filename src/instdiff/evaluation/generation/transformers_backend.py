@@ -15,12 +15,12 @@ import torch
 
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
-from instdiff.engine.models import Resident, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.models import Resident, load_tokenizer, resolve
 from instdiff.engine.text.generate import Generator
 from instdiff.engine.text.judge import Answer
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
-from instdiff.evaluation.subject import Prompt, Sampling
+from instdiff.evaluation.subject import Prompt, Sampling, host_of
 from instdiff.rendering.templates import TextTemplate, template
 
 BATCH_ROWS = {"cpu": 8}
@@ -87,10 +87,8 @@ class Local:
     def __init__(
         self, model: ModelRef, settings: Settings, memo: Path, log: Log, *, resident: Resident | None = None
     ) -> None:
-        if resident is None:
-            device = pick_device(settings.device)
-            resident = Resident(device, pick_dtype(settings.dtype, device))
-        self.resident, self.log, self._tokens = resident, log, settings.batch_tokens
+        self.resident = resident = resident or host_of(settings)
+        self.log, self._tokens = log, settings.batch_tokens
         self._side = Shown(model, settings, memo)
         self.name = self._side.name
         dtype = str(resident.dtype).removeprefix("torch.")

@@ -193,7 +193,11 @@ class HarnessSuite:
         """
         _require_lm_eval()
         source = resolve(subject.model, subject.store.memo)
+<<<<<<< HEAD
         resident = subject.host().local()
+=======
+        resident = subject.host
+>>>>>>> eval
         tokenizer = load_tokenizer(source)
         chat = chat_template(subject)
         if chat is not None and chat.jinja:

@@ -11,9 +11,9 @@ from typing import Any
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.generation.generator import make_generator
-from instdiff.evaluation.llm_judge.judge import parse_where
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.evaluation.task_data import locate, read_rows
+from instdiff.scoring.models import parse_model
 
 Record = Mapping[str, Any]
 IDS = ("question_id", "id", "idx", "uid")
@@ -229,16 +229,20 @@ def _plain(text: str) -> str:
 def _model(where: str, subject: Subject) -> tuple[str, Callable[[Sequence[Prompt], Sampling], list[list[str]]]]:
     """A second model: what it is called, and how it writes."""
     served = parse_judge(where) is not None
+    # The template of the model under test need not be that of a server's model, which has its own.
+    settings = replace(subject.settings, templates={}) if served else subject.settings
     generator = make_generator(
         where if served else "hf",
+<<<<<<< HEAD
         parse_where(where),
         # The template of the model under test need not be that of a server's model, which has its own.
         replace(subject.settings, templates={}) if served else subject.settings,
         subject.store.memo,
         subject.folder,
         resident=subject.resident.local() if subject.resident else None,
+=======
+        replace(subject, model=parse_model(where), settings=settings),
+>>>>>>> eval
         spend=lambda what, amount: subject.spend(f"reference_{what}", amount),
-        log=subject.log,
-        progress=subject.progress,
     )
     return generator.name, generator.write

@@ -12,13 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from instdiff.core import ModelRef
 from instdiff.core.files import fingerprint
 from instdiff.engine.models import load_tokenizer, resolve
 from instdiff.engine.text.endpoint import WARM, WAYS, Endpoint
@@ -28,6 +26,7 @@ from instdiff.evaluation.generation.answers import AnswerCache
 from instdiff.evaluation.llm_judge.parsing import Weighed, preference, rating, two_scores, verdict
 from instdiff.evaluation.subject import Subject
 from instdiff.rendering.questions import questions
+from instdiff.scoring.models import parse_model
 
 WAY = 1
 """A change of how judges are asked gets another number, so that old answers are not taken for new ones."""
@@ -186,8 +185,13 @@ class LLMJudge:
             self.name = self.model = self.endpoint.model
             self.attempts = Endpoint.attempts
         else:
+<<<<<<< HEAD
             self.source = resolve(parse_where(where), subject.store.memo)
             self.resident = subject.host().local()
+=======
+            self.source = resolve(parse_model(where), subject.store.memo)
+            self.resident = subject.host
+>>>>>>> eval
             dtype = str(self.resident.dtype).removeprefix("torch.")
             self.name = where
             self.model = f"{self.source.fingerprint}+{load_tokenizer(self.source).fingerprint}+{dtype}"
@@ -208,7 +212,7 @@ class LLMJudge:
         lost: dict[str, str] = {}
         if work:
             self._work(sheet, work, names, rows, label, lost)
-        found = {key: _finding(sheet, self.answers[key]) for key in names}
+        found = {key: _verdict(sheet, self.answers[key]) for key in names}
         self._account([answer for key in names for answer in self.answers[key]])
         self._sum_up(label, found, lost)
         return [found[key] for key in keys]
@@ -246,7 +250,7 @@ class LLMJudge:
     def _open(self, sheet: JudgePrompt, key: str) -> bool:
         """Whether it should still be asked."""
         kept = self.answers[key]
-        return len(kept) < self.attempts and _finding(sheet, kept).value is None
+        return len(kept) < self.attempts and _verdict(sheet, kept).value is None
 
     @contextmanager
     def _load(self, sheet: JudgePrompt) -> Iterator[Writes]:
@@ -275,7 +279,7 @@ class LLMJudge:
         self.subject.spend("judge_completion_tokens", sum(answer.completion_tokens for answer in answers))
 
     def _sum_up(self, label: str, found: dict[str, Verdict], lost: dict[str, str]) -> None:
-        bad = sum(finding.reason == UNPARSABLE for finding in found.values())
+        bad = sum(one.reason == UNPARSABLE for one in found.values())
         self.subject.log(
             f"{label}: judge {self.name} was asked {len(found)} questions, {bad} of them without a usable verdict"
         )
@@ -284,6 +288,7 @@ class LLMJudge:
             self.subject.log(f"warning: judge {self.name} did not answer {len(lost)} questions (first: {first})")
 
 
+<<<<<<< HEAD
 def parse_where(where: str) -> ModelRef:
     """``WHERE``, ``NAME@REVISION`` or ``WHERE+ADAPTER``."""
     if Path(where).is_dir():
@@ -294,6 +299,9 @@ def parse_where(where: str) -> ModelRef:
 
 
 def _finding(sheet: JudgePrompt, answers: Sequence[Answer]) -> Verdict:
+=======
+def _verdict(sheet: JudgePrompt, answers: Sequence[Answer]) -> Verdict:
+>>>>>>> eval
     """The first verdict in the answers to a question."""
     for answer in answers:
         value = sheet.read(answer.text or "")

@@ -19,7 +19,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,12 +171,7 @@ def general_suite(config: EvalConfig) -> GeneralSuite:
         {task: path for task, path in usual.items() if path is not None},
         config.reference,
         config.limit,
-        Sampling(
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_new_tokens=config.max_new_tokens,
-            seed=config.seed,
-        ),
+        replace(Sampling.of(config), n=1),
         Waits(config.judge_concurrency or config.concurrency),
     )
 

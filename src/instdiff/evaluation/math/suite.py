@@ -234,13 +234,6 @@ def math_suite(config: EvalConfig) -> MathSuite:
     shots = config.shots or 0
     if shots > len(EXAMPLES):
         raise ConfigError(f"suite 'math' has {len(EXAMPLES)} worked examples; shots is {shots}")
-    sampling = Sampling(
-        n=config.n,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        max_new_tokens=config.max_new_tokens,
-        stop=STOPS if shots else (),
-        seed=config.seed,
-    )
+    sampling = Sampling.of(config, STOPS if shots else ())
     tasks = tuple(choose_tasks(list(TASKS), config.task, "math"))
     return MathSuite(tasks, sampling, shots, config.limit, config.data_dir, config.task_data)
