@@ -165,24 +165,8 @@ class _Lazy:
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         """Of each prompt its answers."""
         if self._made is None:
-<<<<<<< HEAD
-            subject, config = self._subject, self._config
-            self._made = make_generator(
-                config.generator,
-                subject.model,
-                subject.settings,
-                subject.store.memo,
-                subject.folder,
-                resident=subject.resident.local() if subject.resident else None,
-                concurrency=config.concurrency,
-                spend=subject.spend,
-                log=subject.log,
-                progress=subject.progress,
-            )
-=======
             config = self._config
             self._made = make_generator(config.generator, self._subject, concurrency=config.concurrency)
->>>>>>> eval
         return self._made.write(prompts, sampling)
 
 

@@ -10,11 +10,8 @@ from typing import Protocol
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.progress import Progress
-<<<<<<< HEAD
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
-=======
 from instdiff.engine.models import Resident, pick_device, pick_dtype
->>>>>>> eval
 from instdiff.evaluation.results import TaskResult
 from instdiff.store import Store
 
@@ -92,16 +89,10 @@ class Subject:
     resident: ModelHost | None = None
     cost: dict[str, float] = field(default_factory=dict)
 
-<<<<<<< HEAD
-    def host(self) -> ModelHost:
-        """Where the model under test is, or goes when it is in no memory yet."""
-        return self.resident or make_model_host(self.settings)
-=======
     @property
-    def host(self) -> Resident:
+    def host(self) -> ModelHost:
         """Where models are in memory: the one that is given, or a new one."""
-        return self.resident or host_of(self.settings)
->>>>>>> eval
+        return self.resident or make_model_host(self.settings)
 
     def spend(self, what: str, amount: float) -> None:
         """Add to the bill."""

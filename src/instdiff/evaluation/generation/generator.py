@@ -129,7 +129,7 @@ def make_generator(spec: str, subject: Subject, *, concurrency: int = 8, spend: 
     elif spec == "hf":
         from instdiff.evaluation.generation.transformers_backend import Local
 
-        backend = Local(*where, log, resident=subject.resident)
+        backend = Local(*where, log, resident=subject.resident.local() if subject.resident else None)
     elif spec == "vllm":
         from instdiff.evaluation.generation.vllm_backend import VLLM
 

@@ -280,7 +280,7 @@ class ChoiceScorer:
         subject = self.subject
         self.source = resolve(subject.model, subject.store.memo)
         self.tokenizer = load_tokenizer(self.source)
-        self.resident = subject.host()
+        self.resident = subject.host
 
     def close(self) -> None:
         """End the worker processes that were started here."""

@@ -193,11 +193,7 @@ class HarnessSuite:
         """
         _require_lm_eval()
         source = resolve(subject.model, subject.store.memo)
-<<<<<<< HEAD
-        resident = subject.host().local()
-=======
-        resident = subject.host
->>>>>>> eval
+        resident = subject.host.local()
         tokenizer = load_tokenizer(source)
         chat = chat_template(subject)
         if chat is not None and chat.jinja:

@@ -233,16 +233,7 @@ def _model(where: str, subject: Subject) -> tuple[str, Callable[[Sequence[Prompt
     settings = replace(subject.settings, templates={}) if served else subject.settings
     generator = make_generator(
         where if served else "hf",
-<<<<<<< HEAD
-        parse_where(where),
-        # The template of the model under test need not be that of a server's model, which has its own.
-        replace(subject.settings, templates={}) if served else subject.settings,
-        subject.store.memo,
-        subject.folder,
-        resident=subject.resident.local() if subject.resident else None,
-=======
         replace(subject, model=parse_model(where), settings=settings),
->>>>>>> eval
         spend=lambda what, amount: subject.spend(f"reference_{what}", amount),
     )
     return generator.name, generator.write

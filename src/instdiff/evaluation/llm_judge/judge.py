@@ -185,13 +185,8 @@ class LLMJudge:
             self.name = self.model = self.endpoint.model
             self.attempts = Endpoint.attempts
         else:
-<<<<<<< HEAD
-            self.source = resolve(parse_where(where), subject.store.memo)
-            self.resident = subject.host().local()
-=======
             self.source = resolve(parse_model(where), subject.store.memo)
-            self.resident = subject.host
->>>>>>> eval
+            self.resident = subject.host.local()
             dtype = str(self.resident.dtype).removeprefix("torch.")
             self.name = where
             self.model = f"{self.source.fingerprint}+{load_tokenizer(self.source).fingerprint}+{dtype}"
@@ -288,20 +283,7 @@ class LLMJudge:
             self.subject.log(f"warning: judge {self.name} did not answer {len(lost)} questions (first: {first})")
 
 
-<<<<<<< HEAD
-def parse_where(where: str) -> ModelRef:
-    """``WHERE``, ``NAME@REVISION`` or ``WHERE+ADAPTER``."""
-    if Path(where).is_dir():
-        return ModelRef(where)
-    base, _, adapter = where.partition("+")
-    name, _, revision = (base, "", "") if Path(base).is_dir() else base.partition("@")
-    return ModelRef(name, revision or None, adapter or None)
-
-
-def _finding(sheet: JudgePrompt, answers: Sequence[Answer]) -> Verdict:
-=======
 def _verdict(sheet: JudgePrompt, answers: Sequence[Answer]) -> Verdict:
->>>>>>> eval
     """The first verdict in the answers to a question."""
     for answer in answers:
         value = sheet.read(answer.text or "")
