@@ -24,7 +24,7 @@ from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.experiments import grid as module
 from instdiff.experiments import summary as costs
 from instdiff.experiments.compare import terms
-from instdiff.experiments.grid import Comparison, Outcome
+from instdiff.experiments.grid import CellResult, Comparison
 from instdiff.experiments.summary import overlaps, shares, summarize
 from instdiff.experiments.tables import rows_of, write_tally
 from instdiff.store import Store
@@ -286,7 +286,7 @@ def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     assert told["score_s"] == pytest.approx(2 * told["score_tokens"] / speed, abs=0.01)
     assert costs.devices(Settings(workers=1)) == ("GPU seconds", 1)
     assert costs.devices(Settings(device="cuda:1")) == ("GPU seconds", 1)
-    gpu = [Outcome(o.cell, {**o.facts, "cost_unit": "GPU seconds"}, o.results) for o in outcomes]
+    gpu = [CellResult(o.cell, {**o.facts, "cost_unit": "GPU seconds"}, o.results) for o in outcomes]
     assert " GPU s training" in rows_of(summarize(gpu))[-1][-1]
     assert "times the GPUs" in write_tally(made.folder, gpu, summarize(gpu), {})["note"]
 

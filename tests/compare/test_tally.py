@@ -10,7 +10,7 @@ import pytest
 
 from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
 from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
-from instdiff.experiments.grid import Cell, Outcome
+from instdiff.experiments.run_folder import Cell, CellResult
 from instdiff.experiments.summary import sample, summarize
 from instdiff.experiments.tables import HEADER, by_task, footer, header, markdown, rows_of, write_tally
 
@@ -21,9 +21,9 @@ def result(score: Any, *, ids: list[str] = ITEMS, name: str = "task", **more: An
     return TaskResult(name, "accuracy", ids, np.asarray(score, np.float64), **more)
 
 
-def outcome(line: str, seed: int | None, score: Any, **facts: Any) -> Outcome:
+def outcome(line: str, seed: int | None, score: Any, **facts: Any) -> CellResult:
     cell = Cell(line, "" if seed is None else "10%", seed)
-    return Outcome(cell, facts, [SuiteResult("suite", str(cell), (result(score),))])
+    return CellResult(cell, facts, [SuiteResult("suite", str(cell), (result(score),))])
 
 
 def drawn(mean: float, seed: int) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_holm() -> None:
     assert holm([]) == []
 
 
-def outcomes() -> list[Outcome]:
+def outcomes() -> list[CellResult]:
     good = [outcome("good", seed, drawn(0.8, seed)) for seed in range(3)]
     same = [outcome("same", seed, drawn(0.5, 20 + seed)) for seed in range(3)]
     random = [outcome("random", seed, drawn(0.5, 10 + seed), rows=20, tokens=100 + seed) for seed in range(3)]
@@ -97,9 +97,9 @@ def test_what_differs_is_told_and_what_does_not_is_not() -> None:
 
 
 def test_lower_is_better_where_it_is() -> None:
-    def lower(line: str, seed: int, mean: float) -> Outcome:
+    def lower(line: str, seed: int, mean: float) -> CellResult:
         task = result(drawn(mean, seed), higher_is_better=False)
-        return Outcome(Cell(line, "10%", seed), {}, [SuiteResult("s", line, (task,))])
+        return CellResult(Cell(line, "10%", seed), {}, [SuiteResult("s", line, (task,))])
 
     lines = summarize([*(lower("random", s, 0.8) for s in range(3)), *(lower("less", s, 0.2) for s in range(5, 8))])
     less = next(line for line in lines if line["name"] == "less")
@@ -110,13 +110,13 @@ def test_lower_is_better_where_it_is() -> None:
 
 def test_no_common_item_is_no_difference() -> None:
     other = TaskResult("task", "accuracy", ["elsewhere"], np.array([1.0]))
-    odd = Outcome(Cell("odd", "10%", 0), {}, [SuiteResult("suite", "odd", (other,))])
+    odd = CellResult(Cell("odd", "10%", 0), {}, [SuiteResult("suite", "odd", (other,))])
     lines = {line["name"]: line for line in summarize([*outcomes(), odd])}
     assert lines["odd"]["value"] == 1.0 and "diff" not in lines["odd"] and "real" not in lines["odd"]
 
 
 def test_cells_that_failed_are_named(tmp_path: Path) -> None:
-    every = [*outcomes(), Outcome(Cell("bad", "10%", 0), error="no judge")]
+    every = [*outcomes(), CellResult(Cell("bad", "10%", 0), error="no judge")]
     found = write_tally(tmp_path, every, summarize(every), {"data": "rows.jsonl", "terms": "On equal terms."})
     assert found["failed"] == [{"cell": "bad 10% seed 0", "error": "no judge"}]
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")

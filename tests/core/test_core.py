@@ -78,7 +78,7 @@ def test_signals_know_copies_and_name_what_was_declared() -> None:
 
 def test_best_first_ties_by_id_then_row() -> None:
     table = scored([1.0, 3.0, np.nan, 3.0, 1.0, 3.0], ids=["d", "b", "a", "a", "c", "a"])
-    assert table.rank_rows().tolist() == [3, 5, 1, 4, 0]
+    assert table.best().tolist() == [3, 5, 1, 4, 0]
 
 
 @given(st.data())
@@ -89,7 +89,7 @@ def test_the_inputs_order_never_matters(data: st.DataObject) -> None:
     ids = [name for name, _ in rows]
     plain = scored([value[name] for name in ids], ids=ids)
     mixed = scored([value[ids[i]] for i in order], ids=[ids[i] for i in order])
-    assert [mixed.ids[i] for i in mixed.rank_rows()] == [plain.ids[i] for i in plain.rank_rows()]
+    assert [mixed.ids[i] for i in mixed.best()] == [plain.ids[i] for i in plain.best()]
 
 
 def test_scorable_rows_are_the_eligible_and_the_filtered() -> None:
@@ -108,7 +108,7 @@ def test_the_five_kinds() -> None:
         tokens=[10, 20, 30, 40, 0, 50, 60, 70],
         reason=[None, None, "filtered", None, "empty_response", None, None, "too_long"],
     )
-    best = table.rank_rows()
+    best = table.best()
     assert best.tolist() == [0, 1, 3, 5, 6]
 
     def take(amount: float, kind: str) -> list[int]:
@@ -131,7 +131,7 @@ def test_the_five_kinds() -> None:
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=15), st.integers(1, 800))
 def test_a_token_budget_stops_at_the_first_crossing(tokens: list[int], amount: int) -> None:
     table = scored([float(-i) for i in range(len(tokens))], tokens=tokens)
-    taken = Budget(amount, "tokens").take(table.rank_rows(), table)
+    taken = Budget(amount, "tokens").take(table.best(), table)
     assert taken.tolist() == list(range(len(taken)))
     assert sum(tokens[: len(taken) - 1]) < amount
     assert sum(tokens[: len(taken)]) >= min(amount, sum(tokens))
@@ -149,7 +149,7 @@ def test_twenty_nine_percent_of_a_hundred() -> None:
     table = scored([1.0] * 100)
     for kind in ("share", "eligible", "token_share"):
         assert Budget(0.29, kind).target(table) == 29
-    assert len(Budget(0.57).take(table.rank_rows(), table)) == 57
+    assert len(Budget(0.57).take(table.best(), table)) == 57
 
 
 @pytest.mark.parametrize(

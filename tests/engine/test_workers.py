@@ -75,7 +75,7 @@ def same(table: Any, clean: Any) -> None:
         assert table[name].reason.tolist() == clean[name].reason.tolist()
         for detail, values in clean[name].details.items():
             np.testing.assert_allclose(table[name].details[detail], values, rtol=1e-5, atol=1e-5, err_msg=detail)
-        assert table[name].rank_rows().tolist() == clean[name].rank_rows().tolist()
+        assert table[name].best().tolist() == clean[name].best().tolist()
 
 
 # ── the same numbers ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -162,13 +162,13 @@ def test_prompts_are_shown_as_training_shows_them(models: dict[str, Path], tmp_p
 class Echo:
     """Writes what it was shown, two at a time, and counts."""
 
-    name, mark = "echo", "m1"
+    name, fingerprint = "echo", "m1"
 
     def __init__(self, ends_after: int = 10**6) -> None:
         self.asked: list[str] = []
         self.left = ends_after
 
-    def shown(self, prompt: Prompt) -> str:
+    def prompt_text(self, prompt: Prompt) -> str:
         return prompt.text
 
     def write(

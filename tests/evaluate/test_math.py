@@ -149,7 +149,7 @@ def gsm8k_solutions(shared: Path) -> tuple[list[Solution], list[bool]]:
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize("count", [600, pytest.param(None, marks=pytest.fingerprint.slow)])
+@pytest.mark.parametrize("count", [600, pytest.param(None, marks=pytest.mark.slow)])
 def test_verdicts_agree_with_the_published_ones(shared: Path, count: int | None) -> None:
     pytest.importorskip("math_verify")
     solutions, right = gsm8k_solutions(shared)

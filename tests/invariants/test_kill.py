@@ -63,4 +63,4 @@ def test_a_killed_run_goes_on_where_it_was(lab: Lab, tmp_path: Path) -> None:
         for detail, values in whole[name].details.items():
             np.testing.assert_allclose(resumed[name].details[detail], values, rtol=1e-5, atol=1e-5, err_msg=detail)
         assert resumed[name].reason.tolist() == whole[name].reason.tolist()
-        assert resumed[name].rank_rows().tolist() == whole[name].rank_rows().tolist()
+        assert resumed[name].best().tolist() == whole[name].best().tolist()

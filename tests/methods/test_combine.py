@@ -79,7 +79,7 @@ def then(keep: str | int, second: Method | None = None) -> Then:
 def test_what_is_kept(keep: str | int, rows: list[int]) -> None:
     out = run(then(keep), signals(10, **BOTH))
     assert np.flatnonzero(out.details["kept"] == 1).tolist() == sorted(rows)
-    assert out.rank_rows().tolist() == sorted(rows, key=lambda row: -B[row])
+    assert out.best().tolist() == sorted(rows, key=lambda row: -B[row])
     left = sorted(set(range(10)) - set(rows))
     assert set(out.reason[left]) <= {"filtered"} and np.isnan(out.value[left]).all()
     np.testing.assert_array_equal(out.details["first"], np.where(A < 0, NAN, A))
@@ -117,7 +117,7 @@ def test_the_second_goes_by_the_scores_of_the_first_and_ranks_on() -> None:
     out = run(method, s)
     quality = (A[kept] - 3) / 5
     order = kept[facility(x[kept], len(kept), alpha=0.2, quality=quality)]
-    assert out.rank_rows().tolist() == order[:3].tolist()
+    assert out.best().tolist() == order[:3].tolist()
     assert method.pick(out, Budget(3, "rows")).tolist() == order[:3].tolist()
     with pytest.raises(PlanError, match="and there is no store"):
         method.pick(out, Budget(4, "rows"))
@@ -141,7 +141,7 @@ def test_a_first_that_stopped_early_ranks_on() -> None:
     s = signals(10, **{"first.vector": Ragged.of(list(x), np.float32), "second.y": B})
     out = run(Then(FacilityLocation(reach=0.1), "50%", One("y")), s)
     kept = facility(x, 5)
-    assert out.rank_rows().tolist() == sorted(kept, key=lambda row: -B[row])
+    assert out.best().tolist() == sorted(kept, key=lambda row: -B[row])
 
 
 def test_superfiltering_d_is_both_methods_in_one() -> None:
@@ -154,7 +154,7 @@ def test_superfiltering_d_is_both_methods_in_one() -> None:
     kept = np.flatnonzero(ratio < 1)[-6:]
     order = kept[facility(x[kept], 3, kernel="official")]
     out = run(method, s)
-    assert out.rank_rows().tolist() == order.tolist()
+    assert out.best().tolist() == order.tolist()
     assert method.pick(out, Budget(0.05)).tolist() == order[:1].tolist()
     same = Then(Superfiltering(), "20%", FacilityLocation(kernel="official", pooling="mean", reach=0.5))
     assert method.both() == same
@@ -187,7 +187,7 @@ def test_only_rows_that_all_score_are_ranked() -> None:
 def test_a_blend_of_one_keeps_its_order(x: list[float]) -> None:
     s = signals(len(x), **{"0.x": np.array(x)})
     alone = run(One(), signals(len(x), x=np.array(x)))
-    assert run(Blend((One(),)), s).rank_rows().tolist() == alone.rank_rows().tolist()
+    assert run(Blend((One(),)), s).best().tolist() == alone.best().tolist()
 
 
 def test_weights_fit() -> None:

@@ -31,7 +31,7 @@ def test_the_demonstration_that_hurts_most_comes_first() -> None:
     np.testing.assert_array_equal(out.details["nll_one_shot"], [1.0, 2.5, 2.0, NAN])
     np.testing.assert_array_equal(out.details["neighbour"], [2, 0, 1, NAN])
     assert out.reason.tolist() == [None, None, None, "empty_response"]
-    assert out.rank_rows().tolist() == [2, 1, 0]
+    assert out.best().tolist() == [2, 1, 0]
 
 
 def test_details_without_a_demonstration() -> None:

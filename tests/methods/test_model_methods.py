@@ -43,9 +43,9 @@ def test_perplexity() -> None:
     np.testing.assert_array_equal(low.details["nll"], [2.0, 0.5, NAN, 4.0])
     np.testing.assert_array_equal(low.value, [-2.0, -0.5, NAN, -4.0])
     assert low.reason.tolist() == [None, None, "empty_response", None]
-    assert low.rank_rows().tolist() == [1, 0, 3]
-    assert run(Perplexity(band="max"), s).rank_rows().tolist() == [3, 0, 1]
-    assert run(Perplexity(band="mid"), s).rank_rows().tolist() == [0, 1, 3]
+    assert low.best().tolist() == [1, 0, 3]
+    assert run(Perplexity(band="max"), s).best().tolist() == [3, 0, 1]
+    assert run(Perplexity(band="mid"), s).best().tolist() == [0, 1, 3]
     assert Perplexity().signals() == {"nll": Signal(Nll(), Prompted(), "base")}
 
 
@@ -67,17 +67,17 @@ def test_published_perplexity() -> None:
     # Six rows can be scored; the middle starts at rank 1 of 6, 5, 4, 3, 2, 1.
     nothing = "empty_response"
     assert out.reason.tolist() == [None, None, None, nothing, None, nothing, None, "filtered", nothing]
-    assert out.rank_rows().tolist() == [0, 2, 4, 6, 1]
+    assert out.best().tolist() == [0, 2, 4, 6, 1]
     low = run(Perplexity(compat="official"), signals(9, nll=ones(*values)))
-    assert low.rank_rows().tolist() == [1, 6, 4, 2, 0, 7]
+    assert low.best().tolist() == [1, 6, 4, 2, 0, 7]
 
 
 def test_entropy() -> None:
     s = signals(list("abc"), entropy=ragged([1.0, 2.0], [0.25], [3.0]))
     out = run(ResponseEntropy(), s)
     np.testing.assert_array_equal(out.details["entropy"], [1.5, 0.25, 3.0])
-    assert out.rank_rows().tolist() == [1, 0, 2]
-    assert run(ResponseEntropy(band="max"), s).rank_rows().tolist() == [2, 0, 1]
+    assert out.best().tolist() == [1, 0, 2]
+    assert run(ResponseEntropy(band="max"), s).best().tolist() == [2, 0, 1]
     assert ResponseEntropy().signals() == {"entropy": Signal(Entropy(), Prompted(), "base")}
 
 
@@ -101,16 +101,16 @@ def test_ifd_as_perplexities_and_as_losses() -> None:
         assert out.reason.tolist() == [None, "filtered", "filtered", "empty_response", None]
         np.testing.assert_array_equal(out.details["nll_given"], [1.5, 2.0, 3.0, NAN, 0.5])
         np.testing.assert_array_equal(out.details["nll_alone"], [3.0, 2.0, 1.0, NAN, 1.0])
-    assert ppl.rank_rows().tolist() == [4, 0]  # highest ratio first
-    assert loss.rank_rows().tolist() == [0, 4]  # a tie: by id
-    assert run(IFD(ratio="loss"), signals(list("ebcda"), **ifd_columns())).rank_rows().tolist() == [4, 0]
+    assert ppl.best().tolist() == [4, 0]  # highest ratio first
+    assert loss.best().tolist() == [0, 4]  # a tie: by id
+    assert run(IFD(ratio="loss"), signals(list("ebcda"), **ifd_columns())).best().tolist() == [4, 0]
 
 
 def test_published_cherry_keeps_exactly_one() -> None:
     s = signals(list("abcde"), **ifd_columns())
     out = run(IFD(ratio="loss", compat="official"), s)
     assert out.reason.tolist() == [None, None, "filtered", "empty_response", None]
-    assert out.rank_rows().tolist() == [1, 0, 4]
+    assert out.best().tolist() == [1, 0, 4]
     assert run(IFD(compat="official"), s).reason.tolist() == [None, "filtered", "filtered", "empty_response", None]
 
 
@@ -167,15 +167,15 @@ def test_instructdiff() -> None:
     np.testing.assert_array_equal(out.details["diff_nll"], DIFF_NLL)
     np.testing.assert_array_equal(out.details["diff_entropy"], DIFF_ENTROPY)  # also of filtered rows
     np.testing.assert_array_equal(out.details["base_nll"], np.array(DIFF_NLL) + 8)
-    assert out.rank_rows().tolist() == [3, 8, 10, 5, 2, 0, 9, 7]
+    assert out.best().tolist() == [3, 8, 10, 5, 2, 0, 9, 7]
     np.testing.assert_array_equal(out.value[[3, 8, 7]], [0.5, 0.25, -2.0])
-    assert run(InstructDiff(abs=True), s).rank_rows().tolist() == [10, 5, 2, 8, 0, 3, 9, 7]
-    assert run(InstructDiff(band="max"), s).rank_rows().tolist() == [7, 9, 0, 2, 5, 10, 8, 3]
-    assert len(run(InstructDiff(band="mid"), s).rank_rows()) == 8
-    assert run(InstructDiff(nll_reject_ratio=0), s).rank_rows().tolist() == [1, 4, 3, 8, 10, 5, 2, 0, 9, 7]
+    assert run(InstructDiff(abs=True), s).best().tolist() == [10, 5, 2, 8, 0, 3, 9, 7]
+    assert run(InstructDiff(band="max"), s).best().tolist() == [7, 9, 0, 2, 5, 10, 8, 3]
+    assert len(run(InstructDiff(band="mid"), s).best()) == 8
+    assert run(InstructDiff(nll_reject_ratio=0), s).best().tolist() == [1, 4, 3, 8, 10, 5, 2, 0, 9, 7]
     # Where both ends together are everything, nothing is filtered.
-    assert len(run(InstructDiff(nll_reject_ratio=0.5), s).rank_rows()) == 10
-    assert len(run(InstructDiff(nll_reject_ratio=0.49), s).rank_rows()) == 2
+    assert len(run(InstructDiff(nll_reject_ratio=0.5), s).best()) == 10
+    assert len(run(InstructDiff(nll_reject_ratio=0.49), s).best()) == 2
 
 
 def test_instructdiff_token_budget_counts_the_unfiltered_pool() -> None:
@@ -193,7 +193,7 @@ def test_instructdiff_token_budget_counts_the_unfiltered_pool() -> None:
 def test_instructdiff_without_its_warmup_rows() -> None:
     s = signals(11, warmup=np.arange(11) == 3, **both_models(DIFF_NLL, DIFF_ENTROPY))
     out = run(InstructDiff(exclude_warmup=True), s)
-    assert out.reason[3] == "warmup" and out.rank_rows().tolist() == [8, 10, 5, 2, 0, 9, 7]
+    assert out.reason[3] == "warmup" and out.best().tolist() == [8, 10, 5, 2, 0, 9, 7]
     assert out.scorable[3]
     assert InstructDiff(exclude_warmup=True).signals()["warmup"] == Signal(Listed("warmup"))
     assert "warmup" not in InstructDiff().signals()
@@ -214,7 +214,7 @@ def test_ties_at_the_filters_edge_go_by_id_or_as_published_by_row() -> None:
     s = signals(["e", "d", "c", "b", "a"], **columns)
     assert run(InstructDiff(nll_reject_ratio=0.2), s).reason.tolist() == ["filtered", None, None, None, "filtered"]
     ours = run(InstructDiff(nll_reject_ratio=0.4), signals(["c", "a", "e", "b", "d"], **columns))
-    assert [ours.ids[row] for row in ours.rank_rows()] == ["c"]
+    assert [ours.ids[row] for row in ours.best()] == ["c"]
     published = run(
         InstructDiff(nll_reject_ratio=0.4, compat="official"), signals(["c", "a", "e", "b", "d"], **columns)
     )
@@ -263,7 +263,7 @@ def test_the_sign_of_delta_nll_does_not_matter(diff: list[int], ratio: float) ->
     for sign in (1.0, -1.0):
         s = signals(len(diff), **both_models([sign * d for d in diff], entropy))
         out = run(InstructDiff(nll_reject_ratio=ratio), s)
-        kept.append(out.rank_rows().tolist())
+        kept.append(out.best().tolist())
     assert kept[0] == kept[1]
 
 

@@ -29,14 +29,14 @@ def test_the_share_of_anchors_that_a_row_helps() -> None:
     np.testing.assert_array_equal(out.details["share"], out.value)
     np.testing.assert_array_equal(out.details["saved"], [0.875, 0.125, NAN, -1.0, 0.0])
     assert out.reason.tolist() == [None, None, "empty_response", None, None]
-    assert out.rank_rows().tolist() == [0, 4, 1, 3]
+    assert out.best().tolist() == [0, 4, 1, 3]
 
 
 def test_a_threshold() -> None:
     out = run(Nuggets(anchors=4, above=0.5), table())
     assert out.reason.tolist() == [None, "filtered", "empty_response", "filtered", "filtered"]
     np.testing.assert_array_equal(out.details["share"], [1.0, 0.25, NAN, 0.0, 0.5])
-    assert out.rank_rows().tolist() == [0]
+    assert out.best().tolist() == [0]
 
 
 def test_an_anchor_without_a_number() -> None:

@@ -90,14 +90,14 @@ def test_a_selection_within_needs_no_store_and_a_larger_one_ranks_on(method: Set
     s = made(method)
     out = table(method, s, store=False)
     head = method.pick(out, Budget(3, "rows")).tolist()
-    assert head == out.rank_rows()[:3].tolist()
+    assert head == out.best()[:3].tolist()
     with pytest.raises(
         PlanError, match=rf"needs more of {method.name} than its scores hold.*run `instdiff score` again"
     ):
         method.pick(out, Budget(5, "rows"))
     more = method.pick(table(method, s), Budget(0.5)).tolist()
     assert len(more) == len(set(more)) == 20 and more[:3] == head
-    assert more == table(replace(method, reach=0.5), s).rank_rows().tolist()
+    assert more == table(replace(method, reach=0.5), s).best().tolist()
     assert sorted(method.pick(table(method, s), Budget(1.0))) == list(range(40))
     assert len(method.pick(table(method, s), Budget(0.25, "eligible"))) == 10
 
@@ -117,7 +117,7 @@ def test_the_inputs_order_never_matters(method: SetMethod, order: list[int]) -> 
     s = made(method)
     mixed = s.take(np.array(order))
     plain, other = table(method, s), table(method, mixed)
-    assert [mixed.ids[row] for row in other.rank_rows()] == [s.ids[row] for row in plain.rank_rows()]
+    assert [mixed.ids[row] for row in other.best()] == [s.ids[row] for row in plain.best()]
 
 
 @every
@@ -184,9 +184,9 @@ def test_vectors_are_not_copied() -> None:
 
 def test_kcenter_and_facility_location_are_the_choosers() -> None:
     s = made(KCenter())
-    assert table(KCenter(seed=3), s).rank_rows().tolist() == kcenter(X, 4, seed=3).tolist()
+    assert table(KCenter(seed=3), s).best().tolist() == kcenter(X, 4, seed=3).tolist()
     assert (
-        table(FacilityLocation(kernel="rbf", gamma=0.2), s).rank_rows().tolist()
+        table(FacilityLocation(kernel="rbf", gamma=0.2), s).best().tolist()
         == facility(X, 4, kernel="rbf", gamma=0.2).tolist()
     )
 
@@ -198,8 +198,8 @@ def test_quality_comes_from_the_method_before() -> None:
     known = Signals(s._columns, s.ids, s.reason, prior)
     quality = np.where(np.isnan(prior), 0, prior / 39)
     out = table(FacilityLocation(alpha=0.3), known)
-    assert out.rank_rows().tolist() == facility(X, 4, quality=quality, alpha=0.3).tolist()
-    assert table(FacilityLocation(alpha=1.0), known).rank_rows().tolist() == [39, 38, 37, 36]
+    assert out.best().tolist() == facility(X, 4, quality=quality, alpha=0.3).tolist()
+    assert table(FacilityLocation(alpha=1.0), known).best().tolist() == [39, 38, 37, 36]
     with pytest.raises(
         ConfigError, match=r"'facility_location\.alpha' weighs an earlier method's scores, and there is none"
     ):
@@ -211,10 +211,10 @@ def test_quality_comes_from_the_method_before() -> None:
 def test_quotas_take_turns_and_the_score_before_orders_a_cluster() -> None:
     x = np.repeat([[0.0, 9], [9, 0]], [30, 10], 0) + 0.01 * RNG.normal(size=(40, 2))
     s = made(KMeansQuota(), vector=column(x))
-    at = table(KMeansQuota(clusters=2), s).rank_rows()
+    at = table(KMeansQuota(clusters=2), s).best()
     assert len(at) == 40 and (at[:20] < 30).sum() == 10
     known = Signals(s._columns, s.ids, s.reason, np.arange(40.0))
-    assert sorted(table(KMeansQuota(clusters=2), known).rank_rows()[:4]) == [28, 29, 38, 39]
+    assert sorted(table(KMeansQuota(clusters=2), known).best()[:4]) == [28, 29, 38, 39]
     assert KMeansQuota().reach == 1 and table(KMeansQuota(), s).eligible.all()
 
 
@@ -222,12 +222,12 @@ def test_the_filter_visits_rows_by_the_score_before() -> None:
     x = np.repeat(np.eye(4), 10, 0)
     s = made(CosineFilter(), vector=column(x))
     out = table(CosineFilter(reach=1), s)
-    assert out.rank_rows().tolist() == [0, 10, 20, 30]
+    assert out.best().tolist() == [0, 10, 20, 30]
     assert set(out.reason[~out.eligible]) == {"filtered"}
     assert len(CosineFilter(reach=1).pick(out, Budget(8, "rows"))) == 4
     known = Signals(s._columns, s.ids, s.reason, np.arange(40.0))
-    assert table(CosineFilter(reach=1), known).rank_rows().tolist() == [39, 29, 19, 9]
-    assert table(CosineFilter(reach=1, alike=2), known).rank_rows().tolist() == [39, 38, 29, 28, 19, 18, 9, 8]
+    assert table(CosineFilter(reach=1), known).best().tolist() == [39, 29, 19, 9]
+    assert table(CosineFilter(reach=1, alike=2), known).best().tolist() == [39, 38, 29, 28, 19, 18, 9, 8]
     with pytest.raises(ConfigError, match="alike 0 at least 1"):
         CosineFilter(alike=0)
 
@@ -257,9 +257,9 @@ def test_rds_goes_round_targets_or_tasks() -> None:
     targets = np.concatenate([X[:3] + 0.1, np.zeros((1, 6))])
     lacking = Ragged.of([*(targets[:3]), []], np.float32)
     s = made(RDS(), target=lacking, task=np.array(["b", "a", "b", "a"], object))
-    assert table(RDS(), s).rank_rows().tolist() == robin(X, targets[:3], 4).tolist()
+    assert table(RDS(), s).best().tolist() == robin(X, targets[:3], 4).tolist()
     by_task = robin_tasks(X, [targets[[0, 2]], targets[[1]]], 4)
-    assert table(RDS(task="task"), s).rank_rows().tolist() == by_task.tolist()
+    assert table(RDS(task="task"), s).best().tolist() == by_task.tolist()
     with pytest.raises(DataError, match="no row of the target file could be read"):
         RDS().score(made(RDS(), target=Ragged.of([[], []], np.float32)))
     assert [signal.of for signal in RDS(task="x").signals().values()] == ["pool", "target", "target"]
@@ -270,7 +270,7 @@ def test_mads_covers_strong_neurons() -> None:
     strong = np.quantile(ACTIVE, 0.9) < ACTIVE
     out = table(MADS(quantile=0.9, reach=0.5, common=1.0), s)
     indptr = np.concatenate([[0], strong.sum(1).cumsum()])
-    assert out.rank_rows().tolist() == coverage(indptr, np.nonzero(strong)[1], 20).tolist()
+    assert out.best().tolist() == coverage(indptr, np.nonzero(strong)[1], 20).tolist()
     assert out.details["n_tags"].tolist() == strong.sum(1).tolist()
     assert out.details["length"].tolist() == list(range(40))
     expected = np.corrcoef(strong.sum(1), np.arange(40))[0, 1]
@@ -291,7 +291,7 @@ def test_mads_layers() -> None:
     alike = np.tile(ACTIVE[:1], (40, 1)) + 0.001 * ACTIVE
     both = {"layer0": column(alike), "layer1": column(ACTIVE), "length": np.arange(40)}
     diverse = table(MADS(layers="diverse", count=2), made(MADS(), **both))
-    assert diverse.rank_rows().tolist() == table(MADS(), made(MADS())).rank_rows().tolist()
+    assert diverse.best().tolist() == table(MADS(), made(MADS())).best().tolist()
     spread = table(MADS(layers="spread", count=2), made(MADS(), **both))
     one = [table(MADS(), made(MADS(), layer0=both[name])).details["n_tags"] for name in ("layer0", "layer1")]
     np.testing.assert_array_equal(spread.details["n_tags"], one[0] + one[1])

@@ -82,7 +82,7 @@ def test_random_ids_do_not_depend_on_order(data: st.DataObject) -> None:
 def test_full_is_every_row_with_a_response_by_id() -> None:
     out = run(Full(), signals(list("cab"), [None, "empty_response", None]))
     np.testing.assert_array_equal(out.value, [0.0, NAN, 0.0])
-    assert out.rank_rows().tolist() == [2, 0]
+    assert out.best().tolist() == [2, 0]
 
 
 def lengths() -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_longest() -> None:
     }
     for (of, direction), order in expected.items():
         out = run(Longest(of=of, direction=direction), signals(list("abcd"), reason, **lengths()))  # type: ignore[arg-type]
-        assert out.rank_rows().tolist() == order, (of, direction)
+        assert out.best().tolist() == order, (of, direction)
     ratio = run(Longest(of="ratio"), signals(list("abcd"), reason, **lengths()))
     np.testing.assert_array_equal(ratio.details["length"], [2.0, 1.0, NAN, 0.5])
     assert Longest(unit="words").signals() == {

@@ -135,7 +135,7 @@ def test_without_noise() -> None:
     every = run(TShirt(hierarchical=False, k=100), signals(30, **data))
     ifd = every.details["ifd"]
     np.testing.assert_allclose(every.value, np.where(ifd >= 1, NAN, ifd), rtol=1e-6)
-    assert out.method.pick(out, Budget(5, "rows")).tolist() == out.rank_rows()[:5].tolist()
+    assert out.method.pick(out, Budget(5, "rows")).tolist() == out.best()[:5].tolist()
 
 
 def test_a_row_of_which_nothing_is_selected() -> None:

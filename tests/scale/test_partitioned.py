@@ -165,32 +165,30 @@ def scored(method: SetMethod, s: Signals) -> Scored:
 
 def test_methods_deal_out_their_rows(x: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
     some, s = x[:400], signals(x[:400])
-    assert scored(KCenter(parts=4, start="mean", seed=7), s).rank_rows().tolist() == (
+    assert scored(KCenter(parts=4, start="mean", seed=7), s).best().tolist() == (
         run_in_partitions(some, 40, FARTHEST, parts=4, seed=7).tolist()
     )
-    assert scored(FacilityLocation(parts=4, oversample=2), s).rank_rows().tolist() == (
+    assert scored(FacilityLocation(parts=4, oversample=2), s).best().tolist() == (
         run_in_partitions(some, 40, facility, parts=4, oversample=2, seed=42).tolist()
     )
-    assert scored(CosineFilter(parts=4, threshold=0.99), s).rank_rows().tolist() == (
+    assert scored(CosineFilter(parts=4, threshold=0.99), s).best().tolist() == (
         diverse_by_cell(some, cells=4, threshold=0.99, limit=40, seed=42).tolist()
     )
     for exact in (KCenter(), FacilityLocation(), CosineFilter()):
         same = type(exact)(parts=1)
-        assert scored(exact, s).rank_rows().tolist() == scored(same, s).rank_rows().tolist()
-        assert (
-            scored(type(exact)(parts="auto"), s).rank_rows().tolist() == scored(same, s).rank_rows().tolist()
-        )  # one part
+        assert scored(exact, s).best().tolist() == scored(same, s).best().tolist()
+        assert scored(type(exact)(parts="auto"), s).best().tolist() == scored(same, s).best().tolist()  # one part
     held = np.isin(np.arange(400), [5, 9])
     onto = Signals({"vector": s.vector, "held": held}, s.ids, s.reason)
     more = run_in_partitions(some, 38, kcenter, parts=4, seed=42, chosen=np.array([5, 9]))
-    assert scored(KCenter(parts=4, onto=True), onto).rank_rows().tolist()[2:] != []
+    assert scored(KCenter(parts=4, onto=True), onto).best().tolist()[2:] != []
     np.testing.assert_array_equal(KCenter(parts=4, onto=True).choose(onto, 40)[:2], [5, 9])
     assert len(set(KCenter(parts=4, onto=True).choose(onto, 40).tolist())) == 40 == len(more) + 2
     assert len(KCenter(parts=400, onto=True).choose(onto, 400)) == 400
     monkeypatch.setattr(KCenter, "of_a_part", 100)
     assert parts_of("auto", 401, 100) == 5 and parts_of(7, 3) == 3
     table = scored(KCenter(parts="auto", start="mean"), s)
-    assert table.rank_rows().tolist() == run_in_partitions(some, 40, FARTHEST, parts=4, seed=42).tolist()
+    assert table.best().tolist() == run_in_partitions(some, 40, FARTHEST, parts=4, seed=42).tolist()
     more = KCenter(parts="auto", start="mean").pick(table, Budget(90, "rows"))
     assert more.tolist() == run_in_partitions(some, 90, FARTHEST, parts=4, seed=42).tolist()
 

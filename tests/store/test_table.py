@@ -41,7 +41,7 @@ def test_what_is_written_is_read(table: ScoreTable, tmp_path: Path, ending: str)
         assert again[name].details.keys() == table[name].details.keys()
         for detail, values in table[name].details.items():
             np.testing.assert_array_equal(again[name].details[detail], values)
-        assert again[name].rank_rows().tolist() == table[name].rank_rows().tolist()
+        assert again[name].best().tolist() == table[name].best().tolist()
 
 
 def test_columns_and_nulls(table: ScoreTable, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ class Scored:
         """The eligible rows, and those that a set method did not come to."""
         return self.eligible | np.isin(self.reason, NOT_REACHED)
 
-    def rank_rows(self) -> npt.NDArray[np.int64]:
+    def best(self) -> npt.NDArray[np.int64]:
         """Eligible rows, best first; ties by id, then row, so that the input's order never matters."""
         return best_first(self.value, self.ids)
 
@@ -157,7 +157,7 @@ class Method:
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """Rows of the subset, best first."""
-        return budget.take(scored.rank_rows(), scored)
+        return budget.take(scored.best(), scored)
 
     def params(self) -> dict[str, Any]:
         """Hyper-parameters by name, as JSON can hold them; a method among them is ``{its name: its parameters}``."""

@@ -42,7 +42,7 @@ class AlpaGasus(Method):
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """Best first, ties as asked for."""
-        order = scored.rank_rows()
+        order = scored.best()
         if self.ties == "longest":
             order = order[np.lexsort((-scored.details["length"][order], -scored.value[order]))]
         return budget.take(order, scored)

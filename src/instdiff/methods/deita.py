@@ -85,7 +85,7 @@ class DEITA(Method):
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """Best first, past rows that are too similar to those taken."""
-        order = scored.rank_rows()
+        order = scored.best()
         if self.compat == "official":
             order = np.sort(order)
             order = order[np.argsort(-scored.value[order], kind="stable")]

@@ -126,7 +126,7 @@ class TShirt(Method):
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """The steadiest of the best ``gamma`` budgets; equally steady ones by their mean."""
-        best = scored.rank_rows()
+        best = scored.best()
         if not self.hierarchical:
             return budget.take(best, scored)
         if self.compat == "official":  # ties by row

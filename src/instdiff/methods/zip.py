@@ -68,7 +68,7 @@ class Zip(SetMethod):
         """The head; as published, up to a multiple of ``k3``, repeated rows included."""
         if self.compat == "default":
             return super().pick(scored, budget)
-        order, rank = scored.rank_rows(), -scored.value
+        order, rank = scored.best(), -scored.value
         whole = len(order) % self.k3 == 0 and np.array_equal(rank[order], np.arange(len(order)))
         if not whole or not budget.is_filled_by(order, scored):  # a rank that is missing is that of a row taken again
             count = int(scored.takeable.sum()) if budget.of_tokens else budget.target(scored)

@@ -49,7 +49,7 @@ def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
     add(part.chosen, "chosen", sizes["chosen"])
     ends = max(1, min(sizes["extreme"], most // 5) // max(1, 2 * len(part.table.scored)))
     for scored in part.table.scored.values():
-        best = scored.rank_rows()
+        best = scored.best()
         add(np.concatenate([best[:ends], best[-ends:]]), "extreme", 2 * ends)
     rest = np.random.default_rng(seed).permutation(len(part.table))
     add(rest[~np.isin(rest, list(kinds))], "random", max(0, min(most, len(part.table)) - len(kinds)))
@@ -63,13 +63,13 @@ def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
 
 def borderline(part: Part, each: int) -> Indices:
     """The last rows that were taken and the first that were not, by the score that decided."""
-    best = part.scored.rank_rows()
+    best = part.scored.best()
     taken = part.mask[best]
     return np.concatenate([best[taken][-each:], best[~taken][:each]])
 
 
 def _reasons(part: Part, at: Indices) -> list[str]:
-    scored, best = part.scored, part.scored.rank_rows()
+    scored, best = part.scored, part.scored.best()
     rank = np.zeros(len(scored), np.int64)
     rank[best] = np.arange(1, len(best) + 1)
     picked = {int(row): place for place, row in enumerate(part.chosen.tolist(), 1)}

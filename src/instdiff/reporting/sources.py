@@ -92,7 +92,7 @@ def head(scored: Scored, budget: Budget) -> Indices:
     """The first rows of a ranking that fit a budget; of rows where tokens were not counted."""
     if budget.of_tokens and np.any(scored.n_tokens < 0):
         budget = parse_budget(ASSUMED)
-    return budget.take(scored.rank_rows(), scored)
+    return budget.take(scored.best(), scored)
 
 
 def gather(

@@ -88,7 +88,7 @@ def turns(sample: Sample) -> list[dict[str, str]]:
 def _by_method(scored: Scored, at: int) -> dict[str, Any]:
     facts = rank_of(scored.value, at)
     if scored.eligible[at]:
-        facts["rank"] = int(np.flatnonzero(scored.rank_rows() == at)[0]) + 1  # as selecting breaks ties
+        facts["rank"] = int(np.flatnonzero(scored.best() == at)[0]) + 1  # as selecting breaks ties
     said = reasons(scored, at)
     budget = budget_reached(scored, at)
     return {
@@ -289,7 +289,7 @@ def budget_reached(scored: Scored, at: int) -> str | None:
     """Which budget takes a row, where the method goes by the score alone."""
     if not scored.eligible[at] or type(scored.method).pick is not Method.pick:
         return None
-    best = scored.rank_rows()
+    best = scored.best()
     rank = int(np.flatnonzero(best == at)[0]) + 1
     text = f"a budget of {rank:,} rows or more takes it"
     if np.all(scored.n_tokens >= 0):
@@ -324,7 +324,7 @@ def _reason(scored: Scored, rows: set[int], at: int, facts: dict[str, Any], grou
         )
     if not scored.eligible[at]:
         return f"not chosen: it has no score ({scored.reason[at]})"
-    best = scored.rank_rows()
+    best = scored.best()
     rank = int(np.flatnonzero(best == at)[0]) + 1
     last = scored.value[best[: facts["rows"]]][-1]
     said = f"rank {rank:,} of {len(best):,} with {number(scored.value[at])}"

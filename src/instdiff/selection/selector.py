@@ -192,7 +192,7 @@ def _by_group(
         chosen[name] = rows[scored.method.pick(part, amounts[name])] if amounts[name].target(part) else rows[:0]
     # Best first over all groups; rows that only the ranking of their group came to are last.
     rank = np.full(len(scored), len(scored))
-    best = scored.rank_rows()
+    best = scored.best()
     rank[best] = np.arange(len(best))
     at = np.concatenate(list(chosen.values()))
     return at[np.argsort(rank[at], kind="stable")], {name: len(rows) for name, rows in chosen.items()}

@@ -39,7 +39,7 @@ def keep_rows(keep: str, scored: Scored) -> npt.NDArray[np.int64]:
         kind = "rows" if not found[2] else "eligible" if found[2].endswith("eligible") else "share"
         budget = Budget(float(found[1]) / (1 if kind == "rows" else 100), kind)
         return scored.method.pick(scored, budget)
-    rising = scored.rank_rows()[::-1]
+    rising = scored.best()[::-1]
     if found := _BAND.fullmatch(keep):
         return rising[_part(found[1], len(rising)) : _part(found[2], len(rising))]
     if found := _MIDDLE.fullmatch(keep):

@@ -83,7 +83,7 @@ class SetMethod(Method):
 
     def pick(self, scored: Scored, budget: Budget) -> Indices:
         """The head of the ranking; a longer one is made where the budget goes beyond it."""
-        order = scored.rank_rows()
+        order = scored.best()
         more = bool(np.isin(scored.reason, NOT_REACHED).any())
         while more and not budget.is_filled_by(order, scored):
             count = 2 * max(1, len(order)) if budget.of_tokens else budget.target(scored)
