@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from instdiff.core import Entropy, Nll
-from instdiff.engine.peak import matmul_peak
+from instdiff.engine.models import matmul_peak
 from instdiff.engine.sweep import Sweep
 from instdiff.rendering.renderer import Rows
 

@@ -23,8 +23,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from instdiff.core import Entropy, ModelRef, Nll
 from instdiff.engine.allocator import keep_pages
-from instdiff.engine.models import is_emulated, resolve
-from instdiff.engine.peak import matmul_peak
+from instdiff.engine.models import is_emulated, matmul_peak, resolve
 from instdiff.engine.sweep import Sweep
 from instdiff.rendering.renderer import Rows
 

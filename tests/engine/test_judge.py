@@ -17,6 +17,7 @@ import torch
 from instdiff.core import Judged, ModelRef, Nll
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.engine.models import Resident, load_tokenizer, resolve
+from instdiff.engine.text import endpoint
 from instdiff.engine.text.endpoint import Endpoint
 from instdiff.engine.text.judge import Judge, JudgeRef, judge_fingerprint, number_in, parse_judge, reasons_unanswered
 from instdiff.engine.text.local_judge import Writer
@@ -406,3 +407,13 @@ def test_empty_rows_are_rows(tmp_path: Path) -> None:
     again = Store(tmp_path)
     assert not again.missing(column, keys).any()
     assert again.read(column, keys).lengths().tolist() == [0, 1, 0]
+
+
+def test_what_lacks_for_an_endpoint_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(endpoint, "import_module", lacking)
+    with pytest.raises(EngineError) as refused:
+        endpoint._http()
+    assert str(refused.value) == "a judge behind an endpoint needs httpx2: pip install 'instdiff[judge]'"

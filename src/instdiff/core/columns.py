@@ -118,11 +118,8 @@ class _Columns(Mapping[str, Any]):
 def vectors(column: Ragged) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """A column of vectors as a matrix of its full rows [full, width], and the mask of them.
 
-    Rows without a value, or with one that is not finite, are left out. Nothing is copied where all others are whole
-    and float32 already.
-
-    Raises:
-        ValueError: rows are of several widths.
+    Rows without a value, or with one that is not finite, are left out. Nothing is copied where all others are whole and
+    float32 already. Rows of several widths are a ValueError.
     """
     width = int(column.lengths().max(initial=0))
     full = (column.lengths() == width) & (column.count() == width) if width else np.zeros(len(column), bool)

@@ -46,12 +46,7 @@ def remote_place(url: str) -> tuple[Any, str]:
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """A file, on this machine or at an address, to read from.
-
-    Raises:
-        DataError: see ``remote_place``.
-        OSError: it is not there, or cannot be read.
-    """
+    """A file, on this machine or at an address, to read from."""
     if (url := remote_url(path)) is None:
         return open(path, "rb")
     system, place = remote_place(url)
@@ -152,11 +147,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        StoreError: it is not there or cannot be read.
-    """
+    """The value in a JSON file; a StoreError where it is not there or cannot be read."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -41,11 +41,7 @@ class Scores:
                 raise ValueError(f"score column {name!r} has {len(column)} rows, expected {len(self.value)}")
 
     def with_reasons(self, signals: Signals) -> Scores:
-        """The same scores with a reason for every NaN: the signals' own first, then the method's.
-
-        Raises:
-            ValueError: not one value per row.
-        """
+        """The same scores, one per row, with a reason for every NaN: the signals' own first, then the method's."""
         if len(self.value) != len(signals):
             raise ValueError(f"the method gave {len(self.value)} scores for {len(signals)} rows")
         reason = first_reason(signals.reason, self.reason)
@@ -91,11 +87,7 @@ class Scored:
         return len(self.value)
 
     def signals(self) -> Signals:
-        """What ``score`` read, from the store.
-
-        Raises:
-            PlanError: there is no store that has it.
-        """
+        """What ``score`` read, from the store; a PlanError where there is none that has it."""
         if self.recall is None:
             raise PlanError(
                 f"this selection needs more of {self.name} than its scores hold, and there is no store to read it "

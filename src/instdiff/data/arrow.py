@@ -46,11 +46,7 @@ class Batches:
         self._writer: pa.RecordBatchFileWriter | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Put a batch at the end.
-
-        Raises:
-            StoreError: the disk is full.
-        """
+        """Put a batch at the end; a full disk is a StoreError."""
         self._batches.append(batch)
         self._bytes += batch.nbytes
         if self._bytes > spool.IN_MEMORY_BYTES:
@@ -102,11 +98,7 @@ def take_batches(table: pa.Table, positions: Indices) -> Iterator[pa.RecordBatch
 
 
 def take_table(table: pa.Table, positions: Indices) -> pa.Table:
-    """The table of the rows at these positions; of neighbours nothing is copied.
-
-    Raises:
-        IndexError: there is no such row.
-    """
+    """The table of the rows at these positions; of neighbours nothing is copied."""
     _check(table, positions)
     if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
         return table.slice(positions[0], len(positions))

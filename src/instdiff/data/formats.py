@@ -339,11 +339,7 @@ def known_formats() -> str:
 
 
 def check_columns(map: Mapping[str, str], keys: Iterable[str], origin: str) -> None:
-    """Raises where a mapped column is in no row.
-
-    Raises:
-        DataError: Names the column and those there are.
-    """
+    """Raise a DataError that names a mapped column which is in no row, and those there are."""
     there = list(keys)
     for key, column in map.items():
         if column not in there:

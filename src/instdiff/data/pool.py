@@ -85,11 +85,7 @@ class Pool:
             yield from _samples_of(batch)
 
     def sample(self, i: int) -> Sample:
-        """Sample ``i``; negative counts from the end.
-
-        Raises:
-            IndexError: There is no such sample.
-        """
+        """Sample ``i``, negative from the end; an IndexError where there is none."""
         at = i + len(self) if i < 0 else i
         if not 0 <= at < len(self):
             raise IndexError(f"sample {i} of a pool of {len(self)}")
@@ -100,11 +96,7 @@ class Pool:
         return [json.loads(text) for text in self._sources(indices)]
 
     def column(self, name: str) -> list[Any]:
-        """What the input's rows hold under ``name``; None where a row lacks it.
-
-        Raises:
-            DataError: No row has that key.
-        """
+        """What the input's rows hold under ``name``, None where a row lacks it; a DataError where all do."""
         values: list[Any] = []
         keys: set[str] = set()
         for chunk in self._column("source"):
@@ -126,11 +118,7 @@ class Pool:
     def to_jsonl(
         self, path: str | os.PathLike[str], indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None
     ) -> None:
-        """Writes the input's own rows as JSON lines, whatever the name ends in; all of them by default.
-
-        Raises:
-            StoreError: The path cannot be written.
-        """
+        """Writes the input's own rows as JSON lines, whatever the name ends in; all of them by default."""
         write_jsonl(path, self._sources(indices))
 
     def write(

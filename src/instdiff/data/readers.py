@@ -411,11 +411,7 @@ def _foreign(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """JSON text with characters as they are and keys in their order.
-
-    Raises:
-        ValueError: The value holds an infinite number or something that JSON has nothing for.
-    """
+    """JSON text with characters as they are and keys in order; a ValueError where JSON has nothing for a value."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):

@@ -26,11 +26,7 @@ ROWS_AT_ONCE, CHARACTERS_AT_ONCE = 1 << 15, 1 << 26
 
 
 def write_jsonl(path: StrPath, sources: Iterable[str]) -> None:
-    """One JSON text per line.
-
-    Raises:
-        StoreError: The path cannot be written.
-    """
+    """One JSON text per line."""
     with writing(path) as aside, open(aside, "wb") as file:
         _put_jsonl(file, lambda: sources)
 
@@ -52,11 +48,7 @@ def write_rows(path: StrPath, sources: Sources, extra: Mapping[str, Sequence[Any
 
 
 def write_rejects(rejects: Iterable[Reject], path: StrPath) -> None:
-    """Rejected records as JSON lines with ``file``, ``line``, ``reason`` and ``text``.
-
-    Raises:
-        StoreError: The path cannot be written.
-    """
+    """Rejected records as JSON lines with ``file``, ``line``, ``reason`` and ``text``."""
     keys = ("file", "line", "reason", "text")
     write_jsonl(path, (json.dumps({key: getattr(r, key) for key in keys}, ensure_ascii=False) for r in rejects))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -216,6 +217,23 @@ def weights(source: Source) -> tuple[tuple[str, int], ...]:
     folders = [folder for folder in (source.folder, source.adapter) if folder is not None]
     found = {(file.name, file.stat().st_size) for f in folders for pattern in WEIGHTS for file in f.glob(pattern)}
     return tuple(sorted(found))
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2, size: int = 1024) -> float:
+    """Floating-point operations per second of a square matrix product, the best of repeated runs."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+    best, spent = 0.0, 0.0
+    with torch.inference_mode():
+        a @ b
+        while spent < seconds:
+            start = time.perf_counter()
+            a @ b
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            took = time.perf_counter() - start
+            best, spent = max(best, 2 * size**3 / took), spent + took
+    return best
 
 
 def at_hand(source: Source, expected: tuple[tuple[str, int], ...]) -> Source:

@@ -10,11 +10,7 @@ from instdiff.methods import METHODS, resolve
 
 
 def describe(name: str) -> dict[str, Any]:
-    """One method: name, paper, roles, signals, defaults, docstring.
-
-    Raises:
-        ConfigError: there is no such method.
-    """
+    """One method: name, paper, roles, signals, defaults, docstring; a ConfigError where there is none."""
     kind = resolve(name)
     method = kind()
     signals = method.signals()

@@ -31,11 +31,7 @@ class Questions:
     prompts: tuple[str, ...]
 
     def ask(self, number: int, sample: Sample) -> str:
-        """Prompt ``number`` about a sample.
-
-        Raises:
-            ConfigError: there is no such prompt, or its template is faulty.
-        """
+        """Prompt ``number`` about a sample; a ConfigError where there is none, or its template is faulty."""
         if not 0 <= number < len(self.prompts):
             raise ConfigError(f"prompt file '{self.name}' has prompts 0 to {len(self.prompts) - 1}, no number {number}")
         try:

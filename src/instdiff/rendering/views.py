@@ -197,11 +197,7 @@ def anchors_of(rows: Rows, limit: int) -> Marks:
 
 
 def cut_anchors(rows: Rows, anchors: Indices, limit: int) -> Rows:
-    """The anchors by themselves, cut to ``limit`` tokens: a row for each.
-
-    Raises:
-        ValueError: an anchor has no target within the limit.
-    """
+    """The anchors by themselves, a row for each, cut to ``limit`` tokens; a ValueError where no target is left."""
     few = rows.take(np.asarray(anchors, np.int64))
     if not anchors_of(few, limit).all():
         raise ValueError(f"an anchor has no target within its first {limit} tokens; see anchors_of")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from instdiff.core import Anchored, Demonstrated, Method, ModelRef, Prompted, Settings
 from instdiff.core.signals import Anchors
 from instdiff.data import Pool
-from instdiff.engine.peak import matmul_peak
+from instdiff.engine.models import matmul_peak
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sweep import BLOCK, default_batch_tokens
 from instdiff.errors import ConfigError, did_you_mean

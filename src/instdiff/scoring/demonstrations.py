@@ -96,11 +96,7 @@ def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> 
 
 
 def anchor_rows(view: Anchored | Anchors, rows: Rows, vectors: Vectors) -> Indices:
-    """The rows nearest to the centres of clusters, of those that have a target within the limit.
-
-    Raises:
-        DataError: there are fewer of them than anchors.
-    """
+    """The rows nearest to the centres of clusters, of those that have a target within the limit; or a DataError."""
     full, found = _full(vectors(view.by))
     fit = anchors_of(rows, view.limit)[full]
     if fit.sum() < view.count:

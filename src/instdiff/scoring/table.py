@@ -178,11 +178,7 @@ class NotRun(Method):
         return dict(self.given)
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
-        """Refuse.
-
-        Raises:
-            ConfigError: always; says how to allow it.
-        """
+        """Refuse with a ConfigError that says how to allow it."""
         raise ConfigError(
             f"these scores are by '{self.spec}', a file that is not run unless you name it; "
             f"give {self.option or f'--method {self.spec}'}"

@@ -61,11 +61,7 @@ def explain(
 
 
 def place_of(table: ScoreTable, row: str) -> int:
-    """The position of a row that is named by its number or the beginning of its id.
-
-    Raises:
-        DataError: there is none, or more than one.
-    """
+    """The position of the one row that its number or the beginning of its id names; a DataError else."""
     last = int(table.rows.max(initial=-1))
     if row.isdecimal() and int(row) <= last:
         found = np.flatnonzero(table.rows == int(row))

@@ -128,18 +128,12 @@ def select(
     quota: Mapping[str, str | int | Budget] | None = None,
     meta: dict[str, Any] | None = None,
 ) -> Selection:
-    """The best rows within a budget.
+    """The best rows within a budget (see ``parse_budget``), by one method's scores, as ``scores["ifd"]``.
 
-    Args:
-        pool: the rows that were scored.
-        scored: one method's scores, as ``scores["ifd"]``.
-        budget: see ``parse_budget``.
-        order: by rank, or in the input's order.
-        group_by: a column of the input. Each of its values gets the same share; what one cannot fill goes to the
-            others, so that a count of rows holds. Of tokens each group takes its crossing row.
-        quota: budgets of groups by name, each of its group's rows; groups that are not named share ``budget`` as if
-            they were all there is.
-        meta: what the scores came from, for the record.
+    With ``group_by``, a column of the input, each of its values gets the same share; what one cannot fill goes to the
+    others, so that a count of rows holds. Of tokens each group takes its crossing row. ``quota`` are budgets of groups
+    by name, each of its group's rows; groups that are not named share ``budget`` as if they were all there is. ``meta``
+    says in the record what the scores came from.
 
     Raises:
         DataError: the scores are of other rows, there is no such column, or nothing is left to select.
@@ -217,11 +211,7 @@ def _count_text(scored: Scored) -> str:
 
 
 def check_same_rows(pool: Pool, ids: Sequence[str]) -> None:
-    """Scores and data belong together.
-
-    Raises:
-        DataError: they do not; names the first row that differs.
-    """
+    """Raise a DataError that names the first row where scores and data do not belong together."""
     if len(pool) != len(ids):
         raise DataError(f"the scores have {len(ids)} rows, {pool.origin} has {len(pool)}; score this file again")
     for at, (mine, theirs) in enumerate(zip(pool.ids, ids, strict=True)):

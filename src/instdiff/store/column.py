@@ -304,11 +304,7 @@ class ColumnFolder:
         return _open_segment(path) if path.is_dir() else _read_part(path)
 
     def add(self, keys: Keys, values: Ragged) -> None:
-        """Write a part; it is named by its keys, so that writing it twice changes nothing.
-
-        Raises:
-            StoreError: the folder cannot be written.
-        """
+        """Write a part; it is named by its keys, so that writing it twice changes nothing."""
         raw = keys.astype("S16").tobytes()
         name = f"{hashlib.blake2b(raw, digest_size=12).hexdigest()}.parquet"
         table = pa.table(
@@ -326,11 +322,7 @@ class ColumnFolder:
             self._open[name] = Segment.of(keys, values)
 
     def compact(self, least: int) -> None:
-        """Merge what there is much of, unless another process does.
-
-        Raises:
-            StoreError: the folder cannot be written, or a piece of it cannot be read.
-        """
+        """Merge what there is much of, unless another process does."""
         if not self.hold():
             return
         with merging(self.folder) as mine:

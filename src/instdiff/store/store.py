@@ -82,11 +82,7 @@ class Store:
         return out
 
     def append(self, column: ColumnId, keys: Keys, values: Ragged) -> None:
-        """Add values; the part is whole or absent, and writing it twice changes nothing.
-
-        Raises:
-            StoreError: the store cannot be written.
-        """
+        """Add values; the part is whole or absent, and writing it twice changes nothing."""
         if len(keys) != len(values):
             raise ValueError(f"{len(keys)} keys for {len(values)} values")
         if len(keys) == 0:
@@ -112,11 +108,7 @@ class Store:
         return Ragged(values, offsets)
 
     def compact(self, column: ColumnId, least: int = MANY_PARTS) -> None:
-        """Merge a column's parts where there are so many, and segments of like size, unless another process does.
-
-        Raises:
-            StoreError: the store cannot be written.
-        """
+        """Merge a column's parts where there are so many, and segments of like size, unless another process does."""
         self._pieces(column).compact(least)
 
     def release(self, name: str) -> None:
@@ -222,11 +214,7 @@ def _away(folder: Path, trash: Path) -> None:
 
 
 def check_writable(root: Path) -> None:
-    """Fail early, before any model is loaded.
-
-    Raises:
-        StoreError: the folder cannot be made or written.
-    """
+    """Fail early, before any model is loaded, with a StoreError where the folder cannot be written."""
     probe = root / f".probe.{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -25,11 +25,7 @@ ROWS_AT_ONCE = 1 << 15
 
 @contextmanager
 def writing_aside() -> Iterator[None]:
-    """Says in one message that temporary space is used up.
-
-    Raises:
-        StoreError: in place of any ``OSError`` of the block.
-    """
+    """Say in one message, a StoreError in place of any ``OSError``, that temporary space is used up."""
     try:
         yield
     except OSError as error:
@@ -86,11 +82,7 @@ class SpillingArray:
         self._file: IO[bytes] | None = None
 
     def extend(self, values: npt.ArrayLike) -> None:
-        """Put values at the end.
-
-        Raises:
-            StoreError: the disk is full.
-        """
+        """Put values at the end; a full disk is a StoreError."""
         part = np.ascontiguousarray(values, self._dtype)
         self._parts.append(part)
         self._bytes += part.nbytes

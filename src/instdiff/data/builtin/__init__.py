@@ -14,11 +14,7 @@ FOLDERS = {"skills": "skills/model"}  # its data is made when it is asked for
 
 
 def path(name: str) -> Path:
-    """The folder of what ships under a name, without the ``builtin:`` prefix.
-
-    Raises:
-        ConfigError: nothing does.
-    """
+    """The folder of what ships under a name, without the ``builtin:`` prefix; a ConfigError where nothing does."""
     if name not in NAMES:
         raise ConfigError(f"no built-in named '{name}'{did_you_mean(name, NAMES)}")
     return Path(__file__).parent / FOLDERS.get(name, name)

@@ -323,11 +323,7 @@ def _seconds(retry_after: str) -> float:
 
 
 def _http() -> Any:
-    """The client: httpx2, or httpx, which earlier versions of huggingface_hub bring.
-
-    Raises:
-        EngineError: there is neither.
-    """
+    """The client: httpx2, or httpx, which earlier versions of huggingface_hub bring; else an EngineError."""
     for name in ("httpx2", "httpx"):
         with suppress(ImportError):
             return import_module(name)

@@ -53,11 +53,7 @@ class Writer:
     def answers(
         self, work: deque[Question], say: Callable[[Question], str], system: str
     ) -> Iterator[list[tuple[Question, Answer]]]:
-        """Answers, batch by batch; a question that leaves no room for one has none.
-
-        Raises:
-            EngineError: a single question does not fit into memory.
-        """
+        """Answers, batch by batch; a question that leaves no room for one has none."""
         limit = self.tokenizer.max_length
         while work:
             some = [work.popleft() for _ in range(min(self.generator.rows, len(work)))]

@@ -88,11 +88,7 @@ def _misfit(matrix: Floats, prior: Floats, counted: tuple[Floats, Floats, Floats
 
 
 def whole_labels(labels: npt.ArrayLike, classes: int) -> Indices:
-    """Labels as int64 [N].
-
-    Raises:
-        ValueError: one is not a whole number from 0 to ``classes - 1``.
-    """
+    """Labels as int64 [N]; a ValueError where one is not a whole number from 0 to ``classes - 1``."""
     seen = np.asarray(labels)
     whole = seen.astype(np.int64)
     if seen.ndim != 1 or not len(seen) or (whole != seen).any() or whole.min() < 0 or whole.max() >= classes:

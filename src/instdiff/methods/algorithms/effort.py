@@ -17,11 +17,7 @@ _ROUNDS = 100  # of a k-means over all rows, about
 
 
 def check_effort(name: str, products: float, mend: str) -> None:
-    """Refuse a method that would take hours for so many ``products``; ``mend`` says what to set to have it sooner.
-
-    Raises:
-        ConfigError: it would.
-    """
+    """Refuse with a ConfigError what would take hours for so many ``products``; ``mend`` says what to set."""
     hours = _hours(products)
     if hours > HOURS:
         raise ConfigError(
@@ -31,21 +27,13 @@ def check_effort(name: str, products: float, mend: str) -> None:
 
 
 def check_search(n: int, width: int, mend: str) -> None:
-    """Refuse an exact search for the nearest of ``n`` rows for each of them that would take hours.
-
-    Raises:
-        ConfigError: it would; ``mend`` says what to set.
-    """
+    """Refuse with a ConfigError an exact search among ``n`` rows that would take hours; ``mend`` says what to set."""
     if (hours := _hours(float(n) * n * width)) > HOURS:
         raise ConfigError(f"the nearest rows of {n:,} would take about {hours:,.0f} hours on this machine; {mend}")
 
 
 def check_kmeans(name: str, shape: tuple[int, ...], clusters: int) -> None:
-    """Refuse a k-means over all rows that would take hours, or most of the memory.
-
-    Raises:
-        ConfigError: it would.
-    """
+    """Refuse with a ConfigError a k-means over all rows that would take hours, or most of the memory."""
     n, width = shape
     mend = f"set '{name}.engine' to faiss or minibatch, which learn the clusters from a part of the rows"
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else float("inf")

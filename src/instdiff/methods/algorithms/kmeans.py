@@ -69,13 +69,7 @@ def _assign(x: Matrix, centroids: Matrix) -> tuple[npt.NDArray[np.int64], npt.ND
 
 
 def quotas(sizes: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
-    """``k`` in equal parts over groups, none above its size: what a small group cannot use goes to the others.
-
-    What cannot be divided goes to the first groups that have room, one each.
-
-    Raises:
-        ValueError: ``k`` exceeds the sum of the sizes.
-    """
+    """``k`` in equal parts over groups, none above its size; what is left goes to the first ones that have room."""
     sizes = np.asarray(sizes, np.int64)
     count(k, int(sizes.sum()))
     out = np.zeros(len(sizes), np.int64)
@@ -95,9 +89,6 @@ def by_cluster(
 
     The best of each cluster comes first, then the second of each, so that every beginning is balanced. A score of NaN
     marks rows that may not be taken. Ties go to the lowest index; distances tie that differ by less than can be told.
-
-    Raises:
-        ValueError: ``k`` exceeds the rows that may be taken.
     """
     key = _steps(np.asarray(distance, np.float64)) if score is None else -np.asarray(score, np.float64)
     order = np.lexsort((np.arange(len(label)), key, label))
@@ -123,9 +114,6 @@ def anchors(x: npt.NDArray[Any], k: int, *, seed: int = 0, engine: Engine = "ful
     """The row nearest to the centroid in each of ``k`` clusters (NUGGETS, section 3.3: 100 anchors, seed 0).
 
     In the order of clusters, fewer than ``k`` where some are empty. Ties go to the lowest index.
-
-    Raises:
-        ValueError: as of ``cluster``.
     """
     label, distance = cluster(x, k, seed=seed, engine=engine)
     return by_cluster(label, distance, len(np.unique(label)))

@@ -71,11 +71,7 @@ def _approximate(vectors: Matrix, k: int, how: str, seed: int) -> npt.NDArray[np
 
 
 def at_random(n: int, k: int = 1, *, seed: int = 0) -> npt.NDArray[np.int64]:
-    """``k`` different other rows at random for each of ``n``: the control beside ``nearest`` and ``bm25``.
-
-    Raises:
-        ValueError: ``k`` exceeds the other rows.
-    """
+    """``k`` different other rows at random for each of ``n``: the control beside ``nearest`` and ``bm25``."""
     count(k, max(0, n - 1))
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(n - 1, k, replace=False) for _ in range(n)]

@@ -36,9 +36,6 @@ def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) 
     """Each task in turn takes the row of highest ``max over its queries of the cosine`` that nobody has.
 
     ``x`` is read once per task, in blocks. Ties go to the lowest index; cosines are float32.
-
-    Raises:
-        ValueError: as of ``robin``, or no task.
     """
     if not tasks:
         raise ValueError("there is no task")
@@ -53,10 +50,7 @@ def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) 
 
 
 def take_turns(lists: Sequence[Indices], k: int) -> Indices:
-    """Each list of rows, best first, in turn gives its first row that is not taken; one that is used up is passed over.
-
-    Fewer than ``k`` come back where the lists hold fewer.
-    """
+    """``k`` rows, if there are so many: each list, best first, gives its first that is not taken, in turn."""
     out: list[int] = []
     taken: set[int] = set()
     turns = [iter(rows.tolist()) for rows in lists]

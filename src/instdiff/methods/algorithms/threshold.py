@@ -78,9 +78,6 @@ def diverse_by_cell(
     Cells are the clusters of a k-means by cosine; one is ``diverse`` itself. In each the rows are those that
     ``diverse`` keeps; similar rows on two sides of a border between cells both stay. For c cells of one size the cost
     is 1 / c of comparing all, and a cell at a time is in memory.
-
-    Raises:
-        ValueError: as of ``diverse``, or ``cells`` below 1 or above the rows.
     """
     if cells == 1:
         return diverse(x, order, threshold=threshold, limit=limit, weights=weights, alike=alike)

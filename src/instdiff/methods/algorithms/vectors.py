@@ -51,11 +51,7 @@ def _map_blocks(x: npt.NDArray[Any], made: Callable[[npt.NDArray[Any]], npt.NDAr
 
 
 def count(k: int, n: int) -> int:
-    """``k``, a number of rows out of ``n``.
-
-    Raises:
-        ValueError: below 0 or above ``n``.
-    """
+    """``k``, a number of rows out of ``n``; a ValueError where it cannot be one."""
     if not 0 <= k <= n:
         raise ValueError(f"{k} rows are asked for, of {n}")
     return k

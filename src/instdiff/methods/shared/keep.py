@@ -19,11 +19,7 @@ _LIMITS = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater, "<": np
 
 
 def check(keep: str) -> None:
-    """Whether it can be understood.
-
-    Raises:
-        ConfigError: it cannot.
-    """
+    """Raise a ConfigError where it cannot be understood."""
     head, band, middle = _HEAD.fullmatch(keep), _BAND.fullmatch(keep), _MIDDLE.fullmatch(keep)
     if not (head or band or middle or _LIMIT.fullmatch(keep)):
         raise ConfigError(

@@ -186,11 +186,7 @@ class PartitionedMethod(VectorMethod):
 
 
 def check_parts(name: str, parts: Parts) -> None:
-    """Whether it is a number of parts.
-
-    Raises:
-        ConfigError: it is below 1.
-    """
+    """Raise a ConfigError where a number of parts is below 1."""
     if isinstance(parts, int) and parts < 1:
         raise ConfigError(f"'{name}.parts' is {parts}; the least is 1, all rows together")
 
