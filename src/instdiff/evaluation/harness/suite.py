@@ -389,20 +389,20 @@ def make_watched_class() -> Any:
             self.advance: Callable[[int, int], None] = lambda rows, tokens: None
 
         def set_cache_hook(self, hook: Any) -> None:
-            super().set_cache_hook(_Told(hook, lambda text: self.advance(1, _tokens(text))))
+            super().set_cache_hook(_WatchedHook(hook, lambda text: self.advance(1, _tokens(text))))
 
         @contextmanager
-        def _shown(self, requests: Sequence[Any]) -> Iterator[None]:
+        def _show(self, requests: Sequence[Any]) -> Iterator[None]:
             tokens = sum(_tokens(request.args) for request in requests)
             with self.subject.progress.task(self.label, rows=len(requests), tokens=tokens) as self.advance:
                 yield
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            with self._shown(requests):
+            with self._show(requests):
                 return super().loglikelihood(requests, disable_tqdm=True)
 
         def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            with self._shown(requests):
+            with self._show(requests):
                 return super().generate_until(requests, disable_tqdm=True)
 
         def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
@@ -424,7 +424,7 @@ def _tokens(request: Any) -> int:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _WatchedHook:
     """Lm-eval's hook for answers as they come, with an ear to it."""
 
     hook: Any
