@@ -1,6 +1,9 @@
 """The report's pictures as functions: scores in, a plotly figure out, for notebooks too.
 
-Colours are readable on light and on dark paper; the page sets those of text and lines by its theme.
+Colours are readable on light and on dark paper; the page sets those of text and lines by its theme. In all of them
+``scores`` are one method's, or a table with the method's ``name``; ``chosen`` are positions of the chosen rows, by
+default the best tenth; ``labels`` are per row its domain, which then gives the colour; ``at`` are the rows to show, by
+default all.
 """
 
 from __future__ import annotations
@@ -127,12 +130,7 @@ def distribution(
 ) -> Figure:
     """How a score is distributed, with the chosen rows in it and the cut.
 
-    Args:
-        scores: one method's scores, or a table with the method's name.
-        chosen: positions of the chosen rows; by default the best tenth.
-        name: the method.
-        values: another column of the same rows, such as a detail; it has no cut.
-        label: what the column is called.
+    ``values`` are another column of the same rows, such as a detail, which ``label`` names; it has no cut.
     """
     go = plotly()
     scored = one(scores, name)
@@ -170,16 +168,7 @@ def details(
     labels: Sequence[str] | None = None,
     at: Indices | None = None,
 ) -> Figure:
-    """Two details of a method against each other, with the band that it keeps.
-
-    Args:
-        scores: one method's scores, or a table with the method's name.
-        chosen: positions of the chosen rows; by default the best tenth.
-        name: the method.
-        plot: which of the method's ``plots``; by default the first.
-        labels: per row its domain, which then gives the colour.
-        at: the rows to show; all by default.
-    """
+    """Two details of a method against each other, with the band that it keeps: ``plot``, or the first it has."""
     scored = one(scores, name)
     plot = plot or next((p for p in scored.method.plots if {p.x, p.y} <= scored.details.keys()), None)
     if plot is None:
@@ -259,14 +248,7 @@ def _by_label(labels: Sequence[str], opacity: float) -> list[tuple[str, npt.NDAr
 
 
 def domains(scores: Some, labels: Sequence[str], *, name: str | None = None, detail: str | None = None) -> Figure:
-    """A column's distribution in each domain: quartiles, mean, and extremes as points.
-
-    Args:
-        scores: one method's scores, or a table with the method's name.
-        labels: per row its domain.
-        name: the method.
-        detail: a detail of the method; by default the score itself.
-    """
+    """The score's distribution in each domain, or a detail's: quartiles, mean, and extremes as points."""
     go = plotly()
     scored = one(scores, name)
     column = scored.value if detail is None else scored.details[detail]
