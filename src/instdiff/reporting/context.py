@@ -29,7 +29,6 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     caption: str = ""
-    folded: bool = False
 
     @cached_property
     def numeric(self) -> list[bool]:

@@ -21,9 +21,9 @@ from instdiff.reporting import run_sections, score_sections, stored_values
 from instdiff.reporting.context import ReportContext, Section
 from instdiff.reporting.examples import texts
 from instdiff.reporting.packing import Packer, pack, pack_json
+from instdiff.reporting.plots import plotly_script
 from instdiff.reporting.sources import gather
 from instdiff.reporting.statistics import plain
-from instdiff.reporting.style import plotly_script
 from instdiff.version import __version__
 
 TEXT, TEXT_BYTES = 2000, 3_000_000

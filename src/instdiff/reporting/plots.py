@@ -1,6 +1,9 @@
 """The report's pictures as functions: scores in, a plotly figure out, for notebooks too.
 
-Colours are readable on light and on dark paper; the page sets those of text and lines by its theme.
+Colours are readable on light and on dark paper; the page sets those of text and lines by its theme. In all of them
+``scores`` are one method's, or a table with the method's ``name``; ``chosen`` are positions of the chosen rows, by
+default the best tenth; ``labels`` are per row its domain, which then gives the colour; ``at`` are the rows to show, by
+default all.
 """
 
 from __future__ import annotations
@@ -13,35 +16,70 @@ import numpy.typing as npt
 
 from instdiff.core import DetailPlot, Floats, Scored
 from instdiff.core.budget import parse_budget
-from instdiff.errors import DataError
+from instdiff.errors import DataError, PlanError
 from instdiff.reporting import statistics
 from instdiff.reporting.sources import ASSUMED, head
-from instdiff.reporting.style import CHOSEN, MARK, OUT, PALETTE, REST, SHARE, SIGNED, empty, plotly
-from instdiff.reporting.training_plots import budgets, comparison, funnel, training
 from instdiff.scoring.table import ScoreTable
 
 if TYPE_CHECKING:
     Figure = Any
-__all__ = [
-    "budgets",
-    "comparison",
-    "correlation",
-    "coverage",
-    "details",
-    "distribution",
-    "domains",
-    "funnel",
-    "length_bias",
-    "matrix",
-    "one",
-    "overlap",
-    "rank_correlation",
-    "training",
-]
 Indices = npt.NDArray[np.int64]
 Some = Scored | ScoreTable
 MANY = 2000
 """Points above this are drawn on the graphics card."""
+ASIDE, LINES = 1.025, 8
+"""How far curves lie apart; how many are shown at first."""
+CHOSEN, REST, OUT, MARK = "#3b82f6", "#94a3b8", "#d6a35c", "#e0603f"
+PALETTE = ("#3b82f6", "#e08a3c", "#2fa37c", "#b765c9", "#d6566d", "#5aa9c4", "#9a8f3d", "#7d7ae0", "#8b9bb0", "#c47b5a")
+DASHES = ("solid", "dash", "dot")
+SIGNED = [[0.0, "#d9652f"], [0.5, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
+SHARE = [[0.0, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
+
+
+def plotly(what: str = "pictures need") -> Any:
+    """The drawing library.
+
+    Raises:
+        PlanError: it is missing.
+    """
+    try:
+        import plotly.graph_objects as go
+    except ImportError:
+        raise PlanError(f'{what} plotly, which is missing; run: pip install "instdiff[report]"') from None
+    return go
+
+
+def plotly_script() -> str:
+    """The drawing library's own script, as it is shipped.
+
+    Raises:
+        PlanError: it is missing.
+    """
+    plotly("a report needs")
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def empty(traces: Sequence[Any], x: str = "", y: str = "", height: int = 340, **layout: Any) -> Figure:
+    """These traces on empty paper."""
+    go = plotly()
+    made = go.Figure(list(traces))
+    made.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        height=height,
+        margin={"l": 62, "r": 16, "t": 12, "b": 48},
+        font={"family": "system-ui, sans-serif", "size": 12, "color": "#64748b"},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        colorway=list(PALETTE),
+        hoverlabel={"font": {"family": "system-ui, sans-serif", "size": 12}},
+    )
+    grid = {"gridcolor": "rgba(148,163,184,0.22)", "zerolinecolor": "rgba(148,163,184,0.45)", "automargin": True}
+    made.update_xaxes(title={"text": x, "standoff": 8}, **grid)
+    made.update_yaxes(title={"text": y, "standoff": 8}, **grid)
+    return made.update_layout(**layout)
 
 
 def one(scores: Some, name: str | None = None) -> Scored:
@@ -92,12 +130,7 @@ def distribution(
 ) -> Figure:
     """How a score is distributed, with the chosen rows in it and the cut.
 
-    Args:
-        scores: one method's scores, or a table with the method's name.
-        chosen: positions of the chosen rows; by default the best tenth.
-        name: the method.
-        values: another column of the same rows, such as a detail; it has no cut.
-        label: what the column is called.
+    ``values`` are another column of the same rows, such as a detail, which ``label`` names; it has no cut.
     """
     go = plotly()
     scored = one(scores, name)
@@ -135,16 +168,7 @@ def details(
     labels: Sequence[str] | None = None,
     at: Indices | None = None,
 ) -> Figure:
-    """Two details of a method against each other, with the band that it keeps.
-
-    Args:
-        scores: one method's scores, or a table with the method's name.
-        chosen: positions of the chosen rows; by default the best tenth.
-        name: the method.
-        plot: which of the method's ``plots``; by default the first.
-        labels: per row its domain, which then gives the colour.
-        at: the rows to show; all by default.
-    """
+    """Two details of a method against each other, with the band that it keeps: ``plot``, or the first it has."""
     scored = one(scores, name)
     plot = plot or next((p for p in scored.method.plots if {p.x, p.y} <= scored.details.keys()), None)
     if plot is None:
@@ -201,8 +225,7 @@ def _parts(
     many = len(here) > MANY
     size = 3.5 if len(here) > 10_000 else 5
     if labels is not None:
-        names = np.array(labels, object)
-        kinds = [(str(n), names == n, PALETTE[i % len(PALETTE)], 0.7) for i, n in enumerate(sorted(set(labels)))]
+        kinds = _by_label(labels, 0.7)
     else:
         rest = scored.takeable & ~mask
         kinds = [("not chosen", rest, REST, 0.55), ("chosen", mask, CHOSEN, 0.85)]
@@ -215,18 +238,17 @@ def _parts(
     ]
 
 
+def _by_label(labels: Sequence[str], opacity: float) -> list[tuple[str, npt.NDArray[np.bool_], str, float]]:
+    """Of each domain its name, rows, colour and opacity."""
+    names = np.array(labels, object)
+    return [(str(n), names == n, PALETTE[i % len(PALETTE)], opacity) for i, n in enumerate(sorted(set(labels)))]
+
+
 # ── several columns ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def domains(scores: Some, labels: Sequence[str], *, name: str | None = None, detail: str | None = None) -> Figure:
-    """A column's distribution in each domain: quartiles, mean, and extremes as points.
-
-    Args:
-        scores: one method's scores, or a table with the method's name.
-        labels: per row its domain.
-        name: the method.
-        detail: a detail of the method; by default the score itself.
-    """
+    """The score's distribution in each domain, or a detail's: quartiles, mean, and extremes as points."""
     go = plotly()
     scored = one(scores, name)
     column = scored.value if detail is None else scored.details[detail]
@@ -320,11 +342,9 @@ def coverage(
     rows = np.arange(len(xy)) if at is None else at
     size, many = (3.5 if len(xy) > 10_000 else 5), len(xy) > MANY
     x, y = xy[:, 0].astype(np.float64), xy[:, 1].astype(np.float64)
-    if labels is None:
-        kinds = [("not chosen", ~chosen, REST, 0.5), ("chosen", chosen, CHOSEN, 0.9)]
-    else:
-        names = np.array(labels, object)
-        kinds = [(str(n), names == n, PALETTE[i % len(PALETTE)], 0.75) for i, n in enumerate(sorted(set(labels)))]
+    kinds = [("not chosen", ~chosen, REST, 0.5), ("chosen", chosen, CHOSEN, 0.9)]
+    if labels is not None:
+        kinds = _by_label(labels, 0.75)
     traces = [
         _points(x[kind], y[kind], said, colour, rows[kind], size, many=many, opacity=opacity)
         for said, kind, colour, opacity in kinds
@@ -336,3 +356,131 @@ def coverage(
 
 
 # ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def funnel(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """Rows and tokens of each stage, as shares of the first."""
+    go = plotly()
+    names = [stage["stage"] for stage in stages]
+    bars = [
+        go.Bar(
+            y=names,
+            x=share,
+            orientation="h",
+            name=key,
+            text=[f"{stage[key]:,}" for stage in stages],
+            textposition="auto",
+            insidetextanchor="end",
+            marker={"color": CHOSEN if key == "rows" else REST},
+            hovertemplate="%{y}: %{text} " + key + " (%{x:.1f} %)<extra></extra>",
+        )
+        for key, share in statistics.shares(stages).items()
+    ]
+    figure = empty(bars, "share of the input (%)", "", 90 + 46 * len(names), barmode="group", bargap=0.3)
+    return figure.update_yaxes(autorange="reversed", type="category").update_xaxes(range=[0, 104])
+
+
+def training(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Loss by step; thin what each step had, thick its running mean."""
+    go = plotly()
+    traces = []
+    for number, (name, losses) in enumerate(curves.items()):
+        colour, values = PALETTE[number % len(PALETTE)], np.asarray(losses, np.float64)
+        steps = np.arange(1, len(values) + 1)
+        width = max(1, len(values) // 12)
+        total = np.cumsum(np.concatenate([np.zeros(1), np.nan_to_num(values)]))
+        low = np.maximum(0, steps - width)
+        mean = (total[steps] - total[low]) / (steps - low)
+        tip = "step %{x}: %{y:.3f}<extra>%{fullData.name}</extra>"
+        line: dict[str, Any] = {"color": colour}
+        thin = {"x": steps, "y": values, "opacity": 0.25, "showlegend": False, "hoverinfo": "skip"}
+        traces += [
+            go.Scatter(**thin, line={**line, "width": 1}, mode="lines", legendgroup=name, name=name),
+            go.Scatter(
+                x=steps, y=mean, line={**line, "width": 2}, mode="lines", legendgroup=name, name=name, hovertemplate=tip
+            ),
+        ]
+    return empty(traces, "step", "loss (nats per token)", 380)
+
+
+def comparison(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
+    """A value of each line with its interval, the first line at the top."""
+    go = plotly()
+    names = [str(line["name"]) for line in lines]
+    value, low, high = _values(lines)
+    trace = go.Scatter(
+        x=value,
+        y=names,
+        mode="markers",
+        marker={"color": CHOSEN, "size": 9},
+        error_x=_interval(value, low, high, color=REST, thickness=1.5, width=4),
+        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
+        showlegend=False,
+    )
+    figure = empty([trace], label, "", 90 + 30 * len(names))
+    return figure.update_yaxes(autorange="reversed", type="category")
+
+
+def budgets(lines: Sequence[Mapping[str, Any]], label: str = "", against: str = "") -> Figure:
+    """A value of each line against the budget, with its intervals; what has one budget alone is a level.
+
+    Of many lines the best at the largest budget and what they are compared with are shown; the others stand in the
+    legend.
+
+    Args:
+        lines: of one task, each with ``name``, ``budget``, ``value``, ``low`` and ``high``.
+        label: what the value is.
+        against: the line that the others are compared with.
+
+    Raises:
+        DataError: no line has two budgets.
+    """
+    go = plotly()
+    found = statistics.curves(lines)
+    if not found:
+        raise DataError("no line has values at two budgets; a curve needs them")
+    sign = 1 if statistics.lower_is_better(lines[0]) else -1
+    order = sorted(found, key=lambda name: sign * found[name][-1]["value"])
+    shown = {*order[:LINES], against}
+    traces = []
+    for number, name in enumerate(order):
+        points = found[name]
+        value, low, high = _values(points)
+        # A little to the side, so that intervals at one budget can be told apart.
+        aside = ASIDE ** (number % LINES - (min(len(order), LINES) - 1) / 2)
+        traces.append(
+            go.Scatter(
+                x=[one["at"] * aside for one in points],
+                y=value,
+                name=name,
+                mode="lines+markers",
+                text=[str(one["budget"]) for one in points],
+                visible=True if name in shown else "legendonly",
+                line={"color": PALETTE[number % len(PALETTE)], "width": 2, "dash": DASHES[number // len(PALETTE) % 3]},
+                error_y=_interval(value, low, high, thickness=1, width=3),
+                hovertemplate="%{text}: %{y:.4g}<extra>%{fullData.name}</extra>",
+            )
+        )
+    points = next(iter(found.values()))
+    figure = empty(traces, points[0]["unit"], label, 460)
+    ticks = sorted({one["at"] for some in found.values() for one in some})
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    for line in lines:
+        if str(line["name"]) not in found and np.isfinite(_number(line.get("value"))):
+            look = {"line": {"color": REST, "width": 1, "dash": "dot"}, "annotation_font": {"size": 11}}
+            text = {"annotation_text": str(line["name"]), "annotation_position": "top left"}
+            figure.add_hline(y=line["value"], **look, **text)
+    return figure
+
+
+def _values(lines: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The values of lines, and both ends of their intervals."""
+    return [np.array([_number(line.get(key)) for line in lines]) for key in ("value", "low", "high")]
+
+
+def _interval(value: Any, low: Any, high: Any, **look: Any) -> dict[str, Any]:
+    return {"type": "data", "array": high - value, "arrayminus": value - low, "symmetric": False, **look}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")

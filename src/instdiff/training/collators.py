@@ -41,11 +41,11 @@ class Collator:
         ids, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
         width = -(-max(map(len, ids)) // WIDTHS) * WIDTHS
 
-        def filled(values: list[list[int]], fill: int) -> torch.Tensor:
+        def pad_rows(values: list[list[int]], fill: int) -> torch.Tensor:
             return torch.tensor([row + [fill] * (width - len(row)) for row in values])
 
-        seen = filled([[1] * len(row) for row in ids], 0)
-        return {"input_ids": filled(ids, self.pad), "attention_mask": seen, "labels": filled(labels, IGNORED)}
+        seen = pad_rows([[1] * len(row) for row in ids], 0)
+        return {"input_ids": pad_rows(ids, self.pad), "attention_mask": seen, "labels": pad_rows(labels, IGNORED)}
 
 
 class Packer(Collator):

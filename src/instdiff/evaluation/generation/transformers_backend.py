@@ -31,7 +31,7 @@ WAYS = 1
 Row = tuple[GenerationRequest, list[int]]
 
 
-class Shown:
+class PromptEncoder:
     """A model of this machine with its tokenizer and template: what it sees of a prompt, as text and as tokens."""
 
     def __init__(self, model: ModelRef, settings: Settings, memo: Path) -> None:
@@ -89,7 +89,7 @@ class Local:
     ) -> None:
         self.resident = resident = resident or host_of(settings)
         self.log, self._tokens = log, settings.batch_tokens
-        self._side = Shown(model, settings, memo)
+        self._side = PromptEncoder(model, settings, memo)
         self.name = self._side.name
         dtype = str(resident.dtype).removeprefix("torch.")
         self.fingerprint = fingerprint(
@@ -129,9 +129,9 @@ class Local:
             began, width = time.monotonic(), max(len(ids) for _, ids in batch)
             how: dict[str, Any] = {}
             if sampling.temperature > 0:
-                how["logits_processor"] = [_Drawn([one.seed for one, _ in batch], room, width, sampling)]
+                how["logits_processor"] = [_DrawToken([one.seed for one, _ in batch], room, width, sampling)]
             if sampling.stop:
-                how["stopping_criteria"] = [_Stopped(generator.hf, width, sampling.stop)]
+                how["stopping_criteria"] = [_StopAtText(generator.hf, width, sampling.stop)]
             written = generator.write([ids for _, ids in batch], room, **how)
             if written is None:
                 work.extendleft(reversed(batch))
@@ -151,7 +151,7 @@ def _answer(generator: Generator, ids: list[int], tokens: list[int], sampling: S
     return Answer(cut_at_stop(text, sampling.stop), "", len(ids), len(tokens), seconds)
 
 
-class _Drawn:
+class _DrawToken:
     """Leaves one token, drawn by a number that belongs to the answer and the place alone."""
 
     def __init__(self, seeds: Sequence[int], room: int, width: int, sampling: Sampling) -> None:
@@ -186,7 +186,7 @@ def nucleus(share: torch.Tensor, number: torch.Tensor, top_p: float) -> torch.Te
     return drawn
 
 
-class _Stopped:
+class _StopAtText:
     """Says which rows have written a text that ends them."""
 
     def __init__(self, hf: Any, width: int, stops: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from instdiff.core.files import fingerprint
 from instdiff.engine.text.judge import Answer
 from instdiff.errors import EngineError, PlanError
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
-from instdiff.evaluation.generation.transformers_backend import Shown
+from instdiff.evaluation.generation.transformers_backend import PromptEncoder
 from instdiff.evaluation.subject import Prompt, Sampling
 
 AT_ONCE = 1024
@@ -43,7 +43,7 @@ class VLLM:
                 "generator 'vllm' needs the package vllm: pip install 'instdiff[vllm]', in an environment of its own; "
                 "or serve the model elsewhere and give --generator openai:MODEL@http://host:port/v1"
             )
-        self._side, self.log = Shown(model, settings, memo), log
+        self._side, self.log = PromptEncoder(model, settings, memo), log
         self.name, self.dtype = self._side.name, settings.dtype
         source = self._side.source
         self.fingerprint = fingerprint(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import jinja2
@@ -249,17 +249,9 @@ class LLMJudge:
 
     @contextmanager
     def _load(self, sheet: JudgePrompt) -> Iterator[Writes]:
-        log, waits = self.subject.log, self.waits
+        log = self.subject.log
         if self.endpoint is not None:
-            yield Endpoint(
-                self.endpoint,
-                log,
-                concurrency=waits.concurrency,
-                timeout=waits.timeout,
-                calls=waits.calls,
-                pause=waits.pause,
-                form=Reviewing(sheet),
-            )
+            yield Endpoint(self.endpoint, log, form=Reviewing(sheet), **asdict(self.waits))
             return
         assert self.source is not None
         tokenizer = load_tokenizer(self.source)

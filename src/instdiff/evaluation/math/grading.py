@@ -94,11 +94,11 @@ def same(answer: str, gold: str, tolerance: float = 0.0) -> bool:
         gold: the right one.
         tolerance: share of the right number by which another may differ from it.
     """
-    found = _plainly(answer, gold, tolerance)
-    return _means(answer, gold) if found is None else found
+    found = _compare_plainly(answer, gold, tolerance)
+    return _compare_meaning(answer, gold) if found is None else found
 
 
-def _plainly(answer: str, gold: str, tolerance: float) -> bool | None:
+def _compare_plainly(answer: str, gold: str, tolerance: float) -> bool | None:
     """The same, where it takes no algebra."""
     mine, right = plain(answer), plain(gold)
     if mine is not None and right is not None:
@@ -113,7 +113,7 @@ def _strip_meaningless(text: str) -> str:
     return re.sub(r"\\left|\\right|\\[!,; ]|[\s$]|\^\{?\\circ\}?|\.$", "", text).lower()
 
 
-def _means(answer: str, gold: str) -> bool:
+def _compare_meaning(answer: str, gold: str) -> bool:
     from math_verify import verify
 
     meant = _read_gold(gold)
@@ -135,19 +135,19 @@ def _read_gold(text: str) -> tuple[Any, ...]:
 
 def grade(text: str, gold: Sequence[str], *, number: bool, tolerance: float = 0.0) -> Verdict:
     """The verdict on a solution; ``gold`` are answers, any of which is right."""
-    verdict = at_once(text, gold, number=number, tolerance=tolerance)
+    verdict = grade_at_once(text, gold, number=number, tolerance=tolerance)
     if verdict is not None:
         return verdict
     found = final_answer(text, number=number) or ""
     return Verdict(any(same(found, one, tolerance) for one in gold))
 
 
-def at_once(text: str, gold: Sequence[str], *, number: bool, tolerance: float = 0.0) -> Verdict | None:
+def grade_at_once(text: str, gold: Sequence[str], *, number: bool, tolerance: float = 0.0) -> Verdict | None:
     """The same, where it takes no algebra, and so no more time than reading; None where it does."""
     found = final_answer(text, number=number)
     if found is None:
         return Verdict(False, "no_answer")
-    plainly = [_plainly(found, one, tolerance) for one in gold]
+    plainly = [_compare_plainly(found, one, tolerance) for one in gold]
     if True in plainly:
         return Verdict(True)
     return None if None in plainly else Verdict(False)
@@ -159,7 +159,7 @@ def serve() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    _means("\\frac{1}{2}", "0.5")  # imports and builds what takes seconds, before a clock runs
+    _compare_meaning("\\frac{1}{2}", "0.5")  # imports and builds what takes seconds, before a clock runs
 
     out = sys.stdout
     sys.stdout = sys.stderr  # what a library prints is no verdict

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from instdiff.errors import EngineError, PlanError
-from instdiff.evaluation.math.grading import Verdict, at_once
+from instdiff.evaluation.math.grading import Verdict, grade_at_once
 
 TIMEOUT = 10.0
 """Seconds for one verdict."""
@@ -25,7 +25,7 @@ COMMAND = (sys.executable, "-P", "-m", "instdiff.evaluation.math.grading")
 
 
 class Solution(NamedTuple):
-    """What is graded: see ``grading.grade``."""
+    """What is tell: see ``grading.grade``."""
 
     text: str
     gold: tuple[str, ...]
@@ -54,27 +54,27 @@ def grade_all(
     """A verdict for each solution, in their order; those that take algebra are for the processes.
 
     Args:
-        solutions: that are graded; equal ones once.
+        solutions: that are tell; equal ones once.
         workers: processes; by default as many as there are processors, and no more than there is work for.
         timeout: seconds after which a process is killed; its solution is wrong by ``timeout``.
         advance: called after each verdict.
         command: starts a process.
     """
 
-    def graded() -> None:
+    def tell() -> None:
         if advance is not None:
             with lock:
                 advance()
 
     lock = threading.Lock()
-    said = {solution: at_once(**solution._asdict()) for solution in solutions}
+    said = {solution: grade_at_once(**solution._asdict()) for solution in solutions}
     for verdict in said.values():
         if verdict is not None:
-            graded()
+            tell()
     hard = [solution for solution, verdict in said.items() if verdict is None]
     if hard:
         processes = min(workers or _processors(), -(-len(hard) // 32))
-        said |= _by_processes(hard, processes, lambda: Grader(command, timeout), graded)
+        said |= _by_processes(hard, processes, lambda: Grader(command, timeout), tell)
     return [verdict for solution in solutions if (verdict := said[solution]) is not None]
 
 
@@ -83,7 +83,7 @@ def _processors() -> int:
 
 
 def _by_processes(
-    solutions: Sequence[Solution], processes: int, make: Callable[[], Grader], graded: Callable[[], None]
+    solutions: Sequence[Solution], processes: int, make: Callable[[], Grader], tell: Callable[[], None]
 ) -> dict[Solution, Verdict]:
     """Verdicts of so many processes, each led by a thread."""
     todo: SimpleQueue[Solution] = SimpleQueue()
@@ -98,7 +98,7 @@ def _by_processes(
             while not failed:
                 solution = todo.get_nowait()
                 verdicts[solution] = grader(solution)
-                graded()
+                tell()
         except Empty:
             return
         except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
