@@ -7,6 +7,7 @@ else is predicted before it is run. Everything runs in this process, so that its
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from common import alpaca, arguments, counting, finish, timed
 
 from instdiff import IFD, Pool, Settings, Store, load
+from instdiff.data.load import load_shards
 from instdiff.engine.peak import matmul_peak
 from instdiff.scoring.cluster_cost import Cluster, Estimate, Rates, estimate, measure
 from instdiff.scoring.sharding.shard import Shard
@@ -42,7 +44,7 @@ def write_rows(pool: Pool, file: Path, count: int) -> Path:
 def run_shard(file: Path, folder: Path, index: int, count: int, store: Path) -> int:
     with counting() as counted:
         score_shard(
-            lambda shard: load(str(file), shard=(shard.index, shard.count)),
+            partial(load_shards, str(file)),
             [IFD()],
             MODEL,
             Shard(index, count),

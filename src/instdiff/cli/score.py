@@ -16,8 +16,8 @@ from instdiff.cli.app import command
 from instdiff.cli.common import (
     build_methods,
     load_pool,
-    load_shard,
     read_config,
+    read_shards,
     require_output,
     run_score,
     run_settings,
@@ -369,7 +369,7 @@ def _run_shard(settings: ScoreConfig, mine: Shard, folder: str, *, log: Log, **h
 
     named, specs = build_methods(settings)
     return score_shard(
-        lambda shard: load_shard(settings, shard, log if shard == mine else None),
+        read_shards(settings, log),
         named,
         bind(settings.model),
         mine,
