@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from instdiff.data import Pool, load, readers
-from instdiff.data.load import _in_part
+from instdiff.data.load import _in_part, load_shards
 from instdiff.data.pool import concat
 
 ROWS = [
@@ -53,7 +53,7 @@ KINDS: list[tuple[Callable[[Path], str], str, bool]] = [
 
 
 def parts(source: Any, count: int, **how: Any) -> list[Pool]:
-    return [load(source, shard=(index, count), **how) for index in range(count)]
+    return [load_shards(source, count, index, **how)[0] for index in range(count)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
@@ -98,10 +98,18 @@ def test_the_head_of_a_file_says_its_format(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS * 3, *talks]), encoding="utf-8")
     said: list[str] = []
-    last = load(str(path), shard=(7, 8), log=said.append)
+    last = load_shards(str(path), 8, 7, log=said.append)[0]
     assert (len(last), last.format, last.rejected) == (0, "alpaca", ())
     assert len(said) == 1 and said[0].endswith("16 rejected")
     assert len(load(str(path))) == 120
+
+
+def test_what_cannot_be_read_in_part_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, calls = readers.read_rows, list[str]()
+    source = array(tmp_path / "a.json")
+    monkeypatch.setitem(readers.READERS, ".json", lambda path, name: calls.append(name) or read(ROWS, name))
+    assert [len(part) for part in load_shards(source, 4)] == [10] * 4
+    assert calls == [source]
 
 
 def test_a_part_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,5 +126,5 @@ def test_a_part_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             yield record
 
     monkeypatch.setattr(readers, "read_lines", counted)
-    assert 498 <= len(load(str(path), shard=(3, 10))) <= 502
+    assert 498 <= len(load_shards(str(path), 10, 3)[0]) <= 502
     assert len(decoded) <= 502 + 101

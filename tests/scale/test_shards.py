@@ -13,7 +13,7 @@ import pytest
 
 from cli.shell import Ran, cli, ok
 from helpers import Lab
-from instdiff.data import load
+from instdiff.data.load import load, load_shards
 from instdiff.scoring.sharding.shard_file import ranges, record, shard_files, shard_path
 from instdiff.store import Store
 from instdiff.store.keys import Keys
@@ -177,7 +177,7 @@ def test_merge_checks_that_shards_make_the_file(words_of_ifd: list[str]) -> None
     facts = [record(path) for _, path in sorted(shard_files(Path("shards")).items())]
     pool = load("my.jsonl")
     assert [fact["about"]["data"] for fact in facts] == [{"size": Path("my.jsonl").stat().st_size}] * 3
-    parts = [load("my.jsonl", shard=(index, 3)) for index in range(3)]
+    parts = load_shards("my.jsonl", 3)
     assert [fact["rows"] for fact in facts] == [{"count": len(part), "fingerprint": part.fingerprint} for part in parts]
     assert [i for part in parts for i in part.ids] == list(pool.ids)
 

@@ -11,29 +11,39 @@ if TYPE_CHECKING:
     from instdiff.config.commands import DataConfig, ScoreConfig, SelectConfig
     from instdiff.core import Log, Method, Settings
     from instdiff.data import Pool
-    from instdiff.scoring.sharding.shard import Shard
+    from instdiff.scoring.sharding.shards import Reads
     from instdiff.scoring.table import ScoreTable
 
 
 def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
     """The rows that a command works on; bad lines go to ``rejected.jsonl`` beside the output."""
-    beside = Path(output).parent / "rejected.jsonl" if output else None
-    return _load(config, rejects_path=beside, log=console.log)
-
-
-def load_shard(config: DataConfig, shard: Shard, log: Log | None) -> Pool:
-    """The rows of one shard, which alone are read where the format allows it."""
-    return _load(config, shard=(shard.index, shard.count), log=log)
-
-
-def _load(config: DataConfig, **how: Any) -> Pool:
     from instdiff.data import load
+
+    beside = Path(output).parent / "rejected.jsonl" if output else None
+    return load(rejects_path=beside, log=console.log, **_how(config))
+
+
+def read_shards(config: DataConfig, log: Log) -> Reads:
+    """What reads one shard, of which alone the log is told, or all of them."""
+    from instdiff.data.load import load_shards
+
+    how = _how(config)
+    return lambda count, index: load_shards(count=count, index=index, log=log if index is not None else None, **how)
+
+
+def _how(config: DataConfig) -> dict[str, Any]:
+    """Which rows, and how they are read."""
     from instdiff.errors import ConfigError
 
     if not config.data:
         raise ConfigError("no data is named; give --data FILE")
-    mapping = config.mapping()
-    return load(config.data, format=config.format, map=mapping, targets=config.targets, limit=config.limit, **how)
+    return {
+        "source": config.data,
+        "format": config.format,
+        "map": config.mapping(),
+        "targets": config.targets,
+        "limit": config.limit,
+    }
 
 
 def require_output(output: str | None) -> str:

@@ -17,7 +17,7 @@ from instdiff.cli.common import (
     build_methods,
     listed_rows,
     load_pool,
-    load_shard,
+    read_shards,
     require_methods,
     require_output,
     run_score,
@@ -261,7 +261,7 @@ def _run_shard(settings: ScoreConfig, mine: Shard, folder: str, *, log: Log, **h
 
     named, specs = build_methods(settings)
     return score_shard(
-        lambda shard: load_shard(settings, shard, log if shard == mine else None),
+        read_shards(settings, log),
         named,
         bind(settings.model),
         mine,

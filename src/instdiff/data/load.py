@@ -49,7 +49,6 @@ def load(
     limit: int | None = None,
     rejects_path: str | os.PathLike[str] | None = None,
     log: Log | None = None,
-    shard: tuple[int, int] | None = None,
 ) -> Pool:
     """Reads instruction data and brings it to one form.
 
@@ -66,8 +65,6 @@ def load(
         limit: Read the first so many records only.
         rejects_path: Where to write the records that do not fit, if there are any; beside it where that is the source.
         log: Is told one line about the data and one for each of the first bad records.
-        shard: Which of how many parts of the input to read; all of them together, in their order, are the input. What
-            lies in ``.jsonl`` and ``.parquet`` files or on the hub is read in part. Rows of a part count from 0.
 
     Raises:
         ConfigError: An option has a value that does not exist.
@@ -79,33 +76,43 @@ def load(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}, it must be at least 1")
     form = requested_format(format, map)
-    if shard is not None and not _in_part(source, limit):
-        whole = load(source, format=format, map=map, targets=targets, limit=limit, log=log)
-        return whole.part(*(len(whole) * at // shard[1] for at in (shard[0], shard[0] + 1)))
-    origin, parts = _open(source, limit, shard)
-    loading = _Loading(origin, form, limit)
-    for head, records in parts:
-        loading.read(records, head)
-        if loading.left == 0:
-            break
-    if shard is not None:  # what is wrong with the whole shows when all shards are joined
-        if log is not None:
-            log(next(loading.report()))
-        return Pool(loading.builder.table(), "+".join(loading.formats), origin, targets, size=_size(source))
+    loading = _Loading(form, limit, *_open(source, limit))
     if rejects_path is not None and loading.rejects:
         write_rejects(loading.rejects, _not_over(source, Path(rejects_path)))
     loading.check(map)
     if log is not None:
         for line in loading.report():
             log(line)
-    size = _size(source) if _in_part(source, limit) else loading.total
-    return Pool(loading.builder.table(), "+".join(loading.formats), origin, targets, tuple(loading.rejects), size)
+    return loading.pool(targets, _size(source) if _in_part(source, limit) else loading.total)
+
+
+def load_shards(
+    source: Source, count: int, index: int | None = None, *, log: Log | None = None, **how: Any
+) -> list[Pool]:
+    """The parts of an input, about as large and one after the other, each as ``load`` with this ``how`` would read it.
+
+    With an ``index`` only that part; it alone is read of ``.jsonl`` and ``.parquet`` files and of the hub. Whether more
+    records are bad than good does not show in a part. Rows of a part count from 0.
+    """
+    limit = how.pop("limit", None)
+    if not _in_part(source, limit):
+        whole = load(source, limit=limit, log=log, **how)
+        parts = [whole.part(len(whole) * at // count, len(whole) * (at + 1) // count) for at in range(count)]
+        return parts if index is None else [parts[index]]
+    form, targets = requested_format(how.get("format"), how.get("map")), how.get("targets", "all")
+    out = []
+    for at in range(count) if index is None else [index]:
+        loading = _Loading(form, None, *_open(source, None, (at, count)))
+        out.append(loading.pool(targets, _size(source), rejects=False))
+        if log is not None:
+            log(next(loading.report()))
+    return out
 
 
 class _Loading:
     """What is known while the records come in."""
 
-    def __init__(self, origin: str, form: Format | None, limit: int | None) -> None:
+    def __init__(self, form: Format | None, limit: int | None, origin: str, files: Files) -> None:
         self.origin = origin
         self.left = limit
         self.total = 0
@@ -115,8 +122,17 @@ class _Loading:
         self.formats: list[str] = []
         self.columns: dict[str, None] = {}
         self._forced = form
+        for head, records in files:
+            self._read(records, head)
+            if self.left == 0:
+                break
 
-    def read(self, records: Iterator[Record], head: Iterator[Record] | None = None) -> None:
+    def pool(self, targets: str, size: int, *, rejects: bool = True) -> Pool:
+        """What was read."""
+        rejected = tuple(self.rejects) if rejects else ()
+        return Pool(self.builder.table(), "+".join(self.formats), self.origin, targets, rejected, size)
+
+    def _read(self, records: Iterator[Record], head: Iterator[Record] | None = None) -> None:
         """Takes in the records of one file, or of a part of it that does not begin with its ``head``."""
         records = itertools.islice(records, self.left)
         window, good = _until_known(records if head is None else head)
@@ -207,7 +223,7 @@ Files = Iterator[tuple[Iterator[Record] | None, Iterator[Record]]]
 """Of each file the records that are asked for; before them its first ones, where they do not begin with these."""
 
 
-def _open(source: Source, limit: int | None, shard: tuple[int, int] | None) -> tuple[str, Files]:
+def _open(source: Source, limit: int | None, shard: tuple[int, int] | None = None) -> tuple[str, Files]:
     """How the source is called in messages, and the records of each of its files."""
     if not isinstance(source, str | os.PathLike):
         if isinstance(source, Mapping):

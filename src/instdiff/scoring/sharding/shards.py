@@ -47,8 +47,8 @@ from instdiff.scoring.workbench import Workbench
 from instdiff.store import ColumnId, Store
 from instdiff.store.keys import Keys
 
-Reads = Callable[[Shard], Pool]
-"""Reads the rows of a shard; those of all shards, one after the other, are the input."""
+Reads = Callable[[int, int | None], list[Pool]]
+"""Reads the rows of all of so many shards, or of one alone; one after the other they are the input."""
 
 
 # ── a job ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -69,7 +69,7 @@ class _Whole(Workbench):
     """A workbench over the whole pool that computes the rows of one shard alone, with the models of another."""
 
     def __init__(self, other: Workbench, read: Reads, target: Pool | None, shard: Shard) -> None:
-        parts = [read(Shard(index, shard.count)) for index in range(shard.count)]
+        parts = read(shard.count, None)
         start = sum(len(part) for part in parts[: shard.index])
         self.own = {"pool": (start, start + len(other.pool)), "target": shard.span(len(target or ()))}
         super().__init__(
@@ -155,7 +155,7 @@ def score_shard(
         ConfigError: the folder holds shards of something else.
     """
     named, folder = by_name(methods), Path(folder)
-    own = read(shard)
+    (own,) = read(shard.count, shard.index)
     own_target = target.part(*shard.span(len(target))) if target is not None else None
     plain = workbench(own, named, models, settings, store, listed=listed, target=own_target, log=log)
     job = _Job(plain, read, target, shard, texts)
