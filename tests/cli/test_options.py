@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import click
 import pytest
@@ -23,14 +23,12 @@ class Kind(Config):
     off: bool = key(False, "Leave it.")
     order: Literal["rank", "input"] = key("rank", "Order of the rows.")
     names: list[str] = key(list, "Names, see [the list](#list).")
-    budgets: tuple[str | int, ...] = key(("10%", 5), "Budgets.")
+    budgets: tuple[str | int, ...] = key(("10%", 5), "Budgets.", also="budget sizes")
     by_name: dict[str, int] = key(dict, "Numbers by name.")
     pairs: Pairs = key(None, "Columns.")
     size: Auto = key(None, "Tokens, or auto.")
     either: NonNegativeInt | Literal["auto"] | None = key(None, "A number or auto.")
     folder: str | None = key(None, "Where to.", metavar="[DIR]", alone="here")
-
-    ALIASES: ClassVar[dict[str, str]] = {"budget": "budgets"}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +52,10 @@ def test_an_option_of_a_key(name: str, type_: str, more: dict[str, Any], text: s
     option = make_option(Kind, name)
     assert option.opts == [f"--{name.replace('_', '-')}"] and option.type.name == type_ and option.help == text
     assert {key: getattr(option, key) for key in more} == more
+
+
+def test_other_names() -> None:
+    assert Kind.aliases() == {"budget": "budgets", "sizes": "budgets"}
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_origin
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,35 +14,40 @@ from instdiff.errors import ConfigError, did_you_mean
 C = TypeVar("C", bound="Config")
 
 
-def key(default: Any, description: str, *, metavar: str | None = None, alone: str | None = None, **limits: Any) -> Any:
+def key(
+    default: Any,
+    description: str,
+    *,
+    also: str = "",
+    metavar: str | None = None,
+    alone: str | None = None,
+    **limits: Any,
+) -> Any:
     """A key of the configuration, with what its option, its help text and its page need.
 
     Args:
         default: a value, or a class that makes one.
         description: what the key means, as a sentence.
+        also: its other names, the published ones among them.
         metavar: stands for the value in a help text.
         alone: what the option means where its value is left out.
         **limits: of the value, as pydantic has them.
     """
-    option: dict[str, Any] = {"metavar": metavar, "alone": alone}
+    extra: dict[str, Any] = {"also": also, "metavar": metavar, "alone": alone}
     given: dict[str, Any] = {"default_factory": default} if isinstance(default, type) else {"default": default}
-    return Field(description=description, json_schema_extra=option, **given, **limits)
+    return Field(description=description, json_schema_extra=extra, **given, **limits)
 
 
 class Config(BaseModel):
-    """A part of the configuration tree; unknown keys are errors with a suggestion.
-
-    ``ALIASES`` names other spellings of keys, the published ones among them.
-    """
+    """A part of the configuration tree; unknown keys are errors with a suggestion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-    ALIASES: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def aliases(cls) -> dict[str, str]:
         """Other names of keys, by the name they have here."""
-        return cls.ALIASES
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return {other: name for name, e in extras.items() if isinstance(e, dict) for other in str(e["also"]).split()}
 
     @classmethod
     def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:

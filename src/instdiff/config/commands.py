@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -48,7 +48,7 @@ Auto = Annotated[PositiveInt | None, BeforeValidator(lambda value: None if value
 class DataConfig(Config):
     """Which rows, and how to read them."""
 
-    data: str | None = key(None, DATA)
+    data: str | None = key(None, DATA, also="data_path")
     format: str | None = key(None, "Data format, where it is not recognised.")
     map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
     targets: Literal["all", "last", "all+calls"] = key("all", "Turns to learn (all+calls: tool calls too).")
@@ -56,8 +56,6 @@ class DataConfig(Config):
     instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
     input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
     response_key: str | None = key(None, "Column of the response; the published way to write `map`.")
-
-    ALIASES: ClassVar[dict[str, str]] = {"data_path": "data"}
 
     def mapping(self) -> dict[str, str] | None:
         """The column mapping, from ``map`` or from the published keys.
@@ -78,7 +76,9 @@ class RunConfig(Config):
     device: str = key("auto", "cpu, cuda, cuda:1, mps, or auto.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "Precision (auto: bf16 where faster).")
     max_length: PositiveInt = key(2048, "Tokens of prompt and response, after which a row is cut.")
-    template: str | None = key(None, "alpaca (default; for proxy plain), chat, plain, direct, a file, or inline text.")
+    template: str | None = key(
+        None, "alpaca (default; for proxy plain), chat, plain, direct, a file, or inline text.", also="prompt_template"
+    )
     batch_tokens: Auto = key(None, "Tokens per batch (default: auto, the fastest is found).")
     workers: Auto = key(None, "Processes that score (default: auto, one for each GPU).")
     judge_concurrency: PositiveInt | None = key(None, "Calls at once to a judge's server (default 8).", metavar="N")
@@ -106,10 +106,8 @@ class SampleConfig(DataConfig):
     """``instdiff sample``: a seeded random subset."""
 
     seed: int = key(42, SEED)
-    output: str | None = key(None, OUTPUT, metavar="PATH")
+    output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
     max_samples: PositiveInt | None = key(None, "Rows that are drawn.")
-
-    ALIASES: ClassVar[dict[str, str]] = {"data_path": "data", "output_path": "output"}
 
 
 class MethodsConfig(DataConfig, RunConfig):
@@ -139,11 +137,12 @@ class MethodsConfig(DataConfig, RunConfig):
 class ScoreConfig(MethodsConfig, ExecutorConfig):
     """``instdiff score`` and ``instdiff plan``."""
 
-    model: dict[str, str] = key(dict, MODELS)
-    method: dict[str, dict[str, Any]] = key(dict, METHODS)
+    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", also="max_samples")
+    model: dict[str, str] = key(dict, MODELS, also="model_path models base_model")
+    method: dict[str, dict[str, Any]] = key(dict, METHODS, also="methods")
     warmup: str | None = key(None, "jsonl of warm-up rows, for exclude_warmup.", metavar="FILE")
     target: str | None = key(None, TARGET, metavar="FILE")
-    output: str | None = key(None, OUTPUT, metavar="PATH")
+    output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
     strict: bool = key(False, "Exit 3 when a row could not be scored.")
     shards: PositiveInt | Literal["auto"] | None = key(
         None, "Score one of N parts of the rows; auto asks the cluster.", metavar="N"
@@ -154,17 +153,6 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
         "With `executor: ray`, a folder that all machines see: each shard reads its own rows and leaves its file.",
     )
     cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
-
-    ALIASES: ClassVar[dict[str, str]] = {
-        "data_path": "data",
-        "output_path": "output",
-        "model_path": "model",
-        "models": "model",
-        "base_model": "model",
-        "methods": "method",
-        "max_samples": "limit",
-        "prompt_template": "template",
-    }
 
     @field_validator("shards", mode="before")
     @classmethod
@@ -231,7 +219,9 @@ def parse_methods(value: Any) -> dict[str, dict[str, Any]]:
 class SelectConfig(MethodsConfig):
     """``instdiff select``."""
 
-    scores: str | None = key(None, "What `score` wrote; without it methods that need no model run here.")
+    scores: str | None = key(
+        None, "What `score` wrote; without it methods that need no model run here.", also="scores_path"
+    )
     method: dict[str, dict[str, Any]] = key(dict, METHODS)
     model: dict[str, str] = key(dict, MODELS)
     budget: str | int | None = key(
@@ -244,10 +234,8 @@ class SelectConfig(MethodsConfig):
     group_by: str | None = key(None, "Column of the input; the same share of each of its values.")
     quota: dict[str, str | int] = key(dict, "Budgets of single groups by name, with `group_by`.")
     with_scores: bool = key(False, "Add the method's columns to the rows.")
-    output: str | None = key(None, OUTPUT, metavar="PATH")
+    output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
     record: str | None = key(None, "Where the record goes (default: beside the output).", metavar="PATH")
-
-    ALIASES: ClassVar[dict[str, str]] = {"data_path": "data", "output_path": "output", "scores_path": "scores"}
 
 
 class TrainPart(TrainSettings):
@@ -265,8 +253,8 @@ class TrainConfig(DataConfig, RunConfig):
     written there, and nothing is trained.
     """
 
-    model: str | None = key(None, MODEL)
-    output: str | None = key(None, OUTPUT, metavar="PATH")
+    model: str | None = key(None, MODEL, also="base_model model_name_or_path")
+    output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path output_dir")
     train: TrainPart = key(
         TrainPart,
         "See [training settings](#training-settings). The published `model_name_or_path`, `data_path` and "
@@ -281,23 +269,14 @@ class TrainConfig(DataConfig, RunConfig):
     nodes: PositiveInt = key(1, "Machines, for --print-launch.", metavar="N")
     gpus_per_node: PositiveInt = key(1, "Processes on each, for --print-launch.", metavar="M")
 
-    ALIASES: ClassVar[dict[str, str]] = {
-        "data_path": "data",
-        "output_path": "output",
-        "output_dir": "output",
-        "base_model": "model",
-        "model_name_or_path": "model",
-        "prompt_template": "template",
-    }
-
 
 class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff pipeline``."""
 
-    model: str | None = key(None, MODEL)
+    model: str | None = key(None, MODEL, also="base_model")
     models: dict[str, str] = key(dict, "Those of roles beside the base.")
     target: str | None = key(None, TARGET, metavar="FILE")
-    output: str | None = key(None, "The run folder.", metavar="DIR")
+    output: str | None = key(None, "The run folder.", metavar="DIR", also="output_dir")
     iterations: PositiveInt = key(1, "Rounds of scoring, selecting and training.")
     train: TrainSettings = key(TrainSettings, "How to train, everywhere: see [training settings](#training-settings).")
     warmup: WarmupPart = key(WarmupPart, "See [warmup](#warmup-of-the-pipeline).")
@@ -309,13 +288,6 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
         True,
         "False removes models that nothing later needs: of calibration, of controls, and of all rounds but the last.",
     )
-
-    ALIASES: ClassVar[dict[str, str]] = {
-        "data_path": "data",
-        "base_model": "model",
-        "output_dir": "output",
-        "prompt_template": "template",
-    }
 
 
 class ReportConfig(Config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt, field_validator
 
@@ -42,14 +42,21 @@ class Variant(OpenPart):
 class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff compare``."""
 
-    model: str | None = key(None, "Base model; scores the rows, and is trained unless there is a `student`.")
+    model: str | None = key(
+        None, "Base model; scores the rows, and is trained unless there is a `student`.", also="base_model"
+    )
     student: str | None = key(None, "Is trained on what `model` chose.")
     models: dict[str, str] = key(dict, "Of further roles.")
     target: str | None = key(None, TARGET, metavar="FILE")
-    output: str | None = key(None, "The run folder.", metavar="DIR")
-    method: dict[str, Variant] = key(dict, "Names, comma-separated or repeated; see [lines](#a-line-of-a-comparison).")
+    output: str | None = key(None, "The run folder.", metavar="DIR", also="output_dir")
+    method: dict[str, Variant] = key(
+        dict, "Names, comma-separated or repeated; see [lines](#a-line-of-a-comparison).", also="methods"
+    )
     budgets: tuple[str | int, ...] = key(
-        ("10% tokens",), "500, 10%, '200000 tokens'; tokens give equal terms; may repeat.", metavar="BUDGET"
+        ("10% tokens",),
+        "500, 10%, '200000 tokens'; tokens give equal terms; may repeat.",
+        metavar="BUDGET",
+        also="budget",
     )
     seeds: tuple[int, ...] = key((0, 1, 2), "Of draws, warm-up and training.")
     random_seeds: int = key(3, "How many seeds the random baseline has at least, three or more.", ge=3)
@@ -65,15 +72,6 @@ class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     by: str | None = key(None, "A column, such as the source; the shares of its values in every selection are told.")
     keep_models: bool = key(True, "False removes models as soon as no later cell begins with them.")
     strict: bool = key(False, "A cell that fails ends the run.")
-
-    ALIASES: ClassVar[dict[str, str]] = {
-        "data_path": "data",
-        "base_model": "model",
-        "output_dir": "output",
-        "prompt_template": "template",
-        "methods": "method",
-        "budget": "budgets",
-    }
 
     @field_validator("method", mode="before")
     @classmethod

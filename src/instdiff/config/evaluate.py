@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt, field_validator
 
@@ -17,15 +17,20 @@ LISTS = ("suite", "task")
 class EvalConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff eval``."""
 
-    data: str | None = key(None, "Rows of the suite heldout.")
+    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", also="max_samples")
+    data: str | None = key(None, "Rows of the suite heldout.", also="data_path")
     model: str | None = key(
-        None, "Under test: a folder, hub id, builtin:tiny; with generator openai:... only its name."
+        None,
+        "Under test: a folder, hub id, builtin:tiny; with generator openai:... only its name.",
+        also="model_path base_model",
     )
-    suite: list[str] = key(list, "Comma-separated: heldout, math, med, openllm, code, general, skills.")
-    task: list[str] = key(list, "Tasks of the suites (default: all), comma-separated.")
+    suite: list[str] = key(list, "Comma-separated: heldout, math, med, openllm, code, general, skills.", also="suites")
+    task: list[str] = key(list, "Tasks of the suites (default: all), comma-separated.", also="tasks")
     data_dir: str | None = key(None, "Folder with the tasks' files, in place of the hub.", metavar="DIR")
     task_data: dict[str, str] = key(dict, "The file of a task by its name; `data.gsm8k=PATH` is the same.")
-    output: str | None = key(None, "The results' file, or a folder where there are several suites.", metavar="PATH")
+    output: str | None = key(
+        None, "The results' file, or a folder where there are several suites.", metavar="PATH", also="output_path"
+    )
     answers: str | None = key(None, "Keeps answers and judgements (default: beside the store).", metavar="DIR")
     n: PositiveInt = key(1, "Answers to each problem.")
     temperature: float = key(0.0, "0 takes the likeliest token.", ge=0)
@@ -38,17 +43,6 @@ class EvalConfig(DataConfig, RunConfig, ExecutorConfig):
     judge: str | None = key(None, "Compares answers: openai:MODEL@http://host:port/v1, or a folder.")
     reference: str | None = key(None, "Another model's answers to compare with.")
     unsafe: bool = key(False, "Run written code without full isolation.")
-
-    ALIASES: ClassVar[dict[str, str]] = {
-        "data_path": "data",
-        "output_path": "output",
-        "model_path": "model",
-        "base_model": "model",
-        "suites": "suite",
-        "tasks": "task",
-        "max_samples": "limit",
-        "prompt_template": "template",
-    }
 
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:

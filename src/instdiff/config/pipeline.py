@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt, field_validator, model_validator
 
@@ -32,11 +32,9 @@ class ScorePart(Config):
     instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
     input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
     response_key: str | None = key(None, "Column of the response; the published way to write `map`.")
-    template: str | None = key(None, "Template for scoring alone.")
+    template: str | None = key(None, "Template for scoring alone.", also="prompt_template")
     max_length: PositiveInt | None = key(None, "Tokens of prompt and response, for scoring alone.")
     max_samples: PositiveInt | None = key(None, "At most so many rows.")
-
-    ALIASES: ClassVar[dict[str, str]] = {"prompt_template": "template"}
 
 
 class SelectPart(OpenPart):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import NonNegativeInt, field_validator
 
@@ -13,11 +13,9 @@ from instdiff.config.commands import DATA, STORE, Pairs
 class ReadConfig(Config):
     """How data is read, where its keys do not say it."""
 
-    data: str | None = key(None, DATA)
+    data: str | None = key(None, DATA, also="data_path")
     map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
     targets: Literal["all", "last", "all+calls"] | None = key(None, "Turns to learn, by default as recorded.")
-
-    ALIASES: ClassVar[dict[str, str]] = {"data_path": "data"}
 
 
 class ExplainConfig(ReadConfig):
@@ -33,7 +31,7 @@ class ExplainConfig(ReadConfig):
 class DiffConfig(ReadConfig):
     """``instdiff diff``."""
 
-    data: str | None = key(None, "The input of both, where their rows are not beside them.")
+    data: str | None = key(None, "The input of both, where their rows are not beside them.", also="data_path")
     format: str | None = key(None, "Data format, where it is not recognised.")
     scores: list[str] = key(list, "What `score` wrote; may repeat (default: beside A and B).", metavar="FILE")
     by: str | None = key(None, "Column of the rows (default: source or the like).")
@@ -48,11 +46,11 @@ class DiffConfig(ReadConfig):
 class ExportConfig(ReadConfig):
     """``instdiff export``; ``format`` is the trainer's, ``data_format`` that of the input."""
 
-    data: str | None = key(None, "selected.jsonl, its record or a run folder.", metavar="PATH")
+    data: str | None = key(None, "selected.jsonl, its record or a run folder.", metavar="PATH", also="data_path")
     format: str | None = key(None, "llamafactory, axolotl, trl, jsonl, parquet or hub.")
     data_format: str | None = key(None, "Format of the rows, where it is not recognised.")
     source: str | None = key(None, "The input, where only its record is given and it has moved.")
-    output: str | None = key(None, "Folder for the files.", metavar="DIR")
+    output: str | None = key(None, "Folder for the files.", metavar="DIR", also="output_path")
     name: str | None = key(None, "Of the data set (default: by the input).")
     layout: str = key("auto", "alpaca, sharegpt, messages, prompt_completion, or auto.")
     template: str | None = key(None, "For TRL: chat, or a text template for models without a chat template.")
@@ -60,5 +58,3 @@ class ExportConfig(ReadConfig):
     license: str | None = key(None, "Of the source, as the hub spells it.")
     push: str | None = key(None, "hub:owner/name; private unless --public.", metavar="HUB")
     public: bool = key(False, "Make a new repository on the hub public.")
-
-    ALIASES: ClassVar[dict[str, str]] = {"data_path": "data", "output_path": "output"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, field_validator, model_validator
 
@@ -62,7 +62,7 @@ class TrainSettings(Config):
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
-    model_max_length: int = key(2048, "Tokens after which a row is cut (also `max_length`).", ge=2)
+    model_max_length: int = key(2048, "Tokens after which a row is cut (also `max_length`).", ge=2, also="max_length")
     num_train_epochs: float = key(3, "Passes over the rows; may be a fraction.", gt=0)
     learning_rate: float = key(2e-5, "The highest one, reached when the warm-up ends.", ge=0)
     global_batch_size: int = key(64, "Rows per optimizer step, over all devices and accumulation steps.", ge=1)
@@ -103,14 +103,14 @@ class TrainSettings(Config):
         "much of what steps of 2e-5 have learnt. `base` is the base model's own dtype.",
     )
     checkpoint_minutes: float = key(10, "Minutes between checkpoints.", gt=0)
-    checkpoint_steps: int | None = key(None, "Steps between checkpoints, beside the minutes (also `save_steps`).", ge=1)
+    checkpoint_steps: int | None = key(
+        None, "Steps between checkpoints, beside the minutes (also `save_steps`).", ge=1, also="save_steps"
+    )
     resume: bool = key(True, "Go on from an interrupted training's newest checkpoint; False begins anew.")
     cache_dir: str | None = key(None, "Published key, unused: models are resolved by the command.")
     alpha: float | None = key(None, "Published key, unused there as here.")
     clip_min: float | None = key(None, "Published key, unused there as here.")
     clip_max: float | None = key(None, "Published key, unused there as here.")
-
-    ALIASES: ClassVar[dict[str, str]] = {"max_length": "model_max_length", "save_steps": "checkpoint_steps"}
 
     @field_validator("mode")
     @classmethod
