@@ -7,12 +7,12 @@ CONSTRAINTS := constraints/cpu-py311.txt
 # Two busy cores must not spin on each other, and no test may reach the network.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: help demo docs test test-slow lint format clean
+.PHONY: help demo docs test test-long lint format clean
 
 help:
 	@echo "make demo       install, then run InstructDiff on the embedded model and data and print the result"
 	@echo "make test       install, lint, type-check and test (10 minutes on two cores, 15 without AVX-512)"
-	@echo "make test-slow  the tests that take minutes: real data, whole pipelines"
+	@echo "make test-long  the tests that take minutes: real data, whole pipelines"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the site of the documents, in build/site"
 
@@ -46,7 +46,7 @@ format: $(VENV)/.test
 test: lint
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
-test-slow: $(VENV)/.test
+test-long: $(VENV)/.test
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow"
 
 docs: $(VENV)/.docs
