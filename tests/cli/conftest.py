@@ -37,11 +37,11 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     from instdiff.scoring.workbench import Workbench
 
     seen: list[tuple[int, int]] = []
-    real = Workbench._sweeping
+    real = Workbench._sweep
 
     def counting(self, step, rows, measures):
         seen.append((len(rows), int(rows.ids.lengths().sum())))
         return real(self, step, rows, measures)
 
-    monkeypatch.setattr(Workbench, "_sweeping", counting)
+    monkeypatch.setattr(Workbench, "_sweep", counting)
     return seen

@@ -170,7 +170,7 @@ class Seen:
         self.tokenizer = tokenizer
         self.trained: list[tuple[str, str]] = []
         self.scored: list[tuple[str, str]] = []
-        run, sweeping = Job.run, Workbench._sweeping
+        run, sweeping = Job.run, Workbench._sweep
 
         def train(job: Any, *args: Any) -> Any:
             self.trained += self.texts(job.rows)
@@ -181,7 +181,7 @@ class Seen:
             return sweeping(bench, step, rows, measures)
 
         monkeypatch.setattr(Job, "run", train)
-        monkeypatch.setattr(Workbench, "_sweeping", score)
+        monkeypatch.setattr(Workbench, "_sweep", score)
 
     def texts(self, rows: Any) -> list[tuple[str, str]]:
         found = []
