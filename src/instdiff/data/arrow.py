@@ -74,10 +74,7 @@ class Batches:
 def take_batches(table: pa.Table, positions: Indices) -> Iterator[pa.RecordBatch]:
     """The rows at these positions in their order, a bounded number of bytes at a time.
 
-    Arrow's own ``take`` makes one piece of the whole table first.
-
-    Raises:
-        IndexError: there is no such row.
+    Arrow's own ``take`` makes one piece of the whole table first. A row that is not there is an IndexError.
     """
     _check(table, positions)
     batches = table.to_batches()

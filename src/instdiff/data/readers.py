@@ -171,11 +171,7 @@ Span = tuple[int, int, int]
 
 
 def read_file(path: StrPath, name: str, span: Span | None = None) -> Iterator[Record]:
-    """The records of one data file, here or at an address, by its suffix; with a ``span`` those that begin in it.
-
-    Raises:
-        DataError: The file as a whole cannot be read.
-    """
+    """A data file's or address's records by its suffix, with ``span`` those that begin in it; else a DataError."""
     read = reader_for(path)
     if read is None:
         raise DataError(f"{name}: unknown kind of file; known: {', '.join(READERS)}")
@@ -376,13 +372,10 @@ READERS: dict[str, Reader] = {
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's own types.
+    """The value in JSON's own types; a ValueError where JSON has nothing for its type.
 
     NaN, which tables use for a missing value, becomes null; an infinite number is left for the caller to judge. Times
     become ISO 8601, decimals text, bytes text where they are UTF-8 and base64 where not, arrays lists.
-
-    Raises:
-        ValueError: A type that JSON has nothing for.
     """
     if value is None or isinstance(value, str | bool | int):
         return value

@@ -87,8 +87,7 @@ class Sweep:
     def __call__(self, rows: Rows, measures: tuple[Measure, ...]) -> Iterator[BatchResult]:
         """Rows must have ids; a batch that does not fit into memory is halved and run again.
 
-        Raises:
-            EngineError: the model's weights are not finite, or a single row does not fit into memory.
+        An EngineError where the model's weights are not finite, or a single row does not fit into memory.
         """
         for which in self._pieces(rows.ids.offsets):
             yield from self._through(rows, which, measures)

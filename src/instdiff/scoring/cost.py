@@ -251,11 +251,7 @@ class Cluster:
 
     @classmethod
     def of(cls, given: str | Mapping[str, Any]) -> Cluster:
-        """From ``gpus=64,flops=990e12,price=2.5``, or the same as a mapping.
-
-        Raises:
-            ConfigError: an unknown key, a number that cannot be, or no ``gpus`` and ``flops``.
-        """
+        """From ``gpus=64,flops=990e12,price=2.5`` or a mapping; a ConfigError for a wrong or missing key or number."""
         known, numbers = [field.name for field in fields(cls)], dict[str, Any]()
         pairs = given.items() if isinstance(given, Mapping) else [item.partition("=")[::2] for item in given.split(",")]
         for key, value in pairs:

@@ -186,13 +186,10 @@ class NotRun(Method):
 
 
 def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
-    """A table that ``write`` wrote, here or at an address.
+    """A table that ``write`` wrote, here or at an address; a StoreError where the file is absent or is no score file.
 
     ``run`` are users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
     files that its metadata names are not run.
-
-    Raises:
-        StoreError: the file is not there or is no score file.
     """
     path = Path(path)
     if not (path.is_file() or remote_url(path)):

@@ -99,14 +99,8 @@ class Rendered:
 class Workbench:
     """A pool with models bound to roles: renders rows, knows what the store lacks, runs passes.
 
-    Args:
-        pool: the rows.
-        models: what each role is bound to.
-        settings: what all passes share.
-        store: where columns are kept.
-        listed: named lists of ids, such as ``warmup``.
-        target: the rows that targeted methods match.
-        resident: models already in memory, shared between rounds; by default they go where ``settings`` say.
+    ``listed`` are named lists of ids, such as ``warmup``; ``target`` are the rows that targeted methods match.
+    ``resident`` are models already in memory, shared between rounds; by default they go where ``settings`` say.
     """
 
     def __init__(
@@ -185,11 +179,7 @@ class Workbench:
     # ── rows and passes ───────────────────────────────────────────────────────────────────────────────────────────
 
     def samples(self, of: str) -> Pool:
-        """The pool, or the rows that targeted methods match.
-
-        Raises:
-            PlanError: no such rows are given.
-        """
+        """The pool, or the rows that targeted methods match; a PlanError where none are given."""
         if of == "pool":
             return self.pool
         if self.target is None:

@@ -29,8 +29,7 @@ def blocks(n: int, size: int) -> Iterator[slice]:
 def matrix(x: npt.NDArray[Any], name: str = "x") -> Matrix:
     """``x`` as float32 [n, d]: itself, also a memory map, where it is float32 already, else a copy, as of ``unit``.
 
-    Raises:
-        ValueError: not two dimensions, no column, or a number that is not finite (the row is named).
+    A ValueError where it has not two dimensions, no column, or a number that is not finite (the row is named).
     """
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{name} has shape {x.shape}; expected rows and columns")
