@@ -127,8 +127,7 @@ def _line(decoder: Decoder, line: bytes, name: str, number: int) -> Record:
 
 def reject(name: str, number: int, text: str, reason: str) -> Record:
     """A record that cannot be used, its text cut and made writable."""
-    shown = text[:_LONGEST_TEXT].encode(errors="backslashreplace").decode()
-    return Record(name, number, None, shown, reason)
+    return Record(name, number, None, text[:_LONGEST_TEXT].encode(errors="backslashreplace").decode(), reason)
 
 
 def refuse_utf16(start: bytes, name: str) -> None:
@@ -301,8 +300,7 @@ def _read_parquet(file: BinaryIO, name: str, span: Span | None = None) -> Iterat
         ends = [0, *accumulate(table.metadata.row_group(group).num_rows for group in groups)]
         first, last = (0, ends[-1]) if span is None else (ends[-1] * at // span[2] for at in span[:2])
         some = [group for group in groups if ends[group] < last and ends[group + 1] > first]
-        batches = table.iter_batches(batch_size=BATCH, row_groups=some)
-        rows = (row for batch in batches for row in batch.to_pylist())
+        rows = (row for batch in table.iter_batches(batch_size=BATCH, row_groups=some) for row in batch.to_pylist())
         start = ends[some[0]] if some else 0
         yield from read_rows(islice(rows, first - start, last - start), name)
 

@@ -181,8 +181,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    fast = device.type == "cpu" and _cpu_multiplies_bf16()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bf16() else torch.float32
 
 
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:

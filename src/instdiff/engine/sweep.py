@@ -176,8 +176,7 @@ class Sweep:
     def _noisy(self, rows: Rows, batch: Batch) -> Batch:
         if rows.noise is None:
             return batch
-        target = Ragged(rows.target, rows.ids.offsets)
-        marks = [target[int(i)] for i in batch.rows]
+        marks = [mark for _, mark in self._rows_of(rows, batch.rows)]
         return replace(batch, noise=Addressed.of(rows.noise, batch.rows, marks, self.forward.width))
 
     def _halve(self, longest: int, rows: int) -> None:

@@ -201,8 +201,7 @@ def _shared_tokens(bench: Workbench, rows: RowsOfTokens, todo: Indices) -> int:
     budget = bench.settings.batch_tokens or default_batch_tokens(bench.device.type)
     saved = 0
     for start in range(0, len(todo), BLOCK):
-        block = Some(ids, todo[start : start + BLOCK])
-        saved += sum(tree.tokens - len(tree.ids) for tree in trees(block, budget))
+        saved += sum(tree.tokens - len(tree.ids) for tree in trees(Some(ids, todo[start : start + BLOCK]), budget))
     return saved
 
 

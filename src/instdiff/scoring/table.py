@@ -81,8 +81,7 @@ class ScoreTable:
             columns[f"{name}.why"] = pa.array(scored.reason[at], pa.string())
             for detail, values in scored.details.items():
                 columns[f"{name}.{detail}"] = _floats(values[at])
-        table = pa.table(columns)
-        return table.replace_schema_metadata({META: json.dumps(self.meta, ensure_ascii=False).encode()})
+        return pa.table(columns).replace_schema_metadata({META: json.dumps(self.meta, ensure_ascii=False).encode()})
 
     def _parts(self) -> Iterator[pa.Table]:
         for start in range(0, max(1, len(self)), ROWS_AT_ONCE):

@@ -282,8 +282,7 @@ class ColumnFolder:
         if stamp is None or stamp != self._seen:
             opened = self._open_segments()
             self._open, self._current = opened, sorted(opened.values(), key=len, reverse=True)
-            settled = stamp is not None and time.time_ns() - stamp[1] > SETTLED_NS
-            self._seen = stamp if settled else None
+            self._seen = stamp if stamp is not None and time.time_ns() - stamp[1] > SETTLED_NS else None
         return self._current
 
     def _open_segments(self) -> dict[str, Segment]:

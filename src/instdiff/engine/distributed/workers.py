@@ -99,8 +99,7 @@ class Workers:
                 self._end(number)
 
     def _sweep(self, task: Task, rows: Rows, log: Log) -> Iterator[BatchResult]:
-        kind = torch.device(self.devices[0]).type
-        batch = task.batch_tokens or default_batch_tokens(kind)
+        batch = task.batch_tokens or default_batch_tokens(torch.device(self.devices[0]).type)
         todo, said = runs(rows, batch, self.count), set[str]()
         while True:
             self._deal(todo, task, rows)

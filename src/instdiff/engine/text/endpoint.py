@@ -275,8 +275,7 @@ class Endpoint:
             text = self.form.read(body)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _Trouble(f"this is no chat completion: {self._words(reply)}") from None
-        usage = body.get("usage") or {}
-        spent = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+        spent = [int((body.get("usage") or {}).get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
         return Answer(text if isinstance(text, str) else "", "", *spent)
 
     def _words(self, reply: Any) -> str:

@@ -145,8 +145,7 @@ def suspects(
         hits[rows] += doubtful
         proposed[rows[doubtful], votes[doubtful].argmax(1)] += 1
     noisy, suggested = (hits + 1) / (times + 2), np.where(hits > 0, proposed.argmax(1), seen)
-    agreed = (proposed.max(1) + 1) / (hits + classes)
-    return Suspects(noisy, suggested, np.where(hits > 0, agreed * noisy, 0.0))
+    return Suspects(noisy, suggested, np.where(hits > 0, (proposed.max(1) + 1) / (hits + classes) * noisy, 0.0))
 
 
 def _votes(seen: Indices, near: Indices, far: Floats, rows: Indices, k: int, classes: int) -> Floats:

@@ -71,8 +71,7 @@ def _next(gains: _Gains, taken: npt.NDArray[np.bool_], share: float, extra: Floa
         if len(old) == 0:
             return int(near.argmax())
         # No more than it may take: the first of them often show that the rest is not needed.
-        some = old if len(old) <= size else old[np.argpartition(-values[old], size)[:size]]
-        gains.refresh(some)
+        gains.refresh(old if len(old) <= size else old[np.argpartition(-values[old], size)[:size]])
         values = np.where(taken, -np.inf, share * gains.gain + extra)
         size *= 2
 

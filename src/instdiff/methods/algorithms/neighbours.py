@@ -69,8 +69,7 @@ def at_random(n: int, k: int = 1, *, seed: int = 0) -> npt.NDArray[np.int64]:
     """``k`` different other rows at random for each of ``n``: the control beside ``nearest`` and ``bm25``."""
     count(k, max(0, n - 1))
     rng = np.random.default_rng(seed)
-    drawn = [rng.choice(n - 1, k, replace=False) for _ in range(n)]
-    out = np.array(drawn, np.int64).reshape(n, k)
+    out = np.array([rng.choice(n - 1, k, replace=False) for _ in range(n)], np.int64).reshape(n, k)
     return out + (out >= np.arange(n)[:, None])
 
 

@@ -52,8 +52,7 @@ def run_in_partitions(
         return choose(np.asarray(x), k, **beside, **({"chosen": given} if len(given) else {}))
     some = np.array_split(free[np.random.default_rng(seed).permutation(n)], parts)
     shares = _shares([len(rows) for rows in some], k, oversample)
-    both = zip(some, shares, strict=True)
-    kept = [_among(rows, share, x, choose, given, beside) for rows, share in both if share]
+    kept = [_among(rows, share, x, choose, given, beside) for rows, share in zip(some, shares, strict=True) if share]
     if oversample > 1:
         return _among(np.concatenate(kept), k, x, choose, given, beside)
     turns = np.argsort(np.concatenate([np.arange(len(rows)) for rows in kept]), kind="stable")

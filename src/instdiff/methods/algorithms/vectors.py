@@ -105,5 +105,4 @@ def nearest_rows(query: Matrix, x: Matrix, scores: npt.NDArray[np.float32], k: i
     """
     rows = np.sort(top_k(scores, k, _ROUNDING))
     rows = rows[scores[rows] > -np.inf]
-    exact = (x[rows].astype(np.float64) * query).sum(1)
-    return rows[np.argsort(-exact, kind="stable")[:k]]
+    return rows[np.argsort(-(x[rows].astype(np.float64) * query).sum(1), kind="stable")[:k]]

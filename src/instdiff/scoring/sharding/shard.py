@@ -71,8 +71,7 @@ def _read_environment(environ: Mapping[str, str]) -> Iterator[_Told]:
     task, tasks = number("SLURM_ARRAY_TASK_ID"), number("SLURM_ARRAY_TASK_COUNT")
     if task is not None and tasks is not None:
         least, step = number("SLURM_ARRAY_TASK_MIN") or 0, number("SLURM_ARRAY_TASK_STEP") or 1
-        at = (task - least) // step
-        yield _Told(f"SLURM_ARRAY_TASK_ID={task} of {tasks} from {least}", at, tasks, task)
+        yield _Told(f"SLURM_ARRAY_TASK_ID={task} of {tasks} from {least}", (task - least) // step, tasks, task)
     process, processes = number("SLURM_PROCID"), number("SLURM_NTASKS")
     if process is not None and processes is not None:
         yield _Told(f"SLURM_PROCID={process} of SLURM_NTASKS={processes}", process, processes, process)
