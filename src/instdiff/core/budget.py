@@ -94,11 +94,7 @@ PUBLISHED_KINDS = {"tokens": "token_share", "rows": "share", "filtered": "eligib
 
 
 def parse_budget(text: str | int | float | Budget) -> Budget:
-    """``500`` rows, ``10%`` of the rows, ``25% eligible``, ``200000 tokens``, ``10% tokens``.
-
-    Raises:
-        ConfigError: anything else, or a share outside 0 to 100 %.
-    """
+    """``500`` rows, ``10%`` of the rows, ``25% eligible``, ``200000 tokens``, ``10% tokens``; else a ConfigError."""
     if isinstance(text, Budget):
         return text
     found = _FORM.fullmatch(str(text))

@@ -16,5 +16,4 @@ def visible(text: str) -> str:
 def in_one_line(text: str, most: int = 160) -> str:
     """The beginning of a text for a line of a table: visible, without line breaks."""
     flat = " ".join(text[: 4 * most].split())
-    cut = flat[:most]
-    return visible(cut) + (" …" if len(flat) > most or len(text) > 4 * most else "")
+    return visible(flat[:most]) + (" …" if len(flat) > most or len(text) > 4 * most else "")

@@ -25,11 +25,7 @@ def remote_url(path: str | os.PathLike[str]) -> str | None:
 
 
 def remote_place(url: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path in it.
-
-    Raises:
-        DataError: fsspec, or what it needs for this protocol, is not installed, or nobody knows the protocol.
-    """
+    """An address's fsspec file system, and the path in it; a DataError where nothing here opens it."""
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
     except ImportError:
@@ -71,10 +67,8 @@ def _uploading(url: str) -> Iterator[Path]:
 def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the name when the block ends well, and is gone otherwise.
 
-    A link is followed; a device or pipe is written directly, because a plain file in its place would destroy it.
-
-    Raises:
-        StoreError: the folder cannot be written or the disk is full; nothing is left behind.
+    A link is followed; a device or pipe is written directly, because a plain file in its place would destroy it. A
+    folder that cannot be written or a full disk is a StoreError, and nothing is left behind.
     """
     if (url := remote_url(path)) is not None:
         with _uploading(url) as aside:

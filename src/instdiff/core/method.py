@@ -1,8 +1,4 @@
-"""The nouns. Methods and engine meet here and nowhere else; nothing in this file reads or writes anything.
-
-A method declares the columns that it needs as ``Signal``: a *measure* of a *view* of each row under a model *role*.
-The planner turns signals into forward passes, the engine fills them, and the method computes with numpy.
-"""
+"""The nouns; nothing in this file reads or writes anything."""
 
 from __future__ import annotations
 
@@ -26,10 +22,7 @@ class Scores:
     """One value per row, higher is better, NaN where the row is not eligible, with a ``reason``.
 
     Reasons that the signals bring need not be repeated. ``details`` are further columns, filled wherever they can be
-    computed, also for ineligible rows.
-
-    Raises:
-        ValueError: a column has another length.
+    computed, also for ineligible rows. A column of another length is a ValueError.
     """
 
     def __init__(self, value: npt.ArrayLike, reason: Reasons | None = None, **details: npt.ArrayLike) -> None:
@@ -136,17 +129,11 @@ FILTERED = ("filtered", "warmup", NOT_REACHED)
 
 @dataclass(frozen=True)
 class DetailPlot:
-    """Two details of a method against each other, as the report draws them, and what they are called.
+    """Two details of a method against each other, as the report draws them.
 
-    Args:
-        id: of the report's section.
-        title: its heading.
-        x: the detail across, by its name.
-        y: the detail upwards, which the report also shows by domain.
-        words: what the two are called.
-        unit: of both.
-        text: what is to be seen.
-        band: whether the method keeps the rows between two values of ``x``.
+    ``id`` and ``title`` are those of the report's section. ``x`` names the detail across and ``y`` the one upwards,
+    which the report also shows by domain; ``words`` is what the two are called and ``unit`` that of both. ``text`` says
+    what is to be seen. With ``band`` the method keeps the rows between two values of ``x``.
     """
 
     id: str

@@ -74,16 +74,12 @@ class Batches:
 def take_batches(table: pa.Table, positions: Indices) -> Iterator[pa.RecordBatch]:
     """The rows at these positions in their order, a bounded number of bytes at a time.
 
-    Arrow's own ``take`` makes one piece of the whole table first.
-
-    Raises:
-        IndexError: there is no such row.
+    Arrow's own ``take`` makes one piece of the whole table first. A row that is not there is an IndexError.
     """
     _check(table, positions)
     batches = table.to_batches()
     edges = offsets_of([batch.num_rows for batch in batches])
-    size = max(1, table.nbytes // max(1, table.num_rows))
-    step = max(1, min(BYTES_AT_ONCE // size, ROWS_AT_ONCE))
+    step = max(1, min(BYTES_AT_ONCE // max(1, table.nbytes // max(1, table.num_rows)), ROWS_AT_ONCE))
     for at in range(0, len(positions), step):
         piece = positions[at : at + step]
         order = np.argsort(piece)
@@ -152,11 +148,10 @@ def _batch(rows: Sequence[int], samples: Sequence[Sample], sources: Sequence[str
     turns = [message for sample in samples for message in sample.messages]
     parts = [pa.array([getattr(turn, part.name) for turn in turns], part.type) for part in _TURN]
     offsets = pa.array(offsets_of([len(sample.messages) for sample in samples]), pa.int32())
-    messages = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(parts, fields=list(_TURN)))
     columns = {
         "row": pa.array(rows, pa.int64()),
         "id": pa.array(map(content_id, samples), pa.string()),
-        "messages": messages,
+        "messages": pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(parts, fields=list(_TURN))),
         "tools": pa.array([sample.tools for sample in samples], pa.string()),
         "source": pa.array(sources, pa.large_string()),
     }

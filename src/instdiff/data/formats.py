@@ -305,11 +305,7 @@ MAP_KEYS = ("instruction", "input", "response", "system", "messages")
 
 
 def requested_format(format: str | None, map: Mapping[str, str] | None) -> Format | None:
-    """The shape that the user asked for, if any.
-
-    Raises:
-        ConfigError: An unknown name, or a mapping that does not make a sample.
-    """
+    """The shape that the user asked for, if any; a ConfigError for an unknown name or a mapping without a sample."""
     if map:
         if format is not None:
             raise ConfigError("give a format or a map, not both")

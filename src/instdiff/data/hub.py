@@ -19,10 +19,8 @@ Parts = tuple[str, str | None, str | None, str | None]
 def hub_rows(spec: str, limit: int | None, shard: tuple[int, int] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of ``owner/name[@revision][:split]``; without a split ``train``, or the only one there is.
 
-    ``shard`` is which of how many parts of the split.
-
-    Raises:
-        DataError: `datasets` is not installed, or cannot find or reach the data set or the split.
+    ``shard`` is which of how many parts of the split. A DataError where `datasets` is missing, or cannot find or reach
+    it.
     """
     name, config, revision, split = parse_hub(spec)
     try:
@@ -52,12 +50,9 @@ def _rows(
 
 
 def parse_hub(spec: str) -> Parts:
-    """Name, configuration, revision and split of what stands after ``hub:``.
+    """Name, configuration, revision and split of what stands after ``hub:``; a DataError where there is no name.
 
     A configuration is a third part of the name, as in ``openai/gsm8k/main``.
-
-    Raises:
-        DataError: There is no name.
     """
     folder, _, split_of_folder = spec.rpartition(":")
     if os.path.isdir(spec):

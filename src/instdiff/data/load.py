@@ -75,8 +75,7 @@ def load(
         raise ConfigError(f"unknown targets '{targets}'{did_you_mean(targets, TARGETS)}")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}, it must be at least 1")
-    form = requested_format(format, map)
-    loading = _Loading(form, limit, *_open(source, limit))
+    loading = _Loading(requested_format(format, map), limit, *_open(source, limit))
     if rejects_path is not None and loading.rejects:
         write_rejects(loading.rejects, _not_over(source, Path(rejects_path)))
     loading.check(map)
@@ -327,8 +326,7 @@ def _remote(url: str) -> list[str]:
         raise DataError(
             f"cannot read {url}: {str(error) or type(error).__name__}; check the address and your key"
         ) from error
-    names = (path.rpartition("/")[2] for path in inside)
-    return [f"{url.rstrip('/')}/{name}" for name in _data_files(url, names)]
+    return [f"{url.rstrip('/')}/{name}" for name in _data_files(url, (path.rpartition("/")[2] for path in inside))]
 
 
 def _missing_message(path: Path, name: str) -> str:

@@ -130,11 +130,8 @@ class Pool:
         """Writes the input's own rows with their own keys, by the path's ending; the file is whole or not there.
 
         ``indices`` are positions in the order wanted, all by default. ``extra`` are columns to put after each row's
-        own, one value for each index; one of the same name is replaced.
-
-        Raises:
-            ConfigError: the name ends in something else than ``.jsonl``, ``.json``, ``.parquet`` or ``.csv``.
-            StoreError: the path cannot be written.
+        own, one value for each index; one of the same name is replaced. An ending besides ``.jsonl``, ``.json``,
+        ``.parquet`` and ``.csv`` is a ConfigError, a path that cannot be written a StoreError.
         """
         count = len(self) if indices is None else len(indices)
         for name, values in (extra or {}).items():

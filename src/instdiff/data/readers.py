@@ -127,8 +127,7 @@ def _line(decoder: Decoder, line: bytes, name: str, number: int) -> Record:
 
 def reject(name: str, number: int, text: str, reason: str) -> Record:
     """A record that cannot be used, its text cut and made writable."""
-    shown = text[:_LONGEST_TEXT].encode(errors="backslashreplace").decode()
-    return Record(name, number, None, shown, reason)
+    return Record(name, number, None, text[:_LONGEST_TEXT].encode(errors="backslashreplace").decode(), reason)
 
 
 def refuse_utf16(start: bytes, name: str) -> None:
@@ -171,11 +170,7 @@ Span = tuple[int, int, int]
 
 
 def read_file(path: StrPath, name: str, span: Span | None = None) -> Iterator[Record]:
-    """The records of one data file, here or at an address, by its suffix; with a ``span`` those that begin in it.
-
-    Raises:
-        DataError: The file as a whole cannot be read.
-    """
+    """A data file's or address's records by its suffix, with ``span`` those that begin in it; else a DataError."""
     read = reader_for(path)
     if read is None:
         raise DataError(f"{name}: unknown kind of file; known: {', '.join(READERS)}")
@@ -305,8 +300,7 @@ def _read_parquet(file: BinaryIO, name: str, span: Span | None = None) -> Iterat
         ends = [0, *accumulate(table.metadata.row_group(group).num_rows for group in groups)]
         first, last = (0, ends[-1]) if span is None else (ends[-1] * at // span[2] for at in span[:2])
         some = [group for group in groups if ends[group] < last and ends[group + 1] > first]
-        batches = table.iter_batches(batch_size=BATCH, row_groups=some)
-        rows = (row for batch in batches for row in batch.to_pylist())
+        rows = (row for batch in table.iter_batches(batch_size=BATCH, row_groups=some) for row in batch.to_pylist())
         start = ends[some[0]] if some else 0
         yield from read_rows(islice(rows, first - start, last - start), name)
 
@@ -376,13 +370,10 @@ READERS: dict[str, Reader] = {
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON's own types.
+    """The value in JSON's own types; a ValueError where JSON has nothing for its type.
 
     NaN, which tables use for a missing value, becomes null; an infinite number is left for the caller to judge. Times
     become ISO 8601, decimals text, bytes text where they are UTF-8 and base64 where not, arrays lists.
-
-    Raises:
-        ValueError: A type that JSON has nothing for.
     """
     if value is None or isinstance(value, str | bool | int):
         return value

@@ -34,11 +34,8 @@ def write_jsonl(path: StrPath, sources: Iterable[str]) -> None:
 def write_rows(path: StrPath, sources: Sources, extra: Mapping[str, Sequence[Any]]) -> None:
     """Rows given as JSON texts, with extra columns after their own, in the format that the path's ending names.
 
-    Formats with columns need all rows twice: to know the columns, and to write them.
-
-    Raises:
-        ConfigError: Nothing is known about that ending.
-        StoreError: The path cannot be written, or the format cannot hold the values.
+    Formats with columns need all rows twice: to know the columns, and to write them. An unknown ending is a
+    ConfigError; a path that cannot be written, or values that the format cannot hold, are a StoreError.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITERS:

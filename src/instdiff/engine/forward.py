@@ -205,8 +205,7 @@ def _check_choice(measure: Choice, batch: Batch) -> None:
 
 def _means(nll: Ragged) -> Ragged:
     """The mean of each row; NaN where one of its tokens has no number, so that no row passes for a whole one."""
-    whole = nll.count() == nll.lengths()
-    return Ragged.of_matrix(np.where(whole, nll.mean(), np.nan)[:, None].astype(np.float32))
+    return Ragged.of_matrix(np.where(nll.count() == nll.lengths(), nll.mean(), np.nan)[:, None].astype(np.float32))
 
 
 def out_of_memory(error: Exception) -> bool:

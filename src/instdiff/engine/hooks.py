@@ -29,10 +29,8 @@ def capture(
 ) -> Iterator[dict[Measure, Vectors]]:
     """Collect, while the block runs the backbone, one vector per row for each ``Pooled`` and ``Neurons``.
 
-    ``where`` has the places of all tokens of each row, ``marked`` those of its marked tokens.
-
-    Raises:
-        EngineError: the model has no such layer.
+    ``where`` has the places of all tokens of each row, ``marked`` those of its marked tokens. A layer that the model
+    does not have is an EngineError.
     """
     found: dict[Measure, Vectors] = {}
     handles = []

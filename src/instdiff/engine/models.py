@@ -74,8 +74,7 @@ class Source:
 def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -> Source:
     """Find a model's files and hash them; ``memo`` remembers hashes by path, size and time.
 
-    Raises:
-        EngineError: no such folder or hub id, no weights in it, or an adapter without its base.
+    An EngineError where there is no such folder or hub id, no weights in it, or an adapter without its base.
     """
     folder, commit = _folder(ref.where, ref.revision)
     adapter = _folder(ref.adapter, None)[0] if ref.adapter else None
@@ -143,11 +142,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def load_tokenizer(source: Source) -> HFTokenizer:
-    """The tokenizer beside the model (or beside its adapter, where it has one), with the model's context length.
-
-    Raises:
-        EngineError: there is none that can be read.
-    """
+    """The tokenizer beside the model or its adapter, with the model's context length; an EngineError if unreadable."""
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
@@ -164,11 +159,7 @@ def load_tokenizer(source: Source) -> HFTokenizer:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes the first GPU, else Apple's, else the CPU.
-
-    Raises:
-        EngineError: the device named is not there.
-    """
+    """``auto`` takes the first GPU, else Apple's, else the CPU; an EngineError where the device named is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -190,8 +181,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    fast = device.type == "cpu" and _cpu_multiplies_bf16()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bf16() else torch.float32
 
 
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
@@ -237,11 +227,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2, 
 
 
 def at_hand(source: Source, expected: tuple[tuple[str, int], ...]) -> Source:
-    """A model of another machine on this one: in the same folder, or found again by its name.
-
-    Raises:
-        EngineError: it is not here, or is another one.
-    """
+    """Another machine's model, by its folder or name on this one; an EngineError where it lacks or is another."""
     here, where = source, source.ref.where
     if not source.folder.is_dir() or (source.adapter is not None and not source.adapter.is_dir()):
         if Path(where).expanduser().is_absolute() or where.startswith((".", "~")):
@@ -262,10 +248,7 @@ def at_hand(source: Source, expected: tuple[tuple[str, int], ...]) -> Source:
 class Resident:
     """The models in memory: one base at a time, with the adapters that sit on it.
 
-    Args:
-        device: of the models.
-        dtype: of their weights.
-        over_gpus: lay a model that is larger than a GPU over all of them, one layer after another.
+    ``over_gpus`` lays a model that is larger than a GPU over all of them, one layer after another.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype, *, over_gpus: bool = False) -> None:
@@ -281,11 +264,7 @@ class Resident:
 
     @contextmanager
     def use(self, source: Source) -> Iterator[torch.nn.Module]:
-        """The causal language model of a source, ready for inference.
-
-        Raises:
-            EngineError: the weights cannot be loaded.
-        """
+        """The causal language model of a source, ready for inference; an EngineError where it cannot be loaded."""
         if self._key != source.base_key:
             self._module, self._adapters, self._key = None, {}, None
             self._module = self._load(source.folder)

@@ -87,8 +87,7 @@ class Sweep:
     def __call__(self, rows: Rows, measures: tuple[Measure, ...]) -> Iterator[BatchResult]:
         """Rows must have ids; a batch that does not fit into memory is halved and run again.
 
-        Raises:
-            EngineError: the model's weights are not finite, or a single row does not fit into memory.
+        An EngineError where the model's weights are not finite, or a single row does not fit into memory.
         """
         for which in self._pieces(rows.ids.offsets):
             yield from self._through(rows, which, measures)
@@ -177,8 +176,7 @@ class Sweep:
     def _noisy(self, rows: Rows, batch: Batch) -> Batch:
         if rows.noise is None:
             return batch
-        target = Ragged(rows.target, rows.ids.offsets)
-        marks = [target[int(i)] for i in batch.rows]
+        marks = [mark for _, mark in self._rows_of(rows, batch.rows)]
         return replace(batch, noise=Addressed.of(rows.noise, batch.rows, marks, self.forward.width))
 
     def _halve(self, longest: int, rows: int) -> None:

@@ -59,8 +59,7 @@ class HFTokenizer:
     def option_ids(self, options: Sequence[str], before: str = "The answer is:\n") -> tuple[int, ...]:
         """The token that each option becomes after a text, as it is or, if that is not one token, after a space.
 
-        Raises:
-            EngineError: an option is several tokens, changes those before it, or is the same token as another.
+        An EngineError where an option is several tokens, changes those before it, or is the same token as another.
         """
         (head,) = self.encode([before])
         for space in ("", " "):
@@ -78,9 +77,8 @@ class HFTokenizer:
     def chat(self, sample: Sample, layout: ChatTemplate, targets: str) -> list[Segment]:
         """Segments under the chat template: assistant turns by its generation marks, else by growing prefixes.
 
-        Raises:
-            ConfigError: the tokenizer has no chat template.
-            ValueError: the template cannot render this sample, or rewrites earlier turns so that no prefix holds.
+        No chat template is a ConfigError; one that cannot render this sample, or rewrites earlier turns so that no
+        prefix holds, is a ValueError.
         """
         jinja = layout.jinja or self._template()
         messages = [_message(m.role, m.content + (f"\n{m.input}" if m.input else "")) for m in sample.messages]

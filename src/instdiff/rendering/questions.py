@@ -20,10 +20,9 @@ _KNOWN = ("system", "prompts")
 
 @dataclass(frozen=True)
 class Questions:
-    """The prompts of one file.
+    """The prompts of one file; ``system`` comes first where the model takes a system message.
 
-    ``system`` comes first where the model takes a system message. Templates know ``instruction``, ``input``,
-    ``response`` and ``messages``.
+    Templates know ``instruction``, ``input``, ``response`` and ``messages``.
     """
 
     name: str
@@ -44,11 +43,7 @@ class Questions:
 
 @lru_cache
 def questions(name: str) -> Questions:
-    """The prompts of a file: a name that comes with the package, or a path to a YAML file.
-
-    Raises:
-        ConfigError: there is no such file, or it is not ``system: text`` and ``prompts: [text, ...]``.
-    """
+    """A packaged file by name, or a YAML file (``system: text``, ``prompts: [text, ...]``); else a ConfigError."""
     path = Path(name)
     if name.endswith((".yaml", ".yml")):
         if not path.is_file():

@@ -167,8 +167,7 @@ def _all_targets(rows: Rows) -> Rows:
     offsets = rows.ids.offsets
     for span in rows.ids.spans():
         marks = np.ones(offsets[span.stop] - offsets[span.start], bool)
-        starts = offsets[span.start : span.stop][rows.ids.lengths()[span] > 0]
-        marks[starts - offsets[span.start]] = False
+        marks[offsets[span.start : span.stop][rows.ids.lengths()[span] > 0] - offsets[span.start]] = False
         target.extend(marks)
     return Rows(rows.ids, target.array(), rows.truncated, rows.reason)
 

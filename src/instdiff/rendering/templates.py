@@ -133,11 +133,7 @@ ROLE_TEMPLATES = {"proxy": "plain"}
 
 
 def template(spec: str) -> Template:
-    """A template by name, by file (.yaml, .json, .txt, .jinja), or written out with ``{instruction}`` in it.
-
-    Raises:
-        ConfigError: a name that is not known, a file that is not there, unknown fields, a missing placeholder.
-    """
+    """A template by name, file (.yaml, .json, .txt, .jinja), or text with ``{instruction}``; else a ConfigError."""
     spec = PUBLISHED.get(spec, spec)
     if spec in TEMPLATES:
         return TEMPLATES[spec]

@@ -58,12 +58,7 @@ class Texts:
 
 
 def texts(view: View, pool: Pool) -> Texts:
-    """The texts of a view.
-
-    Raises:
-        ConfigError: a prompt file is missing or faulty.
-        PlanError: the view is one of tokens.
-    """
+    """The texts of a view; a ConfigError where a prompt file is missing or faulty, a PlanError for a view of tokens."""
     reason = np.full(len(pool), None, object)
     said: list[str] = []
     if isinstance(view, Words):

@@ -41,11 +41,7 @@ class Tokenizer(Protocol):
         """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
 
     def chat(self, sample: Sample, layout: ChatTemplate, targets: str) -> list[Segment]:
-        """The segments of a sample under a chat template.
-
-        Raises:
-            ValueError: one word why this sample cannot be rendered.
-        """
+        """The segments of a sample under a chat template; a ValueError says in one word why there are none."""
 
 
 @dataclass(frozen=True)

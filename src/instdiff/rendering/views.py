@@ -222,10 +222,7 @@ def put_before_anchors(
 
     Targets are those of ``cut_anchors``, so that both tell of the same tokens. An anchor is also shown to itself. A
     demonstration and an anchor have ``most`` tokens; what is longer loses its beginning. The others are as of
-    ``put_demonstrations``.
-
-    Raises:
-        ValueError: an anchor has no target within its limit.
+    ``put_demonstrations``. An anchor that has no target within its limit is a ValueError.
     """
     few = cut_anchors(rows, anchors, limit)
     target = Ragged(few.target, few.ids.offsets)

@@ -201,8 +201,7 @@ def _shared_tokens(bench: Workbench, rows: RowsOfTokens, todo: Indices) -> int:
     budget = bench.settings.batch_tokens or default_batch_tokens(bench.device.type)
     saved = 0
     for start in range(0, len(todo), BLOCK):
-        block = Some(ids, todo[start : start + BLOCK])
-        saved += sum(tree.tokens - len(tree.ids) for tree in trees(block, budget))
+        saved += sum(tree.tokens - len(tree.ids) for tree in trees(Some(ids, todo[start : start + BLOCK]), budget))
     return saved
 
 
@@ -251,11 +250,7 @@ class Cluster:
 
     @classmethod
     def of(cls, given: str | Mapping[str, Any]) -> Cluster:
-        """From ``gpus=64,flops=990e12,price=2.5``, or the same as a mapping.
-
-        Raises:
-            ConfigError: an unknown key, a number that cannot be, or no ``gpus`` and ``flops``.
-        """
+        """From ``gpus=64,flops=990e12,price=2.5`` or a mapping; a ConfigError for a wrong or missing key or number."""
         known, numbers = [field.name for field in fields(cls)], dict[str, Any]()
         pairs = given.items() if isinstance(given, Mapping) else [item.partition("=")[::2] for item in given.split(",")]
         for key, value in pairs:

@@ -32,11 +32,7 @@ BETWEEN = "\n\n"
 def demonstrated_rows(
     view: View, renderer: Renderer, layout: Template, limit: int, pool: Pool, vectors: Vectors
 ) -> tuple[Rows, int] | None:
-    """Rows of a view that shows other rows, and how many stand side by side for each sample; None for other views.
-
-    Raises:
-        DataError: there are too few rows.
-    """
+    """Rows of a view that shows others, and how many per sample; None for other views, a DataError for too few rows."""
     if not isinstance(view, (Demonstrated, Anchored, Anchors)):
         return None
     most = min(limit, renderer.tokenizer.max_length or limit)
@@ -60,12 +56,9 @@ def demonstrated_rows(
 def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> Indices:
     """Rows that demonstrate each row, [rows, shots], nearest first, -1 where there is none.
 
-    Only rows that can be shown whole, with a prompt and a response, demonstrate or are demonstrated to.
-
-    Raises:
-        DataError: there are too few rows.
-        PlanError: no such retrieval.
-        ConfigError: the exact search would take hours and nobody asked for it.
+    Only rows that can be shown whole, with a prompt and a response, demonstrate or are demonstrated to. Too few rows
+    are a DataError, no such retrieval is a PlanError, and an exact search that would take hours and that nobody asked
+    for is a ConfigError.
     """
     usable = rows.reason == None  # noqa: E711 - elementwise
     found = None

@@ -39,10 +39,8 @@ def parse_model(where: str) -> ModelRef:
 def settings_of(config: RunConfig, *, template: str = "alpaca", max_length: int | None = None) -> Settings:
     """What all passes share, from a command's configuration.
 
-    Args:
-        config: of the command.
-        template: of the base and of training, where the configuration names none.
-        max_length: in place of the configuration's.
+    ``template``, of the base and of training, counts where the configuration names none, ``max_length`` in place of its
+    own.
     """
     own = {field.name: getattr(config, field.name) for field in fields(Settings) if hasattr(config, field.name)}
     own |= {"max_length": max_length or config.max_length, "templates": {"*": config.template or template}}
@@ -50,11 +48,7 @@ def settings_of(config: RunConfig, *, template: str = "alpaca", max_length: int 
 
 
 def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -> None:
-    """Every role that a method needs is bound.
-
-    Raises:
-        PlanError: a role is not.
-    """
+    """Every role that a method needs is bound, else a PlanError."""
     for name, method in methods.items():
         for signal in method.signals().values():
             for asked in (*signal.needs(), signal):

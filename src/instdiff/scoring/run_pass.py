@@ -27,13 +27,10 @@ def run_pass(
     store: Store,
     advance: Advance | None = None,
 ) -> set[bytes]:
-    """Keep the batches of a pass as they come, from wherever they come.
+    """Keep the batches of a pass as they come, from wherever; returns the keys of the rows that came out non-finite.
 
     The caller has them computed of rows that the store lacks, equal ones once; ``keys`` are those of all of them. Rows
     that come out non-finite are not kept, so that the next run tries them again.
-
-    Returns:
-        The keys of the rows that came out non-finite.
     """
     with BackgroundWriter(keys, columns, store) as keeper:
         for swept in batches:
@@ -68,11 +65,7 @@ class BackgroundWriter:
                 self._collect()
 
     def keep(self, swept: BatchResult) -> None:
-        """Hand over a batch; waits while too many are not written yet.
-
-        Raises:
-            StoreError: an earlier one could not be written.
-        """
+        """Hand over a batch; waits while too many are not written yet. A StoreError where an earlier one failed."""
         self._waiting.append(self._thread.submit(self._write, swept))
         while len(self._waiting) > IN_FLIGHT:
             self._collect()

@@ -152,13 +152,9 @@ def recalling(
 ) -> Scored:
     """Scores of a file, with what they were made of within reach: it is read from the store when a method asks for it.
 
-    Args:
-        scored: one method's scores.
-        meta: the file's metadata, which names models, settings and store.
-        pool: the rows that were scored.
-        store: where the store is now; by default where it was.
-        listed: named lists of row ids, as when it was scored.
-        log: is told what happens.
+    ``meta`` is the file's metadata, which names models, settings and store; ``store`` says where that is now, by
+    default where it was. ``pool`` are the rows that were scored, and ``listed`` named lists of row ids, as when they
+    were.
     """
 
     def again() -> Signals:

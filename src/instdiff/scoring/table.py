@@ -81,8 +81,7 @@ class ScoreTable:
             columns[f"{name}.why"] = pa.array(scored.reason[at], pa.string())
             for detail, values in scored.details.items():
                 columns[f"{name}.{detail}"] = _floats(values[at])
-        table = pa.table(columns)
-        return table.replace_schema_metadata({META: json.dumps(self.meta, ensure_ascii=False).encode()})
+        return pa.table(columns).replace_schema_metadata({META: json.dumps(self.meta, ensure_ascii=False).encode()})
 
     def _parts(self) -> Iterator[pa.Table]:
         for start in range(0, max(1, len(self)), ROWS_AT_ONCE):
@@ -186,13 +185,10 @@ class NotRun(Method):
 
 
 def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
-    """A table that ``write`` wrote, here or at an address.
+    """A table that ``write`` wrote, here or at an address; a StoreError where the file is absent or is no score file.
 
     ``run`` are users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
     files that its metadata names are not run.
-
-    Raises:
-        StoreError: the file is not there or is no score file.
     """
     path = Path(path)
     if not (path.is_file() or remote_url(path)):

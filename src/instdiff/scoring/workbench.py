@@ -99,14 +99,8 @@ class Rendered:
 class Workbench:
     """A pool with models bound to roles: renders rows, knows what the store lacks, runs passes.
 
-    Args:
-        pool: the rows.
-        models: what each role is bound to.
-        settings: what all passes share.
-        store: where columns are kept.
-        listed: named lists of ids, such as ``warmup``.
-        target: the rows that targeted methods match.
-        resident: models already in memory, shared between rounds; by default they go where ``settings`` say.
+    ``listed`` are named lists of ids, such as ``warmup``; ``target`` are the rows that targeted methods match.
+    ``resident`` are models already in memory, shared between rounds; by default they go where ``settings`` say.
     """
 
     def __init__(
@@ -185,11 +179,7 @@ class Workbench:
     # ── rows and passes ───────────────────────────────────────────────────────────────────────────────────────────
 
     def samples(self, of: str) -> Pool:
-        """The pool, or the rows that targeted methods match.
-
-        Raises:
-            PlanError: no such rows are given.
-        """
+        """The pool, or the rows that targeted methods match; a PlanError where none are given."""
         if of == "pool":
             return self.pool
         if self.target is None:
@@ -255,8 +245,7 @@ class Workbench:
         for measure in step.measures:
             lack |= self.store.missing(self.column(step.model, measure), keys)
         rows = take(rendered.scorable, flatnonzero(lack))
-        once = flatnonzero(first_of_each(take(rendered.keys, rows)))
-        return take(rows, once), len(keys) - len(rows)
+        return take(rows, flatnonzero(first_of_each(take(rendered.keys, rows)))), len(keys) - len(rows)
 
     def run(self, step: Pass, progress: Progress) -> None:
         """Compute what the store lacks for a pass."""
@@ -281,8 +270,7 @@ class Workbench:
         if isinstance(rows, Texts):
             yield from self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
             return
-        sweep = self.resident.sweep(self.source(step.model), rows, measures, self.log, self.settings.batch_tokens)
-        yield from sweep
+        yield from self.resident.sweep(self.source(step.model), rows, measures, self.log, self.settings.batch_tokens)
 
     def close(self) -> None:
         """End the worker processes, where there are any."""
@@ -344,8 +332,7 @@ class Workbench:
                     raise PlanError(f"no list '{name}' of rows is given{how}")
                 return np.array([i in self.listed[name] for i in self.pool.ids], bool)
             case Neighbours() if isinstance(signal.view, Demonstrated):
-                rows = self.render(signal.model, Prompted()).tokens
-                near = neighbours(signal.view, self.pool, rows, self.vectors)
+                near = neighbours(signal.view, self.pool, self.render(signal.model, Prompted()).tokens, self.vectors)
                 return np.where(near >= 0, self.pool.rows[near], -1)
         return self._read_stored(signal)
 

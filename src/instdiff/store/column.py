@@ -205,13 +205,10 @@ class _NpyFile:
 
 
 def merge(segments: Sequence[Segment], folder: Path, sources: Sequence[str] = ()) -> int:
-    """Write one segment that holds all keys of several; of equal keys the first segment's value stays.
+    """Write one segment of all keys of several, and return its rows; of equal keys the first segment's value stays.
 
     All are read and the result is written forwards, a range of keys at a time: memory holds one such range, whatever
     the size. The folder appears when it is whole and names its sources, which may go from then on.
-
-    Returns:
-        Rows written.
     """
     with building(folder) as aside:
         files = {name: _NpyFile(aside / f"{name}.npy", dtype) for name, dtype in FILES.items()}
@@ -285,8 +282,7 @@ class ColumnFolder:
         if stamp is None or stamp != self._seen:
             opened = self._open_segments()
             self._open, self._current = opened, sorted(opened.values(), key=len, reverse=True)
-            settled = stamp is not None and time.time_ns() - stamp[1] > SETTLED_NS
-            self._seen = stamp if settled else None
+            self._seen = stamp if stamp is not None and time.time_ns() - stamp[1] > SETTLED_NS else None
         return self._current
 
     def _open_segments(self) -> dict[str, Segment]:

@@ -178,13 +178,9 @@ def _sizes(folder: Path) -> Iterator[int]:
 def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bool = False) -> list[ColumnFacts]:
     """Drop columns of models that are not in ``keep`` (by fingerprint) and were not used for so long.
 
-    A column that a running process has read or written stays; the caller's own store lets go of what is dropped.
-
-    Args:
-        store: the store.
-        keep: fingerprints of models whose columns stay; with none given only age counts.
-        older_than_s: seconds since the last use; None drops whatever is not kept.
-        dry: only tell.
+    Where nothing is in ``keep`` only age counts; where ``older_than_s`` is None, whatever is not kept goes. With
+    ``dry`` it only tells. A column that a running process has read or written stays; the caller's own store lets go of
+    what is dropped.
     """
     now = time.time()
     trash = store.root / "trash"

@@ -17,8 +17,7 @@ AT_ONCE = 4096
 class Ids(Sequence[str]):
     """A read-only sequence of text. Of many rows it lies in a mapped file.
 
-    Args:
-        column: [n] the ids as UTF-8, which sorts as the text does. No id ends in a zero byte.
+    ``column`` [n] are the ids as UTF-8, which sorts as the text does. No id ends in a zero byte.
     """
 
     def __init__(self, column: npt.NDArray[np.bytes_]) -> None:

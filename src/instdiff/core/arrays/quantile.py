@@ -42,11 +42,8 @@ def quantiles(source: Source, levels: float | Sequence[float], method: str = "li
     The values, whatever float32 holds exactly, are read twice, and once more for each 128 buckets beyond the first 128;
     64 levels never need more. A level between two values is answered by ``method``: ``linear``, ``lower`` or
     ``higher``. Between equal neighbours, infinite ones included, the result is that neighbour, and between -inf and inf
-    NaN.
-
-    Raises:
-        ValueError: there are no values, a level or the method is not one, or two readings differ.
-        TypeError: the values do not fit into float32.
+    NaN. No values, a level or method that is none, or two readings that differ are a ValueError; values that do not fit
+    into float32 are a TypeError.
     """
     wanted = np.atleast_1d(np.asarray(levels, np.float64))
     if not ((wanted >= 0) & (wanted <= 1)).all():

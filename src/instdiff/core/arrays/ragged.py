@@ -37,8 +37,7 @@ class Ragged:
     def of(cls, rows: Iterable[Any], dtype: npt.DTypeLike) -> Ragged:
         """Collect a sequence per row."""
         parts = [np.asarray(row, dtype) for row in rows]
-        offsets = offsets_of([len(part) for part in parts])
-        return cls(np.concatenate(parts) if parts else np.zeros(0, dtype), offsets)
+        return cls(np.concatenate(parts) if parts else np.zeros(0, dtype), offsets_of([len(part) for part in parts]))
 
     @classmethod
     def of_matrix(cls, values: Array) -> Ragged:
@@ -70,8 +69,7 @@ class Ragged:
         offsets = offsets_of(lengths)
         values = SpillingArray(self.values.dtype)
         for span in spans(offsets):
-            size = lengths[span]
-            start = np.repeat(self.offsets[:-1][rows[span]] - offsets[span], size)
+            start = np.repeat(self.offsets[:-1][rows[span]] - offsets[span], lengths[span])
             values.extend(self.values[start + np.arange(offsets[span.start], offsets[span.stop])])
         return Ragged(values.array(), offsets)
 

@@ -204,7 +204,6 @@ def sweep_shard(how: tuple[Any, ...], rows: Rows) -> tuple[list[BatchResult], st
     device = torch.device("cuda", 0) if terms.gpus else torch.device("cpu")
     resident = Resident(device, DTYPES[dtype], over_gpus=terms.gpus > 1)
     try:
-        swept = resident.sweep(at_hand(source, expected), rows, measures, says.append, batch_tokens)
-        return list(swept), host, says
+        return list(resident.sweep(at_hand(source, expected), rows, measures, says.append, batch_tokens)), host, says
     except InstDiffError as error:
         raise type(error)(f"{error} (on {host})") from None

@@ -71,10 +71,7 @@ class Task:
 class Workers:
     """Processes that keep a model between passes, as ``Resident`` does in this one; they start when there is work.
 
-    Args:
-        count: how many.
-        devices: dealt out in turn.
-        dtype: that of the weights.
+    ``devices`` are dealt out to ``count`` of them in turn; ``dtype`` is that of the weights.
     """
 
     def __init__(self, count: int, devices: list[str], dtype: torch.dtype) -> None:
@@ -93,11 +90,7 @@ class Workers:
     def sweep(
         self, source: Source, rows: Rows, measures: tuple[Measure, ...], log: Log, batch_tokens: int | None = None
     ) -> Generator[BatchResult]:
-        """Deal out rows and yield what comes back, batch by batch, in any order.
-
-        Raises:
-            EngineError: raised in a worker, or workers die again and again over the same rows.
-        """
+        """Deal out rows and yield batches in any order; an EngineError from a worker, or where rows kill several."""
         try:
             yield from self._sweep(Task(source, measures, batch_tokens), rows, log)
         finally:
@@ -106,8 +99,7 @@ class Workers:
                 self._end(number)
 
     def _sweep(self, task: Task, rows: Rows, log: Log) -> Iterator[BatchResult]:
-        kind = torch.device(self.devices[0]).type
-        batch = task.batch_tokens or default_batch_tokens(kind)
+        batch = task.batch_tokens or default_batch_tokens(torch.device(self.devices[0]).type)
         todo, said = runs(rows, batch, self.count), set[str]()
         while True:
             self._deal(todo, task, rows)
@@ -176,11 +168,7 @@ class Workers:
         }
 
     def _bury(self, number: int, log: Log) -> Run:
-        """Take what a dead worker has left open.
-
-        Raises:
-            EngineError: it never came to work, or it is not the first one that died over these rows.
-        """
+        """Take what a dead worker left open; an EngineError where it never started or these rows killed one before."""
         worker = self._team[number]
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(10)

@@ -39,8 +39,7 @@ Indices = npt.NDArray[np.int64]
 def resolve_embedder(ref: ModelRef | None, memo: Path | None = None) -> Source:
     """Find an embedder's files and hash all that changes its vectors; None is the packaged model.
 
-    Raises:
-        EngineError: the extra, the folder, its weights or one of its modules is missing, or it is an adapter.
+    An EngineError where the extra, the folder, its weights or one of its modules is missing, or it is an adapter.
     """
     ref = ref or ModelRef(PACKAGED)
     if ref.adapter is not None:
@@ -90,10 +89,7 @@ class Embedder:
     """Embeds texts, as sentence-transformers does it; vectors are as the model gives them, of length one or not.
 
     A folder that is no sentence-transformers model, but a plain encoder, gets mean pooling. Numbers are float32. Tokens
-    of a batch are estimated.
-
-    Raises:
-        EngineError: sentence-transformers is missing, or the model cannot be loaded.
+    of a batch are estimated. An EngineError where sentence-transformers is missing, or the model cannot be loaded.
     """
 
     def __init__(
@@ -117,11 +113,9 @@ class Embedder:
     def __call__(self, texts: Texts, measures: tuple[Measure, ...]) -> Iterator[BatchResult]:
         """A row of values for each text, batch by batch, longest first within blocks; tokens are estimated.
 
-        Where a vector cannot be used, all its values are NaN. A batch that does not fit into memory is halved.
-
-        Raises:
-            EngineError: the measure is none of embedders, no text of the first batch gets a usable vector, or a single
-                text does not fit into memory.
+        Where a vector cannot be used, all its values are NaN. A batch that does not fit into memory is halved. An
+        EngineError where the measure is none of embedders, no text of the first batch gets a usable vector, or a single
+        text does not fit.
         """
         asked = [measure for measure in measures if isinstance(measure, Embedding) and measure.pooling in POOLINGS]
         if len(asked) < len(measures):

@@ -105,13 +105,10 @@ class _Trouble(Exception):
 class Endpoint:
     """Writes answers by ``POST URL/chat/completions``, or as another form has it.
 
-    The key of ``OPENAI_API_KEY`` goes into the request and nowhere else. What the server refuses by name
-    (``response_format``, ``temperature``) is left out from then on. ``concurrency`` calls are made at once, each given
-    up after ``timeout`` seconds without a byte, and tried up to ``calls`` times; before the second it waits ``pause``
-    seconds, and twice as long before each further one.
-
-    Raises:
-        EngineError: the key cannot be sent.
+    The key of ``OPENAI_API_KEY`` goes into the request and nowhere else; one that cannot be sent is an EngineError.
+    What the server refuses by name (``response_format``, ``temperature``) is left out from then on. ``concurrency``
+    calls are made at once, each given up after ``timeout`` seconds without a byte, and tried up to ``calls`` times;
+    before the second it waits ``pause`` seconds, and twice as long before each further one.
     """
 
     attempts = 3
@@ -140,11 +137,7 @@ class Endpoint:
     def answers(
         self, work: deque[Question], say: Callable[[Question], str], system: str
     ) -> Iterator[list[tuple[Question, Answer]]]:
-        """Answers as they come.
-
-        Raises:
-            EngineError: the server is away, or refuses the key or the model; what it answered was yielded before.
-        """
+        """Answers as they come; then an EngineError where the server is away, or refuses the key or the model."""
         todo: SimpleQueue[tuple[Question, str] | None] = SimpleQueue()
         done: SimpleQueue[tuple[Question, Answer | Exception | None]] = SimpleQueue()
         stop = threading.Event()
@@ -282,8 +275,7 @@ class Endpoint:
             text = self.form.read(body)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _Trouble(f"this is no chat completion: {self._words(reply)}") from None
-        usage = body.get("usage") or {}
-        spent = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+        spent = [int((body.get("usage") or {}).get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
         return Answer(text if isinstance(text, str) else "", "", *spent)
 
     def _words(self, reply: Any) -> str:

@@ -13,15 +13,10 @@ from instdiff.errors import EngineError
 
 
 class Generator:
-    """Writes with a model in memory.
+    """Writes with a causal language model in memory and its tokenizer ``hf``.
 
-    Args:
-        model: a causal language model.
-        hf: its tokenizer.
-        who: what messages call it.
-        rows: answers written at once; fewer after memory did not suffice.
-        log: is told what happens.
-        asked: what messages call a prompt.
+    Messages call the model ``who`` and a prompt ``asked``. ``rows`` answers are written at once, fewer after memory did
+    not suffice; ``log`` is told what happens.
     """
 
     def __init__(self, model: Any, hf: Any, who: str, rows: int, log: Log, asked: str = "prompt") -> None:
@@ -34,16 +29,8 @@ class Generator:
     def write(self, prompts: Sequence[list[int]], room: int, **how: Any) -> list[list[int]] | None:
         """Of each prompt the tokens that follow, its end token with them, greedily unless ``how`` draws.
 
-        Args:
-            prompts: token ids.
-            room: most tokens of an answer.
-            how: further arguments of ``generate``.
-
-        Returns:
-            The answers; None where memory did not suffice, and ``rows`` is lower now.
-
-        Raises:
-            EngineError: a single prompt does not fit into memory.
+        An answer has at most ``room`` tokens; ``how`` are further arguments of ``generate``. Gives None where memory
+        did not suffice, and ``rows`` is lower now; a single prompt that does not fit is an EngineError.
         """
         try:
             return self.generate(prompts, room, **how)

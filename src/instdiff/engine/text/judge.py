@@ -47,11 +47,7 @@ class JudgeRef:
 
 
 def parse_judge(where: str) -> JudgeRef | None:
-    """``openai:MODEL@http://host:port/v1``; None where it is no endpoint, but a model as any other.
-
-    Raises:
-        ConfigError: model or address is missing or faulty.
-    """
+    """``openai:MODEL@http://host:port/v1``; None for any other model, a ConfigError where a part lacks or is faulty."""
     if not where.startswith(PREFIX):
         return None
     found = re.fullmatch(r"(?P<model>\S+?)@(?P<url>https?://\S+)", where.removeprefix(PREFIX))
@@ -163,8 +159,7 @@ class Judge:
     def __call__(self, texts: Texts, measures: tuple[Measure, ...]) -> Iterator[BatchResult]:
         """One value for each text; none where the judge wrote no number, NaN where it did not answer.
 
-        Raises:
-            EngineError: the measure is none of judges, or the judge is away; what was answered was yielded before.
+        An EngineError where the measure is none of judges or, after what was answered, the judge is away.
         """
         asked = [measure for measure in measures if isinstance(measure, Judged)]
         if len(asked) < len(measures):

@@ -38,12 +38,7 @@ def text_model(
     device: torch.device,
     concurrency: int | None = None,
 ) -> TextModel:
-    """The embedder or judge that a reference names; nothing is loaded yet.
-
-    Raises:
-        ConfigError: the address of a judge is faulty.
-        EngineError: the model is not there.
-    """
+    """An embedder or judge, not yet loaded; a ConfigError for a faulty address, an EngineError for no model."""
     if isinstance(measure, Embedding):
         return VectorModel(resolve_embedder(ref, memo), device)
     return JudgeModel(ref, memo, resident, concurrency)

@@ -46,10 +46,8 @@ def zip_greedy(
     ``texts`` are not empty. ``limit`` is in rows, or in the unit of ``weights``, of which the row that crosses it is
     included. ``official`` repeats the published code, for which ``texts`` must be ``repr`` of each row's dictionary:
     the set is written as their list, rows can repeat, and whole batches of ``k3`` are taken, beyond the limit. The
-    number of ``threads`` changes no result.
-
-    Raises:
-        ValueError: an empty text, an unfit number, or under ``official`` fewer than ``k1`` rows.
+    number of ``threads`` changes no result. An empty text, an unfit number, or under ``official`` fewer than ``k1``
+    rows are a ValueError.
     """
     rows = [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
     cost = np.ones(len(rows), np.int64) if weights is None else np.asarray(weights, np.int64)

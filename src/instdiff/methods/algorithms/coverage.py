@@ -28,10 +28,8 @@ def coverage(
     The tags of row i are ``indices[indptr[i]:indptr[i + 1]]``, no tag twice. A tag is closed when ``times`` rows have
     shown it; it counts 1, or log(n / f) with f the rows that have it (``weight="rarity"``). Tags in more than the share
     ``common`` of the rows are left out. Gains are kept up to date through the rows of each tag, in whole numbers, so
-    that the order is exactly that of the plain definition. Ties go to the lowest index; rows without a tag come last.
-
-    Raises:
-        ValueError: ``k`` exceeds the rows, ``times`` below 1, offsets that do not fit, a negative or repeated tag.
+    that the order is exactly that of the plain definition. Ties go to the lowest index; rows without a tag come last. A
+    ValueError where ``k`` exceeds the rows, ``times`` is below 1, offsets do not fit, or a tag is negative or repeated.
     """
     n = len(indptr) - 1
     count(k, n)

@@ -41,12 +41,8 @@ def transition(
     pool, where a row often is its own neighbour. The start is the published one, a nearly diagonal matrix, with a
     uniform prior.
 
-    Returns:
-        ``matrix`` [classes, classes], row = clean label, column = label seen, rows sum to 1, and ``prior`` [classes] of
-        the clean labels.
-
-    Raises:
-        ValueError: labels out of range, or fewer than two neighbours.
+    Returns ``matrix`` [classes, classes], row = clean label, column = label seen, rows sum to 1, and ``prior``
+    [classes] of the clean labels. Labels out of range, or fewer than two neighbours, are a ValueError.
     """
     seen, near = whole_labels(labels, classes), np.asarray(neighbours, np.int64)
     if near.ndim != 2 or len(near) != len(seen) or near.shape[1] < 2:
@@ -133,10 +129,7 @@ def suspects(
     ``noisy`` is (hits + 1) / (rounds that the row was in + 2), ``suggested`` the label most often proposed,
     ``confidence`` (its proposals + 1) / (hits + classes), times ``noisy``; without a hit the own label, with 0. ``k``
     voters, the row among them, are looked for in a few more neighbours, since only a ``share`` of the rows is in each
-    round.
-
-    Raises:
-        ValueError: labels out of range, or shapes that do not fit.
+    round. Labels out of range, or shapes that do not fit, are a ValueError.
     """
     classes = len(prior)
     seen, near, far = _table(labels, neighbours, distances, classes)
@@ -152,8 +145,7 @@ def suspects(
         hits[rows] += doubtful
         proposed[rows[doubtful], votes[doubtful].argmax(1)] += 1
     noisy, suggested = (hits + 1) / (times + 2), np.where(hits > 0, proposed.argmax(1), seen)
-    agreed = (proposed.max(1) + 1) / (hits + classes)
-    return Suspects(noisy, suggested, np.where(hits > 0, agreed * noisy, 0.0))
+    return Suspects(noisy, suggested, np.where(hits > 0, (proposed.max(1) + 1) / (hits + classes) * noisy, 0.0))
 
 
 def _votes(seen: Indices, near: Indices, far: Floats, rows: Indices, k: int, classes: int) -> Floats:
@@ -195,10 +187,8 @@ def infer_labels(
 
     log P(clean = a) = log prior[a] + sum over the row and its ``k`` nearest of weight * log matrix[a, label], with
     weight 1 - distance, 1 for the row itself. ``noisy`` is one minus the probability of the row's label, ``suggested``
-    the likeliest label and ``confidence`` its probability.
-
-    Raises:
-        ValueError: labels out of range, or shapes that do not fit.
+    the likeliest label and ``confidence`` its probability. Labels out of range, or shapes that do not fit, are a
+    ValueError.
     """
     seen, near, far = _table(labels, neighbours, distances, len(prior))
     told = np.log(np.maximum(matrix, 1e-6)).T
@@ -226,11 +216,9 @@ def curate_labels(labels: npt.ArrayLike, found: Suspects, *, confidence: float =
 def long_tail(distances: npt.ArrayLike, k: int = 10, *, official: bool = False) -> Floats:
     """Rarity of each row in [0, 1), its long-tail score: of the mean x of ``k`` distances 2 / (1 + exp(-x)) - 1.
 
-    ``distances`` ascend, without the row itself. ``official`` is what two copies of the pool make of it: the row and
-    its copy, at 0, are among the ``k``, every neighbour is there twice, and the result has four decimals.
-
-    Raises:
-        ValueError: fewer distances than are needed.
+    ``distances`` ascend, without the row itself; fewer than are needed are a ValueError. ``official`` is what two
+    copies of the pool make of it: the row and its copy, at 0, are among the ``k``, every neighbour is there twice, and
+    the result has four decimals.
     """
     far = np.asarray(distances, np.float64)
     if official:

@@ -21,10 +21,7 @@ def token_level(probability: npt.ArrayLike, norm: Norm = "paper") -> Floats:
     ``probability`` [..., K] are those of the digits 1 to K, over the whole vocabulary or not; p is these brought to sum
     1. With s the likeliest digit, the lower one of equals: s * (sum over digits i of p_s - p_i) / (K - 1). ``official``
     takes a softmax of p first, as the published code does, which brings all p close to 1 / K. NaN where no digit has
-    any probability.
-
-    Raises:
-        ValueError: fewer than two digits, a negative probability, or an unknown norm.
+    any probability. Fewer than two digits, a negative probability, or an unknown norm is a ValueError.
     """
     p = np.asarray(probability, np.float64)
     if norm not in ("paper", "official"):
@@ -49,10 +46,8 @@ def sentence_level(ratings: npt.ArrayLike, alpha: float = 0.2) -> Floats:
 def model_level(ratings: npt.ArrayLike, weights: npt.ArrayLike) -> Floats:
     """SelectIT's rating by several models [..., models]: their mean, weighted by size.
 
-    The weights are brought to sum 1, as in the paper; the published code uses 7/20, 13/20 and 70/90 as they are.
-
-    Raises:
-        ValueError: not one weight per model, a negative one, or none above 0.
+    The weights are brought to sum 1, as in the paper; the published code uses 7/20, 13/20 and 70/90 as they are. A
+    ValueError where there is not one weight per model, one is negative, or none is above 0.
     """
     each, weight = np.asarray(ratings, np.float64), np.asarray(weights, np.float64)
     if weight.shape != each.shape[-1:] or (weight < 0).any() or not weight.sum() > 0:

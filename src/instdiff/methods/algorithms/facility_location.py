@@ -28,25 +28,19 @@ def facility(
     quality: npt.NDArray[Any] | None = None,
     alpha: float = 0.0,
 ) -> Indices:
-    """Take, ``k`` times, the row that adds most to sum_i max_{j chosen} s_ij: row indices in that order.
+    """Take, ``k`` times, the row of ``x`` [n, d] that adds most to sum_i max_{j chosen} s_ij: indices in that order.
 
     A gain only falls, so an old one is a bound: only rows whose bound is the highest are looked at again, many in one
     product, and only against the rows that have found a better representative since all gains were known last. When as
     many were looked at as there are rows, all gains are brought up to date. The order is that of the plain greedy;
     gains within 1e-6 of the best are ties and go to the lowest index.
 
-    Args:
-        x: [n, d]; float32 may be a memory map (``cosine`` makes a copy, as of ``unit``). Similarities of up to 8,192
-            rows are kept; those of more are made in blocks and dropped, beside 100 bytes a row.
-        k: rows to take.
-        kernel: ``cosine`` (below 0 counts 0), ``rbf`` = exp(-gamma |xi - xj|²), or ``official`` = exp(-|xi - xj| / d),
-            that of submodlib, which Superfiltering.D uses.
-        gamma: of ``rbf``.
-        quality: [n], as QDIT; on the scale of a gain, which is a sum over n rows.
-        alpha: QDIT's weight in [0, 1]: (1 - alpha) gain + alpha quality.
-
-    Raises:
-        ValueError: ``k`` exceeds the rows, or an argument does not fit.
+    ``kernel`` is ``cosine`` (below 0 counts 0), ``rbf`` = exp(-gamma |xi - xj|²), or ``official`` = exp(-|xi - xj| /
+    d), that of submodlib, which Superfiltering.D uses. With ``quality`` [n], on the scale of a gain, which is a sum
+    over n rows, a row counts (1 - alpha) gain + alpha quality, as in QDIT, alpha in [0, 1]. A float32 ``x`` may be a
+    memory map (``cosine`` makes a copy, as of ``unit``). Similarities of up to 8,192 rows are kept; those of more are
+    made in blocks and dropped, beside 100 bytes a row. A ``k`` above the rows, or an argument that does not fit, is a
+    ValueError.
     """
     x = matrix(x)
     n = len(x)
@@ -77,8 +71,7 @@ def _next(gains: _Gains, taken: npt.NDArray[np.bool_], share: float, extra: Floa
         if len(old) == 0:
             return int(near.argmax())
         # No more than it may take: the first of them often show that the rest is not needed.
-        some = old if len(old) <= size else old[np.argpartition(-values[old], size)[:size]]
-        gains.refresh(some)
+        gains.refresh(old if len(old) <= size else old[np.argpartition(-values[old], size)[:size]])
         values = np.where(taken, -np.inf, share * gains.gain + extra)
         size *= 2
 

@@ -28,13 +28,10 @@ def kcenter(
     product. The rows are those of the plain definition. Ties go to the lowest index; equal rows are taken last.
 
     ``start`` is a row drawn by ``seed``, or the one nearest to the mean of all, unless some are ``chosen`` already,
-    which are not returned. A memory map of float32 is read in blocks; beside it stand 12 bytes a row and 16 MB.
-
-    Squared distances are float32, |x|² + |c|² - 2xc: distances that agree to about 1e-6 of the squared lengths count as
-    equal up to rounding. Subtract a large common mean beforehand.
-
-    Raises:
-        ValueError: ``k`` exceeds the rows left, a row is not finite, or ``start`` is unknown.
+    which are not returned. A memory map of float32 is read in blocks; beside it stand 12 bytes a row and 16 MB. Squared
+    distances are float32, |x|² + |c|² - 2xc: distances that agree to about 1e-6 of the squared lengths count as equal
+    up to rounding. Subtract a large common mean beforehand. A ValueError where ``k`` exceeds the rows left, a row is
+    not finite, or ``start`` is unknown.
     """
     x = matrix(x)
     given = np.zeros(0, np.int64) if chosen is None else np.unique(chosen)

@@ -15,21 +15,13 @@ Engine = Literal["full", "minibatch", "faiss"]
 def cluster(
     x: npt.NDArray[Any], clusters: int, *, seed: int = 0, engine: Engine = "full", spherical: bool = False
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """k-means: the cluster of each row, and its Euclidean distance to the centroid.
+    """k-means of ``x`` [n, d]: the cluster of each row, and its Euclidean distance to the centroid.
 
     The same seed, engine and number of threads give the same clusters. Rows with fewer different values than
-    ``clusters`` leave clusters empty.
-
-    Args:
-        x: [n, d]; may be a memory map, which ``full`` copies into memory, and the others do not.
-        clusters: how many to look for.
-        seed: of the start.
-        engine: ``full`` (scikit-learn, all rows until it settles), ``minibatch`` (scikit-learn, for large data), or
-            ``faiss`` (20 rounds, trained on 256 rows per cluster at most).
-        spherical: rows and centroids have length 1 and are compared by cosine (ClusterClip, section 3.1).
-
-    Raises:
-        ValueError: ``clusters`` below 1 or above the rows, a row is not finite, or ``engine`` is unknown.
+    ``clusters`` leave clusters empty. ``engine`` is ``full`` (scikit-learn, all rows until it settles; copies a memory
+    map into memory), ``minibatch`` (scikit-learn, for large data), or ``faiss`` (20 rounds, trained on 256 rows per
+    cluster at most). ``spherical`` rows and centroids have length 1 and are compared by cosine (ClusterClip, section
+    3.1). A ValueError where ``clusters`` is below 1 or above the rows, a row is not finite, or ``engine`` is unknown.
     """
     x = matrix(x)
     if clusters < 1:

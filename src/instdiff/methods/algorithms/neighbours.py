@@ -20,19 +20,14 @@ def nearest(
 ) -> npt.NDArray[np.int64]:
     """The ``k`` other rows of highest cosine, [n, k] nearest first (MIWV, eq. 3 and 4).
 
-    A row is left out of its own list by its index: an equal row is a neighbour, at cosine 1.
+    A row is left out of its own list by its index: an equal row is a neighbour, at cosine 1. ``x`` [n, d] has
+    embeddings of any length and may be a memory map. Beside it stand a copy, as of ``unit``, and 64 MB, or 256 bytes a
+    row where that is more; the approximate ways have a second copy, and 270 bytes a row for the graph.
 
-    Args:
-        x: [n, d] embeddings of any length; may be a memory map. Beside it: a copy, as of ``unit``, and 64 MB, or 256
-            bytes a row where that is more; the approximate ways have a second copy, and 270 bytes a row for the graph.
-        k: neighbours per row.
-        how: ``exact`` compares all pairs in blocks; ties go to the lowest index, since the nearest are ranked in
-            float64. ``hnsw`` (a graph) and ``ivf`` (cells of a k-means) are approximate, by faiss, for millions of
-            rows; -1 where it found fewer than ``k``.
-        seed: of the k-means of ``ivf``.
-
-    Raises:
-        ValueError: ``k`` exceeds the other rows, a row is not finite, or ``how`` is unknown.
+    ``exact`` compares all pairs in blocks; ties go to the lowest index, since the nearest are ranked in float64.
+    ``hnsw`` (a graph) and ``ivf`` (cells of a k-means drawn by ``seed``) are approximate, by faiss, for millions of
+    rows; -1 where it found fewer than ``k``. A ValueError where ``k`` exceeds the other rows, a row is not finite, or
+    ``how`` is unknown.
     """
     x = matrix(x)
     count(k, max(0, len(x) - 1))
@@ -74,21 +69,17 @@ def at_random(n: int, k: int = 1, *, seed: int = 0) -> npt.NDArray[np.int64]:
     """``k`` different other rows at random for each of ``n``: the control beside ``nearest`` and ``bm25``."""
     count(k, max(0, n - 1))
     rng = np.random.default_rng(seed)
-    drawn = [rng.choice(n - 1, k, replace=False) for _ in range(n)]
-    out = np.array(drawn, np.int64).reshape(n, k)
+    out = np.array([rng.choice(n - 1, k, replace=False) for _ in range(n)], np.int64).reshape(n, k)
     return out + (out >= np.arange(n)[:, None])
 
 
 def bm25(texts: Sequence[str], k: int = 1, *, k1: float = 1.5, b: float = 0.75) -> npt.NDArray[np.int64]:
     """The ``k`` other texts that a search for each text's words finds best (Robertson & Zaragoza, 2009, eq. 3.15).
 
-    A word that the query has q times and the other text f times adds
-    q · log(1 + (n - df + 0.5) / (df + 0.5)) · f (k1 + 1) / (f + k1 (1 - b + b · length / mean length)).
-    Words are runs of letters and digits in lower case; a script without spaces needs cutting beforehand. Ties, such as
-    texts without a common word, go to the lowest index.
-
-    Raises:
-        ValueError: ``k`` exceeds the other texts.
+    A word that the query has q times and the other text f times adds q · log(1 + (n - df + 0.5) / (df + 0.5)) · f (k1 +
+    1) / (f + k1 (1 - b + b · length / mean length)). Words are runs of letters and digits in lower case; a script
+    without spaces needs cutting beforehand. Ties, such as texts without a common word, go to the lowest index. A ``k``
+    above the other texts is a ValueError.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 

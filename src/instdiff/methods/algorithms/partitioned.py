@@ -31,25 +31,17 @@ def run_in_partitions(
 ) -> Indices:
     """Take ``k`` rows: in each random part ``oversample`` times its share, then ``k`` among all of these.
 
-    With one part it is ``choose`` itself. With ``oversample`` 1 there is no second stage: the first of each part come
-    first, then the second of each. Otherwise it is ``choose`` among ``oversample`` k rows. Where each part gives ``k``
-    (``oversample`` at ``parts`` or above), the radius of farthest-first k-center is at most 4 times the best one
-    instead of 2, and a greedy of a monotone submodular sum, as facility location, reaches (1 - 1/e) / 2 of the best one
-    in expectation instead of 1 - 1/e. A smaller ``oversample`` has no bound. With several parts a larger ``k`` may give
-    others.
+    With one part it is ``choose``, the exact way, itself. With ``oversample`` 1 there is no second stage: the first of
+    each part come first, then the second of each. Otherwise it is ``choose`` among ``oversample`` k rows. Where each
+    part gives ``k`` (``oversample`` at ``parts`` or above), the radius of farthest-first k-center is at most 4 times
+    the best one instead of 2, and a greedy of a monotone submodular sum, as facility location, reaches (1 - 1/e) / 2 of
+    the best one in expectation instead of 1 - 1/e. A smaller ``oversample`` has no bound. With several parts a larger
+    ``k`` may give others.
 
-    Args:
-        x: [n, d]; may be a memory map. A part at a time is in memory, or the rows of the second stage.
-        k: rows to take.
-        choose: the exact way.
-        parts: of about n / parts rows each.
-        oversample: how many times its share of ``k`` each part gives.
-        seed: of the parts.
-        chosen: rows that are there already, beside those of each part; they are not returned.
-        beside: further columns [n], of which ``choose`` gets the rows that it is to choose from.
-
-    Raises:
-        ValueError: ``k`` exceeds the rows, there are fewer rows than ``parts``, or ``oversample`` is below 1.
+    ``x`` [n, d] may be a memory map: a part of about n / parts rows at a time is in memory, or the rows of the second
+    stage. Rows that are ``chosen`` already stand beside those of each part and are not returned. Of the further columns
+    ``beside`` [n] ``choose`` gets the rows that it is to choose from. A ValueError where ``k`` exceeds the rows, there
+    are fewer rows than ``parts``, or ``oversample`` is below 1.
     """
     given = np.unique(np.zeros(0, np.int64) if chosen is None else chosen)
     free = np.setdiff1d(np.arange(len(x)), given, assume_unique=True)
@@ -60,8 +52,7 @@ def run_in_partitions(
         return choose(np.asarray(x), k, **beside, **({"chosen": given} if len(given) else {}))
     some = np.array_split(free[np.random.default_rng(seed).permutation(n)], parts)
     shares = _shares([len(rows) for rows in some], k, oversample)
-    both = zip(some, shares, strict=True)
-    kept = [_among(rows, share, x, choose, given, beside) for rows, share in both if share]
+    kept = [_among(rows, share, x, choose, given, beside) for rows, share in zip(some, shares, strict=True) if share]
     if oversample > 1:
         return _among(np.concatenate(kept), k, x, choose, given, beside)
     turns = np.argsort(np.concatenate([np.arange(len(rows)) for rows in kept]), kind="stable")

@@ -18,10 +18,8 @@ def robin(x: npt.NDArray[Any], queries: npt.NDArray[Any], k: int) -> Indices:
     """Each query in turn takes the row of highest cosine that nobody has, until ``k`` are taken.
 
     A query never looks further than its ``k`` best rows, so these are all that is kept of the similarities: 8 q k
-    bytes, beside 256 MB and one copy of ``x``. Ties go to the lowest index, exactly for equal rows.
-
-    Raises:
-        ValueError: ``k`` exceeds the rows, no query, another width, or a row that is not finite.
+    bytes, beside 256 MB and one copy of ``x``. Ties go to the lowest index, exactly for equal rows. A ValueError where
+    ``k`` exceeds the rows, there is no query, a width differs, or a row is not finite.
     """
     x, queries = _check(x, queries, k)
     vectors, asked = unit(x), unit(queries)

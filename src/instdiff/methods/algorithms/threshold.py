@@ -29,16 +29,11 @@ def diverse(
     of visiting them singly. Rejected rows are never compared with (the published code with a larger batch does that).
     Cosines are float32; one that lies within about 1e-7 of the threshold may fall on either side.
 
-    Args:
-        x: [n, d] embeddings of any length; float32 may be a memory map. Memory beside it: the kept rows.
-        order: the rows to visit, best first; by default all, as they stand. Rows that are not in it are not taken.
-        threshold: cosine in [-1, 1]; exactly at it a row is kept.
-        limit: where to stop, in rows, or in the unit of ``weights``: the row that crosses it is included.
-        weights: [n] what each row costs, such as its tokens.
-        alike: 1 is DEITA's filter; m lets no row be kept that has m kept ones near it, a cap on near-duplicates.
-
-    Raises:
-        ValueError: a row is not finite, ``alike`` below 1, or weights of another length.
+    ``x`` [n, d] has embeddings of any length; float32 may be a memory map, beside which memory holds the kept rows.
+    ``order`` are the rows to visit, best first, by default all; others are not taken. A cosine exactly at ``threshold``
+    is kept. The row that crosses ``limit``, in rows or in the unit of ``weights`` [n], such as tokens, is the last.
+    ``alike`` of 1 is DEITA's filter; m lets no row be kept that has m kept ones near it, a cap on near-duplicates. A
+    ValueError where a row is not finite, ``alike`` is below 1, or weights have another length.
     """
     x = matrix(x)
     order = np.arange(len(x)) if order is None else np.asarray(order, np.int64)

@@ -29,8 +29,7 @@ def blocks(n: int, size: int) -> Iterator[slice]:
 def matrix(x: npt.NDArray[Any], name: str = "x") -> Matrix:
     """``x`` as float32 [n, d]: itself, also a memory map, where it is float32 already, else a copy, as of ``unit``.
 
-    Raises:
-        ValueError: not two dimensions, no column, or a number that is not finite (the row is named).
+    A ValueError where it has not two dimensions, no column, or a number that is not finite (the row is named).
     """
     if x.ndim != 2 or x.shape[1] == 0:
         raise ValueError(f"{name} has shape {x.shape}; expected rows and columns")
@@ -106,5 +105,4 @@ def nearest_rows(query: Matrix, x: Matrix, scores: npt.NDArray[np.float32], k: i
     """
     rows = np.sort(top_k(scores, k, _ROUNDING))
     rows = rows[scores[rows] > -np.inf]
-    exact = (x[rows].astype(np.float64) * query).sum(1)
-    return rows[np.argsort(-exact, kind="stable")[:k]]
+    return rows[np.argsort(-(x[rows].astype(np.float64) * query).sum(1), kind="stable")[:k]]

@@ -21,8 +21,7 @@ def by_band(x: Floats, band: Band) -> Floats:
         return x
     if band == "min":
         return -x
-    rank = ranks(x)
-    return np.asarray(-np.abs(rank - (np.isfinite(x).sum() - 1) / 2))
+    return np.asarray(-np.abs(ranks(x) - (np.isfinite(x).sum() - 1) / 2))
 
 
 def ranks(x: Floats) -> Floats:

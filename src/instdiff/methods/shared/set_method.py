@@ -211,5 +211,4 @@ def cells_text(name: str, parts: Parts) -> str | None:
 
 def approximations(*methods: Method) -> str | None:
     """What those of them that are approximate say."""
-    some = [getattr(method, "approximation", None) for method in methods]
-    return "; ".join(text for text in some if text) or None
+    return "; ".join(text for method in methods if (text := getattr(method, "approximation", None))) or None

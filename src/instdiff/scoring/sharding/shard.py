@@ -29,19 +29,12 @@ class Shard:
 def shard_of_this_job(
     shards: int | Literal["auto"], index: int | None = None, environ: Mapping[str, str] | None = None
 ) -> Shard:
-    """The shard that options and environment name.
+    """The shard ``index`` of ``shards`` (``auto`` asks the environment) that options and environment name.
 
     Looked at in this order: ``RANK`` of ``WORLD_SIZE`` (torchrun), the task of a Slurm array counted from its smallest
     number, ``SLURM_PROCID`` of ``SLURM_NTASKS`` (srun), ``JOB_COMPLETION_INDEX`` (Kubernetes, which does not tell of
-    how many). A launcher that started one process alone says nothing.
-
-    Args:
-        shards: how many there are; ``auto`` asks the environment.
-        index: which one this is; by default the environment says it.
-        environ: the environment; by default that of this process.
-
-    Raises:
-        ConfigError: nothing says which shard this is, or two things say different.
+    how many). A launcher that started one process alone says nothing. Where nothing says which shard this is, or two
+    things say different, a ConfigError.
     """
     if index is not None:
         if shards == "auto":
@@ -78,8 +71,7 @@ def _read_environment(environ: Mapping[str, str]) -> Iterator[_Told]:
     task, tasks = number("SLURM_ARRAY_TASK_ID"), number("SLURM_ARRAY_TASK_COUNT")
     if task is not None and tasks is not None:
         least, step = number("SLURM_ARRAY_TASK_MIN") or 0, number("SLURM_ARRAY_TASK_STEP") or 1
-        at = (task - least) // step
-        yield _Told(f"SLURM_ARRAY_TASK_ID={task} of {tasks} from {least}", at, tasks, task)
+        yield _Told(f"SLURM_ARRAY_TASK_ID={task} of {tasks} from {least}", (task - least) // step, tasks, task)
     process, processes = number("SLURM_PROCID"), number("SLURM_NTASKS")
     if process is not None and processes is not None:
         yield _Told(f"SLURM_PROCID={process} of SLURM_NTASKS={processes}", process, processes, process)

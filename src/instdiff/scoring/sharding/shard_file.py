@@ -45,11 +45,7 @@ def shard_files(folder: Path) -> dict[tuple[int, int, int], Path]:
 
 
 def record(path: Path) -> dict[str, Any]:
-    """What a shard file says of itself.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
+    """What a shard file says of itself; a StoreError where it cannot be read."""
     try:
         return dict(json.loads((pq.read_schema(path).metadata or {})[META]))
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
@@ -132,11 +128,7 @@ def _flat(facts: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def same_run(path: Path, theirs: Any, mine: Any, mine_is: str) -> None:
-    """Refuse a file of another run.
-
-    Raises:
-        ConfigError: names the first key that differs.
-    """
+    """Refuse a file of another run, by a ConfigError that names the first key that differs."""
     a, b = dict(_flat(theirs)), dict(_flat(mine))
     differing = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
     if differing:
@@ -152,12 +144,7 @@ def same_run(path: Path, theirs: Any, mine: Any, mine_is: str) -> None:
 
 
 def complete(folder: str | Path) -> dict[str, Any]:
-    """The record of a folder whose shards are all there.
-
-    Raises:
-        StoreError: some lack; names them.
-        ConfigError: there are shards of several runs.
-    """
+    """The record of a folder with all its shards; a StoreError names those that lack, several runs are ConfigError."""
     folder = Path(folder)
     found = shard_files(folder)
     if not found:

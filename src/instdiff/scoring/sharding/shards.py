@@ -149,10 +149,8 @@ def score_shard(
     ``read`` reads the shard's rows and, where rows are shown to each other, those of the others too; arguments that are
     not named here are as in ``score``. The files of all shards go to ``folder``, which all jobs see, while the
     ``store``, where columns are kept meanwhile, need not be shared. ``config`` is for the record, so that the folder
-    alone says what to merge. Without ``texts`` no embedder or judge runs: their columns lie in the folder already.
-
-    Raises:
-        ConfigError: the folder holds shards of something else.
+    alone says what to merge. Without ``texts`` no embedder or judge runs: their columns lie in the folder already. A
+    folder that holds shards of something else is a ConfigError.
     """
     named, folder = by_name(methods), Path(folder)
     (own,) = read(shard.count, shard.index)
@@ -244,11 +242,7 @@ def _belongs(folder: Path, shard: Shard, about: Any) -> None:
 
 
 def _check_rows(shards: Sequence[tuple[Path, Mapping[str, Any]]], pool: Pool) -> None:
-    """Shards' own rows, one after the other, must be those of the file.
-
-    Raises:
-        ConfigError: names the first shard that is of other rows.
-    """
+    """Shards' own rows, one after the other, must be those of the file; a ConfigError names the first that differs."""
     stop = 0
     for path, rows in shards:
         start, stop = stop, stop + rows["count"]
@@ -280,11 +274,8 @@ def merge(
     """The scores of all rows, from the columns of all shards; no model is run.
 
     The columns go into the store, where what is done with the scores later finds them. Arguments are those of
-    ``score_shard``.
-
-    Raises:
-        StoreError: shards lack.
-        ConfigError: shards do not belong together, or not to these rows, models, methods and settings.
+    ``score_shard``. Shards that lack are a StoreError; those that do not belong together, or not to these rows, models,
+    methods and settings, are a ConfigError.
     """
     folder, named = Path(folder), by_name(methods)
     first = complete(folder)

@@ -31,14 +31,10 @@ KNOWN_ROWS = 250
 def rows(part: str = "train", seed: int = 0) -> list[Record]:
     """The rows of a part, in an order drawn by the seed.
 
-    Args:
-        part: ``train`` (the pool of 4,000), ``test`` (50 rows of each known and learnable skill) or ``known`` (250 rows
-            of each skill that the base model was trained on).
-        seed: of everything that is drawn; no draw of ``train`` or ``known`` asks what a draw of ``test`` asks.
-
-    Returns:
-        Rows of ``instruction``, ``input``, ``output``, ``kind`` (see `KINDS`), ``skill``, and ``detail``: of a
-        learnable row how hard it is, of noise what was done, of a duplicate its original's kind.
+    ``train`` is the pool of 4,000, ``test`` 50 rows of each known and learnable skill, and ``known`` 250 rows of each
+    skill that the base model was trained on. No draw of ``train`` or ``known`` asks what a draw of ``test`` asks. A row
+    has ``instruction``, ``input``, ``output``, ``kind`` (see `KINDS`), ``skill``, and ``detail``: of a learnable row
+    how hard it is, of noise what was done, of a duplicate its original's kind.
     """
     rng = Random(f"{part}|{seed}")
     asked: set[tuple[str, str]] = set()
@@ -53,11 +49,7 @@ def rows(part: str = "train", seed: int = 0) -> list[Record]:
 
 
 def rows_named(name: str) -> list[Record]:
-    """The rows of ``builtin:skills[/PART][@SEED]``.
-
-    Raises:
-        DataError: there is no such part, or the seed is no number.
-    """
+    """The rows of ``builtin:skills[/PART][@SEED]``; a DataError where the part is unknown or the seed no number."""
     place, _, seed = name.removeprefix("builtin:").partition("@")
     top, _, part = place.partition("/")
     if top != "skills" or (part or "train") not in PARTS:

@@ -24,14 +24,9 @@ Said = list[str]
 class Skill:
     """Something that can be asked of a list of words or digits.
 
-    Args:
-        name: of the skill.
-        level: ``known``, ``easy``, ``medium``, ``hard`` (these three are learnable), ``beyond`` or ``filler``.
-        asks: the ways to ask for it.
-        does: the right answer to an input.
-        items: what an input is drawn from.
-        low: fewest items.
-        high: most items.
+    ``level`` is ``known``, ``beyond``, ``filler``, or one of the learnable ``easy``, ``medium`` and ``hard``. ``asks``
+    are the ways to ask for it; ``does`` gives the right answer to an input, which is ``low`` to ``high`` of the
+    ``items``.
     """
 
     name: str
