@@ -137,14 +137,9 @@ def command(
 ) -> Callable[[F], F]:
     """Make a command of a function.
 
-    Args:
-        name: of the command.
-        config: the class of its configuration, as ``module.Class`` within ``instdiff.config``. The function gets the
-            configuration, where there is one, then the console, then ``arguments`` by name.
-        keys: those that are options, in the order of the help text, and names of ``SPECIAL``.
-        examples: below the help text.
-        arguments: what is given without a name.
-        on: the group that it belongs to.
+    ``config`` is the class of its configuration, as ``module.Class`` within ``instdiff.config``. The function gets the
+    configuration, where there is one, then the console, then ``arguments`` by name. ``keys`` are options in the order
+    of the help text, or names of ``SPECIAL``; ``examples`` stand below that text. ``on`` is the group of the command.
     """
 
     def wrap(function: F) -> F:

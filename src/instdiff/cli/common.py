@@ -9,7 +9,7 @@ from instdiff.cli.console import Console
 
 if TYPE_CHECKING:
     from instdiff.config.commands import DataConfig, ScoreConfig, SelectConfig
-    from instdiff.core import Log, Method, Settings
+    from instdiff.core import Log, Method
     from instdiff.data import Pool
     from instdiff.scoring.sharding.shards import Reads
     from instdiff.scoring.table import ScoreTable
@@ -55,13 +55,6 @@ def require_output(output: str | None) -> str:
     return output
 
 
-def run_settings(config: ScoreConfig | SelectConfig) -> Settings:
-    """What all passes share, from the configuration."""
-    from instdiff.scoring.models import settings_of
-
-    return settings_of(config)
-
-
 def require_methods(config: ScoreConfig) -> None:
     """Refuse a configuration without a method."""
     from instdiff.errors import ConfigError
@@ -96,7 +89,7 @@ def listed_rows(config: ScoreConfig | SelectConfig) -> dict[str, list[str]] | No
 
 def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:
     """Score a pool as configured."""
-    from instdiff.scoring.models import bind
+    from instdiff.scoring.models import bind, settings_of
     from instdiff.scoring.scorer import score
     from instdiff.store import Store
 
@@ -105,7 +98,7 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
         pool,
         named,
         bind(config.model),
-        settings=run_settings(config),
+        settings=settings_of(config),
         store=Store(config.store),
         listed=listed_rows(config),
         target=target_rows(config),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from instdiff.cli.app import command
-from instdiff.cli.common import build_methods, listed_rows, load_pool, run_settings, target_rows
+from instdiff.cli.common import build_methods, listed_rows, load_pool, target_rows
 from instdiff.cli.console import Console
 from instdiff.cli.score import TABLES, TABLES_SAID, write_scores
 
@@ -29,7 +29,7 @@ def merge(asked: MergeConfig, console: Console, folder: str) -> None:
     Data and models are those of the shards; the options say where they are by now, if elsewhere.
     """
     from instdiff.errors import ConfigError
-    from instdiff.scoring.models import bind
+    from instdiff.scoring.models import bind, settings_of
     from instdiff.scoring.sharding.shard_file import complete
     from instdiff.scoring.sharding.shards import merge as merged
     from instdiff.store import Store
@@ -45,7 +45,7 @@ def merge(asked: MergeConfig, console: Console, folder: str) -> None:
         load_pool(settings, console, out),
         named,
         bind(settings.model),
-        settings=run_settings(settings),
+        settings=settings_of(settings),
         store=Store(settings.store),
         listed=listed_rows(settings),
         target=target_rows(settings),

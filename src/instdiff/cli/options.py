@@ -19,10 +19,7 @@ SPECIAL = {
 }
 """Options that are no keys: ways to give keys, and how this one call speaks."""
 OVERRIDES = click.Argument(
-    ["overrides"],
-    nargs=-1,
-    metavar="[KEY=VALUE]...",
-    help="Overrides of configuration keys, written key.sub=value.",
+    ["overrides"], nargs=-1, metavar="[KEY=VALUE]...", help="Overrides of configuration keys, written key.sub=value."
 )
 
 

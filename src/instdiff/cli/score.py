@@ -21,7 +21,6 @@ from instdiff.cli.common import (
     require_methods,
     require_output,
     run_score,
-    run_settings,
     target_rows,
 )
 from instdiff.cli.console import Console, clock, table
@@ -73,6 +72,7 @@ def methods(console: Console, name: str | None) -> None:
 def plan(settings: ScoreConfig, console: Console) -> None:
     """Show what scoring would cost; spends nothing."""
     from instdiff.scoring.cost import estimate_cost
+    from instdiff.scoring.models import settings_of
     from instdiff.scoring.scorer import workbench
     from instdiff.store import Store
 
@@ -83,7 +83,7 @@ def plan(settings: ScoreConfig, console: Console) -> None:
         pool,
         named,
         settings.model,
-        run_settings(settings),
+        settings_of(settings),
         Store(settings.store),
         target=target_rows(settings),
         log=console.log,
@@ -255,7 +255,7 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
 
 def _run_shard(settings: ScoreConfig, mine: Shard, folder: str, *, log: Log, **how: Any) -> Progressed:
     """A shard's columns, as far as other shards allow."""
-    from instdiff.scoring.models import bind
+    from instdiff.scoring.models import bind, settings_of
     from instdiff.scoring.sharding.shards import score_shard
     from instdiff.store import Store
 
@@ -266,7 +266,7 @@ def _run_shard(settings: ScoreConfig, mine: Shard, folder: str, *, log: Log, **h
         bind(settings.model),
         mine,
         folder,
-        settings=run_settings(settings),
+        settings=settings_of(settings),
         store=Store(settings.store),
         listed=listed_rows(settings),
         target=target_rows(settings),
@@ -284,7 +284,7 @@ def _score_on_ray(settings: ScoreConfig, pool: Pool, console: Console) -> ScoreT
     """
     from instdiff.engine.distributed.ray_host import RayHost
     from instdiff.errors import ConfigError
-    from instdiff.scoring.models import bind
+    from instdiff.scoring.models import bind, settings_of
     from instdiff.scoring.scorer import workbench
     from instdiff.scoring.sharding.shard import Shard
     from instdiff.scoring.sharding.shard_file import shard_files
@@ -294,7 +294,7 @@ def _score_on_ray(settings: ScoreConfig, pool: Pool, console: Console) -> ScoreT
     if "://" in str(settings.shared):
         raise ConfigError(f"'shared' is a folder that all nodes see, not the address '{settings.shared}'; mount it")
     named, specs = build_methods(settings)
-    how: dict[str, Any] = {"settings": run_settings(settings), "store": Store(settings.store), "log": console.log}
+    how: dict[str, Any] = {"settings": settings_of(settings), "store": Store(settings.store), "log": console.log}
     how |= {"listed": listed_rows(settings), "target": target_rows(settings)}
     folder = Path(str(settings.shared)).absolute()
     bench = workbench(pool, named, bind(settings.model), **how)

@@ -26,8 +26,7 @@ DIM = "dim"
 def columns(spoken: Sequence[Spoken], by: str | None) -> list[tuple[Spoken, str]]:
     """The columns to show: those whose name ends in one of ``by``, separated by commas; all by default.
 
-    Raises:
-        ConfigError: there is none of that name.
+    Raises a ConfigError where there is none of that name.
     """
     every = [(one, name) for one in spoken for name in sorted(one.columns, key=_order)]
     if by is None or not every:

@@ -25,13 +25,9 @@ def key(
 ) -> Any:
     """A key of the configuration, with what its option, its help text and its page need.
 
-    Args:
-        default: a value, or a class that makes one.
-        description: what the key means, as a sentence.
-        also: its other names, the published ones among them.
-        metavar: stands for the value in a help text.
-        alone: what the option means where its value is left out.
-        **limits: of the value, as pydantic has them.
+    ``default`` is a value, or a class that makes one; ``also`` has other names, the published ones among them. In a
+    help text ``metavar`` stands for the value; ``alone`` is what the option means where its value is left out.
+    ``limits`` of the value are as pydantic has them.
     """
     extra: dict[str, Any] = {"also": also, "metavar": metavar, "alone": alone}
     given: dict[str, Any] = {"default_factory": default} if isinstance(default, type) else {"default": default}
@@ -82,15 +78,10 @@ class OpenPart(Config):
 
 
 def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:
-    """A configuration from plain values.
+    """A configuration from plain values: nested mappings, as YAML gives them.
 
-    Args:
-        kind: the root of the tree.
-        values: nested mappings, as YAML gives them.
-        source: where they come from, for messages.
-
-    Raises:
-        ConfigError: an unknown key, a value of the wrong type, a key given twice under two names.
+    ``source`` says in messages where they come from. Raises a ConfigError for an unknown key, a value of the wrong
+    type, or a key given twice under two names.
     """
     try:
         return kind.model_validate(canonical(kind, values, source))
@@ -105,8 +96,7 @@ def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:
 def canonical(kind: type[Config], values: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, Any]:
     """The same values under the keys' own names and in their full shape.
 
-    Raises:
-        ConfigError: an unknown key, or one given twice under two names.
+    Raises a ConfigError for an unknown key, or one given twice under two names.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source}: '{prefix.rstrip('.') or 'the file'}' must be a mapping of keys, not {values!r}")
@@ -142,11 +132,7 @@ def _config_type(annotation: Any) -> type[Config] | None:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or holds no mapping.
-    """
+    """The mapping in a YAML file; a ConfigError where the file is missing, is not YAML, or holds no mapping."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -176,11 +162,7 @@ def scalar(text: str) -> Any:
 
 
 def split(override: str) -> tuple[list[str], Any]:
-    """The path and the value of ``key.sub=value``.
-
-    Raises:
-        ConfigError: no key or no ``=``.
-    """
+    """The path and the value of ``key.sub=value``; a ConfigError where the key or the ``=`` is missing."""
     path, sign, text = override.partition("=")
     if not sign or not all(path.split(".")):
         raise ConfigError(f"'{override}': an override is written key.sub=value")
@@ -213,11 +195,7 @@ def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
 
 
 def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], overrides: Iterable[str] = ()) -> C:
-    """A configuration from a file, command-line options over it, and ``key.sub=value`` overrides over both.
-
-    Raises:
-        ConfigError: see ``build``.
-    """
+    """A configuration from a file, options over it, and ``key.sub=value`` overrides over both; raises as ``build``."""
     values = canonical(kind, read_yaml(file), str(file)) if file else {}
     values = _overlay(values, canonical(kind, options, "the command line"))
     for override in overrides:

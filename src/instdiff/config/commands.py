@@ -121,11 +121,7 @@ class MethodsConfig(DataConfig, RunConfig):
 
     @classmethod
     def resolve_key(cls, path: list[str], values: Mapping[str, Any]) -> list[str]:
-        """``method.ifd.ratio`` with the method's key in full, which for a file has dots of its own.
-
-        Raises:
-            ConfigError: that method is not asked for.
-        """
+        """``method.ifd.ratio`` with the method's full key, dots and all; a ConfigError where it is not asked for."""
         if len(path) < 3 or path[0] not in ("method", "methods"):
             return path
         short = {short_name(spec): spec for spec in values.get("method", {})}
@@ -149,8 +145,7 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
     )
     shard_index: NonNegativeInt | None = key(None, "Which part, from 0 (default: the cluster says).", metavar="I")
     shared: str | None = key(
-        None,
-        "With `executor: ray`, a folder that all machines see: each shard reads its own rows and leaves its file.",
+        None, "With `executor: ray`, a folder that all machines see: each shard reads its own rows and leaves its file."
     )
     cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
 
@@ -194,11 +189,7 @@ ROLES = ("base", "calibrated", "proxy", "embedder", "rater", "complexity_rater",
 
 
 def check_role_names(models: dict[str, str]) -> None:
-    """Roles are a closed list.
-
-    Raises:
-        ConfigError: an unknown one, with a suggestion.
-    """
+    """Roles are a closed list: an unknown one is a ConfigError with a suggestion."""
     for role in models:
         if role not in ROLES and not role.startswith("warmup/"):
             raise ConfigError(f"unknown model role '{role}'{did_you_mean(role, ROLES)}")

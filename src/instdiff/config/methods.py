@@ -28,11 +28,8 @@ def make_method(
 
     A parameter that is a method itself is a name, or ``{name: {parameter: value}}``; several are a list of these, or
     names with commas. Methods with a ``seed`` get that of the run, where one is given and they have none of their own.
-    With ``files``, by short name, no other file is run for such a parameter.
-
-    Raises:
-        ConfigError: an unknown name or parameter, or a value that does not fit.
-        NotNamed: a file that is not among ``files``.
+    With ``files``, by short name, no other file is run for such a parameter. Raises a ConfigError for an unknown name
+    or parameter or a value that does not fit, a NotNamed for a file that is not among ``files``.
     """
     kind = resolve(spec)
     fields = {f.name for f in dataclasses.fields(kind)}
@@ -49,7 +46,8 @@ def make_method(
         made = [_inner(one, f"{short_name(spec)}.{key}", seed, files) for one in _as_list(given[key], several)]
         given[key] = tuple(made) if several else made[0]
     try:
-        method: Method = _adapter(kind).validate_python(given)
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        method: Method = adapter.validate_python(given)
         return method
     except ValidationError as error:
         first = error.errors()[0]
@@ -102,10 +100,6 @@ def files_in(values: Any) -> Iterator[str]:
             yield from files_in(value)
 
 
-def _adapter(kind: type[Method]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def is_file(spec: str) -> bool:
     """Whether a method is named by a file of the user's."""
     return ":" in spec or spec.endswith(".py")
@@ -121,9 +115,8 @@ def make_methods(
 ) -> dict[str, tuple[str, Method]]:
     """Methods by column name, with their parameters; a method with a ``seed`` takes the run's unless it has its own.
 
-    Raises:
-        ConfigError: a name given twice, parameters for a method that is not asked for, or a method inside another that
-            is not named.
+    Raises a ConfigError for a name given twice, parameters of a method that is not asked for, or a method inside
+    another that is not named.
     """
     out: dict[str, tuple[str, Method]] = {}
     for spec in specs:

@@ -74,8 +74,7 @@ class TrainSettings(Config):
     )
     kl_weight: float = key(0.1, "Of the divergence, in the modes that have one.", ge=0)
     packing: bool = key(
-        False,
-        "Rows end to end without padding; each sees itself alone, for which the model is tested at the start.",
+        False, "Rows end to end without padding; each sees itself alone, for which the model is tested at the start."
     )
     lr_scheduler_type: str = key("cosine", "The trainer's name of the decay.")
     warmup_ratio: float = key(
@@ -147,12 +146,8 @@ class TrainSettings(Config):
 def hf_arguments(settings: TrainSettings, known: Collection[str]) -> dict[str, Any]:
     """The settings as arguments of TRL's ``SFTConfig``; batch sizes, paths and device are the caller's.
 
-    Args:
-        settings: of the training.
-        known: names of ``SFTConfig``'s fields; given, because reading them costs seconds of import.
-
-    Raises:
-        ConfigError: a key that nobody knows, or one that is fixed here.
+    ``known`` are the names of ``SFTConfig``'s fields; given, because reading them costs seconds of import. Raises a
+    ConfigError for a key that nobody knows, or one that is fixed here.
     """
     extra = dict(settings.model_extra or {})
     open_keys = [*TrainSettings.model_fields, *TrainSettings.aliases(), *(set(known) - set(FIXED))]
@@ -193,13 +188,8 @@ def _hint(key: str, known: Collection[str]) -> str:
 def split_batch(settings: TrainSettings, world: int, limit: int) -> tuple[int, int]:
     """Rows per forward pass on each device, and forward passes per optimizer step, such that nothing is left over.
 
-    Args:
-        settings: of the training.
-        world: number of processes.
-        limit: most rows per forward pass where the settings do not say.
-
-    Raises:
-        ConfigError: the global batch cannot be split so.
+    ``world`` is the number of processes, ``limit`` the most rows per forward pass where the settings do not say. Raises
+    a ConfigError where the global batch cannot be split so.
     """
     total, given = settings.global_batch_size, settings.per_device_train_batch_size
     if given is None:

@@ -346,11 +346,7 @@ def terms(config: CompareConfig) -> str:
 
 
 def check_named(config: CompareConfig) -> None:
-    """Check that what a comparison cannot do without is named.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raise a ConfigError where something that a comparison cannot do without is not named."""
     for key in ("data", "model", "output"):
         if not getattr(config, key):
             raise ConfigError(f"the comparison needs '{key}'")

@@ -29,7 +29,7 @@ from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import places, read_selection, write_selection
 from instdiff.selection.selector import select
 from instdiff.store import Store
-from instdiff.training.sft import train
+from instdiff.training.sft import train, trained_model
 
 Roles = Mapping[str, ModelRef]
 Scores = tuple[Scored, dict[str, Any]]
@@ -159,7 +159,7 @@ class Engine(ABC):
         self._makers[place] = make
         named_by_content = mark.startswith(place.name)  # else the training checks that it is the same one
         finished = named_by_content and (place / run_folder.TRAINING).is_file()
-        model = run_folder.trained_model(start, how, place) if finished else make()
+        model = trained_model(start, how, place) if finished else make()
         took = read_json(place / run_folder.TRAINING)
         return model, {
             "steps": took["steps"],

@@ -72,9 +72,7 @@ def make_suites_for(
 
     ``keys`` are those of ``instdiff eval``, which go before ``known``, what the experiment says itself. There,
     ``heldout`` are its held-out rows, where it has read them. The log is told which of them are in the ``pool`` too.
-
-    Raises:
-        ConfigError: an unknown suite, task or key, or held-out rows that are not named.
+    Raises a ConfigError for an unknown suite, task or key, and for held-out rows that are not named.
     """
     heldout: Pool | None = known.pop("heldout", None)
     known["answers"] = str(Path(getattr(config, "output", None) or "") / "answers")  # one folder for all models

@@ -171,8 +171,7 @@ class Pipeline(Engine):
     ) -> dict[str, Any] | None:
         """Every suite on a round's model, or on the base; a round's ``results.json`` has it all, and ``beside``.
 
-        Returns:
-            Held-out NLL and its paired difference to the base, where it was asked for.
+        Returns held-out NLL and its paired difference to the base, where it was asked for.
         """
         mine = self._results(name, done)
         others = {suite: result for suite, result in mine.items() if suite != HELDOUT}
@@ -240,11 +239,7 @@ def selector(config: PipelineConfig) -> tuple[str, Method]:
 
 
 def budget_of(config: PipelineConfig, number: int = 1) -> Budget:
-    """The configured budget of a round; ``select_ratio`` of the response tokens by default.
-
-    Raises:
-        ConfigError: it grows in another unit than its own.
-    """
+    """A round's budget, by default ``select_ratio`` of the tokens; a ConfigError where ``grow`` is of another kind."""
     budget = configured_budget(config.select.budget, config.select.select_ratio)
     if config.select.grow is None:
         return budget

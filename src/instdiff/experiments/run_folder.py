@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from instdiff.config.base import OPERATIONAL, Config
-from instdiff.config.train import TrainSettings
 from instdiff.core import ModelRef
 from instdiff.core.files import environment, read_json, write_json, writing
 from instdiff.errors import ConfigError, DataError
@@ -76,8 +75,7 @@ class RunFolder:
     def check_config(self, config: Config, free: tuple[str, ...] = OPERATIONAL) -> None:
         """Check a configuration against the one that the folder holds, if it has begun.
 
-        Raises:
-            ConfigError: they differ in a key that is not among the ``free`` ones; names it.
+        Raises a ConfigError that names the key in which they differ, if it is not among the ``free`` ones.
         """
         if not self.begun:
             return
@@ -94,10 +92,8 @@ class RunFolder:
     def claim(self, config: Config, inputs: Mapping[str, str]) -> None:
         """Write configuration and environment of a new run, or check that data and models are still those of the run.
 
-        Files that a killed process was writing are removed; half-built folders are gone on with.
-
-        Raises:
-            DataError: the inputs are not the same; names what has changed.
+        Files that a killed process was writing are removed; half-built folders are gone on with. Raises a DataError
+        that names the input that has changed.
         """
         if self.begun:
             known = read_facts(self.environment).get("inputs", {})
@@ -316,13 +312,6 @@ def first_seed(places: list[Place]) -> dict[str, dict[str, Place]]:
 
 
 # ── trained models ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:
-    """What a finished training has made."""
-    if how.use_lora:
-        return ModelRef(start.where, start.revision, str(place), start.template)
-    return ModelRef(str(place), template=start.template)
 
 
 def model_folder(model: ModelRef) -> Path:

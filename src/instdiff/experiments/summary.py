@@ -240,10 +240,7 @@ def overlaps(folder: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
 def shares(folder: Path, cells: Iterable[Cell], pool: Pool, column: str) -> list[dict[str, Any]]:
     """Of which groups the selections are: of each line the share of its rows by a column's value, and of the pool.
 
-    Means over seeds.
-
-    Raises:
-        DataError: there is no such column.
+    Means over seeds. Raises a DataError where there is no such column.
     """
     values = ["null" if value is None else str(value) for value in pool.column(column)]
     by_row = dict(zip(pool.rows.tolist(), values, strict=True))

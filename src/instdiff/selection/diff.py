@@ -61,10 +61,8 @@ def difference(
 
     ``data`` is the input of both, where they do not bring their rows themselves; ``scores`` are score files besides
     those that lie beside the selections. Rows are grouped ``by`` a column, by default the first of ``GROUPS`` that they
-    have; so many ``examples`` are shown of those that are in one only. The log is told what cannot be compared.
-
-    Raises:
-        DataError: a selection or the column is not there.
+    have; so many ``examples`` are shown of those that are in one only. The log is told what cannot be compared. Raises
+    a DataError where a selection or the column is not there.
     """
     said = log or (lambda line: None)
     sides = {"A": find(a, reading, log), "B": find(b, reading, log)}

@@ -33,10 +33,8 @@ def explain(
     """All there is to say about one row, as plain values; tokens as ``Spoken`` under ``tokens``.
 
     ``row`` is its position in the input, or its id or the beginning of it. With a ``selection`` the facts say whether
-    the row was chosen. Token values are read from ``store``, by default where the score file says.
-
-    Raises:
-        DataError: there is no such row, several begin with this id, or the scores are of other rows.
+    the row was chosen. Token values are read from ``store``, by default where the score file says. Raises a DataError
+    where there is no such row, several begin with this id, or the scores are of other rows.
     """
     check_same_rows(pool, table.ids)
     at = place_of(table, str(row))
@@ -89,12 +87,11 @@ def _by_method(scored: Scored, at: int) -> dict[str, Any]:
     facts = rank_of(scored.value, at)
     if scored.eligible[at]:
         facts["rank"] = int(np.flatnonzero(scored.best() == at)[0]) + 1  # as selecting breaks ties
-    said = reasons(scored, at)
     budget = budget_reached(scored, at)
     return {
         **facts,
         "why": scored.reason[at],
-        "reasons": said + ([budget] if budget else []),
+        "reasons": [*reasons(scored, at), *([budget] if budget else [])],
         "details": {name: rank_of(values, at) for name, values in scored.details.items()},
     }
 
@@ -308,20 +305,18 @@ def place_in_selection(scored: Scored, record: dict[str, Any], at: int, row: int
         "chosen": taken,
         "place": rows.index(row) + 1 if taken else None,
     }
-    groups = record.get("groups")
-    return {**facts, "reason": _reason(scored, set(rows), at, facts, groups)}
+    return {**facts, "reason": _reason(scored, at, facts, record.get("groups"))}
 
 
-def _reason(scored: Scored, rows: set[int], at: int, facts: dict[str, Any], groups: dict[str, Any] | None) -> str:
+def _reason(scored: Scored, at: int, facts: dict[str, Any], groups: dict[str, Any] | None) -> str:
     by_score = type(scored.method).pick is Method.pick and groups is None
     if not by_score:
         by = f"shares of '{groups['by']}'" if groups else "more than the score of each row by itself"
         went = f"{scored.name} goes by {by}"
         if facts["chosen"]:
             return f"chosen at place {facts['place']:,} of {facts['rows']:,}: {went}"
-        return (
-            f"not chosen: {scored.reason[at]}" if scored.reason[at] else f"not chosen within {facts['budget']}: {went}"
-        )
+        why = scored.reason[at]
+        return f"not chosen: {why}" if why else f"not chosen within {facts['budget']}: {went}"
     if not scored.eligible[at]:
         return f"not chosen: it has no score ({scored.reason[at]})"
     best = scored.best()

@@ -65,15 +65,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Found:
-    """A selection.
+    """A selection, as the user named it.
 
-    Args:
-        name: as the user named it.
-        ids: of its rows, in order.
-        rows: their positions in the input, where the record has them.
-        record: what its record says, where there is one.
-        files: the record and the rows, where they lie or would lie; empty where it is no file.
-        pool: its rows, where they were read to find it.
+    Its ``ids`` are in order, and so are its ``rows``, which are positions in the input, where the record has them.
+    ``files`` are the record and the rows, where they lie or would lie; empty where it is no file. ``pool`` has its
+    rows, where they were read to find it.
     """
 
     name: str
@@ -99,9 +95,7 @@ class Found:
 def find(where: str, reading: Reading | None = None, log: Log | None = None) -> Found:
     """The selection that a record, a file of rows or a run folder is.
 
-    Raises:
-        DataError: there is nothing of the kind.
-        StoreError: the record cannot be read.
+    Raises a DataError where there is nothing of the kind, a StoreError where the record cannot be read.
     """
     reading, path = reading or Reading(), Path(where)
     place = _in_folder(path) if path.is_dir() else path if path.is_file() and _is_record(path) else None
@@ -160,18 +154,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def rows_of(found: Found, data: str | None = None, reading: Reading | None = None, log: Log | None = None) -> Pool:
-    """The selected rows in their order.
+    """The selected rows in their order: what was named, or the output beside the record, or rows of the input.
 
-    They are what was named, or the output beside the record, or rows of the input.
-
-    Args:
-        found: the selection.
-        data: the input; by default where the record says it was.
-        reading: how it is read.
-        log: is told what is read.
-
-    Raises:
-        DataError: the rows are nowhere, or are not those of the record.
+    ``data`` is the input, by default where the record says it was. Raises a DataError where the rows are nowhere, or
+    are not those of the record.
     """
     reading = reading or Reading()
     if found.pool is not None:
@@ -193,11 +179,7 @@ def rows_of(found: Found, data: str | None = None, reading: Reading | None = Non
 
 
 def places(pool: Pool, ids: Sequence[str], rows: Sequence[int] | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Positions in a pool of rows that are named by id, and by row where it is known.
-
-    Raises:
-        DataError: the pool has no such row.
-    """
+    """Positions in a pool of rows named by id, and by row where it is known; a DataError where the pool lacks one."""
     by_row = {row: at for at, row in enumerate(pool.rows.tolist())}
     at_rows = [by_row.get(row, -1) for row in rows or []]
     if at_rows and all(at >= 0 and pool.ids[at] == name for at, name in zip(at_rows, ids, strict=True)):

@@ -71,14 +71,9 @@ class Packer(Collator):
 class Filled(Sampler[int]):
     """The order in which one process would take the rows, and after it the row that teaches nothing, ``fill`` times.
 
-    Several processes take equal numbers of batches: without a filling the first rows would be learnt once more.
-
-    Args:
-        rows: number of rows; the next one is empty.
-        fill: how often the empty row is taken.
-        seed: of the order.
-        epoch: the one that a resumed training begins in. What skips its first batches hides this sampler from
-            ``set_epoch``.
+    Several processes take equal numbers of batches: without a filling the first rows would be learnt once more. The
+    empty row comes after the ``rows``. A resumed training begins in ``epoch``: what skips its first batches hides this
+    sampler from ``set_epoch``.
     """
 
     def __init__(self, rows: int, fill: int, seed: int, epoch: int = 0) -> None:

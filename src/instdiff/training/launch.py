@@ -48,12 +48,7 @@ PORT = 29500
 
 @dataclass(frozen=True)
 class Launch:
-    """What was written, and how to start it.
-
-    Args:
-        files: in the order in which they are named.
-        commands: each with what it does.
-    """
+    """What was written, in the order in which it is named, and the commands that start it, by what they do."""
 
     files: list[Path]
     commands: dict[str, str]
@@ -65,15 +60,10 @@ class Launch:
 
 
 def write_launch(config: TrainConfig, folder: Path) -> Launch:
-    """Write a training's launch files.
+    """Write a training's launch files into a folder; those of an earlier call are replaced.
 
-    Args:
-        config: of the training, and where it is to run.
-        folder: for the files; those of an earlier call are replaced.
-
-    Raises:
-        ConfigError: the data are on standard input, or the global batch cannot be shared by so many processes.
-        StoreError: a file cannot be written.
+    Raises a ConfigError where the data are on standard input or so many processes cannot share the global batch, a
+    StoreError where a file cannot be written.
     """
     if (config.data or config.train.data_path) == "-":
         raise ConfigError("the data come from standard input, which several processes cannot read; give a file")

@@ -108,9 +108,8 @@ class still:
 class Reference:
     """What the base model predicts, without gradients and without dropout.
 
-    Args:
-        halves: of the model that is trained, or of a frozen copy of it.
-        off: switches the adapter off for a while, where the model that is trained has one.
+    ``halves`` are of the model that is trained, or of a frozen copy of it; ``off`` switches the adapter off for a
+    while, where the model that is trained has one.
     """
 
     def __init__(self, halves: Halves, off: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
@@ -136,16 +135,11 @@ class Reference:
 
 
 class TargetLoss:
-    """A causal language model's forward that returns the summed loss of its target tokens.
+    """A causal language model's forward that returns the summed loss of its target tokens; see the module for modes.
 
     It takes the place of ``model.forward`` while training, so that wrappers around the model (adapters, data
-    parallelism, autocast) work as they do with the model's own.
-
-    Args:
-        halves: of the model.
-        mode: see the module.
-        reference: for the modes with a KL term.
-        kl_weight: of the KL term.
+    parallelism, autocast) work as they do with the model's own. ``reference`` and ``kl_weight`` are for modes with a KL
+    term.
     """
 
     def __init__(self, halves: Halves, mode: str, reference: Reference | None = None, kl_weight: float = 0.0) -> None:

@@ -42,19 +42,11 @@ RATE_ZERO = (
 class TrainReport:
     """What a training did; ``training.json`` holds it beside settings and versions.
 
-    Args:
-        output: the model folder, or the adapter folder.
-        rows: rows trained on.
-        left_out: rows not trained on, by reason.
-        truncated: rows trained on that were cut, and so do not teach their end.
-        target_tokens: learnt tokens in one pass over the rows.
-        steps: optimizer steps.
-        losses: per step, the mean loss over the target tokens of its global batch, in nats.
-        learning_rates: per step, the rate it was made with.
-        seed: of order, dropout and adapter weights.
-        wall_s: seconds, of the last run where the training was resumed.
-        resumed_at: the step after which the last run began.
-        fresh: False where the folder was there already.
+    ``output`` is the model folder, or the adapter folder. ``rows`` were trained on, of which ``truncated`` were cut and
+    do not teach their end; ``left_out`` counts the others by reason. ``target_tokens`` are learnt in one pass over the
+    rows. Per optimizer step ``losses`` has the mean loss over the target tokens of its global batch, in nats, and
+    ``learning_rates`` the rate. The last run began after step ``resumed_at`` and took ``wall_s`` seconds. ``fresh`` is
+    False where the folder was there already.
     """
 
     output: Path
@@ -89,24 +81,14 @@ def fit(
     A finished ``output`` of the same training is returned as it is. An interrupted call leaves its checkpoints beside
     ``output``, and the same call goes on from them to the same weights. See ``losses`` for the loss of a step.
 
-    Args:
-        rows: from ``render.training_rows``; those with a reason are left out.
-        base: folder of the model to start from.
-        tokenizer: the Hugging Face tokenizer that made the rows; saved beside the model, unchanged.
-        settings: of the training; their seed, where given, goes before ``seed``.
-        output: folder to make.
-        seed: of order, dropout and adapter weights.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        log: told how it goes, at most every ten seconds.
-        progress: told after each step.
-        base_fingerprint: the base model's fingerprint, for the record.
+    ``rows`` come from ``training_rows``; those with a reason are left out. ``base`` is the folder of the model to start
+    from. The ``tokenizer``, which made the rows, is saved beside the model, unchanged. The settings' own seed, where
+    given, goes before ``seed``: of order, dropout and adapter weights. ``progress`` is told after each step, the log at
+    most every ten seconds. ``base_fingerprint`` is for the record.
 
-    Raises:
-        ConfigError: a setting that is unknown or does not fit.
-        DataError: no row can be trained on.
-        PlanError: the training extra is not installed.
-        StoreError: the output cannot be written, or something else is there.
-        EngineError: the model cannot be loaded or trained, or its loss is no number.
+    Raises a ConfigError where a setting is unknown or does not fit, a DataError where no row can be trained on, a
+    PlanError without the training extra, a StoreError where the output cannot be written or something else is there,
+    and an EngineError where the model cannot be loaded or trained, or its loss is no number.
     """
     output, base = Path(output), Path(base)
     seed = seed if settings.seed is None else settings.seed
@@ -262,6 +244,11 @@ def train(
     if say is not None:
         losses = report.losses
         say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})
-    if train_settings.use_lora:
-        return ModelRef(base.where, base.revision, str(output), base.template)
-    return ModelRef(str(output), template=base.template)
+    return trained_model(base, train_settings, output)
+
+
+def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:
+    """What a finished training has made."""
+    if how.use_lora:
+        return ModelRef(start.where, start.revision, str(place), start.template)
+    return ModelRef(str(place), template=start.template)

@@ -56,9 +56,7 @@ class Job:
     def arguments(self, place: Path) -> Any:
         """The trainer's own settings, as TRL's ``SFTConfig``.
 
-        Raises:
-            ConfigError: one is unknown or does not fit.
-            PlanError: TRL is not installed.
+        Raises a ConfigError where one is unknown or does not fit, a PlanError where TRL is not installed.
         """
         try:
             from trl import SFTConfig
@@ -99,8 +97,7 @@ class Job:
     def load(self) -> Any:
         """The base model, with weights in fp32 whatever the checkpoint's dtype: small steps get lost in bf16.
 
-        Raises:
-            EngineError: it cannot be loaded, is an adapter, lacks weights, or does not know the rows' tokens.
+        Raises an EngineError where it cannot be loaded, is an adapter, lacks weights, or lacks tokens of the rows.
         """
         if (self.base / "adapter_config.json").is_file():
             raise EngineError(f"'{self.base}' is an adapter; train from its base model, or merge it first")
@@ -125,17 +122,15 @@ class Job:
     def run(self, args: Any, model: Any, folder: Path, start: Path | None) -> dict[str, Any]:
         """Train from a checkpoint or from the base, write the model to the folder, and tell what was done.
 
-        Raises:
-            EngineError: a loss is no number (the folder is removed), or memory does not suffice.
+        Raises an EngineError where a loss is no number (the folder is removed), or memory does not suffice.
         """
         args.output_dir = str(folder / CHECKPOINTS)
         said = {"activation_checkpointing", "gradient_checkpointing"} & set(self.settings.model_extra or {})
         if args.device.type == "cuda" and not said and not args.fsdp and model.num_parameters() > RECOMPUTE_ABOVE:
             args.activation_checkpointing = args.gradient_checkpointing = True
         watch = _Watch(self.settings, self.log, self.progress)
-        use_cache = getattr(
-            model.config, "use_cache", True
-        )  # the trainer turns it off, which would slow every later generation
+        # The trainer turns it off, which would slow every later generation.
+        use_cache = getattr(model.config, "use_cache", True)
         trainer = self._trainer(args, model, watch, start)
         try:
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
@@ -216,11 +211,7 @@ class Job:
         return trainer
 
     def _loss(self, args: Any, causal: Any, whole: Any) -> TargetLoss:
-        """The forward of a training step, for the model that is trained.
-
-        Raises:
-            EngineError: the model does not keep packed rows apart.
-        """
+        """The forward of a training step; an EngineError where the model does not keep packed rows apart."""
         halves = Halves(causal)
         if self.settings.packing and not args.deepspeed:
             self._check_packing(halves)
@@ -296,12 +287,7 @@ def _epoch(start: Path | None) -> int:
 
 
 def _can_track(names: list[str]) -> None:
-    """The trackers of ``report_to`` can be used.
-
-    Raises:
-        ConfigError: there is none of that name.
-        PlanError: what it needs is not installed.
-    """
+    """Check the trackers of ``report_to``: a ConfigError for an unknown one, a PlanError for one not installed."""
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as known
 
     for name in names:
@@ -357,11 +343,7 @@ def _lora(model: Any, settings: TrainSettings) -> Any:
 
 
 def _device(name: str) -> str:
-    """The kind of device that the trainer will take.
-
-    Raises:
-        EngineError: it is not there, or one of several is named.
-    """
+    """The kind of device that the trainer will take; an EngineError where it is not there, or is one of several."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, usable in there.items() if usable)

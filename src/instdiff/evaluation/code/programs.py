@@ -47,16 +47,10 @@ assert _result.testsRun and _result.wasSuccessful(), f"{len(_wrong)} of {_result
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem.
+    """One problem, which asks for the function ``entry``; ``head`` is code that stands before every answer.
 
-    Args:
-        id: its own.
-        entry: the function that is asked for.
-        head: code that stands before every answer.
-        instruction: what a model that follows instructions is asked.
-        start: what a model that continues texts continues.
-        tests: code after the answer, which raises where it is wrong.
-        libraries: that its tests need.
+    A model that follows instructions is asked ``instruction``, one that continues texts continues ``start``. ``tests``
+    are code after the answer, which raises where it is wrong, and need ``libraries``.
     """
 
     id: str
@@ -195,14 +189,10 @@ def is_test_row(row: Record) -> bool:
 
 @dataclass(frozen=True)
 class CodeTask:
-    """A benchmark.
+    """A benchmark: the place of its rows, and what makes a problem of a row.
 
-    Args:
-        place: where its rows are.
-        read: makes a problem of a row.
-        stops: what ends a text that continues a problem's start.
-        limits: of each program.
-        keep: which rows are tested.
+    ``stops`` end a text that continues a problem's start; ``limits`` are of each program; ``keep`` says which rows are
+    tested.
     """
 
     place: Place
@@ -212,11 +202,7 @@ class CodeTask:
     keep: Callable[[Record], bool] = lambda row: True
 
     def problems(self, data: Found, limit: int | None) -> list[Problem]:
-        """The first so many problems.
-
-        Raises:
-            DataError: a row lacks a column, or none is left.
-        """
+        """The first so many problems; a DataError where a row lacks a column, or none is left."""
         rows = [(number, row) for number, row in enumerate(data.rows) if self.keep(row)][:limit]
         if not rows:
             raise DataError(f"task '{self.place.name}': no row of {data.where} belongs to the test split")

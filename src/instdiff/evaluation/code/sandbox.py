@@ -33,13 +33,9 @@ PASSED = "passed"
 class Limits:
     """What a program may take.
 
-    Args:
-        cpu: seconds of processor time.
-        wall: seconds by the clock; longer, so that a busy machine decides nothing.
-        memory: bytes of address space of each process.
-        disk: bytes that it may write.
-        processes: at once, with threads.
-        files: open at once.
+    ``cpu`` are seconds of processor time, ``wall`` seconds by the clock: more, so that a busy machine decides nothing.
+    ``memory`` are bytes of address space of each process, ``disk`` bytes that it may write; ``processes``, with
+    threads, and ``files`` are at once.
     """
 
     cpu: int = 5
@@ -70,10 +66,8 @@ class Verdict:
 class Sandbox:
     """Runs programs, several at once, each in a fresh process with nothing of this machine in reach.
 
-    Args:
-        limits: of each program.
-        workers: programs at once; the number of cores by default.
-        unsafe: run them even where this machine cannot shut them in.
+    ``workers`` are programs at once, by default the number of cores; ``unsafe`` runs them even where this machine
+    cannot shut them in.
     """
 
     def __init__(self, limits: Limits | None = None, *, workers: int | None = None, unsafe: bool = False) -> None:
@@ -83,11 +77,7 @@ class Sandbox:
         self._open = _world_readable(sys.prefix) and _world_readable(sys.base_prefix)
 
     def check(self) -> list[str]:
-        """Try what a program can do here; what is not shut in, as sentences.
-
-        Raises:
-            EngineError: something is not, and ``unsafe`` does not allow it.
-        """
+        """Try what a program can do here; what is not shut in, as sentences: an EngineError unless ``unsafe``."""
         if sys.platform != "linux":
             raise EngineError(f"programs that a model wrote can be run on Linux alone, and this is {sys.platform}")
         lacking = self._probe()
@@ -100,11 +90,7 @@ class Sandbox:
         return lacking
 
     def run(self, programs: Sequence[str]) -> Iterator[tuple[int, Verdict]]:
-        """Each program's number and verdict, as they end.
-
-        Raises:
-            EngineError: the sandbox itself failed.
-        """
+        """Each program's number and verdict, as they end; an EngineError where the sandbox itself failed."""
         with ThreadPoolExecutor(self.workers) as pool, ExitStack() as stack:
             live: set[subprocess.Popen[bytes]] = set()
             stack.callback(_end, live)
@@ -208,15 +194,8 @@ raise AssertionError("|" + "|".join(found))
 def run_programs(programs: Sequence[str], sandbox: Sandbox, path: Path | None, progress: Progress) -> list[Verdict]:
     """Of each program its verdict; equal ones are run once, and none whose verdict the file has.
 
-    Args:
-        programs: that are run.
-        sandbox: runs them.
-        path: of the file of verdicts; None keeps none.
-        progress: shows it.
-
-    Raises:
-        EngineError: programs cannot be run here.
-        StoreError: the file cannot be written.
+    Without a ``path`` no verdict is kept. Raises an EngineError where programs cannot be run here, a StoreError where
+    the file cannot be written.
     """
     verdicts = AnswerCache(path, lambda line: Verdict(line["reason"], line["detail"]))
     keys = [fingerprint(program, asdict(sandbox.limits), sys.version) for program in programs]

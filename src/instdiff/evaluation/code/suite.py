@@ -12,7 +12,7 @@ import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.evaluation.code.programs import TASKS, Problem
-from instdiff.evaluation.code.sandbox import Sandbox, Verdict, run_programs
+from instdiff.evaluation.code.sandbox import Sandbox, run_programs
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Sampling, Subject
 from instdiff.evaluation.task_data import Found, choose_tasks, find
@@ -24,16 +24,10 @@ KS = (1, 2, 5, 10, 20, 50, 100)
 
 @dataclass(frozen=True)
 class CodeSuite:
-    """pass@1, of each problem the share of its samples that pass.
+    """pass@1, of each problem the share of its samples that pass; ``tasks`` are names out of ``TASKS``.
 
-    Args:
-        tasks: names out of ``TASKS``.
-        sampling: how answers are drawn.
-        raw: the model continues code, else it follows an instruction.
-        limit: first so many problems of each task.
-        data_dir: a folder with files of tasks.
-        task_data: files by task.
-        unsafe: run programs even where they cannot be shut in.
+    With ``raw`` the model continues code, else it follows an instruction. ``limit`` takes the first so many problems of
+    each task; ``unsafe`` runs programs even where they cannot be shut in.
     """
 
     tasks: tuple[str, ...]
@@ -48,9 +42,7 @@ class CodeSuite:
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Write and run, task by task.
 
-        Raises:
-            DataError: a task's data are not there.
-            EngineError: programs cannot be run safely here.
+        Raises a DataError where a task's data are not there, an EngineError where programs cannot be run safely here.
         """
         # All that can be refused is refused before the first answer is written.
         lacking = Sandbox(unsafe=self.unsafe).check()
@@ -88,7 +80,7 @@ class CodeSuite:
             "samples": n,
             "style": "continue" if self.raw else "instruct",
             **{f"pass@{k}": _mean(pass_at(k, n, passed)) for k in sorted({*(k for k in KS if k <= n), n})},
-            "verdicts": _count_reasons(verdicts),
+            "verdicts": dict(Counter(verdict.reason for verdict in verdicts).most_common()),
             "limits": asdict(task.limits),
             "isolated": not lacking,
             "data": data.where,
@@ -119,18 +111,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _count_reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    return dict(Counter(verdict.reason for verdict in verdicts).most_common())
-
-
 def code_suite(config: EvalConfig) -> CodeSuite:
-    """The suite as configured.
+    """The suite as configured; a ConfigError for an unknown task.
 
     A model continues code under a template that has no instruction, or where worked examples are asked for: the
     problems bring their own, and none is added.
-
-    Raises:
-        ConfigError: an unknown task.
     """
     return CodeSuite(
         tuple(choose_tasks(list(TASKS), config.task, "code")),

@@ -36,10 +36,8 @@ def local_file(
 ) -> str | None:
     """The path that is given for a task, or the file or folder in ``data_dir`` that is called like it.
 
-    A file may also lie in a folder called like the task or the suite.
-
-    Raises:
-        DataError: the path given, or the folder, is not there.
+    A file may also lie in a folder called like the task or the suite. Raises a DataError where the path given, or the
+    folder, is not there.
     """
     for name in names:
         stems = [name, *(f"{name}_{split}" for split in _TESTS)]
@@ -56,15 +54,10 @@ def local_file(
 
 
 def parts(where: str, read: Callable[[Record], Record | None], *, subjects: bool = False) -> Parts:
-    """The rows of a file or folder.
+    """The rows of a file or folder; a DataError where a file cannot be read, or has no row of the kind.
 
-    Args:
-        where: the path.
-        read: brings a row to the task's own columns; None for a row of another kind.
-        subjects: whether the task has subjects, by a column or by the names of files.
-
-    Raises:
-        DataError: a file cannot be read, or has no row of the kind.
+    ``read`` brings a row to the task's own columns, or gives None for a row of another kind. With ``subjects`` the task
+    has subjects, by a column or by the names of files.
     """
     path, taken = split_slice(where)
     out: Parts = {}

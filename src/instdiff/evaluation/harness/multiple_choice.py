@@ -41,12 +41,7 @@ NLL: Measure = Nll()
 
 @dataclass(frozen=True)
 class Question:
-    """A question with options A to D.
-
-    Args:
-        text: as the model sees it, up to where the letter stands.
-        answer: the number of the right option; None where it is not known.
-    """
+    """A question with options A to D: its text up to where the letter stands, and the right option, if known."""
 
     text: str
     answer: int | None
@@ -54,15 +49,11 @@ class Question:
 
 @dataclass(frozen=True)
 class ChoiceTask:
-    """A benchmark of such questions.
+    """A benchmark of such questions, with the names that its local file may have.
 
-    Args:
-        name: of the task.
-        files: names that its local file may have.
-        read: brings a row of a local file or of the hub to the hub's columns.
-        ask: makes the question of it.
-        hub: where its rows are by default, by subject: data set, split to test on, split to show.
-        intro: stands before everything; knows ``{subject}``.
+    ``read`` brings a row of a local file or of the hub to the hub's columns, and ``ask`` makes the question of it.
+    ``hub`` says where rows are by default, by subject: data set, split to test on, split to show. ``intro`` stands
+    before everything; it knows ``{subject}``.
     """
 
     name: str
@@ -73,11 +64,7 @@ class ChoiceTask:
     intro: str = ""
 
     def rows(self, where: str | None, shots: int) -> Parts:
-        """Its rows, of a local file or of the hub.
-
-        Raises:
-            DataError: they cannot be read, or there are none.
-        """
+        """Its rows, of a local file or of the hub; a DataError where they cannot be read, or there are none."""
         if where is not None:
             found = data.parts(where, self.read, subjects=len(self.hub) > 1)
             known = {subject: rows for subject, rows in found.items() if subject in self.hub}
@@ -157,11 +144,8 @@ MED = {
 class ChoiceSuite:
     """Multiple choice by log-likelihood of the letters; with the model's chat template where that is the run's.
 
-    Args:
-        name: of the suite.
-        tasks: what is asked, and the local file of each; None takes the hub's.
-        shots: examples before each question, the first of the split to show.
-        limit: questions of each task, dealt over its subjects.
+    ``tasks`` come with their local files; None takes the hub's. ``shots`` are examples before each question, the first
+    of the split to show. ``limit`` is the number of questions of each task, dealt over its subjects.
     """
 
     name: str

@@ -38,20 +38,13 @@ SEED = 1234
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """A task of lm-eval, or a group of them that differ in subject only.
+    """A task of lm-eval, or a ``group`` of them that differ in subject only.
 
-    Args:
-        name: of the task here.
-        entry: lm-eval's name of the task, or what the names of the group's tasks start with.
-        folder: where lm-eval describes it, so that the other thousands need not be read.
-        shots: examples before each question, as the leaderboard has it.
-        metric: the leaderboard's.
-        read: brings a row of a local file to the hub's columns.
-        files: names that its local file may have.
-        sample: lm-eval's name of the metric, where it is another.
-        filter: what is taken of an answer, where lm-eval takes several things.
-        group: whether it is a group.
-        own_shots: the examples are written into the task, so that there are no more of them.
+    ``entry`` is lm-eval's name of the task, or what the names of the group's tasks start with; ``folder`` is where it
+    is described, so that the other thousands need not be read. ``shots`` before each question and ``metric`` are the
+    leaderboard's; ``sample`` is lm-eval's name of the metric, where it is another. ``read`` brings a row of a local
+    file, called one of ``files``, to the hub's columns. ``filter`` says what is taken of an answer, where lm-eval takes
+    several things. With ``own_shots`` the examples are written into the task, so that there are no more of them.
     """
 
     name: str
@@ -116,10 +109,8 @@ MORE = {
 def openllm_suite(config: EvalConfig) -> HarnessSuite:
     """The ``openllm`` suite of a configuration.
 
-    Raises:
-        ConfigError: a task that it does not have.
-        DataError: a local file is not there.
-        PlanError: lm-eval is not installed.
+    Raises a ConfigError for a task that it does not have, a DataError where a local file is not there, a PlanError
+    where lm-eval is not installed.
     """
     _require_lm_eval()
     chosen = [OPENLLM.get(name) or MORE[name] for name in _choose_tasks(config.task, OPENLLM, MORE)]
@@ -137,9 +128,7 @@ def openllm_suite(config: EvalConfig) -> HarnessSuite:
 def med_suite(config: EvalConfig) -> ChoiceSuite:
     """The ``med`` suite of a configuration; it goes through our own sweep and does not need lm-eval.
 
-    Raises:
-        ConfigError: a task that it does not have.
-        DataError: a local file is not there.
+    Raises a ConfigError for a task that it does not have, a DataError where a local file is not there.
     """
     chosen = [MED[name] for name in _choose_tasks(config.task, MED)]
     tasks = tuple((task, _file(task, config, "med")) for task in chosen)
@@ -168,14 +157,11 @@ def _require_lm_eval() -> None:
 
 @dataclass(frozen=True)
 class HarnessSuite:
-    """Tasks of lm-eval; with the model's chat template where that is the run's.
+    """Tasks of lm-eval, with their local files (None takes the hub's); the run's chat template is used where it is one.
 
-    Args:
-        tasks: what is asked, and the local file of each; None takes the hub's.
-        shots: examples before each question; None takes the leaderboard's number.
-        limit: items of each task, dealt over its subjects.
-        max_length: tokens of a prompt with its answer; by default the model's context.
-        max_new_tokens: tokens after which an answer is cut; by default the task's own number.
+    ``shots`` before each question are the leaderboard's by default; ``limit`` items of each task are dealt over its
+    subjects. ``max_length`` are tokens of a prompt with its answer, by default the model's context; ``max_new_tokens``
+    those after which an answer is cut, by default the task's own number.
     """
 
     tasks: tuple[tuple[HarnessTask, str | None], ...]
@@ -188,9 +174,7 @@ class HarnessSuite:
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Run everything.
 
-        Raises:
-            DataError: a task's rows cannot be read or downloaded.
-            PlanError: lm-eval is not installed.
+        Raises a DataError where a task's rows cannot be read or downloaded, a PlanError where lm-eval is not installed.
         """
         _require_lm_eval()
         source = resolve(subject.model, subject.store.memo)

@@ -87,12 +87,9 @@ def plain(text: str) -> Decimal | None:
 
 
 def same(answer: str, gold: str, tolerance: float = 0.0) -> bool:
-    """Whether two final answers are equal: as numbers, as texts, or as what they mean.
+    """Whether an answer equals the right one: as numbers, as texts, or as what they mean.
 
-    Args:
-        answer: that was given.
-        gold: the right one.
-        tolerance: share of the right number by which another may differ from it.
+    ``tolerance`` is the share of the right number by which the answer may differ from it.
     """
     found = _compare_plainly(answer, gold, tolerance)
     return _compare_meaning(answer, gold) if found is None else found

@@ -34,11 +34,7 @@ class Solution(NamedTuple):
 
 
 def check_math_verify() -> None:
-    """Raises where the library is not there.
-
-    Raises:
-        PlanError: with what to install.
-    """
+    """Raise a PlanError with what to install, where the library is not there."""
     if importlib.util.find_spec("math_verify") is None:
         raise PlanError("grading mathematics needs the package math-verify: pip install 'instdiff[eval]'")
 
@@ -53,12 +49,9 @@ def grade_all(
 ) -> list[Verdict]:
     """A verdict for each solution, in their order; those that take algebra are for the processes.
 
-    Args:
-        solutions: that are tell; equal ones once.
-        workers: processes; by default as many as there are processors, and no more than there is work for.
-        timeout: seconds after which a process is killed; its solution is wrong by ``timeout``.
-        advance: called after each verdict.
-        command: starts a process.
+    Equal ones are graded once. ``workers`` are processes, by default as many as there are processors, and no more than
+    there is work for. After ``timeout`` seconds a process is killed; its solution is wrong by ``timeout``. ``advance``
+    is called after each verdict; ``command`` starts a process.
     """
 
     def tell() -> None:
@@ -127,8 +120,7 @@ class Grader:
     def __call__(self, solution: Solution) -> Verdict:
         """Its verdict; ``timeout`` where it does not come, ``crashed`` where the process dies of it.
 
-        Raises:
-            EngineError: no process can be started.
+        Raises an EngineError where no process can be started.
         """
         process = self._start()
         assert process.stdin is not None
@@ -157,11 +149,7 @@ class Grader:
         if self._process is None:
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
             )
             if self._line(self._process, START) != b"ready\n":
                 self.close()

@@ -11,7 +11,7 @@ import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluation.math.grading import Verdict, last_boxed
+from instdiff.evaluation.math.grading import last_boxed
 from instdiff.evaluation.math.grading_processes import Solution, check_math_verify, grade_all
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
@@ -65,15 +65,10 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class MathTask:
-    """A set of problems.
+    """A set of problems; of the columns that may hold a problem, or its answer, the first that is there counts.
 
-    Args:
-        place: where they are.
-        problem: columns that may hold the problem, the first that is there counts.
-        answer: the same of the answer.
-        gold: makes the right answers out of that column.
-        number: whether answers are numbers, and the last number of a solution may stand for its answer.
-        tolerance: share by which a number may differ.
+    ``gold`` makes the right answers out of that column. With ``number`` answers are numbers, and the last number of a
+    solution may stand for its answer. ``tolerance`` is the share by which a number may differ.
     """
 
     place: Place
@@ -138,15 +133,10 @@ TASKS = {
 
 @dataclass(frozen=True)
 class MathSuite:
-    """Accuracy, of each problem the mean over its samples.
+    """Accuracy, of each problem the mean over its samples; ``tasks`` are names out of ``TASKS``.
 
-    Args:
-        tasks: names out of ``TASKS``.
-        sampling: how answers are drawn.
-        shots: worked examples before a problem; with any, the model continues a text and follows no instruction.
-        limit: first so many problems of each task.
-        data_dir: a folder with files of tasks.
-        task_data: files by task.
+    ``shots`` are worked examples before a problem; with any, the model continues a text and follows no instruction.
+    ``limit`` takes the first so many problems of each task.
     """
 
     tasks: tuple[str, ...]
@@ -160,9 +150,7 @@ class MathSuite:
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Write and grade, task by task.
 
-        Raises:
-            DataError: a task's data are not there.
-            PlanError: math-verify is not installed.
+        Raises a DataError where a task's data are not there, a PlanError where math-verify is not installed.
         """
         check_math_verify()
         # All data are found before the first answer is written.
@@ -189,7 +177,7 @@ class MathSuite:
         right = np.array([verdict.right for verdict in verdicts], np.float64).reshape(len(problems), -1)
         details = {
             "samples": self.sampling.n,
-            "graded": _count_reasons(verdicts),
+            "graded": dict(Counter(verdict.reason or ("right" if verdict.right else "wrong") for verdict in verdicts)),
             "any_right": float((right.max(1) > 0).mean()),
             "data": data.where,
             "data_fingerprint": data.fingerprint,
@@ -206,11 +194,7 @@ class MathSuite:
 
 
 def read_problems(task: MathTask, data: Found) -> list[tuple[str, tuple[str, ...]]]:
-    """Problems with their right answers.
-
-    Raises:
-        DataError: a row has no problem, or no answer can be found in it.
-    """
+    """Problems with their right answers; a DataError where a row has no problem, or no answer can be found in it."""
     out = []
     for number, row in enumerate(data.rows):
         where = f"task '{task.place.name}', row {number} of {data.where}"
@@ -221,16 +205,8 @@ def read_problems(task: MathTask, data: Found) -> list[tuple[str, tuple[str, ...
     return out
 
 
-def _count_reasons(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    return dict(Counter(verdict.reason or ("right" if verdict.right else "wrong") for verdict in verdicts))
-
-
 def math_suite(config: EvalConfig) -> MathSuite:
-    """The suite as configured.
-
-    Raises:
-        ConfigError: an unknown task, or more examples than there are.
-    """
+    """The suite as configured; a ConfigError for an unknown task, or more examples than there are."""
     shots = config.shots or 0
     if shots > len(EXAMPLES):
         raise ConfigError(f"suite 'math' has {len(EXAMPLES)} worked examples; shots is {shots}")

@@ -48,12 +48,7 @@ def front_matter(record: Mapping[str, Any] | None, rows: int, license: str | Non
 def card(record: Mapping[str, Any] | None, pool: Pool, *, columns: list[str], license: str | None, title: str) -> str:
     """The whole ``README.md``.
 
-    Args:
-        record: what the record of the selection says; without it the card says that nothing is known.
-        pool: the subset.
-        columns: of its rows.
-        license: of the source.
-        title: the data set's name.
+    Without the record of the selection it says that nothing is known; ``license`` is that of the source.
     """
     rows = len(pool)
     parts = [front_matter(record, rows, license, title, pool.fingerprint), MADE, f"# {title}"]

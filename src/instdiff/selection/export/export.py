@@ -74,11 +74,7 @@ def _push(exported: Exported, repo: str, folder: Path, public: bool) -> Exported
 
 
 def _check(format: str, folder: Path, for_the_hub: Mapping[str, object]) -> None:
-    """What is wrong before anything is read.
-
-    Raises:
-        ConfigError: an unknown format, an option of another, or an output that is no folder.
-    """
+    """Refuse with a ConfigError an unknown format, an option of another, or an output that is no folder."""
     if format not in FORMATS:
         raise ConfigError(f"unknown export format '{format}'{did_you_mean(format, FORMATS)}")
     given = next((option for option, value in for_the_hub.items() if value), None)
@@ -89,11 +85,7 @@ def _check(format: str, folder: Path, for_the_hub: Mapping[str, object]) -> None
 
 
 def _name(name: str | None, data: str) -> str:
-    """A name that is fit for a file and for the lists of trainers.
-
-    Raises:
-        ConfigError: the one that is given is not.
-    """
+    """A name that is fit for a file and for the lists of trainers; a ConfigError where the one given is not."""
     if name is not None:
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
             raise ConfigError(f"'{name}' is no name for a data set: letters, digits, '_', '-' and '.' only")

@@ -41,18 +41,10 @@ MODEL = "MODEL"
 
 @dataclass(frozen=True)
 class Asked:
-    """What an export is asked for.
+    """What an export is asked for: the selected rows in order, their record, the folder, the data set's name, a layout.
 
-    Args:
-        pool: the selected rows, in order.
-        record: what the record of the selection says, where there is one.
-        output: the folder.
-        name: of the data set.
-        layout: a layout's name, or ``auto``.
-        template: for TRL: ``chat``, or a text template; None decides by the model.
-        model: to be trained; None where it is not known.
-        protected: files that must not be written over.
-        log: is told what changes.
+    ``template`` is for TRL: ``chat``, or a text template; None decides by the model. ``model`` is the one to be
+    trained; None where it is not known. ``protected`` files must not be written over. The log is told what changes.
     """
 
     pool: Pool
@@ -66,11 +58,7 @@ class Asked:
     log: Log = print
 
     def free(self, name: str) -> Path:
-        """A path in the output folder that is not the input's.
-
-        Raises:
-            ConfigError: it is.
-        """
+        """A path in the output folder; a ConfigError where it is the input's."""
         path = self.output / name
         if any(path.resolve() == other.resolve() for other in self.protected):
             raise ConfigError(f"'{path}' is what is exported; give another --output or --name")
@@ -79,16 +67,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """What was written, and how many rows of which layout.
 
-    Args:
-        files: the paths.
-        rows: how many rows the data has.
-        layout: their shape.
-        say: what to do with it, for people.
-        command: the command that trains on it, where there is one.
-        changed: rows whose text is the same but divided otherwise.
-        left_out: rows that the layout cannot hold.
+    ``say`` is what to do with it, for people; ``command`` trains on it, where there is one. ``changed`` rows have the
+    same text, but divided otherwise; ``left_out`` rows are those that the layout cannot hold.
     """
 
     files: list[Path]
@@ -145,9 +127,7 @@ TAGS = {
 def llamafactory(asked: Asked) -> Exported:
     """A data file and its entry in ``dataset_info.json``, where other entries stay as they are.
 
-    Raises:
-        ConfigError: the name is another data set's there.
-        StoreError: the file that is there is no such list.
+    Raises a ConfigError where the name is another data set's there, a StoreError where the file is no such list.
     """
     layouts = {"auto": (ALPACA, SHAREGPT), "alpaca": (ALPACA,), "sharegpt": (SHAREGPT,)}
     laid = lay(asked.pool, _find_layout(asked, layouts, "LLaMA-Factory"))
@@ -294,11 +274,7 @@ def _template_for(asked: Asked) -> str:
 
 
 def jsonl(asked: Asked) -> Exported:
-    """The input's own rows.
-
-    Raises:
-        ConfigError: a layout is asked for.
-    """
+    """The input's own rows; a ConfigError where a layout is asked for."""
     _own_layout(asked, "jsonl")
     path = asked.free(f"{asked.name}.jsonl")
     asked.pool.to_jsonl(path)
@@ -306,11 +282,7 @@ def jsonl(asked: Asked) -> Exported:
 
 
 def parquet(asked: Asked, name: str | None = None) -> Exported:
-    """The input's own rows; as messages where parquet would change them.
-
-    Raises:
-        ConfigError: a layout is asked for.
-    """
+    """The input's own rows, or messages where parquet would change them; a ConfigError where a layout is asked for."""
     _own_layout(asked, "parquet")
     path = asked.free(name or f"{asked.name}.parquet")
     layout, changed = write_parquet(asked.pool, path)

@@ -22,9 +22,7 @@ LOOKED_AT = 1000
 def hub(asked: Asked, license: str | None = None) -> Exported:
     """``data/train.parquet`` and a card, and the record where there is one.
 
-    Raises:
-        ConfigError: there is a card that somebody wrote.
-        StoreError: parquet cannot hold the rows.
+    Raises a ConfigError where somebody wrote the card that is there, a StoreError where parquet cannot hold the rows.
     """
     readme, record = asked.free(README), asked.free(RECORD)
     if readme.is_file() and MADE not in readme.read_text(encoding="utf-8", errors="replace"):
@@ -36,13 +34,7 @@ def hub(asked: Asked, license: str | None = None) -> Exported:
     if asked.record is not None:
         write_json(record, public(asked.record))
         files = [*files, record]
-    text = card(
-        asked.record,
-        asked.pool,
-        columns=pq.read_schema(files[0]).names,
-        license=license,
-        title=asked.name,
-    )
+    text = card(asked.record, asked.pool, columns=pq.read_schema(files[0]).names, license=license, title=asked.name)
     with writing(readme) as aside:
         aside.write_text(text, encoding="utf-8")
     say = f"{asked.output} is ready for the hub; --push hub:owner/name puts it there"
@@ -50,11 +42,7 @@ def hub(asked: Asked, license: str | None = None) -> Exported:
 
 
 def repository(where: str) -> str:
-    """The repository that ``hub:owner/name`` names.
-
-    Raises:
-        ConfigError: it names none.
-    """
+    """The repository that ``hub:owner/name`` names; a ConfigError where it names none."""
     name = where.removeprefix("hub:")
     if not where.startswith("hub:") or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ConfigError(f"'--push {where}' names no place on the hub; write hub:owner/name")
@@ -62,11 +50,7 @@ def repository(where: str) -> str:
 
 
 def check_push(where: str, folder: Path) -> str:
-    """The repository, where there is hope to reach it: before anything is written.
-
-    Raises:
-        ConfigError: a bad name, no token, or the network is switched off.
-    """
+    """The repository, before anything is written; a ConfigError for a bad name, no token or a network switched off."""
     from huggingface_hub import get_token
     from huggingface_hub.constants import is_offline_mode
 
@@ -82,8 +66,7 @@ def check_push(where: str, folder: Path) -> str:
 def push(name: str, exported: Exported, folder: Path, *, public: bool = False) -> str:
     """Put the files of an export into a data set repository, private unless it is there or asked for otherwise.
 
-    Raises:
-        StoreError: the hub refuses or cannot be reached; the folder stays as it is.
+    Raises a StoreError where the hub refuses or cannot be reached; the folder stays as it is.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

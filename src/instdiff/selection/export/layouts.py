@@ -18,13 +18,10 @@ SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "call": "fu
 
 @dataclass(frozen=True)
 class Layout:
-    """One shape of rows.
+    """One shape of rows, by the name that ``--layout`` gives it.
 
-    Args:
-        name: what ``--layout`` calls it.
-        make: from a sample to a row, or None where it cannot hold the sample.
-        format: under which name instdiff reads it again.
-        blank: columns that only some rows need, with what the others have there.
+    ``make`` turns a sample into a row, or None where it cannot hold the sample; instdiff reads rows again as
+    ``format``. ``blank`` has the columns that only some rows need, with what the others have there.
     """
 
     name: str
@@ -164,14 +161,11 @@ def tool_calls(text: str) -> list[Record] | None:
 
 @dataclass(frozen=True)
 class Laid:
-    """How a pool is laid out.
+    """How a pool is laid out: the shape, and all columns that some row has.
 
-    Args:
-        layout: the shape.
-        columns: all columns that some row has.
-        changed: rows that come back as another sample: what they say is the same, how it is divided is not.
-        unfit: positions of rows that the layout cannot hold.
-        beside: another shape whose columns stand beside, so that rows come back exactly.
+    ``changed`` rows come back as another sample: what they say is the same, how it is divided is not. ``unfit`` are
+    positions of rows that the layout cannot hold. ``beside`` is another shape whose columns are added, so that rows
+    come back exactly.
     """
 
     layout: Layout
@@ -193,12 +187,9 @@ class Laid:
 
 
 def lay(pool: Pool, layouts: Iterable[Layout], beside: Layout | None = None) -> Laid:
-    """The first layout that holds every row exactly, else the last.
+    """The first layout that holds every row exactly, else the last, which must hold most.
 
-    Args:
-        pool: the rows.
-        layouts: in the order of preference; the last is the one that holds most.
-        beside: columns to add where the last does not hold every row exactly and this one does.
+    The columns of ``beside`` are added where the last does not hold every row exactly and ``beside`` does.
     """
     found: Laid | None = None
     for layout in layouts:

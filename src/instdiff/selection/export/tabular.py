@@ -27,11 +27,8 @@ AT_ONCE = 1000
 def write_parquet(pool: Pool, path: Path) -> tuple[str, int]:
     """Write the rows with their own columns, or as messages where parquet would change them.
 
-    Returns:
-        The layout, and how many rows come back as another sample.
-
-    Raises:
-        StoreError: parquet cannot hold a column, or the path cannot be written.
+    Returns the layout, and how many rows come back as another sample. Raises a StoreError where parquet cannot hold a
+    column, or the path cannot be written.
     """
     with writing(path) as aside:
         trial = aside.with_suffix(".parquet")
