@@ -9,9 +9,9 @@ import typer
 
 from instdiff.cli import options as o
 from instdiff.cli.app import command
-from instdiff.cli.common import build_methods, load_pool, run_settings, target_rows
+from instdiff.cli.common import build_methods, load_pool
 from instdiff.cli.console import Console
-from instdiff.cli.score import TABLES, TABLES_SAID, listed_rows, write_scores
+from instdiff.cli.score import TABLES, TABLES_SAID, inputs, write_scores
 
 if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
@@ -41,7 +41,6 @@ def merge(
     from instdiff.scoring.models import bind
     from instdiff.scoring.sharding.shard_file import complete
     from instdiff.scoring.sharding.shards import merge as merged
-    from instdiff.store import Store
 
     console = Console(quiet=quiet, as_json=json)
     out = output or str(Path(folder) / "scores.parquet")
@@ -51,18 +50,8 @@ def merge(
     given = o.options_given(data=data, warmup=warmup, target=target, store=store)
     settings = _again(first, given, model, method or [], folder)
     named, specs = build_methods(settings)
-    scores = merged(
-        folder,
-        load_pool(settings, console, out),
-        named,
-        bind(settings.model),
-        settings=run_settings(settings),
-        store=Store(settings.store),
-        listed=listed_rows(settings),
-        target=target_rows(settings),
-        specs=specs,
-        log=console.log,
-    )
+    pool, how = load_pool(settings, console, out), inputs(settings, console.log)
+    scores = merged(folder, pool, named, bind(settings.model), specs=specs, **how)
     console.log(f"{first['about']['shards']} shards of {folder} are joined")
     write_scores(scores, out, console, strict=strict)
 
