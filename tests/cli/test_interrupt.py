@@ -13,7 +13,7 @@ from .shell import ROWS, files, ok, python
 SLOWLY = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without it
-import instdiff.scoring.workbench as place
+import instdiff.engine.models as place
 
 class Slow(place.Sweep):
     def __call__(self, rows, measures):

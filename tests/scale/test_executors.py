@@ -56,7 +56,7 @@ def ray_that_reads(words: list[str], name: str) -> None:
 @pytest.fixture(scope="module")
 def words(shared: Path) -> list[str]:
     data, model = shared / "data" / "alpaca" / "alpaca_union.json", shared / "models" / "stories260K"
-    return [f"--data={data}", f"--model={model}", *WORDS]
+    return [f"--data={data}", f"--model=base={model}", f"--model=proxy={model}", *WORDS]
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from instdiff.cli.app import command
-from instdiff.cli.common import build_methods, listed_rows, load_pool, target_rows
+from instdiff.cli.common import build_methods, load_pool
 from instdiff.cli.console import Console
-from instdiff.cli.score import TABLES, TABLES_SAID, write_scores
+from instdiff.cli.score import TABLES, TABLES_SAID, inputs, write_scores
 
 if TYPE_CHECKING:
     from instdiff.config.commands import MergeConfig, ScoreConfig
@@ -29,10 +29,9 @@ def merge(asked: MergeConfig, console: Console, folder: str) -> None:
     Data and models are those of the shards; the options say where they are by now, if elsewhere.
     """
     from instdiff.errors import ConfigError
-    from instdiff.scoring.models import bind, settings_of
+    from instdiff.scoring.models import bind
     from instdiff.scoring.sharding.shard_file import complete
     from instdiff.scoring.sharding.shards import merge as merged
-    from instdiff.store import Store
 
     out = asked.output or str(Path(folder) / "scores.parquet")
     if Path(out).suffix not in TABLES:
@@ -40,18 +39,8 @@ def merge(asked: MergeConfig, console: Console, folder: str) -> None:
     first = complete(folder)
     settings = _again(first, asked, folder)
     named, specs = build_methods(settings)
-    scores = merged(
-        folder,
-        load_pool(settings, console, out),
-        named,
-        bind(settings.model),
-        settings=settings_of(settings),
-        store=Store(settings.store),
-        listed=listed_rows(settings),
-        target=target_rows(settings),
-        specs=specs,
-        log=console.log,
-    )
+    pool, how = load_pool(settings, console, out), inputs(settings, console.log)
+    scores = merged(folder, pool, named, bind(settings.model), specs=specs, **how)
     console.log(f"{first['about']['shards']} shards of {folder} are joined")
     write_scores(scores, out, console, strict=asked.strict)
 

@@ -255,26 +255,26 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
 
 def _run_shard(settings: ScoreConfig, mine: Shard, folder: str, *, log: Log, **how: Any) -> Progressed:
     """A shard's columns, as far as other shards allow."""
-    from instdiff.scoring.models import bind, settings_of
+    from instdiff.scoring.models import bind
     from instdiff.scoring.sharding.shards import score_shard
-    from instdiff.store import Store
 
     named, specs = build_methods(settings)
-    return score_shard(
-        read_shards(settings, log),
-        named,
-        bind(settings.model),
-        mine,
-        folder,
-        settings=settings_of(settings),
-        store=Store(settings.store),
-        listed=listed_rows(settings),
-        target=target_rows(settings),
-        specs=specs,
-        config=settings.model_dump(mode="json", exclude=ASIDE),
-        log=log,
-        **how,
-    )
+    how |= {**inputs(settings, log), "specs": specs, "config": settings.model_dump(mode="json", exclude=ASIDE)}
+    return score_shard(read_shards(settings, log), named, bind(settings.model), mine, folder, **how)
+
+
+def inputs(settings: ScoreConfig, log: Log) -> dict[str, Any]:
+    """What scoring takes beside rows, methods and models."""
+    from instdiff.scoring.models import settings_of
+    from instdiff.store import Store
+
+    return {
+        "settings": settings_of(settings),
+        "store": Store(settings.store),
+        "listed": listed_rows(settings),
+        "target": target_rows(settings),
+        "log": log,
+    }
 
 
 def _score_on_ray(settings: ScoreConfig, pool: Pool, console: Console) -> ScoreTable:
@@ -284,18 +284,16 @@ def _score_on_ray(settings: ScoreConfig, pool: Pool, console: Console) -> ScoreT
     """
     from instdiff.engine.distributed.ray_host import RayHost
     from instdiff.errors import ConfigError
-    from instdiff.scoring.models import bind, settings_of
+    from instdiff.scoring.models import bind
     from instdiff.scoring.scorer import workbench
     from instdiff.scoring.sharding.shard import Shard
     from instdiff.scoring.sharding.shard_file import shard_files
     from instdiff.scoring.sharding.shards import merge, score_texts
-    from instdiff.store import Store
 
     if "://" in str(settings.shared):
         raise ConfigError(f"'shared' is a folder that all nodes see, not the address '{settings.shared}'; mount it")
     named, specs = build_methods(settings)
-    how: dict[str, Any] = {"settings": settings_of(settings), "store": Store(settings.store), "log": console.log}
-    how |= {"listed": listed_rows(settings), "target": target_rows(settings)}
+    how = inputs(settings, console.log)
     folder = Path(str(settings.shared)).absolute()
     bench = workbench(pool, named, bind(settings.model), **how)
     host = bench.resident
