@@ -227,7 +227,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2, 
 
 
 def at_hand(source: Source, expected: tuple[tuple[str, int], ...]) -> Source:
-    """Another machine's model, by its folder or name on this one; an EngineError where it lacks or is another."""
+    """Another machine's model, by folder or name on this one; an EngineError where it is not here, or is another."""
     here, where = source, source.ref.where
     if not source.folder.is_dir() or (source.adapter is not None and not source.adapter.is_dir()):
         if Path(where).expanduser().is_absolute() or where.startswith((".", "~")):

@@ -46,11 +46,10 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """Tokenised segments, end to end.
+    """Tokenised segments, end to end: ``ids`` has a row for each, ``kinds`` what it is, as its place in ``KINDS``.
 
-    ``ids`` has a row for each segment, ``kinds`` what it is, as its place in ``KINDS``. ``rows`` says where each
-    sample's segments start, and the end of the last; a sample that could not be rendered has a ``reason`` and no
-    segments.
+    ``rows`` says where each sample's segments start, and the end of the last; a sample that could not be rendered has a
+    ``reason`` and no segments.
     """
 
     ids: Ragged

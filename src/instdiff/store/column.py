@@ -505,10 +505,9 @@ def merging(folder: Path) -> Iterator[bool]:
 
 
 def _lock(folder: Path, *, exclusive: bool) -> int | None:
-    """A handle that holds a lock on a folder, or None where there is no folder or nothing that can be locked.
+    """A locked handle on a folder, or None where nothing can be locked.
 
-    Raises:
-        BlockingIOError: others hold it, and it is wanted exclusively.
+    A BlockingIOError where others hold it, and it is wanted exclusively.
     """
     if sys.platform == "win32":
         return None

@@ -60,5 +60,6 @@ def _sort_rows(rows: Indices, value: npt.NDArray[np.float64], ids: Sequence[str]
 
 def _upto(head: Indices, end: tuple[float, str, int], value: npt.NDArray[np.float64], ids: Sequence[str]) -> int:
     """How many of these rows, best first, stand up to and at ``end``."""
-    start, stop = (int(np.searchsorted(-value[head], end[0], side)) for side in ("left", "right"))
+    low = -value[head]
+    start, stop = (int(np.searchsorted(low, end[0], side)) for side in ("left", "right"))
     return start + bisect_right(range(start, stop), end[1:], key=lambda at: (ids[int(head[at])], int(head[at])))

@@ -41,10 +41,7 @@ class ModelHost(Protocol):
 def make_model_host(
     settings: Settings, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> ModelHost:
-    """The host that settings ask for.
-
-    ``workers`` is the number of GPUs by default, unless one of them is named; on other devices it is one.
-    """
+    """The host that settings ask for: ``workers``, by default one for each GPU, and one on a named or other device."""
     device = device or pick_device(settings.device)
     dtype = dtype or pick_dtype(settings.dtype, device)
     if settings.executor == "ray":

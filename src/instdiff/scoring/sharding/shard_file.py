@@ -144,7 +144,7 @@ def same_run(path: Path, theirs: Any, mine: Any, mine_is: str) -> None:
 
 
 def complete(folder: str | Path) -> dict[str, Any]:
-    """The record of a folder with all its shards; a StoreError names those that lack, several runs are ConfigError."""
+    """The record of a folder with all shards; a StoreError names those that lack, several runs are a ConfigError."""
     folder = Path(folder)
     found = shard_files(folder)
     if not found:
