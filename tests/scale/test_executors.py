@@ -59,15 +59,23 @@ def words(shared: Path) -> list[str]:
     return [f"--data={data}", f"--model=base={model}", f"--model=proxy={model}", *WORDS]
 
 
+def scored(words: list[str], name: str, folder: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        one_process(words, name)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def home(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the scores of one process."""
-    folder = tmp_path_factory.mktemp("executors")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        one_process([*words, "--method=perplexity"], "one_process")
-        one_process([*words, *FEW], "few_in_one_process")
-    return folder
+    return scored([*words, "--method=perplexity"], "one_process", tmp_path_factory.mktemp("executors"))
+
+
+@pytest.fixture(scope="module")
+def few(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for 300 rows and methods that show rows to each other, add noise or choose together."""
+    return scored([*words, *FEW], "one_process", tmp_path_factory.mktemp("few"))
 
 
 def table(path: Path) -> pa.Table:
@@ -105,15 +113,14 @@ def test_the_same_scores_and_selection(way: Way, words: list[str], home: Path, m
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_methods_that_show_rows_to_each_other_add_noise_or_choose_together(
-    way: Way, words: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_same_for_methods_that_show_rows_to_each_other_add_noise_or_choose_together(
+    way: Way, words: list[str], few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(home)
-    name = f"few-{way.__name__}"
-    way([*words, *FEW], name)
-    assert_same(table(home / f"{name}.parquet"), table(home / "few_in_one_process.parquet"))
+    monkeypatch.chdir(few)
+    way([*words, *FEW], way.__name__)
+    assert_same(table(few / f"{way.__name__}.parquet"), table(few / "one_process.parquet"))
+    rows = [words[0], "--limit=300"]
     for method in ("miwv", "tshirt", "kcenter"):
-        few = [words[0], "--limit=300"]
-        assert selected([*few, f"--store={name}"], name, method) == selected(
-            [*few, "--store=few_in_one_process"], "few_in_one_process", method
-        ), method
+        names = (way.__name__, "one_process")
+        mine, plain = (selected([*rows, f"--store={name}"], name, method) for name in names)
+        assert mine == plain and len(mine) > 10, method
