@@ -296,9 +296,7 @@ def _score_on_ray(settings: ScoreConfig, pool: Pool, console: Console) -> ScoreT
     how = inputs(settings, console.log)
     folder = Path(str(settings.shared)).absolute()
     bench = workbench(pool, named, bind(settings.model), **how)
-    host = bench.resident
-    assert isinstance(host, RayHost)
-    with closing(host):
+    with closing(RayHost(how["settings"], bench.device, bench.dtype)) as host:
         terms = host.join(console.log)
         count = next((count for _, count, _ in shard_files(folder)), SHARDS_EACH * terms.count)
         score_texts(bench, named, specs, folder, count, console)

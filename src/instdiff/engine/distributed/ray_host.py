@@ -23,8 +23,7 @@ from instdiff.version import __version__
 
 SHARD_BATCHES = 256  # in the longest shard: a task loads the model, and must be worth it
 OBJECTS_BYTES = 1 << 30  # shared memory of a cluster that is started here
-REACHED_S = 20.0  # in which a cluster must answer
-SAY_EVERY_S = 60.0  # without a result
+REACHED_S, SAY_EVERY_S = 20.0, 60.0  # in which a cluster must answer; without a result
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,8 @@ class RayHost:
         if self._started_here:
             self._ray.shutdown()
         if self._hosts:
-            numbers = (len(self._hosts), "shard"), (len(set(self._hosts)), "host")
-            done, there = (f"{count:,} {what}{'' if count == 1 else 's'}" for count, what in numbers)
-            self._log(f"ray: {done} on {there}")
+            done, there = len(self._hosts), len(set(self._hosts))
+            self._log(f"ray: {done:,} shard{'' if done == 1 else 's'} on {there:,} host{'' if there == 1 else 's'}")
         self._ray, self._started_here, self._hosts = None, False, []
 
     def sweep(
