@@ -20,6 +20,7 @@ from cli.shell import cli, ok
 from instdiff import Random
 from instdiff.core.files import remote_url, writing
 from instdiff.data import load
+from instdiff.data.load import load_shards
 from instdiff.errors import DataError, StoreError
 from instdiff.scoring.table import read_scores
 
@@ -166,3 +167,14 @@ def test_commands(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ]
     assert list(tmp_path.iterdir()) == []
     assert "is not there" in cli("score", f"--data={bucket}/no.jsonl", "--method=random", "--output=s.parquet").error
+
+
+def test_a_part_of_a_file_at_an_address(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, whole = put(f"{bucket}/rows.jsonl", LINES), load(ROWS)
+    assert [id for part in load_shards(url, 4) for id in part.ids] == list(whole.ids)
+    assert len(load_shards(url, 4, 1)[0]) < len(whole)
+    monkeypatch.setattr(
+        type(fsspec.filesystem("memory")), "size", lambda self, path: None
+    )  # a server that does not say
+    assert [id for part in load_shards(url, 4) for id in part.ids] == list(whole.ids)
+    assert list(load(url).ids) == list(whole.ids)

@@ -262,7 +262,10 @@ def _in_part(source: Source, limit: int | None) -> bool:
     name = os.fspath(source)
     if name.startswith("hub:"):
         return True
-    return name != "-" and not name.startswith("builtin:skills") and all(reads_in_part(p) for p, _ in _files(name))
+    if name == "-" or name.startswith("builtin:skills"):
+        return False
+    # A server need not tell how large a file is; such a one is read whole.
+    return all(reads_in_part(path) and (remote_url(path) is None or _bytes(path)) for path, _ in _files(name))
 
 
 def _size(source: Source) -> int:
@@ -275,7 +278,7 @@ def _bytes(path: StrPath) -> int:
     if (url := remote_url(path)) is None:
         return Path(path).stat().st_size
     system, place = remote_place(url)
-    return int(system.size(place))
+    return int(system.size(place) or 0)
 
 
 def _files(name: str) -> list[tuple[StrPath, str]]:
