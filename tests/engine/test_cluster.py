@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
 import sys
@@ -233,33 +232,34 @@ def test_numbers_that_are_not_finite(lab: Lab, cluster: Any, tmp_path: Path) -> 
 # ── losses ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Killing(Counting):
-    """Kills a worker each time that another block has come back, so many times."""
+@contextmanager
+def killing(times: int) -> Iterator[list[int]]:
+    """Kills so many workers as soon as they are at work; gives those that were killed."""
+    killed, stop = list[int](), threading.Event()
 
-    def __init__(self, times: int) -> None:
-        super().__init__()
-        self.left = times
+    def work() -> None:
+        while len(killed) < times and not stop.wait(0.01):
+            for pid in scorers()[: times - len(killed)]:
+                if pid not in killed:
+                    kill(pid)
+                    killed.append(pid)
 
-    @contextmanager
-    def task(self, label: str, **facts: Any) -> Iterator[Any]:
-        with super().task(label, **facts) as advance:
-
-            def more(rows: int, tokens: int) -> None:
-                advance(rows, tokens)
-                there = scorers()
-                if self.left and there:
-                    self.left -= 1
-                    kill(random.choice(there))
-
-            yield more
+    killer = threading.Thread(target=work)
+    killer.start()
+    try:
+        yield killed
+    finally:
+        stop.set()
+        killer.join()
 
 
 def test_killed_workers_are_replaced(lab: Lab, cluster: Any) -> None:
-    clean_count, count, said = Counting(), Killing(2), list[str]()
+    clean_count, count, said = Counting(), Counting(), list[str]()
     clean = lab.score(ROWS, [Perplexity()], progress=clean_count)
-    table = on_ray(lab, ROWS, [Perplexity()], batch_tokens=100, progress=count, log=said.append)
+    with killing(2) as killed:
+        table = on_ray(lab, ROWS, [Perplexity()], batch_tokens=100, progress=count, log=said.append)
     same(table, clean)
-    assert count.left == 0
+    assert len(killed) == 2
     assert (count.rows, count.tokens) == (clean_count.rows, clean_count.tokens)  # none lost, none doubled
     assert len(said) == 1 and re.fullmatch(REPORT, said[0])
 
