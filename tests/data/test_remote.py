@@ -178,3 +178,13 @@ def test_a_part_of_a_file_at_an_address(bucket: str, monkeypatch: pytest.MonkeyP
     )  # a server that does not say
     assert [id for part in load_shards(url, 4) for id in part.ids] == list(whole.ids)
     assert list(load(url).ids) == list(whole.ids)
+
+
+def test_a_size_that_cannot_be_asked_is_one_message(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any, path: str) -> int:
+        raise OSError("connection reset")
+
+    url = put(f"{bucket}/rows.jsonl", LINES)
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "size", refuse)
+    with pytest.raises(DataError, match=r"cannot read memory://.+: connection reset; check the address"):
+        load_shards(url, 2)

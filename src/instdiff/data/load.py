@@ -278,7 +278,10 @@ def _bytes(path: StrPath) -> int:
     if (url := remote_url(path)) is None:
         return Path(path).stat().st_size
     system, place = remote_place(url)
-    return int(system.size(place) or 0)
+    try:
+        return int(system.size(place) or 0)
+    except OSError as error:
+        raise DataError(f"cannot read {url}: {error}; check the address and your key") from error
 
 
 def _files(name: str) -> list[tuple[StrPath, str]]:
