@@ -3,7 +3,7 @@
 from instdiff.data.load import load
 from instdiff.data.pool import Pool
 from instdiff.data.readers import Reject
-from instdiff.data.sample import Message, Role, Sample
+from instdiff.data.sample import Call, Message, Role, Sample, Turns
 from instdiff.data.write import write_rejects
 
-__all__ = ["Message", "Pool", "Reject", "Role", "Sample", "load", "write_rejects"]
+__all__ = ["Call", "Message", "Pool", "Reject", "Role", "Sample", "Turns", "load", "write_rejects"]

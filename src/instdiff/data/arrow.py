@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +13,26 @@ import pyarrow as pa
 
 from instdiff.core.arrays import spill as spool
 from instdiff.core.arrays.ragged import offsets_of
-from instdiff.data.sample import Sample
+from instdiff.data.sample import Call, Message, Sample
 
 Indices = npt.NDArray[np.int64]
 
 # Offsets of 64 bits where texts lie: taking rows out of more than 2 GiB of text overflows 32.
-_TURN = pa.struct([("role", pa.string()), ("content", pa.large_string()), ("input", pa.large_string())])
+_TURN = pa.struct(
+    [
+        ("role", pa.string()),
+        ("content", pa.large_string()),
+        ("input", pa.large_string()),
+        ("more", pa.large_string()),  # what few turns have, as JSON text
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
         ("id", pa.string()),
         ("messages", pa.list_(_TURN)),
         ("tools", pa.string()),
+        ("template_values", pa.string()),
         ("source", pa.large_string()),
     ]
 )
@@ -114,8 +122,39 @@ _canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def content_id(sample: Sample) -> str:
     """32 hex digits that depend on what is said by whom and on the tools, and on nothing else."""
-    turns = [[m.role, m.content, m.input] for m in sample.messages]
-    return hashlib.blake2b(_canonical([turns, sample.tools]).encode(), digest_size=16).hexdigest()
+    turns = [
+        [m.role, m.content, m.input, *([said] if (said := _more(m)) else [])] for m in sample.messages
+    ]
+    values = [sample.template_values] if sample.template_values else []
+    return hashlib.blake2b(_canonical([turns, sample.tools, *values]).encode(), digest_size=16).hexdigest()
+
+
+_MORE = ("reasoning", "call_id", "name", "learn")
+
+
+def _more(message: Message) -> dict[str, Any]:
+    """What a turn has beside role, content and input; its unread keys left out."""
+    if message.role in ("system", "user"):
+        return {}
+    said = {name: value for name in _MORE if (value := getattr(message, name)) not in ("", None)}
+    calls = [[call.name, call.arguments, call.id] for call in message.calls]
+    return {**said, "calls": calls} if calls else said
+
+
+def _pack(message: Message) -> str | None:
+    more = _more(message)
+    if message.extra:
+        more["extra"] = message.extra
+    return _canonical(more) if more else None
+
+
+def unpack_message(role: str, content: str, input: str, more: str | None) -> Message:
+    """A turn as it was put into the table."""
+    if more is None:
+        return Message(role, content, input)
+    fields = json.loads(more)
+    fields["calls"] = tuple(Call(*call) for call in fields.pop("calls", ()))
+    return Message(role, content, input, **fields)
 
 
 class TableBuilder:
@@ -146,13 +185,15 @@ class TableBuilder:
 
 def _batch(rows: Sequence[int], samples: Sequence[Sample], sources: Sequence[str]) -> pa.RecordBatch:
     turns = [message for sample in samples for message in sample.messages]
-    parts = [pa.array([getattr(turn, part.name) for turn in turns], part.type) for part in _TURN]
+    parts = [pa.array([getattr(turn, part.name) for turn in turns], part.type) for part in list(_TURN)[:-1]]
+    parts.append(pa.array(map(_pack, turns), _TURN.field("more").type))
     offsets = pa.array(offsets_of([len(sample.messages) for sample in samples]), pa.int32())
     columns = {
         "row": pa.array(rows, pa.int64()),
         "id": pa.array(map(content_id, samples), pa.string()),
         "messages": pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(parts, fields=list(_TURN))),
         "tools": pa.array([sample.tools for sample in samples], pa.string()),
+        "template_values": pa.array([sample.template_values for sample in samples], pa.string()),
         "source": pa.array(sources, pa.large_string()),
     }
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=SCHEMA)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from instdiff.data.sample import Message, Sample
+from instdiff.data.sample import Call, Message, Sample
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
 Record = Mapping[str, Any]
@@ -23,7 +23,7 @@ _SPEAKERS = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bard", "model"), "assistant"),
     **dict.fromkeys(("tool", "function", "observation"), "tool"),
-    "function_call": "call",
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
 }
 
 
@@ -130,7 +130,7 @@ def in_order(messages: list[Message]) -> tuple[Message, ...]:
     if not first:
         raise ValueError("no user turn")
     if first != "user":
-        raise ValueError(f"no user turn before the {'assistant' if first in ('assistant', 'call') else first}'s")
+        raise ValueError(f"no user turn before the {first}'s")
     return tuple(messages)
 
 
@@ -185,11 +185,13 @@ def _turn(turn: Any, where: str) -> list[Message]:
         raise ValueError(f"unknown speaker {json.dumps(speaker, ensure_ascii=False)} in {where}")
     calls = _calls(turn, where)
     if calls and turn.get(content_key) in (None, "", []):
-        return [calls]
+        return [Message(role, "", calls=calls)]
     if content_key not in turn:
         raise ValueError(f"{where} has no '{content_key}'; {_has(turn)}")
-    message = Message(role, _content(turn[content_key], f"'{content_key}' in {where}"))
-    return [message, calls] if calls else [message]
+    content = _content(turn[content_key], f"'{content_key}' in {where}")
+    if speaker in ("function_call", "tool_call") and (said := calls_in(content)):
+        return [Message(role, "", calls=said)]
+    return [Message(role, content, calls=calls)]
 
 
 def _content(value: Any, where: str) -> str:
@@ -208,25 +210,33 @@ def _content(value: Any, where: str) -> str:
     return "".join(parts)
 
 
-def _calls(turn: Record, where: str) -> Message | None:
+def _calls(turn: Record, where: str) -> tuple[Call, ...]:
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise ValueError(f"'tool_calls' in {where} is not a list of objects")
-    if not calls:
-        return None
-    plain = [_call(call) for call in calls]
-    return Message("call", json.dumps(plain[0] if len(plain) == 1 else plain, ensure_ascii=False))
+    return tuple(map(_call, calls))
 
 
-def _call(call: Record) -> dict[str, Any]:
-    """Name and arguments as ShareGPT data spell a call: without a random id, and not JSON within JSON."""
+def calls_in(said: str) -> tuple[Call, ...]:
+    """The calls in a turn's JSON text; none where it is no such text."""
+    try:
+        value = json.loads(said)
+    except ValueError:
+        return ()
+    calls = value if isinstance(value, list) else [value]
+    known = all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls)
+    return tuple(map(_call, calls)) if known else ()
+
+
+def _call(call: Record) -> Call:
     inner = call.get("function")
     function = inner if isinstance(inner, dict) else call
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         with contextlib.suppress(ValueError):
-            arguments = json.loads(arguments)
-    return {"name": function.get("name"), "arguments": arguments}
+            found = json.loads(arguments)
+            arguments = found if isinstance(found, dict) else arguments
+    return Call(str(function.get("name")), {} if arguments is None else arguments, str(call.get("id") or ""))
 
 
 def _history(value: Any) -> list[Message]:

@@ -15,7 +15,7 @@ from instdiff.data.arrow import TableBuilder
 from instdiff.data.builtin.skills import rows_named as skills_named
 from instdiff.data.formats import Format, check_columns, known_formats, requested_format, vote
 from instdiff.data.hub import hub_rows
-from instdiff.data.pool import TARGETS, Pool
+from instdiff.data.pool import Pool
 from instdiff.data.readers import (
     READERS,
     Record,
@@ -27,6 +27,7 @@ from instdiff.data.readers import (
     reader_for,
     reads_in_part,
 )
+from instdiff.data.sample import REASONING, SYSTEM, TARGETS, Turns
 from instdiff.data.write import write_rejects
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
@@ -46,6 +47,8 @@ def load(
     format: str | None = None,
     map: Mapping[str, str] | None = None,
     targets: str = "all",
+    reasoning: str = "learn",
+    system: str = "keep",
     limit: int | None = None,
     rejects_path: str | os.PathLike[str] | None = None,
     log: Log | None = None,
@@ -61,7 +64,9 @@ def load(
             list of dicts.
         format: A format's name; by default the keys of the first rows decide, in a folder for each file.
         map: Which column is the ``instruction``, ``input``, ``response``, ``system`` or ``messages``.
-        targets: Which turns are learned: ``all`` assistant turns, the ``last``, or ``all+calls``.
+        targets: Which turns are learnt: ``all`` answers, the ``last`` one, or ``all+calls``; see ``Turns``.
+        reasoning: Thoughts are ``learn``-ed as a part of the response, its ``context``, or ``drop``-ped.
+        system: ``fold`` puts a system turn that the chat template refuses before the first user turn's text.
         limit: Read the first so many records only.
         rejects_path: Where to write the records that do not fit, if there are any; beside it where that is the source.
         log: Is told one line about the data and one for each of the first bad records.
@@ -71,8 +76,7 @@ def load(
         DataError: The source is not there, cannot be read, is empty, or has more bad records than good ones.
         StoreError: ``rejects_path`` cannot be written.
     """
-    if targets not in TARGETS:
-        raise ConfigError(f"unknown targets '{targets}'{did_you_mean(targets, TARGETS)}")
+    turns = check_turns(targets, reasoning, system)
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}, it must be at least 1")
     loading = _Loading(requested_format(format, map), limit, *_open(source, limit))
@@ -82,7 +86,16 @@ def load(
     if log is not None:
         for line in loading.report():
             log(line)
-    return loading.pool(targets, _size(source) if _in_part(source, limit) else loading.total)
+    return loading.pool(turns, _size(source) if _in_part(source, limit) else loading.total)
+
+
+def check_turns(targets: str = "all", reasoning: str = "learn", system: str = "keep") -> Turns:
+    """The options as one value; a ConfigError names one that does not exist."""
+    known = {"targets": (targets, TARGETS), "reasoning": (reasoning, REASONING), "system": (system, SYSTEM)}
+    for name, (value, values) in known.items():
+        if value not in values:
+            raise ConfigError(f"unknown {name} '{value}'{did_you_mean(value, values)}")
+    return Turns(targets, reasoning, system)
 
 
 def load_shards(
@@ -98,11 +111,12 @@ def load_shards(
         whole = load(source, limit=limit, log=log, **how)
         parts = [whole.part(len(whole) * at // count, len(whole) * (at + 1) // count) for at in range(count)]
         return parts if index is None else [parts[index]]
-    form, targets = requested_format(how.get("format"), how.get("map")), how.get("targets", "all")
+    form = requested_format(how.get("format"), how.get("map"))
+    turns = check_turns(**{name: how[name] for name in ("targets", "reasoning", "system") if name in how})
     out = []
     for at in range(count) if index is None else [index]:
         loading = _Loading(form, None, *_open(source, None, (at, count)))
-        out.append(loading.pool(targets, _size(source), rejects=False))
+        out.append(loading.pool(turns, _size(source), rejects=False))
         if log is not None:
             log(next(loading.report()))
     return out
@@ -126,10 +140,10 @@ class _Loading:
             if self.left == 0:
                 break
 
-    def pool(self, targets: str, size: int, *, rejects: bool = True) -> Pool:
+    def pool(self, turns: Turns, size: int, *, rejects: bool = True) -> Pool:
         """What was read."""
         rejected = tuple(self.rejects) if rejects else ()
-        return Pool(self.builder.table(), "+".join(self.formats), self.origin, targets, rejected, size)
+        return Pool(self.builder.table(), "+".join(self.formats), self.origin, turns, rejected, size)
 
     def _read(self, records: Iterator[Record], head: Iterator[Record] | None = None) -> None:
         """Takes in the records of one file, or of a part of it that does not begin with its ``head``."""

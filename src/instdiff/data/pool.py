@@ -17,13 +17,12 @@ import pyarrow as pa
 
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.spill import SpillingArray
-from instdiff.data.arrow import take_batches, take_table
+from instdiff.data.arrow import take_batches, take_table, unpack_message
 from instdiff.data.readers import Reject
-from instdiff.data.sample import Message, Sample
+from instdiff.data.sample import Sample, Turns
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
 
-TARGETS = ("all", "last", "all+calls")
 _CHUNK = 256
 
 
@@ -32,11 +31,11 @@ class Pool:
     """All samples of one input, in its order.
 
     Indices are positions in the pool, from 0. They differ from ``rows`` as soon as a record was rejected. A large table
-    lies in a mapped file that is gone with the pool: columns ``row``, ``id``, ``messages``, ``tools``, ``source``.
+    lies in a mapped file that is gone with the pool: columns ``row``, ``id``, ``messages``, ``tools``, ``template_values``,
+    ``source``.
 
     ``format`` is the recognised one, or several joined by ``+`` for a folder of mixed files; ``map`` for a mapping.
-    ``origin`` says in messages where the data came from, ``targets`` which turns are learned: ``all`` assistant turns,
-    the ``last`` one, or ``all+calls``.
+    ``origin`` says in messages where the data came from, ``turns`` how its conversations are shown and learnt.
     ``size`` is that of the whole input: bytes, or records where a part of a file was asked for, or what is read is no
     file.
     """
@@ -44,7 +43,7 @@ class Pool:
     table: pa.Table
     format: str
     origin: str
-    targets: str = "all"
+    turns: Turns = Turns()
     rejected: tuple[Reject, ...] = ()
     size: int = 0
 
@@ -65,6 +64,11 @@ class Pool:
         return out.array()
 
     @property
+    def targets(self) -> str:
+        """Which turns are learnt; see ``Turns``."""
+        return self.turns.targets
+
+    @property
     def fingerprint(self) -> str:
         """Hash over the ids in row order."""
         digest = hashlib.blake2b(digest_size=16)
@@ -80,7 +84,7 @@ class Pool:
     def samples(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
         """Samples ``start`` to ``stop`` in order, converted a few hundred at a time."""
         begin, end, _ = slice(start, stop).indices(len(self))
-        piece = self.table.slice(begin, max(0, end - begin)).select(["messages", "tools"])
+        piece = self.table.slice(begin, max(0, end - begin)).select(["messages", "tools", "template_values"])
         for batch in piece.to_batches(max_chunksize=_CHUNK):
             yield from _samples_of(batch)
 
@@ -167,9 +171,10 @@ def _positions(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDA
 def _samples_of(batch: pa.RecordBatch) -> Iterator[Sample]:
     turns = batch.column("messages")
     flat = turns.flatten()
-    roles, contents, inputs = (flat.field(name).to_pylist() for name in ("role", "content", "input"))
+    parts = [flat.field(name).to_pylist() for name in ("role", "content", "input", "more")]
+    beside = (batch.column(name).to_pylist() for name in ("tools", "template_values"))
     at = 0
-    for count, tools in zip(turns.value_lengths().to_pylist(), batch.column("tools").to_pylist(), strict=True):
+    for count, tools, values in zip(turns.value_lengths().to_pylist(), *beside, strict=True):
         end = at + count
-        yield Sample(tuple(map(Message, roles[at:end], contents[at:end], inputs[at:end])), tools)
+        yield Sample(tuple(map(unpack_message, *(part[at:end] for part in parts))), tools, values)
         at = end

@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant", "tool", "call"]
-"""Who speaks. ``call`` is a function call that the assistant emits, ``tool`` what came back from it."""
+Role = Literal["system", "user", "assistant", "tool"]
+"""Who speaks; ``tool`` is what came back from a call."""
+TARGETS, REASONING, SYSTEM = ("all", "last", "all+calls"), ("learn", "context", "drop"), ("keep", "fold")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function call within an assistant turn; ``arguments`` is an object, or the row's text where that is none."""
+
+    name: str
+    arguments: Mapping[str, Any] | str
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: who speaks (one of ``Role``), and the text, byte for byte as in the input.
+    """One turn: who speaks (one of ``Role``), and the text, character for character as in the input.
 
-    ``input`` is Alpaca's second field; only on a user message.
+    ``input`` is Alpaca's second field; only on a user turn. ``reasoning`` is a thought that stands beside the content,
+    ``calls`` what an assistant turn calls. A ``tool`` turn says by ``call_id`` which call it answers and by ``name``
+    which tool. ``learn`` is the row's own word on whether an assistant turn is learnt. ``extra`` holds the turn's other
+    keys, which nobody reads.
     """
 
     role: str
     content: str
     input: str = ""
+    reasoning: str = ""
+    calls: tuple[Call, ...] = ()
+    call_id: str = ""
+    name: str = ""
+    learn: bool | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def only_calls(self) -> bool:
+        """Whether this turn calls and gives no answer."""
+        return bool(self.calls) and not self.content
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One conversation in the form that all input formats are brought to; ``tools`` are those on offer as JSON text."""
+    """One conversation in the form that all input formats are brought to.
+
+    ``tools`` are those on offer as JSON text, or the row's text where that is no JSON; ``template_values`` is what the
+    row hands to its chat template (``chat_template_kwargs``) as JSON text.
+    """
 
     messages: tuple[Message, ...]
     tools: str = ""
+    template_values: str = ""
 
     @property
     def instruction(self) -> str:
@@ -40,10 +70,25 @@ class Sample:
 
     @property
     def response(self) -> str:
-        """Text of the last assistant turn; empty where there is none."""
-        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+        """Text of the last assistant turn that is more than a call; empty where there is none."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant" and not m.only_calls), "")
 
     @property
     def system(self) -> str:
         """Text of the first system turn; empty where there is none."""
         return next((m.content for m in self.messages if m.role == "system"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How the turns of conversations are shown and learnt.
+
+    ``targets``: the answers of ``all`` assistant turns, those of the ``last`` one that has an answer, or ``all+calls``.
+    ``reasoning``: thoughts are part of the response (``learn``), shown before it (``context``), or not shown
+    (``drop``). ``system``: a system turn stands where it is (``keep``), or before the first user turn's text where the
+    chat template refuses it (``fold``).
+    """
+
+    targets: str = "all"
+    reasoning: str = "learn"
+    system: str = "keep"

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from instdiff.core.files import fingerprint
-from instdiff.data import Sample
+from instdiff.data import Sample, Turns
 from instdiff.errors import ConfigError, EngineError
 from instdiff.rendering.templates import ChatTemplate, Kind, Segment, is_target
 
@@ -74,7 +74,7 @@ class HFTokenizer:
             "model, such as --model rater=WHERE"
         )
 
-    def chat(self, sample: Sample, layout: ChatTemplate, targets: str) -> list[Segment]:
+    def chat(self, sample: Sample, layout: ChatTemplate, how: Turns) -> list[Segment]:
         """Segments under the chat template: assistant turns by its generation marks, else by growing prefixes.
 
         No chat template is a ConfigError; one that cannot render this sample, or rewrites earlier turns so that no
@@ -83,7 +83,7 @@ class HFTokenizer:
         jinja = layout.jinja or self._template()
         messages = [_message(m.role, m.content + (f"\n{m.input}" if m.input else "")) for m in sample.messages]
         tools = json.loads(sample.tools) if sample.tools else None
-        turns = [at for at, m in enumerate(sample.messages) if m.role in ("assistant", "call")]
+        turns = [at for at, m in enumerate(sample.messages) if m.role == "assistant"]
         if _GENERATION.search(jinja):
             text, spans = self._render_marked(messages, tools, jinja)
         else:
@@ -94,7 +94,7 @@ class HFTokenizer:
         at = 0
         for turn, (start, end) in zip(turns, spans, strict=True):
             segments.append(Segment(text[at:start], Kind.CONTEXT))
-            if is_target(sample.messages, turn, targets):
+            if is_target(sample.messages, turn, how.targets):
                 segments += self._response(text[start:end], sample.messages[turn].content)
             else:
                 segments.append(Segment(text[start:end], Kind.CONTEXT))

@@ -90,7 +90,7 @@ def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None =
         return Renderer(pool, tokenizer).lengths(part)
 
     def length(sample: Sample) -> int:
-        texts = response_texts(sample, pool.targets) if part == "response" else instruction_texts(sample)
+        texts = response_texts(sample, pool.turns) if part == "response" else instruction_texts(sample)
         return sum(len(text.split()) if unit == "words" else len(text) for text in texts)
 
     return np.fromiter(map(length, pool.samples()), np.float64, len(pool))
@@ -202,7 +202,7 @@ def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
             keep = np.minimum(limit if view.alone is None else limit - prompts[span] + slack, ids.lengths())
         reason[over] = "too_long"
         reason[[not sample.response for sample in samples]] = "empty_response"
-        reason[[sum(m.role == "assistant" for m in sample.messages) > 1 for sample in samples]] = "multi_turn"
+        reason[[sum(m.role == "assistant" and not m.only_calls for m in sample.messages) > 1 for sample in samples]] = "multi_turn"
         out.add(*_cut_rows(ids, np.maximum(heads[span], 1), keep, cut & (reason == "too_long"), reason))
     return out.rows()
 

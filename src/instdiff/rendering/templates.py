@@ -7,13 +7,15 @@ the same whatever stands before them, in every view and in training.
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from instdiff.data import Message, Sample
+from instdiff.data import Call, Message, Sample, Turns
 from instdiff.errors import ConfigError, did_you_mean
 
 
@@ -174,19 +176,74 @@ def _from_file(path: Path) -> Template:
     return TextTemplate(**{"name": path.stem, **fields})
 
 
-def is_target(messages: Sequence[Message], at: int, targets: str) -> bool:
-    """Whether message ``at`` is to be learnt: assistant turns, calls on request, or the last such turn only."""
-    roles = ("assistant", "call") if targets == "all+calls" else ("assistant",)
-    if messages[at].role not in roles:
+# ── which turns are learnt, and how a text template shows them ────────────────────────────────────────────────────────
+
+
+def learns_answer(messages: Sequence[Message], at: int, targets: str) -> bool:
+    """Whether the answer of turn ``at`` is learnt, and the thought before it."""
+    turn = messages[at]
+    if turn.role != "assistant" or turn.only_calls or turn.learn is False:
         return False
-    return targets != "last" or not any(message.role in roles for message in messages[at + 1 :])
+    return targets != "last" or not any(m.role == "assistant" and not m.only_calls for m in messages[at + 1 :])
 
 
-def text_segments(sample: Sample, layout: TextTemplate, targets: str) -> list[Segment]:
+def learns_calls(messages: Sequence[Message], at: int, targets: str) -> bool:
+    """Whether the calls of turn ``at`` are learnt."""
+    return targets == "all+calls" and bool(messages[at].calls) and messages[at].learn is not False
+
+
+def is_target(messages: Sequence[Message], at: int, targets: str) -> bool:
+    """Whether anything of turn ``at`` is learnt."""
+    return learns_answer(messages, at, targets) or learns_calls(messages, at, targets)
+
+
+_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+
+
+def thought_in(content: str) -> re.Match[str] | None:
+    """A ``<think>`` block at the head of an answer, with the white space around it; its group 1 is the thought."""
+    return _THOUGHT.match(content)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A part of an assistant turn as a text template shows it: ``thought`` is context, ``text`` the response."""
+
+    text: str
+    learnt: bool
+    thought: str = ""
+
+
+def said(messages: Sequence[Message], at: int, how: Turns) -> list[Said]:
+    """The parts of an assistant turn: what it answers with its thought before it, and its calls as JSON text."""
+    turn = messages[at]
+    thought, content = f"<think>\n{turn.reasoning}\n</think>\n\n" if turn.reasoning else "", turn.content
+    if how.reasoning != "learn" and (block := thought_in(content)):
+        thought, content = thought + block[0], content[block.end() :]
+    if how.reasoning == "drop":
+        thought = ""
+    elif how.reasoning == "learn":
+        thought, content = "", thought + content
+    parts = []
+    if content or thought or not turn.calls:
+        answer = learns_calls if turn.only_calls else learns_answer
+        parts.append(Said(content, answer(messages, at, how.targets), thought))
+    if turn.calls:
+        parts.append(Said(calls_text(turn.calls), learns_calls(messages, at, how.targets)))
+    return parts
+
+
+def calls_text(calls: Sequence[Call]) -> str:
+    """Calls as JSON text: an object, or a list where there are several; without ids."""
+    plain = [{"name": call.name, "arguments": call.arguments} for call in calls]
+    return json.dumps(plain[0] if len(plain) == 1 else plain, ensure_ascii=False)
+
+
+def text_segments(sample: Sample, layout: TextTemplate, how: Turns) -> list[Segment]:
     """The segments of a sample under a text template.
 
-    User turns, observations and system text are context; each assistant turn follows the prompt made of what came
-    since the last one, and is closed by an end token.
+    User turns, observations and system text are context; each part of an assistant turn follows the prompt made of what
+    came since the last one, and is closed by an end token.
     """
     segments: list[Segment] = []
     pending: list[str] = []
@@ -198,17 +255,25 @@ def text_segments(sample: Sample, layout: TextTemplate, targets: str) -> list[Se
         if message.role in ("user", "tool"):
             pending.append(message.content)
             extra = message.input or extra
-        elif message.role in ("assistant", "call"):
-            first = not segments
-            prompt = layout.turn("\n".join(pending), extra, first=first) if pending else ""
-            segments.append(Segment((head if first else layout.separator) + prompt, Kind.CONTEXT))
-            learnt = is_target(sample.messages, at, targets)
-            segments += [
-                Segment(message.content, Kind.RESPONSE if learnt else Kind.CONTEXT),
-                END if learnt else _QUIET_END,
-            ]
-            pending, extra = [], ""
+        elif message.role == "assistant":
+            for part in said(sample.messages, at, how):
+                first = not segments
+                prompt = layout.turn("\n".join(pending), extra, first=first) if pending else ""
+                segments.append(Segment((head if first else layout.separator) + prompt + part.thought, Kind.CONTEXT))
+                segments += [
+                    Segment(part.text, Kind.RESPONSE if part.learnt else Kind.CONTEXT),
+                    END if part.learnt else _QUIET_END,
+                ]
+                pending, extra = [], ""
     return segments
 
 
 _QUIET_END = Segment(None, Kind.CONTEXT)
+
+
+def why_nothing(sample: Sample, targets: str) -> str | None:
+    """Why a sample has nothing to learn: its target turns say nothing, or it has no target turn."""
+    turns = [m for at, m in enumerate(sample.messages) if is_target(sample.messages, at, targets)]
+    if not turns:
+        return "no_target"
+    return None if any(m.content or m.reasoning or m.calls for m in turns) else "empty_response"

@@ -15,8 +15,8 @@ from instdiff.core import Reasons
 from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.core.columns import compact_reasons, concat_reasons
-from instdiff.data import Pool, Sample
-from instdiff.rendering.templates import ChatTemplate, Kind, Segment, Template, TextTemplate, is_target, text_segments
+from instdiff.data import Pool, Sample, Turns
+from instdiff.rendering.templates import ChatTemplate, Kind, Segment, Template, TextTemplate, said, text_segments
 
 CHUNK, CHUNK_CHARACTERS = 256, 1 << 22
 """Samples tokenised in one call: enough for the tokenizer to work in parallel, and few, since their many small objects
@@ -40,7 +40,7 @@ class Tokenizer(Protocol):
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
 
-    def chat(self, sample: Sample, layout: ChatTemplate, targets: str) -> list[Segment]:
+    def chat(self, sample: Sample, layout: ChatTemplate, how: Turns) -> list[Segment]:
         """The segments of a sample under a chat template; a ValueError says in one word why there are none."""
 
 
@@ -79,10 +79,10 @@ class Tokenised:
 
     def parts(self, layout: Template) -> Parts:
         """The segments of all samples under a template."""
-        place, targets = repr(layout), self.pool.targets
+        place, how = repr(layout), self.pool.turns
         if place not in self._layouts:
             if isinstance(layout, TextTemplate):
-                parts = self._collect(lambda sample: text_segments(sample, layout, targets), self.responses)
+                parts = self._collect(lambda sample: text_segments(sample, layout, how), self.responses)
             else:
                 parts = self._collect(lambda sample: self._chat(sample, layout), None)
             self._layouts[place] = parts
@@ -91,9 +91,9 @@ class Tokenised:
     @cached_property
     def responses(self) -> Parts:
         """What is to be learnt of all samples: a segment per turn."""
-        targets = self.pool.targets
+        how = self.pool.turns
         return self._collect(
-            lambda sample: [Segment(text, Kind.RESPONSE) for text in response_texts(sample, targets)], None
+            lambda sample: [Segment(text, Kind.RESPONSE) for text in response_texts(sample, how)], None
         )
 
     def counts(
@@ -124,7 +124,7 @@ class Tokenised:
 
     def _chat(self, sample: Sample, layout: ChatTemplate) -> list[Segment] | str:
         try:
-            return self.tokenizer.chat(sample, layout, self.pool.targets)
+            return self.tokenizer.chat(sample, layout, self.pool.turns)
         except ValueError as error:
             return str(error)
 
@@ -160,9 +160,10 @@ class Tokenised:
 _NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 
 
-def response_texts(sample: Sample, targets: str) -> list[str]:
-    """The turns of a sample that are to be learnt."""
-    return [m.content for at, m in enumerate(sample.messages) if is_target(sample.messages, at, targets)]
+def response_texts(sample: Sample, how: Turns) -> list[str]:
+    """What is to be learnt of a sample, in parts as ``text_segments`` has them."""
+    turns = [at for at, message in enumerate(sample.messages) if message.role == "assistant"]
+    return [part.text for at in turns for part in said(sample.messages, at, how) if part.learnt]
 
 
 def instruction_texts(sample: Sample) -> list[str]:

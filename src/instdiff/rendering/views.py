@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from instdiff.core import Asked
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.data import Message, Sample
+from instdiff.data import Message, Sample, Turns
 from instdiff.rendering.questions import questions
 from instdiff.rendering.rows import Ids, Indices, Marks, Rows, RowsBuilder, without_prefix_token
 from instdiff.rendering.templates import Kind, Segment, Template, TextTemplate, fill, is_target, text_segments
@@ -87,9 +87,9 @@ def _before(tokenizer: Tokenizer, layout: Template, sample: Sample) -> list[int]
     """Token ids of all that stands before the last response of a sample; None where it cannot be rendered."""
     try:
         segments: list[Segment] = (
-            text_segments(sample, layout, "last")
+            text_segments(sample, layout, Turns("last"))
             if isinstance(layout, TextTemplate)
-            else tokenizer.chat(sample, layout, "last")
+            else tokenizer.chat(sample, layout, Turns("last"))
         )
     except ValueError:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instdiff.data import Message, Pool, Sample
+from instdiff.data import Message, Pool, Sample, Turns
 from instdiff.data.formats import FORMATS
 from instdiff.rendering.templates import Kind, TextTemplate, is_target, text_segments
 
@@ -98,7 +98,7 @@ def render_layout(layout: TextTemplate) -> Callable[[Sample], Record | None]:
     """``prompt`` and ``completion`` as texts under a template; the completion is the last response."""
 
     def make(sample: Sample) -> Record | None:
-        segments = text_segments(sample, layout, "last")
+        segments = text_segments(sample, layout, Turns("last"))
         at = next((i for i, s in enumerate(segments) if s.kind is Kind.RESPONSE), None)
         if at is None or not segments[at].text:
             return None
