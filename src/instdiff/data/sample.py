@@ -92,3 +92,7 @@ class Turns:
     targets: str = "all"
     reasoning: str = "learn"
     system: str = "keep"
+
+
+USUAL = Turns()
+"""All answers and thoughts are learnt."""

@@ -215,6 +215,10 @@ def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
     return out.rows()
 
 
+def _answers(sample: Sample) -> int:
+    return sum(message.role == "assistant" and not message.only_calls for message in sample.messages)
+
+
 def _cut_rows(
     ids: Ragged, boundary: Indices, keep: Indices, cut: Marks, reason: Reasons
 ) -> tuple[Ragged, Marks, Marks, Reasons]:

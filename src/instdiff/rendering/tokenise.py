@@ -41,7 +41,8 @@ class Tokenizer(PlacingTokenizer, Protocol):
     max_length: int | None
 
     @property
-    def longest(self) -> int: ...
+    def longest(self) -> int:
+        """Characters of the longest token."""
 
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
