@@ -9,7 +9,8 @@ from pathlib import Path
 
 from instdiff.core import Log
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.selection.export.formats import TRAINERS, Asked, Exported
+from instdiff.selection.export.asked import Asked, Exported
+from instdiff.selection.export.formats import TRAINERS
 from instdiff.selection.export.hub import check_push, hub, push
 from instdiff.selection.record import RECORD, Found, Reading, find, rows_of
 
@@ -43,7 +44,7 @@ def export(
         source: the input that was selected from, where a record alone is given and the input has moved.
         name: of the data set; by default that of the folder or file.
         layout: the shape of rows, where the trainer knows several.
-        template: for TRL: ``chat``, or the text template of prompts.
+        template: what rows are rendered with, where the record does not say it: a name or a file.
         model: to be trained, for the command; by default the base model that the record names.
         license: of the source, for the card.
         push_to: ``hub:owner/name``.

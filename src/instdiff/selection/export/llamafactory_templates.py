@@ -1,0 +1,163 @@
+"""LLaMA-Factory's own templates: it renders rows by them, and never by the tokenizer's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.selection.export.models import RENDER_ERRORS
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one of its templates writes around a turn's text, which stands for ``{}``.
+
+    ``default`` is the system text of rows that have none. With ``inside`` the system text is a part of the first user
+    turn. ``[bos]`` and ``[eos]`` are the tokenizer's tokens. One that ``thinks`` puts an empty thought before answers
+    that have none. ``mark`` is text of chat templates that tells it from another of the same turns.
+    """
+
+    user: str
+    assistant: str = "{}[eos]"
+    system: str = "{}"
+    prefix: str = ""
+    default: str = ""
+    inside: bool = False
+    thinks: bool = False
+    mark: str = ""
+
+    @property
+    def bare_user(self) -> str:
+        """A user turn without the tokenizer's tokens around it."""
+        return self.user.replace("{}", "Ask.").replace("[bos]", "").replace("[eos]", "").strip()
+
+    def text(self, turns: Sequence[tuple[str, str]], bos: str, eos: str) -> str:
+        """A conversation of roles and texts."""
+        system, said = (turns[0][1], turns[1:]) if turns[0][0] == "system" else (self.default, turns)
+        head = self.system.replace("{}", system) if system else ""
+        out = [self.prefix] if self.inside else [self.prefix, head]
+        for at, (role, content) in enumerate(said):
+            if role == "user":
+                out.append(self.user.replace("{}", head + content if self.inside and not at else content))
+                continue
+            empty = "<think>\n\n</think>\n\n" if self.thinks and "<think>" not in content else ""
+            out.append(self.assistant.replace("{}", empty + content))
+        return "".join(out).replace("[bos]", bos).replace("[eos]", eos)
+
+
+def _chatml(default: str = "", *, prefix: str = "", thinks: bool = False, mark: str = "") -> Written:
+    user = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    system = "<|im_start|>system\n{}<|im_end|>\n"
+    return Written(user, "{}<|im_end|>\n", system, prefix, default, thinks=thinks, mark=mark)
+
+
+_GEMMA = Written(
+    "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n",
+    "{}<end_of_turn>\n",
+    "{}\n\n",
+    "[bos]",
+    inside=True,
+)
+_HEADER = "<|start_header_id|>{}<|end_header_id|>\n\n"
+_HEADER_4 = "<|header_start|>{}<|header_end|>\n\n"
+_COHERE = "<|START_OF_TURN_TOKEN|>"
+
+WRITTEN = {
+    "qwen3_nothink": _chatml(mark="<tool_call>"),
+    "qwen3": _chatml(thinks=True, mark="<think>"),
+    "chatml": _chatml(),
+    "qwen": _chatml("You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    "smollm2": _chatml("You are a helpful AI assistant named SmolLM, trained by Hugging Face."),
+    "falcon_h1": _chatml(prefix="[bos]"),
+    "llama3": Written(
+        f"{_HEADER.format('user')}{{}}<|eot_id|>{_HEADER.format('assistant')}",
+        "{}<|eot_id|>",
+        f"{_HEADER.format('system')}{{}}<|eot_id|>",
+        "[bos]",
+    ),
+    "llama4": Written(
+        f"{_HEADER_4.format('user')}{{}}<|eot|>{_HEADER_4.format('assistant')}",
+        "{}<|eot|>",
+        f"{_HEADER_4.format('system')}{{}}<|eot|>",
+        "[bos]",
+    ),
+    "llama2": Written("[bos][INST] {} [/INST]", system="<<SYS>>\n{}\n<</SYS>>\n\n", inside=True),
+    "gemma3": replace(_GEMMA, mark="first_user_prefix"),
+    "gemma": _GEMMA,
+    "mistral": Written("[INST] {}[/INST]", " {}[eos]", "{}\n\n", "[bos]", inside=True),
+    "ministral": Written("[INST]{}[/INST]", system="{}\n\n", prefix="[bos]", inside=True),
+    "mistral_small": Written("[INST]{}[/INST]", system="[SYSTEM_PROMPT]{}[/SYSTEM_PROMPT]", prefix="[bos]"),
+    "phi": Written("<|user|>\n{}<|end|>\n<|assistant|>\n", "{}<|end|>\n", "<|system|>\n{}<|end|>\n"),
+    "phi4": Written(
+        "<|im_start|>user<|im_sep|>{}<|im_end|><|im_start|>assistant<|im_sep|>",
+        "{}<|im_end|>",
+        "<|im_start|>system<|im_sep|>{}<|im_end|>",
+    ),
+    "deepseek3": Written("<｜User｜>{}<｜Assistant｜>", prefix="[bos]"),
+    "deepseekr1": Written("<｜User｜>{}<｜Assistant｜>", prefix="[bos]", thinks=True),
+    "cohere": Written(
+        f"{_COHERE}<|USER_TOKEN|>{{}}<|END_OF_TURN_TOKEN|>{_COHERE}<|CHATBOT_TOKEN|>",
+        system=f"{_COHERE}<|SYSTEM_TOKEN|>{{}}<|END_OF_TURN_TOKEN|>",
+        prefix="[bos]",
+    ),
+    "granite3": Written(
+        "<|start_of_role|>user<|end_of_role|>{}<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",
+        "{}<|end_of_text|>\n",
+        "<|start_of_role|>system<|end_of_role|>{}<|end_of_text|>\n",
+    ),
+    "zephyr": Written(
+        "<|user|>\n{}[eos]<|assistant|>\n", system="<|system|>\n{}[eos]", default="You are Zephyr, a helpful assistant."
+    ),
+}
+"""By its name, the first of those that write the same text first."""
+
+_ONE = [("user", "Ask."), ("assistant", "Answer.")]
+_TWO = [*_ONE, ("user", "More?"), ("assistant", "Less.")]
+_SYSTEM = ("system", "Rule.")
+
+
+@dataclass(frozen=True)
+class Match:
+    """The template of the same text, or else the nearest: ``name``.
+
+    ``exact`` says whether it writes one exchange as the chat template does, ``several`` whether more as well.
+    """
+
+    name: str
+    exact: bool
+    several: bool
+
+
+def match_template(tokenizer: HFTokenizer, jinja: str | None, *, system: bool) -> Match | None:
+    """Its template for a chat template; None where not even the user's turns look alike.
+
+    ``system`` says whether some row has a system turn.
+    """
+    hf = tokenizer.hf
+    source = jinja or str(hf.chat_template)
+    asked = [_ONE, [_SYSTEM, *_ONE]] if system else [_ONE]
+    fit = {name: written for name, written in WRITTEN.items() if written.mark in source}
+    for name, written in fit.items():
+        if all(_same(hf, jinja, written, turns) for turns in asked):
+            return Match(name, True, _same(hf, jinja, written, _TWO))
+    text = _rendered(hf, jinja, _ONE) or ""
+    near = (name for name, written in fit.items() if written.bare_user in text)
+    return next((Match(name, False, False) for name in near), None)
+
+
+def _same(hf: Any, jinja: str | None, written: Written, turns: Sequence[tuple[str, str]]) -> bool:
+    text = _rendered(hf, jinja, turns)
+    if text is None and written.inside and turns[0][0] == "system":  # what `system: fold` scores
+        text = _rendered(hf, jinja, [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]])
+    # What follows the last answer is not learnt.
+    return text is not None and text.startswith(written.text(turns, hf.bos_token or "", hf.eos_token or "").rstrip())
+
+
+def _rendered(hf: Any, jinja: str | None, turns: Sequence[tuple[str, str]]) -> str | None:
+    said = [{"role": role, "content": content} for role, content in turns]
+    try:
+        return str(hf.apply_chat_template(said, chat_template=jinja, tokenize=False))
+    except RENDER_ERRORS:
+        return None

@@ -1,0 +1,142 @@
+"""The tokens that were scored, and what TRL makes of a row, to hold one against the other."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from instdiff.data import Pool
+from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.rendering.renderer import training_rows
+from instdiff.rendering.templates import Template
+from instdiff.selection.export.layouts import MESSAGES, Layout, Record
+from instdiff.selection.export.models import RENDER_ERRORS
+from instdiff.selection.export.tabular import with_texts
+
+IGNORED = -100
+"""The label of a token that is not learnt."""
+LOOKED_AT = 64
+_AT_ONCE = 1024
+
+
+def token_rows(
+    pool: Pool, tokenizer: HFTokenizer, layout: Template, limit: int, left: Counter[str]
+) -> Iterator[Record]:
+    """``input_ids`` and ``labels`` of every row, with its messages as text; reasons of those without are counted."""
+    for start in range(0, len(pool), _AT_ONCE):
+        part = pool.part(start, start + _AT_ONCE)
+        rows = training_rows(part, tokenizer, layout, limit)
+        for at, sample in enumerate(part.samples()):
+            if rows.reason[at] is not None:
+                left[str(rows.reason[at])] += 1
+                continue
+            ids = rows.ids[at]
+            target = rows.target[rows.ids.offsets[at] : rows.ids.offsets[at + 1]]
+            beside = {name: _text(value) for name, value in with_texts(MESSAGES.make(sample) or {}).items()}
+            yield {"input_ids": ids.tolist(), "labels": np.where(target, ids, IGNORED).tolist(), "tools": None} | beside
+
+
+def _text(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+@dataclass(frozen=True)
+class TRL:
+    """What TRL makes of rows: it renders with the tokenizer, or with its own template for ``assistant_only_loss``."""
+
+    tokenizer: HFTokenizer
+    jinja: str | None
+    limit: int
+
+    def differing(self, pool: Pool, layout: Layout, template: Template) -> int | None:
+        """How many of the first rows it would learn otherwise; None where it cannot learn them in this layout."""
+        few = pool.take(_first_of_each(pool, layout))
+        ours = training_rows(few, self.tokenizer, template, self.limit)
+        try:
+            theirs = self._tokenise(layout, [layout.make(sample) for sample in few.samples()])
+        except (ImportError, *RENDER_ERRORS):
+            return None
+        return sum(
+            ours.reason[at] is not None
+            or not _equal(
+                ours.ids[at].tolist(),
+                ours.target[ours.ids.offsets[at] : ours.ids.offsets[at + 1]].tolist(),
+                theirs[at],
+                self.limit,
+            )
+            for at in range(len(few))
+        )
+
+    def _tokenise(self, layout: Layout, rows: Sequence[Record | None]) -> list[tuple[list[int], list[int]]]:
+        # A table gives every message the keys of all; templates then see nulls.
+        told = pa.Table.from_pylist(rows).to_pylist()
+        if layout.name == "messages":
+            marked = self._marked()
+            return [self._messages(row, marked) for row in told]
+        chat = layout.name == "prompt_completion"
+        return [self._prompt_completion(row) if chat else self._text(row) for row in told]
+
+    def _marked(self) -> str | None:
+        from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+        hf = copy.copy(self.tokenizer.hf)
+        hf.chat_template = self.jinja or hf.chat_template
+        own: str = hf.get_chat_template()
+        hf.chat_template = own
+        return own if has_generation_markers(own) else get_training_chat_template(hf)
+
+    def _messages(self, row: Record, marked: str | None) -> tuple[list[int], list[int]]:
+        found = self._render(row["messages"], row, marked, return_assistant_tokens_mask=True)
+        ids, mask = found["input_ids"], found["assistant_masks"]
+        return ids, [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)]
+
+    def _prompt_completion(self, row: Record) -> tuple[list[int], list[int]]:
+        before = self._render(row["prompt"], row, self.jinja, add_generation_prompt=True)["input_ids"]
+        return _after(before, self._render(row["prompt"] + row["completion"], row, self.jinja)["input_ids"])
+
+    def _text(self, row: Record) -> tuple[list[int], list[int]]:
+        hf = self.tokenizer.hf
+        end = hf.eos_token or ""
+        said = row["completion"] if row["completion"].endswith(end) else row["completion"] + end
+        return _after(hf(row["prompt"])["input_ids"], hf(row["prompt"] + said)["input_ids"])
+
+    def _render(self, turns: Sequence[Record], row: Record, jinja: str | None, **options: Any) -> Mapping[str, Any]:
+        tools = json.loads(row["tools"]) if row.get("tools") else None
+        found: Mapping[str, Any] = self.tokenizer.hf.apply_chat_template(
+            list(turns), chat_template=jinja, tools=tools, tokenize=True, return_dict=True, **options
+        )
+        return found
+
+
+def _after(before: Sequence[int], ids: list[int]) -> tuple[list[int], list[int]]:
+    """The completion starts where the prompt and the whole depart."""
+    same = [a == b for a, b in zip(before, ids, strict=False)]
+    start = same.index(False) if False in same else len(same)
+    return ids, [IGNORED] * start + ids[start:]
+
+
+def _equal(ids: list[int], target: list[bool], theirs: tuple[list[int], list[int]], limit: int) -> bool:
+    """Whether theirs begins with these ids, learns these targets, and nothing after them."""
+    seen, labels = theirs[0][:limit], theirs[1][:limit]
+    wanted = [token if mark else IGNORED for token, mark in zip(ids, target, strict=True)]
+    return seen[: len(ids)] == ids and labels == wanted + [IGNORED] * (len(seen) - len(ids))
+
+
+def _first_of_each(pool: Pool, layout: Layout) -> list[int]:
+    """The first rows, and the first that has a turn of other keys: together they have the types of the whole file."""
+    known: set[frozenset[str]] = set()
+    found = []
+    for at, sample in enumerate(pool.samples()):
+        row = layout.make(sample) or {}
+        kinds = {frozenset(turn) for turns in row.values() if isinstance(turns, list) for turn in turns}
+        if at < LOOKED_AT or not kinds <= known:
+            found.append(at)
+        known |= kinds
+    return found
