@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,9 @@ class ModelRef:
         revision = f"@{self.revision}" if self.revision else ""
         return f"{self.where}{revision}" + (f"+{self.adapter}" if self.adapter else "")
 
+
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
+"""The day that chat templates see which ask for the date: the one that Llama 3.2's falls back to."""
 
 Log = Callable[[str], None]
 """Tells the user one line."""

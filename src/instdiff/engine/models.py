@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import os
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 
 from instdiff.core import Log, Measure, ModelRef
-from instdiff.core.files import fingerprint, fingerprint_files, writing
+from instdiff.core.files import fingerprint, fingerprint_files, read_json, writing
+from instdiff.core.settings import TEMPLATE_DATE
 from instdiff.data.builtin import path as builtin_path
 from instdiff.engine.allocator import keep_pages
 from instdiff.engine.sweep import BatchResult, Sweep
@@ -141,7 +143,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     return settings
 
 
-def load_tokenizer(source: Source) -> HFTokenizer:
+def load_tokenizer(source: Source, template_date: datetime.date = TEMPLATE_DATE) -> HFTokenizer:
     """The tokenizer beside the model or its adapter, with the model's context length; an EngineError if unreadable."""
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
@@ -155,7 +157,15 @@ def load_tokenizer(source: Source) -> HFTokenizer:
         config = AutoConfig.from_pretrained(str(source.folder))
     except Exception as error:
         raise EngineError(f"cannot read the tokenizer in '{beside}': {first_line(error)}") from error
-    return HFTokenizer(hf, getattr(config.get_text_config(), "max_position_embeddings", None))
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return HFTokenizer(hf, context, template_date=template_date, stops=_stops(source.folder))
+
+
+def _stops(folder: Path) -> list[int]:
+    """The tokens at which the model stops by its generation configuration."""
+    path = folder / "generation_config.json"
+    said = read_json(path).get("eos_token_id") if path.is_file() else None
+    return said if isinstance(said, list) else [] if said is None else [said]
 
 
 def pick_device(name: str) -> torch.device:

@@ -17,9 +17,10 @@ from instdiff.core.arrays.ragged import Ragged, offsets_of, spans
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data import Pool, Sample
 from instdiff.errors import PlanError
+from instdiff.rendering.chat_tokens import KINDS
 from instdiff.rendering.rows import Indices, Marks, Noise, Rows, RowsBuilder, prepend, truncate
 from instdiff.rendering.templates import Kind, Template, TextTemplate, template
-from instdiff.rendering.tokenise import KINDS, Parts, Tokenised, Tokenizer, instruction_texts, response_texts
+from instdiff.rendering.tokenise import Parts, Tokenised, Tokenizer, instruction_texts, response_texts
 from instdiff.rendering.views import ask_questions, prompt_only
 
 __all__ = ["Noise", "Renderer", "Rows", "render", "text_lengths", "training_rows"]
@@ -51,12 +52,17 @@ class Renderer:
             return self.tokenised.responses.counts().astype(np.float64)
         return self.tokenised.counts(part, instruction_texts).astype(np.float64)
 
+    def report(self) -> list[str]:
+        """What the log should say of the rendering; each line once."""
+        lines, self.tokenised.notes = self.tokenised.notes, []
+        return lines
+
     def _make(self, view: View, layout: Template, limit: int) -> Rows:
         match view:
             case Prompted(score_eos=score_eos):
                 bos = self.tokenizer.bos if isinstance(layout, TextTemplate) else None
-                learnt = [Kind.RESPONSE, Kind.END] if score_eos else [Kind.RESPONSE]
-                return _join_prompted(self.tokenised.parts(layout), bos, self.tokenizer.start, limit, learnt)
+                learnt = [Kind.RESPONSE, Kind.END, Kind.HEAD] if score_eos else [Kind.RESPONSE]
+                return _join_prompted(self.tokenised.parts(layout, limit), bos, self.tokenizer.start, limit, learnt)
             case ResponseOnly(context=context):
                 first = self.tokenizer.start if context else self.tokenizer.bos
                 return _targets_alone(self.rows(Prompted(), layout, limit), first)
@@ -202,7 +208,9 @@ def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
             keep = np.minimum(limit if view.alone is None else limit - prompts[span] + slack, ids.lengths())
         reason[over] = "too_long"
         reason[[not sample.response for sample in samples]] = "empty_response"
-        reason[[sum(m.role == "assistant" and not m.only_calls for m in sample.messages) > 1 for sample in samples]] = "multi_turn"
+        reason[[sum(m.role == "assistant" and not m.only_calls for m in sample.messages) > 1 for sample in samples]] = (
+            "multi_turn"
+        )
         out.add(*_cut_rows(ids, np.maximum(heads[span], 1), keep, cut & (reason == "too_long"), reason))
     return out.rows()
 
