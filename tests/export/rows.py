@@ -76,3 +76,76 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def ids(path: str | Path) -> list[str]:
     return load(str(path)).ids
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "rain",
+        "description": "rain of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+SINGLE: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": "Capital of Peru?"}, {"role": "assistant", "content": "It is Lima."}]},
+    {"messages": [{"role": "user", "content": "First letter of the alphabet?"}, {"role": "assistant", "content": "a"}]},
+]
+SEVERAL: list[dict[str, Any]] = [
+    *SINGLE,
+    {
+        "messages": [
+            {"role": "user", "content": "One?"},
+            {"role": "assistant", "content": "It is 1."},
+            {"role": "user", "content": "Two?"},
+            {"role": "assistant", "content": "It is 2."},
+        ]
+    },
+]
+THOUGHT: list[dict[str, Any]] = [
+    {
+        "messages": [
+            {"role": "user", "content": "3+4?"},
+            {"role": "assistant", "content": "It is 7.", "reasoning_content": "3 and 4 make 7."},
+        ]
+    }
+]
+TOOLS_USED: list[dict[str, Any]] = [
+    {
+        "messages": [
+            {"role": "user", "content": "Rain in Lima?"},
+            {
+                "role": "assistant",
+                "content": "I look.",
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "rain", "arguments": {"city": "Lima"}}}
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "name": "rain", "content": '{"mm": 0}'},
+            {"role": "assistant", "content": "None."},
+        ],
+        "tools": [TOOL],
+    }
+]
+FLAGGED: list[dict[str, Any]] = [
+    {
+        "messages": [
+            {"role": "user", "content": "Capital of Peru?"},
+            {"role": "assistant", "content": "It is Cusco.", "train": False},
+            {"role": "user", "content": "Sure?"},
+            {"role": "assistant", "content": "No: Lima.", "train": True},
+        ]
+    }
+]
+
+
+def record(path: str, *, template: str, model: str, max_length: int = 200, **settings: Any) -> None:
+    """The record of a selection beside its rows."""
+    facts = {
+        "method": "ifd",
+        "rows": list(range(len(ids(path)))),
+        "ids": list(ids(path)),
+        "settings": {"max_length": max_length, "targets": "all", **settings},
+        "models": {"base": {"where": model, "template": template}},
+    }
+    place = Path(path)
+    place.with_name(f"{place.stem}.selection.json").write_text(json.dumps(facts))

@@ -120,7 +120,7 @@ def _refuses_system(asked: Asked) -> bool:
         return False
     said = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     try:
-        tokenizer.hf.apply_chat_template(said, chat_template=layout.jinja, tokenize=False)
+        tokenizer.render(said, jinja=layout.jinja)
     except RENDER_ERRORS:
         return True
     return False

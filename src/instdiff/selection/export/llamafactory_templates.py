@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.selection.export.models import RENDER_ERRORS
@@ -135,29 +134,29 @@ def match_template(tokenizer: HFTokenizer, jinja: str | None, *, system: bool) -
 
     ``system`` says whether some row has a system turn.
     """
-    hf = tokenizer.hf
-    source = jinja or str(hf.chat_template)
+    source = jinja or str(tokenizer.hf.chat_template)
     asked = [_ONE, [_SYSTEM, *_ONE]] if system else [_ONE]
     fit = {name: written for name, written in WRITTEN.items() if written.mark in source}
     for name, written in fit.items():
-        if all(_same(hf, jinja, written, turns) for turns in asked):
-            return Match(name, True, _same(hf, jinja, written, _TWO))
-    text = _rendered(hf, jinja, _ONE) or ""
+        if all(_same(tokenizer, jinja, written, turns) for turns in asked):
+            return Match(name, True, _same(tokenizer, jinja, written, _TWO))
+    text = _rendered(tokenizer, jinja, _ONE) or ""
     near = (name for name, written in fit.items() if written.bare_user in text)
     return next((Match(name, False, False) for name in near), None)
 
 
-def _same(hf: Any, jinja: str | None, written: Written, turns: Sequence[tuple[str, str]]) -> bool:
-    text = _rendered(hf, jinja, turns)
+def _same(tokenizer: HFTokenizer, jinja: str | None, written: Written, turns: Sequence[tuple[str, str]]) -> bool:
+    text = _rendered(tokenizer, jinja, turns)
     if text is None and written.inside and turns[0][0] == "system":  # what `system: fold` scores
-        text = _rendered(hf, jinja, [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]])
+        text = _rendered(tokenizer, jinja, [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]])
     # What follows the last answer is not learnt.
-    return text is not None and text.startswith(written.text(turns, hf.bos_token or "", hf.eos_token or "").rstrip())
+    bos, eos = (str(token or "") for token in (tokenizer.hf.bos_token, tokenizer.hf.eos_token))
+    return text is not None and text.startswith(written.text(turns, bos, eos).rstrip())
 
 
-def _rendered(hf: Any, jinja: str | None, turns: Sequence[tuple[str, str]]) -> str | None:
+def _rendered(tokenizer: HFTokenizer, jinja: str | None, turns: Sequence[tuple[str, str]]) -> str | None:
     said = [{"role": role, "content": content} for role, content in turns]
     try:
-        return str(hf.apply_chat_template(said, chat_template=jinja, tokenize=False))
+        return tokenizer.render(said, jinja=jinja)
     except RENDER_ERRORS:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 from jinja2 import TemplateError
 
 from instdiff.core import ModelRef
+from instdiff.core.settings import TEMPLATE_DATE
 from instdiff.data.builtin import path as builtin_path
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
@@ -70,6 +72,7 @@ def tokenizer_of(where: str, template_date: str | None = None) -> HFTokenizer | 
             return None
     from instdiff.engine.models import Source, load_tokenizer  # brings torch
 
+    date = datetime.date.fromisoformat(template_date) if template_date else TEMPLATE_DATE
     with suppress(EngineError):
-        return load_tokenizer(Source(ModelRef(where), Path(name), None, ""))
+        return load_tokenizer(Source(ModelRef(where), Path(name), None, ""), date)
     return None
