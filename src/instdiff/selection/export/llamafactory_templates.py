@@ -106,6 +106,14 @@ WRITTEN = {
         "{}<|end_of_text|>\n",
         "<|start_of_role|>system<|end_of_role|>{}<|end_of_text|>\n",
     ),
+    "glm4_moe": Written("<|user|>\n{}<|assistant|>", "\n{}", "<|system|>\n{}", "[gMASK]<sop>", mark="enable_thinking"),
+    "glm4": Written("<|user|>\n{}<|assistant|>", "\n{}", "<|system|>\n{}", "[gMASK]<sop>"),
+    "gpt_oss": Written(
+        "<|start|>user<|message|>{}<|end|><|start|>assistant",
+        "{}<|end|>",
+        "<|start|>system<|message|>{}<|end|>",
+        default="You are ChatGPT, a large language model trained by OpenAI.",
+    ),
     "zephyr": Written(
         "<|user|>\n{}[eos]<|assistant|>\n", system="<|system|>\n{}[eos]", default="You are Zephyr, a helpful assistant."
     ),

@@ -180,7 +180,9 @@ def _config(asked: Asked, plan: Plan, done: Exported) -> dict[str, Any]:
 def _notes(asked: Asked, plan: Plan) -> list[str]:
     notes = []
     if plan.layout is None and asked.layout == "auto":
-        notes.append("TRL would learn other tokens of these rows than were scored, so the file has the tokens themselves")
+        notes.append(
+            "TRL would learn other tokens of these rows than were scored, so the file has the tokens themselves"
+        )
     if plan.exact is None:
         notes.append(
             "the tokenizer is not on this machine, so nobody has seen whether TRL learns the tokens that were scored; "
