@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from helpers import make_llama
 from instdiff.data import load
 
 HARD = "  two  spaces\r\n\ttab {{name}} \\n “ß” 𝔘 \u202e\u0007 end \n"
@@ -149,3 +151,17 @@ def record(path: str, *, template: str, model: str, max_length: int = 200, **set
     }
     place = Path(path)
     place.with_name(f"{place.stem}.selection.json").write_text(json.dumps(facts))
+
+
+def of_trl(name: str, folder: Path) -> Path:
+    """A tiny model with one of the chat templates that TRL ships, its marks as special tokens."""
+    import trl as package
+    from transformers import AutoTokenizer
+
+    text = (Path(package.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    place = make_llama(folder / name, chat=text, vocab_size=400, max_position_embeddings=2048)
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    marks = set(re.findall(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>|</?think>|</?tool_call>", text))
+    tokenizer.add_tokens(sorted(marks), special_tokens=True)
+    tokenizer.save_pretrained(place)
+    return place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers import CHAT_PLAIN, make_llama
+from helpers import CHAT_PLAIN
 from instdiff.core import ModelRef
 from instdiff.data import Pool, Turns, load
 from instdiff.engine.models import load_tokenizer, resolve
@@ -21,7 +20,7 @@ from instdiff.selection.export.asked import Asked, Exported
 from instdiff.selection.export.export import export
 from instdiff.selection.export.trl import trl
 
-from .rows import CALLS, FLAGGED, INPUTS, SEVERAL, SINGLE, THOUGHT, TOOLS_USED, ids, read, record, write
+from .rows import CALLS, FLAGGED, INPUTS, SEVERAL, SINGLE, THOUGHT, TOOLS_USED, ids, of_trl, read, record, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CHAT_LLAMA = (
@@ -74,20 +73,6 @@ def assert_same(trainer: Any, pool: Pool, model: Path, layout: Template, max_len
         assert seen[: len(wanted)] == wanted
         assert labels[: len(wanted)] == [i if t else -100 for i, t in zip(wanted, target, strict=True)]
         assert set(labels[len(wanted) :]) <= {-100}
-
-
-def of_trl(name: str, folder: Path) -> Path:
-    """A tiny model with one of the chat templates that TRL ships, its marks as special tokens."""
-    import trl as package
-    from transformers import AutoTokenizer
-
-    text = (Path(package.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    place = make_llama(folder / name, chat=text, vocab_size=400, max_position_embeddings=2048)
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    marks = set(re.findall(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>|</?think>|</?tool_call>", text))
-    tokenizer.add_tokens(sorted(marks), special_tokens=True)
-    tokenizer.save_pretrained(place)
-    return place
 
 
 @pytest.mark.parametrize(
