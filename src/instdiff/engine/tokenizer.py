@@ -143,7 +143,7 @@ class HFTokenizer:
     # ── chat templates ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def template_for(self, layout: ChatTemplate | None = None, tools: bool = False) -> str:
-        """The Jinja text that renders a row: of a set of templates ``tool_use`` where the row has tools, or ``default``.
+        """The Jinja text that renders a row; of a set of templates ``tool_use`` where it has tools, else ``default``.
 
         A ConfigError where there is none.
         """

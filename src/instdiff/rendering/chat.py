@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from os.path import commonprefix
 from typing import Any, Literal, Protocol
 
 from instdiff.data import Message, Sample, Turns
@@ -77,8 +78,10 @@ class Closing:
     """Fixed text after a stretch of a turn, in which its end lies.
 
     ``before`` is what stands in it before the end token. ``usual`` is the text that closes turns under this template.
+    The stretch's first piece is at ``begin``.
     """
 
+    begin: int
     start: int
     stop: int
     before: Kind
@@ -172,7 +175,7 @@ class ChatRenderer:
                 form.plain_arguments = True
                 return self._render(sample, form)
             raise Unscorable("unrenderable", _first_line(error)) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a template raises what it likes
             if self.how.system == "fold" and any(turn.role == "system" for turn in sample.messages):
                 self.note("folded")
                 return self._render(fold_system(sample), form)
@@ -188,7 +191,7 @@ class ChatRenderer:
             stand_ins = StandIns(text, form.jinja, others)
             try:
                 laid = self._write(sample, form, stand_ins.put)
-            except Exception:  # a template may look into what is said
+            except Exception:  # noqa: BLE001 - a template may look into what is said
                 continue
             found = align(text, stand_ins.split(laid))
             if found is not None:
@@ -206,7 +209,7 @@ class ChatRenderer:
                 messages_of(sample, self.how, form), form.tools, jinja, form.values
             )
             laid, others = self.writer.render_marked(laid_turns, form.tools, jinja, form.values)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the same
             return None
         turns = sum(turn.role == "assistant" for turn in sample.messages)
         if whole != text or not len(spans) == len(others) == turns:
@@ -353,7 +356,7 @@ def align(text: str, laid: tuple[list[str], list[Piece]]) -> list[Place] | None:
 def _put_back(text: str, fixed: list[str], pieces: list[Piece]) -> list[Span] | None:
     if not text.startswith(fixed[0]):
         return None
-    at, spans = len(fixed[0]), []
+    at, spans = len(fixed[0]), list[Span]()
     for piece, after in zip(pieces, fixed[1:], strict=True):
         last = len(spans) == len(pieces) - 1
         for shown in _spellings(piece.text):
@@ -442,7 +445,7 @@ class _Marker:
             elif message.role == "system" and self.places and not shown and message.content not in self.text:
                 self.note("system")
 
-    def _count_parts(self, message: Message, shown: set[str]) -> None:
+    def _count_parts(self, message: Message, shown: AbstractSet[str]) -> None:
         block = thought_in(message.content)
         thought = bool(message.reasoning.strip()) or bool(block and block[1].strip())
         if thought and self.how.reasoning == "drop":
@@ -482,7 +485,7 @@ class _Marker:
                 self._put(place.start, place.end, Kind.RESPONSE)
             open_, at = learnt[place.piece.kind], place.end
         if any(learnt[place.piece.kind] for place in places):
-            self._close(turn, places[-1], stretch[-1], learnt)
+            self._close(turn, places[0].start, places[-1], stretch[-1], learnt)
 
     def _open(self, at: int, place: Place, before: Place | None) -> None:
         """What stands before a piece that is learnt, after one that is not or after the turn's header."""
@@ -499,18 +502,17 @@ class _Marker:
         self._put(at + start, at + start + blank, Kind.HEAD)
         self._put(at + start + blank, place.start, Kind.RESPONSE)
 
-    def _close(self, turn: int, last: Place, number: int, learnt: dict[str, bool]) -> None:
+    def _close(self, turn: int, begin: int, last: Place, number: int, learnt: dict[str, bool]) -> None:
         stop = self.places[number + 1].start if number + 1 < len(self.places) else len(self.text)
         following = self.sample.messages[turn + 1 :]
         if following and following[0].role != "assistant" and (text := following[0].content.strip()):
             # Where other turns have no placeholder, their words are searched for no end.
             found = self.text.find(text, last.end, stop)
             stop = found if found >= 0 else stop
+        before = Kind.END
         if last.piece.kind == "call":
             before = Kind.RESPONSE if learnt["call"] else Kind.CONTEXT
-        else:
-            before = Kind.END
-        self.out.closings.append(Closing(last.end, stop, before, self.traits.closing))
+        self.out.closings.append(Closing(begin, last.end, stop, before, self.traits.closing))
         said, closing = last.piece.text.rstrip(), self.traits.closing.strip()
         if closing and last.piece.kind == "answer" and said.endswith(closing):
             self.note("second_end")
@@ -536,28 +538,28 @@ def _find_traits(writer: Writer, jinja: str, values: dict[str, Any]) -> Traits:
         return [{"type": "text", "text": text}] if parts else text
 
     question = [{"role": "user", "content": said("Why?")}]
-    prompts = dict.fromkeys(
-        _prompt(writer, question, jinja, {**values, **more})
-        for more in ({}, {"enable_thinking": True}, {"enable_thinking": False})
-    )
+    thinking: list[dict[str, Any]] = [{}, {"enable_thinking": True}, {"enable_thinking": False}]
+    prompts = {_prompt(writer, question, jinja, {**values, **more}): None for more in thinking}
     words = ["zqa0z", "zqa1z", "zqa2z", "zqa3z"]
     talk = [{"role": role, "content": said(word)} for role, word in zip(("user", "assistant") * 2, words, strict=True)]
     closing = ""
-    try:
+    with suppress(Exception):  # a template that refuses this, or does not show it, closes nothing that can be known
         text = writer.render(talk, jinja=jinja, values=values)
         ends = [text.index(word) + len(word) for word in words[1::2]]
-        closing = commonprefix([text[ends[0] : text.index(words[2], ends[0])], text[ends[1] :]])
-    except Exception:  # a template that refuses this, or does not show it, closes nothing that can be known
-        pass
+        closing = _shared_start(text[ends[0] : text.index(words[2], ends[0])], text[ends[1] :])
     return Traits(tuple(sorted(filter(None, prompts), key=len, reverse=True)), closing, parts)
 
 
 def _prompt(writer: Writer, question: list[Turn], jinja: str, values: dict[str, Any]) -> str:
     try:
         plain, asked = (writer.render(question, jinja=jinja, ask=ask, values=values) for ask in (False, True))
-    except Exception:
+    except Exception:  # noqa: BLE001 - it may refuse a question alone
         return ""
-    return asked[len(commonprefix([plain, asked])) :]
+    return asked[len(_shared_start(plain, asked)) :]
+
+
+def _shared_start(a: str, b: str) -> str:
+    return a[: next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
 
 
 def _wants_parts(writer: Writer, jinja: str, values: dict[str, Any]) -> bool:
@@ -566,6 +568,6 @@ def _wants_parts(writer: Writer, jinja: str, values: dict[str, Any]) -> bool:
         try:
             if word in writer.render([{"role": "user", "content": content}], jinja=jinja, values=values):
                 return wanted
-        except Exception:  # the other way is tried
+        except Exception:  # noqa: BLE001 - the other way is tried
             continue
     return False

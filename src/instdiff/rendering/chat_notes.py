@@ -10,8 +10,8 @@ _LINES = {
     "only_calls": "{n:,} rows have calls and no answer to learn; --targets all+calls learns the calls",
     "folded": "{n:,} rows: the template refuses a system turn, so its text stands before the first user turn",
     "thoughts": (
-        "{n:,} thoughts are not shown by the template (some templates show that of the last turn only; with "
-        "--targets last earlier turns are not learnt without theirs)"
+        "{n:,} rows have thoughts that the template does not show; where it shows those of the last turn alone, "
+        "--targets last learns no turn without its thought"
     ),
     "dropped": "{n:,} thoughts are left out, as --reasoning drop asks",
     "calls": "{n:,} turns have calls that the template does not show",

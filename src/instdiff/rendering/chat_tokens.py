@@ -26,7 +26,10 @@ class PlacingTokenizer(Writer, Protocol):
     """
 
     stops: frozenset[int]
-    specials: frozenset[int]
+
+    @property
+    def specials(self) -> frozenset[int]:
+        """All tokens that the vocabulary marks as special, named or not."""
 
     def encode_placed(self, texts: Sequence[str]) -> list[tuple[Ids, Offsets, Offsets]]:
         """Of each text its token ids, and where each token starts and ends in it, in characters."""
@@ -69,13 +72,15 @@ def _close(
     first, last = np.searchsorted(starts, closing.start, "left"), np.searchsorted(ends, closing.stop, "right")
     inside = ids[first:last].tolist()
     usual = text.find(closing.usual, closing.start, closing.stop) if closing.usual else -1
-    for known in (tokenizer.stops, tokenizer.specials):
+    # A token that the turn holds already, as a quotation mark within its calls, does not end it.
+    held = set(ids[np.searchsorted(starts, closing.begin, "left") : first].tolist())
+    for known in (tokenizer.stops, tokenizer.specials - held):
         at = next((n for n, token in enumerate(inside) if token in known), None)
         if at is None:
             continue
         begin, last = at, first + at
         # Several special tokens may close a turn, but those that open the next one are not among them.
-        while known is tokenizer.specials and usual >= 0 and at + 1 < len(inside) and inside[at + 1] in known:
+        while known is not tokenizer.stops and usual >= 0 and at + 1 < len(inside) and inside[at + 1] in known:
             at += 1
             if ends[first + at] <= usual + len(closing.usual):
                 last = first + at

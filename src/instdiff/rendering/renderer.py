@@ -46,6 +46,13 @@ class Renderer:
             self._made[place] = self._make(view, layout, limit)
         return self._made[place]
 
+    def training_rows(self, layout: Template, max_length: int) -> Rows:
+        """See ``training_rows``."""
+        rows = self.rows(Prompted(score_eos=True), layout, max_length)
+        limit = min(max_length, self.tokenizer.max_length or max_length)
+        ended = _end_in_end(self.tokenised.parts(layout, limit)) & ~rows.truncated
+        return replace(rows, ended=ended & (rows.ids.lengths() > 0))
+
     def lengths(self, part: str) -> npt.NDArray[np.float64]:
         """Tokens per row of the responses (those that are targets) or of the instruction with its input."""
         if part == "response":
@@ -87,7 +94,7 @@ def render(view: View, pool: Pool, tokenizer: Tokenizer, layout: Template, max_l
 
 def training_rows(pool: Pool, tokenizer: Tokenizer, layout: Template, max_length: int) -> Rows:
     """Rows to train on: the prompted view with every response's end token as a target; cut rows have none."""
-    return render(Prompted(score_eos=True), pool, tokenizer, layout, max_length)
+    return Renderer(pool, tokenizer).training_rows(layout, max_length)
 
 
 def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None = None) -> npt.NDArray[np.float64]:
@@ -142,6 +149,17 @@ def _join_prompted(parts: Parts, bos: int | None, start: int | None, limit: int,
         led = Ragged(prepend(ids, keep, lead, token or 0), offsets_of(keep + lead))
         out.add(led, prepend(target, keep, lead, False), cut, reason)
     return out.rows()
+
+
+def _end_in_end(parts: Parts) -> Marks:
+    """Whether the last segment of each sample that is learnt closes a turn."""
+    learnt = (parts.kinds != KINDS.index(Kind.CONTEXT)) & (parts.ids.lengths() > 0)
+    # Of each segment the last one up to it that is learnt.
+    last = np.maximum.accumulate(np.where(learnt, np.arange(len(learnt)), -1))
+    at = np.append(last, -1)[parts.rows[1:] - 1]
+    closes = np.append(parts.kinds == KINDS.index(Kind.END), False)
+    ended: Marks = (at >= parts.rows[:-1]) & closes[at]
+    return ended
 
 
 def _targets_alone(rows: Rows, first: int | None) -> Rows:
@@ -213,6 +231,10 @@ def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
         )
         out.add(*_cut_rows(ids, np.maximum(heads[span], 1), keep, cut & (reason == "too_long"), reason))
     return out.rows()
+
+
+def _answers(sample: Sample) -> int:
+    return sum(message.role == "assistant" and not message.only_calls for message in sample.messages)
 
 
 def _cut_rows(
