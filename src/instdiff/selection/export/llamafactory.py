@@ -119,8 +119,7 @@ def _lay(asked: Asked, learnt: Learnt, text: Layout | None) -> Laid:
     if text is not None:
         layouts |= {"auto": (text,), "text": (text,)}
     named = find_layout(asked, layouts, "LLaMA-Factory")
-    beside = ALPACA if named[0] is text else None
-    return lay(asked.pool, named, beside=beside, pieces=_pieces(asked.pool.turns, learnt))
+    return lay(asked.pool, named, pieces=_pieces(asked.pool.turns, learnt))
 
 
 def _text_layout(asked: Asked) -> Layout | None:
@@ -170,8 +169,7 @@ def _template_keys(asked: Asked, laid: Laid) -> dict[str, Any]:
     if tokenizer is None or not (jinja or tokenizer.hf.chat_template):
         asked.log(f"template: is not set, since {_unknown(asked)}; set the name that LLaMA-Factory has for your model")
         return {}
-    samples = list(asked.pool.samples())
-    found = match_template(tokenizer, jinja, system=any(sample.system for sample in samples))
+    found = match_template(tokenizer, jinja, system=any(sample.system for sample in asked.pool.samples()))
     if found is None:
         asked.log(
             "template: is not set, since LLaMA-Factory has none that is known to write what this chat template writes; "
@@ -180,17 +178,19 @@ def _template_keys(asked: Asked, laid: Laid) -> dict[str, Any]:
         return {}
     if not found.exact:
         asked.log(f"template: {found.name} is the nearest that LLaMA-Factory has, but writes another text; {_EXACT}")
-    elif not found.several and any(len(_answers(sample)) > 1 for sample in samples):
+    elif not found.several and any(len(_answers(sample)) > 1 for sample in asked.pool.samples()):
         asked.log(
             f"template: {found.name} writes rows of several turns otherwise than the chat template does; {_EXACT}"
         )
-    keys: dict[str, Any] = {"template": found.name}
-    if not WRITTEN[found.name].thinks:
-        return keys
-    thoughtful = sum(any(_thinks(asked.pool.turns, sample)) for sample in samples)
-    if 0 < thoughtful < len(samples):
-        asked.log(f"{len(samples) - thoughtful:,} rows have no thought: LLaMA-Factory learns an empty one there")
-    return keys if thoughtful else keys | {"enable_thinking": False}
+    return {"template": found.name, **(_thinking(asked) if WRITTEN[found.name].thinks else {})}
+
+
+def _thinking(asked: Asked) -> dict[str, Any]:
+    pool = asked.pool
+    thoughtful = sum(any(_thinks(pool.turns, sample)) for sample in pool.samples())
+    if 0 < thoughtful < len(pool):
+        asked.log(f"{len(pool) - thoughtful:,} rows have no thought: LLaMA-Factory learns an empty one there; {_EXACT}")
+    return {} if thoughtful else {"enable_thinking": False}
 
 
 _EXACT = "the tokens that were scored are those of `--format trl`"

@@ -87,7 +87,7 @@ def _as_messages(pool: Pool) -> Iterator[dict[str, Any]]:
 
 def with_texts(row: dict[str, Any]) -> dict[str, Any]:
     """A row of messages whose objects without fixed keys are JSON text: arguments, and values for the template."""
-    for turn in row["messages"]:
+    for turn in row.get("messages", ()):
         for call in turn.get("tool_calls", ()):
             call["function"]["arguments"] = _text(call["function"]["arguments"])
     return {name: value if name == "messages" else _text(value) for name, value in row.items()}

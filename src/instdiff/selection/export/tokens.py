@@ -16,7 +16,7 @@ from instdiff.data import Pool
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.rendering.renderer import training_rows
 from instdiff.rendering.templates import Template
-from instdiff.selection.export.layouts import MESSAGES, Layout, Record
+from instdiff.selection.export.layouts import Laid, Layout, Record
 from instdiff.selection.export.models import RENDER_ERRORS
 from instdiff.selection.export.tabular import with_texts
 
@@ -27,9 +27,12 @@ _AT_ONCE = 1024
 
 
 def token_rows(
-    pool: Pool, tokenizer: HFTokenizer, layout: Template, limit: int, left: Counter[str]
+    pool: Pool, tokenizer: HFTokenizer, layout: Template, limit: int, laid: Laid, left: Counter[str]
 ) -> Iterator[Record]:
-    """``input_ids`` and ``labels`` of every row, with its messages as text; reasons of those without are counted."""
+    """``input_ids`` and ``labels`` of every row, and what it says as ``laid``, lists as JSON text.
+
+    Reasons of rows without a token to learn are counted in ``left``.
+    """
     for start in range(0, len(pool), _AT_ONCE):
         part = pool.part(start, start + _AT_ONCE)
         rows = training_rows(part, tokenizer, layout, limit)
@@ -39,8 +42,9 @@ def token_rows(
                 continue
             ids = rows.ids[at]
             target = rows.target[rows.ids.offsets[at] : rows.ids.offsets[at + 1]]
-            beside = {name: _text(value) for name, value in with_texts(MESSAGES.make(sample) or {}).items()}
-            yield {"input_ids": ids.tolist(), "labels": np.where(target, ids, IGNORED).tolist(), "tools": None} | beside
+            tokens = {"input_ids": ids.tolist(), "labels": np.where(target, ids, IGNORED).tolist()}
+            said = with_texts(laid.layout.make(sample) or {})
+            yield tokens | {name: _text(said.get(name, laid.layout.blank.get(name))) for name in laid.columns}
 
 
 def _text(value: Any) -> Any:

@@ -147,17 +147,18 @@ def _write_tokens(asked: Asked, layout: Template) -> Exported:
             "this machine; give --model"
         )
     path, left = asked.free(f"{asked.name}.jsonl"), Counter[str]()
-    rows = token_rows(asked.pool, asked.tokenizer, layout, asked.max_length, left)
+    laid = lay(asked.pool, [MESSAGES, ALPACA])
+    laid = lay(asked.pool, [MESSAGES]) if laid.changed or laid.unfit else laid
+    rows = token_rows(asked.pool, asked.tokenizer, layout, asked.max_length, laid, left)
     write_jsonl(path, (json.dumps(row, ensure_ascii=False) for row in rows))
     if left.total() == len(asked.pool):
         path.unlink()
         raise ConfigError(f"none of the {len(asked.pool):,} rows has a token to learn ({_reasons(left)})")
     if left:
         asked.log(f"{left.total():,} rows have no token to learn and are left out: {_reasons(left)}")
-    changed = lay(asked.pool, [MESSAGES]).changed
-    if changed:
-        asked.log(f"{changed:,} rows say the same but are divided otherwise in their messages")
-    return Exported([path], len(asked.pool) - left.total(), "tokens", "", None, changed, left.total())
+    if laid.changed:
+        asked.log(f"{laid.changed:,} rows say the same but are divided otherwise in their messages")
+    return Exported([path], len(asked.pool) - left.total(), "tokens", "", None, laid.changed, left.total())
 
 
 def _reasons(left: Counter[str]) -> str:
