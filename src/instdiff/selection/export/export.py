@@ -22,7 +22,7 @@ def export(
     format: str,
     output: str | Path,
     *,
-    source: str | None = None,
+    source: str | list[str] | None = None,
     name: str | None = None,
     layout: str = "auto",
     template: str | None = None,
@@ -97,7 +97,8 @@ def _name(name: str | None, data: str) -> str:
     return re.sub(r"[^\w-]+", "_", stem).strip("_") or "selected"
 
 
-def _inputs_read(found: Found, data: str, source: str | None) -> Sequence[Path]:
+def _inputs_read(found: Found, data: str, source: str | list[str] | None) -> Sequence[Path]:
     """The files that are read."""
     inside = list(Path(data).iterdir()) if found.pool is not None and Path(data).is_dir() else []
-    return [path for path in (Path(data), *found.files, *inside, *([Path(source)] if source else [])) if path.is_file()]
+    sources = [source] if isinstance(source, str) else source or []
+    return [path for path in (Path(data), *found.files, *inside, *map(Path, sources)) if path.is_file()]
