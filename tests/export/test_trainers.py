@@ -170,22 +170,24 @@ def test_llamafactory_has_the_template_that_writes_the_same(
 ) -> None:
     model = str(of_trl(name, tmp_path))
     source = write(tmp_path / "selected.jsonl", SINGLE)
-    record(source, template="chat", model=model, max_length=99)
+    record(source, template="chat", model=model, max_length=199)
     done, lines = told(source, "llamafactory", tmp_path / "out", name="mine")
     assert done.extra["training"] == {
         "dataset_dir": str(tmp_path / "out"),
         "dataset": "mine",
         "template": template,
         **more,
-        "cutoff_len": 99,
+        "cutoff_len": 199,
     }
     assert f"template: {template}\n" in done.say and not any("template:" in line for line in lines)
+    assert any("learns other tokens" in line for line in lines) == (name == "phi3")  # it closes rows with another token
 
 
 def test_llamafactory_says_where_its_template_differs(tmp_path: Path) -> None:
     source = write(tmp_path / "selected.jsonl", SEVERAL)
     for name, said in [
-        ("qwen3", "template: qwen3 writes rows of several turns otherwise than the chat template does"),
+        ("qwen3", "LLaMA-Factory learns other tokens of 1 of the first 3 rows than were scored"),
+        ("qwen2_5", "LLaMA-Factory learns the line end after each answer too"),
         ("llama3_1", "template: llama3 is the nearest that LLaMA-Factory has, but writes another text"),
         ("gemma4", "template: is not set, since LLaMA-Factory has none"),
     ]:
@@ -194,6 +196,20 @@ def test_llamafactory_says_where_its_template_differs(tmp_path: Path) -> None:
         assert ("template" in done.extra["training"]) == (name != "gemma4")
     _, lines = told(source, "llamafactory", tmp_path / "out", template="chat")
     assert "template: is not set, since the model is not known" in lines[-1]
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2_5", "gemma3", "qwen3_instruct_2507"])
+def test_axolotl_learns_the_tokens_that_were_scored(tmp_path: Path, name: str) -> None:
+    source, model = write(tmp_path / "selected.jsonl", [*SEVERAL, *CHAT, *FLAGGED]), str(of_trl(name, tmp_path))
+    _, lines = told(source, "axolotl", tmp_path / "out", model=model, template="chat")
+    assert len(lines) == 1 and "6 rows, format messages" in lines[0]
+
+
+def test_axolotl_says_where_it_learns_others(tmp_path: Path) -> None:
+    source, model = write(tmp_path / "selected.jsonl", [*SEVERAL, *THOUGHT]), str(of_trl("qwen3", tmp_path))
+    _, lines = told(source, "axolotl", tmp_path / "out", model=model, template="chat")
+    # An empty thought that stands before the last answer alone, and a thought whose mark it takes for context.
+    assert lines[-1].startswith("axolotl learns other tokens of 2 of the first 4 rows than were scored")
 
 
 def test_llamafactory_learns_the_turns_that_were_scored(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from instdiff.data import Message, Pool, Sample, Turns
 from instdiff.rendering.renderer import training_rows
 from instdiff.rendering.templates import ChatTemplate, learns_answer, learns_calls, thought_in
 from instdiff.selection.export.asked import Asked, Exported, find_layout, write_jinja, write_laid
+from instdiff.selection.export.axolotl_labels import Strategy
 from instdiff.selection.export.layouts import PLAIN_ALPACA, Laid, Layout, lay, shown, with_tool_objects
 from instdiff.selection.export.models import RENDER_ERRORS, has_chat_template
+from instdiff.selection.export.tokens import LOOKED_AT, count_differing
 
-LOOKED_AT = 64
-"""Rows that are rendered to see with which tokens turns end."""
 _KEYS = ("reasoning_content", "tool_calls", "tool_call_id", "name")
 
 
@@ -37,6 +37,7 @@ def axolotl(asked: Asked) -> Exported:
     if laid.layout is chat:
         values |= _template_keys(asked)
         _say_what_differs(asked)
+        _compare(asked, laid, values.get("eot_tokens", []))
     values["sequence_len"] = asked.limit
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     with writing(block) as aside:
@@ -94,14 +95,38 @@ def _template_keys(asked: Asked) -> dict[str, Any]:
 
 
 def _ends(asked: Asked) -> list[str]:
-    tokenizer = asked.tokenizer
-    layout = asked.layout_of_text if isinstance(asked.layout_of_text, ChatTemplate) else ChatTemplate()
+    tokenizer, layout = asked.tokenizer, _chat_template(asked)
     if tokenizer is None or not (layout.jinja or tokenizer.hf.chat_template):
         return []
     rows = training_rows(asked.pool.part(0, LOOKED_AT), tokenizer, layout, asked.max_length)
     last = {int(rows.ids[at][-1]) for at in range(len(rows)) if len(rows.ids[at]) and not rows.truncated[at]}
     special = tokenizer.hf.added_tokens_decoder
     return [str(special[token]) for token in sorted(last - {tokenizer.eos}) if token in special]
+
+
+def _compare(asked: Asked, laid: Laid, ends: list[str]) -> None:
+    """Count the first rows of which axolotl learns other tokens than were scored."""
+    layout, tokenizer = _chat_template(asked), asked.tokenizer
+    if tokenizer is None or not (layout.jinja or tokenizer.hf.chat_template):
+        return
+    few = asked.pool.part(0, LOOKED_AT)
+    known = frozenset(tokenizer.hf.convert_tokens_to_ids(ends)) | (
+        {tokenizer.eos} if tokenizer.eos is not None else set()
+    )
+    strategy = Strategy(tokenizer, layout.jinja, known)
+    theirs = [strategy.learn(row["messages"], row.get("tools")) for row in laid.rows(few)]
+    compared = (few, tokenizer, layout, asked.limit, theirs)
+    if count := count_differing(*compared, blank=True):
+        asked.log(
+            f"axolotl learns other tokens of {count:,} of the first {len(few):,} rows than were scored; "
+            "the tokens that were scored are those of `--format trl`"
+        )
+    elif count_differing(*compared):
+        asked.log("axolotl learns white space around answers too, which was not scored")
+
+
+def _chat_template(asked: Asked) -> ChatTemplate:
+    return asked.layout_of_text if isinstance(asked.layout_of_text, ChatTemplate) else ChatTemplate()
 
 
 def _pieces(asked: Asked) -> Any:

@@ -13,11 +13,12 @@ import yaml
 from instdiff.core.files import read_json, write_json
 from instdiff.data import Pool, Sample, Turns
 from instdiff.errors import ConfigError, StoreError
-from instdiff.rendering.templates import TextTemplate, thought_in
+from instdiff.rendering.templates import ChatTemplate, TextTemplate, thought_in
 from instdiff.selection.export.asked import Asked, Exported, find_layout, write_laid
 from instdiff.selection.export.layouts import (
     ALPACA,
     SHAREGPT,
+    SPEAKERS,
     Laid,
     Layout,
     Pieces,
@@ -25,9 +26,11 @@ from instdiff.selection.export.layouts import (
     learnt_turns,
     render_layout,
     several_turns,
+    sharegpt,
     shown,
 )
-from instdiff.selection.export.llamafactory_templates import WRITTEN, match_template
+from instdiff.selection.export.llamafactory_templates import WRITTEN, Encoder, match_template
+from instdiff.selection.export.tokens import IGNORED, LOOKED_AT, count_differing
 
 TAGS = {
     "role_tag": "from",
@@ -57,7 +60,11 @@ def llamafactory(asked: Asked) -> Exported:
         raise ConfigError(f"'{info}' has another data set '{asked.name}' already; give --name")
     rows = write_laid(asked, laid, path, may_lack=laid.layout.name == "text" or learnt.none > 0)
     _say_what_differs(asked, learnt, rows, laid)
-    values: dict[str, Any] = {"dataset_dir": str(asked.output), "dataset": asked.name, **_template_keys(asked, laid)}
+    values: dict[str, Any] = {
+        "dataset_dir": str(asked.output),
+        "dataset": asked.name,
+        **_template_keys(asked, laid, learnt),
+    }
     values |= {"cutoff_len": asked.limit, **({"mask_history": True} if learnt.last else {})}
     write_json(info, {**known, asked.name: entry})
     lines = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
@@ -155,7 +162,7 @@ def _read_dataset_info(info: Path) -> dict[str, Any]:
 # ── the template ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _template_keys(asked: Asked, laid: Laid) -> dict[str, Any]:
+def _template_keys(asked: Asked, laid: Laid, learnt: Learnt) -> dict[str, Any]:
     """``template``, and ``enable_thinking`` where answers without a thought must not learn an empty one."""
     if laid.layout.name == "text":
         return {"template": "empty"}
@@ -178,11 +185,39 @@ def _template_keys(asked: Asked, laid: Laid) -> dict[str, Any]:
         return {}
     if not found.exact:
         asked.log(f"template: {found.name} is the nearest that LLaMA-Factory has, but writes another text; {_EXACT}")
-    elif not found.several and any(len(_answers(sample)) > 1 for sample in asked.pool.samples()):
+    more = _thinking(asked) if WRITTEN[found.name].thinks else {}
+    if found.exact:
+        _compare(asked, Encoder(WRITTEN[found.name], tokenizer, "enable_thinking" not in more), learnt)
+    return {"template": found.name, **more}
+
+
+def _compare(asked: Asked, encoder: Encoder, learnt: Learnt) -> None:
+    """Count the first rows of which it learns other tokens than were scored; not those with tools, or in pieces."""
+    few = asked.pool.part(0, LOOKED_AT)
+    plain = [at for at, sample in enumerate(few.samples()) if not sample.tools and _in_turn(sample)]
+    if learnt.split or not plain:
+        return
+    few, layout = few.take(plain), asked.layout_of_text or ChatTemplate()
+    theirs = [_labelled(encoder, shown(sample, few.turns), learnt.last) for sample in few.samples()]
+    compared = (few, encoder.tokenizer, layout, asked.limit, theirs)
+    if count := count_differing(*compared, blank=True):
         asked.log(
-            f"template: {found.name} writes rows of several turns otherwise than the chat template does; {_EXACT}"
+            f"LLaMA-Factory learns other tokens of {count:,} of the first {len(few):,} rows than were scored; {_EXACT}"
         )
-    return {"template": found.name, **(_thinking(asked) if WRITTEN[found.name].thinks else {})}
+    elif count_differing(*compared):
+        asked.log("LLaMA-Factory learns the line end after each answer too, which was not scored")
+
+
+def _labelled(encoder: Encoder, sample: Sample, last: bool) -> tuple[list[int], list[int]]:
+    roles = {spoken: role for role, spoken in SPEAKERS.items()}
+    said = [(roles.get(turn["from"], "assistant"), turn["value"]) for turn in sharegpt(sample)["conversations"]]
+    pairs = encoder.pairs(said)
+    ids, labels = list[int](), list[int]()
+    for at, (source, target) in enumerate(pairs):
+        ids += source + target
+        learns = not last or at + 1 == len(pairs)
+        labels += [IGNORED] * len(source) + (target if learns else [IGNORED] * len(target))
+    return ids, labels
 
 
 def _thinking(asked: Asked) -> dict[str, Any]:

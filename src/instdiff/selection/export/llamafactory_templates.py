@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -120,21 +121,60 @@ WRITTEN = {
 }
 """By its name, the first of those that write the same text first."""
 
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes ids as LLaMA-Factory does: every part of a turn alone.
+
+    Where it ``learns_empty`` thoughts they are part of the answer, else of the question.
+    """
+
+    written: Written
+    tokenizer: HFTokenizer
+    learns_empty: bool
+
+    def pairs(self, turns: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """The ids of each question and its answer, in a conversation of roles and texts."""
+        written = self.written
+        system, said = (turns[0][1], turns[1:]) if turns[0][0] == "system" else (written.default, turns)
+        pairs = []
+        for at in range(0, len(said), 2):
+            question, answer, source = said[at][1], said[at + 1][1], list[int]()
+            if at == 0:
+                source += self._ids(written.prefix)
+                if system and not written.inside:
+                    source += self._ids(written.system, system)
+                elif system:
+                    question = written.system.replace("{}", system) + question
+            source += self._ids(written.user, question)
+            target = self._ids(written.assistant, answer)
+            if written.thinks and "<think>" not in answer:
+                empty = self._ids("<think>\n\n</think>\n\n")
+                source, target = (source, empty + target) if self.learns_empty else (source + empty, target)
+            pairs.append((source, target))
+        return pairs
+
+    def _ids(self, slot: str, content: str = "") -> list[int]:
+        named = {"[bos]": self.tokenizer.hf.bos_token_id, "[eos]": self.tokenizer.hf.eos_token_id}
+        out: list[int] = []
+        for part in re.split(r"(\[bos\]|\[eos\])", slot):
+            if part in named:
+                out += [] if named[part] is None else [named[part]]
+            elif part:
+                out += self.tokenizer.encode([part.replace("{}", content)])[0]
+        return out
+
+
 _ONE = [("user", "Ask."), ("assistant", "Answer.")]
-_TWO = [*_ONE, ("user", "More?"), ("assistant", "Less.")]
 _SYSTEM = ("system", "Rule.")
 
 
 @dataclass(frozen=True)
 class Match:
-    """The template of the same text, or else the nearest: ``name``.
-
-    ``exact`` says whether it writes one exchange as the chat template does, ``several`` whether more as well.
-    """
+    """The template of the same text, or else the nearest: ``exact`` says whether it writes one exchange alike."""
 
     name: str
     exact: bool
-    several: bool
 
 
 def match_template(tokenizer: HFTokenizer, jinja: str | None, *, system: bool) -> Match | None:
@@ -147,10 +187,10 @@ def match_template(tokenizer: HFTokenizer, jinja: str | None, *, system: bool) -
     fit = {name: written for name, written in WRITTEN.items() if written.mark in source}
     for name, written in fit.items():
         if all(_same(tokenizer, jinja, written, turns) for turns in asked):
-            return Match(name, True, _same(tokenizer, jinja, written, _TWO))
+            return Match(name, True)
     text = _rendered(tokenizer, jinja, _ONE) or ""
     near = (name for name, written in fit.items() if written.bare_user in text)
-    return next((Match(name, False, False) for name in near), None)
+    return next((Match(name, False) for name in near), None)
 
 
 def _same(tokenizer: HFTokenizer, jinja: str | None, written: Written, turns: Sequence[tuple[str, str]]) -> bool:

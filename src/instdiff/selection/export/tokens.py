@@ -23,6 +23,7 @@ from instdiff.selection.export.tabular import with_texts
 IGNORED = -100
 """The label of a token that is not learnt."""
 LOOKED_AT = 64
+"""Rows of which export looks what a trainer learns."""
 _AT_ONCE = 1024
 
 
@@ -51,6 +52,36 @@ def _text(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
+Learnt = tuple[list[int], list[int]]
+"""The ids of a row as a trainer makes them, and its labels."""
+
+
+def count_differing(
+    pool: Pool, tokenizer: HFTokenizer, template: Template, limit: int, theirs: Sequence[Learnt], *, blank: bool = False
+) -> int:
+    """Of how many rows a trainer learns other tokens than were scored; with ``blank`` it may learn white space too.
+
+    Tokens that are not learnt may follow the last target.
+    """
+    ours = training_rows(pool, tokenizer, template, limit)
+    differing = 0
+    for at, (ids, labels) in enumerate(theirs):
+        target = ours.target[ours.ids.offsets[at] : ours.ids.offsets[at + 1]].tolist()
+        wanted = [token if mark else IGNORED for token, mark in zip(ours.ids[at].tolist(), target, strict=True)]
+        wanted += [IGNORED] * (min(len(ids), limit) - len(wanted))
+        same = ids[: len(target)] == ours.ids[at].tolist() and len(wanted) == len(labels[:limit])
+        same &= all(
+            label == want or (blank and want == IGNORED and _is_blank(tokenizer, label))
+            for label, want in zip(labels[:limit], wanted, strict=False)
+        )
+        differing += ours.reason[at] is not None or not same
+    return differing
+
+
+def _is_blank(tokenizer: HFTokenizer, token: int) -> bool:
+    return not str(tokenizer.hf.decode([token])).strip()
+
+
 @dataclass(frozen=True)
 class TRL:
     """What TRL makes of rows: it renders with the tokenizer, or with its own template for ``assistant_only_loss``."""
@@ -62,23 +93,13 @@ class TRL:
     def differing(self, pool: Pool, layout: Layout, template: Template) -> int | None:
         """How many of the first rows it would learn otherwise; None where it cannot learn them in this layout."""
         few = pool.take(_first_of_each(pool, layout))
-        ours = training_rows(few, self.tokenizer, template, self.limit)
         try:
             theirs = self._tokenise(layout, [layout.make(sample) for sample in few.samples()])
         except (ImportError, *RENDER_ERRORS):
             return None
-        return sum(
-            ours.reason[at] is not None
-            or not _equal(
-                ours.ids[at].tolist(),
-                ours.target[ours.ids.offsets[at] : ours.ids.offsets[at + 1]].tolist(),
-                theirs[at],
-                self.limit,
-            )
-            for at in range(len(few))
-        )
+        return count_differing(few, self.tokenizer, template, self.limit, theirs)
 
-    def _tokenise(self, layout: Layout, rows: Sequence[Record | None]) -> list[tuple[list[int], list[int]]]:
+    def _tokenise(self, layout: Layout, rows: Sequence[Record | None]) -> list[Learnt]:
         # A table gives every message the keys of all; templates then see nulls.
         told = pa.Table.from_pylist(rows).to_pylist()
         if layout.name == "messages":
@@ -96,16 +117,16 @@ class TRL:
         hf.chat_template = own
         return own if has_generation_markers(own) else get_training_chat_template(hf)
 
-    def _messages(self, row: Record, marked: str | None) -> tuple[list[int], list[int]]:
+    def _messages(self, row: Record, marked: str | None) -> Learnt:
         found = self._render(row["messages"], row, marked, return_assistant_tokens_mask=True)
         ids, mask = found["input_ids"], found["assistant_masks"]
         return ids, [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)]
 
-    def _prompt_completion(self, row: Record) -> tuple[list[int], list[int]]:
+    def _prompt_completion(self, row: Record) -> Learnt:
         before = self._render(row["prompt"], row, self.jinja, add_generation_prompt=True)["input_ids"]
         return _after(before, self._render(row["prompt"] + row["completion"], row, self.jinja)["input_ids"])
 
-    def _text(self, row: Record) -> tuple[list[int], list[int]]:
+    def _text(self, row: Record) -> Learnt:
         hf = self.tokenizer.hf
         end = hf.eos_token or ""
         said = row["completion"] if row["completion"].endswith(end) else row["completion"] + end
@@ -119,18 +140,11 @@ class TRL:
         return found
 
 
-def _after(before: Sequence[int], ids: list[int]) -> tuple[list[int], list[int]]:
+def _after(before: Sequence[int], ids: list[int]) -> Learnt:
     """The completion starts where the prompt and the whole depart."""
     same = [a == b for a, b in zip(before, ids, strict=False)]
     start = same.index(False) if False in same else len(same)
     return ids, [IGNORED] * start + ids[start:]
-
-
-def _equal(ids: list[int], target: list[bool], theirs: tuple[list[int], list[int]], limit: int) -> bool:
-    """Whether theirs begins with these ids, learns these targets, and nothing after them."""
-    seen, labels = theirs[0][:limit], theirs[1][:limit]
-    wanted = [token if mark else IGNORED for token, mark in zip(ids, target, strict=True)]
-    return seen[: len(ids)] == ids and labels == wanted + [IGNORED] * (len(seen) - len(ids))
 
 
 def _first_of_each(pool: Pool, layout: Layout) -> list[int]:
