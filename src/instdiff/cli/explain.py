@@ -148,12 +148,9 @@ def explanation_text(facts: Mapping[str, Any]) -> str:
 
 
 def _turn(turn: Mapping[str, str]) -> str:
-    from instdiff.selection.explain import words_of
-
-    text = words_of(turn)
+    text = turn["content"] + (f"\n{turn['input']}" if turn.get("input") else "")
     shown = visible(text[:TEXT]) + (f" … ({len(text) - TEXT:,} more characters)" if len(text) > TEXT else "")
-    named = turn["role"] + (f" {turn['name']}" if turn.get("name") else "")
-    return f"[{named}{', not learnt' if turn.get('learn') == 'false' else ''}] {shown}"
+    return f"[{turn['role']}] {shown}"
 
 
 def _place(method: Mapping[str, Any]) -> str:

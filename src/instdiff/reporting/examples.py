@@ -10,7 +10,6 @@ import numpy.typing as npt
 from instdiff.core.display import visible
 from instdiff.data import Pool
 from instdiff.reporting.sources import Part
-from instdiff.selection.explain import turns, words_of
 
 Indices = npt.NDArray[np.int64]
 MOST = 2000
@@ -88,14 +87,14 @@ def _reasons(part: Part, at: Indices) -> list[str]:
 
 
 def texts(pool: Pool, at: Indices, most: int) -> list[tuple[str, str]]:
-    """Instruction and response of these rows as they may be shown, with thoughts and calls."""
+    """Instruction and response of these rows as they may be shown."""
     out = []
     for sample in pool.take(at).samples():
         asked = "\n".join(part for part in (sample.system, sample.instruction, sample.input) if part)
-        told = [turn for turn in turns(sample) if turn["role"] not in ("system", "tools")]
-        last = max((i for i, turn in enumerate(told) if turn["role"] == "assistant"), default=len(told))
-        said = words_of(told[last]) if last < len(told) else ""
-        if len(told) > 2:  # what stands before the last response is what was asked
-            asked = "\n".join(f"{turn['role']}: {words_of(turn)}" for turn in told[:last])
+        said = sample.response
+        turns = [m for m in sample.messages if m.role != "system"]
+        if len(turns) > 2:  # what stands before the last response is what was asked
+            last = max((i for i, m in enumerate(turns) if m.role == "assistant"), default=len(turns))
+            asked = "\n".join(f"{m.role}: {m.content}{chr(10) + m.input if m.input else ''}" for m in turns[:last])
         out.append((visible(cut(asked, most)), visible(cut(said, most))))
     return out

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import Floats, Log, Method, Scored
-from instdiff.data import Message, Pool, Sample
+from instdiff.data import Pool, Sample
 from instdiff.errors import DataError
 from instdiff.methods import IFD, METHODS, AlpaGasus, InstructDiff, Nuggets, TShirt
-from instdiff.rendering.templates import calls_text
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import Found, origins
 from instdiff.selection.selector import check_same_rows
@@ -78,27 +77,10 @@ def place_of(table: ScoreTable, row: str) -> int:
 
 
 def turns(sample: Sample) -> list[dict[str, str]]:
-    """The turns of a sample, each with who speaks; a thought and calls, as JSON text, stand beside the content."""
+    """The turns of a sample, each with who speaks."""
     tools = [{"role": "tools", "content": sample.tools}] if sample.tools else []
-    return tools + [_turn(message) for message in sample.messages]
-
-
-def _turn(message: Message) -> dict[str, str]:
-    more = {
-        "input": message.input,
-        "reasoning": message.reasoning,
-        "calls": calls_text(message.calls) if message.calls else "",
-        "name": message.name,
-        "learn": "" if message.learn is None else str(message.learn).lower(),
-    }
-    return {"role": message.role, "content": message.content, **{key: value for key, value in more.items() if value}}
-
-
-def words_of(turn: Mapping[str, str]) -> str:
-    """What a turn of ``turns`` says, for people: the thought, the content with its input, the calls."""
-    thought = f"<think>\n{turn['reasoning']}\n</think>\n\n" if turn.get("reasoning") else ""
-    said = [turn["content"], turn.get("input", ""), turn.get("calls", "")]
-    return thought + "\n".join(part for part in said if part)
+    said = [{"role": m.role, "content": m.content, **({"input": m.input} if m.input else {})} for m in sample.messages]
+    return tools + said
 
 
 def _by_method(scored: Scored, at: int) -> dict[str, Any]:
