@@ -19,6 +19,7 @@ from instdiff.errors import ConfigError, StoreError
 from instdiff.selection.export.asked import Asked
 from instdiff.selection.export.axolotl import axolotl
 from instdiff.selection.export.export import export
+from instdiff.selection.export.llamafactory_templates import Match, match_template
 from instdiff.selection.export.models import has_chat_template, local
 from instdiff.selection.record import Reading
 
@@ -181,6 +182,15 @@ def test_llamafactory_has_the_template_that_writes_the_same(
     }
     assert f"template: {template}\n" in done.say and not any("template:" in line for line in lines)
     assert any("learns other tokens" in line for line in lines) == (name == "phi3")  # it closes rows with another token
+
+
+def test_the_nearest_template_is_the_one_that_writes_most_alike(models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(resolve(ModelRef(str(models["llama"]))))
+    named = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+    named += "trained by Hugging Face<|im_end|>\n{% endif %}" + CHAT_PLAIN
+    assert match_template(tokenizer, named, system=False) == Match("smollm2", exact=False)
+    assert match_template(tokenizer, CHAT_PLAIN, system=True) == Match("chatml", exact=True)
+    assert match_template(tokenizer, "{{ messages[0]['content'] }}", system=False) is None
 
 
 def test_llamafactory_says_where_its_template_differs(tmp_path: Path) -> None:

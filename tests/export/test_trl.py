@@ -127,6 +127,17 @@ def test_a_template_file_goes_along(tmp_path: Path, models: dict[str, Path]) -> 
     assert learnt(trainer, 0) == "It is Lima.<|im_end|>"
 
 
+def test_the_date_is_that_of_the_run(tmp_path: Path, models: dict[str, Path]) -> None:
+    jinja = tmp_path / "dated.jinja"
+    jinja.write_text("{{ strftime_now('%d %b %Y') }} " + CHAT_PLAIN)
+    source, model = write(tmp_path / "selected.jsonl", SINGLE), str(models["llama"])
+    record(source, template=str(jinja), model=model, template_date="2025-03-04")
+    done = export(source, "trl", tmp_path / "out")
+    assert done.layout == "tokens"  # TRL would write today's
+    trainer = prepared(done, tmp_path)
+    assert trainer.processing_class.decode(trainer.train_dataset[0]["input_ids"]).startswith("04 Mar 2025 ")
+
+
 def test_rows_that_are_cut_are_cut_alike(tmp_path: Path, models: dict[str, Path]) -> None:
     source = write(tmp_path / "selected.jsonl", SEVERAL)
     model = str(models["llama"])

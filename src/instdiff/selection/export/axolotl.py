@@ -100,8 +100,8 @@ def _ends(asked: Asked) -> list[str]:
         return []
     rows = training_rows(asked.pool.part(0, LOOKED_AT), tokenizer, layout, asked.max_length)
     last = {int(rows.ids[at][-1]) for at in range(len(rows)) if len(rows.ids[at]) and not rows.truncated[at]}
-    special = tokenizer.hf.added_tokens_decoder
-    return [str(special[token]) for token in sorted(last - {tokenizer.eos}) if token in special]
+    ends = sorted((last & tokenizer.specials) - {tokenizer.eos})
+    return [str(token) for token in tokenizer.hf.convert_ids_to_tokens(ends)]
 
 
 def _compare(asked: Asked, laid: Laid, ends: list[str]) -> None:

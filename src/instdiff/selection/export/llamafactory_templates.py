@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.selection.export.models import RENDER_ERRORS
@@ -188,9 +189,14 @@ def match_template(tokenizer: HFTokenizer, jinja: str | None, *, system: bool) -
     for name, written in fit.items():
         if all(_same(tokenizer, jinja, written, turns) for turns in asked):
             return Match(name, True)
-    text = _rendered(tokenizer, jinja, _ONE) or ""
-    near = (name for name, written in fit.items() if written.bare_user in text)
-    return next((Match(name, False) for name in near), None)
+    text, tokens = _rendered(tokenizer, jinja, _ONE) or "", _tokens(tokenizer)
+    near = [name for name, written in fit.items() if written.bare_user in text]
+    alike = {name: SequenceMatcher(None, text, fit[name].text(_ONE, *tokens)).ratio() for name in near}
+    return Match(max(alike, key=lambda name: alike[name]), False) if alike else None
+
+
+def _tokens(tokenizer: HFTokenizer) -> tuple[str, str]:
+    return str(tokenizer.hf.bos_token or ""), str(tokenizer.hf.eos_token or "")
 
 
 def _same(tokenizer: HFTokenizer, jinja: str | None, written: Written, turns: Sequence[tuple[str, str]]) -> bool:
@@ -198,8 +204,7 @@ def _same(tokenizer: HFTokenizer, jinja: str | None, written: Written, turns: Se
     if text is None and written.inside and turns[0][0] == "system":  # what `system: fold` scores
         text = _rendered(tokenizer, jinja, [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]])
     # What follows the last answer is not learnt.
-    bos, eos = (str(token or "") for token in (tokenizer.hf.bos_token, tokenizer.hf.eos_token))
-    return text is not None and text.startswith(written.text(turns, bos, eos).rstrip())
+    return text is not None and text.startswith(written.text(turns, *_tokens(tokenizer)).rstrip())
 
 
 def _rendered(tokenizer: HFTokenizer, jinja: str | None, turns: Sequence[tuple[str, str]]) -> str | None:
