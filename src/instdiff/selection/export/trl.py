@@ -21,6 +21,7 @@ from instdiff.selection.export.layouts import (
     PROMPT_COMPLETION,
     Layout,
     lay,
+    learnt_turns,
     render_layout,
     several_turns,
 )
@@ -96,7 +97,7 @@ def _plan(asked: Asked, layout: Template) -> Plan:
         if asked.tokenizer and several_turns(asked.pool):
             return Plan(None, True)
         return Plan(layouts["text"], _check(asked, layouts["text"], layout))
-    one = not several_turns(asked.pool) and not lay(asked.pool, [PROMPT_COMPLETION]).unfit
+    one = all(learnt_turns(s, asked.pool.turns) == [len(s.messages) - 1] for s in asked.pool.samples())
     if not asked.tokenizer:
         return Plan(PROMPT_COMPLETION if one else MESSAGES, None)
     for fit in [PROMPT_COMPLETION, MESSAGES] if one else [MESSAGES]:
