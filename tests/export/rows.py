@@ -140,14 +140,23 @@ FLAGGED: list[dict[str, Any]] = [
 ]
 
 
-def record(path: str, *, template: str, model: str, max_length: int = 200, **settings: Any) -> None:
+def record(
+    path: str,
+    *,
+    template: str,
+    model: str,
+    max_length: int = 200,
+    template_fingerprint: str | None = None,
+    **settings: Any,
+) -> None:
     """The record of a selection beside its rows."""
+    base = {"where": model, "template": template, "template_fingerprint": template_fingerprint}
     facts = {
         "method": "ifd",
         "rows": list(range(len(ids(path)))),
         "ids": list(ids(path)),
         "settings": {"max_length": max_length, "targets": "all", **settings},
-        "models": {"base": {"where": model, "template": template}},
+        "models": {"base": base},
     }
     place = Path(path)
     place.with_name(f"{place.stem}.selection.json").write_text(json.dumps(facts))

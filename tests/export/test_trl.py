@@ -122,6 +122,12 @@ def test_a_template_file_goes_along(tmp_path: Path, models: dict[str, Path]) -> 
     assert config["chat_template_path"] == (tmp_path / "out" / "mine.jinja").as_posix()
     assert Path(config["chat_template_path"]).read_text() == CHAT_LLAMA
     assert done.layout == "prompt_completion" and config["max_length"] == 50
+    lines: list[str] = []
+    record(source, template=str(jinja), model=str(models["llama"]), template_fingerprint="of another")
+    export(source, "trl", tmp_path / "out", name="mine", log=lines.append)
+    assert lines[-1] == f"template '{jinja}' has changed since these rows were scored"
+    record(source, template=str(jinja), model=str(models["llama"]), max_length=50)
+    done = export(source, "trl", tmp_path / "out", name="mine")
     trainer = prepared(done, tmp_path)
     assert_same(trainer, load(source), models["llama"], ChatTemplate("mine", CHAT_LLAMA), 50)
     assert learnt(trainer, 0) == "It is Lima.<|im_end|>"

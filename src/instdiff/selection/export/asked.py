@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core import Log, Settings
-from instdiff.core.files import writing
+from instdiff.core.files import fingerprint, writing
 from instdiff.data import Pool
 from instdiff.data.write import write_jsonl
 from instdiff.engine.tokenizer import HFTokenizer
@@ -59,18 +59,26 @@ class Asked:
     @cached_property
     def spec(self) -> str | None:
         """The template that is asked for, or that the rows were scored with, as the user wrote it."""
-        named = (self.record or {}).get("models", {}).get("base", {}).get("template")
+        named = self._base.get("template")
         return self.template or (str(named) if named else None)
 
     @cached_property
     def layout_of_text(self) -> Template | None:
-        """That template; None where nobody has named one."""
-        return template(self.spec) if self.spec else None
+        """That template; None where nobody has named one. Says where its file is not what rows were scored with."""
+        found, known = template(self.spec) if self.spec else None, self._base.get("template_fingerprint")
+        if known and not self.template and known != fingerprint(repr(found)):
+            self.log(f"template '{self.spec}' has changed since these rows were scored")
+        return found
 
     @cached_property
     def tokenizer(self) -> HFTokenizer | None:
         """That of the model to be trained; None where it is not on this machine."""
         return tokenizer_of(self.model, self._settings.get("template_date")) if self.model else None
+
+    @property
+    def _base(self) -> Mapping[str, Any]:
+        base: Mapping[str, Any] = (self.record or {}).get("models", {}).get("base") or {}
+        return base
 
     @property
     def _settings(self) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 from instdiff.core.files import writing
 from instdiff.data.write import write_jsonl
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.rendering.templates import ChatTemplate, Template, TextTemplate, template
+from instdiff.rendering.templates import ChatTemplate, Template, TextTemplate
 from instdiff.selection.export.asked import Asked, Exported, write_jinja, write_laid
 from instdiff.selection.export.axolotl import one_type
 from instdiff.selection.export.layouts import (
@@ -45,8 +45,10 @@ class Plan:
 
 def trl(asked: Asked) -> Exported:
     """A data file, a configuration for ``trl sft``, and the command."""
-    asked = replace(asked, template=_spec(asked))
-    layout = template(str(asked.template))
+    spec = _spec(asked)
+    asked = asked if spec == asked.spec else replace(asked, template=spec)
+    layout = asked.layout_of_text
+    assert layout is not None
     plan = _plan(asked, layout)
     done = _write_tokens(asked, layout) if plan.layout is None else _write_rows(asked, plan.layout)
     config, values = asked.free(f"{asked.name}.trl.yaml"), _config(asked, plan, done)
@@ -87,7 +89,7 @@ def _plan(asked: Asked, layout: Template) -> Plan:
     if asked.layout not in ("auto", *layouts):
         if isinstance(layout, TextTemplate):
             raise ConfigError(
-                f"template '{asked.template}' makes texts, layout '{asked.layout}' has messages; give --template chat"
+                f"template '{asked.spec}' makes texts, layout '{asked.layout}' has messages; give --template chat"
             )
         raise ConfigError(f"TRL has no layout '{asked.layout}'{did_you_mean(asked.layout, ['auto', *layouts])}")
     if asked.layout != "auto":
