@@ -345,3 +345,60 @@ def test_what_a_turn_has_more_makes_another_id() -> None:
     ids = {load([{"messages": [Q, {**plain, **one}]}]).ids[0] for one in more}
     assert len(ids) == len(more)
     assert Sample((Message("user", "q"),)) == load([{"messages": [Q]}]).sample(0)
+
+
+# ── whatever a row holds, it is read or rejected ──────────────────────────────────────────────────────────────────────
+
+SOME_KEYS = (
+    *(
+        "role",
+        "content",
+        "from",
+        "value",
+        "speaker",
+        "text",
+        "type",
+        "thinking",
+        "reasoning",
+        "weight",
+        "train",
+        "name",
+    ),
+    *("tool_calls", "function_call", "function", "arguments", "id", "tool_call_id"),
+)
+ROW_KEYS = (
+    *("messages", "conversations", "conversation", "instruction", "input", "output", "history", "prompt", "completion"),
+    *(
+        "chosen",
+        "rejected",
+        "question",
+        "answer",
+        "query",
+        "answers",
+        "tools",
+        "system",
+        "chat_template_kwargs",
+        "images",
+    ),
+)
+SPEAKER = st.sampled_from(["user", "assistant", "gpt", "human", "function_call", "tool", "system", "nobody"])
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.floats(0, 1) | SPEAKER | TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(SOME_KEYS), inner | SPEAKER, max_size=4)
+        | inner.map(json.dumps)
+        | inner.map(repr)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(ROW_KEYS), ANY, min_size=1, max_size=5))
+def test_any_row_is_read_or_rejected(row: dict[str, Any]) -> None:
+    pool = load([{"question": "q", "answer": "a"}, row], log=lambda line: None)
+    assert len(pool) + len(pool.rejected) == 2
+    for sample in pool.samples():
+        assert sample.messages and {m.role for m in sample.messages} <= {"system", "user", "assistant", "tool"}
+    assert load(pool.source_rows(range(len(pool)))).ids == pool.ids
