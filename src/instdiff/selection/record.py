@@ -43,6 +43,12 @@ def copy_record(source: Path, target: Path) -> None:
     shutil.copyfile(source / RECORD, target / RECORD)
 
 
+def origins(meta: Mapping[str, Any], of: str = "data") -> list[str]:
+    """The sources of the data that a record or a score file is of."""
+    origin = meta.get(of, {}).get("origin") or []
+    return [str(origin)] if isinstance(origin, str) else list(map(str, origin))
+
+
 def records_in(folder: Path) -> list[Path]:
     """The records of a folder, the newest first."""
     paths = [path for path in (folder / RECORD, *sorted(folder.glob(f"*.{RECORD}"))) if path.is_file()]
@@ -57,7 +63,9 @@ class Reading:
     map: Mapping[str, str] | None = None
     targets: str | None = None
 
-    def load(self, where: str, targets: str | None = None, log: Log | None = None, limit: int | None = None) -> Pool:
+    def load(
+        self, where: str | list[str], targets: str | None = None, log: Log | None = None, limit: int | None = None
+    ) -> Pool:
         """The rows, or the first ``limit`` of them; ``targets`` are those of the record."""
         turns = self.targets or targets or "all"
         return load(where, format=self.format, map=self.map, targets=turns, limit=limit, log=log)
@@ -153,7 +161,9 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
-def rows_of(found: Found, data: str | None = None, reading: Reading | None = None, log: Log | None = None) -> Pool:
+def rows_of(
+    found: Found, data: str | list[str] | None = None, reading: Reading | None = None, log: Log | None = None
+) -> Pool:
     """The selected rows in their order: what was named, or the output beside the record, or rows of the input.
 
     ``data`` is the input, by default where the record says it was. Raises a DataError where the rows are nowhere, or
@@ -170,7 +180,7 @@ def rows_of(found: Found, data: str | None = None, reading: Reading | None = Non
     if not origin:
         raise DataError(f"'{found.name}' does not say which data it is of; give --data FILE")
     try:
-        pool = reading.load(str(origin), found.targets, log)
+        pool = reading.load(origin, found.targets, log)
     except DataError as error:
         if data:
             raise
