@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from instdiff.core import TEMPLATE_DATE
 from instdiff.core.files import fingerprint
 from instdiff.data import Sample, Turns
 from instdiff.errors import ConfigError, EngineError
@@ -19,8 +21,8 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 class HFTokenizer:
     """See ``tokenised.Tokenizer``. ``hf`` is the wrapped tokenizer."""
 
-    def __init__(self, hf: Any, max_length: int | None) -> None:
-        self.hf, self.max_length = hf, max_length
+    def __init__(self, hf: Any, max_length: int | None, template_date: datetime.date = TEMPLATE_DATE) -> None:
+        self.hf, self.max_length, self.template_date = hf, max_length, template_date
         hf.model_max_length = int(1e12)  # lengths are ours to watch; the library only warns
         probe = hf("a")["input_ids"]
         self.eos: int | None = hf.eos_token_id
@@ -32,7 +34,8 @@ class HFTokenizer:
     def fingerprint(self) -> str:
         """Hash of all that decides how texts become tokens."""
         backend = self.hf.backend_tokenizer.to_str() if hasattr(self.hf, "backend_tokenizer") else repr(self.hf)
-        return fingerprint(backend, str(self.hf.chat_template), self.bos, self.start, self.eos, self.max_length)
+        dated = [self.template_date.isoformat()] if "strftime_now" in str(self.hf.chat_template) else []
+        return fingerprint(backend, str(self.hf.chat_template), self.bos, self.start, self.eos, self.max_length, *dated)
 
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
@@ -73,6 +76,35 @@ class HFTokenizer:
             f"{', '.join(options)} (after a space: {found}), so their probabilities cannot be read; rate with another "
             "model, such as --model rater=WHERE"
         )
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Any = None,
+        *,
+        jinja: str | None = None,
+        ask: bool = False,
+        values: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Messages in the chat template, which is told ``template_date`` where it asks for the date.
+
+        ``jinja`` is a template in place of the tokenizer's own, ``ask`` adds the prompt for an answer, and ``values``
+        are what the template is given besides.
+        """
+        text: str = self.hf.apply_chat_template(
+            list(messages),
+            tools=tools,
+            chat_template=jinja,
+            tokenize=False,
+            add_generation_prompt=ask,
+            strftime_now=self.strftime_now,
+            **(values or {}),
+        )
+        return text
+
+    def strftime_now(self, form: str) -> str:
+        """What a chat template is told that the time is: midnight of ``template_date``."""
+        return datetime.datetime.combine(self.template_date, datetime.time()).strftime(form)
 
     def chat(self, sample: Sample, layout: ChatTemplate, how: Turns) -> list[Segment]:
         """Segments under the chat template: assistant turns by its generation marks, else by growing prefixes.
@@ -121,6 +153,7 @@ class HFTokenizer:
                 tools=tools,
                 chat_template=jinja,
                 return_assistant_tokens_mask=True,
+                strftime_now=self.strftime_now,
                 **self.hf.special_tokens_map,
             )
         except Exception as error:
@@ -132,9 +165,7 @@ class HFTokenizer:
     ) -> tuple[str, list[tuple[int, int]]]:
         def render(upto: int, ask: bool) -> str:
             try:
-                text: str = self.hf.apply_chat_template(
-                    messages[:upto], tools=tools, chat_template=jinja, tokenize=False, add_generation_prompt=ask
-                )
+                text = self.render(messages[:upto], tools, jinja=jinja, ask=ask)
             except Exception as error:
                 raise ValueError("unrenderable") from error
             return text

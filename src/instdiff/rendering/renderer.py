@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Asked, Joint, Noisy, Prompted, PromptOnly, Reasons, ResponseOnly, View, WholeText
+from instdiff.core import Asked, Joint, Log, Noisy, Prompted, PromptOnly, Reasons, ResponseOnly, View, WholeText
 from instdiff.core.arrays.ragged import Ragged, offsets_of, spans
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data import Pool, Sample
@@ -44,6 +44,10 @@ class Renderer:
         if place not in self._made:
             self._made[place] = self._make(view, layout, limit)
         return self._made[place]
+
+    def report(self) -> list[str]:
+        """What the log should say of the rows made so far; each call gives the lines that none before has given."""
+        return []
 
     def lengths(self, part: str) -> npt.NDArray[np.float64]:
         """Tokens per row of the responses (those that are targets) or of the instruction with its input."""
@@ -79,9 +83,21 @@ def render(view: View, pool: Pool, tokenizer: Tokenizer, layout: Template, max_l
     return Renderer(pool, tokenizer).rows(view, layout, max_length)
 
 
-def training_rows(pool: Pool, tokenizer: Tokenizer, layout: Template, max_length: int) -> Rows:
-    """Rows to train on: the prompted view with every response's end token as a target; cut rows have none."""
-    return render(Prompted(score_eos=True), pool, tokenizer, layout, max_length)
+def training_rows(
+    pool: Pool, tokenizer: Tokenizer, layout: Template, max_length: int, log: Log = lambda line: None
+) -> Rows:
+    """Rows to train on: the prompted view with every response's end token as a target; cut rows have none.
+
+    The log is told what the rendering found.
+    """
+    renderer = Renderer(pool, tokenizer)
+    rows = renderer.rows(Prompted(score_eos=True), layout, max_length)
+    for line in renderer.report():
+        log(line)
+    if tokenizer.eos is None:
+        return rows
+    last = np.maximum(rows.ids.offsets[1:] - 1, 0)
+    return replace(rows, ended=(rows.ids.lengths() > 0) & (np.append(rows.ids.values, -1)[last] == tokenizer.eos))
 
 
 def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None = None) -> npt.NDArray[np.float64]:

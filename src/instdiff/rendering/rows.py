@@ -64,7 +64,8 @@ class Rows:
     """What the model sees, one entry per sample in pool order.
 
     ``target`` marks which of the token ids are targets; never the first, which nothing predicts. A row is ``truncated``
-    where it was cut at the length limit. One that has no target has a ``reason``, and no ids.
+    where it was cut at the length limit. One that has no target has a ``reason``, and no ids. ``ended``, where it is
+    known, marks rows whose last learnt turn ends with its end.
     """
 
     ids: Ragged
@@ -72,6 +73,7 @@ class Rows:
     truncated: npt.NDArray[np.bool_]
     reason: Reasons
     noise: Noise | None = None
+    ended: Marks | None = None
     _digests: list[npt.NDArray[np.bytes_]] = field(default_factory=list, repr=False, compare=False)
     """Known hashes of ids and targets, which noise does not change."""
 
@@ -129,7 +131,8 @@ class Rows:
         ids = self.ids.take(rows)
         target = Ragged(self.target, self.ids.offsets).take(rows).values
         noise = None if self.noise is None else self.noise.take(rows)
-        return Rows(ids, target, self.truncated[rows], self.reason[rows], noise)
+        ended = None if self.ended is None else self.ended[rows]
+        return Rows(ids, target, self.truncated[rows], self.reason[rows], noise, ended)
 
 
 def _pack_bits(target: Marks, offsets: Indices) -> tuple[memoryview, list[int]]:

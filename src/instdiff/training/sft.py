@@ -24,7 +24,7 @@ from instdiff.config.train import TrainSettings
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import building, fingerprint, read_json, write_json
 from instdiff.data import Pool
-from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.models import load_tokenizer, resolve, tell_own_template
 from instdiff.errors import ConfigError, DataError, StoreError
 from instdiff.rendering.renderer import Rows, training_rows
 from instdiff.rendering.templates import template
@@ -75,6 +75,7 @@ def fit(
     log: Log = print,
     progress: Progress | None = None,
     base_fingerprint: str | None = None,
+    rendering: dict[str, Any] | None = None,
 ) -> TrainReport:
     """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
 
@@ -84,7 +85,7 @@ def fit(
     ``rows`` come from ``training_rows``; those with a reason are left out. ``base`` is the folder of the model to start
     from. The ``tokenizer``, which made the rows, is saved beside the model, unchanged. The settings' own seed, where
     given, goes before ``seed``: of order, dropout and adapter weights. ``progress`` is told after each step, the log at
-    most every ten seconds. ``base_fingerprint`` is for the record.
+    most every ten seconds. ``base_fingerprint`` and ``rendering``, how the rows were made, are for the record.
 
     Raises a ConfigError where a setting is unknown or does not fit, a DataError where no row can be trained on, a
     PlanError without the training extra, a StoreError where the output cannot be written or something else is there,
@@ -99,7 +100,8 @@ def fit(
     if (output / RECORD).is_file():
         return _read_finished(output, recipe)
     left_out = _check(rows, len(used), output)
-    counts = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
+    counts: dict[str, Any] = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
+    counts |= {"rendering": rendering} if rendering else {}
     with _quiet():
         job = Job(used, base, tokenizer, settings, seed, device, log, progress)
         return _run_job(job, output, recipe, counts)
@@ -214,6 +216,7 @@ def train(
     store: Store,
     seed: int,
     log: Log,
+    strict: bool = False,
     say: Callable[[dict[str, Any]], None] | None = None,
 ) -> ModelRef:
     """Supervised fine-tuning of a base model on all rows of a pool.
@@ -222,14 +225,17 @@ def train(
         The trained model; for LoRA the base with the adapter on it.
 
     Raises:
-        ConfigError: the base has an adapter.
+        ConfigError: the base has an adapter; or ``strict``, and no row has an end to learn.
     """
     if base.adapter:
         raise ConfigError(f"'{base}' has an adapter; merge it into its base before training on top of it")
     source = resolve(base, store.memo, adapters=False)
-    tokenizer = load_tokenizer(source)
-    layout = template(base.template or settings.templates["*"])
-    rows = training_rows(pool, tokenizer, layout, train_settings.model_max_length)
+    tokenizer = load_tokenizer(source, settings.template_date)
+    tell_own_template(base, settings, tokenizer, log)
+    name = base.template or settings.template
+    layout = template(name)
+    rows = training_rows(pool, tokenizer, layout, train_settings.model_max_length, log)
+    check_ends(rows, log, strict=strict)
     report = fit(
         rows,
         source.folder,
@@ -239,12 +245,43 @@ def train(
         seed=seed,
         device=settings.device,
         base_fingerprint=source.fingerprint,
+        rendering={
+            "template": name,
+            "template_date": settings.template_date.isoformat(),
+            **dataclasses.asdict(pool.turns),
+        },
         log=log,
     )
     if say is not None:
         losses = report.losses
         say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})
     return trained_model(base, train_settings, output)
+
+
+def check_ends(rows: Rows, log: Log, *, strict: bool = False) -> None:
+    """Say how many rows teach no end, where there are any; a ``strict`` ConfigError where all of them do."""
+    used = rows.reason == None  # noqa: E711 - elementwise
+    if rows.ended is None or not used.any():
+        return
+    open_ = used & ~rows.ended
+    if not open_.any():
+        return
+    cut = int((open_ & rows.truncated).sum())
+    if not open_[used].all():
+        log(
+            f"{open_.sum():,} of {used.sum():,} rows have no end to learn after their last answer"
+            + (f"; {cut:,} of them are cut at the length limit" if cut else "")
+        )
+        return
+    advice = (
+        "all of them are cut at the length limit, so raise train.model_max_length"
+        if cut == used.sum()
+        else "give a --template that closes an answer, or a tokenizer with an end token"
+    )
+    said = f"no row has an end to learn, so the model will not learn to stop; {advice}"
+    if strict:
+        raise ConfigError(f"{said}, or leave --strict out")
+    log(f"warning: {said}")
 
 
 def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:

@@ -24,6 +24,7 @@ from instdiff.core.files import fingerprint
 from instdiff.engine.forward import out_of_memory
 from instdiff.engine.models import load_tokenizer, pick_device, resolve
 from instdiff.engine.sweep import default_batch_tokens
+from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.local_data import Parts, local_file
@@ -179,7 +180,7 @@ class HarnessSuite:
         _require_lm_eval()
         source = resolve(subject.model, subject.store.memo)
         resident = subject.host.local()
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(source, subject.settings.template_date)
         chat = chat_template(subject)
         if chat is not None and chat.jinja:
             tokenizer.hf.chat_template = chat.jinja
@@ -192,7 +193,7 @@ class HarnessSuite:
             tokenizer.hf.chat_template if chat else "",
         )
         with quietly(), resident.use(source) as model:
-            lm = make_watched_class()(model, tokenizer.hf, context, batch_rows(subject, context), subject)
+            lm = make_watched_class()(model, tokenizer, context, batch_rows(subject, context), subject)
             with closing(keeping(lm, subject.folder / "openllm" / f"{key}.db")) as answers:
                 found = [
                     self._task(task, where, answers, subject, context, chat is not None) for task, where in self.tasks
@@ -365,9 +366,14 @@ def make_watched_class() -> Any:
 
         label = ""
 
-        def __init__(self, model: Any, tokenizer: Any, context: int, batch: int, subject: Subject) -> None:
+        def __init__(self, model: Any, tokenizer: HFTokenizer, context: int, batch: int, subject: Subject) -> None:
             super().__init__(
-                pretrained=model, tokenizer=tokenizer, backend="causal", max_length=context, batch_size=batch
+                pretrained=model,
+                tokenizer=tokenizer.hf,
+                backend="causal",
+                max_length=context,
+                batch_size=batch,
+                chat_template_args={"strftime_now": tokenizer.strftime_now},  # lm-eval renders by itself
             )
             self.subject = subject
             self.advance: Callable[[int, int], None] = lambda rows, tokens: None
