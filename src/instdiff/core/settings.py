@@ -6,9 +6,6 @@ import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-TEMPLATE_DATE = datetime.date(2024, 7, 26)
-"""What a chat template is told that today is, where nobody says another date."""
-
 
 @dataclass(frozen=True)
 class ModelRef:
@@ -27,6 +24,9 @@ class ModelRef:
         revision = f"@{self.revision}" if self.revision else ""
         return f"{self.where}{revision}" + (f"+{self.adapter}" if self.adapter else "")
 
+
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
+"""The day that chat templates see which ask for the date: the one that Llama 3.2's falls back to."""
 
 Log = Callable[[str], None]
 """Tells the user one line."""

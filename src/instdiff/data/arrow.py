@@ -122,9 +122,7 @@ _canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 def content_id(sample: Sample) -> str:
     """32 hex digits that depend on what is said by whom and on the tools, and on nothing else."""
-    turns = [
-        [m.role, m.content, m.input, *([said] if (said := _more(m)) else [])] for m in sample.messages
-    ]
+    turns = [[m.role, m.content, m.input, *([said] if (said := _more(m)) else [])] for m in sample.messages]
     values = [sample.template_values] if sample.template_values else []
     return hashlib.blake2b(_canonical([turns, sample.tools, *values]).encode(), digest_size=16).hexdigest()
 

@@ -19,7 +19,7 @@ from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data.arrow import take_batches, take_table, unpack_message
 from instdiff.data.readers import Reject
-from instdiff.data.sample import Sample, Turns
+from instdiff.data.sample import USUAL, Sample, Turns
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
 
@@ -31,8 +31,8 @@ class Pool:
     """All samples of one input, in its order.
 
     Indices are positions in the pool, from 0. They differ from ``rows`` as soon as a record was rejected. A large table
-    lies in a mapped file that is gone with the pool: columns ``row``, ``id``, ``messages``, ``tools``, ``template_values``,
-    ``source``.
+    lies in a mapped file that is gone with the pool: columns ``row``, ``id``, ``messages``, ``tools``,
+    ``template_values``, ``source``.
 
     ``format`` is the recognised one, or several joined by ``+`` for a folder of mixed files; ``map`` for a mapping.
     ``origin`` says in messages where the data came from, ``turns`` how its conversations are shown and learnt.
@@ -43,7 +43,7 @@ class Pool:
     table: pa.Table
     format: str
     origin: str
-    turns: Turns = Turns()
+    turns: Turns = USUAL
     rejected: tuple[Reject, ...] = ()
     size: int = 0
 

@@ -43,7 +43,7 @@ class Message:
     @property
     def only_calls(self) -> bool:
         """Whether this turn calls and gives no answer."""
-        return bool(self.calls) and not self.content
+        return bool(self.calls) and not self.content.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +92,7 @@ class Turns:
     targets: str = "all"
     reasoning: str = "learn"
     system: str = "keep"
+
+
+USUAL = Turns()
+"""All answers and thoughts are learnt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import os
@@ -10,7 +11,6 @@ import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from instdiff.core import TEMPLATE_DATE, Log, Measure, ModelRef, Settings
-from instdiff.core.files import fingerprint, fingerprint_files, writing
+from instdiff.core.files import fingerprint, fingerprint_files, read_json, writing
 from instdiff.data.builtin import path as builtin_path
 from instdiff.engine.allocator import keep_pages
 from instdiff.engine.sweep import BatchResult, Sweep
@@ -147,7 +147,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     return settings
 
 
-def load_tokenizer(source: Source, template_date: date = TEMPLATE_DATE) -> HFTokenizer:
+def load_tokenizer(source: Source, template_date: datetime.date = TEMPLATE_DATE) -> HFTokenizer:
     """The tokenizer beside the model or its adapter, with the model's context length; an EngineError if unreadable.
 
     Its chat template is told that today is ``template_date``.
@@ -155,7 +155,7 @@ def load_tokenizer(source: Source, template_date: date = TEMPLATE_DATE) -> HFTok
     return _read_tokenizer(source.folder, source.adapter, template_date)
 
 
-def find_tokenizer(ref: ModelRef, template_date: date = TEMPLATE_DATE) -> HFTokenizer:
+def find_tokenizer(ref: ModelRef, template_date: datetime.date = TEMPLATE_DATE) -> HFTokenizer:
     """The same by the model's name; weights are neither read nor fetched."""
     folder, adapter, _ = _places(ref, weights=False)
     return _read_tokenizer(folder, adapter, template_date)
@@ -170,7 +170,7 @@ def tell_own_template(model: ModelRef, settings: Settings, tokenizer: HFTokenize
         )
 
 
-def _read_tokenizer(folder: Path, adapter: Path | None, template_date: date) -> HFTokenizer:
+def _read_tokenizer(folder: Path, adapter: Path | None, template_date: datetime.date) -> HFTokenizer:
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
@@ -181,7 +181,15 @@ def _read_tokenizer(folder: Path, adapter: Path | None, template_date: date) -> 
         config = AutoConfig.from_pretrained(str(folder))
     except Exception as error:
         raise EngineError(f"cannot read the tokenizer in '{beside}': {first_line(error)}") from error
-    return HFTokenizer(hf, getattr(config.get_text_config(), "max_position_embeddings", None), template_date)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return HFTokenizer(hf, context, template_date=template_date, stops=_stops(folder))
+
+
+def _stops(folder: Path) -> list[int]:
+    """The tokens at which the model stops by its generation configuration."""
+    path = folder / "generation_config.json"
+    said = read_json(path).get("eos_token_id") if path.is_file() else None
+    return said if isinstance(said, list) else [] if said is None else [said]
 
 
 def pick_device(name: str) -> torch.device:

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from instdiff.core import TEMPLATE_DATE
-from instdiff.core.files import fingerprint
-from instdiff.data import Sample, Turns
-from instdiff.errors import ConfigError, EngineError
-from instdiff.rendering.templates import ChatTemplate, Kind, Segment, is_target
+import numpy as np
 
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+from instdiff.core.files import fingerprint
+from instdiff.core.settings import TEMPLATE_DATE
+from instdiff.errors import ConfigError, EngineError
+from instdiff.rendering.chat_tokens import Ids, Offsets
+from instdiff.rendering.templates import ChatTemplate
 
 
 class HFTokenizer:
-    """See ``tokenised.Tokenizer``. ``hf`` is the wrapped tokenizer."""
+    """See ``tokenise.Tokenizer``. ``hf`` is the wrapped tokenizer.
 
-    def __init__(self, hf: Any, max_length: int | None, template_date: datetime.date = TEMPLATE_DATE) -> None:
+    ``template_date`` is the day that a chat template sees which asks for the date. ``stops`` are tokens beside the end
+    token at which the model's generation configuration stops.
+    """
+
+    def __init__(
+        self,
+        hf: Any,
+        max_length: int | None,
+        *,
+        template_date: datetime.date = TEMPLATE_DATE,
+        stops: Iterable[int] = (),
+    ) -> None:
         self.hf, self.max_length, self.template_date = hf, max_length, template_date
         hf.model_max_length = int(1e12)  # lengths are ours to watch; the library only warns
         probe = hf("a")["input_ids"]
@@ -29,13 +40,28 @@ class HFTokenizer:
         self.bos: int | None = hf.bos_token_id if probe and probe[0] == hf.bos_token_id else None
         self._direct: dict[bool, bool] = {}
         self.start: int | None = hf.bos_token_id if hf.bos_token_id is not None else hf.eos_token_id
+        self.stops = frozenset(stops) | ({self.eos} if self.eos is not None else set())
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides how texts become tokens."""
         backend = self.hf.backend_tokenizer.to_str() if hasattr(self.hf, "backend_tokenizer") else repr(self.hf)
-        dated = [self.template_date.isoformat()] if "strftime_now" in str(self.hf.chat_template) else []
-        return fingerprint(backend, str(self.hf.chat_template), self.bos, self.start, self.eos, self.max_length, *dated)
+        chat = str(self.hf.chat_template)
+        dated = [str(self.template_date)] if "strftime_now" in chat else []
+        return fingerprint(backend, chat, self.bos, self.start, self.eos, self.max_length, *dated)
+
+    @cached_property
+    def specials(self) -> frozenset[int]:
+        """All tokens that the vocabulary marks as special, named or not."""
+        added = getattr(self.hf, "added_tokens_decoder", {})
+        return frozenset(self.hf.all_special_ids) | {token for token, facts in added.items() if facts.special}
+
+    @cached_property
+    def longest(self) -> int:
+        """Characters of the longest token."""
+        return max(map(len, self.hf.get_vocab()), default=1)
+
+    # ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
@@ -59,6 +85,43 @@ class HFTokenizer:
         backend.no_padding()
         return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
 
+    def encode_placed(self, texts: Sequence[str]) -> list[tuple[Ids, Offsets, Offsets]]:
+        """Token ids of each text, and where each token starts and ends in it, in characters."""
+        if self._placing is None:
+            return [self._place_slowly(text, ids) for text, ids in zip(texts, self.encode(texts), strict=True)]
+        out = []
+        for found in self._placing.encode_batch(list(texts), add_special_tokens=False):
+            offsets = np.array(found.offsets, np.int64).reshape(-1, 2)
+            out.append((np.array(found.ids, np.int32), offsets[:, 0], offsets[:, 1]))
+        return out
+
+    @cached_property
+    def _placing(self) -> Any:
+        """The tokenizer with the whole of each token's place: byte-level ones leave out white space at its edges."""
+        if not hasattr(self.hf, "backend_tokenizer"):
+            return None
+        from tokenizers import Tokenizer
+
+        facts = json.loads(self.hf.backend_tokenizer.to_str())
+        facts["truncation"] = facts["padding"] = None
+        processor = facts.get("post_processor") or {}
+        for part in (processor, *processor.get("processors", ())):
+            if "trim_offsets" in part:
+                part["trim_offsets"] = False
+        placing = Tokenizer.from_str(json.dumps(facts))
+        probe = ["A b\n\n c. ", "1 2\tx"]
+        same = [found.ids for found in placing.encode_batch(probe, add_special_tokens=False)] == self.encode(probe)
+        return placing if same else None
+
+    def _place_slowly(self, text: str, ids: list[int]) -> tuple[Ids, Offsets, Offsets]:
+        """Places without the tokenizer's help: a token starts where the text before it gives the tokens before it."""
+        edges = [0]
+        for number in range(1, len(ids)):
+            shares = lambda end, least=number: _shared(self.encode([text[:end]])[0], ids) >= least  # noqa: E731
+            edges.append(bisect_left(range(len(text)), True, lo=edges[-1], key=shares))
+        places = np.array([*edges, len(text)], np.int64)
+        return np.array(ids, np.int32), places[: len(ids)], places[1 : len(ids) + 1]
+
     def option_ids(self, options: Sequence[str], before: str = "The answer is:\n") -> tuple[int, ...]:
         """The token that each option becomes after a text, as it is or, if that is not one token, after a space.
 
@@ -77,124 +140,78 @@ class HFTokenizer:
             "model, such as --model rater=WHERE"
         )
 
+    # ── chat templates ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def template_for(self, layout: ChatTemplate | None = None, tools: bool = False) -> str:
+        """The Jinja text that renders a row; of a set of templates ``tool_use`` where it has tools, else ``default``.
+
+        A ConfigError where there is none.
+        """
+        own = layout.jinja if layout is not None and layout.jinja else self.hf.chat_template
+        if not own:
+            raise ConfigError(
+                f"the tokenizer of '{self.hf.name_or_path}' has no chat template; "
+                "give --template alpaca, plain, direct or a .jinja file"
+            )
+        if isinstance(own, str):
+            return own
+        named: dict[str, str] = dict(own)
+        if tools and "tool_use" in named:
+            return named["tool_use"]
+        if "default" not in named:
+            raise ConfigError(
+                f"the tokenizer of '{self.hf.name_or_path}' has chat templates {', '.join(named)} and none named "
+                "'default'; write the one that you want to a file and give --template FILE.jinja"
+            )
+        return named["default"]
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
-        tools: Any = None,
+        tools: Sequence[Any] | None = None,
         *,
         jinja: str | None = None,
         ask: bool = False,
         values: Mapping[str, Any] | None = None,
     ) -> str:
-        """Messages in the chat template, which is told ``template_date`` where it asks for the date.
+        """The text of a conversation under a chat template, with the clock at ``template_date``.
 
-        ``jinja`` is a template in place of the tokenizer's own, ``ask`` adds the prompt for an answer, and ``values``
-        are what the template is given besides.
+        ``ask`` ends it with the template's prompt for an answer; ``values`` are what the row hands to its template.
+        What the template raises goes on.
         """
-        text: str = self.hf.apply_chat_template(
-            list(messages),
-            tools=tools,
-            chat_template=jinja,
-            tokenize=False,
-            add_generation_prompt=ask,
-            strftime_now=self.strftime_now,
-            **(values or {}),
-        )
+        compiled = _compile(jinja or self.template_for(tools=bool(tools)))
+        text: str = compiled.render(**self._seen(messages, tools, values), add_generation_prompt=ask)
         return text
 
-    def strftime_now(self, form: str) -> str:
-        """What a chat template is told that the time is: midnight of ``template_date``."""
-        return datetime.datetime.combine(self.template_date, datetime.time()).strftime(form)
-
-    def chat(self, sample: Sample, layout: ChatTemplate, how: Turns) -> list[Segment]:
-        """Segments under the chat template: assistant turns by its generation marks, else by growing prefixes.
-
-        No chat template is a ConfigError; one that cannot render this sample, or rewrites earlier turns so that no
-        prefix holds, is a ValueError.
-        """
-        jinja = layout.jinja or self._template()
-        messages = [_message(m.role, m.content + (f"\n{m.input}" if m.input else "")) for m in sample.messages]
-        tools = json.loads(sample.tools) if sample.tools else None
-        turns = [at for at, m in enumerate(sample.messages) if m.role == "assistant"]
-        if _GENERATION.search(jinja):
-            text, spans = self._render_marked(messages, tools, jinja)
-        else:
-            text, spans = self._render_growing(messages, tools, jinja, turns)
-        if len(spans) != len(turns):
-            raise ValueError("unrenderable")
-        segments: list[Segment] = []
-        at = 0
-        for turn, (start, end) in zip(turns, spans, strict=True):
-            segments.append(Segment(text[at:start], Kind.CONTEXT))
-            if is_target(sample.messages, turn, how.targets):
-                segments += self._response(text[start:end], sample.messages[turn].content)
-            else:
-                segments.append(Segment(text[start:end], Kind.CONTEXT))
-            at = end
-        return [segment for segment in segments if segment.text]
-
-    def _template(self) -> str:
-        if not self.hf.chat_template:
-            raise ConfigError(
-                f"the tokenizer of '{self.hf.name_or_path}' has no chat template; "
-                "give --template alpaca, plain, direct or a .jinja file"
-            )
-        template: str = self.hf.get_chat_template()
-        return template
-
-    def _render_marked(
-        self, messages: list[dict[str, str]], tools: Any, jinja: str
+    def render_marked(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, jinja: str, values: Mapping[str, Any]
     ) -> tuple[str, list[tuple[int, int]]]:
-        from transformers.utils.chat_template_utils import render_jinja_template
+        """The same without a prompt, and the spans between the template's generation marks."""
+        compiled, blocks, spans = _compile(jinja), list[str](), list[tuple[int, int]]()
+        with compiled.environment.activate_tracker(blocks, spans):
+            for block in compiled.generate(**self._seen(messages, tools, values), add_generation_prompt=False):
+                blocks.append(block)
+        return "".join(blocks), spans
 
-        try:
-            rendered, spans = render_jinja_template(
-                conversations=[messages],
-                tools=tools,
-                chat_template=jinja,
-                return_assistant_tokens_mask=True,
-                strftime_now=self.strftime_now,
-                **self.hf.special_tokens_map,
-            )
-        except Exception as error:
-            raise ValueError("unrenderable") from error
-        return rendered[0], [(int(a), int(b)) for a, b in spans[0]]
+    def _seen(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, values: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        noon = datetime.datetime.combine(self.template_date, datetime.time())
+        beside = {"documents": None, "strftime_now": noon.strftime}
+        return {**self._special_texts, **(values or {}), **beside, "messages": messages, "tools": tools or None}
 
-    def _render_growing(
-        self, messages: list[dict[str, str]], tools: Any, jinja: str, turns: list[int]
-    ) -> tuple[str, list[tuple[int, int]]]:
-        def render(upto: int, ask: bool) -> str:
-            try:
-                text = self.render(messages[:upto], tools, jinja=jinja, ask=ask)
-            except Exception as error:
-                raise ValueError("unrenderable") from error
-            return text
-
-        text = render(len(messages), False)
-        spans = []
-        for turn in turns:
-            before, after = render(turn, True), render(turn + 1, False)
-            if not (text.startswith(before) and text.startswith(after) and len(before) <= len(after)):
-                raise ValueError("unrenderable")
-            spans.append((len(before), len(after)))
-        return text, spans
-
-    def _response(self, span: str, content: str) -> list[Segment]:
-        """Split an assistant span into what stands before the content, the content, its end mark and the rest."""
-        said = next((c for c in (content, content.strip(), content.rstrip()) if c and c in span), None)
-        if said is None:
-            return [Segment(span, Kind.CONTEXT)]
-        at = span.index(said)
-        tail = span[at + len(said) :]
-        marks = [t for t in self.hf.all_special_tokens if t in tail]
-        end = min((tail.index(mark) + len(mark) for mark in marks), default=0)
-        return [
-            Segment(span[:at], Kind.CONTEXT),
-            Segment(said, Kind.RESPONSE),
-            Segment(tail[:end], Kind.END),
-            Segment(tail[end:], Kind.CONTEXT),
-        ]
+    @cached_property
+    def _special_texts(self) -> dict[str, Any]:
+        return dict(self.hf.special_tokens_map)
 
 
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": "assistant" if role == "call" else role, "content": content}
+def _compile(jinja: str) -> Any:
+    # The library renders through `apply_chat_template` only with the machine's clock.
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template(jinja)
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many values two lists begin with alike."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

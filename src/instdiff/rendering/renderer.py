@@ -12,14 +12,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Asked, Joint, Log, Noisy, Prompted, PromptOnly, Reasons, ResponseOnly, View, WholeText
+from instdiff.core import Asked, Joint, Noisy, Prompted, PromptOnly, Reasons, ResponseOnly, View, WholeText
 from instdiff.core.arrays.ragged import Ragged, offsets_of, spans
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data import Pool, Sample
 from instdiff.errors import PlanError
+from instdiff.rendering.chat_tokens import KINDS
 from instdiff.rendering.rows import Indices, Marks, Noise, Rows, RowsBuilder, prepend, truncate
 from instdiff.rendering.templates import Kind, Template, TextTemplate, template
-from instdiff.rendering.tokenise import KINDS, Parts, Tokenised, Tokenizer, instruction_texts, response_texts
+from instdiff.rendering.tokenise import Parts, Tokenised, Tokenizer, instruction_texts, response_texts
 from instdiff.rendering.views import ask_questions, prompt_only
 
 __all__ = ["Noise", "Renderer", "Rows", "render", "text_lengths", "training_rows"]
@@ -45,9 +46,12 @@ class Renderer:
             self._made[place] = self._make(view, layout, limit)
         return self._made[place]
 
-    def report(self) -> list[str]:
-        """What the log should say of the rows made so far; each call gives the lines that none before has given."""
-        return []
+    def training_rows(self, layout: Template, max_length: int) -> Rows:
+        """See ``training_rows``."""
+        rows = self.rows(Prompted(score_eos=True), layout, max_length)
+        limit = min(max_length, self.tokenizer.max_length or max_length)
+        ended = _end_in_end(self.tokenised.parts(layout, limit)) & ~rows.truncated
+        return replace(rows, ended=ended & (rows.ids.lengths() > 0))
 
     def lengths(self, part: str) -> npt.NDArray[np.float64]:
         """Tokens per row of the responses (those that are targets) or of the instruction with its input."""
@@ -55,12 +59,17 @@ class Renderer:
             return self.tokenised.responses.counts().astype(np.float64)
         return self.tokenised.counts(part, instruction_texts).astype(np.float64)
 
+    def report(self) -> list[str]:
+        """What the log should say of the rendering; each line once."""
+        lines, self.tokenised.notes = self.tokenised.notes, []
+        return lines
+
     def _make(self, view: View, layout: Template, limit: int) -> Rows:
         match view:
             case Prompted(score_eos=score_eos):
                 bos = self.tokenizer.bos if isinstance(layout, TextTemplate) else None
-                learnt = [Kind.RESPONSE, Kind.END] if score_eos else [Kind.RESPONSE]
-                return _join_prompted(self.tokenised.parts(layout), bos, self.tokenizer.start, limit, learnt)
+                learnt = [Kind.RESPONSE, Kind.END, Kind.HEAD] if score_eos else [Kind.RESPONSE]
+                return _join_prompted(self.tokenised.parts(layout, limit), bos, self.tokenizer.start, limit, learnt)
             case ResponseOnly(context=context):
                 first = self.tokenizer.start if context else self.tokenizer.bos
                 return _targets_alone(self.rows(Prompted(), layout, limit), first)
@@ -83,21 +92,9 @@ def render(view: View, pool: Pool, tokenizer: Tokenizer, layout: Template, max_l
     return Renderer(pool, tokenizer).rows(view, layout, max_length)
 
 
-def training_rows(
-    pool: Pool, tokenizer: Tokenizer, layout: Template, max_length: int, log: Log = lambda line: None
-) -> Rows:
-    """Rows to train on: the prompted view with every response's end token as a target; cut rows have none.
-
-    The log is told what the rendering found.
-    """
-    renderer = Renderer(pool, tokenizer)
-    rows = renderer.rows(Prompted(score_eos=True), layout, max_length)
-    for line in renderer.report():
-        log(line)
-    if tokenizer.eos is None:
-        return rows
-    last = np.maximum(rows.ids.offsets[1:] - 1, 0)
-    return replace(rows, ended=(rows.ids.lengths() > 0) & (np.append(rows.ids.values, -1)[last] == tokenizer.eos))
+def training_rows(pool: Pool, tokenizer: Tokenizer, layout: Template, max_length: int) -> Rows:
+    """Rows to train on: the prompted view with every response's end token as a target; cut rows have none."""
+    return Renderer(pool, tokenizer).training_rows(layout, max_length)
 
 
 def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None = None) -> npt.NDArray[np.float64]:
@@ -152,6 +149,17 @@ def _join_prompted(parts: Parts, bos: int | None, start: int | None, limit: int,
         led = Ragged(prepend(ids, keep, lead, token or 0), offsets_of(keep + lead))
         out.add(led, prepend(target, keep, lead, False), cut, reason)
     return out.rows()
+
+
+def _end_in_end(parts: Parts) -> Marks:
+    """Whether the last segment of each sample that is learnt closes a turn."""
+    learnt = (parts.kinds != KINDS.index(Kind.CONTEXT)) & (parts.ids.lengths() > 0)
+    # Of each segment the last one up to it that is learnt.
+    last = np.maximum.accumulate(np.where(learnt, np.arange(len(learnt)), -1))
+    at = np.append(last, -1)[parts.rows[1:] - 1]
+    closes = np.append(parts.kinds == KINDS.index(Kind.END), False)
+    ended: Marks = (at >= parts.rows[:-1]) & closes[at]
+    return ended
 
 
 def _targets_alone(rows: Rows, first: int | None) -> Rows:
@@ -218,9 +226,15 @@ def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
             keep = np.minimum(limit if view.alone is None else limit - prompts[span] + slack, ids.lengths())
         reason[over] = "too_long"
         reason[[not sample.response for sample in samples]] = "empty_response"
-        reason[[sum(m.role == "assistant" and not m.only_calls for m in sample.messages) > 1 for sample in samples]] = "multi_turn"
+        reason[[sum(m.role == "assistant" and not m.only_calls for m in sample.messages) > 1 for sample in samples]] = (
+            "multi_turn"
+        )
         out.add(*_cut_rows(ids, np.maximum(heads[span], 1), keep, cut & (reason == "too_long"), reason))
     return out.rows()
+
+
+def _answers(sample: Sample) -> int:
+    return sum(message.role == "assistant" and not message.only_calls for message in sample.messages)
 
 
 def _cut_rows(

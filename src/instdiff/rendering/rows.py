@@ -64,8 +64,8 @@ class Rows:
     """What the model sees, one entry per sample in pool order.
 
     ``target`` marks which of the token ids are targets; never the first, which nothing predicts. A row is ``truncated``
-    where it was cut at the length limit. One that has no target has a ``reason``, and no ids. ``ended``, where it is
-    known, marks rows whose last learnt turn ends with its end.
+    where it was cut at the length limit. One that has no target has a ``reason``, and no ids. Of rows to train on,
+    ``ended`` are those whose last target turn has its end.
     """
 
     ids: Ragged

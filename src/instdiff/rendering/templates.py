@@ -25,6 +25,7 @@ class Kind(Enum):
     CONTEXT = "context"
     RESPONSE = "response"
     END = "end"  # closes a response: learnt in training, scored only on request
+    HEAD = "head"  # what a chat template wants written before an answer: as the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ def said(messages: Sequence[Message], at: int, how: Turns) -> list[Said]:
     elif how.reasoning == "learn":
         thought, content = "", thought + content
     parts = []
-    if content or thought or not turn.calls:
+    if content.strip() or thought or not turn.calls:
         answer = learns_calls if turn.only_calls else learns_answer
         parts.append(Said(content, answer(messages, at, how.targets), thought))
     if turn.calls:

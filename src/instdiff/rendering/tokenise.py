@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Protocol
 
 import numpy as np
@@ -16,20 +17,22 @@ from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.core.columns import compact_reasons, concat_reasons
 from instdiff.data import Pool, Sample, Turns
-from instdiff.rendering.templates import ChatTemplate, Kind, Segment, Template, TextTemplate, said, text_segments
+from instdiff.rendering.chat import ChatRenderer, Draft, Unscorable
+from instdiff.rendering.chat_notes import said_of
+from instdiff.rendering.chat_tokens import NUMBER, PlacingTokenizer, tokenise_drafts
+from instdiff.rendering.templates import Kind, Segment, Template, TextTemplate, said, text_segments, why_nothing
 
 CHUNK, CHUNK_CHARACTERS = 256, 1 << 22
 """Samples tokenised in one call: enough for the tokenizer to work in parallel, and few, since their many small objects
 leave memory in pieces."""
-KINDS = list(Kind)
-"""Their numbers in ``Parts.kinds``."""
 
 
-class Tokenizer(Protocol):
+class Tokenizer(PlacingTokenizer, Protocol):
     """What rendering needs of a tokenizer.
 
     ``bos`` is the start token that the tokenizer adds by itself, None where it adds none; ``start`` the one to put
-    where a context is needed: BOS, or the end token of tokenizers without BOS. ``max_length`` is the model's context.
+    where a context is needed: BOS, or the end token of tokenizers without BOS. ``max_length`` is the model's context,
+    ``longest`` the characters of its longest token.
     """
 
     bos: int | None
@@ -37,11 +40,12 @@ class Tokenizer(Protocol):
     eos: int | None
     max_length: int | None
 
+    @property
+    def longest(self) -> int:
+        """Characters of the longest token."""
+
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """Token ids of each text; with ``special`` the tokenizer adds its own start and end tokens."""
-
-    def chat(self, sample: Sample, layout: ChatTemplate, how: Turns) -> list[Segment]:
-        """The segments of a sample under a chat template; a ValueError says in one word why there are none."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ class Parts:
         return np.diff(self.ids.offsets[self.rows])
 
 
-Cut = Callable[[Sample], list[Segment] | str]
-"""Makes segments of a sample, or says why there are none."""
+Cut = Callable[[Sample], list[Segment]]
+"""Makes segments of a sample."""
 
 
 class Tokenised:
@@ -76,16 +80,20 @@ class Tokenised:
         self.pool, self.tokenizer = pool, tokenizer
         self._layouts: dict[str, Parts] = {}
         self._counts: dict[str, npt.NDArray[np.int64]] = {}
+        self.notes: list[str] = []
 
-    def parts(self, layout: Template) -> Parts:
-        """The segments of all samples under a template."""
-        place, how = repr(layout), self.pool.turns
-        if place not in self._layouts:
-            if isinstance(layout, TextTemplate):
-                parts = self._collect(lambda sample: text_segments(sample, layout, how), self.responses)
-            else:
-                parts = self._collect(lambda sample: self._chat(sample, layout), None)
-            self._layouts[place] = parts
+    def parts(self, layout: Template, limit: int) -> Parts:
+        """The segments of all samples under a template; those whose prompt cannot fit in ``limit`` have none."""
+        how = self.pool.turns
+        if isinstance(layout, TextTemplate):
+            place = repr(layout)
+            if place not in self._layouts:
+                self._layouts[place] = self._collect(lambda sample: text_segments(sample, layout, how), self.responses)
+                self._note_tools()
+        else:
+            place = f"{layout!r} {limit}"
+            if place not in self._layouts:
+                self._layouts[place] = self._collect_chats(ChatRenderer(self.tokenizer, layout, how), limit)
         return self._layouts[place]
 
     @cached_property
@@ -122,42 +130,111 @@ class Tokenised:
         if part:
             yield part
 
-    def _chat(self, sample: Sample, layout: ChatTemplate) -> list[Segment] | str:
-        try:
-            return self.tokenizer.chat(sample, layout, self.pool.turns)
-        except ValueError as error:
-            return str(error)
+    def before(self, layout: Template, samples: Sequence[Sample]) -> list[list[int] | None]:
+        """Token ids of all that stands before the last response of each sample; None where it cannot be rendered."""
+        how = replace(self.pool.turns, targets="last")
+        if isinstance(layout, TextTemplate):
+            return [self._text_before(text_segments(sample, layout, how)) for sample in samples]
+        renderer, drafts = ChatRenderer(self.tokenizer, layout, how), dict[int, Draft]()
+        for number, sample in enumerate(samples):
+            with suppress(Unscorable):
+                drafts[number] = renderer.draft(sample)
+        found = tokenise_drafts(list(drafts.values()), self.tokenizer, renderer.note)
+        out: list[list[int] | None] = [None] * len(samples)
+        for number, (ids, kinds) in zip(drafts, found, strict=True):
+            learnt = np.flatnonzero(kinds)
+            out[number] = ids[: learnt[0]].tolist() if len(learnt) else None
+        return out
+
+    def _text_before(self, segments: list[Segment]) -> list[int] | None:
+        if not any(segment.kind is Kind.RESPONSE for segment in segments):
+            return None
+        end = [] if self.tokenizer.eos is None else [self.tokenizer.eos]
+        first = list(takewhile(lambda segment: segment.kind is not Kind.RESPONSE, segments))
+        rows = self.tokenizer.encode([segment.text or "" for segment in first])
+        return [token for s, ids in zip(first, rows, strict=True) for token in (end if s.text is None else ids)]
 
     def _collect(self, cut: Cut, responses: Parts | None) -> Parts:
         """Tokenise the segments that ``cut`` makes, but for responses that are there already."""
-        values, sizes, kinds = SpillingArray(np.int32), SpillingArray(np.int64), SpillingArray(np.uint8)
-        counts, reason = SpillingArray(np.int64), list[Reasons]()
+        out = _PartsBuilder()
         end = [] if self.tokenizer.eos is None else [self.tokenizer.eos]
-        known = 0
+        known, targets = 0, self.pool.turns.targets
         for samples in self.chunks():
             rows = [cut(sample) for sample in samples]
-            segments = [segment for row in rows if not isinstance(row, str) for segment in row]
+            segments = [segment for row in rows for segment in row]
             there = [responses is not None and segment.kind is Kind.RESPONSE for segment in segments]
             new = [s.text for s, old in zip(segments, there, strict=True) if s.text is not None and not old]
             encoded = iter(self.tokenizer.encode(new))
-            ids: list[list[int]] = []
+            ids: list[Sequence[int]] = []
             for segment, old in zip(segments, there, strict=True):
                 if old and responses is not None:
                     ids.append(responses.ids[known].tolist())
                     known += 1
                 else:
                     ids.append(end if segment.text is None else next(encoded))
-            lengths = [len(part) for part in ids]
-            values.extend(np.fromiter(chain.from_iterable(ids), np.int32, sum(lengths)))
-            sizes.extend(lengths)
-            kinds.extend([_NUMBER[segment.kind] for segment in segments])
-            counts.extend([0 if isinstance(row, str) else len(row) for row in rows])
-            reason.append(compact_reasons(np.array([row if isinstance(row, str) else None for row in rows], object)))
-        every = Ragged(values.array(), offsets_of(sizes.array()))
-        return Parts(every, kinds.array(), offsets_of(counts.array()), concat_reasons(reason))
+            reasons = [why_nothing(sample, targets) for sample in samples]
+            out.add(ids, [NUMBER[segment.kind] for segment in segments], [len(row) for row in rows], reasons)
+        return out.parts()
+
+    def _collect_chats(self, renderer: ChatRenderer, limit: int) -> Parts:
+        out, most = _PartsBuilder(), limit * self.tokenizer.longest
+        for samples in self.chunks():
+            drafts, reasons = list[Draft](), list[str | None]()
+            for sample in samples:
+                try:
+                    drafts.append(renderer.draft(sample))
+                    first = min((start for start, _, _ in drafts[-1].spans), default=0)
+                    reasons.append("too_long" if first > most else None)
+                    if first > most:
+                        drafts.pop()
+                except Unscorable as error:
+                    reasons.append(error.reason)
+                    if error.said or error.reason == "unrenderable":
+                        renderer.note(error.reason, error.said)
+            found = iter(tokenise_drafts(drafts, self.tokenizer, renderer.note))
+            ids, kinds, counts = list[Sequence[int]](), list[int](), list[int]()
+            for reason in reasons:
+                runs = [] if reason else _runs(*next(found))
+                ids += [part for part, _ in runs]
+                kinds += [kind for _, kind in runs]
+                counts.append(len(runs))
+            out.add(ids, kinds, counts, reasons)
+        self.notes += said_of(renderer.notes)
+        return out.parts()
+
+    def _note_tools(self) -> None:
+        shown = sum(bool(sample.tools) for sample in self.pool.samples())
+        if shown:
+            self.notes.append(f"{shown:,} rows have tools, which a text template does not show")
 
 
-_NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+class _PartsBuilder:
+    """Parts as they are made."""
+
+    def __init__(self) -> None:
+        self.values, self.sizes, self.kinds = SpillingArray(np.int32), SpillingArray(np.int64), SpillingArray(np.uint8)
+        self.counts, self.reason = SpillingArray(np.int64), list[Reasons]()
+
+    def add(self, ids: list[Sequence[int]], kinds: list[int], counts: list[int], reasons: Sequence[str | None]) -> None:
+        """Append the segments of some samples."""
+        lengths = [len(part) for part in ids]
+        self.values.extend(np.fromiter(chain.from_iterable(ids), np.int32, sum(lengths)))
+        self.sizes.extend(lengths)
+        self.kinds.extend(kinds)
+        self.counts.extend(counts)
+        self.reason.append(compact_reasons(np.array([*reasons, None], object)[:-1]))
+
+    def parts(self) -> Parts:
+        """All that were added."""
+        every = Ragged(self.values.array(), offsets_of(self.sizes.array()))
+        return Parts(every, self.kinds.array(), offsets_of(self.counts.array()), concat_reasons(self.reason))
+
+
+def _runs(ids: npt.NDArray[np.int32], kinds: npt.NDArray[np.uint8]) -> list[tuple[list[int], int]]:
+    """Tokens of one kind that stand together."""
+    cuts = np.flatnonzero(np.diff(kinds)) + 1
+    pieces = zip(np.split(ids, cuts), np.split(kinds, cuts), strict=True)
+    return [(part.tolist(), int(kind[0])) for part, kind in pieces if len(part)]
 
 
 def response_texts(sample: Sample, how: Turns) -> list[str]:

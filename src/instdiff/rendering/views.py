@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Asked
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.data import Message, Sample, Turns
+from instdiff.data import Message, Sample
+from instdiff.rendering.chat_tokens import KINDS
 from instdiff.rendering.questions import questions
 from instdiff.rendering.rows import Ids, Indices, Marks, Rows, RowsBuilder, without_prefix_token
-from instdiff.rendering.templates import Kind, Segment, Template, TextTemplate, fill, is_target, text_segments
-from instdiff.rendering.tokenise import KINDS, Tokenised, Tokenizer, instruction_texts
+from instdiff.rendering.templates import Kind, Template, TextTemplate, fill, is_target
+from instdiff.rendering.tokenise import Tokenised, instruction_texts
 
 _BLANK = "\0"
 """Stands for what a user says, where only the template is of interest."""
+_NOTHING_LEARNT = ("empty_response", "no_target")
+"""Reasons that do not keep a prompt from being shown."""
 
 
 # ── the prompt, and questions ─────────────────────────────────────────────────────────────────────────────────────────
@@ -30,15 +32,15 @@ def prompt_only(texts: Tokenised, layout: Template, limit: int) -> Rows:
     the instruction and its input, and whatever stands between them. The first token is never marked. No response is
     needed.
     """
-    parts = texts.parts(layout)
+    parts = texts.parts(layout, limit)
     bos = texts.tokenizer.bos if isinstance(layout, TextTemplate) else None
     lead = np.array([] if bos is None else [bos], np.int32)
     frames: dict[bool, Ids] = {}
-    said = KINDS.index(Kind.RESPONSE)
+    context = KINDS.index(Kind.CONTEXT)
     out = RowsBuilder()
     for row, sample in enumerate(texts.pool.samples()):
         a, b = parts.rows[row : row + 2]
-        answers = np.flatnonzero(parts.kinds[a:b] == said)
+        answers = np.flatnonzero(parts.kinds[a:b] != context)
         if not any(text.strip() for text in instruction_texts(sample)):
             out.add_row(reason="empty_instruction")
             continue
@@ -46,18 +48,17 @@ def prompt_only(texts: Tokenised, layout: Template, limit: int) -> Rows:
             edges = parts.ids.offsets[[a, a + answers[0]]]
             own = parts.ids.values[edges[0] : edges[1]]
         else:
-            found = (
-                None
-                if parts.reason[row]
-                else _before(texts.tokenizer, layout, _with_blank_answer(sample, texts.pool.targets))
-            )
+            found = None
+            if parts.reason[row] in (None, *_NOTHING_LEARNT):
+                (found,) = texts.before(layout, [_with_blank_answer(sample, texts.pool.targets)])
             own = np.array(found or [], np.int32)
         if len(own) == 0:
-            out.add_row(reason=parts.reason[row] or "unrenderable")
+            reason = parts.reason[row]
+            out.add_row(reason="unrenderable" if reason in (None, *_NOTHING_LEARNT) else reason)
             continue
         extra = bool(sample.input)
         if extra not in frames:
-            frames[extra] = _frame(texts.tokenizer, layout, extra)
+            frames[extra] = _frame(texts, layout, extra)
         mark = _between(own, frames[extra])
         ids, mark = np.concatenate([lead, own])[:limit], np.concatenate([np.zeros(len(lead), bool), mark])[:limit]
         mark[:1] = False
@@ -76,29 +77,11 @@ def _with_blank_answer(sample: Sample, targets: str) -> Sample:
     return Sample((*turns[:end], Message("assistant", "1")), sample.tools)
 
 
-def _frame(tokenizer: Tokenizer, layout: Template, extra: bool) -> Ids:
+def _frame(texts: Tokenised, layout: Template, extra: bool) -> Ids:
     """Token ids of a template's prompt around nothing."""
     messages = (Message("user", _BLANK, _BLANK if extra else ""), Message("assistant", "1"))
-    found = _before(tokenizer, layout, Sample(messages))
+    (found,) = texts.before(layout, [Sample(messages)])
     return np.array([] if found is None else found, np.int32)
-
-
-def _before(tokenizer: Tokenizer, layout: Template, sample: Sample) -> list[int] | None:
-    """Token ids of all that stands before the last response of a sample; None where it cannot be rendered."""
-    try:
-        segments: list[Segment] = (
-            text_segments(sample, layout, Turns("last"))
-            if isinstance(layout, TextTemplate)
-            else tokenizer.chat(sample, layout, Turns("last"))
-        )
-    except ValueError:
-        return None
-    if not any(segment.kind is Kind.RESPONSE for segment in segments):
-        return None
-    end = [] if tokenizer.eos is None else [tokenizer.eos]
-    first = list(takewhile(lambda segment: segment.kind is not Kind.RESPONSE, segments))
-    rows = tokenizer.encode([segment.text or "" for segment in first])
-    return [token for s, ids in zip(first, rows, strict=True) for token in (end if s.text is None else ids)]
 
 
 def _between(own: npt.NDArray[np.int32], frame: Ids) -> Marks:
@@ -139,7 +122,8 @@ def ask_questions(texts: Tokenised, view: Asked, layout: Template, limit: int) -
         said = [asks.ask(view.number, sample) if sample.response else "" for sample in samples]
         found: Sequence[list[int] | None]
         if chat:
-            found = [_before(tokenizer, layout, turn(text)) if text else [] for text in said]
+            asked = iter(texts.before(layout, [turn(text) for text in said if text]))
+            found = [next(asked) if text else [] for text in said]
         else:
             found = tokenizer.encode([plain(text) for text in said])
         for sample, ids in zip(samples, found, strict=True):

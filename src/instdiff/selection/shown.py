@@ -65,7 +65,7 @@ class Shown:
 def show(pool: Pool, tokenizer: HFTokenizer, layout: Template, max_length: int, log: Log) -> Iterator[Shown]:
     """Every row of a pool as training would see it, in order; the log is told what rendering them found."""
     renderer = Renderer(pool, tokenizer)
-    rows, scored = (renderer.rows(Prompted(score_eos=both), layout, max_length) for both in (True, False))
+    rows, scored = renderer.training_rows(layout, max_length), renderer.rows(Prompted(), layout, max_length)
     for line in renderer.report():
         log(line)
     numbers = pool.rows.tolist()

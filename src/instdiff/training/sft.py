@@ -26,7 +26,7 @@ from instdiff.core.files import building, fingerprint, read_json, write_json
 from instdiff.data import Pool
 from instdiff.engine.models import load_tokenizer, resolve, tell_own_template
 from instdiff.errors import ConfigError, DataError, StoreError
-from instdiff.rendering.renderer import Rows, training_rows
+from instdiff.rendering.renderer import Renderer, Rows
 from instdiff.rendering.templates import template
 from instdiff.store import Store
 from instdiff.training.trainer import CHECKPOINTS, Job, Progress
@@ -234,7 +234,10 @@ def train(
     tell_own_template(base, settings, tokenizer, log)
     name = base.template or settings.template
     layout = template(name)
-    rows = training_rows(pool, tokenizer, layout, train_settings.model_max_length, log)
+    renderer = Renderer(pool, tokenizer)
+    rows = renderer.training_rows(layout, train_settings.model_max_length)
+    for line in renderer.report():
+        log(line)
     check_ends(rows, log, strict=strict)
     report = fit(
         rows,

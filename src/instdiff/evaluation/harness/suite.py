@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core.files import fingerprint
@@ -373,13 +374,24 @@ def make_watched_class() -> Any:
                 backend="causal",
                 max_length=context,
                 batch_size=batch,
-                chat_template_args={"strftime_now": tokenizer.strftime_now},  # lm-eval renders by itself
             )
-            self.subject = subject
+            self.subject, self.own_tokenizer = subject, tokenizer
             self.advance: Callable[[int, int], None] = lambda rows, tokens: None
 
         def set_cache_hook(self, hook: Any) -> None:
             super().set_cache_hook(_WatchedHook(hook, lambda text: self.advance(1, _tokens(text))))
+
+        def apply_chat_template(self, chat_history: Sequence[Any], add_generation_prompt: bool = True) -> str:
+            """As lm-eval has it, but for the date: without a prompt, the last message is left open."""
+            try:
+                text = self.own_tokenizer.render(chat_history, ask=add_generation_prompt)
+            except TemplateError:
+                plain = [one for one in chat_history if one["role"] != "system"]
+                text = self.own_tokenizer.render(plain, ask=add_generation_prompt)
+            if add_generation_prompt:
+                return text
+            last = chat_history[-1]["content"].strip()
+            return text[: text.rindex(last) + len(last)]
 
         @contextmanager
         def _show(self, requests: Sequence[Any]) -> Iterator[None]:
