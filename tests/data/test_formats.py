@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from instdiff.data import Message, Pool, Sample, load
+from instdiff.data import Call, Message, Pool, Sample, load
 from instdiff.errors import ConfigError, DataError
 
 
@@ -80,7 +80,7 @@ def test_sharegpt_with_calls() -> None:
         (
             Message("system", "Be brief."),
             user("Weather?"),
-            Message("call", '{"name": "w"}'),
+            Message("assistant", "", calls=(Call("w", {}),)),
             Message("tool", "rain"),
             assistant("Rain."),
         ),
@@ -100,7 +100,7 @@ def test_sharegpt_names_of_the_assistant(speaker: str) -> None:
         (["q", "a", "q2", "a2"], (user("q"), assistant("a"), user("q2"), assistant("a2"))),
         (["q"], (user("q"),)),
         ("q", (user("q"),)),
-        ("[not JSON", (user("[not JSON"),)),
+        ("{not JSON", (user("{not JSON"),)),
     ],
 )
 def test_plain_conversations(value: Any, messages: tuple[Message, ...]) -> None:
@@ -131,8 +131,8 @@ def test_openai_messages() -> None:
         (
             Message("system", "s"),
             user("ab"),
-            Message("call", '{"name": "f", "arguments": {"x": 1, "ü": "é"}}'),
-            Message("tool", "1"),
+            Message("assistant", "", calls=(Call("f", {"x": 1, "ü": "é"}, "call_1"),)),
+            Message("tool", "1", call_id="call_1"),
             Message("tool", "2"),
             assistant("c"),
         ),
@@ -143,8 +143,8 @@ def test_openai_messages() -> None:
 def test_several_calls_beside_a_text() -> None:
     calls = [{"function": {"name": "f", "arguments": "{}"}}, {"function": {"name": "g", "arguments": "not JSON"}}]
     row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "t", "tool_calls": calls}]}
-    expected = '[{"name": "f", "arguments": {}}, {"name": "g", "arguments": "not JSON"}]'
-    assert one(row).messages[1:] == (assistant("t"), Message("call", expected))
+    expected = (Call("f", {}), Call("g", "not JSON"))
+    assert one(row).messages[1:] == (Message("assistant", "t", calls=expected),)
 
 
 @pytest.mark.parametrize(
@@ -277,12 +277,21 @@ def test_two_user_turns_stay_two() -> None:
     )
 
 
-def test_the_most_frequent_shape_wins() -> None:
-    rows = [{"question": "q", "answer": "a"}, *({"prompt": f"p{i}", "completion": "c"} for i in range(3))]
-    pool = load(rows)
-    assert pool.format == "prompt_completion"
-    assert pool.rows.tolist() == [1, 2, 3]
-    assert pool.rejected[0].reason == "missing key 'prompt'; it has: question, answer"
+def test_each_row_has_its_own_shape() -> None:
+    rows = [
+        {"question": "q", "answer": "a"},
+        *({"prompt": f"p{i}", "completion": "c"} for i in range(3)),
+        {"prompt": "p"},
+    ]
+    said: list[str] = []
+    pool = load(rows, log=said.append)
+    assert pool.format == "question_answer+prompt_completion"
+    assert pool.rows.tolist() == [0, 1, 2, 3]
+    assert pool.rejected[0].reason == "missing key 'completion'; it has: prompt"
+    assert said[0] == (
+        "rows: 4 rows, formats question_answer 1, prompt_completion 3 "
+        "(question, answer, prompt, completion); 1 rejected"
+    )
 
 
 def test_forced_format() -> None:

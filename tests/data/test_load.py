@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instdiff.data import Reject, load, readers
+from instdiff.data import Call, Reject, load, readers, sources
 from instdiff.errors import ConfigError, DataError
 
 from .conftest import alpaca_rows
@@ -97,7 +97,7 @@ def test_more_than_half_bad(jsonl: Make, tmp_path: Path) -> None:
     assert f"  {path}:3: broken JSON: Expecting value at column 1\n" in message
     assert f"  {path}:5: missing key 'output' (or 'response'); it has: instruction, text\n" in message
     assert "Keys found: instruction, input, output, text." in message
-    assert "sharegpt (conversations)" in message
+    assert "sharegpt (conversations or conversation)" in message
     assert "--map instruction=...,response=..." in message
     assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 3
 
@@ -267,7 +267,8 @@ def test_parquet(tmp_path: Path) -> None:
     )
     pq.write_table(table, path)
     pool = load(path)
-    assert [m.content for m in pool.sample(0).messages] == ["q", '{"name": "f", "arguments": {}}']
+    assert [m.content for m in pool.sample(0).messages] == ["q", ""]
+    assert pool.sample(0).messages[1].calls == (Call("f", {}),)
     assert pool.column("score") == [0.5, None]
     assert pool.column("when") == ["1970-01-01T00:00:00", "1970-01-01T00:00:01"]
     assert pool.column("raw") == ["abc", "/w=="]
@@ -281,14 +282,14 @@ def test_parquet_reads_only_what_the_limit_needs(tmp_path: Path, monkeypatch: py
     path = tmp_path / "my.parquet"
     pq.write_table(pa.Table.from_pylist(alpaca_rows(5000)), path)
     seen: list[int] = []
-    real = readers.read_rows
+    real = readers.read_tables
 
-    def spy(rows: Iterator[Any], name: str) -> Iterator[Any]:
-        return real((seen.append(1) or row for row in rows), name)  # type: ignore[func-returns-value]
+    def spy(tables: Iterator[Any], *how: Any) -> Iterator[Any]:
+        return real((seen.append(1) or table for table in tables), *how)  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(readers, "read_rows", spy)
+    monkeypatch.setattr(readers, "read_tables", spy)
     assert len(load(path, limit=10)) == 10
-    assert len(seen) == 10
+    assert len(seen) == 1
 
 
 def test_folder(jsonl: Make, tmp_path: Path) -> None:
@@ -306,8 +307,10 @@ def test_folder(jsonl: Make, tmp_path: Path) -> None:
     assert pool.format == "question_answer+alpaca"
     assert [(Path(r.file).name, r.line) for r in pool.rejected] == [("b.jsonl", 2), ("c.jsonl", 1)]
     assert told[0] == (
-        f"{folder}: 3 rows, format question_answer+alpaca (question, answer, instruction, input, output); 2 rejected"
+        f"{folder}: 3 rows, formats question_answer 1, alpaca 2 "
+        "(question, answer, instruction, input, output); 2 rejected"
     )
+    assert told[1] == (f"{folder}: read a.jsonl (1 row), b.jsonl (3 rows), c.jsonl (1 row); left out dataset_info.json")
     assert load(folder, limit=2).rows.tolist() == [0, 1]
 
 
@@ -360,8 +363,7 @@ def test_rows_in_memory() -> None:
 def test_builtin(jsonl: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jsonl(ROWS, name="demo/train.jsonl")
     jsonl(ROWS[:1], name="demo/heldout.jsonl")
-    # The name `load` in the package is the function, which hides the module.
-    monkeypatch.setitem(load.__globals__, "_BUILTIN", tmp_path)
+    monkeypatch.setattr(sources, "BUILTIN", tmp_path)
     assert len(load("builtin:demo")) == 3
     assert len(load("builtin:demo/heldout")) == 1
     with pytest.raises(DataError, match="no built-in data 'builtin:dmo'; did you mean 'builtin:demo'"):

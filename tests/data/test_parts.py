@@ -61,7 +61,7 @@ def parts(source: Any, count: int, **how: Any) -> list[Pool]:
 def test_parts_are_the_input(write: Callable[[Path], str], name: str, alone: bool, count: int, tmp_path: Path) -> None:
     source = write(tmp_path / name)
     whole, found = load(source), parts(source, count)
-    assert _in_part(source, None) is alone
+    assert _in_part([source], None) is alone
     assert [len(part) for part in found] == [len(part.ids) for part in found]
     assert [i for part in found for i in part.ids] == list(whole.ids)
     assert concat(found).fingerprint == whole.fingerprint and {part.size for part in found} == {whole.size}
@@ -90,18 +90,37 @@ def test_rows_a_limit_and_built_in_data(tmp_path: Path) -> None:
         assert [i for part in found for i in part.ids] == list(load(source, **how).ids)
 
 
-def test_the_head_of_a_file_says_its_format(tmp_path: Path) -> None:
-    """A part of other rows only is read as the whole would be: what does not fit is rejected there, not read anew."""
+def test_each_row_of_a_part_has_its_own_format(tmp_path: Path) -> None:
     talks = [
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": str(n)}]} for n in range(20)
     ]
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS * 3, *talks]), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS * 3, *talks, {"a": 1}]), encoding="utf-8")
     said: list[str] = []
     last = load_shards(str(path), 8, 7, log=said.append)[0]
-    assert (len(last), last.format, last.rejected) == (0, "alpaca", ())
-    assert len(said) == 1 and said[0].endswith("16 rejected")
-    assert len(load(str(path))) == 120
+    assert (len(last), last.format, last.rejected) == (16, "messages", ())
+    assert len(said) == 1 and said[0].endswith("1 rejected")
+    assert len(load(str(path))) == 140
+
+
+def test_parts_of_several_sources(tmp_path: Path) -> None:
+    """Splits, sources of different formats and what is not read alone: the parts are the pool."""
+    for name, rows in (("d/train-0.jsonl", ROWS[:9]), ("d/train-1.jsonl", ROWS[9:20]), ("d/test.jsonl", ROWS[20:])):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    talk = tmp_path / "talk.jsonl"
+    talk.write_text(json.dumps({"conversations": ["q", "a"]}) + "\n", encoding="utf-8")
+    for source, alone in (
+        ([str(tmp_path / "d"), str(talk)], True),
+        ([array(tmp_path / "a.json"), str(talk)], False),
+        ([str(talk), "builtin:skills"], False),
+        ([f"{tmp_path / 'd'}:test", str(talk)], True),
+    ):
+        whole = load(source)
+        assert _in_part(source, None) is alone
+        assert [i for part in parts(source, 3) for i in part.ids] == list(whole.ids)
+    assert len(load([str(tmp_path / "d"), str(talk)])) == 21
 
 
 def test_what_cannot_be_read_in_part_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +132,6 @@ def test_what_cannot_be_read_in_part_is_read_once(tmp_path: Path, monkeypatch: p
 
 
 def test_a_part_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the rest only the first rows, which say the format."""
     path = tmp_path / "a.jsonl"
     rows = ({"instruction": f"{n}", "output": "x" * 50} for n in range(5000))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -127,4 +145,4 @@ def test_a_part_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(readers, "read_lines", counted)
     assert 498 <= len(load_shards(str(path), 10, 3)[0]) <= 502
-    assert len(decoded) <= 502 + 101
+    assert len(decoded) <= 503

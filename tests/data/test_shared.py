@@ -49,8 +49,9 @@ def test_counts(shared: Path, name: str, count: int | None, form: str) -> None:
 
 def test_glaive_has_calls_and_tools(shared: Path) -> None:
     pool = load(shared / "llamafactory_demo" / "glaive_toolcall_en_demo.json")
-    roles = Counter(message.role for sample in pool.samples() for message in sample.messages)
-    assert roles == {"user": 746, "assistant": 746, "call": 211, "tool": 211}
+    turns = [message for sample in pool.samples() for message in sample.messages]
+    assert Counter(turn.role for turn in turns) == {"user": 746, "assistant": 957, "tool": 211}
+    assert sum(turn.only_calls for turn in turns) == 211
     with_tools = [sample for sample in pool.samples() if sample.tools]
     assert 0 < len(with_tools) <= 300
     assert all(isinstance(json.loads(sample.tools), list) for sample in with_tools)

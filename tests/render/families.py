@@ -36,13 +36,19 @@ def say(text: str, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text, **more}
 
 
-_CALL = {"id": "abc123def", "type": "function", "function": {"name": "weather", "arguments": {"city": "Lima", "days": 2}}}
+_CALL = {
+    "id": "abc123def",
+    "type": "function",
+    "function": {"name": "weather", "arguments": {"city": "Lima", "days": 2}},
+}
 ROWS: dict[str, dict[str, Any]] = {
     "single": {"messages": [ask("What is the capital of Peru?"), say("It is Lima.")]},
     "two turns, system": {
         "messages": [SYSTEM, ask("One plus one?"), say("That is two."), ask("And one more?"), say("Then it is three.")]
     },
-    "think block": {"messages": [ask("Three and four?"), say("<think>\nThree plus four is seven.\n</think>\n\nIt is 7.")]},
+    "think block": {
+        "messages": [ask("Three and four?"), say("<think>\nThree plus four is seven.\n</think>\n\nIt is 7.")]
+    },
     "tight think": {"messages": [ask("Three and four?"), say("<think>Three plus four is seven.</think>It is 7.")]},
     "reasoning_content": {
         "messages": [ask("Three and four?"), say("It is 7.", reasoning_content="Three plus four is seven.")]
@@ -68,7 +74,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "repeated": {"messages": [ask("Say yes twice: yes yes"), say("yes yes")]},
 }
 
-_MARK = re.compile(r"<\|[^|<>{}\n]{1,40}\|>|<｜[^｜\n]{1,40}｜>|<[a-z_/][a-z_]*\|?>|<\|[a-z_]+>|\[/?[A-Z_]+\]|<[A-Z_]+>")
+_MARK = re.compile(
+    r"<\|[^|<>{}\n]{1,40}\|>|<｜[^｜\n]{1,40}｜>|<[a-z_/][a-z_]*\|?>|<\|[a-z_]+>|\[/?[A-Z_]+\]|<[A-Z_]+>"
+)
 _ENDS = re.compile(
     r"<\|im_end\|>|<end_of_turn>|<turn\|>|<\|eot_id\|>|<\|end\|>|<\|return\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>|<\|eom\|>|<\|eot\|>"
 )
@@ -83,7 +91,11 @@ def template_text(name: str) -> str:
 def marks(name: str) -> list[str]:
     """Texts in a template that look like special tokens."""
     found = dict.fromkeys(mark for mark in _MARK.findall(template_text(name)) if mark not in _TEXT_MARKS)
-    return [mark for mark in found if mark.startswith(("<|", "<｜", "[")) or mark.endswith("|>") or "turn" in mark or mark in ("<bos>", "<eos>")]
+    return [
+        mark
+        for mark in found
+        if mark.startswith(("<|", "<｜", "[")) or mark.endswith("|>") or "turn" in mark or mark in ("<bos>", "<eos>")
+    ]
 
 
 def end_of(name: str) -> str | None:

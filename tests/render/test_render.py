@@ -183,7 +183,7 @@ def test_what_follows_the_last_target_is_dropped(tokenizers: dict[str, HFTokeniz
 TOOLS = {
     "conversations": [
         {"from": "human", "value": "Weather?"},
-        {"from": "function_call", "value": "look(now)"},
+        {"from": "function_call", "value": '{"name": "look", "arguments": {}}'},
         {"from": "observation", "value": "rain"},
         {"from": "gpt", "value": "It rains."},
     ]
@@ -191,10 +191,11 @@ TOOLS = {
 
 
 def test_tool_turns_are_context_unless_asked(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> None:
-    whole = "<s>Weather?\nlook(now)</s>\nrain\nIt rains."
+    look = '{"name": "look", "arguments": {}}'
+    whole = f"<s>Weather?\n{look}</s>\nrain\nIt rains."
     assert text_of(rows_of([TOOLS], tokenizers["bos"]), 0, hf["bos"]) == (whole, "It rains.")
     calls = rows_of([TOOLS], tokenizers["bos"], targets="all+calls")
-    assert text_of(calls, 0, hf["bos"]) == (whole, "look(now)It rains.")
+    assert text_of(calls, 0, hf["bos"]) == (whole, f"{look}It rains.")
     trained = training_rows(load([TOOLS]), tokenizers["bos"], template("plain"), 500)
     assert text_of(trained, 0, hf["bos"])[1] == "It rains.</s>"
 
@@ -215,8 +216,8 @@ def test_chat(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any], name: str)
     assert text_of(last, 0, hf[name]) == (SEEN, "See you")
     trained = training_rows(load([TALK]), tokenizers[name], template("chat"), 500)
     assert text_of(trained, 0, hf[name]) == (SEEN + "<|im_end|>", "Hello.<|im_end|>See you<|im_end|>")
-    calls = rows_of([TOOLS], tokenizers[name], layout="chat", targets="all+calls")
-    assert text_of(calls, 0, hf[name])[1] == "look(now)It rains."
+    # This template shows no calls.
+    assert rows_of([TOOLS], tokenizers[name], layout="chat", targets="all+calls").reason.tolist() == ["rewritten"]
     assert text_of(rows_of([TOOLS], tokenizers[name], layout="chat"), 0, hf[name])[1] == "It rains."
 
 
@@ -242,14 +243,14 @@ def test_a_jinja_file_stands_in(tokenizers: dict[str, HFTokenizer], hf: dict[str
     assert text_of(rows, 0, hf["no_chat"]) == ("[user]Add.\n1, 2[assistant]3 it is", "3 it is")
 
 
-def test_a_template_that_rewrites_earlier_turns_is_said_so(tokenizers: dict[str, HFTokenizer]) -> None:
+def test_a_turn_that_the_template_does_not_show_is_said_so(tokenizers: dict[str, HFTokenizer]) -> None:
     jinja = (
         "{% for m in messages %}{% if m['role'] != 'assistant' or loop.last %}{{ m['content'] }}|{% endif %}"
         "{% endfor %}"
     )
     pool = load([TALK, chat(("user", "a"), ("assistant", "b"))])
     rows = render(Prompted(), pool, tokenizers["bos"], ChatTemplate("x", jinja), 99)
-    assert rows.reason.tolist() == ["unrenderable", None]
+    assert rows.reason.tolist() == ["rewritten", None]
 
 
 def test_a_template_that_fails_on_a_row_names_that_row_only(tokenizers: dict[str, HFTokenizer]) -> None:
@@ -301,4 +302,4 @@ def test_lengths_in_tokens_are_the_targets(tokenizers: dict[str, HFTokenizer]) -
         rows = render(Prompted(), pool, tokenizers["bos"], template("plain"), 500)
         assert text_lengths(pool, "response", "tokens", tokenizers["bos"]).tolist() == rows.n_targets().tolist()
     pool = load([TOOLS], targets="all+calls")
-    assert text_lengths(pool, "response", "chars", None).tolist() == [len("look(now)It rains.")]
+    assert text_lengths(pool, "response", "chars", None).tolist() == [len('{"name": "look", "arguments": {}}It rains.')]

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+
 from instdiff.data.readers import BATCH
 from instdiff.errors import DataError
 
@@ -16,8 +18,13 @@ Parts = tuple[str, str | None, str | None, str | None]
 """Name, configuration, revision and split."""
 
 
-def hub_rows(spec: str, limit: int | None, shard: tuple[int, int] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of ``owner/name[@revision][:split]``; without a split ``train``, or the only one there is.
+def hub_rows(spec: str, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Rows of a data set, as ``hub_tables`` has them."""
+    return (row for table in hub_tables(spec, limit) for row in table.to_pylist())
+
+
+def hub_tables(spec: str, limit: int | None, shard: tuple[int, int] | None = None) -> Iterator[pa.Table]:
+    """Some rows at a time of ``owner/name[@revision][:split]``; without a split ``train``, or the only one there is.
 
     ``shard`` is which of how many parts of the split. A DataError where `datasets` is missing, or cannot find or reach
     it.
@@ -29,12 +36,12 @@ def hub_rows(spec: str, limit: int | None, shard: tuple[int, int] | None = None)
         raise DataError(f"hub:{spec} needs the package datasets: pip install 'instdiff[hub]'") from error
     with TemporaryDirectory() if os.path.isdir(name) else nullcontext() as aside:
         # The package keeps a local folder by its name: another one of that name would be taken for it.
-        yield from _rows(datasets, spec, (name, config, revision, split), aside, limit, shard)
+        yield from _tables(datasets, spec, (name, config, revision, split), aside, limit, shard)
 
 
-def _rows(
+def _tables(
     datasets: Any, spec: str, parts: Parts, aside: str | None, limit: int | None, shard: tuple[int, int] | None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[pa.Table]:
     name, config, revision, split = parts
     try:
         found = datasets.load_dataset(name, config, revision=revision, split=split, cache_dir=aside)
@@ -45,8 +52,7 @@ def _rows(
         table = table.select(range(min(limit, len(table))))
     if shard is not None:
         table = table.shard(num_shards=shard[1], index=shard[0], contiguous=True)
-    for batch in table.with_format("arrow").iter(batch_size=BATCH):
-        yield from batch.to_pylist()
+    yield from table.with_format("arrow").iter(batch_size=BATCH)
 
 
 def parse_hub(spec: str) -> Parts:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -19,7 +19,7 @@ from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data.arrow import take_batches, take_table, unpack_message
 from instdiff.data.readers import Reject
-from instdiff.data.sample import USUAL, Sample, Turns
+from instdiff.data.sample import Sample, Turns
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
 
@@ -35,17 +35,18 @@ class Pool:
     ``template_values``, ``source``.
 
     ``format`` is the recognised one, or several joined by ``+`` for a folder of mixed files; ``map`` for a mapping.
-    ``origin`` says in messages where the data came from, ``turns`` how its conversations are shown and learnt.
-    ``size`` is that of the whole input: bytes, or records where a part of a file was asked for, or what is read is no
-    file.
+    ``origin`` says in messages where the data came from, and ``sources`` are its parts; ``turns`` says how its
+    conversations are shown and learnt. ``size`` is that of the whole input: bytes, or records where a part of a file
+    was asked for, or what is read is no file.
     """
 
     table: pa.Table
     format: str
     origin: str
-    turns: Turns = USUAL
+    turns: Turns = field(default_factory=Turns)
     rejected: tuple[Reject, ...] = ()
     size: int = 0
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -62,6 +63,11 @@ class Pool:
         for chunk in self.table.column("row").chunks:
             out.extend(chunk.to_numpy())
         return out.array()
+
+    @property
+    def source(self) -> str | list[str]:
+        """What ``load`` reads the input from again, as records have it: one name, or several."""
+        return list(self.sources) if len(self.sources) > 1 else self.origin
 
     @property
     def targets(self) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import csv
 import datetime
 import decimal
 import gzip
 import io
 import json
+import lzma
 import math
 import os
 import re
@@ -24,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instdiff.core.files import open_file
+from instdiff.data.notes import Notes
 from instdiff.errors import DataError
 
 BATCH = 1024
@@ -37,7 +40,7 @@ class Record(NamedTuple):
     """One record of a file as the user named it, on a line or, where lines mean nothing, by its number, from 1.
 
     ``value`` is the row, or None where it cannot be used, which ``reason`` says; ``text`` is the row as JSON text, or
-    what was read instead.
+    what was read instead. ``note`` is what the log says once about such rows.
     """
 
     file: str
@@ -45,6 +48,7 @@ class Record(NamedTuple):
     value: dict[str, Any] | None
     text: str
     reason: str = ""
+    note: tuple[str, str] | None = None
 
 
 class Decoder:
@@ -105,6 +109,53 @@ def read_rows(rows: Iterable[Any], name: str) -> Iterator[Record]:
             yield reject(name, number, repr(row), str(error))
         else:
             yield Record(name, number, json.loads(text), text)
+
+
+def read_tables(
+    tables: Iterable[pa.Table | pa.RecordBatch], name: str, first: int = 0, stop: int = sys.maxsize
+) -> Iterator[Record]:
+    """Rows ``first`` to ``stop`` of tables that follow each other, without the nulls that come from other rows.
+
+    A column of objects has for each row the keys of all rows: within tools, calls and their arguments, where a key that
+    is there is shown, those that are null are dropped.
+    """
+    rows = ((row, filled) for table in tables for filled in [_filled(table.schema)] for row in table.to_pylist())
+    for number, (row, filled) in enumerate(islice(rows, first, stop), 1):
+        cleaned = _without_nulls(row) if filled else row
+        try:
+            text = _encoder(cleaned)
+            text.encode()
+        except (TypeError, ValueError, RecursionError):
+            yield from (record._replace(line=number) for record in read_rows([cleaned], name))
+        else:
+            note = (Notes.NULLS, "") if filled and cleaned != row else None
+            yield Record(name, number, cleaned, text, "", note)
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_FILLED = ("tools", "tool_calls", "function_call", "arguments", "chat_template_kwargs")
+
+
+def _filled(schema: pa.Schema) -> bool:
+    """Whether there are objects within tools or calls, which a file fills with the keys of all rows."""
+
+    def objects(type: pa.DataType, inside: bool) -> bool:
+        if pa.types.is_struct(type) and inside:
+            return True
+        fields = [type.field(at) for at in range(type.num_fields)]
+        return any(objects(field.type, inside or field.name in _FILLED) for field in fields)
+
+    return any(objects(field.type, field.name in _FILLED) for field in schema)
+
+
+def _without_nulls(value: Any, inside: bool = False) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_nulls(item, inside or key in _FILLED)
+            for key, item in value.items()
+            if item is not None or not inside
+        }
+    return [_without_nulls(item, inside) for item in value] if isinstance(value, list) else value
 
 
 def _line(decoder: Decoder, line: bytes, name: str, number: int) -> Record:
@@ -173,11 +224,11 @@ def read_file(path: StrPath, name: str, span: Span | None = None) -> Iterator[Re
     """A data file's or address's records by its suffix, with ``span`` those that begin in it; else a DataError."""
     read = reader_for(path)
     if read is None:
-        raise DataError(f"{name}: unknown kind of file; known: {', '.join(READERS)}")
+        raise DataError(f"{name}: unknown kind of file; known: {known_kinds()}")
     try:
         with open_file(path) as file:
             yield from read(file, name) if span is None else PARTIAL[read](file, name, span)
-    except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"cannot read {name}: {reason}; check that the file is whole and that you may read it"
@@ -187,11 +238,37 @@ def read_file(path: StrPath, name: str, span: Span | None = None) -> Iterator[Re
 def reader_for(path: StrPath) -> Reader | None:
     """The function that reads files with this name, if there is one."""
     name = os.path.basename(path).lower()
-    return next((read for suffix, read in READERS.items() if name.endswith(suffix)), None)
+    packed = next((suffix for suffix in _PACKED if name.endswith(suffix)), "")
+    suffix = os.path.splitext(name.removesuffix(packed))[1]
+    read = READERS.get(suffix)
+    if read is None or not packed:
+        return read
+    return None if suffix in _TABLES else partial(_read_packed, read=read, packed=packed)
 
 
-def _read_zipped(file: BinaryIO, name: str, read: Reader) -> Iterator[Record]:
-    with gzip.open(file, "rb") as inside:
+def known_kinds() -> str:
+    """The endings of files that are read, for messages."""
+    return f"{', '.join(READERS)}; texts also with {', '.join(_PACKED)}"
+
+
+_TABLES = (".parquet", ".arrow")
+
+
+def _open_zstd(file: BinaryIO) -> BinaryIO:
+    inside: Any = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
+    return io.BufferedReader(inside, BUFFER)
+
+
+_PACKED: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": gzip.open,
+    ".zst": _open_zstd,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+
+
+def _read_packed(file: BinaryIO, name: str, read: Reader, packed: str) -> Iterator[Record]:
+    with _PACKED[packed](file) as inside:
         yield from read(inside, name)
 
 
@@ -254,23 +331,54 @@ def _read_objects(text: str, start: int, data: bytes, name: str) -> Iterator[Rec
     raise DataError(f"{name}: one object is not a list of rows (keys: {', '.join(list(value)[:8])}); {hint}")
 
 
+class _Lines:
+    """Lines of a file, of which those since the last ``clear`` of ``taken`` are kept."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self.taken: list[str] = []
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        self.taken.append(line := next(self._lines))
+        return line
+
+
 def _read_csv(file: BinaryIO, name: str, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text_file:
-        rows = csv.reader(text_file, delimiter=delimiter, strict=True)
-        header = next(rows, [])
-        _check_columns(header, name)
-        for number, row in enumerate(_csv_rows(rows), 1):
-            if isinstance(row, csv.Error):
-                yield reject(name, number, "", f"broken CSV before line {rows.line_num + 1}: {row}")
+        lines = _Lines(text_file)
+        header, delimiter, note = _read_header(lines, delimiter, name)
+        for number, row in enumerate(_csv_rows(lines, delimiter), 1):
+            if isinstance(row, tuple):
+                yield reject(name, number, *row)
             elif len(row) != len(header):
                 yield reject(name, number, delimiter.join(row), f"{len(row)} fields, the header has {len(header)}")
             else:
                 value: dict[str, Any] = dict(zip(header, row, strict=True))
                 text = json.dumps(value, ensure_ascii=False)
+                fine = encodes(text)
                 yield (
-                    Record(name, number, value, text) if encodes(text) else reject(name, number, text, "invalid UTF-8")
+                    Record(name, number, value, text, "", note) if fine else reject(name, number, text, "invalid UTF-8")
                 )
+                note = None if fine else note
+
+
+def _read_header(lines: _Lines, delimiter: str, name: str) -> tuple[list[str], str, tuple[str, str] | None]:
+    """The names of the columns, and what stands between them: where it is a semicolon, with a note."""
+    note = None
+    try:
+        header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+        semicolons = len(header) == 1 and ";" in header[0]
+    except csv.Error:
+        header, semicolons = [], True
+    if semicolons and delimiter == ",":
+        delimiter, note = ";", (Notes.SEMICOLON, name)
+        header = next(csv.reader(lines.taken, delimiter=delimiter, strict=True), [])
+    _check_columns(header, name)
+    return header, delimiter, note
 
 
 def _check_columns(columns: list[str], name: str) -> None:
@@ -279,12 +387,20 @@ def _check_columns(columns: list[str], name: str) -> None:
         raise DataError(f"{name}: column '{twice[0]}' is there twice; rename one")
 
 
-def _csv_rows(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
+def _csv_rows(lines: _Lines, delimiter: str) -> Iterator[list[str] | tuple[str, str]]:
+    """Rows; for a broken one each of its lines with a reason, since a quote that is not closed takes in those below."""
+    begin = len(lines.taken)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
+        lines.taken.clear()
         try:
             row = next(rows, None)
         except csv.Error as error:
-            yield error
+            lost = lines.taken[1:]
+            more = f"; the {len(lost):,} lines after it are lost with it" if lost else ""
+            reason = f"broken CSV before line {begin + rows.line_num + 1}: {error}"
+            yield lines.taken[0].rstrip("\r\n"), f"{reason}{more}"
+            yield from ((line.rstrip("\r\n"), f"lost with a broken record: {reason}") for line in lost)
             continue
         if row is None:
             return
@@ -300,9 +416,23 @@ def _read_parquet(file: BinaryIO, name: str, span: Span | None = None) -> Iterat
         ends = [0, *accumulate(table.metadata.row_group(group).num_rows for group in groups)]
         first, last = (0, ends[-1]) if span is None else (ends[-1] * at // span[2] for at in span[:2])
         some = [group for group in groups if ends[group] < last and ends[group + 1] > first]
-        rows = (row for batch in table.iter_batches(batch_size=BATCH, row_groups=some) for row in batch.to_pylist())
         start = ends[some[0]] if some else 0
-        yield from read_rows(islice(rows, first - start, last - start), name)
+        batches = table.iter_batches(batch_size=BATCH, row_groups=some)
+        yield from read_tables(batches, name, first - start, last - start)
+
+
+def _read_arrow(file: BinaryIO, name: str) -> Iterator[Record]:
+    """An Arrow file or stream, as ``datasets`` writes."""
+    source = pa.PythonFile(file, "r")
+    if source.read(6) == b"ARROW1":
+        with pa.ipc.open_file(source) as whole:
+            _check_columns(whole.schema.names, name)
+            yield from read_tables(map(whole.get_batch, range(whole.num_record_batches)), name)
+    else:
+        source.seek(0)
+        with pa.ipc.open_stream(source) as stream:
+            _check_columns(stream.schema.names, name)
+            yield from read_tables(stream, name)
 
 
 def _value(decoder: Decoder, text: str, at: int, name: str) -> tuple[Any, int]:
@@ -357,13 +487,38 @@ def reads_in_part(path: StrPath) -> bool:
 
 READERS: dict[str, Reader] = {
     ".jsonl": read_lines,
-    ".jsonl.gz": partial(_read_zipped, read=read_lines),
     ".json": _read_json,
-    ".json.gz": partial(_read_zipped, read=_read_json),
-    ".parquet": _read_parquet,
+    ".ndjson": read_lines,
+    ".jsonlines": read_lines,
     ".csv": partial(_read_csv, delimiter=","),
     ".tsv": partial(_read_csv, delimiter="\t"),
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
 }
+
+
+SUFFIXES = (*READERS, *(f"{suffix}{packed}" for suffix in READERS if suffix not in _TABLES for packed in _PACKED))
+"""What names of data files end in."""
+
+
+def holds_rows(path: StrPath) -> bool:
+    """Whether a ``.json`` file begins as rows do: an array of objects, or an object on each line."""
+    with open_file(path) as file:
+        start = file.read(BUFFER).decode(errors="replace").removeprefix("\ufeff").lstrip()
+        if start[:1] == "[":
+            return start[1:].lstrip()[:1] in ("{", "]", "")
+        first, _, rest = start.partition("\n")
+        if not rest and len(start) >= BUFFER // 4:
+            return True
+        return bool(rest.strip()) and isinstance(_try(first), dict)
+
+
+def count_rows(path: StrPath) -> int:
+    """How many records a file holds, bad ones too; a DataError where it cannot be read."""
+    if reader_for(path) is _read_parquet:
+        with open_file(path) as file, pq.ParquetFile(file) as table:
+            return int(table.metadata.num_rows)
+    return sum(1 for _ in read_file(path, os.fspath(path)))
 
 
 # ── Python values as JSON can hold them ───────────────────────────────────────────────────────────────────────────────

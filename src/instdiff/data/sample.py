@@ -92,7 +92,3 @@ class Turns:
     targets: str = "all"
     reasoning: str = "learn"
     system: str = "keep"
-
-
-USUAL = Turns()
-"""All answers and thoughts are learnt."""

@@ -14,11 +14,11 @@ from typing import Any
 from instdiff.core import Log
 from instdiff.core.files import fingerprint
 from instdiff.data.hub import hub_rows
-from instdiff.data.readers import READERS, read_file
+from instdiff.data.readers import SUFFIXES, read_file
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
 Record = dict[str, Any]
-ENDINGS = (*READERS, ".zip")
+ENDINGS = (*SUFFIXES, ".zip")
 _SLICE = re.compile(r"(?P<path>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
 

@@ -20,7 +20,16 @@ from instdiff.data import Pool, Sample, Turns
 from instdiff.rendering.chat import ChatRenderer, Draft, Unscorable
 from instdiff.rendering.chat_notes import said_of
 from instdiff.rendering.chat_tokens import NUMBER, PlacingTokenizer, tokenise_drafts
-from instdiff.rendering.templates import Kind, Segment, Template, TextTemplate, said, text_segments, why_nothing
+from instdiff.rendering.templates import (
+    ChatTemplate,
+    Kind,
+    Segment,
+    Template,
+    TextTemplate,
+    said,
+    text_segments,
+    why_nothing,
+)
 
 CHUNK, CHUNK_CHARACTERS = 256, 1 << 22
 """Samples tokenised in one call: enough for the tokenizer to work in parallel, and few, since their many small objects
@@ -81,6 +90,7 @@ class Tokenised:
         self._layouts: dict[str, Parts] = {}
         self._counts: dict[str, npt.NDArray[np.int64]] = {}
         self.notes: list[str] = []
+        self._renderers: dict[tuple[str, Turns], ChatRenderer] = {}
 
     def parts(self, layout: Template, limit: int) -> Parts:
         """The segments of all samples under a template; those whose prompt cannot fit in ``limit`` have none."""
@@ -132,19 +142,29 @@ class Tokenised:
 
     def before(self, layout: Template, samples: Sequence[Sample]) -> list[list[int] | None]:
         """Token ids of all that stands before the last response of each sample; None where it cannot be rendered."""
-        how = replace(self.pool.turns, targets="last")
         if isinstance(layout, TextTemplate):
+            how = replace(self.pool.turns, targets="last")
             return [self._text_before(text_segments(sample, layout, how)) for sample in samples]
-        renderer, drafts = ChatRenderer(self.tokenizer, layout, how), dict[int, Draft]()
+        out: list[list[int] | None] = []
+        for ids, kinds in self.talks(layout, samples, targets="last"):
+            learnt = np.flatnonzero(kinds)
+            out.append(ids[: learnt[0]].tolist() if len(learnt) else None)
+        return out
+
+    def talks(
+        self, layout: ChatTemplate, samples: Sequence[Sample], targets: str | None = None
+    ) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]]:
+        """Token ids and kinds of samples that are not the pool's own; none of those that cannot be rendered."""
+        how = self.pool.turns if targets is None else replace(self.pool.turns, targets=targets)
+        if (repr(layout), how) not in self._renderers:
+            self._renderers[repr(layout), how] = ChatRenderer(self.tokenizer, layout, how)
+        renderer, drafts = self._renderers[repr(layout), how], dict[int, Draft]()
         for number, sample in enumerate(samples):
             with suppress(Unscorable):
                 drafts[number] = renderer.draft(sample)
-        found = tokenise_drafts(list(drafts.values()), self.tokenizer, renderer.note)
-        out: list[list[int] | None] = [None] * len(samples)
-        for number, (ids, kinds) in zip(drafts, found, strict=True):
-            learnt = np.flatnonzero(kinds)
-            out[number] = ids[: learnt[0]].tolist() if len(learnt) else None
-        return out
+        found = dict(zip(drafts, tokenise_drafts(list(drafts.values()), self.tokenizer, renderer.note), strict=True))
+        nothing = np.zeros(0, np.int32), np.zeros(0, np.uint8)
+        return [found.get(number, nothing) for number in range(len(samples))]
 
     def _text_before(self, segments: list[Segment]) -> list[int] | None:
         if not any(segment.kind is Kind.RESPONSE for segment in segments):

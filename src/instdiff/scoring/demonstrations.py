@@ -15,6 +15,7 @@ from instdiff.errors import DataError, PlanError
 from instdiff.methods.algorithms.effort import check_search
 from instdiff.methods.algorithms.kmeans import anchors as nearest_to_centres
 from instdiff.methods.algorithms.neighbours import at_random, bm25, nearest
+from instdiff.rendering.conversations import converse, converse_with_anchors
 from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import Template, TextTemplate
@@ -26,7 +27,7 @@ Vectors = Callable[[Signal], Ragged]
 """The column of a signal that an earlier wave has computed."""
 
 BETWEEN = "\n\n"
-"""What stands after a demonstration under a text template; a chat template ends each turn by itself."""
+"""What stands after a demonstration under a text template; under a chat template it is an earlier turn."""
 
 
 def demonstrated_rows(
@@ -37,20 +38,20 @@ def demonstrated_rows(
         return None
     most = min(limit, renderer.tokenizer.max_length or limit)
     rows = renderer.rows(Prompted(), layout, limit)
-    plain = isinstance(layout, TextTemplate)
-    whole = rows if plain else renderer.rows(Prompted(score_eos=True), layout, limit)
-    join = renderer.tokenizer.encode([BETWEEN])[0] if plain else []
-    prefix_token = renderer.tokenizer.bos
+    join, prefix_token = renderer.tokenizer.encode([BETWEEN])[0], renderer.tokenizer.bos
     if isinstance(view, Demonstrated):
-        return put_demonstrations(
-            rows, neighbours(view, pool, rows, vectors), whole, join, most, prefix_token=prefix_token
-        ), 1
+        near = neighbours(view, pool, rows, vectors)
+        if not isinstance(layout, TextTemplate):
+            return converse(renderer.tokenised, layout, rows, near, most), 1
+        return put_demonstrations(rows, near, rows, join, most, prefix_token=prefix_token), 1
     chosen = anchor_rows(view, rows, vectors)
     if isinstance(view, Anchors):
         return cut_anchors(rows, chosen, view.limit), 1
-    return put_before_anchors(
-        rows, whole, chosen, view.limit, most=most, join_ids=join, prefix_token=prefix_token
-    ), len(chosen)
+    if not isinstance(layout, TextTemplate):
+        return converse_with_anchors(renderer.tokenised, layout, rows, chosen, view.limit, most=most), len(chosen)
+    return put_before_anchors(rows, rows, chosen, view.limit, most=most, join_ids=join, prefix_token=prefix_token), len(
+        chosen
+    )
 
 
 def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> Indices:
