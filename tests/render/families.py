@@ -138,9 +138,9 @@ def tokenizer(name: str, kind: str, named: bool) -> Any:
             special_tokens=["<unk>"], unk_token="<unk>", initial_alphabet=sorted(_alphabet()), **size
         )
     raw.train_from_iterator([*_CORPUS, *map(chr, range(33, 127)), "\n\n\n"], trainer)
-    raw.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks(name)])
+    raw.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in ["<s>", *marks(name)]])
     end = end_of(name) if named else None
-    hf = PreTrainedTokenizerFast(tokenizer_object=raw, **({"eos_token": end} if end else {}))
+    hf = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", **({"eos_token": end} if end else {}))
     hf.chat_template = template_text(name)
     return hf
 

@@ -37,6 +37,12 @@ NO_KEY = NO_THOUGHTS | {
 """Own templates that show no thoughts that stand beside the content."""
 
 
+MARKS = re.compile(
+    r"(<think>|</think>|<\|channel\|?> ?\w*|<channel\|>|<\|message\|>|<\|end\|>|<\|start\|> ?assistant|<\|eom\|>| ?to=\w+|\s)*"
+)
+"""What templates write around thoughts."""
+
+
 def own(name: str) -> str:
     return name.removesuffix("_training")
 
@@ -105,7 +111,6 @@ def pieces(name: str, row: str) -> list[list[str]]:
 
 
 CELLS = [(name, kind, named) for name in NAMES for kind in KINDS for named in (False, True)]
-SHORT = [(name, KINDS[number % 3], bool(number % 2)) for number, name in enumerate(NAMES)]
 
 
 def check(monkeypatch: pytest.MonkeyPatch, name: str, kind: str, named: bool) -> None:
@@ -146,18 +151,11 @@ def _check_responses(name: str, row: str, said: list[str], text: str) -> None:
         if row == "reasoning_content" and name not in NO_KEY and own(name) not in NO_KEY:
             assert "Three plus four is seven." in before, (row, response)
             before = before.replace("Three plus four is seven.", "")
-        marks = r"(<think>|</think>|<\|channel\|?>\w*|<channel\|>|<\|message\|>|<\|end\|>|<\|start\|>assistant|<\|eom\|>|\s)*"
-        assert re.fullmatch(marks, before), (row, response)
+        assert MARKS.fullmatch(before), (row, response)
 
 
-@pytest.mark.parametrize(("name", "kind", "named"), SHORT, ids=[name for name, _, _ in SHORT])
-def test_matrix(monkeypatch: pytest.MonkeyPatch, name: str, kind: str, named: bool) -> None:
-    check(monkeypatch, name, kind, named)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "named"), CELLS, ids=[f"{n}-{k}-{e}" for n, k, e in CELLS])
-def test_whole_matrix(monkeypatch: pytest.MonkeyPatch, name: str, kind: str, named: bool) -> None:
+def test_matrix(monkeypatch: pytest.MonkeyPatch, name: str, kind: str, named: bool) -> None:
     check(monkeypatch, name, kind, named)
 
 

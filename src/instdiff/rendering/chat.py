@@ -498,9 +498,17 @@ class _Marker:
         if start is None:
             return
         rest = fixed[start:]
-        blank = len(rest) - len(rest.lstrip()) if place.piece.kind != "answer" else len(rest)
-        self._put(at + start, at + start + blank, Kind.HEAD)
-        self._put(at + start + blank, place.start, Kind.RESPONSE)
+        head = len(rest) if place.piece.kind == "answer" else len(rest) - len(rest.lstrip())
+        if place.piece.kind == "thought" and (opening := self._opening(place.piece)) and rest.endswith(opening):
+            head = len(rest) - len(opening)
+        self._put(at + start, at + start + head, Kind.HEAD)
+        self._put(at + start + head, place.start, Kind.RESPONSE)
+
+    def _opening(self, piece: Piece) -> str:
+        """What the row itself writes before a thought within its content."""
+        message = self.sample.messages[piece.turn]
+        block = None if message.reasoning else thought_in(message.content)
+        return message.content[: block.start(1) + block[1].index(piece.text)] if block else ""
 
     def _close(self, turn: int, begin: int, last: Place, number: int, learnt: dict[str, bool]) -> None:
         stop = self.places[number + 1].start if number + 1 < len(self.places) else len(self.text)
