@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from instdiff.core import ModelRef
 from instdiff.data import load
 from instdiff.engine.models import find_tokenizer
 from instdiff.rendering.templates import template
+from instdiff.reporting.examples import texts
 from instdiff.selection.shown import show
 
 from .shell import Ran, cli, ok, write_jsonl
@@ -368,3 +370,29 @@ def test_a_written_answer_sees_the_fixed_date() -> None:
     tokenizer = find_tokenizer(ModelRef(TINY), datetime.date(2024, 12, 31))
     shown = in_template(Prompt("Say it."), template("dated.jinja"), tokenizer)
     assert shown == "31 Dec 2024\n<|im_start|>user\nSay it.</s>\n<|im_start|>assistant\n"
+
+
+# ── what else shows rows, and why they have no score ──────────────────────────────────────────────────────────────────
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"place": "Lima"}'}}
+
+
+def test_thoughts_and_calls_are_shown_and_reasons_are_true() -> None:
+    ask = {"role": "user", "content": "Look."}
+    called = {"messages": [ask, {"role": "assistant", "content": None, "tool_calls": [CALL]}]}
+    write_jsonl("calls.jsonl", [called, TALKS[1], TALKS[2]])
+    how = ["--data", "calls.jsonl", "--model", TINY, "--device", "cpu", "--method", "longest,perplexity"]
+    ok("score", *how, "--output", "s.parquet")
+    rows = pq.read_table("s.parquet").to_pylist()
+    for name in ("longest", "perplexity"):
+        assert [row[f"{name}.why"] for row in rows] == ["no_target", "empty_response", None]
+    said = ok("explain", 0, "--data", "calls.jsonl", "--scores", "s.parquet").out
+    assert '[assistant] {"name": "look_up", "arguments": {"place": "Lima"}}' in said
+    assert "no score (no_target): nothing of it is to be learnt" in said
+    assert (
+        "[assistant] <think>\n3 and 4.\n</think>\nSeven."
+        in ok("explain", 2, "--data", "calls.jsonl", "--scores", "s.parquet").out
+    )
+    shown = texts(load("calls.jsonl"), np.array([0, 2]), 500)
+    assert shown[0] == ("Look.", '{"name": "look_up", "arguments": {"place": "Lima"}}')
+    assert shown[1] == ("7?", "<think>\n3 and 4.\n</think>\nSeven.")

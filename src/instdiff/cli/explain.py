@@ -147,7 +147,9 @@ def explanation_text(facts: Mapping[str, Any]) -> str:
 
 
 def _turn(turn: Mapping[str, str]) -> str:
-    text = turn["content"] + (f"\n{turn['input']}" if turn.get("input") else "")
+    from instdiff.selection.explain import turn_text
+
+    text = turn_text(turn)
     shown = visible(text[:TEXT]) + (f" … ({len(text) - TEXT:,} more characters)" if len(text) > TEXT else "")
     return f"[{turn['role']}] {shown}"
 

@@ -47,7 +47,7 @@ from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import PlanError
 from instdiff.rendering.renderer import Renderer, text_lengths
 from instdiff.rendering.rows import Rows
-from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template
+from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template, why_nothing
 from instdiff.rendering.texts import Texts, text_column, texts
 from instdiff.scoring.demonstrations import demonstrated_rows, neighbours
 from instdiff.scoring.models import template_name
@@ -310,7 +310,7 @@ class Workbench:
     def _why(self, signal: Signal) -> Reasons:
         """Per row why a signal has no value."""
         if isinstance(signal.measure, Length) and signal.measure.part == "response":
-            return reasons(len(self.pool), empty_response=np.asarray(self._read(signal)) == 0)
+            return self._why_no_response(np.asarray(self._read(signal)) == 0)
         if not signal.measure.needs_model:
             return no_reasons(len(self.pool))
         rendered = self.render_for(signal)
@@ -319,6 +319,15 @@ class Workbench:
         if not isinstance(signal.measure, Judged):
             return first_reason(rendered.reason(), reasons(len(gone), non_finite=gone))
         return first_reason(rendered.reason(), reasons_unanswered(self._read_stored(signal), gone))
+
+    def _why_no_response(self, silent: npt.NDArray[np.bool_]) -> Reasons:
+        """Why rows without a response have none."""
+        reason, at = no_reasons(len(self.pool)), flatnonzero(silent)
+        if len(at):
+            reason = reason.copy()
+            words = (why_nothing(sample, self.pool.targets) for sample in self.pool.take(at).samples())
+            reason[at] = [word or "empty_response" for word in words]
+        return reason
 
     def _read_stored(self, signal: Signal) -> Ragged:
         rendered = self.render_for(signal)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import TEMPLATE_DATE, Floats, Log, Method, Scored
-from instdiff.data import Pool, Sample, Turns
+from instdiff.data import Message, Pool, Sample, Turns
 from instdiff.errors import DataError
 from instdiff.methods import IFD, METHODS, AlpaGasus, InstructDiff, Nuggets, TShirt
+from instdiff.rendering.templates import calls_text
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import Found
 from instdiff.selection.selector import check_same_rows
@@ -80,8 +81,20 @@ def place_of(table: ScoreTable | Pool, row: str) -> int:
 def turns(sample: Sample) -> list[dict[str, str]]:
     """The turns of a sample, each with who speaks."""
     tools = [{"role": "tools", "content": sample.tools}] if sample.tools else []
-    said = [{"role": m.role, "content": m.content, **({"input": m.input} if m.input else {})} for m in sample.messages]
-    return tools + said
+    return tools + [_turn(message) for message in sample.messages]
+
+
+def _turn(message: Message) -> dict[str, str]:
+    calls = calls_text(message.calls) if message.calls else ""
+    more = {"input": message.input, "reasoning": message.reasoning, "calls": calls, "name": message.name}
+    return {"role": message.role, "content": message.content} | {key: text for key, text in more.items() if text}
+
+
+def turn_text(turn: Mapping[str, str]) -> str:
+    """What one of the ``turns`` says: the thought, the content with its input, the calls."""
+    thought = f"<think>\n{turn['reasoning']}\n</think>" if turn.get("reasoning") else ""
+    parts = (thought, turn["content"], turn.get("input"), turn.get("calls"))
+    return "\n".join(part for part in parts if part)
 
 
 def _by_method(scored: Scored, at: int) -> dict[str, Any]:
