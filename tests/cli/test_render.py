@@ -372,6 +372,19 @@ def test_a_written_answer_sees_the_fixed_date() -> None:
     assert shown == "31 Dec 2024\n<|im_start|>user\nSay it.</s>\n<|im_start|>assistant\n"
 
 
+def test_lm_evals_conversations_see_it_too() -> None:
+    from instdiff.evaluation.harness.suite import render_history
+
+    tokenizer = find_tokenizer(ModelRef(TINY), datetime.date(2024, 12, 31))
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.hf.chat_template = refusing + DATED
+    history = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "So?"}]
+    asked = "31 Dec 2024\n<|im_start|>user\nSo?</s>\n"
+    assert render_history(tokenizer, history, ask=True) == f"{asked}<|im_start|>assistant\n"
+    begun = [history[1], {"role": "assistant", "content": "The answer is "}]
+    assert render_history(tokenizer, begun, ask=False) == f"{asked}<|im_start|>assistant\nThe answer is"
+
+
 # ── what else shows rows, and why they have no score ──────────────────────────────────────────────────────────────────
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"place": "Lima"}'}}

@@ -233,12 +233,10 @@ def train(
     tokenizer = load_tokenizer(source, settings.template_date)
     tell_own_template(base, settings, tokenizer, log)
     name = base.template or settings.template
-    layout = template(name)
     renderer = Renderer(pool, tokenizer)
-    rows = renderer.training_rows(layout, train_settings.model_max_length)
-    for line in renderer.report():
+    rows = renderer.training_rows(template(name), train_settings.model_max_length)
+    for line in (*renderer.report(), *lines_of_ends(rows, strict=strict)):
         log(line)
-    check_ends(rows, log, strict=strict)
     report = fit(
         rows,
         source.folder,
@@ -248,11 +246,7 @@ def train(
         seed=seed,
         device=settings.device,
         base_fingerprint=source.fingerprint,
-        rendering={
-            "template": name,
-            "template_date": settings.template_date.isoformat(),
-            **dataclasses.asdict(pool.turns),
-        },
+        rendering={"template": name, "template_date": str(settings.template_date), **dataclasses.asdict(pool.turns)},
         log=log,
     )
     if say is not None:
@@ -261,21 +255,15 @@ def train(
     return trained_model(base, train_settings, output)
 
 
-def check_ends(rows: Rows, log: Log, *, strict: bool = False) -> None:
-    """Say how many rows teach no end, where there are any; a ``strict`` ConfigError where all of them do."""
+def lines_of_ends(rows: Rows, *, strict: bool = False) -> list[str]:
+    """What the log should say of rows without an end to learn; a ConfigError where all are, and this is ``strict``."""
     used = rows.reason == None  # noqa: E711 - elementwise
-    if rows.ended is None or not used.any():
-        return
-    open_ = used & ~rows.ended
-    if not open_.any():
-        return
+    if rows.ended is None or not (open_ := used & ~rows.ended).any():
+        return []
     cut = int((open_ & rows.truncated).sum())
     if not open_[used].all():
-        log(
-            f"{open_.sum():,} of {used.sum():,} rows have no end to learn after their last answer"
-            + (f"; {cut:,} of them are cut at the length limit" if cut else "")
-        )
-        return
+        more = f"; {cut:,} of them are cut at the length limit" if cut else ""
+        return [f"{open_.sum():,} of {used.sum():,} rows have no end to learn after their last answer{more}"]
     advice = (
         "all of them are cut at the length limit, so raise train.model_max_length"
         if cut == used.sum()
@@ -284,7 +272,7 @@ def check_ends(rows: Rows, log: Log, *, strict: bool = False) -> None:
     said = f"no row has an end to learn, so the model will not learn to stop; {advice}"
     if strict:
         raise ConfigError(f"{said}, or leave --strict out")
-    log(f"warning: {said}")
+    return [f"warning: {said}"]
 
 
 def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -369,11 +369,7 @@ def make_watched_class() -> Any:
 
         def __init__(self, model: Any, tokenizer: HFTokenizer, context: int, batch: int, subject: Subject) -> None:
             super().__init__(
-                pretrained=model,
-                tokenizer=tokenizer.hf,
-                backend="causal",
-                max_length=context,
-                batch_size=batch,
+                pretrained=model, tokenizer=tokenizer.hf, backend="causal", max_length=context, batch_size=batch
             )
             self.subject, self.own_tokenizer = subject, tokenizer
             self.advance: Callable[[int, int], None] = lambda rows, tokens: None
@@ -382,16 +378,7 @@ def make_watched_class() -> Any:
             super().set_cache_hook(_WatchedHook(hook, lambda text: self.advance(1, _tokens(text))))
 
         def apply_chat_template(self, chat_history: Sequence[Any], add_generation_prompt: bool = True) -> str:
-            """As lm-eval has it, but for the date: without a prompt, the last message is left open."""
-            try:
-                text = self.own_tokenizer.render(chat_history, ask=add_generation_prompt)
-            except TemplateError:
-                plain = [one for one in chat_history if one["role"] != "system"]
-                text = self.own_tokenizer.render(plain, ask=add_generation_prompt)
-            if add_generation_prompt:
-                return text
-            last = chat_history[-1]["content"].strip()
-            return text[: text.rindex(last) + len(last)]
+            return render_history(self.own_tokenizer, chat_history, ask=add_generation_prompt)
 
         @contextmanager
         def _show(self, requests: Sequence[Any]) -> Iterator[None]:
@@ -418,6 +405,16 @@ def make_watched_class() -> Any:
             return out
 
     return Watched
+
+
+def render_history(tokenizer: HFTokenizer, messages: Sequence[Mapping[str, str]], *, ask: bool) -> str:
+    """A conversation as lm-eval has it, but for the date: where nothing is asked, the last message is left open."""
+    try:
+        text = tokenizer.render(messages, ask=ask)
+    except TemplateError:  # as lm-eval has it: the template may know no system turn
+        text = tokenizer.render([one for one in messages if one["role"] != "system"], ask=ask)
+    last = messages[-1]["content"].strip()
+    return text if ask else text[: text.rindex(last) + len(last)]
 
 
 def _tokens(request: Any) -> int:
