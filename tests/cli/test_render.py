@@ -382,7 +382,9 @@ def test_lm_evals_conversations_see_it_too() -> None:
     asked = "31 Dec 2024\n<|im_start|>user\nSo?</s>\n"
     assert render_history(tokenizer, history, ask=True) == f"{asked}<|im_start|>assistant\n"
     begun = [history[1], {"role": "assistant", "content": "The answer is "}]
-    assert render_history(tokenizer, begun, ask=False) == f"{asked}<|im_start|>assistant\nThe answer is"
+    assert render_history(tokenizer, begun, ask=False) == f"{asked}<|im_start|>assistant\nThe answer is "
+    tokenizer.hf.chat_template = DATED.replace("m.content", "m.content|trim")
+    assert render_history(tokenizer, begun, ask=False).endswith("assistant\nThe answer is")
 
 
 # ── what else shows rows, and why they have no score ──────────────────────────────────────────────────────────────────

@@ -413,8 +413,11 @@ def render_history(tokenizer: HFTokenizer, messages: Sequence[Mapping[str, str]]
         text = tokenizer.render(messages, ask=ask)
     except TemplateError:  # as lm-eval has it: the template may know no system turn
         text = tokenizer.render([one for one in messages if one["role"] != "system"], ask=ask)
-    last = messages[-1]["content"].strip()
-    return text if ask else text[: text.rindex(last) + len(last)]
+    if ask:
+        return text
+    last = messages[-1]["content"]
+    last = last if last in text else last.strip()  # the template may trim it
+    return text[: text.rindex(last) + len(last)]
 
 
 def _tokens(request: Any) -> int:
