@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,6 +114,14 @@ _CORPUS = [
 @cache
 def tokenizer(name: str, kind: str, named: bool) -> Any:
     """A tokenizer whose special tokens are the template's marks; ``named`` names its end token."""
+    end = end_of(name) if named else None
+    hf = tokenizer_with(kind, ("<s>", *marks(name)), bos_token="<s>", **({"eos_token": end} if end else {}))
+    hf.chat_template = template_text(name)
+    return hf
+
+
+def tokenizer_with(kind: str, special: Sequence[str], **names: str) -> Any:
+    """A small tokenizer of one of ``KINDS`` with special tokens, of which ``names`` names some."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -138,11 +147,8 @@ def tokenizer(name: str, kind: str, named: bool) -> Any:
             special_tokens=["<unk>"], unk_token="<unk>", initial_alphabet=sorted(_alphabet()), **size
         )
     raw.train_from_iterator([*_CORPUS, *map(chr, range(33, 127)), "\n\n\n"], trainer)
-    raw.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in ["<s>", *marks(name)]])
-    end = end_of(name) if named else None
-    hf = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", **({"eos_token": end} if end else {}))
-    hf.chat_template = template_text(name)
-    return hf
+    raw.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in special])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, **names)
 
 
 def _alphabet() -> set[str]:

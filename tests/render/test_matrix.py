@@ -38,7 +38,7 @@ NO_KEY = NO_THOUGHTS | {
 
 
 MARKS = re.compile(
-    r"(<think>|</think>|<\|channel\|?> ?\w*|<channel\|>|<\|message\|>|<\|end\|>|<\|start\|> ?assistant|<\|eom\|>| ?to=\w+|\s)*"
+    r"(</?think>|<\|channel\|?> ?\w*|<channel\|>|<\|(message|end|eom)\|>|<\|start\|> ?assistant| ?to=\w+|\s)*"
 )
 """What templates write around thoughts."""
 

@@ -78,14 +78,14 @@ class Closing:
     """Fixed text after a stretch of a turn, in which its end lies.
 
     ``before`` is what stands in it before the end token. ``usual`` is the text that closes turns under this template.
-    The stretch's first piece is at ``begin``.
+    ``inner`` is the template's text between the stretch's pieces.
     """
 
-    begin: int
     start: int
     stop: int
     before: Kind
     usual: str
+    inner: tuple[Span, ...] = ()
 
 
 @dataclass
@@ -485,7 +485,7 @@ class _Marker:
                 self._put(place.start, place.end, Kind.RESPONSE)
             open_, at = learnt[place.piece.kind], place.end
         if any(learnt[place.piece.kind] for place in places):
-            self._close(turn, places[0].start, places[-1], stretch[-1], learnt)
+            self._close(places, stretch[-1], learnt)
 
     def _open(self, at: int, place: Place, before: Place | None) -> None:
         """What stands before a piece that is learnt, after one that is not or after the turn's header."""
@@ -510,17 +510,13 @@ class _Marker:
         block = None if message.reasoning else thought_in(message.content)
         return message.content[: block.start(1) + block[1].index(piece.text)] if block else ""
 
-    def _close(self, turn: int, begin: int, last: Place, number: int, learnt: dict[str, bool]) -> None:
+    def _close(self, places: list[Place], number: int, learnt: dict[str, bool]) -> None:
+        last, inner = places[-1], tuple((a.end, b.start) for a, b in pairwise(places))
         stop = self.places[number + 1].start if number + 1 < len(self.places) else len(self.text)
-        following = self.sample.messages[turn + 1 :]
-        if following and following[0].role != "assistant" and (text := following[0].content.strip()):
-            # Where other turns have no placeholder, their words are searched for no end.
-            found = self.text.find(text, last.end, stop)
-            stop = found if found >= 0 else stop
         before = Kind.END
         if last.piece.kind == "call":
             before = Kind.RESPONSE if learnt["call"] else Kind.CONTEXT
-        self.out.closings.append(Closing(begin, last.end, stop, before, self.traits.closing))
+        self.out.closings.append(Closing(last.end, stop, before, self.traits.closing, inner))
         said, closing = last.piece.text.rstrip(), self.traits.closing.strip()
         if closing and last.piece.kind == "answer" and said.endswith(closing):
             self.note("second_end")

@@ -72,8 +72,9 @@ def _close(
     first, last = np.searchsorted(starts, closing.start, "left"), np.searchsorted(ends, closing.stop, "right")
     inside = ids[first:last].tolist()
     usual = text.find(closing.usual, closing.start, closing.stop) if closing.usual else -1
-    # A token that the turn holds already, as a quotation mark within its calls, does not end it.
-    held = set(ids[np.searchsorted(starts, closing.begin, "left") : first].tolist())
+    # A token that the template writes within the turn, as a quotation mark in calls, does not end it.
+    inner = (slice(np.searchsorted(ends, a, "right"), np.searchsorted(starts, b, "left")) for a, b in closing.inner)
+    held = {token for span in inner for token in ids[span].tolist()}
     for known in (tokenizer.stops, tokenizer.specials - held):
         at = next((n for n, token in enumerate(inside) if token in known), None)
         if at is None:
