@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import types
 import typing
@@ -13,7 +14,7 @@ from pydantic.fields import FieldInfo
 from instdiff.cli.app import Verb
 from instdiff.cli.entry import app
 from instdiff.config.base import Config
-from instdiff.config.commands import DataConfig, ExecutorConfig, RunConfig
+from instdiff.config.commands import DataConfig, ExecutorConfig, RunConfig, TemplateConfig
 from instdiff.config.compare import Variant
 from instdiff.config.pipeline import EvalPart, ScorePart, SelectPart, SelectTrainPart, WarmupPart
 from instdiff.config.train import TrainSettings
@@ -23,6 +24,7 @@ WIDTH = 78
 
 PARTS: dict[str, type[Config]] = {
     "data": DataConfig,
+    "rendering": TemplateConfig,
     "running": RunConfig,
     "executor": ExecutorConfig,
     "settings": TrainSettings,
@@ -93,9 +95,11 @@ def keys(name: str) -> str:
 def shared(kind: type[Config]) -> dict[str, str]:
     """Keys that stand in a table of their own, by its heading; those that a class says anew do not."""
     out = {}
-    for label, base in (("data", DataConfig), ("running", RunConfig), ("executor", ExecutorConfig)):
+    for label in ("data", "running", "rendering", "executor"):
+        base = PARTS[label]
         if issubclass(kind, base):
-            out |= {key: label for key, field in base.model_fields.items() if same(field, kind.model_fields[key])}
+            fields = base.model_fields.items()
+            out |= {key: label for key, field in fields if key not in out and same(field, kind.model_fields[key])}
     return out
 
 
@@ -136,7 +140,9 @@ def said(kind: Any) -> str:
         return "mapping"
     if inspect.isclass(kind) and issubclass(kind, Config):
         return "mapping"
-    return {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}.get(kind, "any")
+    return {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", datetime.date: "date"}.get(
+        kind, "any"
+    )
 
 
 def default(field: FieldInfo) -> str:

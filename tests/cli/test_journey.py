@@ -68,7 +68,8 @@ def test_the_file_says_what_made_it(model: str, tmp_path: Path) -> None:
     assert meta["methods"]["ifd"]["params"]["ratio"] == "loss"
     assert meta["models"]["base"]["where"] == model
     assert meta["models"]["base"]["template"] == "alpaca"
-    assert meta["settings"] == {"dtype": "float32", "max_length": 2048, "targets": "all"}
+    how = {"targets": "all", "reasoning": "learn", "system": "keep", "template_date": "2024-07-26"}
+    assert meta["settings"] == {"dtype": "float32", "max_length": 2048, **how}
     assert meta["store"] == str(tmp_path / "store")
 
 

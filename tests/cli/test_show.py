@@ -130,7 +130,7 @@ def test_rows_by_id_and_their_errors(model: str) -> None:
     assert explain(name[:8].upper(), "--json", data="some.jsonl").json["row"] == rows[5]["row"] == 6
     for row, said in [
         ("99", "no row '99': rows are 0 to 12"),
-        ("1", "row 1 was not scored: its record was rejected"),
+        ("1", "row 1 is not there: its record was rejected"),
         ("xyz", "no row 'xyz'"),
     ]:
         assert said in cli("explain", row, "--data", "some.jsonl", "--scores", "scores.parquet").error

@@ -184,9 +184,8 @@ def on_ray(lab: Lab, rows: Any, methods: Any, *, base: str | Path = "llama", **m
     """Score by workers on the shared cluster; ``more`` are settings or arguments of ``score``."""
     given = {key: more.pop(key) for key in ("resident", "store", "log", "progress") if key in more}
     bound = {"base": str(lab.models.get(str(base), base)), "calibrated": str(lab.models["other"])}
-    settings = Settings(
-        **{"executor": "ray", "dtype": "float32", "device": "cpu", "max_length": 200, "workers": 2, **more}
-    )
+    how = {"executor": "ray", "dtype": "float32", "device": "cpu", "max_length": 200, "workers": 2}
+    settings = Settings(**{**how, "templates": {"*": "alpaca"}, **more})
     return score(load(rows), methods, bound, settings=settings, **{"store": lab.store(), **given})
 
 

@@ -104,28 +104,31 @@ PUBLIC: list[str] = [
 """``instdiff.__all__``, sorted; filled when the package has one. A name that is here stays."""
 
 # Verbs with their options; what is here stays, and what is new is added here.
-COMMON = "--config --data --limit --format --map --targets --store --seed --quiet --json"
+TURNS = "--targets --reasoning --system"
+COMMON = f"--config --data --limit --format --map {TURNS} --store --seed --quiet --json"
+TEMPLATE = "--template --template-date"
 SURFACE = {
     "methods": "--json",
     "store info": "--store --json",
     "store gc": "--keep --older-than --dry-run --store --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
-    "plan": f"{COMMON} --model --method --set --template --max-length --dtype --device --target --cluster",
-    "score": f"{COMMON} --model --method --set --output --template --max-length --dtype --device --batch-tokens "
+    "render": f"--config --data --model --limit --row --format --map {TURNS} {TEMPLATE} --max-length --quiet --json",
+    "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --cluster",
+    "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
     "--workers --executor --warmup --target --judge-concurrency --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model",
-    "train": f"{COMMON} --model --output --template --device --print-launch --nodes --gpus-per-node",
-    "pipeline": f"{COMMON} --model --output --template --max-length --dtype --device --batch-tokens --workers",
-    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target --template --max-length "
+    "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
+    "pipeline": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
+    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target {TEMPLATE} --max-length "
     "--dtype --device --batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
-    "--generator --concurrency --judge --judge-concurrency --reference --answers --unsafe --template "
+    f"--generator --concurrency --judge --judge-concurrency --reference --answers --unsafe {TEMPLATE} "
     "--max-length --dtype --device --batch-tokens --workers --executor",
     "report": "--data --output --store --quiet --json",
-    "explain": "--config --data --scores --selection --by --format --map --targets --store --quiet --json",
-    "diff": "--config --data --scores --by --examples --format --map --targets --quiet --json",
+    "explain": f"--config --data --scores --selection --by --format --map {TURNS} --store --quiet --json",
+    "diff": f"--config --data --scores --by --examples --format --map {TURNS} --quiet --json",
     "export": "--config --data --format --output --name --layout --template --model --license --push --public "
-    "--source --data-format --map --targets --quiet --json",
+    f"--source --data-format --map {TURNS} --quiet --json",
     "merge": "--output --data --model --method --warmup --target --store --strict --quiet --json",
 }
 ARGUMENTS: dict[str, list[str]] = {

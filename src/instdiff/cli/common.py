@@ -47,8 +47,8 @@ def _how(config: DataConfig) -> dict[str, Any]:
         "source": config.data,
         "format": config.format,
         "map": config.mapping(),
-        "targets": config.targets,
         "limit": config.limit,
+        **config.turns(),
     }
 
 
@@ -82,7 +82,7 @@ def target_rows(config: ScoreConfig | SelectConfig) -> Pool | None:
     from instdiff.data import load
 
     where = getattr(config, "target", None)
-    return load(where, targets=config.targets, map=config.mapping()) if where else None
+    return load(where, map=config.mapping(), **config.turns()) if where else None
 
 
 def listed_rows(config: ScoreConfig | SelectConfig) -> dict[str, list[str]] | None:
@@ -90,7 +90,7 @@ def listed_rows(config: ScoreConfig | SelectConfig) -> dict[str, list[str]] | No
     from instdiff.data import load
 
     where = getattr(config, "warmup", None)
-    return {"warmup": list(load(where, targets=config.targets, map=config.mapping()).ids)} if where else None
+    return {"warmup": list(load(where, map=config.mapping(), **config.turns()).ids)} if where else None
 
 
 def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 @command(
     "compare",
     "compare.CompareConfig",
-    "config data model method budget output limit format map targets target template max_length dtype device "
-    "batch_tokens workers store strict quiet json",
+    "config data model method budget output limit format map targets reasoning system target template template_date "
+    "max_length dtype device batch_tokens workers store strict quiet json",
     "Examples:\n"
     "  instdiff compare --config configs/compare/tiny.yaml\n"
     "  instdiff compare --data my.jsonl --model Qwen/Qwen2.5-0.5B --method ifd,instructdiff --budget '10% tokens' \\\n"

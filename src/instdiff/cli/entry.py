@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from instdiff.cli import compare, evaluate, explain, merge, report, score, select, store, train
+from instdiff.cli import compare, evaluate, explain, merge, render, report, score, select, store, train
 from instdiff.cli.app import app
 
-VERBS = (select, score, merge, store, train, evaluate, compare, report, explain)
+VERBS = (select, score, merge, store, train, evaluate, compare, report, explain, render)
 """The modules that register commands."""
 ORDER = (
-    *("plan", "sample", "score", "select", "train", "eval", "report", "export"),
+    *("render", "plan", "sample", "score", "select", "train", "eval", "report", "export"),
     *("pipeline", "compare", "explain", "diff", "merge", "methods", "store"),
 )
 """The order of the work, in which ``--help`` lists the commands."""

@@ -22,7 +22,7 @@ TEXT = 1200
 @command(
     "explain",
     "selection.ExplainConfig",
-    "config data scores selection by format map targets store quiet json",
+    "config data scores selection by format map targets reasoning system store quiet json",
     "Examples:\n"
     "  instdiff explain 17 --data my.jsonl --scores scores.parquet\n"
     "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selected.jsonl --by entropy",
@@ -40,10 +40,9 @@ def explain(settings: ExplainConfig, console: Console, row: str) -> None:
     if not settings.data or not settings.scores:
         raise ConfigError(f"no {'scores are' if settings.data else 'data is'} named; give --data FILE --scores FILE")
     scores = read_scores(settings.scores)
-    reading = Reading(settings.format, settings.map, settings.targets)
-    known = scores.meta.get("settings", {}).get("targets")
+    reading = Reading(settings.format, settings.map, **settings.turns())
     # Rows after the last that was scored are none of its business: it may have been scored with --limit.
-    pool = reading.load(settings.data, known, limit=int(scores.rows.max()) + 1)
+    pool = reading.load(settings.data, scores.meta.get("settings"), limit=int(scores.rows.max()) + 1)
     chosen = find(settings.selection, reading) if settings.selection else None
     facts = look(pool, scores, row, selection=chosen, store=settings.store, log=console.log)
     console.result(as_json(facts), explanation_text(facts))
@@ -54,7 +53,7 @@ def explain(settings: ExplainConfig, console: Console, row: str) -> None:
 @command(
     "diff",
     "selection.DiffConfig",
-    "config data scores by examples format map targets quiet json",
+    "config data scores by examples format map targets reasoning system quiet json",
     "Examples:\n"
     "  instdiff diff ifd.jsonl random.jsonl --data my.jsonl --by source\n"
     "  instdiff diff runs/a runs/b\n"
@@ -74,7 +73,7 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
         scores=settings.scores,
         by=settings.by,
         examples=settings.examples,
-        reading=Reading(settings.format, settings.map, settings.targets),
+        reading=Reading(settings.format, settings.map, **settings.turns()),
         log=console.log,
     )
     console.result(facts, difference_text(facts))
@@ -83,8 +82,8 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 @command(
     "export",
     "selection.ExportConfig",
-    "config data format output name layout template model license push public source data_format map targets quiet "
-    "json",
+    "config data format output name layout template model license push public source data_format map targets reasoning "
+    "system quiet json",
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
     "  instdiff export --data selected.jsonl --format trl --output trl --model Qwen/Qwen2.5-0.5B\n"
@@ -114,7 +113,7 @@ def export(settings: ExportConfig, console: Console) -> None:
         license=settings.license,
         push_to=settings.push,
         public=settings.public,
-        reading=Reading(settings.data_format, settings.map, settings.targets),
+        reading=Reading(settings.data_format, settings.map, **settings.turns()),
         log=console.log,
     )
     files = [path.as_posix() for path in done.files]
@@ -148,7 +147,9 @@ def explanation_text(facts: Mapping[str, Any]) -> str:
 
 
 def _turn(turn: Mapping[str, str]) -> str:
-    text = turn["content"] + (f"\n{turn['input']}" if turn.get("input") else "")
+    from instdiff.selection.explain import turn_text
+
+    text = turn_text(turn)
     shown = visible(text[:TEXT]) + (f" … ({len(text) - TEXT:,} more characters)" if len(text) > TEXT else "")
     return f"[{turn['role']}] {shown}"
 

@@ -65,8 +65,8 @@ def methods(console: Console, name: str | None) -> None:
 @command(
     "plan",
     "commands.ScoreConfig",
-    "config data model method set limit format map targets template max_length dtype device store target cluster seed "
-    "quiet json",
+    "config data model method set limit format map targets reasoning system template template_date max_length dtype "
+    "device store target cluster seed quiet json",
     "Example:  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest",
 )
 def plan(settings: ScoreConfig, console: Console) -> None:
@@ -162,8 +162,9 @@ def span(seconds: float) -> str:
 @command(
     "score",
     "commands.ScoreConfig",
-    "config data model method set output limit format map targets template max_length dtype device batch_tokens "
-    "workers executor judge_concurrency store warmup target shards shard_index seed strict quiet json",
+    "config data model method set output limit format map targets reasoning system template template_date max_length "
+    "dtype device batch_tokens workers executor judge_concurrency store warmup target shards shard_index seed "
+    "strict quiet json",
     "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
 )
 def score(settings: ScoreConfig, console: Console) -> None:

@@ -39,7 +39,7 @@ def sample(settings: SampleConfig, console: Console) -> None:
     "select",
     "commands.SelectConfig",
     "config data scores method set budget order group_by with_scores output record model limit format map targets "
-    "store seed quiet json",
+    "reasoning system store seed quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
 )

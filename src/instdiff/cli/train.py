@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @command(
     "train",
     "commands.TrainConfig",
-    "config data model output limit format map targets template device store seed print_launch nodes gpus_per_node "
-    "quiet json",
+    "config data model output limit format map targets reasoning system template template_date device store seed "
+    "print_launch nodes gpus_per_node strict quiet json",
     "Example:  instdiff train --config configs/med/train_med_100.yaml\n"
     "          instdiff train --config configs/med/train_med_100.yaml --print-launch launch",
 )
@@ -54,8 +54,7 @@ def _places(settings: TrainConfig) -> tuple[str | list[str] | None, str, str]:
 
 def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
     from instdiff.config.train import TrainSettings
-    from instdiff.core import Settings
-    from instdiff.scoring.models import parse_model
+    from instdiff.scoring.models import parse_model, settings_of
     from instdiff.store import Store
     from instdiff.training.sft import train as fit
 
@@ -66,8 +65,9 @@ def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
         pool,
         parse_model(model),
         TrainSettings(**fields, **(settings.train.model_extra or {})),
-        Settings(device=settings.device, templates={"*": settings.template or "alpaca"}),
+        settings_of(settings),
         Path(out),
+        strict=settings.strict,
         store=Store(settings.store),
         seed=settings.seed,
         log=console.log,
@@ -78,8 +78,8 @@ def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
 @command(
     "pipeline",
     "commands.PipelineConfig",
-    "config data model output limit format map targets template max_length dtype device batch_tokens workers store "
-    "seed quiet json",
+    "config data model output limit format map targets reasoning system template template_date max_length dtype device "
+    "batch_tokens workers store seed strict quiet json",
     "Example:  instdiff pipeline --config configs/demo.yaml",
 )
 def pipeline(settings: PipelineConfig, console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, field_validator, model_validator
@@ -12,6 +13,7 @@ from instdiff.config.base import Config, Data, key
 from instdiff.config.methods import short_name
 from instdiff.config.pipeline import EvalPart, ScorePart, SelectPart, SelectTrainPart, WarmupPart
 from instdiff.config.train import TrainSettings
+from instdiff.core import TEMPLATE_DATE
 from instdiff.errors import ConfigError, did_you_mean
 
 MAP_KEYS = {"instruction_key": "instruction", "input_key": "input", "response_key": "response"}
@@ -37,6 +39,8 @@ OUTPUT = "Where the result goes."
 METHODS = "Names, comma-separated or repeated; ./mine.py:Margin is your own."
 MODELS = "ROLE=WHERE, or WHERE for the base; may repeat. A folder, hub id, builtin:tiny, WHERE+ADAPTER."
 MODEL = "Base model: a folder, hub id, builtin:tiny."
+REASONING = "Thoughts are learnt, shown only, or dropped."
+SYSTEM = "Where the template refuses system turns; fold puts them into the first user turn."
 TARGET = "Rows that targeted methods such as rds match."
 
 Pairs = Annotated[
@@ -52,10 +56,16 @@ class DataConfig(Config):
     format: str | None = key(None, "Data format, where it is not recognised.")
     map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
     targets: Literal["all", "last", "all+calls"] = key("all", "Turns to learn (all+calls: tool calls too).")
+    reasoning: Literal["learn", "context", "drop"] = key("learn", REASONING)
+    system: Literal["keep", "fold"] = key("keep", SYSTEM)
     limit: PositiveInt | None = key(None, "First N rows.", metavar="N")
     instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
     input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
     response_key: str | None = key(None, "Column of the response; the published way to write `map`.")
+
+    def turns(self) -> dict[str, Any]:
+        """How conversations are shown and learnt, as ``data.load`` takes it."""
+        return {"targets": self.targets, "reasoning": self.reasoning, "system": self.system}
 
     def mapping(self) -> dict[str, str] | None:
         """The column mapping, from ``map`` or from the published keys.
@@ -69,16 +79,22 @@ class DataConfig(Config):
         return None if usual else named
 
 
-class RunConfig(Config):
+class TemplateConfig(Config):
+    """How rows become what a model sees."""
+
+    template: str | None = key(
+        None, "alpaca (default; for proxy plain), chat, plain, direct, a file, or inline text.", also="prompt_template"
+    )
+    template_date: date = key(TEMPLATE_DATE, "What a chat template is told that today is.", metavar="YYYY-MM-DD")
+    max_length: PositiveInt = key(2048, "Tokens of prompt and response, after which a row is cut.")
+
+
+class RunConfig(TemplateConfig):
     """What all commands that run a model share."""
 
     store: str | None = key(None, STORE, metavar="DIR")
     device: str = key("auto", "cpu, cuda, cuda:1, mps, or auto.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "Precision (auto: bf16 where faster).")
-    max_length: PositiveInt = key(2048, "Tokens of prompt and response, after which a row is cut.")
-    template: str | None = key(
-        None, "alpaca (default; for proxy plain), chat, plain, direct, a file, or inline text.", also="prompt_template"
-    )
     batch_tokens: Auto = key(None, "Tokens per batch (default: auto, the fastest is found).")
     workers: Auto = key(None, "Processes that score (default: auto, one for each GPU).")
     judge_concurrency: PositiveInt | None = key(None, "Calls at once to a judge's server (default 8).", metavar="N")
@@ -155,6 +171,24 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
         if isinstance(value, str) and value != "auto" and not value.isdigit():
             raise ValueError("a number or auto")
         return value
+
+
+class RenderConfig(DataConfig, TemplateConfig):
+    """``instdiff render``."""
+
+    limit: PositiveInt = key(5, "First N rows.", metavar="N")
+    model: dict[str, str] = key(dict, "Whose tokenizer: a folder, hub id, builtin:tiny.", also="model_path base_model")
+    row: list[str] = key(list, "A row's number, from 0, or its id or the beginning of it; may repeat.")
+
+    @classmethod
+    def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """``model`` by its role."""
+        return {name: parse_models(v) if name == "model" and v is not None else v for name, v in values.items()}
+
+    @field_validator("row", mode="before")
+    @classmethod
+    def _rows(cls, value: Any) -> Any:
+        return [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
 
 
 class MergeConfig(ScoreConfig):
@@ -259,6 +293,7 @@ class TrainConfig(DataConfig, RunConfig):
     )
     nodes: PositiveInt = key(1, "Machines, for --print-launch.", metavar="N")
     gpus_per_node: PositiveInt = key(1, "Processes on each, for --print-launch.", metavar="M")
+    strict: bool = key(False, "Exit 2 where no row has an end to learn.")
 
 
 class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
@@ -279,6 +314,7 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
         True,
         "False removes models that nothing later needs: of calibration, of controls, and of all rounds but the last.",
     )
+    strict: bool = key(False, "Exit 2 where no row of a training has an end to learn.")
 
 
 class ReportConfig(Config):

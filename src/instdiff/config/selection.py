@@ -16,6 +16,12 @@ class ReadConfig(Config):
     data: Data = key(None, DATA, also="data_path")
     map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
     targets: Literal["all", "last", "all+calls"] | None = key(None, "Turns to learn, by default as recorded.")
+    reasoning: Literal["learn", "context", "drop"] | None = key(None, "Thoughts, by default as recorded.")
+    system: Literal["keep", "fold"] | None = key(None, "Refused system turns, by default as recorded.")
+
+    def turns(self) -> dict[str, Any]:
+        """How conversations are shown and learnt; None stands for what the record says."""
+        return {"targets": self.targets, "reasoning": self.reasoning, "system": self.system}
 
 
 class ExplainConfig(ReadConfig):

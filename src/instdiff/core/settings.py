@@ -41,6 +41,9 @@ class Settings:
     judge's server. With ``executor`` ``ray`` shards go to the cluster at ``ray_address`` (``ray://HOST:10001``,
     ``HOST:6379`` or ``auto``; by default ``RAY_ADDRESS``, else one is started here), and a model that is larger than
     one GPU is laid over ``gpus_per_worker``.
+
+    ``templates`` are those that were named, by role; ``*`` is that of the run, by default ``alpaca``. A chat template
+    that asks for the date is told ``template_date``.
     """
 
     max_length: int = 2048
@@ -52,4 +55,10 @@ class Settings:
     executor: str = "local"
     ray_address: str | None = None
     gpus_per_worker: int | None = None
-    templates: Mapping[str, str] = field(default_factory=lambda: {"*": "alpaca"})
+    templates: Mapping[str, str] = field(default_factory=dict)
+    template_date: datetime.date = TEMPLATE_DATE
+
+    @property
+    def template(self) -> str:
+        """The template of the run."""
+        return self.templates.get("*", "alpaca")

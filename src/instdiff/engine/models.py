@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from instdiff.core import Log, Measure, ModelRef
+from instdiff.core import TEMPLATE_DATE, Log, Measure, ModelRef, Settings
 from instdiff.core.files import fingerprint, fingerprint_files, read_json, writing
-from instdiff.core.settings import TEMPLATE_DATE
 from instdiff.data.builtin import path as builtin_path
 from instdiff.engine.allocator import keep_pages
 from instdiff.engine.sweep import BatchResult, Sweep
@@ -78,20 +77,26 @@ def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -
 
     An EngineError where there is no such folder or hub id, no weights in it, or an adapter without its base.
     """
-    folder, commit = _folder(ref.where, ref.revision)
-    adapter = _folder(ref.adapter, None)[0] if ref.adapter else None
-    if adapters and adapter is None and (folder / "adapter_config.json").is_file():
-        base = _config(folder, "adapter_config.json").get("base_model_name_or_path")
-        if not base:
-            raise EngineError(f"'{ref.where}' is an adapter that does not name its base; write BASE+{ref.where}")
-        adapter, (folder, commit) = folder, _folder(base, None)
+    folder, adapter, commit = _places(ref, adapters=adapters)
     digest = _hash(folder, "config.json", memo)
     if adapter is not None:
         digest = fingerprint(digest, _hash(adapter, "adapter_config.json", memo))
     return Source(ref, folder, adapter, digest, commit)
 
 
-def _folder(where: str, revision: str | None) -> tuple[Path, str | None]:
+def _places(ref: ModelRef, *, adapters: bool = True, weights: bool = True) -> tuple[Path, Path | None, str | None]:
+    """The folders of a model and of its adapter, and the hub's revision of the first."""
+    folder, commit = _folder(ref.where, ref.revision, weights)
+    adapter = _folder(ref.adapter, None, weights)[0] if ref.adapter else None
+    if adapters and adapter is None and (folder / "adapter_config.json").is_file():
+        base = _config(folder, "adapter_config.json").get("base_model_name_or_path")
+        if not base:
+            raise EngineError(f"'{ref.where}' is an adapter that does not name its base; write BASE+{ref.where}")
+        adapter, (folder, commit) = folder, _folder(base, None, weights)
+    return folder, adapter, commit
+
+
+def _folder(where: str, revision: str | None, weights: bool = True) -> tuple[Path, str | None]:
     if where.startswith("builtin:"):
         return builtin_path(where.removeprefix("builtin:")), None
     local = Path(where).expanduser()
@@ -103,9 +108,8 @@ def _folder(where: str, revision: str | None) -> tuple[Path, str | None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        kept = snapshot_download(
-            where, revision=revision, allow_patterns=[*WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja"]
-        )
+        files = [*(WEIGHTS if weights else ()), "*.json", "*.txt", "*.model", "*.jinja"]
+        kept = snapshot_download(where, revision=revision, allow_patterns=files)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise EngineError(
             f"model '{where}' is no local folder, and the hub did not give it: {first_line(error)}; "
@@ -144,21 +148,41 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def load_tokenizer(source: Source, template_date: datetime.date = TEMPLATE_DATE) -> HFTokenizer:
-    """The tokenizer beside the model or its adapter, with the model's context length; an EngineError if unreadable."""
+    """The tokenizer beside the model or its adapter, with the model's context length; an EngineError if unreadable.
+
+    Its chat template is told that today is ``template_date``.
+    """
+    return _read_tokenizer(source.folder, source.adapter, template_date)
+
+
+def find_tokenizer(ref: ModelRef, template_date: datetime.date = TEMPLATE_DATE) -> HFTokenizer:
+    """The same by the model's name; weights are neither read nor fetched."""
+    folder, adapter, _ = _places(ref, weights=False)
+    return _read_tokenizer(folder, adapter, template_date)
+
+
+def tell_own_template(model: ModelRef, settings: Settings, tokenizer: HFTokenizer, log: Log) -> None:
+    """Say of a model that it has a chat template, where no template was named."""
+    if tokenizer.hf.chat_template and not (model.template or "*" in settings.templates):
+        log(
+            f"the tokenizer of {model} has a chat template; rows are rendered with '{settings.template}'. "
+            "--template chat uses it"
+        )
+
+
+def _read_tokenizer(folder: Path, adapter: Path | None, template_date: datetime.date) -> HFTokenizer:
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    beside = (
-        source.adapter if source.adapter and (source.adapter / "tokenizer_config.json").is_file() else source.folder
-    )
+    beside = adapter if adapter and (adapter / "tokenizer_config.json").is_file() else folder
     try:
         hf = AutoTokenizer.from_pretrained(str(beside))
-        config = AutoConfig.from_pretrained(str(source.folder))
+        config = AutoConfig.from_pretrained(str(folder))
     except Exception as error:
         raise EngineError(f"cannot read the tokenizer in '{beside}': {first_line(error)}") from error
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return HFTokenizer(hf, context, template_date=template_date, stops=_stops(source.folder))
+    return HFTokenizer(hf, context, template_date=template_date, stops=_stops(folder))
 
 
 def _stops(folder: Path) -> list[int]:

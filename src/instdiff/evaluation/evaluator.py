@@ -146,7 +146,7 @@ def make_subject(
     ref = parse_model(model) if isinstance(model, str) else model
     if name is None and served is not None:
         name = served.model if config.model is None else config.model
-    settings = settings_of(config, template="chat" if served else "alpaca")
+    settings = settings_of(config, template="chat" if served else None)
     if resident is None and served is None:
         resident = make_model_host(settings)
     folder = Path(config.answers).expanduser() if config.answers else store.root / "answers"
@@ -183,7 +183,7 @@ def _settings(config: EvalConfig, subject: Subject) -> dict[str, Any]:
         **told,
         "where": str(subject.model),
         "fingerprint": weights,
-        "template": subject.model.template or subject.settings.templates["*"],
+        "template": subject.model.template or subject.settings.template,
         "dtype": dtype,
         "packages": environment()["packages"],
     }

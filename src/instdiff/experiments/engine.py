@@ -154,6 +154,7 @@ class Engine(ABC):
         def make() -> ModelRef:
             base = self.restore(start)
             options: dict[str, Any] = {"store": self.store, "seed": seed, "log": self.log, "say": record}
+            options["strict"] = self.config.strict
             return train(rows, base, how, self.settings, place, **options)
 
         self._makers[place] = make

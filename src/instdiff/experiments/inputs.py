@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from instdiff.config.commands import DataConfig, PipelineConfig, RunConfig
 from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
-from instdiff.core import Log
+from instdiff.core import Log, Settings
 from instdiff.data import Pool, load
+from instdiff.engine.models import find_tokenizer, tell_own_template
 from instdiff.errors import ConfigError
 from instdiff.evaluation.evaluator import HELDOUT, eval_config_of
 from instdiff.evaluation.subject import Suite
 from instdiff.evaluation.suites import HeldOutSuite, make_suites
+from instdiff.scoring.models import parse_model
 from instdiff.store import Store
+
+Named = TypeVar("Named", bound=RunConfig)
 
 
 def builtin_heldout(data: str | list[str] | None) -> str | None:
@@ -47,9 +51,7 @@ def read_rows(
         keys = ("instruction_key", "input_key", "response_key")
         own = {key: getattr(config.score, key) for key in keys if getattr(config.score, key)}
         mapping = config.model_copy(update=own).mapping()
-    return load(
-        path, format=config.format, map=mapping, targets=config.targets, limit=limit, rejects_path=rejects, log=log
-    )
+    return load(path, format=config.format, map=mapping, limit=limit, rejects_path=rejects, log=log, **config.turns())
 
 
 def read_inputs(config: PipelineConfig | CompareConfig, folder: Path | None, log: Log | None = None) -> Inputs:
@@ -70,6 +72,17 @@ def scored_rows(config: PipelineConfig | CompareConfig, rows: Pool) -> Pool:
 def first_records(pool: Pool, records: int | None) -> Pool:
     """The rows among the first so many records of the input."""
     return pool if records is None else pool.take(range(int((pool.rows < records).sum())))
+
+
+def with_template(config: Named, models: Iterable[str | None], log: Log) -> Named:
+    """The configuration with a template named; the log is told of models whose own is not used then."""
+    if config.template is not None:
+        return config
+    usual = Settings()
+    for where in dict.fromkeys(where for where in models if where):
+        ref = parse_model(where)
+        tell_own_template(ref, usual, find_tokenizer(ref), log)
+    return config.model_copy(update={"template": usual.template})
 
 
 def make_suites_for(

@@ -33,6 +33,7 @@ from instdiff.experiments.inputs import (
     read_flaws,
     read_inputs,
     read_rows,
+    with_template,
 )
 from instdiff.experiments.run_folder import (
     BASE,
@@ -55,7 +56,7 @@ from instdiff.store import Store
 
 TERMS = "Controls have as many response tokens as the first round's budget (full: all rows), and the same training."
 FREE = (
-    *(*OPERATIONAL, "keep_models", "judge_concurrency"),
+    *(*OPERATIONAL, "keep_models", "judge_concurrency", "strict"),
     *("eval.params.concurrency", "eval.params.judge_concurrency"),
 )
 """Keys that may change when a run goes on."""
@@ -257,13 +258,14 @@ def open_pipeline(config: PipelineConfig, log: Log, progress: Progress) -> Pipel
     assert config.model and config.output
     places = PipelineFolder(Path(config.output))
     scoring = config.model_copy(update={"template": config.score.template or config.template})
-    settings = settings_of(scoring, max_length=config.score.max_length)
     # A typo must be found before anything is trained, and must not bind the folder.
     selector(config)
     budget_of(config)
     places.check_config(config, FREE)
     store = Store(config.store)
     base = resolve(parse_model(config.model), store.memo)
+    scoring = with_template(scoring, [config.model], log)
+    settings = settings_of(scoring, max_length=config.score.max_length)
     data = read_inputs(config, places.path, log)
     heldout = _read_heldout(config, log)
     suites: tuple[EvalConfig | None, list[Suite]] = (None, [])

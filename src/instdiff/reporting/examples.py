@@ -10,6 +10,7 @@ import numpy.typing as npt
 from instdiff.core.display import visible
 from instdiff.data import Pool
 from instdiff.reporting.sources import Part
+from instdiff.selection.explain import turn_text, turns
 
 Indices = npt.NDArray[np.int64]
 MOST = 2000
@@ -91,10 +92,10 @@ def texts(pool: Pool, at: Indices, most: int) -> list[tuple[str, str]]:
     out = []
     for sample in pool.take(at).samples():
         asked = "\n".join(part for part in (sample.system, sample.instruction, sample.input) if part)
-        said = sample.response
-        turns = [m for m in sample.messages if m.role != "system"]
-        if len(turns) > 2:  # what stands before the last response is what was asked
-            last = max((i for i, m in enumerate(turns) if m.role == "assistant"), default=len(turns))
-            asked = "\n".join(f"{m.role}: {m.content}{chr(10) + m.input if m.input else ''}" for m in turns[:last])
+        spoken = [turn for turn in turns(sample) if turn["role"] not in ("system", "tools")]
+        last = max((i for i, turn in enumerate(spoken) if turn["role"] == "assistant"), default=len(spoken))
+        said = turn_text(spoken[last]) if last < len(spoken) else ""
+        if len(spoken) > 2:  # what stands before the last response is what was asked
+            asked = "\n".join(f"{turn['role']}: {turn_text(turn)}" for turn in spoken[:last])
         out.append((visible(cut(asked, most)), visible(cut(said, most))))
     return out

@@ -17,7 +17,7 @@ from instdiff.data import Pool, load
 from instdiff.errors import DataError, InstDiffError
 from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Place, RunFolder, read_facts
 from instdiff.scoring.table import ScoreTable, read_scores
-from instdiff.selection.record import RECORD, read_selection, records_in
+from instdiff.selection.record import RECORD, read_selection, recorded_turns, records_in
 from instdiff.selection.selector import check_same_rows
 
 Indices = npt.NDArray[np.int64]
@@ -271,4 +271,4 @@ def _load(
         known = yaml.safe_load(sources.config) or {}
         data = known.get("data") or known.get("data_path")
     origin = data or meta.get("data", {}).get("origin")
-    return load(origin, targets=meta.get("settings", {}).get("targets", "all"), log=log) if origin else None
+    return load(origin, log=log, **recorded_turns(meta.get("settings"))) if origin else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,17 +53,10 @@ def _reachable(table: ScoreTable) -> list[Signal]:
 
 def bench_of(table: ScoreTable, pool: Pool, store: str | None) -> Workbench:
     """The rows with the models and settings that a score file names; nothing is computed."""
-    from instdiff.core import Settings
-    from instdiff.scoring.models import parse_model
+    from instdiff.scoring.models import recorded
     from instdiff.scoring.workbench import Workbench
 
-    known = table.meta.get("settings", {})
-    models = {
-        role: replace(parse_model(facts["where"]), template=facts.get("template"))
-        for role, facts in table.meta.get("models", {}).items()
-    }
-    settings = Settings(max_length=known.get("max_length", 2048), dtype=known.get("dtype", "auto"), device="cpu")
-    return Workbench(pool, models, settings, Store(store or table.meta.get("store")), log=lambda line: None)
+    return Workbench(pool, *recorded(table.meta), Store(store or table.meta.get("store")), log=lambda line: None)
 
 
 # ── tokens ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
-from instdiff.config.commands import RunConfig
-from instdiff.core import (
-    Method,
-    ModelRef,
-    Settings,
-)
+from instdiff.config.commands import TemplateConfig
+from instdiff.core import TEMPLATE_DATE, Method, ModelRef, Settings
 from instdiff.errors import PlanError
+from instdiff.rendering.templates import ROLE_TEMPLATES
 
 
 def bind(models: str | ModelRef | Mapping[str, str | ModelRef]) -> dict[str, ModelRef]:
@@ -36,15 +35,34 @@ def parse_model(where: str) -> ModelRef:
     return ModelRef(base, None, adapter if plus else None)
 
 
-def settings_of(config: RunConfig, *, template: str = "alpaca", max_length: int | None = None) -> Settings:
+def settings_of(config: TemplateConfig, *, template: str | None = None, max_length: int | None = None) -> Settings:
     """What all passes share, from a command's configuration.
 
     ``template``, of the base and of training, counts where the configuration names none, ``max_length`` in place of its
     own.
     """
     own = {field.name: getattr(config, field.name) for field in fields(Settings) if hasattr(config, field.name)}
-    own |= {"max_length": max_length or config.max_length, "templates": {"*": config.template or template}}
+    named = config.template or template
+    own |= {"max_length": max_length or config.max_length, "templates": {"*": named} if named else {}}
     return Settings(**own)
+
+
+def recorded(meta: Mapping[str, Any]) -> tuple[dict[str, ModelRef], Settings]:
+    """The models and settings that a score file names; nothing is computed with them."""
+    models = {
+        role: replace(parse_model(facts["where"]), template=facts.get("template"))
+        for role, facts in meta.get("models", {}).items()
+    }
+    known = {key: value for key, value in meta.get("settings", {}).items() if key in ("max_length", "dtype")}
+    date = meta.get("settings", {}).get("template_date")
+    known["template_date"] = datetime.date.fromisoformat(date) if date else TEMPLATE_DATE
+    return models, Settings(device="cpu", **known)
+
+
+def template_name(role: str, model: ModelRef | None, settings: Settings) -> str:
+    """The name of the template that renders rows for a role."""
+    named = model.template if model is not None else None
+    return named or settings.templates.get(role) or ROLE_TEMPLATES.get(role) or settings.template
 
 
 def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ from instdiff.data.load import load
 from instdiff.engine.distributed.hosts import ModelHost
 from instdiff.engine.models import is_emulated
 from instdiff.errors import DataError, PlanError
-from instdiff.scoring.models import bind, check_roles, parse_model
+from instdiff.scoring.models import bind, check_roles, recorded
 from instdiff.scoring.planner import plan
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
@@ -158,14 +158,9 @@ def recalling(
     """
 
     def again() -> Signals:
-        models = {
-            role: replace(parse_model(facts["where"]), template=facts.get("template"))
-            for role, facts in meta.get("models", {}).items()
-        }
-        known = meta.get("settings", {})
-        settings = Settings(max_length=known.get("max_length", 2048), dtype=known.get("dtype", "auto"), device="cpu")
+        models, settings = recorded(meta)
         origin = meta.get("target", {}).get("origin")
-        target = load(origin, targets=pool.targets) if origin else None
+        target = load(origin, **asdict(pool.turns)) if origin else None
         kept = Store(store or meta.get("store"))
         bench = Workbench(pool, models, settings, kept, listed=listed, target=target, log=log or (lambda line: None))
         signals = bench.signals(scored.method)
@@ -213,7 +208,8 @@ def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str,
         "settings": {
             "dtype": str(bench.dtype).removeprefix("torch."),
             "max_length": bench.settings.max_length,
-            "targets": bench.pool.targets,
+            **asdict(bench.pool.turns),
+            "template_date": bench.settings.template_date.isoformat(),
         },
         "store": str(bench.store.root),
         "packages": environment()["packages"],

@@ -39,7 +39,7 @@ from instdiff.core.progress import Progress, tell_skipped, telling
 from instdiff.core.signals import Anchors, Neighbours
 from instdiff.data import Pool
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
-from instdiff.engine.models import Source, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.models import Source, load_tokenizer, pick_device, pick_dtype, resolve, tell_own_template
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.judge import reasons_unanswered
 from instdiff.engine.text.models import PACKAGED, TextModel, text_model
@@ -47,9 +47,10 @@ from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import PlanError
 from instdiff.rendering.renderer import Renderer, text_lengths
 from instdiff.rendering.rows import Rows
-from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template
+from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template, why_nothing
 from instdiff.rendering.texts import Texts, text_column, texts
 from instdiff.scoring.demonstrations import demonstrated_rows, neighbours
+from instdiff.scoring.models import template_name
 from instdiff.scoring.planner import Pass, label, view_name
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId, Store
@@ -125,6 +126,7 @@ class Workbench:
         self._text_models: dict[str, TextModel] = {}
         self._sources: dict[str, Source] = {}
         self._tokenizers: dict[str, HFTokenizer] = {}
+        self._told: set[str] = set()
         self._renderers: dict[tuple[str, str], Renderer] = {}
         self._render: dict[tuple[str, str, View, str], Rendered] = {}
 
@@ -141,7 +143,8 @@ class Workbench:
         place = f"{role} {type(measure).__name__}"
         if place not in self._text_models:
             here, calls = self.resident.local(), self.settings.judge_concurrency
-            self._text_models[place] = text_model(self.models[role], measure, self.store.memo, here, self.device, calls)
+            where = self.models[role], measure, self.store.memo, here, self.device
+            self._text_models[place] = text_model(*where, calls, self.settings.template_date)
         return self._text_models[place]
 
     def tokenizer(self, role: str) -> HFTokenizer:
@@ -149,13 +152,19 @@ class Workbench:
         source = self.source(role)
         place = f"{source.folder}+{source.adapter}"
         if place not in self._tokenizers:
-            self._tokenizers[place] = load_tokenizer(source)
+            self._tokenizers[place] = load_tokenizer(source, self.settings.template_date)
+            self._tell_own_template(role, self._tokenizers[place])
         return self._tokenizers[place]
+
+    def _tell_own_template(self, role: str, tokenizer: HFTokenizer) -> None:
+        """Once for each tokenizer; a role with a template of its own, such as ``proxy``, does not go by --template."""
+        if role not in ROLE_TEMPLATES and tokenizer.fingerprint not in self._told:
+            self._told.add(tokenizer.fingerprint)
+            tell_own_template(self.models[role], self.settings, tokenizer, self.log)
 
     def template_name(self, role: str) -> str:
         """The name of the template that renders rows for a role."""
-        named = self.models[role].template if role in self.models else None
-        return named or self.settings.templates.get(role) or ROLE_TEMPLATES.get(role) or self.settings.templates["*"]
+        return template_name(role, self.models.get(role), self.settings)
 
     def template(self, role: str) -> Template:
         """The template that renders rows for a role."""
@@ -206,6 +215,8 @@ class Workbench:
         place = (self.tokenizer(role).fingerprint, repr(layout), view, of)
         if place not in self._render:
             rows, per = self._rows(role, view, layout, of)
+            for line in self.renderer(role, of).report():
+                self.log(line)
             self._render[place] = Rendered(rows, rows.keys(), per)
         return self._render[place]
 
@@ -299,7 +310,7 @@ class Workbench:
     def _why(self, signal: Signal) -> Reasons:
         """Per row why a signal has no value."""
         if isinstance(signal.measure, Length) and signal.measure.part == "response":
-            return reasons(len(self.pool), empty_response=np.asarray(self._read(signal)) == 0)
+            return self._why_no_response(np.asarray(self._read(signal)) == 0)
         if not signal.measure.needs_model:
             return no_reasons(len(self.pool))
         rendered = self.render_for(signal)
@@ -308,6 +319,15 @@ class Workbench:
         if not isinstance(signal.measure, Judged):
             return first_reason(rendered.reason(), reasons(len(gone), non_finite=gone))
         return first_reason(rendered.reason(), reasons_unanswered(self._read_stored(signal), gone))
+
+    def _why_no_response(self, silent: npt.NDArray[np.bool_]) -> Reasons:
+        """Why rows without a response have none."""
+        reason, at = no_reasons(len(self.pool)), flatnonzero(silent)
+        if len(at):
+            reason = reason.copy()
+            words = (why_nothing(sample, self.pool.targets) for sample in self.pool.take(at).samples())
+            reason[at] = [word or "empty_response" for word in words]
+        return reason
 
     def _read_stored(self, signal: Signal) -> Ragged:
         rendered = self.render_for(signal)

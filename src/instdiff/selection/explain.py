@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Mapping
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.core import Floats, Log, Method, Scored
-from instdiff.data import Pool, Sample
+from instdiff.core import TEMPLATE_DATE, Floats, Log, Method, Scored
+from instdiff.data import Message, Pool, Sample, Turns
 from instdiff.errors import DataError
 from instdiff.methods import IFD, METHODS, AlpaGasus, InstructDiff, Nuggets, TShirt
+from instdiff.rendering.templates import calls_text
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import Found, origins
 from instdiff.selection.selector import check_same_rows
@@ -58,14 +60,14 @@ def explain(
     return facts
 
 
-def place_of(table: ScoreTable, row: str) -> int:
+def place_of(table: ScoreTable | Pool, row: str) -> int:
     """The position of the one row that its number or the beginning of its id names; a DataError else."""
     last = int(table.rows.max(initial=-1))
     if row.isdecimal() and int(row) <= last:
         found = np.flatnonzero(table.rows == int(row))
         if len(found):
             return int(found[0])
-        raise DataError(f"row {row} was not scored: its record was rejected when the data was read")
+        raise DataError(f"row {row} is not there: its record was rejected when the data was read")
     matching = [at for at, name in enumerate(table.ids) if name.startswith(row.lower())] if row else []
     ids = sorted({table.ids[at] for at in matching})
     if len(ids) == 1:
@@ -79,8 +81,20 @@ def place_of(table: ScoreTable, row: str) -> int:
 def turns(sample: Sample) -> list[dict[str, str]]:
     """The turns of a sample, each with who speaks."""
     tools = [{"role": "tools", "content": sample.tools}] if sample.tools else []
-    said = [{"role": m.role, "content": m.content, **({"input": m.input} if m.input else {})} for m in sample.messages]
-    return tools + said
+    return tools + [_turn(message) for message in sample.messages]
+
+
+def _turn(message: Message) -> dict[str, str]:
+    calls = calls_text(message.calls) if message.calls else ""
+    more = {"input": message.input, "reasoning": message.reasoning, "calls": calls, "name": message.name}
+    return {"role": message.role, "content": message.content} | {key: text for key, text in more.items() if text}
+
+
+def turn_text(turn: Mapping[str, str]) -> str:
+    """What one of the ``turns`` says: the thought, the content with its input, the calls."""
+    thought = f"<think>\n{turn['reasoning']}\n</think>" if turn.get("reasoning") else ""
+    parts = (thought, turn["content"], turn.get("input"), turn.get("calls"))
+    return "\n".join(part for part in parts if part)
 
 
 def _by_method(scored: Scored, at: int) -> dict[str, Any]:
@@ -125,13 +139,20 @@ def score_command(meta: Mapping[str, Any], store: str | None = None, output: str
     for name, entry in meta.get("methods", {}).items():
         words += method_words(name, entry)
     settings = meta.get("settings", {})
-    for key, usual in (("max_length", 2048), ("targets", "all"), ("dtype", "")):
+    for key, usual in USUAL.items():
         if settings.get(key, usual) != usual:
             words += [f"--{key.replace('_', '-')}", str(settings[key])]
     target = meta.get("target", {}).get("origin")
     words += ["--target", str(target)] if target else []
     words += ["--store", store] if store else []
     return shlex.join([*words, "--output", output])
+
+
+USUAL = {
+    **{"max_length": 2048, "dtype": "", "template_date": TEMPLATE_DATE.isoformat()},
+    **dataclasses.asdict(Turns()),
+}
+"""Settings that the command need not say."""
 
 
 def method_words(name: str, entry: Mapping[str, Any]) -> list[str]:
@@ -160,7 +181,8 @@ def _plain(one: Spoken) -> dict[str, Any]:
 # ── why: on which side of which cut a row lies ────────────────────────────────────────────────────────────────────────
 
 WORDS = {
-    "empty_response": "there is no response to score",
+    "empty_response": "a response is there and says nothing",
+    "no_target": "nothing of it is to be learnt: all its answers are calls, or are marked as not learnt",
     "empty_instruction": "there is no instruction to score",
     "too_short": "too little of the response can be scored",
     "too_long": "the prompt fills the length limit, so that nothing of the response is left",
@@ -170,7 +192,9 @@ WORDS = {
     "no_answer": "the judge was not reached, or gave no answer",
     "unparsable": "the judge wrote no number",
     "no_context": "the prompt is empty and the tokenizer has no start token, so nothing predicts the first token",
-    "unrenderable": "the chat template cannot render it",
+    "unrenderable": "the chat template raised an error; its own message stands in the log",
+    "rewritten": "of a response nothing is shown in the rendering, or its place there cannot be told",
+    "bad_tools": "its tools are no list of objects",
     "no_neighbour": "no other row was found to stand before it as a demonstration",
     "misaligned": "the end of its prompt merges with the response into one token",
     "multi_turn": "it has several responses, and the published way knows rows with one",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from instdiff.core import Log
 from instdiff.core.files import read_json
-from instdiff.data import Pool, load
+from instdiff.data import Pool, Turns, load
 from instdiff.errors import DataError, StoreError
 from instdiff.selection.selector import Selection
 
@@ -55,20 +55,33 @@ def records_in(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: -path.stat().st_mtime_ns)
 
 
+def recorded_turns(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How conversations were shown and learnt, of the settings in a record, as ``load`` takes it."""
+    names = [field.name for field in fields(Turns)]
+    return {name: settings[name] for name in names if name in settings} if settings else {}
+
+
 @dataclass(frozen=True)
 class Reading:
-    """How the input is read, where its keys do not say it."""
+    """How the input is read, where its keys do not say it; what ``Turns`` says goes before a record."""
 
     format: str | None = None
     map: Mapping[str, str] | None = None
     targets: str | None = None
+    reasoning: str | None = None
+    system: str | None = None
 
     def load(
-        self, where: str | list[str], targets: str | None = None, log: Log | None = None, limit: int | None = None
+        self,
+        where: str | list[str],
+        settings: Mapping[str, Any] | None = None,
+        log: Log | None = None,
+        limit: int | None = None,
     ) -> Pool:
-        """The rows, or the first ``limit`` of them; ``targets`` are those of the record."""
-        turns = self.targets or targets or "all"
-        return load(where, format=self.format, map=self.map, targets=turns, limit=limit, log=log)
+        """The rows, or the first ``limit`` of them; ``settings`` are those of the record."""
+        own = {"targets": self.targets, "reasoning": self.reasoning, "system": self.system}
+        turns = recorded_turns(settings) | {name: value for name, value in own.items() if value is not None}
+        return load(where, format=self.format, map=self.map, limit=limit, log=log, **turns)
 
 
 @dataclass(frozen=True)
@@ -88,10 +101,10 @@ class Found:
     pool: Pool | None = None
 
     @property
-    def targets(self) -> str | None:
-        """The turns that were scored."""
-        targets: str | None = (self.record or {}).get("settings", {}).get("targets")
-        return targets
+    def settings(self) -> Mapping[str, Any]:
+        """With which the rows were scored."""
+        settings: Mapping[str, Any] = (self.record or {}).get("settings", {})
+        return settings
 
     @property
     def scores(self) -> Path | None:
@@ -114,7 +127,7 @@ def find(where: str, reading: Reading | None = None, log: Log | None = None) -> 
         return Found(where, list(record["ids"]), list(record["rows"]), record, (place, rows))
     files = (path, record_path(path), path.parent / RECORD) if path.is_file() else ()
     beside = next((_read(other) for other in files[1:] if other.is_file() and _is_record(other)), None)
-    pool = reading.load(where, (beside or {}).get("settings", {}).get("targets"), log)
+    pool = reading.load(where, (beside or {}).get("settings"), log)
     if beside is not None and Counter(beside["ids"]) != Counter(pool.ids):
         beside = None  # of another selection
     numbers = None if beside is None or beside["ids"] != pool.ids else list(beside["rows"])
@@ -173,14 +186,14 @@ def rows_of(
     if found.pool is not None:
         return found.pool
     if found.files and not data and found.files[1].is_file():
-        pool = reading.load(str(found.files[1]), found.targets, log)
+        pool = reading.load(str(found.files[1]), found.settings, log)
         if pool.ids == found.ids:
             return pool
     origin = data or (found.record or {}).get("data", {}).get("origin")
     if not origin:
         raise DataError(f"'{found.name}' does not say which data it is of; give --data FILE")
     try:
-        pool = reading.load(origin, found.targets, log)
+        pool = reading.load(origin, found.settings, log)
     except DataError as error:
         if data:
             raise

@@ -16,7 +16,6 @@ from instdiff.core import (
     Prompted,
     ResponseOnly,
     Scored,
-    Settings,
     Signal,
     Top1,
     View,
@@ -59,7 +58,7 @@ def stored_tokens(
 
     ``meta`` is the metadata of the score file, which names models, settings and the store, unless another is given.
     """
-    from instdiff.scoring.models import parse_model
+    from instdiff.scoring.models import recorded
     from instdiff.scoring.workbench import Workbench
 
     asked = {signal for s in scored for signal in s.method.signals().values() if _of_tokens(signal)}
@@ -68,13 +67,7 @@ def stored_tokens(
     place = Store(store or meta.get("store"))
     if not (place.root / "columns").is_dir():
         return [], [f"there is no store in '{place.root}'"]
-    known = meta.get("settings", {})
-    models = {
-        role: replace(parse_model(facts["where"]), template=facts.get("template"))
-        for role, facts in meta.get("models", {}).items()
-    }
-    settings = Settings(max_length=known.get("max_length", 2048), dtype=known.get("dtype", "auto"), device="cpu")
-    bench = Workbench(one, models, settings, place, log=log or (lambda line: None))
+    bench = Workbench(one, *recorded(meta), place, log=log or (lambda line: None))
     found: dict[tuple[str, str, View], Spoken] = {}
     lacking: dict[str, None] = {}
     for signal in sorted(asked, key=lambda s: (s.model, repr(s.measure), repr(s.view))):

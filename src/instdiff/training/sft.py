@@ -24,9 +24,9 @@ from instdiff.config.train import TrainSettings
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import building, fingerprint, read_json, write_json
 from instdiff.data import Pool
-from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.models import load_tokenizer, resolve, tell_own_template
 from instdiff.errors import ConfigError, DataError, StoreError
-from instdiff.rendering.renderer import Rows, training_rows
+from instdiff.rendering.renderer import Renderer, Rows
 from instdiff.rendering.templates import template
 from instdiff.store import Store
 from instdiff.training.trainer import CHECKPOINTS, Job, Progress
@@ -75,6 +75,7 @@ def fit(
     log: Log = print,
     progress: Progress | None = None,
     base_fingerprint: str | None = None,
+    rendering: dict[str, Any] | None = None,
 ) -> TrainReport:
     """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
 
@@ -84,7 +85,7 @@ def fit(
     ``rows`` come from ``training_rows``; those with a reason are left out. ``base`` is the folder of the model to start
     from. The ``tokenizer``, which made the rows, is saved beside the model, unchanged. The settings' own seed, where
     given, goes before ``seed``: of order, dropout and adapter weights. ``progress`` is told after each step, the log at
-    most every ten seconds. ``base_fingerprint`` is for the record.
+    most every ten seconds. ``base_fingerprint`` and ``rendering``, how the rows were made, are for the record.
 
     Raises a ConfigError where a setting is unknown or does not fit, a DataError where no row can be trained on, a
     PlanError without the training extra, a StoreError where the output cannot be written or something else is there,
@@ -99,7 +100,8 @@ def fit(
     if (output / RECORD).is_file():
         return _read_finished(output, recipe)
     left_out = _check(rows, len(used), output)
-    counts = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
+    counts: dict[str, Any] = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
+    counts |= {"rendering": rendering} if rendering else {}
     with _quiet():
         job = Job(used, base, tokenizer, settings, seed, device, log, progress)
         return _run_job(job, output, recipe, counts)
@@ -214,6 +216,7 @@ def train(
     store: Store,
     seed: int,
     log: Log,
+    strict: bool = False,
     say: Callable[[dict[str, Any]], None] | None = None,
 ) -> ModelRef:
     """Supervised fine-tuning of a base model on all rows of a pool.
@@ -222,14 +225,18 @@ def train(
         The trained model; for LoRA the base with the adapter on it.
 
     Raises:
-        ConfigError: the base has an adapter.
+        ConfigError: the base has an adapter; or ``strict``, and no row has an end to learn.
     """
     if base.adapter:
         raise ConfigError(f"'{base}' has an adapter; merge it into its base before training on top of it")
     source = resolve(base, store.memo, adapters=False)
-    tokenizer = load_tokenizer(source)
-    layout = template(base.template or settings.templates["*"])
-    rows = training_rows(pool, tokenizer, layout, train_settings.model_max_length)
+    tokenizer = load_tokenizer(source, settings.template_date)
+    tell_own_template(base, settings, tokenizer, log)
+    name = base.template or settings.template
+    renderer = Renderer(pool, tokenizer)
+    rows = renderer.training_rows(template(name), train_settings.model_max_length)
+    for line in (*renderer.report(), *lines_of_ends(rows, strict=strict)):
+        log(line)
     report = fit(
         rows,
         source.folder,
@@ -239,12 +246,33 @@ def train(
         seed=seed,
         device=settings.device,
         base_fingerprint=source.fingerprint,
+        rendering={"template": name, "template_date": str(settings.template_date), **dataclasses.asdict(pool.turns)},
         log=log,
     )
     if say is not None:
         losses = report.losses
         say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})
     return trained_model(base, train_settings, output)
+
+
+def lines_of_ends(rows: Rows, *, strict: bool = False) -> list[str]:
+    """What the log should say of rows without an end to learn; a ConfigError where all are, and this is ``strict``."""
+    used = rows.reason == None  # noqa: E711 - elementwise
+    if rows.ended is None or not (open_ := used & ~rows.ended).any():
+        return []
+    cut = int((open_ & rows.truncated).sum())
+    if not open_[used].all():
+        more = f"; {cut:,} of them are cut at the length limit" if cut else ""
+        return [f"{open_.sum():,} of {used.sum():,} rows have no end to learn after their last answer{more}"]
+    advice = (
+        "all of them are cut at the length limit, so raise train.model_max_length"
+        if cut == used.sum()
+        else "give a --template that closes an answer, or a tokenizer with an end token"
+    )
+    said = f"no row has an end to learn, so the model will not learn to stop; {advice}"
+    if strict:
+        raise ConfigError(f"{said}, or leave --strict out")
+    return [f"warning: {said}"]
 
 
 def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:

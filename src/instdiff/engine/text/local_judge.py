@@ -85,7 +85,4 @@ class Writer:
 
     def _chat(self, messages: list[dict[str, str]]) -> str:
         # Templates that know no thinking ignore the switch; the others would think past the end of the answer.
-        said: str = self.tokenizer.hf.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return said
+        return self.tokenizer.render(messages, ask=True, values={"enable_thinking": False})

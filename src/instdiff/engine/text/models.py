@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from instdiff.core import Embedding, Log, Measure, ModelRef
+from instdiff.core import TEMPLATE_DATE, Embedding, Log, Measure, ModelRef
 from instdiff.engine.models import Resident, Source, load_tokenizer, resolve
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.embedder import PACKAGED, Embedder, resolve_embedder
@@ -37,11 +38,12 @@ def text_model(
     resident: Resident,
     device: torch.device,
     concurrency: int | None = None,
+    template_date: date = TEMPLATE_DATE,
 ) -> TextModel:
     """An embedder or judge, not yet loaded; a ConfigError for a faulty address, an EngineError for no model."""
     if isinstance(measure, Embedding):
         return VectorModel(resolve_embedder(ref, memo), device)
-    return JudgeModel(ref, memo, resident, concurrency)
+    return JudgeModel(ref, memo, resident, concurrency, template_date)
 
 
 class VectorModel:
@@ -60,8 +62,15 @@ class VectorModel:
 class JudgeModel:
     """A judge behind an endpoint, or a language model of this machine that writes."""
 
-    def __init__(self, ref: ModelRef, memo: Path, resident: Resident, concurrency: int | None = None) -> None:
-        self.resident = resident
+    def __init__(
+        self,
+        ref: ModelRef,
+        memo: Path,
+        resident: Resident,
+        concurrency: int | None = None,
+        template_date: date = TEMPLATE_DATE,
+    ) -> None:
+        self.resident, self.template_date = resident, template_date
         self.calls: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
         self.endpoint = parse_judge(ref.where)
         self.source = None if self.endpoint else resolve(ref, memo)
@@ -70,7 +79,7 @@ class JudgeModel:
         elif self.source is not None:
             dtype = str(resident.dtype).removeprefix("torch.")
             self.fingerprint = judge_fingerprint(
-                f"{self.source.fingerprint}+{load_tokenizer(self.source).fingerprint}+{dtype}"
+                f"{self.source.fingerprint}+{load_tokenizer(self.source, self.template_date).fingerprint}+{dtype}"
             )
 
     def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[BatchResult]:
@@ -80,5 +89,5 @@ class JudgeModel:
             return
         assert self.source is not None
         with self.resident.use(self.source) as model:
-            writer = Writer(str(self.source.ref), model, load_tokenizer(self.source), log)
+            writer = Writer(str(self.source.ref), model, load_tokenizer(self.source, self.template_date), log)
             yield from Judge(writer, log)(texts, measures)

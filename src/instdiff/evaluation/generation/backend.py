@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 from instdiff.engine.text.generate import render_chat
 from instdiff.engine.text.judge import Answer
+from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError
 from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import Template, TextTemplate, fill
@@ -50,8 +52,10 @@ class Backend(Protocol):
         ...
 
 
-def in_template(prompt: Prompt, layout: Template, hf: Any) -> str:
+def in_template(prompt: Prompt, layout: Template, tokenizer: HFTokenizer | None) -> str:
     """What a model sees of a prompt: the text as it is, or in a template as training has it.
+
+    Only a chat template needs the tokenizer.
 
     Raises:
         ConfigError: a chat template is asked for, and the tokenizer has none.
@@ -61,17 +65,13 @@ def in_template(prompt: Prompt, layout: Template, hf: Any) -> str:
     if isinstance(layout, TextTemplate):
         head = fill(layout.system, system=prompt.system) if prompt.system else ""
         return head + layout.turn(prompt.text, "")
-    jinja = layout.jinja or hf.chat_template
-    if not jinja:
+    assert tokenizer is not None
+    if not (layout.jinja or tokenizer.hf.chat_template):
         raise ConfigError(
-            f"the tokenizer of '{hf.name_or_path}' has no chat template; give --template alpaca, plain or direct"
+            f"the tokenizer of '{tokenizer.hf.name_or_path}' has no chat template; "
+            "give --template alpaca, plain or direct"
         )
-
-    def render(messages: list[dict[str, str]]) -> str:
-        text: str = hf.apply_chat_template(messages, chat_template=jinja, tokenize=False, add_generation_prompt=True)
-        return text
-
-    return render_chat(render, prompt.text, prompt.system)
+    return render_chat(partial(tokenizer.render, jinja=layout.jinja, ask=True), prompt.text, prompt.system)
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:

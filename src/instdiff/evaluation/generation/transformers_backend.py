@@ -35,17 +35,17 @@ class PromptEncoder:
     """A model of this machine with its tokenizer and template: what it sees of a prompt, as text and as tokens."""
 
     def __init__(self, model: ModelRef, settings: Settings, memo: Path) -> None:
-        self.name, self.source = str(model), resolve(model, memo)
-        self.layout = template(model.template or settings.templates.get("base") or settings.templates["*"])
+        self.name, self.source, self.template_date = str(model), resolve(model, memo), settings.template_date
+        self.layout = template(model.template or settings.templates.get("base") or settings.template)
 
     @cached_property
     def tokenizer(self) -> HFTokenizer:
         """Read when it is first needed."""
-        return load_tokenizer(self.source)
+        return load_tokenizer(self.source, self.template_date)
 
     def text(self, prompt: Prompt) -> str:
         """As text."""
-        return in_template(prompt, self.layout, self.tokenizer.hf)
+        return in_template(prompt, self.layout, self.tokenizer)
 
     def rows(self, asked: Sequence[GenerationRequest]) -> list[Row]:
         """As tokens; a chat template brings its own start token."""

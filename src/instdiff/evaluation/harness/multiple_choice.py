@@ -263,7 +263,7 @@ class ChoiceScorer:
     def __post_init__(self) -> None:
         subject = self.subject
         self.source = resolve(subject.model, subject.store.memo)
-        self.tokenizer = load_tokenizer(self.source)
+        self.tokenizer = load_tokenizer(self.source, subject.settings.template_date)
         self.resident = subject.host
 
     def close(self) -> None:
@@ -306,10 +306,7 @@ class ChoiceScorer:
         return Rows(Ragged.of(ids, np.int32), target, np.array(cut, bool), np.full(len(ids), None, object))
 
     def _render(self, talk: ChoicePrompt, chat: ChatTemplate) -> str:
-        text: str = self.tokenizer.hf.apply_chat_template(
-            talk.messages(), chat_template=chat.jinja, tokenize=False, add_generation_prompt=True
-        )
-        return text
+        return self.tokenizer.render(talk.messages(), jinja=chat.jinja, ask=True)
 
     def _sweep(self, rows: Rows, column: ColumnId, label: str) -> None:
         """Compute what the store lacks, equal rows once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core.files import fingerprint
 from instdiff.engine.forward import out_of_memory
 from instdiff.engine.models import load_tokenizer, pick_device, resolve
 from instdiff.engine.sweep import default_batch_tokens
+from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.local_data import Parts, local_file
@@ -179,7 +181,7 @@ class HarnessSuite:
         _require_lm_eval()
         source = resolve(subject.model, subject.store.memo)
         resident = subject.host.local()
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(source, subject.settings.template_date)
         chat = chat_template(subject)
         if chat is not None and chat.jinja:
             tokenizer.hf.chat_template = chat.jinja
@@ -192,7 +194,7 @@ class HarnessSuite:
             tokenizer.hf.chat_template if chat else "",
         )
         with quietly(), resident.use(source) as model:
-            lm = make_watched_class()(model, tokenizer.hf, context, batch_rows(subject, context), subject)
+            lm = make_watched_class()(model, tokenizer, context, batch_rows(subject, context), subject)
             with closing(keeping(lm, subject.folder / "openllm" / f"{key}.db")) as answers:
                 found = [
                     self._task(task, where, answers, subject, context, chat is not None) for task, where in self.tasks
@@ -365,15 +367,18 @@ def make_watched_class() -> Any:
 
         label = ""
 
-        def __init__(self, model: Any, tokenizer: Any, context: int, batch: int, subject: Subject) -> None:
+        def __init__(self, model: Any, tokenizer: HFTokenizer, context: int, batch: int, subject: Subject) -> None:
             super().__init__(
-                pretrained=model, tokenizer=tokenizer, backend="causal", max_length=context, batch_size=batch
+                pretrained=model, tokenizer=tokenizer.hf, backend="causal", max_length=context, batch_size=batch
             )
-            self.subject = subject
+            self.subject, self.own_tokenizer = subject, tokenizer
             self.advance: Callable[[int, int], None] = lambda rows, tokens: None
 
         def set_cache_hook(self, hook: Any) -> None:
             super().set_cache_hook(_WatchedHook(hook, lambda text: self.advance(1, _tokens(text))))
+
+        def apply_chat_template(self, chat_history: Sequence[Any], add_generation_prompt: bool = True) -> str:
+            return render_history(self.own_tokenizer, chat_history, ask=add_generation_prompt)
 
         @contextmanager
         def _show(self, requests: Sequence[Any]) -> Iterator[None]:
@@ -400,6 +405,19 @@ def make_watched_class() -> Any:
             return out
 
     return Watched
+
+
+def render_history(tokenizer: HFTokenizer, messages: Sequence[Mapping[str, str]], *, ask: bool) -> str:
+    """A conversation as lm-eval has it, but for the date: where nothing is asked, the last message is left open."""
+    try:
+        text = tokenizer.render(messages, ask=ask)
+    except TemplateError:  # as lm-eval has it: the template may know no system turn
+        text = tokenizer.render([one for one in messages if one["role"] != "system"], ask=ask)
+    if ask:
+        return text
+    last = messages[-1]["content"]
+    last = last if last in text else last.strip()  # the template may trim it
+    return text[: text.rindex(last) + len(last)]
 
 
 def _tokens(request: Any) -> int:

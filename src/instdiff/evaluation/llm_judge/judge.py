@@ -188,8 +188,9 @@ class LLMJudge:
             self.source = resolve(parse_model(where), subject.store.memo)
             self.resident = subject.host.local()
             dtype = str(self.resident.dtype).removeprefix("torch.")
+            tokenizer = load_tokenizer(self.source, subject.settings.template_date)
             self.name = where
-            self.model = f"{self.source.fingerprint}+{load_tokenizer(self.source).fingerprint}+{dtype}"
+            self.model = f"{self.source.fingerprint}+{tokenizer.fingerprint}+{dtype}"
             self.attempts = Writer.attempts
         path = subject.folder / f"judgements-{fingerprint('judge', WAY, self.model)}.jsonl"
         self.answers = AnswerCache(path, _read_answer)
@@ -254,7 +255,7 @@ class LLMJudge:
             yield Endpoint(self.endpoint, log, form=Reviewing(sheet), **asdict(self.waits))
             return
         assert self.source is not None
-        tokenizer = load_tokenizer(self.source)
+        tokenizer = load_tokenizer(self.source, self.subject.settings.template_date)
         room = (tokenizer.max_length or SHARE * sheet.max_tokens) // SHARE
         with self.resident.use(self.source) as model:
             yield Writer(self.name, model, tokenizer, log, max_tokens=min(sheet.max_tokens, room))
