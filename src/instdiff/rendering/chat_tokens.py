@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.rendering.chat import Closing, Draft, Writer
-from instdiff.rendering.templates import Kind
+from instdiff.data import Message, Sample, Turns
+from instdiff.rendering.chat import ChatRenderer, Closing, Draft, Unscorable, Writer
+from instdiff.rendering.templates import Kind, Template, TextTemplate
 
 KINDS = list(Kind)
 """Their numbers among tokens."""
@@ -121,3 +122,29 @@ class _Tokens:
     def _end(self, closing: Closing, first: int, last: int) -> list[tuple[int, int, Kind]]:
         start, end = (self._back(int(place)) for place in (self.placed.starts[first], self.placed.ends[last]))
         return [(closing.start, start, closing.before), (start, end, Kind.END)]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """How a model that was trained under a template stops: by one of some tokens, or by a text where there is none."""
+
+    tokens: frozenset[int] = frozenset()
+    text: str = ""
+
+
+def turn_end(tokenizer: PlacingTokenizer, layout: Template) -> TurnEnd:
+    """What closes a single answer under a chat template; nothing under text templates, which the end token closes."""
+    if isinstance(layout, TextTemplate):
+        return TurnEnd()
+    renderer = ChatRenderer(tokenizer, layout, Turns())
+    try:
+        draft = renderer.draft(Sample((Message("user", "Why?"), Message("assistant", "Because."))))
+    except Unscorable:
+        return TurnEnd()
+    (runs,) = tokenise_drafts([draft], tokenizer, renderer.note)
+    closing = [token for ids, kind in runs if kind == NUMBER[Kind.END] for token in ids]
+    if not closing:
+        return TurnEnd()
+    last = closing[-1]
+    known = last in tokenizer.stops or last in tokenizer.specials
+    return TurnEnd(frozenset({last})) if known else TurnEnd(text=draft.closings[-1].usual.strip())

@@ -26,6 +26,7 @@ from instdiff.core.files import building, fingerprint, read_json, write_json
 from instdiff.data import Pool
 from instdiff.engine.models import load_tokenizer, resolve, tell_own_template
 from instdiff.errors import ConfigError, DataError, StoreError
+from instdiff.rendering.chat_tokens import turn_end
 from instdiff.rendering.renderer import Renderer, Rows
 from instdiff.rendering.templates import template
 from instdiff.store import Store
@@ -187,7 +188,19 @@ def _finish(folder: Path, base: Path, record: dict[str, Any], log: Log) -> None:
     config = {key: value for key, value in read_json(saved).items() if key not in ("is_local", "local_files_only")}
     limit = read_json(original).get("model_max_length") if original.is_file() else None
     write_json(saved, config if limit is None else config | {"model_max_length": limit})
+    _stop_at(folder / "generation_config.json", record.get("rendering", {}).get("stops", []))
     write_json(folder / RECORD, record)
+
+
+def _stop_at(config: Path, tokens: list[int]) -> None:
+    """Whoever runs the model stops where it has learnt to."""
+    if not tokens or not config.is_file():  # an adapter has none
+        return
+    facts = read_json(config)
+    known = facts.get("eos_token_id")
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    if more := [token for token in tokens if token not in known]:
+        write_json(config, {**facts, "eos_token_id": [*known, *more]})
 
 
 @contextmanager
@@ -233,8 +246,10 @@ def train(
     tokenizer = load_tokenizer(source, settings.template_date)
     tell_own_template(base, settings, tokenizer, log)
     name = base.template or settings.template
-    renderer = Renderer(pool, tokenizer)
-    rows = renderer.training_rows(template(name), train_settings.model_max_length)
+    renderer, layout = Renderer(pool, tokenizer), template(name)
+    rows = renderer.training_rows(layout, train_settings.model_max_length)
+    shown = {"template": name, "template_date": str(settings.template_date), **dataclasses.asdict(pool.turns)}
+    stops = sorted(turn_end(tokenizer, layout).tokens)
     for line in (*renderer.report(), *lines_of_ends(rows, strict=strict)):
         log(line)
     report = fit(
@@ -246,7 +261,7 @@ def train(
         seed=seed,
         device=settings.device,
         base_fingerprint=source.fingerprint,
-        rendering={"template": name, "template_date": str(settings.template_date), **dataclasses.asdict(pool.turns)},
+        rendering=shown | ({"stops": stops} if stops else {}),
         log=log,
     )
     if say is not None:

@@ -16,7 +16,7 @@ class Generator:
     """Writes with a causal language model in memory and its tokenizer ``hf``.
 
     Messages call the model ``who`` and a prompt ``asked``. ``rows`` answers are written at once, fewer after memory did
-    not suffice; ``log`` is told what happens.
+    not suffice; ``log`` is told what happens. A token of ``ends`` ends an answer.
     """
 
     def __init__(self, model: Any, hf: Any, who: str, rows: int, log: Log, asked: str = "prompt") -> None:
@@ -24,7 +24,8 @@ class Generator:
         self.device = next(model.parameters()).device
         ends = model.generation_config.eos_token_id
         ends = hf.eos_token_id if ends is None else ends
-        self.ends, self.pad = ends, next((i for i in (hf.pad_token_id, hf.eos_token_id) if i is not None), 0)
+        self.ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self.pad = next((i for i in (hf.pad_token_id, hf.eos_token_id) if i is not None), 0)
 
     def write(self, prompts: Sequence[list[int]], room: int, **how: Any) -> list[list[int]] | None:
         """Of each prompt the tokens that follow, its end token with them, greedily unless ``how`` draws.
@@ -61,7 +62,7 @@ class Generator:
             num_beams=1,
             repetition_penalty=1.0,
             max_new_tokens=room,
-            eos_token_id=self.ends,
+            eos_token_id=sorted(self.ends) or None,
             pad_token_id=self.pad,
         )
         out = self.model.generate(
@@ -74,7 +75,7 @@ class Generator:
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer."""
-        return token in self.ends if isinstance(self.ends, list) else token == self.ends
+        return token in self.ends
 
 
 def render_chat(render: Callable[[list[dict[str, str]]], str], text: str, system: str) -> str:

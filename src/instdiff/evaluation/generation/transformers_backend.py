@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +22,7 @@ from instdiff.engine.text.judge import Answer
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
 from instdiff.evaluation.subject import Prompt, Sampling, host_of
+from instdiff.rendering.chat_tokens import TurnEnd, turn_end
 from instdiff.rendering.templates import TextTemplate, template
 
 BATCH_ROWS = {"cpu": 8}
@@ -42,6 +44,22 @@ class PromptEncoder:
     def tokenizer(self) -> HFTokenizer:
         """Read when it is first needed."""
         return load_tokenizer(self.source, self.template_date)
+
+    @cached_property
+    def end(self) -> TurnEnd:
+        """What closes an answer under the template, which the model's own configuration need not know."""
+        return turn_end(self.tokenizer, self.layout)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of how prompts become tokens, and answers end."""
+        own = self.tokenizer.fingerprint
+        beside = self.end.tokens - self.tokenizer.stops
+        return fingerprint(own, sorted(beside), self.end.text) if beside or self.end.text else own
+
+    def stops(self, sampling: Sampling) -> Sampling:
+        """The sampling, which also stops at the text that closes an answer."""
+        return replace(sampling, stop=(*sampling.stop, self.end.text)) if self.end.text else sampling
 
     def text(self, prompt: Prompt) -> str:
         """As text."""
@@ -92,9 +110,7 @@ class Local:
         self._side = PromptEncoder(model, settings, memo)
         self.name = self._side.name
         dtype = str(resident.dtype).removeprefix("torch.")
-        self.fingerprint = fingerprint(
-            "hf", WAYS, self._side.source.fingerprint, self._side.tokenizer.fingerprint, dtype
-        )
+        self.fingerprint = fingerprint("hf", WAYS, self._side.source.fingerprint, self._side.fingerprint, dtype)
         self._rows = BATCH_ROWS.get(resident.device.type, GPU_BATCH_ROWS)
 
     def prompt_text(self, prompt: Prompt) -> str:
@@ -116,6 +132,8 @@ class Local:
         rows.sort(key=lambda found: (found[1], -len(found[0][1]), found[0][0].key))
         with self.resident.use(self._side.source) as model:
             generator = Generator(model, self._side.tokenizer.hf, f"'{self.name}'", self._rows, self.log)
+            generator.ends |= self._side.end.tokens
+            sampling = self._side.stops(sampling)
             for room, some in groupby(rows, key=lambda found: found[1]):
                 yield from self._batches(generator, deque(row for row, _ in some), room, sampling)
                 self._rows = generator.rows

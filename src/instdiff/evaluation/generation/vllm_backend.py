@@ -46,9 +46,7 @@ class VLLM:
         self._side, self.log = PromptEncoder(model, settings, memo), log
         self.name, self.dtype = self._side.name, settings.dtype
         source = self._side.source
-        self.fingerprint = fingerprint(
-            "vllm", WAYS, source.fingerprint, self._side.tokenizer.fingerprint, settings.dtype
-        )
+        self.fingerprint = fingerprint("vllm", WAYS, source.fingerprint, self._side.fingerprint, settings.dtype)
         self._engine: Any = None
 
     def prompt_text(self, prompt: Prompt) -> str:
@@ -59,6 +57,7 @@ class VLLM:
         self, asked: Sequence[GenerationRequest], sampling: Sampling
     ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         """Answers, so many at once."""
+        sampling = self._side.stops(sampling)
         rows, lost = self._side.split(asked, sampling.max_new_tokens)
         if lost:
             yield lost
@@ -86,6 +85,7 @@ class VLLM:
             top_p=sampling.top_p if sampling.temperature > 0 else 1.0,
             max_tokens=room,
             stop=list(sampling.stop) or None,
+            stop_token_ids=sorted(self._side.end.tokens) or None,
             seed=one.seed % LARGEST_SEED,
         )
 
