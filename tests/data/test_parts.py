@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from instdiff.data import Pool, load, readers
-from instdiff.data.load import _in_part, load_shards
+from instdiff.data.load import _in_part, _sources, load_shards
 from instdiff.data.pool import concat
 
 ROWS = [
@@ -61,7 +61,7 @@ def parts(source: Any, count: int, **how: Any) -> list[Pool]:
 def test_parts_are_the_input(write: Callable[[Path], str], name: str, alone: bool, count: int, tmp_path: Path) -> None:
     source = write(tmp_path / name)
     whole, found = load(source), parts(source, count)
-    assert _in_part([source], None) is alone
+    assert _in_part(_sources(source), None) is alone
     assert [len(part) for part in found] == [len(part.ids) for part in found]
     assert [i for part in found for i in part.ids] == list(whole.ids)
     assert concat(found).fingerprint == whole.fingerprint and {part.size for part in found} == {whole.size}
@@ -118,7 +118,7 @@ def test_parts_of_several_sources(tmp_path: Path) -> None:
         ([f"{tmp_path / 'd'}:test", str(talk)], True),
     ):
         whole = load(source)
-        assert _in_part(source, None) is alone
+        assert _in_part(_sources(source), None) is alone
         assert [i for part in parts(source, 3) for i in part.ids] == list(whole.ids)
     assert len(load([str(tmp_path / "d"), str(talk)])) == 21
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt, field_validator
 
-from instdiff.config.base import key
+from instdiff.config.base import Data, key
 from instdiff.config.commands import DataConfig, ExecutorConfig, RunConfig
 from instdiff.config.pipeline import names
 
@@ -18,7 +18,7 @@ class EvalConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff eval``."""
 
     limit: PositiveInt | None = key(None, "First N rows.", metavar="N", also="max_samples")
-    data: str | None = key(None, "Rows of the suite heldout.", also="data_path")
+    data: Data = key(None, "Rows of the suite heldout.", also="data_path")
     model: str | None = key(
         None,
         "Under test: a folder, hub id, builtin:tiny; with generator openai:... only its name.",

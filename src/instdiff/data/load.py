@@ -30,7 +30,7 @@ from instdiff.data.readers import (
     reads_in_part,
 )
 from instdiff.data.sample import REASONING, SYSTEM, TARGETS, Turns
-from instdiff.data.sources import Files, find_files
+from instdiff.data.sources import DataFile, Files, find_files
 from instdiff.data.write import write_rejects
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
@@ -83,14 +83,15 @@ def load(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}, it must be at least 1")
     sources = _sources(source)
-    loading = _Loading(_requested(format, map), limit, [_open(one, limit) for one in sources])
+    records = itertools.chain.from_iterable(_open(one, limit) for one in sources)
+    loading = _Loading(_requested(format, map), limit, sources, records)
     if rejects_path is not None and loading.rejects and not loading.fits_none:
         write_rejects(loading.rejects, _not_over(sources, Path(rejects_path)))
     loading.check(map)
     if log is not None:
         for line in loading.report():
             log(line)
-    return loading.pool(turns, sum(_size(one) for one in sources) if _in_part(sources, limit) else loading.total)
+    return loading.pool(turns, _size(sources) if _in_part(sources, limit) else loading.total)
 
 
 def check_turns(targets: str = "all", reasoning: str = "learn", system: str = "keep") -> Turns:
@@ -118,9 +119,9 @@ def load_shards(
         return parts if index is None else [parts[index]]
     form = _requested(how.get("format"), how.get("map"))
     turns = check_turns(**{name: how[name] for name in ("targets", "reasoning", "system") if name in how})
-    size, out = sum(_size(one) for one in sources), []
+    size, out = _size(sources), []
     for at in range(count) if index is None else [index]:
-        loading = _Loading(form, None, _open_part(sources, at, count))
+        loading = _Loading(form, None, sources, _open_part(sources, at, count))
         out.append(loading.pool(turns, size, rejects=False))
         if log is not None:
             log(next(loading.report()))
@@ -136,7 +137,7 @@ def _requested(format: str | None, map: Mapping[str, str] | None) -> Format | No
 class _Loading:
     """What is known while the records come in."""
 
-    def __init__(self, form: Format | None, limit: int | None, sources: Sequence[_Opened]) -> None:
+    def __init__(self, form: Format | None, limit: int | None, sources: Sequence[_Source], files: _Records) -> None:
         self.sources = sources
         self.origin = " + ".join(one.name for one in sources)
         self.left = limit
@@ -150,7 +151,7 @@ class _Loading:
         self.read: dict[str, int] = {}
         self._example: dict[str, Any] | None = None
         self._fitted = False
-        for name, own, records in itertools.chain.from_iterable(one.files for one in sources):
+        for name, own, records in files:
             if self.left == 0:
                 break
             self._read(name, form or own, records)
@@ -269,87 +270,90 @@ _Records = Iterator[tuple[str, Format | None, Iterator[Record]]]
 
 
 @dataclass
-class _Opened:
-    """A source by the name that it has in messages, and its files where it has some."""
+class _Source:
+    """A source, the name that it has in messages, and its files where it has some."""
 
+    given: Any
     name: str
-    files: _Records
     found: Files | None = None
 
 
-def _sources(source: Source) -> list[Any]:
-    """The sources one by one; a ConfigError where one is given twice."""
-    if isinstance(source, str | os.PathLike) or not isinstance(source, Sequence) or not source:
-        return [source]
-    if not all(isinstance(one, str | os.PathLike) for one in source):
-        return [source]
-    seen: dict[str, Any] = {}
-    for one in source:
-        name = os.fspath(one)
-        place = os.path.realpath(name) if os.path.exists(name) else name
+def _sources(source: Source) -> list[_Source]:
+    """The sources one by one; a ConfigError where one is given twice, a DataError where one is not there."""
+    if isinstance(source, str | os.PathLike) or not isinstance(source, Sequence):
+        return [_source(source)]
+    names = [os.fspath(one) for one in source if isinstance(one, str | os.PathLike)]
+    if not names or len(names) < len(source):
+        return [_source(source)]
+    seen = set()
+    for one in names:
+        place = os.path.realpath(one) if os.path.exists(one) else one
         if place in seen:
-            raise ConfigError(f"'{name}' is given twice as data; leave one out")
-        seen[place] = one
-    return list(source)
+            raise ConfigError(f"'{one}' is given twice as data; leave one out")
+        seen.add(place)
+    return [_source(one) for one in names]
 
 
-def _open(source: Any, limit: int | None) -> _Opened:
-    """A source and the records of each of its files."""
+def _source(source: Any) -> _Source:
     if not isinstance(source, str | os.PathLike):
         if isinstance(source, Mapping):
             raise DataError("a list of rows is expected, this is one dict; put it into a list")
-        return _Opened("rows", iter([("rows", None, read_rows(source, "rows"))]))
+        return _Source(source, "rows")
     name = os.fspath(source)
     if name == "-":
-        return _Opened("stdin", iter([("stdin", None, read_lines(sys.stdin.buffer, "stdin"))]))
+        return _Source(name, "stdin")
+    if name.startswith(("hub:", "builtin:skills")):
+        return _Source(name, name)
+    return _Source(name, name, find_files(name))
+
+
+def _open(source: _Source, limit: int | None) -> _Records:
+    """The records of each file of a source."""
+    name = source.name
+    if source.found is not None:
+        return ((file.name, file.form, read_file(file.path, file.name)) for file in source.found.read)
+    if source.given == "-":
+        return iter([(name, None, read_lines(sys.stdin.buffer, name))])
     if name.startswith("hub:"):
-        return _Opened(name, iter([(name, None, read_tables(hub_tables(name[4:], limit), name))]))
-    if name.startswith("builtin:skills"):
-        return _Opened(name, iter([(name, None, read_rows(skills_named(name), name))]))
-    found = find_files(name)
-    return _Opened(name, ((file.name, file.form, read_file(file.path, file.name)) for file in found.read), found)
+        return iter([(name, None, read_tables(hub_tables(name[4:], limit), name))])
+    rows = skills_named(name) if name.startswith("builtin:") else source.given
+    return iter([(name, None, read_rows(rows, name))])
 
 
-def _open_part(sources: Sequence[Any], index: int, count: int) -> list[_Opened]:
+def _open_part(sources: Sequence[_Source], index: int, count: int) -> _Records:
     """Of sources whose files are laid end to end, a part of so many that are about as large."""
-    names = [os.fspath(source) for source in sources]
-    if names[0].startswith("hub:"):
-        records = read_tables(hub_tables(names[0][4:], None, (index, count)), names[0])
-        return [_Opened(names[0], iter([(names[0], None, records)]))]
-    found = [find_files(name) for name in names]
-    total, begin = sum(_bytes(file.path) for files in found for file in files.read), 0
+    if sources[0].name.startswith("hub:"):
+        name = sources[0].name
+        yield name, None, read_tables(hub_tables(name[4:], None, (index, count)), name)
+    total, begin = _size(sources), 0
     first, last = total * index // count, total * (index + 1) // count
-    out = []
-    for name, files in zip(names, found, strict=True):
-        parts = []
-        for file in files.read:
-            size = _bytes(file.path)
-            start, stop = (min(max(at - begin, 0), size) for at in (first, last))
-            begin += size
-            if start < stop:
-                parts.append((file.name, file.form, read_file(file.path, file.name, (start, stop, size))))
-        out.append(_Opened(name, iter(parts)))
-    return out
+    for file in _files(sources):
+        size = _bytes(file.path)
+        start, stop = (min(max(at - begin, 0), size) for at in (first, last))
+        begin += size
+        if start < stop:
+            yield file.name, file.form, read_file(file.path, file.name, (start, stop, size))
 
 
-def _in_part(sources: Sequence[Any], limit: int | None) -> bool:
+def _in_part(sources: Sequence[_Source], limit: int | None) -> bool:
     """Whether a part of the sources can be read alone."""
-    if limit is not None or not all(isinstance(source, str | os.PathLike) for source in sources):
+    if limit is not None:
         return False
-    names = [os.fspath(source) for source in sources]
-    if any(name.startswith("hub:") for name in names):
-        return len(names) == 1
-    if any(name == "-" or name.startswith("builtin:skills") for name in names):
-        return False
-    files = [file for name in names for file in find_files(name).read]
+    if len(sources) == 1 and sources[0].name.startswith("hub:"):
+        return True
     # A server need not tell how large a file is; such a one is read whole.
-    return all(reads_in_part(file.path) and (remote_url(file.path) is None or _bytes(file.path)) for file in files)
+    return all(source.found is not None for source in sources) and all(
+        reads_in_part(file.path) and (remote_url(file.path) is None or _bytes(file.path)) for file in _files(sources)
+    )
 
 
-def _size(source: Any) -> int:
-    """Bytes of a source's files; the hub, which has revisions, is not asked."""
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-    return 0 if name.startswith("hub:") else sum(_bytes(file.path) for file in find_files(name).read)
+def _files(sources: Iterable[_Source]) -> list[DataFile]:
+    return [file for source in sources if source.found is not None for file in source.found.read]
+
+
+def _size(sources: Iterable[_Source]) -> int:
+    """Bytes of the files of sources; the hub, which has revisions, is not asked."""
+    return sum(_bytes(file.path) for file in _files(sources))
 
 
 def _bytes(path: StrPath) -> int:
@@ -362,9 +366,8 @@ def _bytes(path: StrPath) -> int:
         raise DataError(f"cannot read {url}: {error}; check the address and your key") from error
 
 
-def _not_over(sources: Sequence[Any], rejects: Path) -> Path:
+def _not_over(sources: Sequence[_Source], rejects: Path) -> Path:
     """Mended rejects may be the input itself, whose good rows must not be lost."""
-    paths = [os.path.realpath(source) for source in sources if isinstance(source, str | os.PathLike)]
-    if os.path.realpath(rejects) in paths:
+    if os.path.realpath(rejects) in [os.path.realpath(file.path) for file in _files(sources)]:
         return rejects.with_name(f"{rejects.stem}_again{rejects.suffix}")
     return rejects

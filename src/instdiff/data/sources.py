@@ -23,9 +23,9 @@ _INFO = "dataset_info.json"
 # What LLaMA-Factory, `datasets` and the hub put beside the data: no rows in it.
 _NO_DATA = (_INFO, "dataset_infos.json", "dataset_dict.json", "state.json")
 _SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "train": "train(ing)?",
+    "validation": "validation|valid|val|dev",
+    "test": "test(ing)?|eval(uation)?",
 }
 _SHOWN = 20
 
@@ -144,8 +144,9 @@ Splits = dict[str, list[str]]
 
 def split_of(name: str) -> str:
     """The split that the parts of a name say, as ``datasets`` has it; empty where they say none."""
-    parts = set(re.split(r"[-._ 0-9]+", name.lower()))
-    return next((split for split, words in _SPLITS.items() if not parts.isdisjoint(words)), "")
+    parts = re.split(r"[-._ 0-9]+", name.lower())
+    words = ((split, re.compile(f"({words})(set|data|split)?")) for split, words in _SPLITS.items())
+    return next((split for split, word in words if any(map(word.fullmatch, parts))), "")
 
 
 def _choose(folder: str, splits: Splits, left: list[str], asked: str) -> Files:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -61,7 +62,9 @@ def unpack(value: Any, what: str) -> Any:
     with contextlib.suppress(ValueError):
         return parse_json(value)
     try:
-        return parse_json(json.dumps(ast.literal_eval(value.strip()), allow_nan=False))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an escape that Python does not know
+            return parse_json(json.dumps(ast.literal_eval(value.strip()), allow_nan=False))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         if value.lstrip()[0] == "{":
             return value

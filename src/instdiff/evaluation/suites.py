@@ -99,4 +99,4 @@ def heldout_suite(config: EvalConfig) -> HeldOutSuite:
     if not config.data:
         raise ConfigError("suite 'heldout' needs rows that were not trained on; give --data FILE")
     pool = load(config.data, format=config.format, map=config.mapping(), limit=config.limit, **config.turns())
-    return HeldOutSuite(pool, config.data)
+    return HeldOutSuite(pool, pool.origin)
