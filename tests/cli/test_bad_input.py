@@ -49,7 +49,7 @@ def test_a_broken_line_is_named_and_the_rest_goes_on(model: str) -> None:
     assert lines[0] == "my.jsonl: 4 rows, format alpaca (instruction, input, output); 2 rejected"
     assert lines[1].startswith("my.jsonl:3: ") and "JSON" in lines[1]
     assert lines[2] == "my.jsonl:6: missing key 'output' (or 'response'); it has: instruction"
-    rejected = read_jsonl("out/rejected.jsonl")
+    rejected = read_jsonl("out/scores.rejected.jsonl")
     assert [(r["file"], r["line"]) for r in rejected] == [("my.jsonl", 3), ("my.jsonl", 6)]
     assert [f"{r['file']}:{r['line']}: {r['reason']}" for r in rejected] == lines[1:3]
     assert rejected[1]["text"] == '{"instruction": "no answer"}'
@@ -68,17 +68,16 @@ def test_more_than_half_bad_is_an_error() -> None:
     lines = ran.error.splitlines()
     assert lines[0] == "my.jsonl: 2 of 3 records cannot be used, which is more than half. The first:"
     assert lines[1] == "  my.jsonl:2: missing key 'output' (or 'response'); it has: instruction, text"
-    assert lines[-1].endswith(
-        "Say which column is which with --map instruction=...,response=... (or --map messages=...)"
-    )
-    assert files() == {"my.jsonl", "rejected.jsonl"}  # for a look at what was wrong
+    assert lines[-1].endswith("They would be read with --map instruction=instruction,response=text")
+    assert files() == {"my.jsonl", "out.rejected.jsonl"}  # for a look at what was wrong
 
 
 def test_unknown_keys_list_the_formats() -> None:
     write_jsonl("my.jsonl", [{"frage": "a", "antwort": "b"}])
     message = refused("sample", "--data", "my.jsonl", "--max-samples", "1", "--output", "out.jsonl")
     assert message.startswith("my.jsonl: the rows fit no known format; keys found: frage, antwort. Formats: ")
-    assert "alpaca (instruction, output or response)" in message and "--map" in message
+    assert "alpaca (instruction, output or response)" in message
+    assert message.endswith("They would be read with --map instruction=frage,response=antwort")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,8 @@ def test_unknown_keys_list_the_formats() -> None:
         ("nowhere/my.jsonl", "nowhere/my.jsonl is not there: no folder nowhere; for a data set on the Hugging Face hub "
          "write hub:nowhere/my.jsonl"),
         ("builtin:dem", "no built-in data 'builtin:dem'; did you mean 'builtin:demo'?"),
-        ("my.doc", "my.doc: unknown kind of file; known: .jsonl, .jsonl.gz, .json, .json.gz, .parquet, .csv, .tsv"),
+        ("my.doc", "my.doc: unknown kind of file; known: .jsonl, .json, .ndjson, .jsonlines, .csv, .tsv, .parquet, "
+         ".arrow; texts also with .gz, .zst, .bz2, .xz"),
         ("empty.jsonl", "empty.jsonl is empty: no record in it; check the path"),
     ],
 )  # fmt: skip
@@ -102,7 +102,7 @@ def test_unknown_columns_and_formats(model: str) -> None:
     assert scoring(model, "--format", "alpaka") == "unknown format 'alpaka'; did you mean 'alpaca'?"
     ran = cli("score", "--data", "my.jsonl", "--model", model, "--method", "ifd", "--output", "out/s.parquet",
               "--map", "instruction=instrution,response=output")  # fmt: skip
-    assert files("out") == {"rejected.jsonl"}
+    assert files("out") == {"s.rejected.jsonl"}
     assert ran.error == (
         "my.jsonl: map instruction=instrution: no row has a column 'instrution'; did you mean 'instruction'?; "
         "columns: instruction, input, output, source, meta"

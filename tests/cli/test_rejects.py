@@ -10,11 +10,11 @@ GOOD = '{"instruction": "a", "output": "b"}\n{"instruction": "c", "output": "d"}
 
 
 def test_an_input_called_rejected_is_neither_removed_nor_overwritten() -> None:
-    path = Path("rejected.jsonl")
+    path = Path("out.rejected.jsonl")
     path.write_text(GOOD)
     ok("sample", "--data", path, "--max-samples", "1", "--output", "out.jsonl")
     assert path.read_text() == GOOD
     path.write_text(GOOD + "{broken\n")
     ok("sample", "--data", path, "--max-samples", "1", "--output", "out.jsonl")
     assert path.read_text() == GOOD + "{broken\n"
-    assert "{broken" in Path("rejected_again.jsonl").read_text()
+    assert "{broken" in Path("out.rejected_again.jsonl").read_text()

@@ -160,7 +160,7 @@ def test_commands(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     rows = [json.loads(line) for line in got(f"{bucket}/out/selected.jsonl").splitlines()]
     assert rows == [ROWS[at] for at in ran.json["rows"]] and len(rows) == 2
-    assert json.loads(got(f"{bucket}/out/rejected.jsonl"))["line"] == 7
+    assert json.loads(got(f"{bucket}/out/scores.rejected.jsonl"))["line"] == 7
     names = [path.rpartition("/")[2] for path in fsspec.filesystem("memory").ls(f"{bucket}/out", detail=False)]
     assert [json.loads(got(f"{bucket}/out/{name}"))["ids"] for name in names if name.endswith("selection.json")] == [
         ran.json["ids"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,36 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from instdiff.data import load
+from helpers import CHAT_PLAIN
+from instdiff.core import ModelRef
+from instdiff.data import Turns, load
+from instdiff.engine.models import load_tokenizer, resolve
 from instdiff.errors import ConfigError, StoreError
+from instdiff.selection.export.asked import Asked
+from instdiff.selection.export.axolotl import axolotl
 from instdiff.selection.export.export import export
+from instdiff.selection.export.llamafactory_templates import Match, match_template
 from instdiff.selection.export.models import has_chat_template, local
+from instdiff.selection.record import Reading
 
-from .rows import CALLS, CHAT, HISTORY, INPUTS, ODD_CALL, PLAIN, ids, read, write
+from .rows import (
+    CALLS,
+    CHAT,
+    FLAGGED,
+    HISTORY,
+    INPUTS,
+    ODD_CALL,
+    PLAIN,
+    SEVERAL,
+    SINGLE,
+    THOUGHT,
+    TOOLS_USED,
+    ids,
+    of_trl,
+    read,
+    record,
+    write,
+)
 
 EVERY = {"plain": PLAIN, "inputs": INPUTS, "history": HISTORY, "chat": CHAT, "calls": CALLS}
 
@@ -27,12 +52,13 @@ def told(*args: Any, **options: Any) -> tuple[Any, list[str]]:
 
 @pytest.mark.parametrize("rows", EVERY)
 @pytest.mark.parametrize("format", ["llamafactory", "trl", "jsonl", "parquet", "axolotl"])
-def test_ids_stay(tmp_path: Path, rows: str, format: str) -> None:
+def test_ids_stay(tmp_path: Path, rows: str, format: str, models: dict[str, Path]) -> None:
     source = write(tmp_path / "selected.jsonl", EVERY[rows])
-    done = export(source, format, tmp_path / "out", model="builtin:tiny", template="chat" if format == "trl" else None)
+    model, template = (str(models["llama"]), "chat") if format == "trl" else ("builtin:tiny", None)
+    done = export(source, format, tmp_path / "out", model=model, template=template)
     back = ids(done.files[0])
-    # Axolotl's alpaca has no history, and messages have no second field.
-    changed = 1 if (format, rows) in {("axolotl", "history"), ("trl", "history")} else 0
+    # Axolotl's alpaca has no history, and its messages have no second field.
+    changed = 1 if (format, rows) == ("axolotl", "history") else 0
     assert done.changed == changed and sum(a != b for a, b in zip(back, ids(source), strict=True)) == changed
     assert done.rows == len(EVERY[rows])
     assert not list((tmp_path / "out").glob(".*"))
@@ -70,6 +96,7 @@ def as_llamafactory_reads(folder: Path, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("rows", EVERY)
 def test_llamafactory_sees_every_turn(tmp_path: Path, rows: str) -> None:
+    left_out = "1 rows are in the file, but LLaMA-Factory leaves them out"
     source = write(tmp_path / "selected.jsonl", EVERY[rows])
     done, lines = told(source, "llamafactory", tmp_path / "out", name="mine")
     seen = as_llamafactory_reads(tmp_path / "out", "mine")
@@ -77,10 +104,10 @@ def test_llamafactory_sees_every_turn(tmp_path: Path, rows: str) -> None:
         assert got["system"] == sample.system and got["tools"] == sample.tools
         turns = [m.content + (f"\n{m.input}" if m.input else "") for m in sample.messages if m.role != "system"]
         if rows == "calls" and sample.tools:  # an answer and a call in a row: its own rules leave it out
-            assert got["said"] == [] and "1 rows are in the file, but LLaMA-Factory leaves them out" in lines[-1]
+            assert got["said"] == [] and any(line.startswith(left_out) for line in lines)
         else:
             assert got["said"] == turns
-    assert '"mine"' in done.say and f"dataset_dir: {tmp_path / 'out'}\ndataset: mine" in done.say
+    assert '"mine"' in done.say and f"dataset_dir: {tmp_path / 'out'}\ndataset: mine\ncutoff_len: 2048" in done.say
 
 
 def test_other_entries_stay(tmp_path: Path) -> None:
@@ -112,7 +139,7 @@ def test_a_broken_list_is_left_alone(tmp_path: Path, broken: str) -> None:
 @pytest.mark.parametrize("name", ["alpaca_en_demo", "identity", "glaive_toolcall_en_demo"])
 def test_its_own_files_come_out_as_they_were(tmp_path: Path, shared: Path, name: str) -> None:
     source = shared / "data" / "llamafactory_demo" / f"{name}.json"
-    done = export(str(source), "llamafactory", tmp_path, name=name)
+    done = export(str(source), "llamafactory", tmp_path, name=name, reading=Reading(targets="all+calls"))
     theirs, mine = json.loads(source.read_text(encoding="utf-8")), read(tmp_path / f"{name}.jsonl")
     assert done.changed == 0 and ids(done.files[0]) == ids(source)
     for a, b in zip(theirs, mine, strict=True):
@@ -125,6 +152,110 @@ def test_its_own_files_come_out_as_they_were(tmp_path: Path, shared: Path, name:
         if name.startswith("glaive")
         else {"prompt": "instruction", "query": "input", "response": "output"}
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "more"),
+    [
+        ("qwen3", "qwen3", {"enable_thinking": False}),
+        ("qwen2_5", "qwen", {}),
+        ("qwen3_instruct_2507", "qwen3_nothink", {}),
+        ("llama3", "llama3", {}),
+        ("gemma", "gemma", {}),
+        ("gemma3", "gemma3", {}),
+        ("phi3", "phi", {}),
+    ],
+)
+def test_llamafactory_has_the_template_that_writes_the_same(
+    tmp_path: Path, name: str, template: str, more: dict[str, Any]
+) -> None:
+    model = str(of_trl(name, tmp_path))
+    source = write(tmp_path / "selected.jsonl", SINGLE)
+    record(source, template="chat", model=model, max_length=199)
+    done, lines = told(source, "llamafactory", tmp_path / "out", name="mine")
+    assert done.extra["training"] == {
+        "dataset_dir": str(tmp_path / "out"),
+        "dataset": "mine",
+        "template": template,
+        **more,
+        "cutoff_len": 199,
+    }
+    assert f"template: {template}\n" in done.say and not any("template:" in line for line in lines)
+    assert any("learns other tokens" in line for line in lines) == (name == "phi3")  # it closes rows with another token
+
+
+def test_the_nearest_template_is_the_one_that_writes_most_alike(models: dict[str, Path]) -> None:
+    tokenizer = load_tokenizer(resolve(ModelRef(str(models["llama"]))))
+    named = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+    named += "trained by Hugging Face<|im_end|>\n{% endif %}" + CHAT_PLAIN
+    assert match_template(tokenizer, named, system=False) == Match("smollm2", exact=False)
+    assert match_template(tokenizer, CHAT_PLAIN, system=True) == Match("chatml", exact=True)
+    assert match_template(tokenizer, "{{ messages[0]['content'] }}", system=False) is None
+
+
+def test_llamafactory_says_where_its_template_differs(tmp_path: Path) -> None:
+    source = write(tmp_path / "selected.jsonl", SEVERAL)
+    for name, said in [
+        ("qwen3", "LLaMA-Factory learns other tokens of 1 of the first 3 rows than were scored"),
+        ("qwen2_5", "LLaMA-Factory learns the line end after each answer too"),
+        ("llama3_1", "template: llama3 is the nearest that LLaMA-Factory has, but writes another text"),
+        ("gemma4", "template: is not set, since LLaMA-Factory has none"),
+    ]:
+        done, lines = told(source, "llamafactory", tmp_path / name, model=str(of_trl(name, tmp_path)), template="chat")
+        assert any(line.startswith(said) for line in lines)
+        assert ("template" in done.extra["training"]) == (name != "gemma4")
+    _, lines = told(source, "llamafactory", tmp_path / "out", template="chat")
+    assert "template: is not set, since the model is not known" in lines[-1]
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2_5", "gemma3", "qwen3_instruct_2507"])
+def test_axolotl_learns_the_tokens_that_were_scored(tmp_path: Path, name: str) -> None:
+    source, model = write(tmp_path / "selected.jsonl", [*SEVERAL, *CHAT, *FLAGGED]), str(of_trl(name, tmp_path))
+    _, lines = told(source, "axolotl", tmp_path / "out", model=model, template="chat")
+    assert len(lines) == 1 and "6 rows, format messages" in lines[0]
+
+
+def test_axolotl_says_where_it_learns_others(tmp_path: Path) -> None:
+    source, model = write(tmp_path / "selected.jsonl", [*SEVERAL, *THOUGHT]), str(of_trl("qwen3", tmp_path))
+    _, lines = told(source, "axolotl", tmp_path / "out", model=model, template="chat")
+    # An empty thought that stands before the last answer alone, and a thought whose mark it takes for context.
+    assert lines[-1].startswith("axolotl learns other tokens of 2 of the first 4 rows than were scored")
+
+
+def test_llamafactory_learns_the_turns_that_were_scored(tmp_path: Path) -> None:
+    last, lines = told(
+        write(tmp_path / "two.jsonl", CHAT), "llamafactory", tmp_path / "out", reading=Reading(targets="last")
+    )
+    assert last.extra["training"]["mask_history"] is True and last.rows == 2 and last.changed == 0
+    source = write(tmp_path / "flagged.jsonl", [*FLAGGED, *SEVERAL])
+    done, lines = told(source, "llamafactory", tmp_path / "out")
+    # The flagged row ends at what it learns; the one with two answers becomes two.
+    assert done.rows == 5 and done.extra["training"]["mask_history"] is True
+    assert any("the 4 rows become 5, each ends at one that is" in line for line in lines)
+    said = [row["said"][-1] for row in as_llamafactory_reads(tmp_path / "out", "flagged")]
+    assert said == ["No: Lima.", "It is Lima.", "a", "It is 1.", "It is 2."]
+
+
+def test_llamafactory_gets_texts_under_a_text_template(tmp_path: Path) -> None:
+    source = write(tmp_path / "selected.jsonl", INPUTS)
+    record(source, template="alpaca", model="builtin:tiny")
+    done = export(source, "llamafactory", tmp_path / "out", name="mine")
+    assert (done.layout, done.extra["training"]["template"], done.changed) == ("text", "empty", 4)
+    assert done.extra["stanza"]["columns"] == {"prompt": "prompt", "response": "completion"}
+    tokenizer = load_tokenizer(resolve(ModelRef("builtin:tiny")))
+    row, start = read(done.files[0])[3], tokenizer.hf.bos_token if tokenizer.bos is not None else ""
+    assert row["completion"] == f"12{tokenizer.hf.eos_token}"
+    assert row["prompt"].startswith(f"{start}Below is") and row["prompt"].endswith("5 and 7\n\n\n### Response:")
+    source = write(tmp_path / "two.jsonl", SEVERAL)
+    record(source, template="alpaca", model="builtin:tiny")
+    done, lines = told(source, "llamafactory", tmp_path / "out", name="two")
+    assert [row["completion"].partition("<")[0] for row in read(done.files[0])] == [
+        "It is Lima.",
+        "a",
+        "It is 1.",
+        "It is 2.",
+    ]
+    assert "1 rows have several responses: the 3 rows become 4, of one each" in lines
 
 
 # ── axolotl ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -141,11 +272,14 @@ AXOLOTL = {
     "train_on_eos": str,
     "field_tools": str,
 }
+AROUND = {"sequence_len": int, "chat_template": str, "chat_template_jinja": str, "eot_tokens": list}
 """Fields of its published schema for such data sets that are used here."""
 
 
 def block(path: Path) -> dict[str, Any]:
-    (entry,) = yaml.safe_load(path.read_text(encoding="utf-8"))["datasets"]
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert all(isinstance(values[key], AROUND[key]) for key in values if key != "datasets")
+    (entry,) = values["datasets"]
     assert all(isinstance(value, AXOLOTL[key]) for key, value in entry.items())
     return dict(entry)
 
@@ -166,26 +300,62 @@ def test_axolotl_messages(tmp_path: Path) -> None:
     assert read(done.files[0]) == CHAT
 
 
-def test_axolotl_learns_the_turns_that_were_scored(tmp_path: Path) -> None:
-    from instdiff.selection.record import Reading
+def flags(path: Path) -> list[list[bool | None]]:
+    """What each turn says of itself; None leaves it to its role."""
+    return [[turn.get("train") for turn in row["messages"]] for row in read(path)]
 
+
+def test_axolotl_learns_the_turns_that_were_scored(tmp_path: Path) -> None:
     source = write(tmp_path / "selected.jsonl", CALLS)
-    done = export(source, "axolotl", tmp_path / "out")
+    done, lines = told(source, "axolotl", tmp_path / "out")
     entry = block(done.files[1])
-    assert entry["roles_to_train"] == [] and entry["message_field_training"] == "train"
-    assert entry["field_tools"] == "tools"
-    rows = read(done.files[0])
-    assert [[m["train"] for m in row["messages"]] for row in rows] == [
-        [False, True],
-        [False, False, True, False, True],
-        [False, True, False, True],
-    ]
-    assert rows[2]["tools"] == CALLS[2]["tools"] and rows[0]["tools"] is None
+    assert entry["roles_to_train"] == ["assistant"] and "message_field_training" not in entry
+    assert entry["field_tools"] == "tools" and "tool_calls" in entry["message_property_mappings"]
+    assert "in 1 rows it learns a call or a thought that is context here" in lines[-1]
+    assert read(done.files[0])[2]["tools"] == CALLS[2]["tools"] and read(done.files[0])[0]["tools"] is None
     last = export(write(tmp_path / "two.jsonl", CHAT), "axolotl", tmp_path / "out", reading=Reading(targets="last"))
-    assert [[m["train"] for m in row["messages"]] for row in read(last.files[0])] == [
-        [False, True],
-        [False, False, False, False, True],
-    ]
+    assert block(last.files[1])["message_field_training"] == "train"
+    assert flags(last.files[0]) == [[None, None], [None, None, False, None, None]] and last.changed == 1
+    flagged = write(tmp_path / "flagged.jsonl", FLAGGED)
+    done = export(flagged, "axolotl", tmp_path / "out")
+    assert flags(done.files[0]) == [[None, False, None, True]]
+    assert done.changed == 0 and ids(done.files[0]) == ids(flagged)
+
+
+def test_axolotl_has_the_template_of_the_run(tmp_path: Path, models: dict[str, Path]) -> None:
+    source, model = write(tmp_path / "selected.jsonl", PLAIN), str(models["llama"])
+    record(source, template="chat", model=model, max_length=77)
+    done = export(source, "axolotl", tmp_path / "out")
+    values = yaml.safe_load(done.files[1].read_text())
+    assert (values["sequence_len"], values["chat_template"]) == (77, "tokenizer_default")
+    assert values["eot_tokens"] == ["<|im_end|>"] and values["datasets"][0]["type"] == "chat_template"
+    assert done.layout == "messages"  # Alpaca rows would be rendered as text
+    jinja = tmp_path / "mine.jinja"
+    jinja.write_text(CHAT_PLAIN)
+    record(source, template=str(jinja), model=model)
+    done = export(source, "axolotl", tmp_path / "out", name="mine")
+    values = yaml.safe_load(done.files[1].read_text())
+    assert values["chat_template"] == "jinja" and values["datasets"][0]["type"] == "chat_template"
+    assert Path(values["chat_template_jinja"]).read_text() == CHAT_PLAIN
+    record(source, template="alpaca", model=model, max_length=78)
+    done = export(source, "axolotl", tmp_path / "out")
+    values = yaml.safe_load(done.files[1].read_text())
+    assert values == {"datasets": [block(done.files[1])], "sequence_len": 78} and done.layout == "alpaca"
+
+
+REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_PLAIN
+
+
+@pytest.mark.parametrize(("jinja", "first"), [(REFUSING, "Be brief.\n\nOne?"), (CHAT_PLAIN, "Be brief.")])
+def test_axolotl_gets_a_folded_system_turn_where_it_is_refused(
+    tmp_path: Path, models: dict[str, Path], jinja: str, first: str
+) -> None:
+    place = tmp_path / "mine.jinja"
+    place.write_text(jinja)
+    pool = dataclasses.replace(load(CHAT), turns=Turns(system="fold"))
+    facts = {"models": {"base": {"where": str(models["llama"]), "template": str(place)}}}
+    done = axolotl(Asked(pool, facts, tmp_path / "out", "mine", model=str(models["llama"]), log=lambda line: None))
+    assert read(done.files[0])[1]["messages"][0]["content"] == first
 
 
 # ── TRL ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -203,6 +373,7 @@ def test_trl_one_turn(tmp_path: Path) -> None:
         "model_name_or_path": "a/b",
         "model_revision": "v1",
         "datasets": [{"path": "json", "data_files": done.files[0].as_posix(), "split": "train"}],
+        "max_length": 2048,
         "output_dir": (tmp_path / "out" / "mine-sft").as_posix(),
     }
     assert done.command == f"trl sft --config {done.files[1].as_posix()}"
@@ -230,10 +401,14 @@ def test_trl_text_for_a_model_without_a_chat_template(tmp_path: Path) -> None:
     assert (empty.rows, empty.left_out) == (3, 1) and "1 rows without a response to learn are left out" in lines
 
 
-def test_a_call_that_is_no_call_is_said(tmp_path: Path) -> None:
-    done, lines = told(write(tmp_path / "selected.jsonl", [ODD_CALL]), "trl", tmp_path / "out")
-    assert done.changed == 1 and lines[-1].startswith("1 rows say the same but are divided otherwise")
-    assert read(done.files[0])[0]["prompt"][1] == {"role": "assistant", "content": "go(now)"}
+def test_what_comes_back_otherwise_is_counted(tmp_path: Path) -> None:
+    source = write(tmp_path / "selected.jsonl", [*THOUGHT, *TOOLS_USED])
+    done, lines = told(source, "llamafactory", tmp_path / "out", reading=Reading(targets="all+calls"))
+    assert (done.layout, done.changed) == ("sharegpt", 2)
+    assert any(line.startswith("2 rows say the same but are divided otherwise in layout 'sharegpt'") for line in lines)
+    assert sum(a != b for a, b in zip(ids(done.files[0]), ids(source), strict=True)) == 2
+    odd = export(write(tmp_path / "odd.jsonl", [ODD_CALL]), "trl", tmp_path / "out")
+    assert odd.changed == 0 and read(odd.files[0])[0]["messages"][1] == {"role": "assistant", "content": "go(now)"}
 
 
 # ── as they are ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -242,12 +417,12 @@ def test_a_call_that_is_no_call_is_said(tmp_path: Path) -> None:
 def test_parquet_keeps_the_rows_or_what_they_say(tmp_path: Path) -> None:
     done = export(write(tmp_path / "selected.jsonl", INPUTS), "parquet", tmp_path / "out")
     assert done.layout == "own" and pq.read_table(done.files[0]).to_pylist() == INPUTS
-    # Two calls with other arguments: one type for both would give each the other's as well.
+    # Two calls whose arguments have the same key and other types: no column holds both.
     rows = json.loads(json.dumps([*CALLS, CALLS[2]]))
     for n, row in enumerate(rows):
         row["kind"] = {"at": n}
     for n, row in enumerate(rows[2:]):
-        row["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"q": 1} if n else {"m": [1]}
+        row["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"q": 1} if n else {"q": [1]}
     source = write(tmp_path / "calls.jsonl", rows)
     done, lines = told(source, "parquet", tmp_path / "out")
     assert (done.layout, done.changed) == ("messages", 0) and "written as messages" in lines[-1]

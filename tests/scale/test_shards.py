@@ -197,9 +197,9 @@ def test_a_shard_reads_its_own_rows_alone(words_of_ifd: list[str]) -> None:
     Path("my.jsonl").write_text(text + "broken\n" * 3, encoding="utf-8")
     told = [shard(words_of_ifd, index, count=2, method="ifd") for index in range(2)]
     assert "rejected" not in told[0].err and "3 rejected" in told[1].err
-    assert not list(Path().rglob("rejected.jsonl"))
+    assert not list(Path().rglob("*rejected.jsonl"))
     said = ok("merge", "shards", "--json")
-    assert said.json["rows"] == 23 and len(Path("shards/rejected.jsonl").read_text().splitlines()) == 3
+    assert said.json["rows"] == 23 and len(Path("shards/scores.rejected.jsonl").read_text().splitlines()) == 3
 
 
 def test_a_shard_that_is_there_is_not_run_again(words_of_ifd: list[str]) -> None:

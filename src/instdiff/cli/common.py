@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 
 def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
-    """The rows that a command works on; bad lines go to ``rejected.jsonl`` beside the output."""
+    """The rows that a command works on; bad lines go to ``NAME.rejected.jsonl`` beside its output ``NAME.…``."""
     from instdiff.data import load
 
-    beside = Path(output).parent / "rejected.jsonl" if output else None
-    return load(rejects_path=beside, log=console.log, **_how(config))
+    return load(rejects_path=rejects_path(output) if output else None, log=console.log, **_how(config))
+
+
+def rejects_path(output: str) -> Path:
+    """Where the bad lines go of a command with this output."""
+    path = Path(output)
+    name = path.stem if path.suffix in (".jsonl", ".json", ".parquet", ".csv") else path.name
+    return path.with_name(f"{name}.rejected.jsonl")
 
 
 def read_shards(config: DataConfig, log: Log) -> Reads:

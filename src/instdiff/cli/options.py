@@ -41,7 +41,7 @@ def make_option(kind: type[Config], name: str) -> click.Option:
     more: dict[str, Any] = {"type": {int: click.INT, float: click.FLOAT}.get(one, click.STRING)}
     if one is bool:
         more = {"is_flag": True}
-    elif get_origin(one) in (list, tuple, dict):
+    elif get_origin(one) in (list, tuple, dict) or any(get_origin(part) is list for part in plain):
         more["multiple"] = True
     elif extra["alone"]:
         more |= {"is_flag": False, "flag_value": extra["alone"]}

@@ -221,6 +221,7 @@ ASIDE = {
 
 def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
     """Compute the columns of a shard of the rows; ``merge`` makes scores of them."""
+    from instdiff.config.base import has_stdin
     from instdiff.errors import ConfigError
     from instdiff.scoring.sharding.shard import shard_of_this_job
     from instdiff.scoring.sharding.shard_file import ranges
@@ -229,7 +230,7 @@ def _one_shard(settings: ScoreConfig, out: str, console: Console) -> None:
         raise ConfigError("--shard-index says which, not of how many; give --shards N too")
     if Path(out).suffix in TABLES:
         raise ConfigError(f"with --shards the output is a folder that all shards share, not '{out}'")
-    if settings.data == "-":
+    if has_stdin(settings.data):
         raise ConfigError("standard input cannot be read again by every shard and by merge; give a file with --data")
     if settings.strict:
         raise ConfigError("a shard computes columns, not scores; give --strict to `instdiff merge`")

@@ -41,7 +41,7 @@ def train(settings: TrainConfig, console: Console) -> None:
         console.result(facts, f"{facts['model']} is trained on {facts['rows']:,} rows")
 
 
-def _places(settings: TrainConfig) -> tuple[str | None, str, str]:
+def _places(settings: TrainConfig) -> tuple[str | list[str] | None, str, str]:
     """Data, model and output. What stands at the top, an option for one, goes before the published place."""
     from instdiff.errors import ConfigError
 

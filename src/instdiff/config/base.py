@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from instdiff.errors import ConfigError, did_you_mean
 
@@ -75,6 +75,20 @@ class OpenPart(Config):
     def open_keys(cls) -> bool:
         """All of them."""
         return True
+
+
+def _one_or_several(value: Any) -> Any:
+    several = isinstance(value, list | tuple)
+    return value[0] if several and len(value) == 1 else list(value) or None if several else value
+
+
+Data = Annotated[str | list[str] | None, BeforeValidator(_one_or_several)]
+"""A source of rows, or several."""
+
+
+def has_stdin(data: str | list[str] | None) -> bool:
+    """Whether standard input is among the sources."""
+    return "-" in ([data] if isinstance(data, str) else data or [])
 
 
 def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from instdiff.config.base import Config, key
+from instdiff.config.base import Config, Data, key
 from instdiff.config.methods import short_name
 from instdiff.config.pipeline import EvalPart, ScorePart, SelectPart, SelectTrainPart, WarmupPart
 from instdiff.config.train import TrainSettings
@@ -32,7 +32,7 @@ def parse_pairs(text: str, key: str) -> dict[str, str]:
     return out
 
 
-DATA = "jsonl, json, parquet, csv, a folder, hub:owner/name[:split], builtin:demo, or - for stdin."
+DATA = "jsonl, json, parquet, csv, a folder[:split], hub:owner/name[:split], builtin:demo, or -; may repeat."
 STORE = "Folder of the store (default: the user's cache)."
 SEED = "Seed of everything random."
 OUTPUT = "Where the result goes."
@@ -52,7 +52,7 @@ Auto = Annotated[PositiveInt | None, BeforeValidator(lambda value: None if value
 class DataConfig(Config):
     """Which rows, and how to read them."""
 
-    data: str | None = key(None, DATA, also="data_path")
+    data: Data = key(None, DATA, also="data_path")
     format: str | None = key(None, "Data format, where it is not recognised.")
     map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
     targets: Literal["all", "last", "all+calls"] = key("all", "Turns to learn (all+calls: tool calls too).")
@@ -320,7 +320,7 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
 class ReportConfig(Config):
     """``instdiff report``."""
 
-    data: str | None = key(None, "The rows of a score file, where it does not say where they are.", metavar="PATH")
+    data: Data = key(None, "The rows of a score file, where it does not say where they are.", metavar="PATH")
     output: str | None = key(None, "Where the page goes.", metavar="FILE")
     store: str | None = key(None, STORE, metavar="DIR")
 

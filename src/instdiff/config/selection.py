@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, field_validator
 
-from instdiff.config.base import Config, key
+from instdiff.config.base import Config, Data, key
 from instdiff.config.commands import DATA, STORE, Pairs
 
 
 class ReadConfig(Config):
     """How data is read, where its keys do not say it."""
 
-    data: str | None = key(None, DATA, also="data_path")
+    data: Data = key(None, DATA, also="data_path")
     map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
     targets: Literal["all", "last", "all+calls"] | None = key(None, "Turns to learn, by default as recorded.")
     reasoning: Literal["learn", "context", "drop"] | None = key(None, "Thoughts, by default as recorded.")
@@ -37,7 +37,7 @@ class ExplainConfig(ReadConfig):
 class DiffConfig(ReadConfig):
     """``instdiff diff``."""
 
-    data: str | None = key(None, "The input of both, where their rows are not beside them.", also="data_path")
+    data: Data = key(None, "The input of both, where their rows are not beside them.", also="data_path")
     format: str | None = key(None, "Data format, where it is not recognised.")
     scores: list[str] = key(list, "What `score` wrote; may repeat (default: beside A and B).", metavar="FILE")
     by: str | None = key(None, "Column of the rows (default: source or the like).")
@@ -55,11 +55,11 @@ class ExportConfig(ReadConfig):
     data: str | None = key(None, "selected.jsonl, its record or a run folder.", metavar="PATH", also="data_path")
     format: str | None = key(None, "llamafactory, axolotl, trl, jsonl, parquet or hub.")
     data_format: str | None = key(None, "Format of the rows, where it is not recognised.")
-    source: str | None = key(None, "The input, where only its record is given and it has moved.")
+    source: Data = key(None, "The input, where only its record is given and it has moved.")
     output: str | None = key(None, "Folder for the files.", metavar="DIR", also="output_path")
     name: str | None = key(None, "Of the data set (default: by the input).")
-    layout: str = key("auto", "alpaca, sharegpt, messages, prompt_completion, or auto.")
-    template: str | None = key(None, "For TRL: chat, or a text template for models without a chat template.")
+    layout: str = key("auto", "alpaca, sharegpt, messages, prompt_completion, text, tokens, or auto.")
+    template: str | None = key(None, "What rows are rendered with (default: as they were scored).")
     model: str | None = key(None, "Model to be trained (default: the base of the selection).")
     license: str | None = key(None, "Of the source, as the hub spells it.")
     push: str | None = key(None, "hub:owner/name; private unless --public.", metavar="HUB")

@@ -35,10 +35,21 @@ def remote_place(url: str) -> tuple[Any, str]:
     try:
         system, place = url_to_fs(url)
     except ImportError as error:
-        raise DataError(f"'{url}' cannot be opened: {error} (s3fs and gcsfs: pip install 'instdiff[remote]')") from None
+        raise DataError(f"'{url}' cannot be opened: {error}; {_install(url.partition('://')[0])}") from None
     except ValueError as error:
         raise DataError(f"'{url}' cannot be opened: {error}") from None
     return system, str(place)
+
+
+def _install(protocol: str) -> str:
+    """The command that installs what opens such addresses."""
+    from fsspec.registry import known_implementations  # type: ignore[import-untyped]
+
+    package = known_implementations.get(protocol, {}).get("class", "").partition(".")[0]
+    return f"pip install {package}" if package not in _IN_REMOTE else "pip install 'instdiff[remote]'"
+
+
+_IN_REMOTE = ("", "fsspec", "s3fs", "gcsfs")
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:

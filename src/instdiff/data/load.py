@@ -84,7 +84,7 @@ def load(
         raise ConfigError(f"limit is {limit}, it must be at least 1")
     sources = _sources(source)
     loading = _Loading(_requested(format, map), limit, [_open(one, limit) for one in sources])
-    if rejects_path is not None and loading.rejects:
+    if rejects_path is not None and loading.rejects and not loading.fits_none:
         write_rejects(loading.rejects, _not_over(sources, Path(rejects_path)))
     loading.check(map)
     if log is not None:
@@ -149,6 +149,7 @@ class _Loading:
         self.notes = Notes()
         self.read: dict[str, int] = {}
         self._example: dict[str, Any] | None = None
+        self._fitted = False
         for name, own, records in itertools.chain.from_iterable(one.files for one in sources):
             if self.left == 0:
                 break
@@ -182,6 +183,7 @@ class _Loading:
     def _shape(self, keys: tuple[str, ...], form: Format | None) -> Format | None:
         found = form or format_of(keys)
         if found is not None:
+            self._fitted = True
             self.columns.update(dict.fromkeys(found.keys_used(keys)))
         return found
 
@@ -211,11 +213,7 @@ class _Loading:
             raise DataError(f"{self.origin} is empty: no record in it; check the path")
         if map and self.keys:
             check_columns(map, self.keys, self.origin)
-        if (
-            self.keys
-            and not self.formats
-            and all(not reject.reason or _FITS_NONE in reject.reason for reject in self.rejects)
-        ):
+        if self.fits_none:
             raise DataError(
                 f"{self.origin}: the rows fit no known format; keys found: {_some(self.keys)}. "
                 f"Formats: {known_formats()}. {self._advice()}"
@@ -227,6 +225,11 @@ class _Loading:
                 f"which is more than half. The first:\n{first}\n"
                 f"Keys found: {_some(self.keys) or 'none'}. Formats: {known_formats()}. {self._advice()}"
             )
+
+    @property
+    def fits_none(self) -> bool:
+        """Whether all rows are of a kind that nobody said how to read, rather than bad."""
+        return self._example is not None and not self._fitted
 
     def _advice(self) -> str:
         found = suggest_map(self._example) if self._example else ""
@@ -251,9 +254,6 @@ class _Loading:
         yield from (str(reject) for reject in self.rejects[:_TOLD])
         if bad > _TOLD:
             yield f"… and {bad - _TOLD:,} more"
-
-
-_FITS_NONE = "fits no known format"
 
 
 def _some(keys: Iterable[str]) -> str:

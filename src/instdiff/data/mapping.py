@@ -150,6 +150,8 @@ def _suggest_pair(row: Record) -> str:
         next((texts[name] for wanted in names for name in texts if wanted in name.split("_")), None)
         for names in (_ASKS, _ANSWERS)
     )
+    if len(texts) == 2 and not (asks and answers and asks != answers):
+        asks, answers = texts.values()
     return f"instruction={asks},response={answers}" if asks and answers and asks != answers else ""
 
 

@@ -121,7 +121,7 @@ def read_tables(
     """
     rows = ((row, filled) for table in tables for filled in [_filled(table.schema)] for row in table.to_pylist())
     for number, (row, filled) in enumerate(islice(rows, first, stop), 1):
-        cleaned = _without_nulls(row) if filled else row
+        cleaned = {**row, **{key: _without_nulls(row[key], key in _FILLED) for key in filled}} if filled else row
         try:
             text = _encoder(cleaned)
             text.encode()
@@ -136,8 +136,8 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _FILLED = ("tools", "tool_calls", "function_call", "arguments", "chat_template_kwargs")
 
 
-def _filled(schema: pa.Schema) -> bool:
-    """Whether there are objects within tools or calls, which a file fills with the keys of all rows."""
+def _filled(schema: pa.Schema) -> list[str]:
+    """The columns with objects within tools or calls, which a file fills with the keys of all rows."""
 
     def objects(type: pa.DataType, inside: bool) -> bool:
         if pa.types.is_struct(type) and inside:
@@ -145,7 +145,7 @@ def _filled(schema: pa.Schema) -> bool:
         fields = [type.field(at) for at in range(type.num_fields)]
         return any(objects(field.type, inside or field.name in _FILLED) for field in fields)
 
-    return any(objects(field.type, field.name in _FILLED) for field in schema)
+    return [field.name for field in schema if objects(field.type, field.name in _FILLED)]
 
 
 def _without_nulls(value: Any, inside: bool = False) -> Any:

@@ -92,7 +92,7 @@ def find_files(name: str) -> Files:
         if re.fullmatch(r"[\w.-]+", split) and _kind(folder) == "folder":
             return _choose(folder, *_splits(folder), split)
     if kind is None:
-        raise DataError(f"{url} is not there; check the address" if url else _missing_message(Path(name), name))
+        raise DataError(_missing_message(Path(name), name) if url is None else _missing_url(url))
     if kind == "folder":
         return _choose(place.rstrip("/") if url else place, *_splits(place), "")
     folder, _, base = place.rpartition("/")
@@ -299,9 +299,16 @@ def _web_message(url: str) -> str:
     return f"{url} is a web address, which is not read: download it, or write hub:{found[1] if found else 'OWNER/NAME'}"
 
 
+_NOT_EXPANDED = "wildcards and commas are not expanded; repeat --data, once for each file"
+
+
+def _missing_url(url: str) -> str:
+    return f"{url} is not there{f': {_NOT_EXPANDED}' if re.search(r'[*?,]', url) else '; check the address'}"
+
+
 def _missing_message(path: Path, name: str) -> str:
     if re.search(r"[*?\[]", name) or any(os.path.exists(part.strip()) for part in name.split(",")):
-        return f"{name} is not there: wildcards and commas are not expanded; repeat --data, once for each file"
+        return f"{name} is not there: {_NOT_EXPANDED}"
     folder = path.parent
     if not folder.is_dir():
         hint = f"; for a data set on the Hugging Face hub write hub:{name}" if name.count("/") == 1 else ""

@@ -93,8 +93,12 @@ def _wrong(reason: str) -> _TurnError:
 
 def _short(turn: Any, keys: TurnKeys) -> Message | None:
     """A turn of nothing but a usual role and its text, which most are."""
-    if keys is not USUAL or type(turn) is not dict or len(turn) != 2:
+    if keys is not USUAL or type(turn) is not dict:
         return None
+    if len(turn) != 2:
+        turn = {key: value for key, value in turn.items() if value is not None}
+        if len(turn) != 2:
+            return None
     if "role" in turn:
         speaker, content = turn["role"], turn.get("content")
     else:

@@ -6,6 +6,7 @@ Functions raise ``ValueError`` with a reason for a person to read. A null is a m
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -57,10 +58,8 @@ def unpack(value: Any, what: str) -> Any:
     """
     if not (isinstance(value, str) and value.lstrip()[:1] in ("[", "{")):
         return value
-    try:
+    with contextlib.suppress(ValueError):
         return parse_json(value)
-    except ValueError:
-        pass
     try:
         return parse_json(json.dumps(ast.literal_eval(value.strip()), allow_nan=False))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

@@ -28,7 +28,7 @@ from instdiff.engine.models import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
 from instdiff.experiments.engine import Engine, Roles, Scores
-from instdiff.experiments.inputs import BUILTIN_HELDOUT, fingerprints, make_suites_for, read_inputs, with_template
+from instdiff.experiments.inputs import builtin_heldout, fingerprints, make_suites_for, read_inputs, with_template
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import write_comparison
@@ -370,6 +370,6 @@ def open_comparison(config: CompareConfig, log: Log, progress: Progress) -> Comp
             inputs[name] = resolve(parse_model(where), store.memo).fingerprint
     places.claim(config, inputs)
     known: dict[str, Any] = {"suite": ["heldout"], "model": config.model, **config.turns()}
-    known["data"] = BUILTIN_HELDOUT.get(config.data or "")
+    known["data"] = builtin_heldout(config.data)
     suites = make_suites_for(rendering, config.eval, store, data[0], log, **known)
     return Comparison(config, places.path, *data, settings, store, *suites, log, progress)

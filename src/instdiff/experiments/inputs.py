@@ -21,7 +21,11 @@ from instdiff.scoring.models import parse_model
 from instdiff.store import Store
 
 Named = TypeVar("Named", bound=RunConfig)
-BUILTIN_HELDOUT = {"builtin:demo": "builtin:demo/heldout"}
+
+
+def builtin_heldout(data: str | list[str] | None) -> str | None:
+    """The held-out rows of built-in data."""
+    return "builtin:demo/heldout" if data == "builtin:demo" else None
 
 
 Inputs = tuple[Pool, Pool, Pool | None]
@@ -35,7 +39,11 @@ def fingerprints(inputs: Inputs, warmup: str) -> dict[str, str]:
 
 
 def read_rows(
-    config: DataConfig, path: str, limit: int | None = None, log: Log | None = None, rejects: Path | None = None
+    config: DataConfig,
+    path: str | list[str],
+    limit: int | None = None,
+    log: Log | None = None,
+    rejects: Path | None = None,
 ) -> Pool:
     """A data file, read as the configuration of a comparison or a pipeline says."""
     mapping = config.mapping()

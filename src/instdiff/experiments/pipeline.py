@@ -27,7 +27,7 @@ from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.subject import Suite
 from instdiff.experiments.engine import Engine, Roles, Round, Scores
 from instdiff.experiments.inputs import (
-    BUILTIN_HELDOUT,
+    builtin_heldout,
     fingerprints,
     make_suites_for,
     read_flaws,
@@ -286,7 +286,7 @@ def _read_heldout(config: PipelineConfig, log: Log) -> Pool | None:
     part = config.eval
     if part is None or HELDOUT not in part.suite:
         return None
-    path = part.data_path or BUILTIN_HELDOUT.get(config.data or "")
+    path = part.data_path or builtin_heldout(config.data)
     if path is None:
         raise ConfigError("'eval.data_path' is missing: which held-out rows should the models be judged on?")
     return read_rows(config, path, part.limit, log)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 
 from instdiff.data import Message, Sample
-from instdiff.rendering.chat_tokens import KINDS
+from instdiff.rendering.chat_tokens import KINDS, Run
 from instdiff.rendering.rows import Ids, Indices, Marks, Rows, RowsBuilder
 from instdiff.rendering.templates import ChatTemplate, Kind
 from instdiff.rendering.tokenise import CHUNK, Tokenised
@@ -96,9 +96,9 @@ def _rows(texts: Tokenised, layout: ChatTemplate, talks: Iterable[_Talk], limit:
         done: dict[int, tuple[Ids, Marks, bool]] = {}
         while open_:
             samples = [conversation(talk.own, talk.others) for talk in open_.values() if talk.own is not None]
-            for number, (ids, kinds) in zip(list(open_), texts.talks(layout, samples), strict=True):
+            for number, runs in zip(list(open_), texts.talks(layout, samples), strict=True):
                 talk = open_.pop(number)
-                ids, marks = _until(ids, kinds == _RESPONSE, talk.targets)
+                ids, marks = _until(runs, talk.targets)
                 if len(ids) > limit and len(talk.others) > 1:
                     open_[number] = replace(talk, others=talk.others[1:], cut=True)
                 else:
@@ -113,8 +113,10 @@ def _rows(texts: Tokenised, layout: ChatTemplate, talks: Iterable[_Talk], limit:
     return out.rows()
 
 
-def _until(ids: Ids, marks: Marks, targets: int) -> tuple[Ids, Marks]:
+def _until(runs: Sequence[Run], targets: int) -> tuple[Ids, Marks]:
     """A row up to its target of this number."""
+    ids = np.array([token for part, _ in runs for token in part], np.int32)
+    marks = np.repeat([kind == _RESPONSE for _, kind in runs], [len(part) for part, _ in runs]).astype(bool)
     at = np.flatnonzero(marks)[:targets]
     end = at[-1] + 1 if len(at) else 0
     return ids[:end], marks[:end]

@@ -19,7 +19,7 @@ from instdiff.core.columns import compact_reasons, concat_reasons
 from instdiff.data import Pool, Sample, Turns
 from instdiff.rendering.chat import ChatRenderer, Draft, Unscorable
 from instdiff.rendering.chat_notes import said_of
-from instdiff.rendering.chat_tokens import NUMBER, PlacingTokenizer, tokenise_drafts
+from instdiff.rendering.chat_tokens import NUMBER, PlacingTokenizer, Run, tokenise_drafts
 from instdiff.rendering.templates import (
     ChatTemplate,
     Kind,
@@ -145,16 +145,15 @@ class Tokenised:
         if isinstance(layout, TextTemplate):
             how = replace(self.pool.turns, targets="last")
             return [self._text_before(text_segments(sample, layout, how)) for sample in samples]
+        context = NUMBER[Kind.CONTEXT]
         out: list[list[int] | None] = []
-        for ids, kinds in self.talks(layout, samples, targets="last"):
-            learnt = np.flatnonzero(kinds)
-            out.append(ids[: learnt[0]].tolist() if len(learnt) else None)
+        for runs in self.talks(layout, samples, targets="last"):
+            learnt = next((at for at, (_, kind) in enumerate(runs) if kind != context), None)
+            out.append(None if learnt is None else [token for ids, _ in runs[:learnt] for token in ids])
         return out
 
-    def talks(
-        self, layout: ChatTemplate, samples: Sequence[Sample], targets: str | None = None
-    ) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]]:
-        """Token ids and kinds of samples that are not the pool's own; none of those that cannot be rendered."""
+    def talks(self, layout: ChatTemplate, samples: Sequence[Sample], targets: str | None = None) -> list[list[Run]]:
+        """Tokens of samples that are not the pool's own, in runs of one kind; none of those that have no row."""
         how = self.pool.turns if targets is None else replace(self.pool.turns, targets=targets)
         if (repr(layout), how) not in self._renderers:
             self._renderers[repr(layout), how] = ChatRenderer(self.tokenizer, layout, how)
@@ -163,8 +162,7 @@ class Tokenised:
             with suppress(Unscorable):
                 drafts[number] = renderer.draft(sample)
         found = dict(zip(drafts, tokenise_drafts(list(drafts.values()), self.tokenizer, renderer.note), strict=True))
-        nothing = np.zeros(0, np.int32), np.zeros(0, np.uint8)
-        return [found.get(number, nothing) for number in range(len(samples))]
+        return [found.get(number, []) for number in range(len(samples))]
 
     def _text_before(self, segments: list[Segment]) -> list[int] | None:
         if not any(segment.kind is Kind.RESPONSE for segment in segments):
@@ -214,7 +212,7 @@ class Tokenised:
             found = iter(tokenise_drafts(drafts, self.tokenizer, renderer.note))
             ids, kinds, counts = list[Sequence[int]](), list[int](), list[int]()
             for reason in reasons:
-                runs = [] if reason else _runs(*next(found))
+                runs = [] if reason else next(found)
                 ids += [part for part, _ in runs]
                 kinds += [kind for _, kind in runs]
                 counts.append(len(runs))
@@ -248,13 +246,6 @@ class _PartsBuilder:
         """All that were added."""
         every = Ragged(self.values.array(), offsets_of(self.sizes.array()))
         return Parts(every, self.kinds.array(), offsets_of(self.counts.array()), concat_reasons(self.reason))
-
-
-def _runs(ids: npt.NDArray[np.int32], kinds: npt.NDArray[np.uint8]) -> list[tuple[list[int], int]]:
-    """Tokens of one kind that stand together."""
-    cuts = np.flatnonzero(np.diff(kinds)) + 1
-    pieces = zip(np.split(ids, cuts), np.split(kinds, cuts), strict=True)
-    return [(part.tolist(), int(kind[0])) for part, kind in pieces if len(part)]
 
 
 def response_texts(sample: Sample, how: Turns) -> list[str]:

@@ -34,7 +34,7 @@ TOKENS, TOKENS_PER_ROW = 200_000, 400
 def report(
     where: str | Path,
     *,
-    data: str | None = None,
+    data: str | list[str] | None = None,
     output: str | Path | None = None,
     store: str | None = None,
     lines: list[dict[str, Any]] | None = None,

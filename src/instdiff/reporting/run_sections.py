@@ -13,6 +13,7 @@ from instdiff.core.files import environment
 from instdiff.errors import InstDiffError
 from instdiff.reporting import plots, projection, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
+from instdiff.selection.record import origins
 
 CURVES, STEPS = 32, 2000
 SPENT = {"warmup_s": "warm-up", "score_s": "scoring", "train_s": "training"}
@@ -292,7 +293,7 @@ def provenance(scene: ReportContext) -> tuple[Section, list[tuple[str, str]]]:
     section = Section("provenance", "Where it comes from")
     meta = dict(part.table.meta) if part else {}
     record = dict(part.record) if part and part.record else {}
-    rows = [["data", meta.get("data", {}).get("origin"), meta.get("data", {}).get("fingerprint")]]
+    rows = [["data", " + ".join(origins(meta)) or None, meta.get("data", {}).get("fingerprint")]]
     for role, facts in meta.get("models", {}).items():
         rows.append([f"model {role}", facts.get("where"), facts.get("fingerprint")])
         if facts.get("template"):

@@ -97,7 +97,7 @@ def head(scored: Scored, budget: Budget) -> Indices:
 
 def gather(
     where: str | Path,
-    data: str | None = None,
+    data: str | list[str] | None = None,
     store: str | None = None,
     lines: list[dict[str, Any]] | None = None,
     log: Log = lambda line: None,
@@ -234,7 +234,7 @@ def _lines(places: list[Path]) -> list[dict[str, Any]]:
 # ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _texts(sources: ReportSources, place: Path, data: str | None, log: Log) -> None:
+def _texts(sources: ReportSources, place: Path, data: str | list[str] | None, log: Log) -> None:
     """The rows themselves, where they can be had."""
     table = sources.last.table if sources.last else None
     try:
@@ -253,7 +253,9 @@ def _texts(sources: ReportSources, place: Path, data: str | None, log: Log) -> N
     sources.pool = pool
 
 
-def _load(sources: ReportSources, place: Path, data: str | None, table: ScoreTable | None, log: Log) -> Pool | None:
+def _load(
+    sources: ReportSources, place: Path, data: str | list[str] | None, table: ScoreTable | None, log: Log
+) -> Pool | None:
     run, meta = RunFolder(place), table.meta if table else {}
     if sources.kind == "pipeline" and run.config.is_file():
         from instdiff.config.base import load as load_config

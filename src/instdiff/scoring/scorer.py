@@ -198,8 +198,8 @@ def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str,
     target = bench.target
     return {
         "instdiff": __version__,
-        "data": {"origin": bench.pool.origin, "fingerprint": bench.pool.fingerprint, "rows": len(bench.pool)},
-        **({"target": {"origin": target.origin, "fingerprint": target.fingerprint}} if target is not None else {}),
+        "data": {"origin": bench.pool.source, "fingerprint": bench.pool.fingerprint, "rows": len(bench.pool)},
+        **({"target": {"origin": target.source, "fingerprint": target.fingerprint}} if target is not None else {}),
         "methods": {
             name: {"spec": specs.get(name, method.name or name), "params": method.params()}
             for name, method in methods.items()

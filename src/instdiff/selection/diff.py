@@ -50,7 +50,7 @@ def difference(
     a: str,
     b: str,
     *,
-    data: str | None = None,
+    data: str | list[str] | None = None,
     scores: Sequence[str] = (),
     by: str | None = None,
     examples: int = 3,
@@ -122,7 +122,7 @@ def _counts(named: Mapping[str, Sequence[Row]], sides: Mapping[str, Found]) -> d
 
 
 def _texts(
-    sides: Mapping[str, Found], data: str | None, reading: Reading | None, log: Log
+    sides: Mapping[str, Found], data: str | list[str] | None, reading: Reading | None, log: Log
 ) -> dict[Row, tuple[Pool, int]]:
     """Where each row's text is."""
     out: dict[Row, tuple[Pool, int]] = {}

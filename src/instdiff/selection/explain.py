@@ -16,7 +16,7 @@ from instdiff.errors import DataError
 from instdiff.methods import IFD, METHODS, AlpaGasus, InstructDiff, Nuggets, TShirt
 from instdiff.rendering.templates import calls_text
 from instdiff.scoring.table import ScoreTable
-from instdiff.selection.record import Found
+from instdiff.selection.record import Found, origins
 from instdiff.selection.selector import check_same_rows
 from instdiff.selection.tokens import NOTHING, Spoken, stored_tokens
 
@@ -130,7 +130,8 @@ def _selection(table: ScoreTable, selection: Found, at: int, row: int) -> dict[s
 
 def score_command(meta: Mapping[str, Any], store: str | None = None, output: str = "scores.parquet") -> str:
     """The command that made a score file, as far as its metadata says."""
-    words = ["instdiff", "score", "--data", str(meta.get("data", {}).get("origin", "DATA"))]
+    words = ["instdiff", "score"]
+    words += [word for origin in origins(meta) or ["DATA"] for word in ("--data", origin)]
     for role, facts in meta.get("models", {}).items():
         words += ["--model", f"{role}={facts['where']}"]
     if (template := meta.get("models", {}).get("base", {}).get("template")) not in (None, "alpaca"):

@@ -43,6 +43,12 @@ def copy_record(source: Path, target: Path) -> None:
     shutil.copyfile(source / RECORD, target / RECORD)
 
 
+def origins(meta: Mapping[str, Any], of: str = "data") -> list[str]:
+    """The sources of the data that a record or a score file is of."""
+    origin = meta.get(of, {}).get("origin") or []
+    return [str(origin)] if isinstance(origin, str) else list(map(str, origin))
+
+
 def records_in(folder: Path) -> list[Path]:
     """The records of a folder, the newest first."""
     paths = [path for path in (folder / RECORD, *sorted(folder.glob(f"*.{RECORD}"))) if path.is_file()]
@@ -67,7 +73,7 @@ class Reading:
 
     def load(
         self,
-        where: str,
+        where: str | list[str],
         settings: Mapping[str, Any] | None = None,
         log: Log | None = None,
         limit: int | None = None,
@@ -168,7 +174,9 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
-def rows_of(found: Found, data: str | None = None, reading: Reading | None = None, log: Log | None = None) -> Pool:
+def rows_of(
+    found: Found, data: str | list[str] | None = None, reading: Reading | None = None, log: Log | None = None
+) -> Pool:
     """The selected rows in their order: what was named, or the output beside the record, or rows of the input.
 
     ``data`` is the input, by default where the record says it was. Raises a DataError where the rows are nowhere, or
@@ -185,7 +193,7 @@ def rows_of(found: Found, data: str | None = None, reading: Reading | None = Non
     if not origin:
         raise DataError(f"'{found.name}' does not say which data it is of; give --data FILE")
     try:
-        pool = reading.load(str(origin), found.settings, log)
+        pool = reading.load(origin, found.settings, log)
     except DataError as error:
         if data:
             raise

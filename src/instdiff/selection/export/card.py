@@ -12,6 +12,7 @@ from typing import Any
 from instdiff.data import Pool
 from instdiff.methods import METHODS
 from instdiff.selection.explain import method_words, score_command
+from instdiff.selection.record import origins
 from instdiff.version import __version__
 
 MADE = "<!-- written by instdiff export -->"
@@ -69,7 +70,7 @@ def _body(record: Mapping[str, Any], rows: int) -> list[str]:
     of, tokens = counts.get("pool_rows"), counts.get("selected_tokens")
     paper = METHODS[method].paper if method in METHODS else ""
     said = f"{rows:,} rows" + (f" of {of:,}" if of else "") + (f", {tokens:,} response tokens" if tokens else "")
-    origin = base(str(record.get("data", {}).get("origin", "unknown data")))
+    origin = " + ".join(map(base, origins(record))) or "unknown data"
     first = (
         f"{said}, chosen from `{origin}` by `{method}`{f' ({paper})' if paper else ''} within a budget of "
         f"`{record.get('budget')}`, with instdiff {record.get('instdiff', __version__)}."
@@ -109,8 +110,8 @@ def _again(record: Mapping[str, Any]) -> str:
     public_record = public(record)
     entry = {"spec": record["method"], "params": record.get("params") or {}}
     meta = {**public_record, "methods": {record["method"]: entry}}
-    origin = str(public_record.get("data", {}).get("origin", "DATA"))
-    chosen = ["instdiff", "select", "--data", origin, "--scores", "scores.parquet"]
+    data = [word for origin in origins(public_record) or ["DATA"] for word in ("--data", origin)]
+    chosen = ["instdiff", "select", *data, "--scores", "scores.parquet"]
     chosen += [*method_words(str(record["method"]), {"spec": record["method"]})[:2]]
     chosen += ["--budget", str(record.get("budget")), "--output", "selected.jsonl"]
     groups = record.get("groups")
@@ -141,7 +142,8 @@ def public(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record without the paths of whoever made it."""
     out = dict(record)
     if "data" in out:
-        out["data"] = {**out["data"], "origin": base(str(out["data"].get("origin")))}
+        named = [base(origin) for origin in origins(record)]
+        out["data"] = {**out["data"], "origin": named[0] if len(named) == 1 else named}
     if "models" in out:
         out["models"] = {role: {**m, "where": base(str(m.get("where")))} for role, m in out["models"].items()}
     return out

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from instdiff.core import Log
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.selection.export.formats import TRAINERS, Asked, Exported
+from instdiff.selection.export.asked import Asked, Exported
+from instdiff.selection.export.formats import TRAINERS
 from instdiff.selection.export.hub import check_push, hub, push
 from instdiff.selection.record import RECORD, Found, Reading, find, rows_of
 
@@ -21,7 +22,7 @@ def export(
     format: str,
     output: str | Path,
     *,
-    source: str | None = None,
+    source: str | list[str] | None = None,
     name: str | None = None,
     layout: str = "auto",
     template: str | None = None,
@@ -43,7 +44,7 @@ def export(
         source: the input that was selected from, where a record alone is given and the input has moved.
         name: of the data set; by default that of the folder or file.
         layout: the shape of rows, where the trainer knows several.
-        template: for TRL: ``chat``, or the text template of prompts.
+        template: what rows are rendered with, where the record does not say it: a name or a file.
         model: to be trained, for the command; by default the base model that the record names.
         license: of the source, for the card.
         push_to: ``hub:owner/name``.
@@ -96,7 +97,8 @@ def _name(name: str | None, data: str) -> str:
     return re.sub(r"[^\w-]+", "_", stem).strip("_") or "selected"
 
 
-def _inputs_read(found: Found, data: str, source: str | None) -> Sequence[Path]:
+def _inputs_read(found: Found, data: str, source: str | list[str] | None) -> Sequence[Path]:
     """The files that are read."""
     inside = list(Path(data).iterdir()) if found.pool is not None and Path(data).is_dir() else []
-    return [path for path in (Path(data), *found.files, *inside, *([Path(source)] if source else [])) if path.is_file()]
+    sources = [source] if isinstance(source, str) else source or []
+    return [path for path in (Path(data), *found.files, *inside, *map(Path, sources)) if path.is_file()]

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from instdiff.core.files import write_json, writing
 from instdiff.errors import ConfigError, StoreError
+from instdiff.selection.export.asked import Asked, Exported
 from instdiff.selection.export.card import DATA, MADE, card, public
-from instdiff.selection.export.formats import Asked, Exported, parquet
+from instdiff.selection.export.formats import parquet
 from instdiff.selection.record import RECORD
 
 README = "README.md"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from instdiff.data import Message, Pool, Sample, Turns
+from instdiff.data import Call, Message, Pool, Sample, Turns
 from instdiff.data.formats import FORMATS
-from instdiff.rendering.templates import Kind, TextTemplate, is_target, text_segments
+from instdiff.rendering.templates import Kind, TextTemplate, calls_text, is_target, text_segments, thought_in
 
 Record = dict[str, Any]
-SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "call": "function_call", "tool": "observation"}
-"""ShareGPT's names, as LLaMA-Factory has them by default."""
+SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+"""ShareGPT's names, as LLaMA-Factory has them by default; a call is ``function_call``."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,24 @@ class Layout:
             return False
 
 
+# ── layouts with one field for what is said ───────────────────────────────────────────────────────────────────────────
+
+
 def alpaca(sample: Sample) -> Record | None:
     """``instruction``, ``input``, ``output``; earlier turns in ``history``, a system turn in ``system``."""
     messages = list(sample.messages)
     system = messages.pop(0).content if messages and messages[0].role == "system" else ""
-    if sample.tools or not messages or [m.role for m in messages] != ["user", "assistant"] * (len(messages) // 2):
+    roles = [m.role for m in messages]
+    if beside(sample) or not messages or roles != ["user", "assistant"] * (len(messages) // 2):
+        return None
+    if any(m.calls for m in messages):
         return None
     *before, user, answer = messages
-    row: Record = {"instruction": user.content, "input": user.input, "output": answer.content}
+    row: Record = {"instruction": user.content, "input": user.input, "output": answer_text(answer)}
     if system:
         row["system"] = system
     if before:
-        row["history"] = [[turn_text(q), a.content] for q, a in zip(before[::2], before[1::2], strict=True)]
+        row["history"] = [[turn_text(q), answer_text(a)] for q, a in zip(before[::2], before[1::2], strict=True)]
     return row
 
 
@@ -60,22 +66,66 @@ def plain_alpaca(sample: Sample) -> Record | None:
 
 
 def sharegpt(sample: Sample) -> Record:
-    """``conversations`` of ``{from, value}``, a system turn among them; tools as JSON text."""
-    turns = [{"from": SPEAKERS[m.role], "value": turn_text(m)} for m in sample.messages]
-    return {"conversations": turns, **({"tools": sample.tools} if sample.tools else {})}
+    """``conversations`` of ``{from, value}``, thoughts and calls as text, tools as JSON text."""
+    turns = [turn for message in sample.messages for turn in _spoken(message)]
+    return {"conversations": turns, **beside(sample)}
+
+
+def _spoken(message: Message) -> Iterator[Record]:
+    if not message.calls:
+        text = answer_text(message) if message.role == "assistant" else turn_text(message)
+        yield {"from": SPEAKERS[message.role], "value": text}
+        return
+    if message.content:
+        yield {"from": SPEAKERS["assistant"], "value": answer_text(message)}
+    thought = "" if message.content else thought_text(message)
+    yield {"from": "function_call", "value": thought + calls_text(message.calls)}
+
+
+def turn_text(message: Message) -> str:
+    """A turn's text with Alpaca's second field, for layouts that have one field."""
+    return f"{message.content}\n{message.input}" if message.input else message.content
+
+
+def thought_text(message: Message) -> str:
+    """The thought that stands beside the content as text; empty where there is none."""
+    return f"<think>\n{message.reasoning}\n</think>\n\n" if message.reasoning else ""
+
+
+def answer_text(message: Message) -> str:
+    """An answer with its thought before it."""
+    return thought_text(message) + message.content
+
+
+# ── layouts with messages ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def messages(sample: Sample) -> Record:
-    """``messages`` of ``{role, content}``, calls as ``tool_calls``; tools as JSON text."""
-    return {"messages": turns_of(sample.messages), **({"tools": sample.tools} if sample.tools else {})}
+    """``messages`` with all that a turn has; tools as JSON text."""
+    return {"messages": turns_of(sample.messages), **beside(sample)}
 
 
-def with_tool_objects(sample: Sample, targets: str | None = None) -> Record:
-    """``messages`` with tools as a list of objects, as axolotl needs it; ``targets`` adds which turns are learnt."""
-    learnt = None
-    if targets is not None:
-        learnt = [is_target(sample.messages, at, targets) for at in range(len(sample.messages))]
-    row: Record = {"messages": turns_of(sample.messages, learnt)}
+def prompt_completion(sample: Sample) -> Record | None:
+    """``prompt`` and ``completion``, both lists of messages; the completion is the last turn."""
+    turns = turns_of(sample.messages)
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
+        return None
+    return {"prompt": turns[:-1], "completion": turns[-1:], **beside(sample)}
+
+
+def with_tool_objects(sample: Sample, targets: str, *, text: bool = False) -> Record:
+    """``messages`` with tools as a list of objects, as axolotl needs it.
+
+    ``train`` is false in the assistant's turns that are not learnt under ``targets``. With ``text`` the arguments of
+    calls are JSON text, since a column has one type.
+    """
+    turns = turns_of(sample.messages)
+    for at, turn in enumerate(turns):
+        if turn["role"] == "assistant" and not is_target(sample.messages, at, targets):
+            turn["train"] = False
+        for call in turn.get("tool_calls", ()) if text else ():
+            call["function"]["arguments"] = _json(call["function"]["arguments"])
+    row = {"messages": turns, **beside(sample)}
     if sample.tools:
         try:
             tools = json.loads(sample.tools)
@@ -85,24 +135,59 @@ def with_tool_objects(sample: Sample, targets: str | None = None) -> Record:
     return row
 
 
-def prompt_completion(sample: Sample) -> Record | None:
-    """``prompt`` and ``completion``, both lists of messages; the completion is the last turn."""
-    turns = turns_of(sample.messages)
-    if len(turns) < 2 or turns[-1]["role"] != "assistant":
-        return None
-    tools = {"tools": sample.tools} if sample.tools else {}
-    return {"prompt": turns[:-1], "completion": turns[-1:], **tools}
+def beside(sample: Sample) -> Record:
+    """What stands beside the turns: tools as JSON text, and the values for the chat template."""
+    row: Record = {"tools": sample.tools} if sample.tools else {}
+    return row | ({"chat_template_kwargs": json.loads(sample.template_values)} if sample.template_values else {})
 
 
-def render_layout(layout: TextTemplate) -> Callable[[Sample], Record | None]:
-    """``prompt`` and ``completion`` as texts under a template; the completion is the last response."""
+def turns_of(turns: Sequence[Message]) -> list[Record]:
+    """Messages in the roles and keys that chat templates know; ``train`` where the row says it."""
+    return [_turn(message) for message in turns]
+
+
+def _turn(message: Message) -> Record:
+    turn: Record = {"role": message.role, "content": turn_text(message)}
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.calls:
+        turn["tool_calls"] = [_call(call) for call in message.calls]
+    if message.call_id:
+        turn["tool_call_id"] = message.call_id
+    if message.name:
+        turn["name"] = message.name
+    if message.learn is not None:
+        turn["train"] = message.learn
+    return turn
+
+
+def _call(call: Call) -> Record:
+    named = {"id": call.id} if call.id else {}
+    return {**named, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def render_layout(
+    layout: TextTemplate, how: Turns, start: str = "", end: str = ""
+) -> Callable[[Sample], Record | None]:
+    """``prompt`` and ``completion`` as texts under a template; the completion is the last response that is learnt.
+
+    ``start`` and ``end`` are the texts of the tokens that open and close a row, for trainers that add none.
+    """
 
     def make(sample: Sample) -> Record | None:
-        segments = text_segments(sample, layout, Turns("last"))
-        at = next((i for i, s in enumerate(segments) if s.kind is Kind.RESPONSE), None)
-        if at is None or not segments[at].text:
+        segments = text_segments(sample, layout, how)
+        at = max((i for i, s in enumerate(segments) if s.kind is Kind.RESPONSE and s.text), default=None)
+        if at is None:
             return None
-        return {"prompt": "".join(s.text or "" for s in segments[:at]), "completion": segments[at].text}
+        before = "".join(end if s.text is None else s.text for s in segments[:at])
+        return {"prompt": start + before, "completion": f"{segments[at].text}{end}"}
 
     return make
 
@@ -114,49 +199,15 @@ MESSAGES = Layout("messages", messages, "messages", {})
 PROMPT_COMPLETION = Layout("prompt_completion", prompt_completion, "prompt_completion", {})
 
 
-def turn_text(message: Message) -> str:
-    """A turn's text with Alpaca's second field, for layouts that have one field."""
-    return f"{message.content}\n{message.input}" if message.input else message.content
-
-
-def turns_of(turns: Sequence[Message], learnt: Sequence[bool] | None = None) -> list[Record]:
-    """Messages of roles that chat templates know; ``train`` says which are learnt, where that is given."""
-    out: list[Record] = []
-    for at, message in enumerate(turns):
-        calls = tool_calls(message.content) if message.role == "call" else None
-        if calls is None:
-            role = "assistant" if message.role == "call" else message.role
-            out.append({"role": role, "content": turn_text(message)})
-        elif out and out[-1]["role"] == "assistant" and "tool_calls" not in out[-1] and out[-1]["content"]:
-            out[-1]["tool_calls"] = calls  # said and called in one turn
-        else:
-            out.append({"role": "assistant", "content": "", "tool_calls": calls})
-        if learnt is not None:
-            out[-1]["train"] = bool(learnt[at] or out[-1].get("train"))
-    return out
-
-
-def tool_calls(text: str) -> list[Record] | None:
-    """Calls as OpenAI has them, their arguments as JSON text; None where the text is no call of this kind."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    calls = value if isinstance(value, list) else [value]
-    if not calls or not all(
-        isinstance(c, dict) and isinstance(c.get("name"), str) and set(c) <= {"name", "arguments"} for c in calls
-    ):
-        return None
-    return [
-        {
-            "type": "function",
-            "function": {"name": c["name"], "arguments": json.dumps(c.get("arguments"), ensure_ascii=False)},
-        }
-        for c in calls
-    ]
-
-
 # ── a whole pool ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Pieces = Callable[[Sample], Sequence[Sample]]
+"""What becomes of a sample: itself, one that shows less, several that end at a turn each, or nothing."""
+
+
+def whole(sample: Sample) -> Sequence[Sample]:
+    """A sample as it is."""
+    return (sample,)
 
 
 @dataclass(frozen=True)
@@ -165,7 +216,7 @@ class Laid:
 
     ``changed`` rows come back as another sample: what they say is the same, how it is divided is not. ``unfit`` are
     positions of rows that the layout cannot hold. ``beside`` is another shape whose columns are added, so that rows
-    come back exactly.
+    come back exactly. ``pieces`` says what of a sample is laid out.
     """
 
     layout: Layout
@@ -173,71 +224,72 @@ class Laid:
     changed: int = 0
     unfit: tuple[int, ...] = ()
     beside: Layout | None = None
+    pieces: Pieces = whole
 
     def rows(self, pool: Pool) -> Iterator[Record]:
         """The rows that fit, all with the same columns."""
+        blank = {**self.layout.blank, **(self.beside.blank if self.beside else {})}
         for sample in pool.samples():
-            row = self.layout.make(sample)
-            if row is None:
-                continue
-            if self.beside is not None:
-                row |= self.beside.make(sample) or {}
-            blank = {**self.layout.blank, **(self.beside.blank if self.beside else {})}
-            yield {name: row[name] if name in row else blank.get(name) for name in self.columns}
+            for piece in self.pieces(sample):
+                row = self.layout.make(piece)
+                if row is None:
+                    continue
+                if self.beside is not None:
+                    row |= self.beside.make(sample) or {}
+                yield {name: row[name] if name in row else blank.get(name) for name in self.columns}
 
 
-def lay(pool: Pool, layouts: Iterable[Layout], beside: Layout | None = None) -> Laid:
+def lay(pool: Pool, layouts: Iterable[Layout], beside: Layout | None = None, pieces: Pieces = whole) -> Laid:
     """The first layout that holds every row exactly, else the last, which must hold most.
 
     The columns of ``beside`` are added where the last does not hold every row exactly and ``beside`` does.
     """
     found: Laid | None = None
     for layout in layouts:
-        found = _measure(pool, layout)
+        found = _measure(pool, layout, pieces)
         if not found.changed and not found.unfit:
             return found
     assert found is not None
-    if beside is not None and not found.unfit and not _measure(pool, beside, stop=True).changed:
-        columns = dict.fromkeys([*found.columns, *_measure(pool, beside).columns])
-        return Laid(found.layout, tuple(columns), beside=beside)
+    if beside is not None and not found.unfit and not _measure(pool, beside, pieces, stop=True).changed:
+        columns = dict.fromkeys([*found.columns, *_measure(pool, beside, pieces).columns])
+        return replace(found, columns=tuple(columns), changed=0, beside=beside)
     return found
 
 
-def _measure(pool: Pool, layout: Layout, *, stop: bool = False) -> Laid:
+def _measure(pool: Pool, layout: Layout, pieces: Pieces, *, stop: bool = False) -> Laid:
     columns: dict[str, None] = {}
     changed, unfit = 0, []
     for at, sample in enumerate(pool.samples()):
-        row = layout.make(sample)
-        columns.update(dict.fromkeys(row or {}))
-        if row is None:
+        parts = pieces(sample)
+        rows = [row for part in parts if (row := layout.make(part)) is not None]
+        for row in rows:
+            columns.update(dict.fromkeys(row))
+        if not rows:
             unfit.append(at)
-        if row is None or not layout.exact(sample):
+        if len(rows) != 1 or parts[0] != sample or not layout.exact(sample):
             changed += 1
             if stop:
                 break
-    return Laid(layout, tuple(columns), changed - len(unfit) if not stop else changed, tuple(unfit))
+    return Laid(layout, tuple(columns), changed - len(unfit) if not stop else changed, tuple(unfit), pieces=pieces)
 
 
-def has_calls(pool: Pool) -> bool:
-    """Whether some row calls a tool."""
-    return any(message.role == "call" for sample in pool.samples() for message in sample.messages)
+def shown(sample: Sample, how: Turns) -> Sample:
+    """What a model is shown of a sample: all of it, or all but the thoughts."""
+    if how.reasoning != "drop":
+        return sample
+    return replace(sample, messages=tuple(_without_thought(m) if m.role == "assistant" else m for m in sample.messages))
+
+
+def _without_thought(message: Message) -> Message:
+    block = thought_in(message.content)
+    return replace(message, reasoning="", content=message.content[block.end() :] if block else message.content)
+
+
+def learnt_turns(sample: Sample, how: Turns) -> list[int]:
+    """The turns of which something is learnt."""
+    return [at for at in range(len(sample.messages)) if is_target(sample.messages, at, how.targets)]
 
 
 def several_turns(pool: Pool) -> int:
     """Rows of which more than one turn is to be learnt."""
-    return sum(
-        sum(is_target(sample.messages, at, pool.targets) for at in range(len(sample.messages))) > 1
-        for sample in pool.samples()
-    )
-
-
-def out_of_turn(pool: Pool) -> int:
-    """Rows that LLaMA-Factory leaves out: after the system turn, question and answer must alternate to the end."""
-    return sum(not _in_turn(sample) for sample in pool.samples())
-
-
-def _in_turn(sample: Sample) -> bool:
-    roles = [message.role for message in sample.messages]
-    roles = roles[1:] if roles[:1] == ["system"] else roles
-    sides = {"user": 0, "tool": 0, "assistant": 1, "call": 1}
-    return len(roles) % 2 == 0 and all(sides.get(role) == at % 2 for at, role in enumerate(roles))
+    return sum(len(learnt_turns(sample, pool.turns)) > 1 for sample in pool.samples())

@@ -1,13 +1,25 @@
-"""What an export needs to know of a model without loading it."""
+"""What an export needs to know of a model, without its weights."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from jinja2 import TemplateError
+
+from instdiff.core import ModelRef
+from instdiff.core.settings import TEMPLATE_DATE
 from instdiff.data.builtin import path as builtin_path
+from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.errors import EngineError
+
+RENDER_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What chat templates raise."""
+_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+"""What of a model's repository is not weights."""
 
 
 def local(where: str) -> tuple[str, str | None]:
@@ -45,3 +57,22 @@ def _in_config(path: Path) -> bool:
     with suppress(OSError, ValueError):
         return bool(json.loads(path.read_text(encoding="utf-8")).get("chat_template"))
     return False
+
+
+def tokenizer_of(where: str, template_date: str | None = None) -> HFTokenizer | None:
+    """The tokenizer of a model that lies on this machine; None where it does not, or cannot be read."""
+    name, revision = local(where)
+    if not os.path.isdir(name):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            name = snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=True)
+        except (LocalEntryNotFoundError, HFValidationError, OSError):
+            return None
+    from instdiff.engine.models import Source, load_tokenizer  # brings torch
+
+    date = datetime.date.fromisoformat(template_date) if template_date else TEMPLATE_DATE
+    with suppress(EngineError):
+        return load_tokenizer(Source(ModelRef(where), Path(name), None, ""), date)
+    return None

@@ -82,7 +82,15 @@ def _as_messages(pool: Pool) -> Iterator[dict[str, Any]]:
     parts |= {"messages", "tools"}
     for row, sample in zip(_rows(pool), pool.samples(), strict=True):
         others = {name: _text(value) for name, value in row.items() if name not in parts}
-        yield {"tools": None, **messages(sample), **others}
+        yield {"tools": None, **with_texts(messages(sample)), **others}
+
+
+def with_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of messages whose objects without fixed keys are JSON text: arguments, and values for the template."""
+    for turn in row.get("messages", ()):
+        for call in turn.get("tool_calls", ()):
+            call["function"]["arguments"] = _text(call["function"]["arguments"])
+    return {name: value if name == "messages" else _text(value) for name, value in row.items()}
 
 
 def _text(value: Any) -> Any:
