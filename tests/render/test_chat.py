@@ -85,6 +85,12 @@ def test_a_header_without_a_prompt_for_answers() -> None:
     assert shown.targets(learnt=True) == ["Two.<|im_end|>", "Three.<|im_end|>"]
 
 
+def test_a_thought_in_an_answer_that_no_prompt_asks_for() -> None:
+    jinja = EACH + "[{{ m.role }}] {{ m.content }}</s>{% endfor %}"
+    shown = Shown(jinja, [ask("One?"), say("<think>\nHm.\n</think>\n\nTwo.")])
+    assert [said.strip() for said in shown.targets()] == ["<think>\nHm.\n</think>\n\nTwo."]
+
+
 def test_marks_around_the_header() -> None:
     turn = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
     marked = f"{{% generation %}}{turn}{{% endgeneration %}}"

@@ -490,17 +490,19 @@ class _Marker:
     def _open(self, at: int, place: Place, before: Place | None) -> None:
         """What stands before a piece that is learnt, after one that is not or after the turn's header."""
         fixed = self.text[at : place.start]
+        opening = self._opening(place.piece) if place.piece.kind == "thought" else ""
+        own = len(fixed) - len(opening) if opening and fixed.endswith(opening) else None
         start = next((fixed.rfind(p) + len(p) for p in self.traits.prompts if p in fixed), None)
         if start is None and before is not None and place.piece.kind == "call":
             start = 0
             if before.piece.kind == "thought" and (mark := _THOUGHT_ENDS.match(fixed.lstrip())):
                 start = len(fixed) - len(fixed.lstrip()) + mark.end()
+        start = own if start is None else start
         if start is None:
             return
         rest = fixed[start:]
         head = len(rest) if place.piece.kind == "answer" else len(rest) - len(rest.lstrip())
-        if place.piece.kind == "thought" and (opening := self._opening(place.piece)) and rest.endswith(opening):
-            head = len(rest) - len(opening)
+        head = head if own is None else max(0, own - start)
         self._put(at + start, at + start + head, Kind.HEAD)
         self._put(at + start + head, place.start, Kind.RESPONSE)
 
