@@ -242,7 +242,7 @@ def test_a_trained_model_says_how_its_rows_were_made() -> None:
     pytest.importorskip("trl", reason='TRL is missing; it comes with pip install "instdiff[train]"')
     train(*OPTIONS)
     record = json.loads(Path("trained/training.json").read_text(encoding="utf-8"))
-    assert record["rendering"] == {"template": "chatml.jinja", **RECORDED}
+    assert record["rendering"] == {"template": "chatml.jinja", "stops": [2], **RECORDED}
 
 
 # ── ends ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
