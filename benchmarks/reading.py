@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from common import arguments, finish
 
 LIMIT = 1.3
-"""The most that the ratio may be."""
+"""The most that the ratio may be; of calls it is only told, since what is read of them differs between versions."""
 SOURCES = Path(__file__).resolve().parents[1] / "src"
 READ = (
     "import sys, time; from instdiff import load; import instdiff.data.hub; begin = time.process_time();"
@@ -82,7 +82,7 @@ def main() -> None:
     against = Path(args.against) if args.against else None
     records = [measure(kind, count, against, repeats) for kind in ("plain", "nulls", "calls")]
     finish(args, records)
-    slow = [record for record in records if record.get("ratio", 0) > LIMIT]
+    slow = [record for record in records if record["kind"] != "calls" and record.get("ratio", 0) > LIMIT]
     if slow and not args.quick:
         raise SystemExit(f"reading takes more than {LIMIT} times the CPU time: {slow}")
 

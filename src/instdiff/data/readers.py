@@ -148,14 +148,16 @@ def _filled(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if objects(field.type, field.name in _FILLED)]
 
 
-def _without_nulls(value: Any, inside: bool = False) -> Any:
-    if isinstance(value, dict):
+def _without_nulls(value: Any, inside: bool) -> Any:
+    if type(value) is dict:
         return {
-            key: _without_nulls(item, inside or key in _FILLED)
+            key: _without_nulls(item, inside or key in _FILLED) if type(item) in (dict, list) else item
             for key, item in value.items()
             if item is not None or not inside
         }
-    return [_without_nulls(item, inside) for item in value] if isinstance(value, list) else value
+    if type(value) is list:
+        return [_without_nulls(item, inside) if type(item) in (dict, list) else item for item in value]
+    return value
 
 
 def _line(decoder: Decoder, line: bytes, name: str, number: int) -> Record:
