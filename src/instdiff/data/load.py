@@ -64,12 +64,10 @@ def load(
             ``builtin:demo``, ``builtin:skills``, ``hub:owner/name[@revision][:split]``, ``-`` for JSON lines from
             standard input, or a list of dicts. A list of paths is one pool in their order.
         format: A format's name; by default the keys of each row decide.
-        map: Which column is the ``instruction``, ``input``, ``response``, ``system``, ``messages`` or ``tools``; of
-            turns, which key is the ``role`` and the ``content``, and which speaker the ``user``, ``assistant`` or
-            ``tool``.
+        map: Which column is which (``mapping.MAP_KEYS``); of turns, which key and which speaker.
         targets: Which turns are learnt: ``all`` answers, the ``last`` one, or ``all+calls``; see ``Turns``.
-        reasoning: Thoughts are ``learn``-ed as a part of the response, its ``context``, or ``drop``-ped.
-        system: ``fold`` puts a system turn that the chat template refuses before the first user turn's text.
+        reasoning: Thoughts: ``learn``, ``context`` or ``drop``; see ``Turns``.
+        system: A system turn: ``keep`` or ``fold``; see ``Turns``.
         limit: Read the first so many records only.
         rejects_path: Where to write the records that do not fit, if there are any; beside it where that is the source.
         log: Is told one line about the data and one for each of the first bad records, and what was not read.

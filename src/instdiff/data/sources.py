@@ -25,7 +25,7 @@ _NO_DATA = (_INFO, "dataset_infos.json", "dataset_dict.json", "state.json")
 _SPLITS = {
     "train": "train(ing)?",
     "validation": "validation|valid|val|dev",
-    "test": "test(ing)?|eval(uation)?",
+    "test": "test|testing|eval|evaluation",
 }
 _SHOWN = 20
 
