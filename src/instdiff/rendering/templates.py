@@ -1,7 +1,7 @@
 """Prompt templates as typed values: how a row's turns become text, and which text is a response.
 
-A template turns a sample into segments, and every segment is tokenised on its own. So the response's token ids are
-the same whatever stands before them, in every view and in training.
+A text template turns a sample into segments, and every segment is tokenised on its own. So the response's token ids
+are the same whatever stands before them, in every view and in training. ``chat`` renders chat templates.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from instdiff.core import Asked, Reasons, View, Words
-from instdiff.data import Pool, Sample
+from instdiff.data import Pool, Sample, Turns
 from instdiff.errors import PlanError
 from instdiff.rendering.questions import questions
+from instdiff.rendering.templates import said, why_nothing
 
 
 @dataclass(frozen=True)
@@ -60,39 +61,49 @@ class Texts:
 def texts(view: View, pool: Pool) -> Texts:
     """The texts of a view; a ConfigError where a prompt file is missing or faulty, a PlanError for a view of tokens."""
     reason = np.full(len(pool), None, object)
-    said: list[str] = []
+    told: list[str] = []
     if isinstance(view, Words):
         for row, sample in enumerate(pool.samples()):
-            said.append(words(sample, view.part))
-            if not said[-1].strip():
-                reason[row] = "empty_response" if view.part == "response" else "empty_instruction"
-        return Texts(pa.array(said, pa.large_string()), reason)
+            told.append(words(sample, view.part, pool.turns))
+            if not told[-1].strip():
+                lacks = why_nothing(sample, pool.turns.targets) or "empty_response"
+                reason[row] = lacks if view.part == "response" else "empty_instruction"
+        return Texts(pa.array(told, pa.large_string()), reason)
     if isinstance(view, Asked):
         asked = questions(view.prompt)
         for row, sample in enumerate(pool.samples()):
             if not sample.response:
                 reason[row] = "empty_response"
-            said.append("" if reason[row] else asked.ask(view.number, sample))
-        return Texts(pa.array(said, pa.large_string()), reason, asked.system)
+            told.append("" if reason[row] else asked.ask(view.number, sample))
+        return Texts(pa.array(told, pa.large_string()), reason, asked.system)
     raise PlanError(f"{type(view).__name__} is a view for language models; embedders and judges take text")
 
 
-def words(sample: Sample, part: str) -> str:
-    """The text of a part of a sample: ``instruction`` with its input, ``response`` or ``row``."""
-    said: Sequence[str] = [
-        m.content + ("\n" + m.input if m.input else "")
-        for m in sample.messages
-        if part == "row" or m.role == ("user" if part == "instruction" else "assistant")
-    ]
-    return "\n".join(said)
+def words(sample: Sample, part: str, how: Turns | None = None) -> str:
+    """The text of a part of a sample: ``instruction`` with its input, ``response`` or ``row``.
+
+    Thoughts are a part of responses unless they are dropped; calls, as JSON text, of rows, and of responses where they
+    are learnt.
+    """
+    how = how or Turns()
+    out: list[str] = []
+    for at, turn in enumerate(sample.messages):
+        if turn.role == "assistant" and part != "instruction":
+            parts = said(sample.messages, at, how)
+            calls = parts[-1:] if turn.calls else []
+            out += [one.thought + one.text for one in parts[: len(parts) - len(calls)]]
+            out += [one.text for one in calls if part == "row" or one.learnt]
+        elif part == "row" or (turn.role == "user" and part == "instruction"):
+            out.append(turn.content + (f"\n{turn.input}" if turn.input else ""))
+    return "\n".join(out)
 
 
 def text_column(pool: Pool, part: str) -> npt.NDArray[np.object_]:
     """The text of each row: ``source`` is the input's own line, other parts are those of ``Words``."""
     if part == "source":
-        said = [json.dumps(row, ensure_ascii=False) for row in pool.source_rows(np.arange(len(pool)))]
+        told = [json.dumps(row, ensure_ascii=False) for row in pool.source_rows(np.arange(len(pool)))]
     else:
-        said = [words(sample, part) for sample in pool.samples()]
-    out = np.empty(len(said), object)
-    out[:] = said
+        told = [words(sample, part, pool.turns) for sample in pool.samples()]
+    out = np.empty(len(told), object)
+    out[:] = told
     return out
