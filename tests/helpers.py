@@ -206,6 +206,10 @@ class Counting:
         yield advance
 
 
+PLAIN: dict[str, Any] = {"dtype": "float32", "device": "cpu", "max_length": 200, "templates": {"*": "alpaca"}}
+"""Settings of most tests."""
+
+
 class Lab:
     """Scores with tiny models in fp32 on the CPU."""
 
@@ -253,7 +257,7 @@ class Lab:
             rows if isinstance(rows, Pool) else load(rows),
             methods,
             bound | {"proxy": bound["base"]},
-            settings=Settings(**{"dtype": "float32", "device": "cpu", "max_length": 200, **settings}),
+            settings=Settings(**{**PLAIN, **settings}),
             store=store or self.store(),
             progress=progress,
             log=log,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import Counting, Lab, some_rows
+from helpers import PLAIN, Counting, Lab, some_rows
 from instdiff.core import ModelRef, Nll, Settings
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
@@ -102,7 +102,7 @@ def test_a_model_is_loaded_once_and_processes_are_kept(lab: Lab) -> None:
     bench = Workbench(
         rows,
         {role: ModelRef(str(lab.models[name])) for role, name in (("base", "llama"), ("calibrated", "other"))},
-        Settings(dtype="float32", device="cpu", workers=2, batch_tokens=100, max_length=200),
+        Settings(**{**PLAIN, "workers": 2, "batch_tokens": 100}),
         store,
     )
     assert isinstance(bench.resident, Workers)
