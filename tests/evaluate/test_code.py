@@ -22,7 +22,7 @@ from instdiff.core.progress import Quiet
 from instdiff.errors import ConfigError, DataError, EngineError
 from instdiff.evaluation.code import sandbox as sandbox_module
 from instdiff.evaluation.code.programs import TASKS, Problem
-from instdiff.evaluation.code.sandbox import Limits, Sandbox
+from instdiff.evaluation.code.sandbox import Limits, Program, Sandbox
 from instdiff.evaluation.code.suite import CodeSuite, code_suite, pass_at
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.store import Store
@@ -101,7 +101,7 @@ def problem(task: str, row: dict[str, Any]) -> Problem:
     return TASKS[task].read(row, "here")
 
 
-def run(*programs: str, limits: Limits | None = None) -> list[str]:
+def run(*programs: Program, limits: Limits | None = None) -> list[str]:
     found = dict(Sandbox(limits or Limits(cpu=20, wall=60)).run(programs))
     return [found[number].reason for number in range(len(programs))]
 
