@@ -41,6 +41,9 @@ BEFORE = """def _watch_unittest():
         kinds = [kind for part in parts for kind in vars(part).values() if isinstance(kind, type)]
         found = {(kind, name): value for kind in kinds for name, value in vars(kind).items() if callable(value)}
         return {key: (value, getattr(value, "__code__", None)) for key, value in found.items()}
+    class Never(BaseException):
+        def __new__(cls, *given): raise RuntimeError("a test is not left in silence")
+    unittest.case._ShouldStop = Never  # a test that raises it counts as one that succeeded
     before = methods()
     return lambda: methods() != before
 _unittest_changed = _watch_unittest()
