@@ -318,13 +318,14 @@ def _program(job: dict[str, Any], way: int, apart: bool) -> NoReturn:
         reason, detail = _drop_rights(job, way, apart) or _run(job["program"], namespace)
     except BaseException as error:  # noqa: BLE001 - this process ends here, whatever it was
         reason, detail = "error", type(error).__name__
-    # A copy of the process that ran to the end as well has nothing to say.
-    if number() == own:
-        if secret is None:
+    try:
+        # A copy of the process that ran to the end as well has nothing to say.
+        if number() == own and secret is None:
             _answer(way, namespace, reason, detail)
-        else:
+        elif number() == own:
             write(way, f"{secret}{reason} {detail}".encode(errors="replace")[: MOST_REPORT // 4])
-    leave(0)
+    finally:
+        leave(0)
 
 
 def _drop_rights(job: dict[str, Any], way: int, apart: bool, other: int | None = None) -> tuple[str, str] | None:
