@@ -22,7 +22,7 @@ from instdiff.core.progress import Quiet
 from instdiff.errors import ConfigError, DataError, EngineError
 from instdiff.evaluation.code import sandbox as sandbox_module
 from instdiff.evaluation.code.programs import TASKS, Problem
-from instdiff.evaluation.code.sandbox import Limits, Sandbox
+from instdiff.evaluation.code.sandbox import Limits, Program, Sandbox
 from instdiff.evaluation.code.suite import CodeSuite, code_suite, pass_at
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.store import Store
@@ -101,7 +101,7 @@ def problem(task: str, row: dict[str, Any]) -> Problem:
     return TASKS[task].read(row, "here")
 
 
-def run(*programs: str, limits: Limits | None = None) -> list[str]:
+def run(*programs: Program, limits: Limits | None = None) -> list[str]:
     found = dict(Sandbox(limits or Limits(cpu=20, wall=60)).run(programs))
     return [found[number].reason for number in range(len(programs))]
 
@@ -185,6 +185,191 @@ def test_unit_tests() -> None:
     assert run(*told, limits=TASKS["bigcodebench"].limits) == list(told.values())
     none = problem("bigcodebench", {**MEAN, "test": "import unittest\nclass TestCases(unittest.TestCase): pass"})
     assert run(none.program(whole)) == ["failed"]
+
+
+# ── ways to pass without solving ──────────────────────────────────────────────────────────────────────────────────────
+
+ONE_CASE = """import unittest
+
+class TestCases(unittest.TestCase):
+    def test_it(self):
+        self.assertEqual(task_func(1, 2), 3)
+"""
+SUM = {
+    **MEAN,
+    "complete_prompt": 'def task_func(a, b):\n    """The sum."""',
+    "canonical_solution": "    return a + b",
+    "test": ONE_CASE,
+    "libs": "[]",
+}
+CLAIM = """
+        import os
+        for way in range(64):
+            try: os.write(way, (found + "passed ").encode())
+            except OSError: pass
+        os._exit(0)
+"""
+WAYS = {
+    "values equal to everything": (
+        "class All:\n    def __eq__(self, other): return True\ndef NAME(a, b): return All()\n",
+        ("failed", "passed"),
+    ),
+    "numbers equal to everything": (
+        "class All(int):\n    def __eq__(self, other): return True\ndef NAME(a, b): return All()\n",
+        ("failed", "passed"),
+    ),
+    "the secret in frames": (
+        "import sys\ndef NAME(a, b):\n    frame, found = sys._getframe(), None\n    while frame and not found:\n"
+        "        found, frame = frame.f_locals.get('secret'), frame.f_back\n    if found:" + CLAIM,
+        ("failed", "passed"),
+    ),
+    "the secret by the collector": (
+        "import gc\ndef NAME(a, b):\n    jobs = [x for x in gc.get_objects() if type(x) is dict and 'secret' in x]\n"
+        "    for found in filter(None, (x['secret'] for x in jobs)):" + CLAIM,
+        ("failed", "passed"),
+    ),
+    "another judge in __main__": (
+        "import __main__\n__main__._ending = lambda error: ('passed', '')\ndef NAME(a, b): return 0\n",
+        ("failed", "passed"),
+    ),
+    "an exception that says passed": (
+        "class E(Exception): verdict = 'passed', ''\ndef NAME(a, b): raise E\n",
+        ("error", "failed"),
+    ),
+    "frames of the exchange": (
+        "import json, os, struct\ndef NAME(a, b):\n"
+        "    for said in (['end', 'passed', ''], ['error', '', '', 'passed', '']):\n"
+        "        body = json.dumps(said).encode()\n        for way in range(3, 64):\n"
+        "            try: os.write(way, struct.pack('Q', len(body)) + body)\n            except OSError: pass\n",
+        ("error", "exited_early"),
+    ),
+    "skipped tests": ("import unittest\ndef NAME(a, b): raise unittest.SkipTest\n", ("error", "failed")),
+    "tests that stop unseen": (
+        "import unittest.case\ndef NAME(a, b): raise unittest.case._ShouldStop\n",
+        ("error", "failed"),
+    ),
+    "assertions replaced": (
+        "import unittest\nunittest.TestCase.assertEqual = lambda *given: None\ndef NAME(a, b): return 0\n",
+        ("failed", "failed"),
+    ),
+    "assertions replaced within": (
+        "import unittest\ndef nothing(*given, **named): pass\ndef NAME(a, b):\n"
+        "    unittest.TestCase.assertEqual.__code__ = nothing.__code__\n",
+        ("failed", "failed"),
+    ),
+    "results that count nothing": (
+        "import unittest\nunittest.TestResult.addFailure = lambda *given: None\ndef NAME(a, b): return 0\n",
+        ("failed", "failed"),
+    ),
+    "no end": ("import os\ndef NAME(a, b): os._exit(0)\n", ("exited_early", "exited_early")),
+    "leaving": ("def NAME(a, b): raise SystemExit(0)\n", ("exited_early", "failed")),
+    "a copy that goes on": ("import os\ndef NAME(a, b):\n    if os.fork(): os._exit(0)\n", ("exited_early",) * 2),
+    "everything killed": ("import os\ndef NAME(a, b): os.kill(-1, 9)\n", ("killed", "failed")),
+}
+"""Programs, and how each ends where tests have a process of their own, and where they run within the program's."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_way_to_pass_without_solving(way: str) -> None:
+    text, expected = WAYS[way]
+    add, total = problem("humaneval", ADD), problem("bigcodebench", SUM)
+    programs = [one.program(text.replace("NAME", one.entry)) for one in (add, total)]
+    assert tuple(run(*programs)) == expected
+    right = "def NAME(a, b): return a + b\n"
+    assert run(*(one.program(right.replace("NAME", one.entry)) for one in (add, total))) == ["passed", "passed"]
+
+
+def test_a_program_cannot_see_its_tests() -> None:
+    """It reads all of its memory and finds what stands in its own text, and nothing of the tests'."""
+    search = r"""
+import re
+OWN = "apple-mark"
+MARKS = {"own": b"apple-m[a]rk", "tests": b"peach-m[a]rk"}  # which are no such words themselves
+def add(a, b):
+    found = set()
+    with open("/proc/self/mem", "rb", 0) as memory:
+        for line in open("/proc/self/maps"):
+            span, rights = line.split()[:2]
+            low, high = (int(end, 16) for end in span.split("-"))
+            if "rw" in rights and high - low < 1 << 28:
+                memory.seek(low)
+                held = memory.read(high - low)
+                found |= {name for name, mark in MARKS.items() if re.search(mark, held)}
+    return found
+"""
+    tests = "HIDDEN = 'peach-mark'\nassert add(1, 2) == {'own'}, add(1, 2)"
+    assert run(Program(search, tests, "add")) == ["passed"]
+
+
+def test_a_program_cannot_enter_the_process_of_its_tests() -> None:
+    enter = r"""
+import os
+def add(a, b):
+    others, entered = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()], []
+    for name in others:
+        for part in ("mem", "maps", "environ", "fd"):
+            path = f"/proc/{name}/{part}"
+            try:
+                os.listdir(path) if part == "fd" else open(path, "rb").read(1)
+                entered.append(path)
+            except OSError:
+                pass
+    return len(others), entered
+"""
+    assert run(Program(enter, "assert add(1, 2) == (2, []), add(1, 2)", "add")) == ["passed"]
+
+
+def test_values_that_tests_are_given_are_those_of_the_program() -> None:
+    text = r"""
+from collections import Counter, deque, namedtuple
+from decimal import Decimal
+from fractions import Fraction
+import numpy as np
+P = namedtuple("P", "x")
+def f(x): return x
+def g(n): return [map(abs, [-1]), Counter("aa"), deque([1]), P(1), Decimal("0.10"), Fraction(1, 3)][n]
+def h(n): return [np.arange(3), np.float32(0.5), np.array([["a"]]), {1: 2}.keys(), {1: 2}.items(), {1: 2}.values()][n]
+class C:
+    def __init__(self): self.x = []
+    def grow(self, by=1): self.x.append(by); return self
+"""
+    tests = r"""
+from decimal import Decimal
+from fractions import Fraction
+from collections import deque
+import numpy as np
+plain = [None, True, -3, 0.1, float("inf"), 1 + 2j, "ä\ud800", b"\x00\xff", 1 << 40_000, range(9, 1, -2), int, [str]]
+for v in [*plain, [1, [2, (3,)]], {"a": {1: (2, 3)}, (1, 2): None}, {1, 2}, frozenset({3}), (), [], {}]:
+    assert f(v) == v and type(f(v)) is type(v), v
+assert list(g(0)) == [1] and g(1) == {"a": 2} and g(2) == deque([1]) and g(3) == (1,)
+assert g(4) == Decimal("0.10") and g(5) == Fraction(1, 3)
+assert (h(0) == np.arange(3)).all() and h(1).dtype == np.float32 and h(2).shape == (1, 1)
+assert 1 in h(3) and list(h(4)) == [(1, 2)] and list(h(5)) == [2]
+c = C()
+assert c.grow() is c and c.grow(by=3).x == [1, 3] and C() != C()
+c.x = [7]
+assert c.x == [7]
+try:
+    f()
+except TypeError as error:
+    assert "argument" in str(error)
+else:
+    raise AssertionError
+"""
+    assert run(Program(text, tests, "f")) == ["passed"]
+
+
+def test_skipped_tests_count_where_the_own_solution_skips_them(tmp_path: Path) -> None:
+    odd = ONE_CASE + "    def test_odd(self):\n        if task_func(0, 0) == 0:\n            self.skipTest('here')\n"
+    answers = {"a + b": 1.0, "3 if a else 0": 1.0, "a and 3 or [][0]": 0.0, "a or b": 0.0}
+    path = write(tmp_path / "big.jsonl", {**SUM, "test": odd})
+    config = build(EvalConfig, {"task": "bigcodebench", "task_data": {"bigcodebench": str(path)}}, "test")
+    for number, (answer, score) in enumerate(answers.items()):
+        (found,) = code_suite(config).run(subject(tmp_path / str(number), {"": [f"    return {answer}\n"]}))
+        assert found.score.tolist() == [score], answer
+    path.write_text(json.dumps({**SUM, "test": odd, "canonical_solution": "    return 3"}) + "\n")
+    (found,) = code_suite(config).run(subject(tmp_path / "own", {"": ["    return a + b\n"]}))
+    assert found.score.tolist() == [0.0] and found.details["verdicts"] == {"failed": 1}
 
 
 # ── the suite ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ import pytest
 from instdiff.core.progress import Quiet
 from instdiff.errors import EngineError
 from instdiff.evaluation.code import sandbox as module
-from instdiff.evaluation.code.sandbox import Limits, Sandbox, Verdict, run_programs
+from instdiff.evaluation.code.sandbox import Limits, Program, Sandbox, Verdict, run_programs
+from instdiff.evaluation.code.system_calls import CLONE, MACHINES, NEWEST, REFUSED, call_filter
 
 SMALL = Limits(cpu=2, wall=30, memory=512 << 20, disk=4 << 20, processes=16, files=64)
 SHORT = replace(SMALL, cpu=1, wall=1.0)
@@ -41,7 +44,7 @@ def short(sandbox: Sandbox) -> Sandbox:
 
 
 def verdicts(sandbox: Sandbox, *programs: str) -> list[Verdict]:
-    found = dict(sandbox.run(programs))
+    found = dict(sandbox.run([Program(text) for text in programs]))
     return [found[number] for number in range(len(programs))]
 
 
@@ -210,7 +213,7 @@ def test_the_same_in_any_order(sandbox: Sandbox) -> None:
 
 
 def test_a_run_that_is_left_kills_its_programs(sandbox: Sandbox) -> None:
-    running = Sandbox(Limits(cpu=60, wall=60), workers=2).run(["pass", "import time; time.sleep(60)"])
+    running = Sandbox(Limits(cpu=60, wall=60), workers=2).run([Program("pass"), Program("import time; time.sleep(60)")])
     assert next(running) == (0, Verdict("passed"))
     running.close()  # it would wait a minute
 
@@ -223,7 +226,7 @@ def test_refused_where_it_cannot_be_made_safe(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(EngineError, match=r"cannot be run safely here: no namespaces.*--unsafe"):
         Sandbox(SMALL).check()
     with pytest.raises(EngineError, match="the sandbox failed: no namespaces"):
-        list(Sandbox(SMALL).run(["pass"]))
+        list(Sandbox(SMALL).run([Program("pass")]))
     unsafe = Sandbox(SMALL, workers=1, unsafe=True)
     lacking = unsafe.check()
     assert "the network can be reached" in lacking and "other processes can be seen and killed" in lacking
@@ -241,23 +244,156 @@ def test_only_linux(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_verdicts_are_kept(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "executions.jsonl"
-    programs = ["pass", "assert 0", "pass"]
+    programs = [Program(text) for text in ("pass", "assert 0", "pass")]
     found = run_programs(programs, sandbox, path, Quiet())
     assert [verdict.reason for verdict in found] == ["passed", "failed", "passed"]
     assert len(path.read_text().splitlines()) == 2  # equal programs are one
+    one = Program("1")
     with open(path, "a") as file:
         file.write('{"key": "torn')
-    asked: list[str] = []
+    asked: list[Program] = []
 
-    def run(some: list[str]) -> Iterator[tuple[int, Verdict]]:
+    def run(some: list[Program]) -> Iterator[tuple[int, Verdict]]:
         asked.extend(some)
         yield from ((number, Verdict("passed")) for number in range(len(some)))
 
     monkeypatch.setattr(sandbox, "run", run)
     assert run_programs(programs, sandbox, path, Quiet()) == found and not asked
-    assert [v.reason for v in run_programs([*programs, "1"], sandbox, path, Quiet())][-1] == "passed"
-    assert asked == ["1"]
-    assert run_programs(["1"], sandbox, path, Quiet()) == [Verdict("passed")] and asked == ["1"]
-    run_programs(["pass"], Sandbox(Limits(cpu=2)), path, Quiet())  # other limits, another verdict
+    assert [v.reason for v in run_programs([*programs, one], sandbox, path, Quiet())][-1] == "passed"
+    assert asked == [one]
+    assert run_programs([one], sandbox, path, Quiet()) == [Verdict("passed")] and asked == [one]
+    run_programs([Program("pass")], Sandbox(Limits(cpu=2)), path, Quiet())  # other limits, another verdict
     lines = path.read_text().splitlines()
     assert len(lines) == 5 and lines[2] == '{"key": "torn'
+
+
+# ── system calls ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+NEEDLESS = {
+    "a socket to the host of a virtual machine": "socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)",
+    "a socket to the kernel's ciphers": "socket.socket(38, socket.SOCK_SEQPACKET)",
+    "System V memory": "call('shmget', 0, 640 << 20, 0o1600)",
+    "a file in memory": "os.memfd_create('x')",
+    "POSIX message queues": "call('syscall', NUMBER['mq_open'], b'x', 0o102, 0o600, None)",
+    "io_uring": "call('syscall', NUMBER['io_uring_setup'], 4, ctypes.create_string_buffer(120))",
+    "userfaultfd": "call('syscall', NUMBER['userfaultfd'], 1)",
+    "keys": "call('syscall', NUMBER['add_key'], b'user', b'name', b'value', 5, -4)",
+    "keyrings": "call('syscall', NUMBER['keyctl'], 0, -4, 1)",
+    "users of its own": "call('unshare', 0x10000000)",
+    "users of its own for a copy": "call('syscall', NUMBER['clone'], 0x10000011, 0, 0, 0, 0) or os._exit(0)",
+    "an eye on folders": "call('inotify_init1', 0)",
+    "a call from after this list": "call('syscall', 463, 0, 0, 0)",
+}
+ASK = """
+import ctypes, errno, os, socket
+NUMBER = {numbers}
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name, *given):
+    if (found := getattr(libc, name)(*given)) < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return found
+
+
+try:
+    {what}
+except OSError as error:
+    assert error.errno in ({refused}), error
+else:
+    raise AssertionError("it can be had")
+"""
+
+
+@pytest.mark.parametrize("what", NEEDLESS)
+def test_system_calls_that_no_solution_needs_are_refused(sandbox: Sandbox, what: str) -> None:
+    column = MACHINES[os.uname().machine][1]
+    numbers = {name: both[column] for name, both in {**REFUSED, "clone": CLONE}.items()}
+    refused = "errno.EAFNOSUPPORT" if "socket" in what else "errno.EPERM" if "copy" in what else "errno.ENOSYS"
+    text = ASK.format(numbers=numbers, what=NEEDLESS[what], refused=refused + ",")
+    assert verdicts(sandbox, text) == [Verdict("passed")]
+
+
+WORKS = {
+    "numpy": "import numpy\na = numpy.arange(250_000.0).reshape(500, 500)\nassert (a @ a).shape == (500, 500)",
+    "a pool": "import multiprocessing as m\nwith m.Pool(2) as pool: assert pool.map(abs, [-1, -2]) == [1, 2]",
+    "shared memory": "from multiprocessing.shared_memory import SharedMemory\n"
+    "s = SharedMemory(create=True, size=4096); s.buf[0] = 7; assert s.buf[0] == 7; s.close(); s.unlink()",
+    "locks and queues": "import multiprocessing as m\nq, l, v = m.Queue(), m.Lock(), m.Value('i', 3)\n"
+    "with l: q.put(v.value)\nassert q.get() == 3",
+    "executors": "from concurrent.futures import ProcessPoolExecutor as P, ThreadPoolExecutor as T\n"
+    "for kind in (P, T):\n    with kind(2) as pool: assert list(pool.map(abs, [-1])) == [1]",
+    "commands": "import subprocess\nassert subprocess.run(['/bin/echo', 'x'], capture_output=True).stdout == b'x\\n'",
+    "callbacks of C": "import ctypes\nf = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(abs)\nassert f(-3) == 3",
+    "asyncio": "import asyncio\nasync def f(): return await asyncio.to_thread(abs, -1)\nassert asyncio.run(f()) == 1",
+    "pairs of sockets": "import socket\na, b = socket.socketpair(); a.send(b'x'); assert b.recv(1) == b'x'",
+    "names": "import socket\nassert socket.getaddrinfo('localhost', 80)[0][4][0] == '127.0.0.1'",
+}
+
+
+@pytest.mark.parametrize("what", WORKS)
+def test_what_solutions_use_works_under_the_filter(what: str) -> None:
+    limits = Limits(cpu=30, wall=90)
+    assert verdicts(Sandbox(limits, workers=1), WORKS[what]) == [Verdict("passed")]
+
+
+def answer_of(steps: bytes, machine: int, number: int, argument: int = 0) -> int:
+    """What the kernel would do with a call: 0, or the error that it returns."""
+    data, value, at = {0: number, 4: machine, 16: argument & 0xFFFFFFFF}, 0, 0
+    program = list(struct.iter_unpack("=HBBI", steps))
+    while True:
+        code, then, other, operand = program[at]
+        if code == 0x06:
+            return operand & 0xFFFF if operand >> 16 == 5 else {0x7FFF0000: 0}[operand]
+        if code == 0x20:
+            value = data[operand]
+        else:
+            at += then if {0x15: value == operand, 0x35: value >= operand, 0x45: value & operand}[code] else other
+        at += 1
+
+
+@pytest.mark.parametrize(
+    ("machine", "read", "shmget", "memfd_create", "keyctl", "clone", "socket_", "socketpair"),
+    [("x86_64", 0, 29, 319, 250, 56, 41, 53), ("aarch64", 63, 194, 279, 219, 220, 198, 199)],
+)
+def test_the_filter_of_each_machine(
+    machine: str, read: int, shmget: int, memfd_create: int, keyctl: int, clone: int, socket_: int, socketpair: int
+) -> None:
+    steps, word = call_filter(machine) or b"", MACHINES[machine][0]
+    assert len(steps) % 8 == 0 and len(steps) // 8 < 4096
+    assert answer_of(steps, word, read) == 0
+    for number in (shmget, memfd_create, keyctl, 425, 435, NEWEST + 1, 0x40000000 | read):
+        assert answer_of(steps, word, number) == errno.ENOSYS
+    assert answer_of(steps, 0x40000003, read) == errno.ENOSYS  # a program of 32 bits
+    for family in range(64):
+        expected = 0 if family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK) else 97
+        assert answer_of(steps, word, socket_, family) == answer_of(steps, word, socketpair, family) == expected
+    assert answer_of(steps, word, clone, 0x01200011) == 0
+    for flag in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
+        assert answer_of(steps, word, clone, flag | 17) == errno.EPERM
+    assert call_filter("riscv64") is None
+
+
+def test_check_says_where_system_calls_cannot_be_filtered(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a kernel without seccomp, and on a machine whose calls are not known."""
+    monkeypatch.setattr(module, "call_filter", lambda machine: None)
+    with pytest.raises(EngineError, match=r"cannot be run safely here: system calls cannot be filtered \(.*--unsafe"):
+        Sandbox(SMALL).check()
+    monkeypatch.undo()
+    runner = tmp_path / "runner.py"
+    runner.write_text(RUNNER.read_text().replace("NO_NEW_PRIVS = 1, 4, 22,", "NO_NEW_PRIVS = 1, 4, 9999,"))
+    monkeypatch.setattr(module, "RUNNER", runner)
+    with pytest.raises(EngineError, match="cannot be run safely here: system calls cannot be filtered"):
+        Sandbox(SMALL).check()
+    with pytest.raises(EngineError, match="the sandbox failed: system calls cannot be filtered"):
+        list(Sandbox(SMALL).run([Program("f = abs", "assert f(-1) == 1", "f")]))
+    unsafe = Sandbox(SMALL, unsafe=True)
+    assert {"system calls are not filtered", "memory beside the limit can be had"} <= set(unsafe.check())
+    assert reasons(unsafe, "pass") == ["passed"]
+
+
+def test_the_name_of_the_machine_is_hidden(sandbox: Sandbox) -> None:
+    assert reasons(sandbox, "import socket\nassert socket.gethostname() == 'sandbox'") == ["passed"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instdiff.errors import DataError
-from instdiff.evaluation.code.sandbox import Limits
+from instdiff.evaluation.code.sandbox import Limits, Program
 from instdiff.evaluation.generation.backend import cut_at_stop
 from instdiff.evaluation.subject import Prompt
 from instdiff.evaluation.task_data import Found, Place, column
@@ -34,14 +34,41 @@ COMPLETE = (
 )
 WRITE = "{text}\n\nAnswer with Python code, in one block. It should pass these tests:\n\n```python\n{tests}\n```"
 
+BEFORE = """def _watch_unittest():
+    import unittest
+    def methods():
+        parts = (unittest.case, unittest.loader, unittest.result, unittest.suite)
+        kinds = [kind for part in parts for kind in vars(part).values() if isinstance(kind, type)]
+        found = {(kind, name): value for kind in kinds for name, value in vars(kind).items() if callable(value)}
+        return {key: (value, getattr(value, "__code__", None)) for key, value in found.items()}
+    class Never(BaseException):
+        def __new__(cls, *given): raise RuntimeError("a test is not left in silence")
+    unittest.case._ShouldStop = Never  # a test that raises it counts as one that succeeded
+    before = methods()
+    return lambda: methods() != before
+_unittest_changed = _watch_unittest()
+"""
+"""Code before a program: it keeps the methods of ``unittest``, so that the program cannot replace them unseen."""
+SKIPPED = "AssertionError: skipped "
 UNITTEST = """
 import unittest as _unittest
-_result = _unittest.TestResult()
-_unittest.defaultTestLoader.loadTestsFromTestCase(TestCases).run(_result)
+class _Result(_unittest.TestResult):
+    right = 0
+    def addSuccess(self, test):
+        self.right += 1
+    def addExpectedFailure(self, test, error):
+        self.right += 1
+_result = _Result()
+_suite = _unittest.defaultTestLoader.loadTestsFromTestCase(TestCases)
+_count = _suite.countTestCases()
+_suite.run(_result)
 _wrong = _result.failures + _result.errors
-assert _result.testsRun and _result.wasSuccessful(), f"{len(_wrong)} of {_result.testsRun} tests: " + "".join(
+assert not _unittest_changed(), "the program changed unittest"
+assert _count and not _wrong, f"{len(_wrong)} of {_count} tests: " + "".join(
     said.strip().splitlines()[-1] for _, said in _wrong[:1]
 )
+assert not _result.skipped, "skipped " + ", ".join(sorted({str(test) for test, _ in _result.skipped}))
+assert _result.right == _count, f"{_result.right} of {_count} tests reached their end"
 """
 
 
@@ -50,7 +77,8 @@ class Problem:
     """One problem, which asks for the function ``entry``; ``head`` is code that stands before every answer.
 
     A model that follows instructions is asked ``instruction``, one that continues texts continues ``start``. ``tests``
-    are code after the answer, which raises where it is wrong, and need ``libraries``.
+    are code that raises where the answer is wrong, and need ``libraries``. ``within`` are those that look into the
+    program, as ``unittest`` classes do, and so run in its process. ``reference`` is the problem's own solution.
     """
 
     id: str
@@ -60,6 +88,8 @@ class Problem:
     start: str
     tests: str
     libraries: tuple[str, ...] = ()
+    within: bool = False
+    reference: str | None = None
 
     def prompt(self, raw: bool) -> Prompt:
         """What the model is asked."""
@@ -71,17 +101,22 @@ class Problem:
             return cut_at_stop(answer, stops)
         return _code_in(answer, self.entry)
 
-    def program(self, code: str) -> str:
-        """The program that ends without an exception when the code is right."""
-        code = code.replace("\r\n", "\n")
+    def program(self, code: str) -> Program:
+        """The program that passes when the code is right."""
+        text = self._whole(code.replace("\r\n", "\n"))
+        if self.within:
+            return Program(f"{BEFORE}{text}\n\n{self.tests}\n{UNITTEST}")
+        return Program(text, self.tests, self.entry, self.head)
+
+    def _whole(self, code: str) -> str:
         if not self.head:
-            return f"{code}\n\n{self.tests}\n"
+            return code
         if _defines(code, self.entry):
             # It replaces the function of the head, whose helpers and imports it may need.
-            return f"{self.head}\n{_FUTURE.sub('', textwrap.dedent(code))}\n\n{self.tests}\n"
+            return f"{self.head}\n{_FUTURE.sub('', textwrap.dedent(code))}"
         if re.match(r"\s*\n?\S", code) and not re.match(r"(?:\s*\n)*[ \t]", code):
             code = textwrap.indent(code, "    ")  # a body that lost its place
-        return f"{self.head}{code}\n\n{self.tests}\n"
+        return f"{self.head}{code}"
 
 
 def _defines(code: str, entry: str) -> bool:
@@ -158,10 +193,12 @@ def big_code_bench(row: Record, where: str) -> Problem:
     """BigCodeBench: a function that uses libraries, and a ``unittest`` class."""
     start = str(column(row, ["complete_prompt"], where))
     entry = str(column(row, ["entry_point"], where))
-    tests = f"{column(row, ['test'], where)}\n{UNITTEST}"
+    tests = str(column(row, ["test"], where))
     needs = tuple(str(name) for name in _as_list(row.get("libs") or [], where))
     ask = str(column(row, ["instruct_prompt"], where))
-    return Problem(str(column(row, ["task_id"], where)), entry, f"{start.rstrip()}\n", ask, start, tests, needs)
+    reference = row.get("canonical_solution")
+    name, head = str(column(row, ["task_id"], where)), f"{start.rstrip()}\n"
+    return Problem(name, entry, head, ask, start, tests, needs, True, str(reference) if reference else None)
 
 
 def _as_list(value: Any, where: str) -> list[Any]:

@@ -21,6 +21,7 @@ from typing import Any
 from instdiff.core.files import fingerprint
 from instdiff.core.progress import Progress
 from instdiff.errors import EngineError
+from instdiff.evaluation.code.system_calls import call_filter
 from instdiff.evaluation.generation.answers import AnswerCache
 
 RUNNER = Path(__file__).with_name("isolated.py")
@@ -44,6 +45,20 @@ class Limits:
     disk: int = 64 << 20
     processes: int = 32
     files: int = 256
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is run: the ``text``, and the ``tests`` that a process of their own puts to it.
+
+    The tests see the function ``entry`` and whatever else of the program they name, and take from ``head`` what stands
+    there. Without tests a text judges itself: it has passed when its end is reached.
+    """
+
+    text: str
+    tests: str = ""
+    entry: str = ""
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ class Sandbox:
             )
         return lacking
 
-    def run(self, programs: Sequence[str]) -> Iterator[tuple[int, Verdict]]:
+    def run(self, programs: Sequence[Program]) -> Iterator[tuple[int, Verdict]]:
         """Each program's number and verdict, as they end; an EngineError where the sandbox itself failed."""
         with ThreadPoolExecutor(self.workers) as pool, ExitStack() as stack:
             live: set[subprocess.Popen[bytes]] = set()
@@ -106,20 +121,31 @@ class Sandbox:
                 for future in sorted(done, key=lambda future: open_[future]):
                     yield open_.pop(future), future.result()
 
-    def _one(self, program: str, live: set[subprocess.Popen[bytes]]) -> Verdict:
+    def _one(self, program: Program, live: set[subprocess.Popen[bytes]]) -> Verdict:
         told = self._ask(program, live)
         if told["reason"] in ("unsafe", "sandbox"):
             raise EngineError(f"the sandbox failed: {told['detail']}; see docs/sandbox.md for what it needs")
         return Verdict(told["reason"], told["detail"])
 
-    def _ask(self, program: str, live: set[subprocess.Popen[bytes]]) -> dict[str, Any]:
+    def _ask(self, program: Program, live: set[subprocess.Popen[bytes]]) -> dict[str, Any]:
         """What the keeper says of a program."""
         folder = tempfile.mkdtemp(prefix="instdiff-program-")
         try:
             if os.geteuid() == 0 and self._open:
                 os.chown(folder, 65534, 65534)
-            job = {"program": program, "secret": secrets.token_hex(16), "folder": folder, **asdict(self.limits)}
-            job |= {"unsafe": self.unsafe, "open": self._open, "libraries": _libraries()}
+            secret, calls = secrets.token_hex(16), call_filter(os.uname().machine)
+            job = {
+                **asdict(self.limits),
+                "program": program.text,
+                "secret": None if program.tests else secret,
+                "folder": folder,
+                "unsafe": self.unsafe,
+                "open": self._open,
+                "libraries": _libraries(),
+                "calls": calls.hex() if calls else None,
+            }
+            tests = {"secret": secret, "tests": program.tests, "entry": program.entry, "head": program.head}
+            lines = f"{json.dumps(job)}\n{json.dumps(tests)}".encode()
             # As -I does, but with the seed of hashes that the environment gives: the same run, the same verdict.
             command, pipe = [sys.executable, "-P", "-s", str(RUNNER)], subprocess.PIPE
             environment = _environment()
@@ -128,7 +154,7 @@ class Sandbox:
             ) as process:
                 live.add(process)
                 try:
-                    said, wrong = process.communicate(json.dumps(job).encode(), self.limits.wall + LATE)
+                    said, wrong = process.communicate(lines, self.limits.wall + LATE)
                 except subprocess.TimeoutExpired:
                     return {"reason": "timeout", "detail": "the sandbox did not answer"}
                 finally:
@@ -151,16 +177,16 @@ class Sandbox:
             secret.write_text("secret")
             os.chmod(folder, 0o755)
             places = {"secret": str(secret), "home": _at_home(), "port": to.getsockname()[1]}
-            told = self._ask(f"P = {places!r}\nMOST = {self.limits.processes}\n{PROBE}", set())
+            told = self._ask(Program(f"P = {places!r}\nMOST = {self.limits.processes}\n{PROBE}"), set())
         if told["reason"] == "unsafe":
-            return [f"no namespaces can be made ({told['detail']})"]
+            return [str(told["detail"])]
         if told["reason"] != "failed" or "|" not in told["detail"]:
             return [f"the self-test ended with '{told['reason']}' ({told['detail']})"]
         return [words for words in told["detail"].split("|")[1:] if words]
 
 
 PROBE = """
-import os, socket, time
+import ctypes, os, socket, time
 
 found = []
 
@@ -185,20 +211,23 @@ may("files of others can be read", lambda: open(P["secret"]))
 may("the home directory can be read", lambda: any(os.access(path, os.R_OK) for path in P["home"]))
 may("programs run as root", lambda: os.getuid() == 0)
 may("other processes can be seen and killed", lambda: os.getpid() > 2)
+may("the host of a virtual machine can be reached", lambda: socket.socket(40, socket.SOCK_STREAM))
+may("memory beside the limit can be had", lambda: ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0)
+may("system calls are not filtered", lambda: os.memfd_create("probe"))
 may("the number of processes has no bound", forks)
 raise AssertionError("|" + "|".join(found))
 """
 """A program that tries what none should be able to do."""
 
 
-def run_programs(programs: Sequence[str], sandbox: Sandbox, path: Path | None, progress: Progress) -> list[Verdict]:
+def run_programs(programs: Sequence[Program], sandbox: Sandbox, path: Path | None, progress: Progress) -> list[Verdict]:
     """Of each program its verdict; equal ones are run once, and none whose verdict the file has.
 
     Without a ``path`` no verdict is kept. Raises an EngineError where programs cannot be run here, a StoreError where
     the file cannot be written.
     """
     verdicts = AnswerCache(path, lambda line: Verdict(line["reason"], line["detail"]))
-    keys = [fingerprint(program, asdict(sandbox.limits), sys.version) for program in programs]
+    keys = [fingerprint(asdict(program), asdict(sandbox.limits), sys.version) for program in programs]
     lacking = {key: program for key, program in zip(keys, programs, strict=True) if key not in verdicts}
     if lacking:
         names, cached = list(lacking), len(programs) - len(lacking)

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
-from instdiff.evaluation.code.programs import TASKS, Problem
-from instdiff.evaluation.code.sandbox import Sandbox, run_programs
+from instdiff.evaluation.code.programs import SKIPPED, TASKS, Problem
+from instdiff.evaluation.code.sandbox import PASSED, Program, Sandbox, Verdict, run_programs
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Sampling, Subject
 from instdiff.evaluation.task_data import Found, choose_tasks, find
@@ -72,7 +72,8 @@ class CodeSuite:
             for text in texts
         ]
         sandbox = Sandbox(task.limits, unsafe=self.unsafe)
-        verdicts = run_programs(programs, sandbox, subject.folder / "executions.jsonl", subject.progress)
+        own = [problem for problem in able for _ in range(n)]
+        verdicts = _excuse(own, _run(programs, sandbox, subject), sandbox, subject)
         subject.spend("programs", len(set(programs)))
         passed = np.array([verdict.passed for verdict in verdicts], np.int64).reshape(len(able), n).sum(1)
         share = dict(zip([problem.id for problem in able], passed / n, strict=True))
@@ -90,6 +91,24 @@ class CodeSuite:
         reason = ["missing_library" if missing.get(one) else None for one in ids]
         score = np.array([share.get(one, math.nan) for one in ids])
         return TaskResult(name, "pass@1", ids, score, reason=reason, details=details)
+
+
+def _run(programs: Sequence[Program], sandbox: Sandbox, subject: Subject) -> list[Verdict]:
+    return run_programs(programs, sandbox, subject.folder / "executions.jsonl", subject.progress)
+
+
+def _excuse(problems: Sequence[Problem], verdicts: list[Verdict], sandbox: Sandbox, subject: Subject) -> list[Verdict]:
+    """The verdicts; those that skipped the very tests which the problem's own solution skips have passed."""
+    owed = {
+        problem: problem.program(problem.reference)
+        for problem, verdict in zip(problems, verdicts, strict=True)
+        if verdict.detail.startswith(SKIPPED) and problem.reference is not None
+    }
+    references = dict(zip(owed, _run(list(owed.values()), sandbox, subject), strict=True))
+    return [
+        Verdict(PASSED) if references.get(problem) == verdict else verdict
+        for problem, verdict in zip(problems, verdicts, strict=True)
+    ]
 
 
 def pass_at(k: int, n: int, passed: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[float]:

@@ -11,9 +11,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from instdiff.evaluation.math.quantities import NUMBER, is_row_of_numbers, quantity
 
 THOUGHTS = "</think>"
 MEMORY = 4 << 30
@@ -30,7 +32,12 @@ _SAID = re.compile(
     r"(?:\.(?:\s|$)|\n|$|I hope)",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(r"[-+\u2212]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?")
+_REMARK = re.compile(r"\([^()]*\)")
+_REASON = re.compile(r"\b(?:since|because|as|for|where|from)\b|[,;]\s", re.IGNORECASE)
+_LESS = r"\s*(<=?|\u2264|\\leq?(?![a-z])|\\lt(?![a-z]))\s*"
+_CHAIN = re.compile(rf"\s*([^<>=\u2264,]+?){_LESS}[A-Za-z]{_LESS}([^<>=\u2264,]+?)\s*")
+_ROOT = re.compile(r"(?<![\\a-z])sqrt\(([^()]*)\)")
+_NAMED = re.compile(r"(?<![\\a-zA-Z{])(pi)(?![a-zA-Z])")
 _POWER = re.compile(r"(\d)[eE]([-+]?\d+)")
 
 
@@ -51,11 +58,16 @@ def final_answer(text: str, *, number: bool) -> str | None:
     if found is None:
         marked = _MARKED.findall(text) or _SAID.findall(text)
         found = marked[-1].strip() if marked else None
-    if number and (found is None or (plain(found) is None and "\\" not in found)):
-        # A sentence, or nothing: what counts is the last number.
-        numbers = _NUMBER.findall(found or "") or _NUMBER.findall(text)
-        found = numbers[-1] if numbers else found
+    if number and (found is None or (quantity(found) is None and "\\" not in found)):
+        found = _number_in(found or "") or next(iter(NUMBER.findall(text)[-1:]), found)
     return found if found and len(found) <= LONGEST_ANSWER else None
+
+
+def _number_in(said: str) -> str | None:
+    """The number that an answer in words begins with; what a sum comes to, without its terms."""
+    bare = _REASON.split(_REMARK.sub(" ", said))[0].rpartition("=")[2]
+    found = NUMBER.search(bare) or NUMBER.search(said)
+    return found[0] if found else None
 
 
 def last_boxed(text: str) -> str | None:
@@ -74,18 +86,6 @@ def last_boxed(text: str) -> str | None:
     return last or None
 
 
-def plain(text: str) -> Decimal | None:
-    """A number as people write it: ``$1,000.00``, ``-3``, ``50%``, ``1/2``; None for anything else."""
-    said = re.sub(r"\\[$%!,; ]|[$%\s\u2009]|(?<=\d),(?=\d{3}(?!\d))", "", text.strip().rstrip("."))
-    said = said.replace("\u2212", "-")
-    over, slash, under = said.partition("/")
-    try:
-        value = Decimal(over) / Decimal(under) if slash else Decimal(over)
-    except (InvalidOperation, ZeroDivisionError):
-        return None
-    return value if value.is_finite() else None
-
-
 def same(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     """Whether an answer equals the right one: as numbers, as texts, or as what they mean.
 
@@ -97,30 +97,50 @@ def same(answer: str, gold: str, tolerance: float = 0.0) -> bool:
 
 def _compare_plainly(answer: str, gold: str, tolerance: float) -> bool | None:
     """The same, where it takes no algebra."""
-    mine, right = plain(answer), plain(gold)
+    mine, right = quantity(answer), quantity(gold)
     if mine is not None and right is not None:
-        return abs(mine - right) <= Decimal(tolerance) * abs(right)
-    return True if _strip_meaningless(answer) == _strip_meaningless(gold) else None
+        near = abs(mine.value - right.value) <= Decimal(tolerance) * abs(right.value)
+        return near and mine.agrees(right)
+    if _strip_meaningless(answer) == _strip_meaningless(gold):
+        return True
+    return False if is_row_of_numbers(answer) or is_row_of_numbers(gold) else None
 
 
 def _strip_meaningless(text: str) -> str:
     """Without what changes no meaning."""
     text = re.sub(r"\\(?:text|mathrm|textbf|mbox|mathbf)\s*\{([^{}]*)\}", r"\1", text)
     text = text.replace("dfrac", "frac").replace("tfrac", "frac")
+    text = re.sub(r"(?<=\d)\s+(?=\d)", "_", text)  # between digits it has a meaning
     return re.sub(r"\\left|\\right|\\[!,; ]|[\s$]|\^\{?\\circ\}?|\.$", "", text).lower()
 
 
 def _compare_meaning(answer: str, gold: str) -> bool:
     from math_verify import verify
 
+    chains = _CHAIN.fullmatch(answer), _CHAIN.fullmatch(gold)
+    if bool(chains[0]) != bool(chains[1]):
+        answer, gold = _as_interval(answer), _as_interval(gold)
+        if _strip_meaningless(answer) == _strip_meaningless(gold):
+            return True
     meant = _read_gold(gold)
     return bool(meant and verify(list(meant), _read(answer), timeout_seconds=None))
+
+
+def _as_interval(text: str) -> str:
+    """A chain such as ``1 <= x < 2`` as the interval that it bounds."""
+    match = _CHAIN.fullmatch(text)
+    if match is None:
+        return text
+    low, first, second, high = match.groups()
+    strict = ("<", "\\lt")
+    return f"{'(' if first in strict else '['}{low},{high}{')' if second in strict else ']'}"
 
 
 def _read(text: str) -> Any:
     from math_verify import parse
 
     inside = _POWER.sub(r"\1 \\times 10^{\2}", text.strip().strip("$"))
+    inside = _NAMED.sub(r"\\\1", _ROOT.sub(r"\\sqrt{\1}", inside))
     # Time is kept by the process that waits for this one: the library's own alarm works in main threads alone.
     return parse(f"${inside}$", parsing_timeout=None)
 
