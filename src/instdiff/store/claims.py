@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -32,7 +35,8 @@ DO UPDATE SET owner = excluded.owner, until = excluded.until WHERE owner = exclu
 class Claims:
     """The rows of a pass that this process computes; other processes on the store leave them to it.
 
-    What was computed stays claimed until the lease ends, because a column has it a moment later. Where the file of the
+    What was computed stays claimed until the lease ends, because a column has it a moment later. The claims of a killed
+    process count as long; on its own machine they are void for the next process that begins. Where the file of the
     claims cannot be used, one log line says so and every row is free.
 
     Args:
@@ -45,7 +49,7 @@ class Claims:
 
     def __init__(self, store: Store, columns: Sequence[ColumnId], keys: Keys, log: Log, lease: float = LEASE) -> None:
         self.store, self.columns, self.keys, self.lease = store, list(columns), keys, lease
-        self._log, self._owner = log, uuid.uuid4().hex
+        self._log, self._owner = log, f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         self._open: set[int] = set()
         self._db: sqlite3.Connection | None = None
         try:
@@ -54,7 +58,7 @@ class Claims:
             self._db = sqlite3.connect(path, PATIENCE, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA synchronous = OFF")  # a claim need not outlive the machine
             self._db.execute(_TABLE)
-            self._db.execute("DELETE FROM claims WHERE until < ?", (time.time(),))
+            self._clear(self._db)
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
@@ -89,6 +93,15 @@ class Claims:
             self._db.close()
             self._db = None
 
+    @staticmethod
+    def _clear(db: sqlite3.Connection) -> None:
+        """Drop the claims that are void."""
+        db.execute("DELETE FROM claims WHERE until < ?", (time.time(),))
+        for (owner,) in db.execute("SELECT DISTINCT owner FROM claims").fetchall():
+            host, pid, _ = owner.rsplit(" ", 2)
+            if host == socket.gethostname() and not _runs(int(pid)):
+                db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+
     def _lacks(self, row: int) -> bool:
         key = self.keys[row : row + 1]
         return any(bool(self.store.missing(column, key)[0]) for column in self.columns)
@@ -112,3 +125,16 @@ class Claims:
             self._db.close()
         self._db = None
         self._log(f"warning: '{self.store.root / FILE}' cannot be used ({error}); other processes may ask the same")
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine is there; where that cannot be asked, yes."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -271,7 +271,8 @@ class _Round:
         until = min([now + TELL_EVERY, *times])
         if self.flying:
             return list(wait(self.flying, max(0.0, until - now), FIRST_COMPLETED).done)
-        time.sleep(max(0.0, until - now))
+        if times:  # else other processes have answered all that was left
+            time.sleep(max(0.0, until - now))
         return []
 
     # ── what came of them ─────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,6 @@ limit of size, and tries again by itself at full speed.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import zlib
@@ -92,7 +91,7 @@ def _cause(error: BaseException) -> str:
     """What an error comes down to: the system's own words where it has any."""
     inner: BaseException | None = error
     while inner is not None:
-        if isinstance(inner, OSError) and inner.errno in errno.errorcode:
+        if isinstance(inner, OSError) and inner.errno is not None and inner.errno > 0:
             return os.strerror(inner.errno)
         grouped = inner.exceptions[0] if isinstance(inner, BaseExceptionGroup) else None
         inner = grouped or inner.__cause__ or inner.__context__
@@ -157,7 +156,8 @@ class _Stream:
         first, *more = piece.split(b"\n")
         self.line += first
         for part in more:
-            self._event(bytes(self.line))
+            if self.line.startswith(b"data:"):
+                self._event(bytes(self.line[5:]).strip())
             self.line = bytearray(part)
             if self.done:
                 break
@@ -165,11 +165,8 @@ class _Stream:
             raise CallFailed("its answer has no end: more than 1 MB")
         return self.pieces > before
 
-    def _event(self, line: bytes) -> None:
-        name, _, said = line.strip().partition(b":")
-        if name != b"data":
-            return
-        if said.strip() == b"[DONE]":
+    def _event(self, said: bytes) -> None:
+        if said == b"[DONE]":
             self.done = self.ended = True
             return
         try:
