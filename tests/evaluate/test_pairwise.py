@@ -23,7 +23,7 @@ from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.store import Store
 from judging import Reply, Server, completion, refusal
 
-FAST = Waits(concurrency=2, timeout=5.0, calls=3, pause=0.005)
+FAST = Waits(concurrency=2, timeout=5.0, tries=3, pause=0.005)
 SECRET = "sk-very-secret-0123456789"
 
 
@@ -127,6 +127,7 @@ def test_a_comparison_in_both_orders(server: Server, subject: Subject, tmp_path:
     assert subject.cost == {"judge_calls": 8, "judge_prompt_tokens": 80, "judge_completion_tokens": 16}
     assert lines == [
         f"answers in the formats of alpaca_eval and Arena-Hard: {outputs_of(subject)}",
+        f"gpt-x@{server.url}: questions: 8, calls under way: 2",
         "koala: judge gpt-x was asked 8 questions, 0 of them without a usable verdict",
     ]
     assert json.dumps(found.record())
@@ -266,7 +267,7 @@ def test_trouble_in_between_costs_nothing(server: Server, subject: Subject, tmp_
         return completion("9 1" if ours_first(body) else "1 9")
 
     server.play = play
-    waits = Waits(concurrency=2, timeout=0.3, calls=4, pause=0.005)
+    waits = Waits(concurrency=2, timeout=0.3, tries=4, pause=0.005)
     general = GeneralSuite(f"openai:gpt-x@{server.url}", {"koala": questions(tmp_path, 8)}, waits=waits)
     (found,) = general.run(subject)
     assert found.value == 1 and len(answered) == 16 and set(answered.values()) == {1}
@@ -330,7 +331,7 @@ def test_a_server_that_is_restarted_while_it_is_asked(subject: Subject, tmp_path
         return None
 
     first.play = play
-    waits = Waits(concurrency=2, timeout=5.0, calls=9, pause=0.01)
+    waits = Waits(concurrency=2, timeout=5.0, tries=9, pause=0.01)
     try:
         where = f"openai:gpt-x@{first.url}"
         (found,) = GeneralSuite(where, {"koala": questions(tmp_path, 6)}, waits=waits).run(subject)
@@ -358,7 +359,8 @@ def test_malformed_answers_are_asked_again_and_then_null(
     (found,) = suite(server, data).run(subject)
     assert np.isnan(found.score[0]) and found.score.tolist()[1:] == [1, 1]
     assert found.reason == ["unparsable", None, None] and found.details["win"] == 2
-    assert lines[1:] == ["koala: judge gpt-x was asked 6 questions, 1 of them without a usable verdict"]
+    assert lines[1] == f"gpt-x@{server.url}: questions: 6, calls under way: 2"
+    assert lines[2:] == ["koala: judge gpt-x was asked 6 questions, 1 of them without a usable verdict"]
     assert len(server.bodies) == 6 + 2 + 2  # twice more for the one, once more for both of the other
     assert sorted({body["temperature"] for body in server.bodies}) == [0, 0.7]
     suite(server, data).run(subject)

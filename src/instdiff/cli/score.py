@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
     from instdiff.core import Log, Method
     from instdiff.data import Pool
-    from instdiff.scoring.cost import PassCost
+    from instdiff.scoring.cost import CostEstimate, PassCost
     from instdiff.scoring.sharding.shard import Shard
     from instdiff.scoring.sharding.shards import Progressed
     from instdiff.scoring.table import ScoreTable
@@ -66,7 +66,7 @@ def methods(console: Console, name: str | None) -> None:
     "plan",
     "commands.ScoreConfig",
     "config data model method set limit format map targets reasoning system template template_date max_length dtype "
-    "device store target cluster seed quiet json",
+    "device store target cluster judge_max_tokens seed quiet json",
     "Example:  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest",
 )
 def plan(settings: ScoreConfig, console: Console) -> None:
@@ -97,14 +97,30 @@ def plan(settings: ScoreConfig, console: Console) -> None:
         "",
         f"{total['passes']} passes over {total['tokens']:,} tokens; "
         f"the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens",
-        f"to do: {total['todo_rows']:,} rows, {total['todo_tokens']:,} tokens, of which {total['shared_tokens']:,} are "
-        f"shared beginnings and not computed again, {total['model_loads']} model loads, "
-        f"about {clock(total['seconds'])} on {bench.device} in {str(bench.dtype).removeprefix('torch.')}",
+        *_work_left(costs, bench),
     ]
     if settings.cluster is not None:
         facts["cluster"], more = _on_a_cluster(settings.cluster, bench, named)
         lines += ["", more]
     console.result(facts, "\n".join(lines))
+
+
+def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:
+    """A line on what this machine has to do, and one for each pass that a server does."""
+    here, away = [p for p in costs.passes if not p.calls], [p for p in costs.passes if p.calls]
+    lines = []
+    if here or not away:
+        rows, tokens, shared = (sum(getattr(p, k) for p in here) for k in ("todo_rows", "todo_tokens", "shared_tokens"))
+        lines.append(
+            f"to do: {rows:,} rows, {tokens:,} tokens, of which {shared:,} are shared beginnings and not computed "
+            f"again, {costs.model_loads} model loads, about {clock(costs.seconds)} on {bench.device} in "
+            f"{str(bench.dtype).removeprefix('torch.')}"
+        )
+    return lines + [
+        f"{p.model}: {p.calls:,} calls with about {p.todo_tokens:,} tokens, and at most {p.most_tokens_out:,} tokens "
+        "of answers; more where an answer has no number; the time depends on the server"
+        for p in away
+    ]
 
 
 def _pass_table(passes: Sequence[PassCost]) -> str:
@@ -163,8 +179,8 @@ def span(seconds: float) -> str:
     "score",
     "commands.ScoreConfig",
     "config data model method set output limit format map targets reasoning system template template_date max_length "
-    "dtype device batch_tokens workers executor judge_concurrency store warmup target shards shard_index seed "
-    "strict quiet json",
+    "dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries judge_max_tokens store "
+    "warmup target shards shard_index seed strict quiet json",
     "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
 )
 def score(settings: ScoreConfig, console: Console) -> None:
@@ -214,7 +230,8 @@ def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool
 
 ASIDE = {
     *("output", "store", "device", "batch_tokens", "workers", "executor", "strict"),
-    *("shards", "shard_index", "cluster", "judge_concurrency", "ray_address", "gpus_per_worker", "shared"),
+    *("shards", "shard_index", "cluster", "judge_concurrency", "judge_timeout", "judge_tries"),
+    *("ray_address", "gpus_per_worker", "shared"),
 }
 """What a shard's file need not say of its configuration: it changes no number."""
 

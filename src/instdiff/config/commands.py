@@ -98,6 +98,11 @@ class RunConfig(TemplateConfig):
     batch_tokens: Auto = key(None, "Tokens per batch (default: auto, the fastest is found).")
     workers: Auto = key(None, "Processes that score (default: auto, one for each GPU).")
     judge_concurrency: PositiveInt | None = key(None, "Calls at once to a judge's server (default 8).", metavar="N")
+    judge_timeout: float = key(120.0, "Seconds that a judge's server may be silent.", metavar="S", gt=0)
+    judge_tries: PositiveInt = key(5, "Calls for one question to a judge.", metavar="N")
+    judge_max_tokens: PositiveInt | None = key(
+        None, "Tokens of a judge's answer (default: 256; in `eval` what the question needs).", metavar="N"
+    )
     seed: int = key(42, SEED)
 
 

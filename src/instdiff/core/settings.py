@@ -37,10 +37,12 @@ class Settings:
     """What all passes of a run share.
 
     ``max_length`` counts tokens of prompt and response; ``dtype`` is that of the weights: reductions are always fp32.
-    ``workers`` are processes that score, by default one for each GPU. ``judge_concurrency`` are calls at once to a
-    judge's server. With ``executor`` ``ray`` shards go to the cluster at ``ray_address`` (``ray://HOST:10001``,
-    ``HOST:6379`` or ``auto``; by default ``RAY_ADDRESS``, else one is started here), and a model that is larger than
-    one GPU is laid over ``gpus_per_worker``.
+    ``workers`` are processes that score, by default one for each GPU. With ``executor`` ``ray`` shards go to the
+    cluster at ``ray_address`` (``ray://HOST:10001``, ``HOST:6379`` or ``auto``; by default ``RAY_ADDRESS``, else one is
+    started here), and a model that is larger than one GPU is laid over ``gpus_per_worker``.
+
+    ``judge_concurrency`` are calls at once to a judge's server. Each is given up after ``judge_timeout`` seconds
+    without a word, and made up to ``judge_tries`` times. An answer has at most ``judge_max_tokens``, by default 256.
 
     ``templates`` are those that were named, by role; ``*`` is that of the run, by default ``alpaca``. A chat template
     that asks for the date is told ``template_date``.
@@ -52,6 +54,9 @@ class Settings:
     batch_tokens: int | None = None
     workers: int | None = None
     judge_concurrency: int | None = None
+    judge_timeout: float = 120.0
+    judge_tries: int = 5
+    judge_max_tokens: int | None = None
     executor: str = "local"
     ray_address: str | None = None
     gpus_per_worker: int | None = None

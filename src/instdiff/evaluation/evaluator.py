@@ -29,7 +29,7 @@ from instdiff.scoring.models import parse_model, settings_of
 from instdiff.store import Store
 
 HELDOUT = "heldout"
-ASIDE = (*OPERATIONAL, "model", "answers", "concurrency", "judge_concurrency")
+ASIDE = (*OPERATIONAL, "model", "answers", "concurrency", "judge_concurrency", "judge_timeout", "judge_tries")
 """Keys that change no score, or are said elsewhere."""
 
 

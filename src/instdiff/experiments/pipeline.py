@@ -56,8 +56,8 @@ from instdiff.store import Store
 
 TERMS = "Controls have as many response tokens as the first round's budget (full: all rows), and the same training."
 FREE = (
-    *(*OPERATIONAL, "keep_models", "judge_concurrency", "strict"),
-    *("eval.params.concurrency", "eval.params.judge_concurrency"),
+    *(*OPERATIONAL, "keep_models", "judge_concurrency", "judge_timeout", "judge_tries", "strict"),
+    *(f"eval.params.{key}" for key in ("concurrency", "judge_concurrency", "judge_timeout", "judge_tries")),
 )
 """Keys that may change when a run goes on."""
 

@@ -17,6 +17,7 @@ from instdiff.data import Pool
 from instdiff.engine.models import matmul_peak
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sweep import BLOCK, default_batch_tokens
+from instdiff.engine.text.models import JudgeModel
 from instdiff.errors import ConfigError, did_you_mean
 from instdiff.rendering.rows import Rows as RowsOfTokens
 from instdiff.scoring.planner import Pass, view_name
@@ -38,7 +39,8 @@ class PassCost:
 
     ``todo_tokens`` count every row's own; of them ``shared_tokens`` are beginnings that rows have in common, and are
     computed once. ``estimated`` passes show rows to each other by what an earlier pass has yet to find out. Tokens of
-    texts are estimated from their length.
+    texts are estimated from their length. ``calls`` go to a judge's server, one for each row to do; an answer without a
+    number is asked for again. ``most_tokens_out`` is what judges may write to these rows.
     """
 
     wave: int
@@ -54,11 +56,13 @@ class PassCost:
     shared_tokens: int
     flops: float
     estimated: bool = False
+    calls: int = 0
+    most_tokens_out: int = 0
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """All passes, and what the methods would cost one by one."""
+    """All passes, and what the methods would cost one by one; ``seconds`` are without calls to servers."""
 
     passes: list[PassCost]
     methods: dict[str, dict[str, int]]
@@ -79,6 +83,8 @@ class CostEstimate:
                 "todo_tokens": sum(p.todo_tokens for p in self.passes),
                 "shared_tokens": sum(p.shared_tokens for p in self.passes),
                 "flops": sum(p.flops for p in self.passes),
+                "calls": sum(p.calls for p in self.passes),
+                "most_tokens_out": sum(p.most_tokens_out for p in self.passes),
                 "model_loads": self.model_loads,
                 "seconds": self.seconds,
             },
@@ -120,7 +126,7 @@ def estimate_cost(bench: Workbench, methods: Mapping[str, Method]) -> CostEstima
         alone[name] = {"passes": len(own), "tokens": sum(int(_lengths(bench, step).sum()) for step in own)}
     flops = sum(p.flops for p in passes)
     speed = matmul_peak(bench.device, bench.dtype) * ASSUMED_SHARE_OF_PEAK if flops else 0.0
-    todo = [step for (_, step), cost in zip(steps, passes, strict=True) if cost.todo_rows]
+    todo = [step for (_, step), cost in zip(steps, passes, strict=True) if cost.todo_rows and not cost.calls]
     bases = [bench.home(step) for step in todo if not step.measures[0].of_text]
     loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
     loads += len({bench.home(step) for step in todo if step.measures[0].of_text})
@@ -164,6 +170,7 @@ def _cost(bench: Workbench, step: Pass, wave: int, planned: dict[ColumnId, list[
     else:
         todo, rows, cached = np.arange(len(lengths)), len(lengths), 0
         targets = int(lengths.sum() // 2)
+    calls, out = _judge_work(bench, step, len(todo))
     return PassCost(
         wave=wave,
         role=step.model,
@@ -176,9 +183,19 @@ def _cost(bench: Workbench, step: Pass, wave: int, planned: dict[ColumnId, list[
         todo_rows=len(todo),
         todo_tokens=int(lengths[todo].sum()),
         shared_tokens=shared,
-        flops=float((lengths[todo].sum() - shared) * body + targets * head),
+        flops=float((lengths[todo].sum() - shared + out) * body + targets * head),
         estimated=not ready,
+        calls=calls,
+        most_tokens_out=out,
     )
+
+
+def _judge_work(bench: Workbench, step: Pass, rows: int) -> tuple[int, int]:
+    """Calls to a server, and tokens that a judge may write."""
+    judge = bench.text_model(step.model, step.measures[0]) if step.measures[0].of_text else None
+    if not isinstance(judge, JudgeModel):
+        return 0, 0
+    return rows if judge.endpoint is not None else 0, rows * judge.max_tokens
 
 
 def _not_planned(bench: Workbench, step: Pass, todo: Indices, planned: dict[ColumnId, list[Keys]]) -> Indices:

@@ -42,7 +42,7 @@ from instdiff.engine.distributed.hosts import ModelHost, make_model_host
 from instdiff.engine.models import Source, load_tokenizer, pick_device, pick_dtype, resolve, tell_own_template
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.judge import reasons_unanswered
-from instdiff.engine.text.models import PACKAGED, TextModel, text_model
+from instdiff.engine.text.models import PACKAGED, TEXT, TextModel, text_model
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import PlanError
 from instdiff.rendering.renderer import Renderer, text_lengths
@@ -142,9 +142,8 @@ class Workbench:
         """The embedder or judge of a role."""
         place = f"{role} {type(measure).__name__}"
         if place not in self._text_models:
-            here, calls = self.resident.local(), self.settings.judge_concurrency
-            where = self.models[role], measure, self.store.memo, here, self.device
-            self._text_models[place] = text_model(*where, calls, self.settings.template_date)
+            where = self.models[role], measure, self.store, self.resident.local(), self.device
+            self._text_models[place] = text_model(*where, self.settings)
         return self._text_models[place]
 
     def tokenizer(self, role: str) -> HFTokenizer:
@@ -181,7 +180,7 @@ class Workbench:
     def column(self, role: str, measure: Measure) -> ColumnId:
         """Where the store keeps a measure of a role's model."""
         if measure.of_text:
-            return ColumnId(self.text_model(role, measure).fingerprint, "text", measure)
+            return ColumnId(self.text_model(role, measure).fingerprint, TEXT, measure)
         dtype = str(self.dtype).removeprefix("torch.")
         return ColumnId(self.source(role).fingerprint, dtype, self.resolve(role, measure))
 

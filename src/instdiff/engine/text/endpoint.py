@@ -1,114 +1,73 @@
-"""A model behind an OpenAI-compatible endpoint: several calls at once, each tried again while that can help."""
+"""A model behind an OpenAI-compatible endpoint: several calls at once, each tried again while that can help.
+
+Which call is tried again, and when, is decided here and not by a package, because it depends on the other calls: a slow
+server gets fewer at once, and a row that fails alone is told from a server that is away.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from importlib import import_module
-from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 from instdiff.core import Log
-from instdiff.engine.text.judge import KEY, MAX_TOKENS, Answer, JudgeRef, Question
+from instdiff.engine.text.exchange import NO_COMPLETION, CallFailed, Reply, http, post, words_of
+from instdiff.engine.text.forms import STREAM, Form, Judging, stream_options
+from instdiff.engine.text.judge import KEY, Answer, JudgeRef, Question, Taken
 from instdiff.errors import EngineError
 
-WARM = 0.7
-"""Temperature from the second attempt on; the first is at 0."""
+CONCURRENCY = 8
 LONGEST_WAIT = 300.0
 """Seconds; a server that asks for more is not waited for."""
-GRACE = 0.25
-"""Seconds for calls that are just being made: a client that is closed meanwhile would leave their sockets open."""
+TELL_EVERY = 30.0
+"""Seconds between two lines on how far a judge is."""
+LOOK_AGAIN = 2.0
+"""Seconds until a row that another process asks about is looked at again."""
+KINDS, OTHERWISE = 8, "other reasons"
+"""Kinds of trouble that are told one by one."""
 FATAL = (401, 402, 403, 404, 405)
 PASSING = (408, 409, 425, 429)
 """Statuses that may be gone the next time, with all from 500 on."""
-
-_SCHEMA = {
-    "type": "object",
-    "properties": {"score": {"type": "number"}, "reason": {"type": "string"}},
-    "required": ["score", "reason"],
-    "additionalProperties": False,
-}
-_FORMATS: tuple[dict[str, Any], ...] = (
-    {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": _SCHEMA}},
-    {"type": "json_object"},
-)
-WAYS: dict[str, tuple[str, int]] = {
-    "format": (r"response_format|json_schema|json_object", len(_FORMATS) + 1),
-    "tokens": (r"max_completion_tokens", 2),
-    "temperature": (r"temperature.*support|support.*temperature", 2),
-}
-"""What a server may refuse: how its message names it, and how many ways there are to ask."""
+MOST_TOKENS = 1 << 40
+"""A server that counts more has not counted."""
 
 
-class Form(Protocol):
-    """How a model is asked and read.
+@dataclass
+class _Call:
+    """A question on its way."""
 
-    ``who`` is what messages call the server; ``ways`` is what it may refuse, as ``WAYS`` says it. Bodies are made
-    for the ways that are still open, by the number of each.
-    """
-
-    who: str
-    path: str
-    ways: dict[str, tuple[str, int]]
-
-    def body(self, question: Question, text: str, system: str, ways: dict[str, int]) -> dict[str, Any]:
-        """What is sent, but for the model's name."""
-        ...
-
-    def probe(self, ways: dict[str, int]) -> dict[str, Any]:
-        """The same, to see whether the server answers at all."""
-        ...
-
-    def read(self, body: dict[str, Any]) -> Any:
-        """The text of a completion; other than a text where there is none."""
-        ...
-
-
-class Judging:
-    """A judge is asked for a JSON object, at temperature 0 the first time."""
-
-    who = "the judge's server"
-    path = "/chat/completions"
-    ways = WAYS
-
-    def body(self, question: Question, text: str, system: str, ways: dict[str, int]) -> dict[str, Any]:
-        """A system turn where there is one, and the question."""
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": text})
-        return {"messages": messages, **_request_options(ways, WARM if question.attempt else 0.0)}
-
-    def probe(self, ways: dict[str, int]) -> dict[str, Any]:
-        """A question that every judge can answer."""
-        told = [{"role": "user", "content": 'Answer with the JSON {"score": 1, "reason": "none"}.'}]
-        return {"messages": told, **_request_options(ways, 0.0)}
-
-    def read(self, body: dict[str, Any]) -> Any:
-        """What the message says."""
-        return body["choices"][0]["message"].get("content")
-
-
-class _Trouble(Exception):
-    """A call that may succeed when it is tried again, after so many seconds at least."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
+    question: Question
+    text: str
+    tries: int = 0
+    due: float = 0.0
+    failed: float = math.inf
+    ways: dict[str, int] = field(default_factory=dict)
 
 
 class Endpoint:
     """Writes answers by ``POST URL/chat/completions``, or as another form has it.
 
     The key of ``OPENAI_API_KEY`` goes into the request and nowhere else; one that cannot be sent is an EngineError.
-    What the server refuses by name (``response_format``, ``temperature``) is left out from then on. ``concurrency``
-    calls are made at once, each given up after ``timeout`` seconds without a byte, and tried up to ``calls`` times;
-    before the second it waits ``pause`` seconds, and twice as long before each further one.
+    What the server refuses by name (``response_format``, ``temperature``) is left out from then on.
+
+    Args:
+        ref: model and address.
+        log: is told how far it is, and why a call is made again.
+        concurrency: calls at once; after a time-out half as many, and one more for each round that went well.
+        timeout: seconds until an answer, or without another piece of it.
+        tries: calls for a question until it is given up.
+        pause: seconds before the second; twice as long before each further one.
+        form: how it is asked.
+        claims: of rows, where other processes may ask about the same ones.
     """
 
     attempts = 3
@@ -118,124 +77,73 @@ class Endpoint:
         ref: JudgeRef,
         log: Log,
         *,
-        concurrency: int = 8,
+        concurrency: int = CONCURRENCY,
         timeout: float = 120.0,
-        calls: int = 5,
+        tries: int = 5,
         pause: float = 1.0,
         form: Form | None = None,
+        claims: Taken | None = None,
     ) -> None:
         self.ref, self.name, self.log = ref, f"{ref.model}@{ref.url}", log
-        self.concurrency, self.timeout, self.calls, self.pause = concurrency, timeout, calls, pause
+        self.concurrency, self.timeout, self.tries, self.pause = concurrency, timeout, tries, pause
         self.form: Form = form or Judging()
+        self.claims = claims
         self._key = os.environ.get(KEY, "").strip()
         if not re.fullmatch(r"[!-~]*", self._key):
             raise EngineError(f"{KEY} has characters that no key has; set it again")
-        self._ways = dict.fromkeys(self.form.ways, 0)
-        self._lock = threading.Lock()
-        self._answered = False
+        self._refusable = self.form.ways | STREAM
+        self.ways = dict.fromkeys(self._refusable, 0)
 
     def answers(
         self, work: deque[Question], say: Callable[[Question], str], system: str
     ) -> Iterator[list[tuple[Question, Answer]]]:
         """Answers as they come; then an EngineError where the server is away, or refuses the key or the model."""
-        todo: SimpleQueue[tuple[Question, str] | None] = SimpleQueue()
-        done: SimpleQueue[tuple[Question, Answer | Exception | None]] = SimpleQueue()
-        stop = threading.Event()
-        flying = 0
-        failed: Exception | None = None
-        with closing(self._client()) as client:
-            # Daemons, so that an interrupted run need not wait for answers that nobody will read.
-            serving = [
-                threading.Thread(target=self._serve, args=(client, system, todo, done, stop), daemon=True)
-                for _ in range(self.concurrency)
-            ]
-            for thread in serving:
-                thread.start()
-            try:
-                while flying or (work and failed is None):
-                    while work and failed is None and flying < 2 * self.concurrency:
-                        question = work.popleft()
-                        todo.put((question, say(question)))
-                        flying += 1
-                    got = [done.get()]
-                    while not done.empty():
-                        got.append(done.get())
-                    flying -= len(got)
-                    if (error := next((o for _, o in got if isinstance(o, Exception)), None)) is not None:
-                        failed = failed or error
-                    if good := [(question, o) for question, o in got if isinstance(o, Answer)]:
-                        yield good
-                if failed is not None:
-                    raise failed
-            finally:
-                stop.set()
-                for _ in range(self.concurrency):
-                    todo.put(None)
-                until = time.monotonic() + GRACE
-                for thread in serving:
-                    thread.join(max(0.0, until - time.monotonic()))
+        with self._lines() as send:
+            yield from _Round(self, send, work, say, system).run()
 
-    def _serve(self, client: Any, system: str, todo: Any, done: Any, stop: threading.Event) -> None:
-        while (task := todo.get()) is not None:
-            question, text = task
-            try:
-                outcome: Any = None if stop.is_set() else self._ask(client, question, text, system, stop)
-            except Exception as error:  # noqa: BLE001 - raised where the answers are read
-                outcome = error
-                stop.set()
-            done.put((question, outcome))
+    @contextmanager
+    def _lines(self) -> Iterator[Callable[[dict[str, Any]], Future[Reply]]]:
+        """What makes calls, in a thread of its own; leaving it ends those that are under way."""
+        client_of = http()
+        from anyio.from_thread import start_blocking_portal
 
-    def _ask(self, client: Any, question: Question, text: str, system: str, stop: threading.Event) -> Answer | None:
-        reason = ""
-        for call in range(self.calls):
-            try:
-                answer = self._once(client, lambda ways: self.form.body(question, text, system, ways))
-            except _Trouble as trouble:
-                reason = str(trouble)
-                wait = max(trouble.after, self.pause * 2**call * random.uniform(1.0, 1.25))
-            else:
-                if answer.text is not None:
-                    self._answered = True
-                elif not self._answered and not self._alive(client):
-                    raise EngineError(f"{self.form.who} at {self.ref.url} refuses what it is asked: {answer.reason}")
-                return answer
-            if call + 1 < self.calls and stop.wait(wait):
-                return None
-        # Is it the server, or this row?
-        if self._alive(client):
-            return Answer(None, reason)
-        raise EngineError(
-            f"{self.form.who} at {self.ref.url} did not answer after {self.calls} tries: {reason}; "
-            "what it answered is kept: run the same command again when it is back"
-        )
-
-    def _alive(self, client: Any) -> bool:
-        try:
-            return self._once(client, self.form.probe).text is not None
-        except _Trouble:
-            return False
-
-    def _client(self) -> Any:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return _http().Client(headers=headers, timeout=_http().Timeout(self.timeout, connect=min(self.timeout, 10.0)))
+        waits = client_of.Timeout(None, connect=min(self.timeout, 10.0))
+        limits = client_of.Limits(max_connections=None, max_keepalive_connections=self.concurrency)
+        flying: set[Future[Reply]] = set()
+        with start_blocking_portal() as portal:
+            client = client_of.AsyncClient(headers=headers, timeout=waits, limits=limits)
 
-    def _once(self, client: Any, made: Callable[[dict[str, int]], dict[str, Any]]) -> Answer:
-        while True:
-            ways = dict(self._ways)
+            def send(body: dict[str, Any]) -> Future[Reply]:
+                url, whole = f"{self.ref.url}{self.form.path}", {"model": self.ref.model, **body}
+                made = portal.start_task_soon(post, client, url, whole, self.timeout, self.form.enough)
+                flying.add(made)
+                made.add_done_callback(flying.discard)
+                return made
+
             try:
-                reply = client.post(f"{self.ref.url}{self.form.path}", json={"model": self.ref.model, **made(ways)})
-            except _http().TimeoutException:
-                raise _Trouble(f"no answer within {self.timeout:g} s") from None
-            except _http().RequestError as error:
-                raise _Trouble(self._printable(str(error)) or type(error).__name__) from None
-            if reply.status_code == 200:
-                return self._read(reply)
-            said = self._words(reply)
-            if reply.status_code not in (400, 422) or not self._gave_way(ways, said):
-                return self._refusal(reply, said)
+                yield send
+            finally:
+                for one in list(flying):
+                    one.cancel()
+                portal.call(client.aclose)
 
-    def _refusal(self, reply: Any, said: str) -> Answer:
-        status, url, model = reply.status_code, self.ref.url, self.ref.model
+    # ── what a reply means ────────────────────────────────────────────────────────────────────────────────────────
+
+    def read(self, reply: Reply) -> Answer:
+        """The answer in a reply, or why there is none; a CallFailed where another try may help."""
+        if reply.status != 200:
+            return self._refusal(reply, self.words(reply))
+        try:
+            text = self.form.read(reply.body)
+            usage = reply.body.get("usage")
+        except NO_COMPLETION:
+            raise CallFailed(f"this is no chat completion: {self.words(reply)}") from None
+        spent = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+        return Answer(text if isinstance(text, str) else "", "", *spent)
+
+    def _refusal(self, reply: Reply, said: str) -> Answer:
+        status, url, model = reply.status, self.ref.url, self.ref.model
         if status in FATAL:
             key = f"{KEY} is not accepted there" if self._key else f"{KEY} is not set"
             hint = {
@@ -251,72 +159,243 @@ class Endpoint:
                     f"{self.form.who} at {url} answered {status} ({said}) and asks to wait {after:.0f} s; "
                     "what it answered is kept: run the same command again then"
                 )
-            raise _Trouble(f"{status} ({said})", after)
+            raise CallFailed(f"{status} ({said})", after)
         if status < 400:
             raise EngineError(f"{url} answered {status} instead of a chat completion; check the address")
         return Answer(None, f"{status} ({said})")
 
-    def _gave_way(self, ways: dict[str, int], said: str) -> bool:
+    def gave_way(self, ways: dict[str, int], reply: Reply) -> bool:
         """Whether the server's words name something that can be left out; from now on it is."""
-        with self._lock:
-            if self._ways != ways:
-                return True  # another call was told meanwhile
-            for name, (words, count) in self.form.ways.items():
-                if re.search(words, said) and ways[name] + 1 < count:
-                    self._ways[name] += 1
-                    if name == "temperature":
-                        self.log(f"{self.form.who} takes no temperature: {self.ref.model} answers with its own")
-                    return True
+        if reply.status not in (400, 422):
+            return False
+        if self.ways != ways:
+            return True  # another call was told meanwhile
+        said = self.words(reply)
+        for name, (words, count) in self._refusable.items():
+            if re.search(words, said) and ways[name] + 1 < count:
+                self.ways[name] += 1
+                if name == "temperature":
+                    self.log(f"{self.form.who} takes no temperature: {self.ref.model} answers with its own")
+                return True
         return False
 
-    def _read(self, reply: Any) -> Answer:
-        try:
-            body = reply.json()
-            text = self.form.read(body)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise _Trouble(f"this is no chat completion: {self._words(reply)}") from None
-        spent = [int((body.get("usage") or {}).get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-        return Answer(text if isinstance(text, str) else "", "", *spent)
-
-    def _words(self, reply: Any) -> str:
+    def words(self, reply: Reply) -> str:
         """What a server says of an error, without the key, which some repeat."""
-        said: Any = reply.text
-        try:
-            body = reply.json()
-            found = body.get("error") or body.get("message") or body.get("detail") or body
-            said = found.get("message") or found if isinstance(found, dict) else found
-        except (ValueError, AttributeError):
-            said = reply.text
-        return self._printable(str(said)) or "no words"
+        return self.printable(words_of(reply.body, reply.text)) or "no words"
 
-    def _printable(self, text: str) -> str:
+    def printable(self, text: str) -> str:
+        """A server's words on one line, without the key."""
         said = " ".join(text.split())
         return (said.replace(self._key, "***") if self._key else said)[:300]
 
 
-def _request_options(ways: dict[str, int], temperature: float) -> dict[str, Any]:
-    asked: dict[str, Any] = {("max_tokens", "max_completion_tokens")[ways["tokens"]]: MAX_TOKENS}
-    if ways["temperature"] == 0:
-        asked["temperature"] = temperature
-    if ways["format"] < len(_FORMATS):
-        asked["response_format"] = _FORMATS[ways["format"]]
-    return asked
+class _Round:
+    """The calls for one lot of questions.
+
+    A call that is tried again waits for its time and holds its place meanwhile, so that a server in trouble is not
+    asked the next question at once.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        send: Callable[[dict[str, Any]], Future[Reply]],
+        work: deque[Question],
+        say: Callable[[Question], str],
+        system: str,
+    ) -> None:
+        self.endpoint, self.send, self.work, self.say, self.system = endpoint, send, work, say, system
+        self.form, self.claims = endpoint.form, endpoint.claims
+        self.flying: dict[Future[Reply], _Call] = {}
+        self.waiting: list[_Call] = []
+        self.elsewhere: deque[Question] = deque()
+        self.look = 0.0
+        self.limit, self.well = endpoint.concurrency, 0
+        self.answered, self.last_answer = 0, -math.inf
+        self.failed: EngineError | None = None
+        self.told: float | None = None
+        self.troubles: dict[str, int] = {}
+
+    def run(self) -> Iterator[list[tuple[Question, Answer]]]:
+        """Answers as they come; then the error that ended it."""
+        asked = len(self.work)
+        while self.flying or (self.failed is None and (self.waiting or self.work or self.elsewhere)):
+            if self.failed is None:
+                self._start()
+            self._tell(asked)
+            found = [self._answer(future) for future in self._ready()]
+            if good := [one for one in found if one is not None]:
+                yield good
+        if self.failed is not None:
+            raise self.failed
+
+    # ── making calls ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self) -> None:
+        now = time.monotonic()
+        for call in sorted((c for c in self.waiting if c.due <= now), key=lambda c: c.due):
+            if len(self.flying) < self.limit:
+                self.waiting.remove(call)
+                self._send(call)
+        while len(self.flying) + len(self.waiting) < self.limit:
+            question = self._next(now)
+            if question is None:
+                break
+            self._send(_Call(question, self.say(question)))
+
+    def _next(self, now: float) -> Question | None:
+        """A question that no other process asks."""
+        if self.elsewhere and now >= self.look:
+            self.work.extend(self.elsewhere)
+            self.elsewhere.clear()
+        while self.work:
+            question = self.work.popleft()
+            ours = self.claims.take(question.row) if self.claims is not None else True
+            if ours:
+                return question
+            if ours is False:
+                self.elsewhere.append(question)
+                self.look = now + LOOK_AGAIN
+        return None
+
+    def _send(self, call: _Call) -> None:
+        call.ways = dict(self.endpoint.ways)
+        body = self.form.body(call.question, call.text, self.system, call.ways)
+        self.flying[self.send(body | stream_options(call.ways))] = call
+
+    def _ready(self) -> list[Future[Reply]]:
+        """Calls that are over; waits for one, or until there is something else to do."""
+        now = time.monotonic()
+        times = [call.due for call in self.waiting] if len(self.flying) < self.limit else []
+        times += [self.look] if self.elsewhere else []
+        until = min([now + TELL_EVERY, *times])
+        if self.flying:
+            return list(wait(self.flying, max(0.0, until - now), FIRST_COMPLETED).done)
+        if times:  # else other processes have answered all that was left
+            time.sleep(max(0.0, until - now))
+        return []
+
+    # ── what came of them ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _answer(self, future: Future[Reply]) -> tuple[Question, Answer] | None:
+        """The answer to a question; None where it is asked again, or ends the round."""
+        call = self.flying.pop(future)
+        try:
+            reply = future.result()
+            if self.endpoint.gave_way(call.ways, reply):
+                call.due = 0.0
+                self.waiting.append(call)
+                return None
+            answer = self.endpoint.read(reply)
+        except CallFailed as trouble:
+            return self._again(call, trouble)
+        except EngineError as error:
+            self.failed = self.failed or error
+            return None
+        if answer.text is not None:
+            self.answered, self.last_answer = self.answered + 1, time.monotonic()
+            self._went_well()
+        elif not self.answered and self.failed is None and not self._alive(1):
+            where = f"{self.form.who} at {self.endpoint.ref.url}"
+            self.failed = EngineError(f"{where} refuses what it is asked: {answer.reason}")
+            return None
+        return self._over(call, answer)
+
+    def _again(self, call: _Call, trouble: CallFailed) -> tuple[Question, Answer] | None:
+        """Put a call off, or give its question or the server up."""
+        endpoint, reason = self.endpoint, self.endpoint.printable(str(trouble))
+        before, call.failed, call.tries = call.failed, time.monotonic(), call.tries + 1
+        if trouble.slow:
+            self.limit, self.well = max(1, self.limit // 2), 0
+        if self.failed is not None:
+            return None
+        if call.tries < endpoint.tries:
+            pause = max(trouble.after, endpoint.pause * 2 ** (call.tries - 1) * random.uniform(1.0, 1.25))
+            call.due = call.failed + pause
+            self.waiting.append(call)
+            self._tell_trouble(reason, f"try {call.tries + 1} of {endpoint.tries} in {pause:.1f} s")
+            return None
+        if self.last_answer >= before or self._alive(endpoint.tries):
+            return self._over(call, Answer(None, reason))
+        self.failed = EngineError(
+            f"{self.form.who} at {endpoint.ref.url} did not answer after {endpoint.tries} tries: {reason}; "
+            "what it answered is kept: run the same command again when it is back"
+        )
+        return None
+
+    def _over(self, call: _Call, answer: Answer) -> tuple[Question, Answer]:
+        if self.claims is not None:
+            (self.claims.free if answer.text is None else self.claims.done)(call.question.row)
+        return call.question, answer
+
+    def _alive(self, tries: int) -> bool:
+        """Whether the server answers anything: is it the server, or this row?"""
+        for number in range(tries):
+            if number:
+                time.sleep(self.endpoint.pause * 2 ** (number - 1))
+            if any(one.done() and one.exception() is None and one.result().status == 200 for one in self.flying):
+                return True
+            try:
+                ways = self.endpoint.ways
+                reply = self.send(self.form.probe(ways) | stream_options(ways)).result()
+                if self.endpoint.read(reply).text is not None:
+                    self.last_answer = time.monotonic()
+                    return True
+            except (CallFailed, EngineError) as trouble:
+                self._tell_trouble(self.endpoint.printable(str(trouble)), "is it there at all?")
+        return False
+
+    def _went_well(self) -> None:
+        self.well += 1
+        if self.limit < self.endpoint.concurrency and self.well >= self.limit:
+            self.limit, self.well = self.limit + 1, 0
+
+    # ── what the user sees ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell(self, asked: int) -> None:
+        """A line at once and each half minute."""
+        now, calls = time.monotonic(), f"calls under way: {len(self.flying)}"
+        if self.told is not None and now < self.told + TELL_EVERY:
+            return
+        if self.claims is not None:
+            self.claims.renew()
+        if self.told is None:
+            said = f"questions: {asked}, {calls}"
+        else:
+            left = len(self.work) + len(self.flying) + len(self.waiting)
+            said = f"answers: {self.answered}, questions left: {left}, {calls}"
+        if self.elsewhere:
+            said += f", asked by other processes: {len(self.elsewhere)}"
+        if again := [f"{n} more times for {why}" for why, n in self.troubles.items() if n]:
+            said += f"; tried again {', '.join(again)}"
+        self.troubles = dict.fromkeys(self.troubles, 0)
+        self.told = now
+        self.endpoint.log(f"{self.endpoint.name}: {said}")
+
+    def _tell_trouble(self, reason: str, then: str) -> None:
+        """The first of a kind at once, the others with the next line."""
+        if reason not in self.troubles and len(self.troubles) >= KINDS:
+            reason = OTHERWISE
+        if reason not in self.troubles:
+            self.endpoint.log(f"{self.endpoint.name}: {reason}; {then}")
+            self.troubles[reason] = 0
+        else:
+            self.troubles[reason] += 1
+
+
+def _count(usage: Any, name: str) -> int:
+    """Tokens that a server counted; zero where it is no number of them."""
+    number = usage.get(name) if isinstance(usage, Mapping) else None
+    return number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < MOST_TOKENS else 0
 
 
 def _seconds(retry_after: str) -> float:
-    """What a Retry-After header asks for: seconds, or a date."""
+    """What a Retry-After header asks for: seconds, or a date; zero where it is neither."""
     try:
-        return max(float(retry_after), 0.0)
+        asked = float(retry_after)
     except ValueError:
         try:
-            return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
-        except ValueError:
+            asked = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
             return 0.0
-
-
-def _http() -> Any:
-    """The client: httpx2, or httpx, which earlier versions of huggingface_hub bring; else an EngineError."""
-    for name in ("httpx2", "httpx"):
-        with suppress(ImportError):
-            return import_module(name)
-    raise EngineError("a judge behind an endpoint needs httpx2: pip install 'instdiff[judge]'")
+    return asked if math.isfinite(asked) and asked > 0 else 0.0

@@ -85,6 +85,26 @@ class Answer:
     seconds: float = 0.0
 
 
+class Taken(Protocol):
+    """Who asks about which row, where several processes do."""
+
+    def take(self, row: int) -> bool | None:
+        """True where the row is now ours, False where it is another's, None where it has been answered."""
+        ...
+
+    def done(self, row: int) -> None:
+        """The row is answered."""
+        ...
+
+    def free(self, row: int) -> None:
+        """The row is given up."""
+        ...
+
+    def renew(self) -> None:
+        """What is ours stays so for a while."""
+        ...
+
+
 class Writes(Protocol):
     """What writes answers: an endpoint, or a model on this machine."""
 
@@ -99,13 +119,13 @@ class Writes(Protocol):
         ...
 
 
-def judge_fingerprint(model: str) -> str:
-    """Fingerprint of a judge: the model's name (or the fingerprint of a local one) and how it is asked.
+def judge_fingerprint(model: str, max_tokens: int = MAX_TOKENS) -> str:
+    """Fingerprint of a judge: the model's name (or the fingerprint of a local one), how it is asked, and for how much.
 
     The address is no part of it, so that a server that moves keeps its answers; two servers that give different models
     the same name share theirs.
     """
-    return fingerprint("judge", WAYS, model, MAX_TOKENS)
+    return fingerprint("judge", WAYS, model, max_tokens)
 
 
 def reasons_unanswered(values: Ragged, missing: npt.NDArray[np.bool_]) -> Reasons:
@@ -121,9 +141,8 @@ def number_in(answer: str, low: float, high: float) -> float | None:
     text = answer.rpartition(THOUGHTS[1])[2]
     if THOUGHTS[0] in text:  # it never came to an end of thinking
         return None
-    scored = next((found for found in _objects(text) if "score" in found), None)
-    if scored is not None:
-        number = scored["score"]
+    if (found := scored(text)) is not None:
+        number = found["score"]
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             return None
     else:
@@ -131,7 +150,12 @@ def number_in(answer: str, low: float, high: float) -> float | None:
         if len(lines) != 1:
             return None
         number = float(lines[0])
-    return float(number) if math.isfinite(number) and low <= number <= high else None
+    return float(number) if low <= number <= high else None
+
+
+def scored(text: str) -> dict[str, Any] | None:
+    """The first JSON object with a ``score``."""
+    return next((found for found in _objects(text) if "score" in found), None)
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

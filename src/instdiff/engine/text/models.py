@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date
-from pathlib import Path
-from typing import Any, Protocol
+from contextlib import closing
+from typing import Protocol
 
 import torch
 
-from instdiff.core import TEMPLATE_DATE, Embedding, Log, Measure, ModelRef
+from instdiff.core import Embedding, Log, Measure, ModelRef, Settings
 from instdiff.engine.models import Resident, Source, load_tokenizer, resolve
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.embedder import PACKAGED, Embedder, resolve_embedder
-from instdiff.engine.text.endpoint import Endpoint
-from instdiff.engine.text.judge import Judge, judge_fingerprint, parse_judge
+from instdiff.engine.text.endpoint import CONCURRENCY, Endpoint
+from instdiff.engine.text.forms import Judging
+from instdiff.engine.text.judge import MAX_TOKENS, Judge, JudgeRef, judge_fingerprint, parse_judge
 from instdiff.engine.text.local_judge import Writer
+from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.rendering.texts import Texts
+from instdiff.store import ColumnId, Store
+from instdiff.store.claims import Claims
 
 __all__ = ["PACKAGED", "JudgeModel", "TextModel", "VectorModel", "text_model"]
+
+TEXT = "text"
+"""What stands in a column for the precision of a model that reads texts."""
 
 
 class TextModel(Protocol):
@@ -32,18 +38,12 @@ class TextModel(Protocol):
 
 
 def text_model(
-    ref: ModelRef,
-    measure: Measure,
-    memo: Path,
-    resident: Resident,
-    device: torch.device,
-    concurrency: int | None = None,
-    template_date: date = TEMPLATE_DATE,
+    ref: ModelRef, measure: Measure, store: Store, resident: Resident, device: torch.device, settings: Settings
 ) -> TextModel:
     """An embedder or judge, not yet loaded; a ConfigError for a faulty address, an EngineError for no model."""
     if isinstance(measure, Embedding):
-        return VectorModel(resolve_embedder(ref, memo), device)
-    return JudgeModel(ref, memo, resident, concurrency, template_date)
+        return VectorModel(resolve_embedder(ref, store.memo), device)
+    return JudgeModel(ref, store, resident, settings)
 
 
 class VectorModel:
@@ -62,32 +62,40 @@ class VectorModel:
 class JudgeModel:
     """A judge behind an endpoint, or a language model of this machine that writes."""
 
-    def __init__(
-        self,
-        ref: ModelRef,
-        memo: Path,
-        resident: Resident,
-        concurrency: int | None = None,
-        template_date: date = TEMPLATE_DATE,
-    ) -> None:
-        self.resident, self.template_date = resident, template_date
-        self.calls: dict[str, Any] = {} if concurrency is None else {"concurrency": concurrency}
+    def __init__(self, ref: ModelRef, store: Store, resident: Resident, settings: Settings) -> None:
+        self.store, self.resident, self.settings = store, resident, settings
+        self.max_tokens = settings.judge_max_tokens or MAX_TOKENS
         self.endpoint = parse_judge(ref.where)
-        self.source = None if self.endpoint else resolve(ref, memo)
-        if self.endpoint is not None:
-            self.fingerprint = judge_fingerprint(self.endpoint.model)
-        elif self.source is not None:
+        self.source = None if self.endpoint else resolve(ref, store.memo)
+        name = self.endpoint.model if self.endpoint is not None else ""
+        if self.source is not None:
             dtype = str(resident.dtype).removeprefix("torch.")
-            self.fingerprint = judge_fingerprint(
-                f"{self.source.fingerprint}+{load_tokenizer(self.source, self.template_date).fingerprint}+{dtype}"
-            )
+            name = f"{self.source.fingerprint}+{self._tokenizer(self.source).fingerprint}+{dtype}"
+        self.fingerprint = judge_fingerprint(name, self.max_tokens)
 
     def sweep(self, texts: Texts, measures: tuple[Measure, ...], log: Log) -> Iterator[BatchResult]:
-        """Numbers that the judge wrote."""
+        """Numbers that the judge wrote; none for rows that another process asked about meanwhile."""
         if self.endpoint is not None:
-            yield from Judge(Endpoint(self.endpoint, log, **self.calls), log)(texts, measures)
+            columns = [ColumnId(self.fingerprint, TEXT, measure) for measure in measures]
+            with closing(Claims(self.store, columns, texts.keys(), log)) as claims:
+                yield from Judge(self._asked(self.endpoint, claims, log), log)(texts, measures)
             return
         assert self.source is not None
         with self.resident.use(self.source) as model:
-            writer = Writer(str(self.source.ref), model, load_tokenizer(self.source, self.template_date), log)
-            yield from Judge(writer, log)(texts, measures)
+            told = str(self.source.ref), model, self._tokenizer(self.source), log
+            yield from Judge(Writer(*told, max_tokens=self.max_tokens), log)(texts, measures)
+
+    def _asked(self, endpoint: JudgeRef, claims: Claims, log: Log) -> Endpoint:
+        how = self.settings
+        return Endpoint(
+            endpoint,
+            log,
+            concurrency=how.judge_concurrency or CONCURRENCY,
+            timeout=how.judge_timeout,
+            tries=how.judge_tries,
+            form=Judging(self.max_tokens),
+            claims=claims,
+        )
+
+    def _tokenizer(self, source: Source) -> HFTokenizer:
+        return load_tokenizer(source, self.settings.template_date)

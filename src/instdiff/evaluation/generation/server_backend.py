@@ -58,6 +58,10 @@ class Writing:
         first = body["choices"][0]
         return first["message"].get("content") if self.chat else first["text"]
 
+    def enough(self, text: str) -> bool:
+        """Never: all of it is the answer."""
+        return False
+
     def _how(self, ways: dict[str, int], tokens: int) -> dict[str, Any]:
         # Chats have a newer name for it, which some servers insist on.
         names = ("max_tokens", "max_completion_tokens" if self.chat else "max_tokens")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import jinja2
@@ -19,7 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instdiff.core.files import fingerprint
 from instdiff.engine.models import load_tokenizer, resolve
-from instdiff.engine.text.endpoint import WARM, WAYS, Endpoint
+from instdiff.engine.text.endpoint import Endpoint
+from instdiff.engine.text.forms import WARM, WAYS
 from instdiff.engine.text.judge import Answer, Question, Writes, parse_judge
 from instdiff.engine.text.local_judge import Writer
 from instdiff.evaluation.generation.answers import AnswerCache
@@ -133,6 +134,10 @@ class Reviewing:
         tokens = _tokens(choice) if self.sheet.logprobs else []
         return Weighed.of(text, tokens) if isinstance(text, str) and tokens else text
 
+    def enough(self, text: str) -> bool:
+        """Never: a verdict may come last."""
+        return False
+
     def _body(self, messages: list[dict[str, str]], temperature: float, ways: dict[str, int]) -> dict[str, Any]:
         asked: dict[str, Any] = {"messages": messages}
         asked[("max_tokens", "max_completion_tokens")[ways["tokens"]]] = self.sheet.max_tokens
@@ -161,7 +166,7 @@ class Waits:
 
     concurrency: int = 8
     timeout: float = 120.0
-    calls: int = 5
+    tries: int = 5
     pause: float = 1.0
 
 
@@ -172,14 +177,15 @@ class LLMJudge:
         where: ``openai:MODEL@URL``, or a model as everywhere.
         subject: whose answers are judged; its folder holds the judgements, its bill the cost.
         waits: for endpoints.
+        max_tokens: of an answer; by default as many as each question needs.
 
     Raises:
         ConfigError: the address of the judge is faulty.
         EngineError: the model is not there.
     """
 
-    def __init__(self, where: str, subject: Subject, waits: Waits | None = None) -> None:
-        self.subject, self.waits = subject, waits or Waits()
+    def __init__(self, where: str, subject: Subject, waits: Waits | None = None, max_tokens: int | None = None) -> None:
+        self.subject, self.waits, self.max_tokens = subject, waits or Waits(), max_tokens
         self.endpoint, self.source = parse_judge(where), None
         if self.endpoint is not None:
             self.name = self.model = self.endpoint.model
@@ -201,6 +207,7 @@ class LLMJudge:
         Raises:
             EngineError: the judge is away or refuses; what it answered is kept.
         """
+        sheet = replace(sheet, max_tokens=self.max_tokens or sheet.max_tokens)
         keys = [self._key(sheet, ask) for ask in asked]
         rows = dict(zip(keys, asked, strict=True))  # equal questions are asked once
         names = list(rows)

@@ -80,4 +80,5 @@ def preference(answer: str) -> float | None:
 
 
 def _mass(tops: dict[str, float], letter: str) -> float:
-    return sum(math.exp(logprob) for token, logprob in tops.items() if token.strip() == letter)
+    """Probability of a letter; what a server gives that is no probability counts nothing."""
+    return sum(math.exp(logprob) for token, logprob in tops.items() if token.strip() == letter and logprob < 1)

@@ -102,6 +102,7 @@ class GeneralSuite:
         limit: the first items of each task.
         sampling: of the answers, ours and a reference model's.
         waits: for the judge's server.
+        judge_max_tokens: of an answer of the judge; None is what each question needs.
     """
 
     judge: str
@@ -111,6 +112,7 @@ class GeneralSuite:
     limit: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     waits: Waits = field(default_factory=Waits)
+    judge_max_tokens: int | None = None
 
     name = "general"
 
@@ -122,7 +124,7 @@ class GeneralSuite:
             DataError: a file cannot be used.
             EngineError: a model or the judge is away; what was written and judged is kept.
         """
-        referee = LLMJudge(self.judge, subject, self.waits)
+        referee = LLMJudge(self.judge, subject, self.waits, self.judge_max_tokens)
         items = {task: read_items(path, self.limit) for task, path in self.files.items()}
         ours = {task: self._write_answers(some, subject) for task, some in items.items()}
         matches = [self._match(task, items[task], ours[task], subject) for task in items]
@@ -172,7 +174,8 @@ def general_suite(config: EvalConfig) -> GeneralSuite:
         config.reference,
         config.limit,
         replace(Sampling.of(config), n=1),
-        Waits(config.judge_concurrency or config.concurrency),
+        Waits(config.judge_concurrency or config.concurrency, config.judge_timeout, config.judge_tries),
+        config.judge_max_tokens,
     )
 
 
