@@ -175,11 +175,12 @@ class Engine(ABC):
         left = [suite for suite in self.suites if not paths[suite.name].is_file()]
         if left:
             assert self.eval_config is not None
+            # The base is evaluated as the models are that are trained from it.
+            precision = {"dtype": "float32"} if self.eval_config.dtype == "auto" else {}
+            config = self.eval_config.model_copy(update=precision)
             progress = Recorded(self.progress)
-            subject = make_subject(
-                self.restore(model), self.eval_config, self.store, name=name, log=self.log, progress=progress
-            )
-            run_suites(left, [paths[suite.name] for suite in left], subject, self.eval_config)
+            subject = make_subject(self.restore(model), config, self.store, name=name, log=self.log, progress=progress)
+            run_suites(left, [paths[suite.name] for suite in left], subject, config)
             self.record_event(f"judged {name}", **progress.facts())
         return [read_results(path) for path in paths.values()]
 

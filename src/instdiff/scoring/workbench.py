@@ -39,7 +39,16 @@ from instdiff.core.progress import Progress, tell_skipped, telling
 from instdiff.core.signals import Anchors, Neighbours
 from instdiff.data import Pool
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
-from instdiff.engine.models import Source, load_tokenizer, pick_device, pick_dtype, resolve, tell_own_template
+from instdiff.engine.models import (
+    DTYPES,
+    Source,
+    dtype_name,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    resolve,
+    tell_own_template,
+)
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.judge import reasons_unanswered
 from instdiff.engine.text.models import PACKAGED, TextModel, text_model
@@ -120,8 +129,10 @@ class Workbench:
         self.target = target
         self.listed = {name: set(ids) for name, ids in (listed or {}).items()}
         self.device = pick_device(settings.device)
-        self.dtype = pick_dtype(settings.dtype, self.device)
+        self.dtype = DTYPES[dtype_name(resident.dtype)] if resident else pick_dtype(settings.dtype, self.device)
         self.resident = resident or make_model_host(settings, self.device, self.dtype)
+        self.reverted: dict[str, float] = {}
+        """By role the share of what a training has changed that the precision takes back."""
         self.models.setdefault("embedder", ModelRef(PACKAGED))
         self._text_models: dict[str, TextModel] = {}
         self._sources: dict[str, Source] = {}
@@ -182,8 +193,7 @@ class Workbench:
         """Where the store keeps a measure of a role's model."""
         if measure.of_text:
             return ColumnId(self.text_model(role, measure).fingerprint, "text", measure)
-        dtype = str(self.dtype).removeprefix("torch.")
-        return ColumnId(self.source(role).fingerprint, dtype, self.resolve(role, measure))
+        return ColumnId(self.source(role).fingerprint, dtype_name(self.dtype), self.resolve(role, measure))
 
     # ── rows and passes ───────────────────────────────────────────────────────────────────────────────────────────
 
