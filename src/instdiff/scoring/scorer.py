@@ -237,6 +237,7 @@ def _about(bench: Workbench, signal: Signal) -> dict[str, Any]:
         "fingerprint": bench.source(role).fingerprint,
         "commit": bench.source(role).commit,
         "tokenizer": bench.tokenizer(role).fingerprint,
+        "start_token": bench.tokenizer(role).start_text,
         "template": bench.template_name(role),
         "template_fingerprint": fingerprint(repr(bench.template(role))),
     }

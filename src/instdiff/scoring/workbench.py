@@ -23,8 +23,10 @@ from instdiff.core import (
     Method,
     ModelRef,
     Neurons,
+    Noisy,
     Prompted,
     Reasons,
+    ResponseOnly,
     Settings,
     Signal,
     Signals,
@@ -173,6 +175,17 @@ class Workbench:
             self._told.add(tokenizer.fingerprint)
             tell_own_template(self.models[role], self.settings, tokenizer, self.log)
 
+    def _tell_start(self, role: str, view: View) -> None:
+        """Say once for each tokenizer after which token it starts the response alone, where it adds none itself."""
+        alone = view.view if isinstance(view, Noisy) else view
+        tokenizer = self.tokenizer(role)
+        if not (isinstance(alone, ResponseOnly) and alone.context) or tokenizer.bos is not None:
+            return
+        if (place := f"start {tokenizer.fingerprint}") not in self._told:
+            self._told.add(place)
+            after = "after nothing" if tokenizer.start is None else f"after '{tokenizer.start_text}'"
+            self.log(f"the tokenizer of {self.models[role]} adds no start token; the response alone stands {after}")
+
     def template_name(self, role: str) -> str:
         """The name of the template that renders rows for a role."""
         return template_name(role, self.models.get(role), self.settings)
@@ -224,6 +237,7 @@ class Workbench:
         layout = self.template(role)
         place = (self.tokenizer(role).fingerprint, repr(layout), view, of)
         if place not in self._render:
+            self._tell_start(role, view)
             rows, per = self._rows(role, view, layout, of)
             for line in self.renderer(role, of).report():
                 self.log(line)
