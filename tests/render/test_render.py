@@ -113,6 +113,8 @@ def test_whole_text(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> N
     rows = rows_of(ONE, tokenizers["bos"], WholeText())
     assert text_of(rows, 0, hf["bos"]) == ("<s>Add.\n1, 2\n3 it is", "Add.\n1, 2\n3 it is")
     assert rows.ids[0].tolist() == rows_of(ONE, tokenizers["bos"]).ids[0].tolist()
+    ended = rows_of(ONE, tokenizers["bos"], WholeText(end=True))
+    assert ended.ids[0].tolist() == [*rows.ids[0].tolist(), EOS] and ended.n_targets()[0] == rows.n_targets()[0] + 1
 
 
 # ── the end token ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -163,7 +163,9 @@ class ResponseOnly(View):
 
 @dataclass(frozen=True)
 class WholeText(View):
-    """Prompt and response, every token a target but the first."""
+    """Prompt and response, every token a target but the first; with ``end`` the end token of the last response too."""
+
+    end: bool = False
 
 
 @dataclass(frozen=True)
