@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from instdiff.core import Budget, Entropy, Joint, Listed, Nll, Prompted, ResponseOnly, Signal, WholeText
 from instdiff.methods import IFD, InstructDiff, Perplexity, ResponseEntropy, Superfiltering
 from instdiff.methods.shared.bands import by_band
+from instdiff.selection.explain import reasons as why
 
 from .columns import NAN, ones, ragged, run, signals
 
@@ -176,6 +177,17 @@ def test_instructdiff() -> None:
     # Where both ends together are everything, nothing is filtered.
     assert len(run(InstructDiff(nll_reject_ratio=0.5), s).best()) == 10
     assert len(run(InstructDiff(nll_reject_ratio=0.49), s).best()) == 2
+
+
+@pytest.mark.parametrize(("compat", "cut"), [("official", 28), ("default", 29)])
+def test_the_published_cut_is_that_of_floating_point(compat: str, cut: int) -> None:
+    assert int(100 * 0.29) == 28
+    rng = np.random.default_rng(0)
+    s = signals(100, **both_models(rng.normal(size=100).tolist(), rng.normal(size=100).tolist()))
+    out = run(InstructDiff(nll_reject_ratio=0.29, compat=compat), s)  # type: ignore[arg-type]
+    assert int((out.reason == "filtered").sum()) == 2 * cut
+    kept = int(np.flatnonzero(out.eligible)[0])
+    assert f"{cut} rows are cut on each side" in " ".join(why(out, kept))
 
 
 def test_instructdiff_token_budget_counts_the_unfiltered_pool() -> None:
