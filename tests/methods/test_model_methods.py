@@ -93,7 +93,7 @@ def ifd_columns() -> dict[str, object]:
 
 def test_ifd_as_perplexities_and_as_losses() -> None:
     s = signals(list("abcde"), **ifd_columns())
-    ppl, loss = run(IFD(), s), run(IFD(ratio="loss"), s)
+    ppl, loss = (run(IFD(ratio=ratio, min_response_tokens=1), s) for ratio in ("perplexity", "loss"))  # type: ignore[arg-type]
     np.testing.assert_allclose(
         ppl.details["ifd"], [math.exp(-1.5), 1.0, math.exp(2.0), NAN, math.exp(-0.5)], rtol=1e-15
     )
@@ -104,7 +104,10 @@ def test_ifd_as_perplexities_and_as_losses() -> None:
         np.testing.assert_array_equal(out.details["nll_alone"], [3.0, 2.0, 1.0, NAN, 1.0])
     assert ppl.best().tolist() == [4, 0]  # highest ratio first
     assert loss.best().tolist() == [0, 4]  # a tie: by id
-    assert run(IFD(ratio="loss"), signals(list("ebcda"), **ifd_columns())).best().tolist() == [4, 0]
+    assert run(IFD(ratio="loss", min_response_tokens=1), signals(list("ebcda"), **ifd_columns())).best().tolist() == [
+        4,
+        0,
+    ]
 
 
 def test_published_cherry_keeps_exactly_one() -> None:
@@ -116,13 +119,15 @@ def test_published_cherry_keeps_exactly_one() -> None:
 
 
 def test_ifd_of_short_rows() -> None:
-    out = run(IFD(min_response_tokens=2), signals(list("abcde"), **ifd_columns()))
-    assert out.reason.tolist() == [None, "filtered", "too_short", "empty_response", "too_short"]
+    for method in (IFD(), Superfiltering(), IFD(ratio="loss"), IFD(min_response_tokens=2, compat="official")):
+        out = run(method, signals(list("abcde"), **ifd_columns()))
+        assert out.reason.tolist() == [None, "filtered", "too_short", "empty_response", "too_short"]
+    out = run(IFD(), signals(list("abcde"), **ifd_columns()))
     assert out.details["ifd"][4] == math.exp(-0.5)
 
 
 def test_ifd_where_the_response_alone_is_certain() -> None:
-    out = run(IFD(ratio="loss"), signals(2, given=ones(1.0, 0.0), alone=ones(0.0, 0.0)))
+    out = run(IFD(ratio="loss", min_response_tokens=1), signals(2, given=ones(1.0, 0.0), alone=ones(0.0, 0.0)))
     assert out.reason.tolist() == ["filtered", "non_finite"]
     assert not np.isfinite(out.value).any()
 

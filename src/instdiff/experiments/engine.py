@@ -128,6 +128,8 @@ class Engine(ABC):
             if len(scored) < len(pool):
                 pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
             chosen = select(pool, scored, self.budget_of(cell, number), meta=meta)
+            if short := chosen.shortfall():
+                self.log(f"warning: {short}")
             write_selection(place, chosen)
             record = chosen.record()
         return record
