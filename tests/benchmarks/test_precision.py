@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import instdiff
 from instdiff import IFD, InstructDiff, ModelRef, Perplexity, ResponseEntropy, Settings, Store, Superfiltering
 from instdiff.config.train import TrainSettings
+from instdiff.core.arrays.correlation import spearman
 from instdiff.scoring.table import ScoreTable
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data]
@@ -23,22 +23,6 @@ METHODS = {
     "instructdiff": InstructDiff(),
 }
 ROWS, TRAINED = 400, 400
-
-
-def ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """From 0; equal values share the mean of theirs."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count + 1) / 2)[place]
-
-
-def spearman(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Over the rows that both have a value for."""
-    both = np.isfinite(a) & np.isfinite(b)
-    return float(np.corrcoef(ranks(a[both]), ranks(b[both]))[0, 1])
-
-
-def test_ranks() -> None:
-    np.testing.assert_array_equal(ranks(np.array([3.0, 1.0, 3.0, 0.5])), [2.5, 1.0, 2.5, 0.0])
 
 
 @pytest.fixture(scope="module")

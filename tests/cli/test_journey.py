@@ -261,7 +261,7 @@ def test_the_record(model: str) -> None:
     assert record["params"] == {
         "ratio": "perplexity",
         "first_token": "aligned",
-        "min_response_tokens": 1,
+        "min_response_tokens": None,
         "model": "base",
         "compat": "default",
     }
@@ -270,6 +270,7 @@ def test_the_record(model: str) -> None:
         "pool_rows": 12,
         "scorable_rows": 12,
         "eligible_rows": len(order),
+        "asked_rows": 2,
         "selected_rows": 2,
         "scorable_tokens": sum(LENGTHS),
         "selected_tokens": sum(LENGTHS[i] for i in order[:2]),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from instdiff.core import Budget, Entropy, Joint, Listed, Nll, Prompted, ResponseOnly, Signal, WholeText
 from instdiff.methods import IFD, InstructDiff, Perplexity, ResponseEntropy, Superfiltering
 from instdiff.methods.shared.bands import by_band
+from instdiff.selection.explain import reasons as why
 
 from .columns import NAN, ones, ragged, run, signals
 
@@ -92,7 +93,7 @@ def ifd_columns() -> dict[str, object]:
 
 def test_ifd_as_perplexities_and_as_losses() -> None:
     s = signals(list("abcde"), **ifd_columns())
-    ppl, loss = run(IFD(), s), run(IFD(ratio="loss"), s)
+    ppl, loss = (run(IFD(ratio=ratio, min_response_tokens=1), s) for ratio in ("perplexity", "loss"))  # type: ignore[arg-type]
     np.testing.assert_allclose(
         ppl.details["ifd"], [math.exp(-1.5), 1.0, math.exp(2.0), NAN, math.exp(-0.5)], rtol=1e-15
     )
@@ -103,7 +104,10 @@ def test_ifd_as_perplexities_and_as_losses() -> None:
         np.testing.assert_array_equal(out.details["nll_alone"], [3.0, 2.0, 1.0, NAN, 1.0])
     assert ppl.best().tolist() == [4, 0]  # highest ratio first
     assert loss.best().tolist() == [0, 4]  # a tie: by id
-    assert run(IFD(ratio="loss"), signals(list("ebcda"), **ifd_columns())).best().tolist() == [4, 0]
+    assert run(IFD(ratio="loss", min_response_tokens=1), signals(list("ebcda"), **ifd_columns())).best().tolist() == [
+        4,
+        0,
+    ]
 
 
 def test_published_cherry_keeps_exactly_one() -> None:
@@ -115,13 +119,15 @@ def test_published_cherry_keeps_exactly_one() -> None:
 
 
 def test_ifd_of_short_rows() -> None:
-    out = run(IFD(min_response_tokens=2), signals(list("abcde"), **ifd_columns()))
-    assert out.reason.tolist() == [None, "filtered", "too_short", "empty_response", "too_short"]
+    for method in (IFD(), Superfiltering(), IFD(ratio="loss"), IFD(min_response_tokens=2, compat="official")):
+        out = run(method, signals(list("abcde"), **ifd_columns()))
+        assert out.reason.tolist() == [None, "filtered", "too_short", "empty_response", "too_short"]
+    out = run(IFD(), signals(list("abcde"), **ifd_columns()))
     assert out.details["ifd"][4] == math.exp(-0.5)
 
 
 def test_ifd_where_the_response_alone_is_certain() -> None:
-    out = run(IFD(ratio="loss"), signals(2, given=ones(1.0, 0.0), alone=ones(0.0, 0.0)))
+    out = run(IFD(ratio="loss", min_response_tokens=1), signals(2, given=ones(1.0, 0.0), alone=ones(0.0, 0.0)))
     assert out.reason.tolist() == ["filtered", "non_finite"]
     assert not np.isfinite(out.value).any()
 
@@ -176,6 +182,17 @@ def test_instructdiff() -> None:
     # Where both ends together are everything, nothing is filtered.
     assert len(run(InstructDiff(nll_reject_ratio=0.5), s).best()) == 10
     assert len(run(InstructDiff(nll_reject_ratio=0.49), s).best()) == 2
+
+
+@pytest.mark.parametrize(("compat", "cut"), [("official", 28), ("default", 29)])
+def test_the_published_cut_is_that_of_floating_point(compat: str, cut: int) -> None:
+    assert int(100 * 0.29) == 28
+    rng = np.random.default_rng(0)
+    s = signals(100, **both_models(rng.normal(size=100).tolist(), rng.normal(size=100).tolist()))
+    out = run(InstructDiff(nll_reject_ratio=0.29, compat=compat), s)  # type: ignore[arg-type]
+    assert int((out.reason == "filtered").sum()) == 2 * cut
+    kept = int(np.flatnonzero(out.eligible)[0])
+    assert f"{cut} rows are cut on each side" in " ".join(why(out, kept))
 
 
 def test_instructdiff_token_budget_counts_the_unfiltered_pool() -> None:

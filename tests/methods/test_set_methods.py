@@ -13,15 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.core import Budget, Scored, Signals, vectors
+from helpers import Lab, some_rows
+from instdiff.core import Budget, Method, Pooled, Scored, Signals, vectors
 from instdiff.core.arrays.ragged import Ragged
+from instdiff.data import load
+from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError, DataError, PlanError
-from instdiff.methods import MADS, RDS, CosineFilter, FacilityLocation, KCenter, KMeansQuota, Zip
+from instdiff.methods import DEITA, MADS, RDS, CosineFilter, FacilityLocation, KCenter, KMeansQuota, Zip
 from instdiff.methods.algorithms.coverage import coverage
 from instdiff.methods.algorithms.facility_location import facility
 from instdiff.methods.algorithms.kcenter import kcenter
 from instdiff.methods.algorithms.round_robin import robin, robin_tasks
 from instdiff.methods.shared.set_method import SetMethod
+from instdiff.rendering.renderer import render
+from instdiff.rendering.templates import template
 
 from .columns import NAN, ragged, signals
 
@@ -302,3 +307,17 @@ def test_mads_layers() -> None:
 def test_a_width_of_one_is_a_vector_too() -> None:
     s = signals(3, vector=ragged([1.0], [2.0], [9.0]))
     assert table(KCenter(start="mean", reach=1), s).eligible.all()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [RDS(), DEITA(), *(kind(model="base") for kind in (KCenter, FacilityLocation, KMeansQuota, CosineFilter))],
+    ids=lambda method: method.name,
+)
+def test_vectors_of_hidden_states_see_the_end_token(method: Method, lab: Lab) -> None:
+    asked = [signal for signal in method.signals().values() if isinstance(signal.measure, Pooled)]
+    assert asked
+    tokenizer = HFTokenizer(lab.tokenizer("llama"), 200)
+    for signal in asked:
+        rows = render(signal.view, load(some_rows(3)), tokenizer, template("alpaca"), 200)
+        assert [int(rows.ids[row][-1]) for row in range(3)] == [tokenizer.eos] * 3

@@ -133,3 +133,16 @@ def test_noise_costs_nothing_twice(lab: Lab) -> None:
     lab.score(ROWS, [TShirt(draws=2, k=75.0, gamma=3.0)], store=store, progress=again)
     lab.score(ROWS, [TShirt(draws=3)], store=store, progress=more)
     assert (first.rows, again.rows, more.rows) == (6 * len(ROWS), 0, 2 * len(ROWS))
+
+
+def test_the_start_token_of_a_response_alone_is_told_and_recorded(lab: Lab) -> None:
+    said: list[str] = []
+    table = lab.score(some_rows(4), [IFD(), TShirt(draws=1)], base="gpt2", log=said.append)
+    assert [line for line in said if "start token" in line] == [
+        f"the tokenizer of {lab.models['gpt2']} adds no start token; the response alone stands after '</s>'"
+    ]
+    assert table.meta["models"]["base"]["start_token"] == "</s>"
+    said.clear()
+    table = lab.score(some_rows(4), [IFD()], log=said.append)
+    assert not [line for line in said if "start token" in line]
+    assert table.meta["models"]["base"]["start_token"] == "<s>"

@@ -85,7 +85,7 @@ def test_running() -> None:
 def test_scores(k: float, compat: Any) -> None:
     first = int(compat == "official")
     data = columns(40, 5, first=first)
-    out = run(TShirt(k=k, draws=5, compat=compat), signals(40, **data))
+    out = run(TShirt(min_response_tokens=1, k=k, draws=5, compat=compat), signals(40, **data))
     least = float(np.percentile(sizes_of(data, 5, first), 100 - k))
     each = by_hand(data, 5, least, first, strict=bool(first))
     ifds = np.array([[np.exp(data[f"given_{i}"][r].astype(float).mean() - data[f"alone_{i}"][r].astype(float).mean())
@@ -106,36 +106,44 @@ def test_scores(k: float, compat: Any) -> None:
     assert silent.any() == (k == 10 and compat == "default")
     np.testing.assert_allclose(out.value, np.where(misled | silent, NAN, each.mean(1)), rtol=1e-6)
     assert [word == "filtered" for word in out.reason] == (misled | silent).tolist()
-    kept = run(TShirt(k=k, draws=5, compat=compat, keep_misled=True), signals(40, **data))
+    kept = run(TShirt(min_response_tokens=1, k=k, draws=5, compat=compat, keep_misled=True), signals(40, **data))
     np.testing.assert_allclose(kept.value, np.where(silent, NAN, each.mean(1)), rtol=1e-6)
 
 
 def test_every_token_is_ifd() -> None:
-    out = run(TShirt(k=100, draws=3, keep_misled=True), signals(20, **columns(20, 3)))
+    out = run(TShirt(min_response_tokens=1, k=100, draws=3, keep_misled=True), signals(20, **columns(20, 3)))
     np.testing.assert_allclose(out.value, out.details["avg_noisy_ifd"], rtol=1e-6)
     np.testing.assert_allclose(out.details["std_noisy_sifd"], out.details["std_noisy_ifd"], rtol=1e-5)
 
 
 def test_the_threshold_of_the_clean_rows() -> None:
     data = columns(30, 4)
-    out = run(TShirt(draws=4, threshold="clean", keep_misled=True), signals(30, **data))
+    out = run(TShirt(min_response_tokens=1, draws=4, threshold="clean", keep_misled=True), signals(30, **data))
     clean = np.abs(data["given"].values - data["alone"].values).astype(float)
     np.testing.assert_allclose(out.value, by_hand(data, 4, float(np.median(clean))).mean(1), rtol=1e-6)
 
 
 def test_without_noise() -> None:
     data = columns(30, 0)
-    method = TShirt(hierarchical=False, keep_misled=True)
+    method = TShirt(min_response_tokens=1, hierarchical=False, keep_misled=True)
     assert list(method.signals()) == ["given", "alone"]
     out = run(method, signals(30, **data))
     least = float(np.median(np.abs(data["given"].values - data["alone"].values).astype(float)))
     once = by_hand({**data, "given_0": data["given"], "alone_0": data["alone"]}, 1, least)[:, 0]
     np.testing.assert_allclose(out.value, np.where(once == 1, NAN, once), rtol=1e-6)
     assert all(np.isnan(out.details[name]).all() for name in ("avg_noisy_ifd", "std_noisy_sifd"))
-    every = run(TShirt(hierarchical=False, k=100), signals(30, **data))
+    every = run(TShirt(min_response_tokens=1, hierarchical=False, k=100), signals(30, **data))
     ifd = every.details["ifd"]
     np.testing.assert_allclose(every.value, np.where(ifd >= 1, NAN, ifd), rtol=1e-6)
     assert out.method.pick(out, Budget(5, "rows")).tolist() == out.best()[:5].tolist()
+
+
+def test_a_response_of_one_token_is_no_ratio() -> None:
+    data = {"given": ragged([1.0], [2.0, 0.5], [1.0, 1.0]), "alone": ragged([2.0], [6.0, 6.0], [4.0, 1.25])}
+    data |= {f"{name}_0": data[name] for name in ("given", "alone")}
+    ours, published = (run(TShirt(draws=1, compat=compat), signals(3, **data)) for compat in ("default", "official"))
+    assert (ours.reason[0], ours.reason[1], published.reason[0]) == ("too_short", None, None)
+    assert ours.details["ifd"][0] == published.details["ifd"][0]
 
 
 def test_a_row_of_which_nothing_is_selected() -> None:
@@ -143,7 +151,7 @@ def test_a_row_of_which_nothing_is_selected() -> None:
     data = {"given": ragged([1.0], [2.0, 0.5], [1.0, 1.0]), "alone": ragged([1.125], [6.0, 6.0], [4.0, 1.25])}
     for draw in range(2):
         data |= {f"given_{draw}": data["given"], f"alone_{draw}": data["alone"]}
-    ours = run(TShirt(k=60, draws=2), signals(3, **data))
+    ours = run(TShirt(min_response_tokens=1, k=60, draws=2), signals(3, **data))
     assert ours.reason.tolist() == ["filtered", None, None] and ours.details["avg_noisy_sifd"][0] == 1
     published = run(TShirt(k=60, draws=2, compat="official"), signals(3, **data))
     assert published.reason.tolist() == [None, None, None] and published.value[0] == 1

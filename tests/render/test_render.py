@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from helpers import CHAT_PLAIN, make_tokenizer
 from instdiff.core import Joint, Prompted, ResponseOnly, View, WholeText
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
@@ -53,6 +54,30 @@ def test_with_bos(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> Non
     assert rows.n_targets().tolist() == [len(hf["bos"]("3 it is", add_special_tokens=False).input_ids)]
 
 
+def chatting(*, apart: bool, opens: bool) -> HFTokenizer:
+    """A tokenizer that adds no start token, and whose BOS by name is what opens turns, or stands once."""
+    hf = make_tokenizer(bos=False, chat=CHAT_PLAIN if opens else "<s>" + CHAT_PLAIN.replace("<|im_start|>", "# "))
+    hf.add_special_tokens({"bos_token": "<|im_start|>" if opens else "<s>"})
+    if apart:
+        hf.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]}, replace_extra_special_tokens=False)
+    return HFTokenizer(hf, 500)
+
+
+def test_a_response_alone_never_starts_after_a_token_that_opens_turns() -> None:
+    found = {(a, o): chatting(apart=a, opens=o) for a in (True, False) for o in (True, False)}
+    texts = {key: tokenizer.start_text for key, tokenizer in found.items()}
+    assert texts == {
+        (True, True): "<|endoftext|>",
+        (True, False): "<|endoftext|>",
+        (False, True): "</s>",
+        (False, False): "<s>",
+    }
+    rows = rows_of(ONE, found[True, True], ResponseOnly())
+    assert rows.ids[0][0] == found[True, True].hf.convert_tokens_to_ids("<|endoftext|>")
+    prints = {tokenizer.fingerprint for tokenizer in found.values()}
+    assert len(prints) == 4  # columns of another start token have another key
+
+
 def test_without_bos(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> None:
     rows = rows_of(ONE, tokenizers["no_bos"])
     assert text_of(rows, 0, hf["no_bos"]) == ("Add.\n1, 2\n3 it is", "3 it is")
@@ -88,6 +113,8 @@ def test_whole_text(tokenizers: dict[str, HFTokenizer], hf: dict[str, Any]) -> N
     rows = rows_of(ONE, tokenizers["bos"], WholeText())
     assert text_of(rows, 0, hf["bos"]) == ("<s>Add.\n1, 2\n3 it is", "Add.\n1, 2\n3 it is")
     assert rows.ids[0].tolist() == rows_of(ONE, tokenizers["bos"]).ids[0].tolist()
+    ended = rows_of(ONE, tokenizers["bos"], WholeText(end=True))
+    assert ended.ids[0].tolist() == [*rows.ids[0].tolist(), EOS] and ended.n_targets()[0] == rows.n_targets()[0] + 1
 
 
 # ── the end token ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from instdiff.core import Budget
+from instdiff.core.arrays import correlation
 from instdiff.reporting import projection, statistics
 from instdiff.reporting.examples import examples
 from instdiff.reporting.packing import Packer
@@ -42,7 +43,7 @@ def test_correlations_over_the_rows_that_have_both() -> None:
     assert found[0][1] == found[1][0] and found[0][0] == 1.0
     assert found[2] == [None, None, None]
     assert statistics.spearman({"a": a, "b": np.exp(a)})[0][1] == 1.0
-    assert statistics.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [2.5, 0.0, 2.5, 1.0]
+    assert correlation.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [2.5, 0.0, 2.5, 1.0]
 
 
 def test_jaccard_is_shared_over_either() -> None:

@@ -207,6 +207,8 @@ TABLES_SAID = ".parquet, .jsonl or .csv"
 
 def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool) -> None:
     """Write a score table and say what is in it; exit 3 where ``strict`` and a row could not be scored."""
+    from instdiff.scoring.advice import advise
+
     scores.write(out)
     reasons = scores.reasons()
     rows = [
@@ -223,6 +225,9 @@ def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool
     }
     text = table(["method", "eligible", "not eligible"], rows)
     console.result(facts, f"{text}\n\n{len(scores):,} rows ({facts['truncated']} truncated) in {out}")
+    for name in scores:
+        for line in advise(scores[name]):
+            console.log(line)
     if strict and any(not scores[name].scorable.all() for name in scores):
         print("error: --strict, and some rows could not be scored (see above)", file=sys.stderr)
         sys.exit(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from instdiff.cli.app import command
@@ -39,13 +40,14 @@ def sample(settings: SampleConfig, console: Console) -> None:
     "select",
     "commands.SelectConfig",
     "config data scores method set budget order group_by with_scores output record model limit format map targets "
-    "reasoning system store seed quiet json",
+    "reasoning system store seed strict quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
 )
 def select(settings: SelectConfig, console: Console) -> None:
     """Rank by a method's scores and cut to a budget."""
     from instdiff.core.budget import configured_budget
+    from instdiff.scoring.advice import advise
     from instdiff.selection.record import record_path
     from instdiff.selection.selector import select as choose
 
@@ -71,6 +73,13 @@ def select(settings: SelectConfig, console: Console) -> None:
         f"{len(chosen):,} of {len(pool):,} rows{tokens} by {name} within {chosen.budget} in {out}; "
         f"the record is {place}",
     )
+    for line in advise(chosen.scored):
+        console.log(line)
+    if short := chosen.shortfall():
+        console.log(f"warning: {short}")
+        if settings.strict:
+            print("error: --strict, and the budget was not met", file=sys.stderr)
+            sys.exit(3)
 
 
 def _scores(settings: SelectConfig, pool: Pool, console: Console) -> ScoreTable:

@@ -266,6 +266,7 @@ class SelectConfig(MethodsConfig):
     with_scores: bool = key(False, "Add the method's columns to the rows.")
     output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
     record: str | None = key(None, "Where the record goes (default: beside the output).", metavar="PATH")
+    strict: bool = key(False, "Exit 3 when the budget is not met.")
 
 
 class TrainPart(TrainSettings):

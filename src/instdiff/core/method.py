@@ -160,6 +160,8 @@ class Method:
     """``file.py:Class`` of a method that was read from a file."""
     plots: ClassVar[tuple[DetailPlot, ...]] = ()
     """Pairs of details that the report draws against each other."""
+    filters: ClassVar[str] = ""
+    """Which rows it leaves out as ``filtered``, in a few words."""
     tag: ClassVar[str] = ""
     """What ``tags`` gives to rows, such as ``neuron``; the report counts them by the detail ``n_tags``."""
 

@@ -154,8 +154,8 @@ class Prompted(View):
 class ResponseOnly(View):
     """The same response ids without the prompt.
 
-    With ``context`` a start token stands before them (the tokenizer's BOS, or its end token where there is none), so
-    that the first response token is scored as well.
+    With ``context`` a start token stands before them, so that the first response token is scored as well: BOS where the
+    tokenizer adds it, else what parts documents (``<|endoftext|>`` if there is one), never a token that opens a turn.
     """
 
     context: bool = True
@@ -163,7 +163,9 @@ class ResponseOnly(View):
 
 @dataclass(frozen=True)
 class WholeText(View):
-    """Prompt and response, every token a target but the first."""
+    """Prompt and response, every token a target but the first; with ``end`` the end token of the last response too."""
+
+    end: bool = False
 
 
 @dataclass(frozen=True)

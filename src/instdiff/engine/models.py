@@ -218,6 +218,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bf16() else torch.float32
 
 
+def dtype_name(dtype: object) -> str:
+    """A precision as people write it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a device has no instructions for a precision: products are then many times slower than in fp32."""
     if device.type != "cpu" or dtype is torch.float32:

@@ -17,7 +17,7 @@ from instdiff.core import Log, ModelRef
 from instdiff.core.files import environment
 from instdiff.core.progress import Progress, Quiet
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
-from instdiff.engine.models import resolve
+from instdiff.engine.models import dtype_name, resolve
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError
 from instdiff.evaluation.generation.generator import Generator, make_generator
@@ -26,6 +26,7 @@ from instdiff.evaluation.statistics import bootstrap_token_mean
 from instdiff.evaluation.subject import Prompt, Sampling, Subject, Suite
 from instdiff.evaluation.suites import make_suites
 from instdiff.scoring.models import parse_model, settings_of
+from instdiff.scoring.precision import settle_precision, tell_rounded
 from instdiff.store import Store
 
 HELDOUT = "heldout"
@@ -146,9 +147,11 @@ def make_subject(
     ref = parse_model(model) if isinstance(model, str) else model
     if name is None and served is not None:
         name = served.model if config.model is None else config.model
-    settings = settings_of(config, template="chat" if served else None)
+    settings = settle_precision(settings_of(config, template="chat" if served else None), models={"model": ref})
     if resident is None and served is None:
         resident = make_model_host(settings)
+    if resident is not None:
+        tell_rounded(ref, dtype_name(resident.dtype), log)
     folder = Path(config.answers).expanduser() if config.answers else store.root / "answers"
     subject = Subject(name or str(ref), ref, settings, store, folder, None, log, progress, resident)  # type: ignore[arg-type]
     return replace(subject, generator=_Lazy(subject, config))
@@ -178,7 +181,7 @@ def _settings(config: EvalConfig, subject: Subject) -> dict[str, Any]:
     else:
         weights = resolve(subject.model, subject.store.memo).fingerprint
     resident = subject.resident
-    dtype = str(resident.dtype).removeprefix("torch.") if resident is not None else subject.settings.dtype
+    dtype = dtype_name(resident.dtype) if resident is not None else subject.settings.dtype
     return {
         **told,
         "where": str(subject.model),

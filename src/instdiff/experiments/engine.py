@@ -128,6 +128,8 @@ class Engine(ABC):
             if len(scored) < len(pool):
                 pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
             chosen = select(pool, scored, self.budget_of(cell, number), meta=meta)
+            if short := chosen.shortfall():
+                self.log(f"warning: {short}")
             write_selection(place, chosen)
             record = chosen.record()
         return record
@@ -175,11 +177,12 @@ class Engine(ABC):
         left = [suite for suite in self.suites if not paths[suite.name].is_file()]
         if left:
             assert self.eval_config is not None
+            # The base is evaluated as the models are that are trained from it.
+            precision = {"dtype": "float32"} if self.eval_config.dtype == "auto" else {}
+            config = self.eval_config.model_copy(update=precision)
             progress = Recorded(self.progress)
-            subject = make_subject(
-                self.restore(model), self.eval_config, self.store, name=name, log=self.log, progress=progress
-            )
-            run_suites(left, [paths[suite.name] for suite in left], subject, self.eval_config)
+            subject = make_subject(self.restore(model), config, self.store, name=name, log=self.log, progress=progress)
+            run_suites(left, [paths[suite.name] for suite in left], subject, config)
             self.record_event(f"judged {name}", **progress.facts())
         return [read_results(path) for path in paths.values()]
 

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from instdiff.core import Joint, Method, Nll, Prompted, ResponseOnly, Scores, Signal, Signals, View, reasons
+
+
+def too_short(tokens: npt.NDArray[np.int64], least: int | None, compat: str) -> npt.NDArray[np.bool_]:
+    """Rows with fewer response tokens than a ratio needs: by default 2, and 1 as published."""
+    least = (1 if compat == "official" else 2) if least is None else least
+    return np.asarray((tokens > 0) & (tokens < least))
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,9 @@ class IFD(Method):
     By default both views score the same T response tokens: a start token stands before the response alone.
     ``first_token="official"`` leaves it out where the tokenizer adds none, so that the response alone has T - 1 terms.
 
+    A response of fewer than ``min_response_tokens`` tokens is ``too_short``: by default 2, because of one token the
+    ratio says how common that token is, and 1 as published.
+
     ``compat="official"`` is the published arithmetic. ``ratio="loss"``: the Alpaca prompt, "### Response:" before the
     response alone, one joint tokenisation, exactly 1 is kept. ``ratio="perplexity"``: no template, T - 1 terms, one
     joint tokenisation. Both cut the response alone to what the prompt leaves of ``max_length``.
@@ -28,10 +38,11 @@ class IFD(Method):
 
     name: ClassVar[str] = "ifd"
     paper: ClassVar[str] = "arXiv:2308.12032"
+    filters: ClassVar[str] = "IFD >= 1"
 
     ratio: Literal["perplexity", "loss"] = "perplexity"
     first_token: Literal["aligned", "official"] = "aligned"
-    min_response_tokens: int = 1
+    min_response_tokens: int | None = None
     model: str = "base"
     compat: Literal["default", "official"] = "default"
 
@@ -53,7 +64,7 @@ class IFD(Method):
         given, alone = s.given.mean(), s.alone.mean()
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             ifd = np.exp(given - alone) if self.ratio == "perplexity" else given / alone
-        short = (s.given.count() > 0) & (s.given.count() < self.min_response_tokens)
+        short = too_short(s.given.count(), self.min_response_tokens, self.compat)
         one_stays = self.compat == "official" and self.ratio == "loss"
         misled = (ifd > 1) if one_stays else (ifd >= 1)
         value = np.where(short | misled, np.nan, ifd)

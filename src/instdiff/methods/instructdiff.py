@@ -46,6 +46,7 @@ class InstructDiff(Method):
 
     name: ClassVar[str] = "instructdiff"
     paper: ClassVar[str] = "arXiv:2601.23006"
+    filters: ClassVar[str] = "an end of delta NLL"
     plots: ClassVar[tuple[DetailPlot, ...]] = (
         DetailPlot(
             "delta",
@@ -102,11 +103,20 @@ class InstructDiff(Method):
         """Rows at either end of the delta-NLL ranking (eq. 5); ties by id and copy, or by row as published."""
         official = self.compat == "official"
         order = best_first(-diff_nll, [""] * len(s) if official else s.ids)
-        trim = int(len(order) * self.nll_reject_ratio + 1e-9)
+        trim = self.cut_at_each_end(len(order))
         out = np.zeros(len(s), bool)
-        if trim > 0 and 2 * trim < len(order):
+        if trim > 0:
             out[order[:trim]] = out[order[-trim:]] = True
         return out
+
+    def cut_at_each_end(self, rows: int) -> int:
+        """How many of so many scorable rows are cut from each end of delta NLL; 0 where none would be left.
+
+        The share is a decimal that somebody typed: 0.29 of 100 rows is 29, and 28 as published, by floating point.
+        """
+        exact = rows * self.nll_reject_ratio
+        trim = int(exact if self.compat == "official" else exact + 1e-9)
+        return trim if 2 * trim < rows else 0
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """Best first; the published order breaks ties by delta NLL, then by row."""

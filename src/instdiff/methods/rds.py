@@ -18,7 +18,8 @@ from instdiff.methods.shared.set_method import Indices, SetMethod
 class RDS(SetMethod):
     """Each row of the target file in turn takes the row of highest cosine that nobody has.
 
-    A row's vector is the mean of the model's last hidden states over the whole text, token t weighing t. ``task`` names
+    A row's vector is the mean of the model's last hidden states over the whole text, token t weighing t; the end token,
+    as the last, weighs most. ``task`` names
     a column of the target file: then tasks take turns, and a row's likeness to a task is that to its nearest target.
     Targets are visited in the order of their file, tasks in that of their first row.
     """
@@ -32,7 +33,7 @@ class RDS(SetMethod):
     def signals(self) -> dict[str, Signal]:
         """The pooled hidden states of both files, and the task of each target."""
         both = {
-            name: Signal(Pooled("weighted"), WholeText(), self.model, of)
+            name: Signal(Pooled("weighted"), WholeText(end=True), self.model, of)
             for name, of in (("vector", "pool"), ("target", "target"))
         }
         return both | ({"task": Signal(Column(self.task), of="target")} if self.task else {})

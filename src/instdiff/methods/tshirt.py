@@ -26,6 +26,7 @@ from instdiff.core import (
     reasons,
 )
 from instdiff.methods.algorithms.token_selection import Running, least_size, selective
+from instdiff.methods.ifd import too_short
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class TShirt(Method):
     Where the mean noisy IFD is 1 or more the prompt misleads the model: ``filtered``, as in the published code but not
     in the paper; ``keep_misled`` keeps them. A row none of whose tokens is ever selected says nothing: ``filtered``.
 
-    By default a start token stands before the response alone, so that all its tokens count.
+    By default a start token stands before the response alone, so that all its tokens count. A response of fewer than
+    ``min_response_tokens`` tokens is ``too_short``: by default 2, and 1 as published.
     ``compat="official"``: no template, one joint tokenisation, no first token where the tokenizer adds no start token,
     sizes strictly above the percentile, and a row without selected tokens has S-IFD 1. Where the prompt's end merges
     with the response the published code stops; here the row is ``misaligned``.
@@ -48,6 +50,7 @@ class TShirt(Method):
 
     name: ClassVar[str] = "tshirt"
     paper: ClassVar[str] = "arXiv:2506.01317"
+    filters: ClassVar[str] = "mean noisy IFD >= 1, or no token selected"
 
     k: float = 50.0
     threshold: Literal["noisy", "clean"] = "noisy"
@@ -58,6 +61,7 @@ class TShirt(Method):
     hierarchical: bool = True
     variance: Literal["low", "high"] = "low"
     keep_misled: bool = False
+    min_response_tokens: int | None = None
     model: str = "proxy"
     compat: Literal["default", "official"] = "default"
 
@@ -82,7 +86,8 @@ class TShirt(Method):
 
     def score(self, s: Signals) -> Scores:
         """Mean S-IFD over draws, or clean S-IFD."""
-        rows, misaligned, ifd = self._clean(s)
+        short = too_short(s.given.count(), self.min_response_tokens, self.compat)
+        rows, misaligned, ifd = self._clean(s, short)
 
         def differences(clean: bool) -> Iterable[Any]:
             return (_pair(s, rows, end)[0] for end in ([""] if clean else ends))
@@ -106,19 +111,21 @@ class TShirt(Method):
         mean, unseen = wide(selected.mean), wide(seen) == 0
         drop = np.zeros(len(s), bool) if self.keep_misled else wide(plain.mean) >= 1
         drop |= unseen & (self.compat == "default")
-        reason = reasons(len(s), misaligned=misaligned, filtered=drop)
+        reason = reasons(len(s), too_short=short, misaligned=misaligned, filtered=drop)
         details = {"ifd": ifd} | {name: np.full(len(s), np.nan) for name in DETAILS}
         if self.hierarchical:
             found = (wide(plain.mean), wide(plain.std), mean, wide(selected.std))
             details |= dict(zip(DETAILS, found, strict=True))
         return Scores(np.where(drop, np.nan, mean), reason, **details)
 
-    def _clean(self, s: Signals) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], Floats]:
-        """Rows that have all columns, rows whose two views differ in tokens as no others do, and IFD."""
+    def _clean(
+        self, s: Signals, short: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], Floats]:
+        """Rows with all columns that are not ``short``, rows whose views differ in tokens as no others do, and IFD."""
         given, alone = s.given, s.alone
         with np.errstate(over="ignore"):
             ifd = np.exp(given.mean() - alone.mean())
-        usable = np.array([word is None for word in s.reason], bool)
+        usable = np.array([word is None for word in s.reason], bool) & ~short
         more = given.lengths() - alone.lengths()
         kinds, counts = np.unique(more[usable], return_counts=True)
         misaligned = usable & (more != (kinds[counts.argmax()] if len(kinds) else 0))

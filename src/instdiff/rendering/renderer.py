@@ -73,8 +73,8 @@ class Renderer:
             case ResponseOnly(context=context):
                 first = self.tokenizer.start if context else self.tokenizer.bos
                 return _targets_alone(self.rows(Prompted(), layout, limit), first)
-            case WholeText():
-                return _all_targets(self.rows(Prompted(), layout, limit))
+            case WholeText(end=end):
+                return _all_targets(self.rows(Prompted(score_eos=end), layout, limit))
             case Joint():
                 return _joint(self.tokenised, view, limit)
             case PromptOnly():

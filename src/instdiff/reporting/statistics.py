@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats, Scored
+from instdiff.core.arrays import correlation
 from instdiff.core.budget import parse_budget
 from instdiff.data import Pool
 from instdiff.scoring.table import ScoreTable
@@ -85,22 +86,13 @@ def pearson(columns: Mapping[str, Floats]) -> list[list[float | None]]:
     return [[finite(float(v), 4) for v in row] for row in np.clip(out, -1, 1)]
 
 
-def ranks(values: Floats) -> Floats:
-    """Ranks from 0; equal values have their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts + 1) / 2)[inverse]
-
-
 def spearman(columns: Mapping[str, Floats]) -> list[list[float | None]]:
     """Rank correlation of every pair, over the rows that have both."""
     names = list(columns)
     out: list[list[float | None]] = [[None] * len(names) for _ in names]
     for i, a in enumerate(names):
         for j, b in enumerate(names[: i + 1]):
-            both = np.isfinite(columns[a]) & np.isfinite(columns[b])
-            pair = {"a": ranks(columns[a][both]), "b": ranks(columns[b][both])}
-            out[i][j] = out[j][i] = pearson(pair)[0][1]
+            out[i][j] = out[j][i] = finite(correlation.spearman(columns[a], columns[b]), 4)
     return out
 
 

@@ -35,10 +35,11 @@ from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import load
 from instdiff.engine.distributed.hosts import ModelHost
-from instdiff.engine.models import is_emulated
+from instdiff.engine.models import dtype_name, is_emulated
 from instdiff.errors import DataError, PlanError
 from instdiff.scoring.models import bind, check_roles, recorded
 from instdiff.scoring.planner import plan
+from instdiff.scoring.precision import noise, reverted, settle_precision, tell_losses
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
 from instdiff.store import Store, check_writable
@@ -91,7 +92,7 @@ def score(
         for wave in plan(signal for method in named.values() for signal in method.signals().values()):
             for step in bench.order(wave):
                 bench.run(step, shown)
-    return tabulate(bench, named, specs or {})
+        return tabulate(bench, named, specs or {}, measured=True)
 
 
 def by_name(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
@@ -119,17 +120,23 @@ def workbench(
     store = store or Store()
     check_writable(store.root)
     said = log or (lambda line: None)
-    bench = Workbench(
-        pool, bound, settings or Settings(), store, listed=listed, target=target, resident=resident, log=said
-    )
+    how = settle_precision(settings or Settings(), list(methods.values()), bound)
+    bench = Workbench(pool, bound, how, store, listed=listed, target=target, resident=resident, log=said)
     if any(is_emulated(bench.dtype, torch.device(name)) for name in bench.resident.devices):
-        name = str(bench.dtype).removeprefix("torch.")
+        name = dtype_name(bench.dtype)
         said(f"warning: this processor has no instructions for {name}; --dtype float32 is many times faster here")
+    bench.reverted = reverted(bench, methods)
+    tell_losses(bench, said)
     return bench
 
 
-def tabulate(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, str]) -> ScoreTable:
-    """Compute every method's scores from the columns that are there."""
+def tabulate(
+    bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, str], *, measured: bool = False
+) -> ScoreTable:
+    """Compute every method's scores from the columns that are there.
+
+    With ``measured`` models may run once more, to say how far a coarse precision is off.
+    """
     pool = bench.pool
     n_tokens, truncated = _tokens(bench, methods)
     scored = {}
@@ -138,7 +145,10 @@ def tabulate(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str
         scores = method.score(signals).with_reasons(signals)
         again = partial(bench.signals, method)
         scored[name] = Scored(name, method, scores.value, scores.reason, scores.details, pool.ids, n_tokens, again)
-    return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, meta_of(bench, methods, specs))
+    meta = meta_of(bench, methods, specs)
+    if differences := noise(bench, methods, measured=measured):
+        meta["precision"] = {"reverted": bench.reverted, "differences": differences}
+    return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, meta)
 
 
 def recalling(
@@ -206,7 +216,7 @@ def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str,
         },
         "models": dict(sorted(models.items())),
         "settings": {
-            "dtype": str(bench.dtype).removeprefix("torch."),
+            "dtype": dtype_name(bench.dtype),
             "max_length": bench.settings.max_length,
             **asdict(bench.pool.turns),
             "template_date": bench.settings.template_date.isoformat(),
@@ -227,6 +237,7 @@ def _about(bench: Workbench, signal: Signal) -> dict[str, Any]:
         "fingerprint": bench.source(role).fingerprint,
         "commit": bench.source(role).commit,
         "tokenizer": bench.tokenizer(role).fingerprint,
+        "start_token": bench.tokenizer(role).start_text,
         "template": bench.template_name(role),
         "template_fingerprint": fingerprint(repr(bench.template(role))),
     }

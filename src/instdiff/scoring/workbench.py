@@ -23,8 +23,10 @@ from instdiff.core import (
     Method,
     ModelRef,
     Neurons,
+    Noisy,
     Prompted,
     Reasons,
+    ResponseOnly,
     Settings,
     Signal,
     Signals,
@@ -39,7 +41,16 @@ from instdiff.core.progress import Progress, tell_skipped, telling
 from instdiff.core.signals import Anchors, Neighbours
 from instdiff.data import Pool
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
-from instdiff.engine.models import Source, load_tokenizer, pick_device, pick_dtype, resolve, tell_own_template
+from instdiff.engine.models import (
+    DTYPES,
+    Source,
+    dtype_name,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+    resolve,
+    tell_own_template,
+)
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.judge import reasons_unanswered
 from instdiff.engine.text.models import PACKAGED, TEXT, TextModel, text_model
@@ -120,8 +131,10 @@ class Workbench:
         self.target = target
         self.listed = {name: set(ids) for name, ids in (listed or {}).items()}
         self.device = pick_device(settings.device)
-        self.dtype = pick_dtype(settings.dtype, self.device)
+        self.dtype = DTYPES[dtype_name(resident.dtype)] if resident else pick_dtype(settings.dtype, self.device)
         self.resident = resident or make_model_host(settings, self.device, self.dtype)
+        self.reverted: dict[str, float] = {}
+        """By role the share of what a training has changed that the precision takes back."""
         self.models.setdefault("embedder", ModelRef(PACKAGED))
         self._text_models: dict[str, TextModel] = {}
         self._sources: dict[str, Source] = {}
@@ -161,6 +174,17 @@ class Workbench:
             self._told.add(tokenizer.fingerprint)
             tell_own_template(self.models[role], self.settings, tokenizer, self.log)
 
+    def _tell_start(self, role: str, view: View) -> None:
+        """Say once for each tokenizer after which token it starts the response alone, where it adds none itself."""
+        alone = view.view if isinstance(view, Noisy) else view
+        tokenizer = self.tokenizer(role)
+        if not (isinstance(alone, ResponseOnly) and alone.context) or tokenizer.bos is not None:
+            return
+        if (place := f"start {tokenizer.fingerprint}") not in self._told:
+            self._told.add(place)
+            after = "after nothing" if tokenizer.start is None else f"after '{tokenizer.start_text}'"
+            self.log(f"the tokenizer of {self.models[role]} adds no start token; the response alone stands {after}")
+
     def template_name(self, role: str) -> str:
         """The name of the template that renders rows for a role."""
         return template_name(role, self.models.get(role), self.settings)
@@ -181,8 +205,7 @@ class Workbench:
         """Where the store keeps a measure of a role's model."""
         if measure.of_text:
             return ColumnId(self.text_model(role, measure).fingerprint, TEXT, measure)
-        dtype = str(self.dtype).removeprefix("torch.")
-        return ColumnId(self.source(role).fingerprint, dtype, self.resolve(role, measure))
+        return ColumnId(self.source(role).fingerprint, dtype_name(self.dtype), self.resolve(role, measure))
 
     # ── rows and passes ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -213,6 +236,7 @@ class Workbench:
         layout = self.template(role)
         place = (self.tokenizer(role).fingerprint, repr(layout), view, of)
         if place not in self._render:
+            self._tell_start(role, view)
             rows, per = self._rows(role, view, layout, of)
             for line in self.renderer(role, of).report():
                 self.log(line)

@@ -242,13 +242,13 @@ def _instructdiff(scored: Scored, at: int) -> list[str]:
     method, diff, entropy = scored.method, scored.details["diff_nll"], scored.details["diff_entropy"]
     assert isinstance(method, InstructDiff)
     rising = np.sort(diff[np.isfinite(diff) & (scored.reason != "too_short")])
-    trim = int(len(rising) * method.nll_reject_ratio + 1e-9)
+    trim = method.cut_at_each_end(len(rising))
     place = 1 + int((rising < diff[at]).sum())
     out = [
         f"delta NLL (base minus calibrated) is {number(diff[at])} nats per token, "
         f"{place:,} of {len(rising):,} from the lowest"
     ]
-    if trim == 0 or 2 * trim >= len(rising):
+    if trim == 0:
         out.append("nothing is cut from the ends of delta NLL")
     elif scored.reason[at] == "filtered":
         low = place <= len(rising) / 2

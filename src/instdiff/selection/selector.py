@@ -18,6 +18,7 @@ from instdiff.core.budget import divide, parse_budget
 from instdiff.core.files import write_json
 from instdiff.data import Pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
+from instdiff.scoring.advice import excluded_text
 from instdiff.scoring.table import html_table
 from instdiff.version import __version__
 
@@ -31,7 +32,8 @@ class Selection:
     """A subset of a pool, in the order in which it is written.
 
     ``at`` are positions in the pool; ``rows`` positions in the input file, which differ where records were rejected.
-    ``groups`` says, where there are any, by what column, and how many rows each has.
+    ``groups`` says, where there are any, by what column, and how many rows each has. ``asked`` is the budget as a count
+    of rows, or of response tokens.
     """
 
     pool: Pool
@@ -40,6 +42,7 @@ class Selection:
     budget: Budget
     meta: dict[str, Any]
     groups: dict[str, Any] | None = None
+    asked: int = 0
 
     def __len__(self) -> int:
         return len(self.at)
@@ -59,6 +62,21 @@ class Selection:
         """Response tokens of the subset; -1 where they were not counted."""
         tokens = self.scored.n_tokens[self.at]
         return int(tokens.sum()) if np.all(tokens >= 0) else -1
+
+    def shortfall(self) -> str | None:
+        """What is to be said where less was taken than was asked for."""
+        got, of_tokens = self.n_tokens if self.budget.of_tokens else len(self), self.budget.of_tokens
+        if got >= self.asked:
+            return None
+        excluded = excluded_text(self.scored)
+        why = f" ({excluded})" if excluded else ""
+        what = f"rows, {got:,} have a score"
+        if of_tokens:
+            what = f"response tokens, the {len(self):,} rows that have a score hold {got:,}"
+        return (
+            f"asked for {self.asked:,} {what}{why}; give a smaller budget, or a share of the rows that have a score, "
+            "as --budget '50% eligible'"
+        )
 
     def _repr_html_(self) -> str:
         """What a notebook shows: how much, and the first rows."""
@@ -98,6 +116,7 @@ class Selection:
                 "pool_rows": len(self.scored),
                 "scorable_rows": int(self.scored.scorable.sum()),
                 "eligible_rows": int(self.scored.eligible.sum()),
+                f"asked_{'tokens' if self.budget.of_tokens else 'rows'}": self.asked,
                 "selected_rows": len(self),
                 "scorable_tokens": _known_tokens(int(self.scored.n_tokens[self.scored.scorable].sum())),
                 "selected_tokens": _known_tokens(self.n_tokens),
@@ -150,9 +169,9 @@ def select(
             )
     if not scored.eligible.any():
         raise DataError(f"no row has a score by {scored.name}: {_count_text(scored)}")
-    groups = None
+    groups, asked = None, budget.target(scored)
     if group_by is not None:
-        at, counts = _by_group(scored, budget, pool.column(group_by), quotas)
+        at, counts, asked = _by_group(scored, budget, pool.column(group_by), quotas)
         groups = {"by": group_by, "rows": counts}
     elif quotas:
         raise ConfigError("'quota' is of groups, and none are named; give --group-by COLUMN")
@@ -160,19 +179,20 @@ def select(
         at = scored.method.pick(scored, budget)
     if len(at) == 0:
         raise DataError(f"budget '{budget}' of {len(scored)} rows takes none; give a larger one")
-    return Selection(pool, np.sort(at) if order == "input" else at, scored, budget, meta or {}, groups)
+    return Selection(pool, np.sort(at) if order == "input" else at, scored, budget, meta or {}, groups, asked)
 
 
 def _by_group(
     scored: Scored, budget: Budget, column: list[Any], quotas: Mapping[str, Budget]
-) -> tuple[npt.NDArray[np.int64], dict[str, int]]:
-    """Rows best first, and how many each group has."""
+) -> tuple[npt.NDArray[np.int64], dict[str, int], int]:
+    """Rows best first, how many each group has, and how much is asked for in the budget's unit."""
     names = np.array(["null" if value is None else str(value) for value in column], object)
     parts = {name: np.flatnonzero(names == name) for name in sorted(set(names))}
     for name in quotas:
         if name not in parts:
             raise ConfigError(f"'quota.{name}': there is no such group{did_you_mean(name, parts)}")
     amounts = {name: quotas[name].as_count(scored.take(parts[name])) for name in quotas}
+    asked = sum(int(amount.amount) for amount in amounts.values() if amount.of_tokens is budget.of_tokens)
     others = {name: scored.take(rows) for name, rows in parts.items() if name not in quotas}
     if others:
         whole = scored.take(np.concatenate([parts[name] for name in others]))
@@ -185,6 +205,7 @@ def _by_group(
             ],
         )
         unit = budget.as_count(whole).kind
+        asked += budget.target(whole)
         amounts |= {name: Budget(count, unit) for name, count in zip(others, counts, strict=True)}
     chosen = {}
     for name, rows in parts.items():
@@ -195,7 +216,7 @@ def _by_group(
     best = scored.best()
     rank[best] = np.arange(len(best))
     at = np.concatenate(list(chosen.values()))
-    return at[np.argsort(rank[at], kind="stable")], {name: len(rows) for name, rows in chosen.items()}
+    return at[np.argsort(rank[at], kind="stable")], {name: len(rows) for name, rows in chosen.items()}, asked
 
 
 def _weight(part: Scored, budget: Budget) -> int:

@@ -93,8 +93,8 @@ class VectorMethod(SetMethod):
     """A set method that goes by one vector for each row.
 
     ``model`` is the role that gives it: the text embedder, which reads ``text`` (the ``row``, its ``instruction`` or
-    its ``response``), or any other role, whose hidden states over the whole row are pooled at ``layer``. ``pooling`` is
-    the embedder's own or, of hidden states, ``mean`` where nothing is said.
+    its ``response``), or any other role, whose hidden states over the whole row, its end token too, are pooled at
+    ``layer``. ``pooling`` is the embedder's own or, of hidden states, ``mean`` where nothing is said.
     """
 
     model: str = field(default="embedder", kw_only=True)
@@ -120,7 +120,7 @@ def vector(
     """The signal for a vector of each row, as of ``VectorMethod``."""
     if model == "embedder":
         return Signal(Embedding(pooling), Words(text), model)
-    return Signal(Pooled(pooling or "mean", layer), WholeText(), model)
+    return Signal(Pooled(pooling or "mean", layer), WholeText(end=True), model)
 
 
 # ── parts and cells ───────────────────────────────────────────────────────────────────────────────────────────────────
