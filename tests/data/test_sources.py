@@ -118,17 +118,16 @@ def test_semicolons(tmp_path: Path) -> None:
     assert load(path).source_rows([0]) == [{"question": "1", "answer": "2"}]
 
 
-def test_lines_that_a_broken_quote_swallows(tmp_path: Path) -> None:
-    """Each counts, is named and kept, so that a file whose rows are lost is not taken for a short one."""
+def test_a_quote_that_is_never_closed_takes_its_own_line_alone(tmp_path: Path) -> None:
     rows = b"".join(b"q%d,a%d\n" % (i, i) for i in range(9))
     path = put(tmp_path / "a.csv", b"question,answer\n" + rows + b'x,"open\ny,2\nz,3\n')
     pool = load(path, rejects_path=tmp_path / "a.rejected.jsonl")
-    assert len(pool) == 9
-    assert [(r.line, r.text) for r in pool.rejected] == [(10, 'x,"open'), (11, "y,2"), (12, "z,3")]
-    assert pool.rejected[0].reason.endswith("unexpected end of data; the 2 lines after it are lost with it")
-    assert pool.rejected[1].reason.startswith("lost with a broken record: broken CSV before line")
-    with pytest.raises(DataError, match="9 of 10 records cannot be used"):
-        load(put(tmp_path / "b.csv", b'question,answer\na,b\nx,"' + rows))
+    assert [s.response for s in pool.samples()] == [*(f"a{i}" for i in range(9)), "2", "3"]
+    assert [str(reject) for reject in pool.rejected] == [
+        f"{path}:11: broken CSV: unexpected end of data in line 13, with a quote that opens before it"
+    ]
+    pool = load(put(tmp_path / "b.csv", b'question,answer\na,b\nx,"' + rows))
+    assert (len(pool), [r.line for r in pool.rejected]) == (9, [3])
 
 
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
