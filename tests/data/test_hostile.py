@@ -258,3 +258,14 @@ def test_a_configuration_with_a_key_twice_is_an_error(tmp_path: Path) -> None:
         read_yaml(path)
     path.write_text("base: &b {a: 1}\nmine: {<<: *b, a: 2}\n")
     assert read_yaml(path)["mine"] == {"a": 2}
+
+
+def test_rejects_of_an_earlier_reading_do_not_stay(jsonl: Make, tmp_path: Path) -> None:
+    aside = tmp_path / "a.rejected.jsonl"
+    load(jsonl([QA, b"broken", QA]), rejects_path=aside)
+    assert aside.exists()
+    load(jsonl([QA, QA]), rejects_path=aside)
+    assert not aside.exists()
+    aside.write_text(json.dumps(QA) + "\n")
+    load(aside, rejects_path=aside)
+    assert aside.exists()

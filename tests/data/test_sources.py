@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,3 +281,30 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, protocol: st
     with pytest.raises(DataError) as refused:
         load(f"{protocol}://bucket/a.jsonl")
     assert str(refused.value).endswith(command)
+
+
+def test_what_a_folder_holds_beside_its_data_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", ROWS[:2])
+    put(tmp_path / "b.ndjson", ROWS[2:3])
+    put(tmp_path / "c.txt", b"no rows")
+    put(tmp_path / "sub" / "d.jsonl", ROWS[3:4])
+    put(tmp_path / "README.md", b"about it")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert len(load(tmp_path)) == 3
+    assert log_of(tmp_path)[1] == (
+        f"{tmp_path}: read a.jsonl (2 rows), b.ndjson (1 row); left out c.txt, pipe, pipe.jsonl (no file), sub/"
+    )
+
+
+def test_a_link_to_nothing_in_a_folder_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", ROWS[:2])
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match=r"b\.jsonl is a link to '.*gone\.jsonl', which is not there"):
+        load(tmp_path)
+
+
+def test_a_folder_with_data_in_folders_alone_says_which(tmp_path: Path) -> None:
+    put(tmp_path / "more" / "d.jsonl", ROWS[:2])
+    with pytest.raises(DataError, match=rf"give one of the folders in it, such as {tmp_path}/more/"):
+        load(tmp_path)

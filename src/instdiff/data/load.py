@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,10 @@ def load(
 
     Args:
         source: A ``.jsonl``, ``.ndjson``, ``.json``, ``.csv`` or ``.tsv`` file (also ``.gz``, ``.zst``, ``.bz2`` or
-            ``.xz``), a ``.parquet`` or ``.arrow`` file, a folder of them (of one with splits ``train``, or the split of
-            ``FOLDER:SPLIT``), an address of either that fsspec knows (``s3://``, ``gs://``, ``hf://``),
-            ``builtin:demo``, ``builtin:skills``, ``hub:owner/name[@revision][:split]``, ``-`` for JSON lines from
-            standard input, or a list of dicts. A list of paths is one pool in their order.
+            ``.xz``), a ``.parquet`` or ``.arrow`` file, a folder of them (``FOLDER:SPLIT``, or ``train`` where it has
+            splits), an address that fsspec knows (``s3://``, ``gs://``, ``hf://``), ``builtin:demo``,
+            ``builtin:skills``, ``hub:owner/name[@revision][:split]``, ``-`` for JSON lines from standard input, or a
+            list of dicts. A list of paths is one pool in their order.
         format: A format's name; by default the keys of each row decide.
         map: Which column is which (``mapping.MAP_KEYS``); of turns, which key and which speaker.
         targets: Which turns are learnt: ``all`` answers, the ``last`` one, or ``all+calls``; see ``Turns``.
@@ -81,8 +82,8 @@ def load(
     sources = _sources(source)
     records = itertools.chain.from_iterable(_open(one, limit, longest_line_mb << 20) for one in sources)
     loading = _Loading(_requested(format, map), limit, sources, records)
-    if rejects_path is not None and loading.rejects and not loading.fits_none:
-        write_rejects(loading.rejects, _not_over(sources, Path(rejects_path)))
+    if rejects_path is not None and not loading.fits_none:
+        _put_rejects(loading.rejects, _not_over(sources, Path(rejects_path)))
     loading.check(map)
     if log is not None:
         for line in loading.report():
@@ -368,6 +369,15 @@ def _bytes(path: StrPath) -> int:
         return int(system.size(place) or 0)
     except OSError as error:
         raise DataError(f"cannot read {url}: {error}; check the address and your key") from error
+
+
+def _put_rejects(rejects: Sequence[Reject], path: Path) -> None:
+    """Write the rejects; where there are none, those of an earlier reading go."""
+    if rejects:
+        write_rejects(rejects, path)
+    elif remote_url(path) is None:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _not_over(sources: Sequence[_Source], rejects: Path) -> Path:
