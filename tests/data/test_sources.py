@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,17 +119,16 @@ def test_semicolons(tmp_path: Path) -> None:
     assert load(path).source_rows([0]) == [{"question": "1", "answer": "2"}]
 
 
-def test_lines_that_a_broken_quote_swallows(tmp_path: Path) -> None:
-    """Each counts, is named and kept, so that a file whose rows are lost is not taken for a short one."""
+def test_a_quote_that_is_never_closed_takes_its_own_line_alone(tmp_path: Path) -> None:
     rows = b"".join(b"q%d,a%d\n" % (i, i) for i in range(9))
     path = put(tmp_path / "a.csv", b"question,answer\n" + rows + b'x,"open\ny,2\nz,3\n')
     pool = load(path, rejects_path=tmp_path / "a.rejected.jsonl")
-    assert len(pool) == 9
-    assert [(r.line, r.text) for r in pool.rejected] == [(10, 'x,"open'), (11, "y,2"), (12, "z,3")]
-    assert pool.rejected[0].reason.endswith("unexpected end of data; the 2 lines after it are lost with it")
-    assert pool.rejected[1].reason.startswith("lost with a broken record: broken CSV before line")
-    with pytest.raises(DataError, match="9 of 10 records cannot be used"):
-        load(put(tmp_path / "b.csv", b'question,answer\na,b\nx,"' + rows))
+    assert [s.response for s in pool.samples()] == [*(f"a{i}" for i in range(9)), "2", "3"]
+    assert [str(reject) for reject in pool.rejected] == [
+        f"{path}:11: broken CSV: unexpected end of data in line 13, with a quote that opens before it"
+    ]
+    pool = load(put(tmp_path / "b.csv", b'question,answer\na,b\nx,"' + rows))
+    assert (len(pool), [r.line for r in pool.rejected]) == (9, [3])
 
 
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -281,3 +281,30 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, protocol: st
     with pytest.raises(DataError) as refused:
         load(f"{protocol}://bucket/a.jsonl")
     assert str(refused.value).endswith(command)
+
+
+def test_what_a_folder_holds_beside_its_data_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", ROWS[:2])
+    put(tmp_path / "b.ndjson", ROWS[2:3])
+    put(tmp_path / "c.txt", b"no rows")
+    put(tmp_path / "sub" / "d.jsonl", ROWS[3:4])
+    put(tmp_path / "README.md", b"about it")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert len(load(tmp_path)) == 3
+    assert log_of(tmp_path)[1] == (
+        f"{tmp_path}: read a.jsonl (2 rows), b.ndjson (1 row); left out c.txt, pipe, pipe.jsonl (no file), sub/"
+    )
+
+
+def test_a_link_to_nothing_in_a_folder_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", ROWS[:2])
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match=r"b\.jsonl is a link to '.*gone\.jsonl', which is not there"):
+        load(tmp_path)
+
+
+def test_a_folder_with_data_in_folders_alone_says_which(tmp_path: Path) -> None:
+    put(tmp_path / "more" / "d.jsonl", ROWS[:2])
+    with pytest.raises(DataError, match=rf"give one of the folders in it, such as {tmp_path}/more/"):
+        load(tmp_path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import os
 import sys
 import traceback
@@ -20,6 +19,7 @@ import click
 
 from instdiff.cli.console import Console
 from instdiff.cli.options import OVERRIDES, SPECIAL, make_option
+from instdiff.core.display import visible, visible_json
 from instdiff.errors import InstDiffError
 from instdiff.version import __version__
 
@@ -94,7 +94,7 @@ class Verb(click.Command):
             print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)
             sys.exit(130)
         except Exception:  # noqa: BLE001 - the last place where a bug can be shown
-            traceback.print_exc()
+            print(visible(traceback.format_exc()), end="", file=sys.stderr)
             print("this is a bug of instdiff; please report it with the lines above", file=sys.stderr)
             sys.exit(1)
 
@@ -152,4 +152,4 @@ def command(
 def render_error(error: InstDiffError, *, as_json: bool) -> str:
     """An error as the user reads it, or as JSON."""
     text = str(error)
-    return json.dumps({"error": text, "kind": type(error).__name__}) if as_json else f"error: {text}"
+    return visible_json({"error": text, "kind": type(error).__name__}) if as_json else f"error: {visible(text)}"

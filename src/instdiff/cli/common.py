@@ -48,6 +48,7 @@ def _how(config: DataConfig) -> dict[str, Any]:
         "format": config.format,
         "map": config.mapping(),
         "limit": config.limit,
+        "longest_line_mb": config.longest_line_mb,
         **config.turns(),
     }
 

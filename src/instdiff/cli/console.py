@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from instdiff.core.display import visible, visible_json
 from instdiff.core.progress import Advance, Meter
 
 PLAIN_SECONDS = 10.0
 
 
 class Console:
-    """Lines, tables and progress, for a terminal, a log file or a program.
+    """Lines, tables and progress, for a terminal, a log file or a program; nothing that data say can move the cursor.
 
     On a terminal progress is a bar; elsewhere it is a plain line now and then. ``as_json`` makes every line one JSON
     object and the result one JSON document.
@@ -31,15 +31,15 @@ class Console:
         """One line of what happens."""
         if self.quiet:
             return
-        text = json.dumps({"message": line, **facts}, ensure_ascii=False) if self.as_json else line
+        text = visible_json({"message": line, **facts}) if self.as_json else visible(line)
         print(text, file=sys.stderr, flush=True)
 
     def result(self, facts: Mapping[str, Any], text: str) -> None:
         """What the command was asked for."""
         if self.as_json:
-            print(json.dumps(facts, indent=2, ensure_ascii=False))
+            print(visible_json(facts, indent=2))
         elif text:
-            print(text)
+            print(visible(text))
 
     @contextmanager
     def task(self, label: str, *, rows: int, tokens: int, cached: int = 0) -> Iterator[Advance]:
@@ -80,7 +80,7 @@ class Console:
             TextColumn("{task.fields[more]}"),
         )
         with Progress(*columns, console=Rich(stderr=True), transient=False) as bar:
-            task = bar.add_task(escape(label), total=1.0, counts=_counts(meter), more=_more(meter))
+            task = bar.add_task(escape(visible(label)), total=1.0, counts=_counts(meter), more=_more(meter))
 
             def advance(more_rows: int, more_tokens: int) -> None:
                 meter.add(more_rows, more_tokens)
@@ -149,4 +149,4 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return visible(str(value))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
 from instdiff.cli.app import command
 from instdiff.cli.common import load_pool
 from instdiff.cli.console import Console
-from instdiff.core.display import visible
+from instdiff.core.display import visible, visible_json
 
 if TYPE_CHECKING:
     from instdiff.config.commands import RenderConfig
@@ -42,7 +41,7 @@ def render(settings: RenderConfig, console: Console) -> None:
         console.log(legend if coloured else f"what is learnt stands between {LEFT} and {RIGHT}")
     for shown in show(pool, tokenizer, layout, settings.max_length, console.log):
         if console.as_json:
-            print(json.dumps(shown.to_dict(), ensure_ascii=False))
+            print(visible_json(shown.to_dict()))
         else:
             _print_row(shown, coloured)
 

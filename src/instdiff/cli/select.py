@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instdiff.cli.app import command
@@ -65,13 +66,15 @@ def select(settings: SelectConfig, console: Console) -> None:
         meta=table.meta,
     )
     chosen.write(out, with_scores=settings.with_scores)
-    chosen.write_record(place := settings.record or record_path(out))
+    place = Path(settings.record or record_path(out))
+    earlier = ", in place of an earlier one" if place.exists() else ""
+    chosen.write_record(place)
     counts = chosen.record()["counts"]
     tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
     console.result(
         {**chosen.record(), "output": out},
         f"{len(chosen):,} of {len(pool):,} rows{tokens} by {name} within {chosen.budget} in {out}; "
-        f"the record is {place}",
+        f"the record is {place}{earlier}",
     )
     for line in advise(chosen.scored):
         console.log(line)

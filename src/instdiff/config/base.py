@@ -145,10 +145,23 @@ def _config_type(annotation: Any) -> type[Config] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Config)), None)
 
 
+class _UniqueLoader(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice; of two values one would be dropped without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the key '{key.value}' is there twice; keep one")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; a ConfigError where the file is missing, is not YAML, or holds no mapping."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueLoader)
     except OSError as error:
         raise ConfigError(f"config file '{path}': {error.strerror}") from None
     except yaml.YAMLError as error:

@@ -59,6 +59,7 @@ class DataConfig(Config):
     reasoning: Literal["learn", "context", "drop"] = key("learn", REASONING)
     system: Literal["keep", "fold"] = key("keep", SYSTEM)
     limit: PositiveInt | None = key(None, "First N rows.", metavar="N")
+    longest_line_mb: PositiveInt = key(256, "Megabytes of a line of data, after which it is left out unread.")
     instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
     input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
     response_key: str | None = key(None, "Column of the response; the published way to write `map`.")

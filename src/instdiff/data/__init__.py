@@ -2,7 +2,7 @@
 
 from instdiff.data.load import load
 from instdiff.data.pool import Pool
-from instdiff.data.readers import Reject
+from instdiff.data.records import Reject
 from instdiff.data.sample import Call, Message, Role, Sample, Turns
 from instdiff.data.write import write_rejects
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from typing import IO, Any
 
 import numpy as np
@@ -155,17 +156,35 @@ def unpack_message(role: str, content: str, input: str, more: str | None) -> Mes
     return Message(role, content, input, **fields)
 
 
+Packed = tuple[Sample, str, list[str | None] | None]
+"""A sample, its ``content_id``, and of each turn what goes into the column ``more``; None where no turn has it."""
+
+
+def pack(sample: Sample) -> Packed:
+    """A sample that can be written; what cannot be, such as a lone surrogate, raises here and spoils no other."""
+    more = [_pack(message) for message in sample.messages]
+    if not any(more):
+        return sample, content_id(sample), None
+    "".join(filter(None, more)).encode()
+    return sample, content_id(sample), more
+
+
 class TableBuilder:
     """Collects samples and turns them into Arrow as soon as there are enough."""
 
     def __init__(self) -> None:
         self._batches = Batches(SCHEMA)
-        self._rows: list[tuple[int, Sample, str]] = []
-        self._size = 0
+        self._clear()
 
-    def add(self, row: int, sample: Sample, source: str) -> None:
+    def add(self, row: int, packed: Packed, source: str) -> None:
         """Append a sample with its position in the input and the input's row as JSON text."""
-        self._rows.append((row, sample, source))
+        # Columns: a tuple for each row would be one more thing that the collector of garbage looks at.
+        sample, name, more = packed
+        self._rows.append(row)
+        self._samples.append(sample)
+        self._ids.append(name)
+        self._more.append(more)
+        self._sources.append(source)
         self._size += len(source)
         if len(self._rows) >= _ROWS or self._size >= _CHARACTERS:
             self._flush()
@@ -177,18 +196,30 @@ class TableBuilder:
 
     def _flush(self) -> None:
         if self._rows:
-            self._batches.add(_batch(*zip(*self._rows, strict=True)))
-        self._rows, self._size = [], 0
+            self._batches.add(_batch(self._rows, self._samples, self._ids, self._more, self._sources))
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows, self._samples, self._sources = list[int](), list[Sample](), list[str]()
+        self._ids, self._more = list[str](), list[list[str | None] | None]()
+        self._size = 0
 
 
-def _batch(rows: Sequence[int], samples: Sequence[Sample], sources: Sequence[str]) -> pa.RecordBatch:
+def _batch(
+    rows: Sequence[int],
+    samples: Sequence[Sample],
+    ids: Sequence[str],
+    more: Sequence[list[str | None] | None],
+    sources: Sequence[str],
+) -> pa.RecordBatch:
     turns = [message for sample in samples for message in sample.messages]
     parts = [pa.array([getattr(turn, part.name) for turn in turns], part.type) for part in list(_TURN)[:-1]]
-    parts.append(pa.array(map(_pack, turns), _TURN.field("more").type))
+    extras = (own or repeat(None, len(sample.messages)) for own, sample in zip(more, samples, strict=True))
+    parts.append(pa.array(chain.from_iterable(extras), _TURN.field("more").type))
     offsets = pa.array(offsets_of([len(sample.messages) for sample in samples]), pa.int32())
     columns = {
         "row": pa.array(rows, pa.int64()),
-        "id": pa.array(map(content_id, samples), pa.string()),
+        "id": pa.array(ids, pa.string()),
         "messages": pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(parts, fields=list(_TURN))),
         "tools": pa.array([sample.tools for sample in samples], pa.string()),
         "template_values": pa.array([sample.template_values for sample in samples], pa.string()),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from instdiff.data.readers import BATCH
+from instdiff.data.tables import BATCH
 from instdiff.errors import DataError
 
 Parts = tuple[str, str | None, str | None, str | None]

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from instdiff.core.files import remote_place, remote_url
-from instdiff.data.arrow import TableBuilder
+from instdiff.data.arrow import TableBuilder, pack
 from instdiff.data.builtin.skills import rows_named as skills_named
 from instdiff.data.formats import Format, format_of, known_formats, misfit, requested_format
 from instdiff.data.hub import hub_tables
+from instdiff.data.json_rows import read_lines
+from instdiff.data.json_values import read_rows
 from instdiff.data.mapping import check_columns, mapping_format, suggest_map, suggest_speaker
 from instdiff.data.notes import Notes
 from instdiff.data.pool import Pool
-from instdiff.data.readers import (
-    Record,
-    Reject,
-    StrPath,
-    read_file,
-    read_lines,
-    read_rows,
-    read_tables,
-    reads_in_part,
-)
+from instdiff.data.readers import StrPath, read_file, reads_in_part
+from instdiff.data.records import LONGEST_LINE, Record, Reject
 from instdiff.data.sample import REASONING, SYSTEM, TARGETS, Turns
 from instdiff.data.sources import DataFile, Files, find_files
+from instdiff.data.tables import read_tables
 from instdiff.data.write import write_rejects
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
@@ -50,6 +47,7 @@ def load(
     reasoning: str = "learn",
     system: str = "keep",
     limit: int | None = None,
+    longest_line_mb: int = LONGEST_LINE >> 20,
     rejects_path: str | os.PathLike[str] | None = None,
     log: Log | None = None,
 ) -> Pool:
@@ -59,16 +57,17 @@ def load(
 
     Args:
         source: A ``.jsonl``, ``.ndjson``, ``.json``, ``.csv`` or ``.tsv`` file (also ``.gz``, ``.zst``, ``.bz2`` or
-            ``.xz``), a ``.parquet`` or ``.arrow`` file, a folder of them (of one with splits ``train``, or the split of
-            ``FOLDER:SPLIT``), an address of either that fsspec knows (``s3://``, ``gs://``, ``hf://``),
-            ``builtin:demo``, ``builtin:skills``, ``hub:owner/name[@revision][:split]``, ``-`` for JSON lines from
-            standard input, or a list of dicts. A list of paths is one pool in their order.
+            ``.xz``), a ``.parquet`` or ``.arrow`` file, a folder of them (``FOLDER:SPLIT``, or ``train`` where it has
+            splits), an address that fsspec knows (``s3://``, ``gs://``, ``hf://``), ``builtin:demo``,
+            ``builtin:skills``, ``hub:owner/name[@revision][:split]``, ``-`` for JSON lines from standard input, or a
+            list of dicts. A list of paths is one pool in their order.
         format: A format's name; by default the keys of each row decide.
         map: Which column is which (``mapping.MAP_KEYS``); of turns, which key and which speaker.
         targets: Which turns are learnt: ``all`` answers, the ``last`` one, or ``all+calls``; see ``Turns``.
         reasoning: Thoughts: ``learn``, ``context`` or ``drop``; see ``Turns``.
         system: A system turn: ``keep`` or ``fold``; see ``Turns``.
         limit: Read the first so many records only.
+        longest_line_mb: Megabytes of a line, after which it is left out unread.
         rejects_path: Where to write the records that do not fit, if there are any; beside it where that is the source.
         log: Is told one line about the data and one for each of the first bad records, and what was not read.
 
@@ -81,10 +80,10 @@ def load(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}, it must be at least 1")
     sources = _sources(source)
-    records = itertools.chain.from_iterable(_open(one, limit) for one in sources)
+    records = itertools.chain.from_iterable(_open(one, limit, longest_line_mb << 20) for one in sources)
     loading = _Loading(_requested(format, map), limit, sources, records)
-    if rejects_path is not None and loading.rejects and not loading.fits_none:
-        write_rejects(loading.rejects, _not_over(sources, Path(rejects_path)))
+    if rejects_path is not None and not loading.fits_none:
+        _put_rejects(loading.rejects, _not_over(sources, Path(rejects_path)))
     loading.check(map)
     if log is not None:
         for line in loading.report():
@@ -109,17 +108,17 @@ def load_shards(
     With an ``index`` only that part; it alone is read of ``.jsonl`` and ``.parquet`` files and of the hub. Whether more
     records are bad than good does not show in a part. Rows of a part count from 0.
     """
-    limit = how.pop("limit", None)
+    limit, longest = how.pop("limit", None), how.pop("longest_line_mb", LONGEST_LINE >> 20)
     sources = _sources(source)
     if not _in_part(sources, limit):
-        whole = load(source, limit=limit, log=log, **how)
+        whole = load(source, limit=limit, longest_line_mb=longest, log=log, **how)
         parts = [whole.part(len(whole) * at // count, len(whole) * (at + 1) // count) for at in range(count)]
         return parts if index is None else [parts[index]]
     form = _requested(how.get("format"), how.get("map"))
     turns = check_turns(**{name: how[name] for name in ("targets", "reasoning", "system") if name in how})
     size, out = _size(sources), []
     for at in range(count) if index is None else [index]:
-        loading = _Loading(form, None, sources, _open_part(sources, at, count))
+        loading = _Loading(form, None, sources, _open_part(sources, at, count, longest << 20))
         out.append(loading.pool(turns, size, rejects=False))
         if log is not None:
             log(next(loading.report()))
@@ -197,13 +196,21 @@ class _Loading:
                 self._example = self._example or record.value
             else:
                 try:
-                    self.builder.add(number, form.build(record.value, self.notes), record.text)
+                    sample = pack(form.build(record.value, self.notes))
+                except UnicodeEncodeError:
+                    reason = "a lone surrogate, which UTF-8 cannot hold"
+                except RecursionError:
+                    reason = "nested too deep"
+                except ValueError as error:
+                    reason = str(error)
+                except Exception as error:  # noqa: BLE001 - a row that nobody thought of must not end the reading
+                    reason = f"it cannot be read: {type(error).__name__}: {error}"
+                else:
+                    self.builder.add(number, sample, record.text)
                     self.formats[form.name] += 1
                     if record.note is not None:
                         self.notes.see(*record.note)
                     return
-                except ValueError as error:
-                    reason = str(error)
         self.rejects.append(Reject(record.file, record.line, reason, record.text))
 
     def check(self, map: Mapping[str, str] | None) -> None:
@@ -234,7 +241,7 @@ class _Loading:
         found = suggest_map(self._example) if self._example else ""
         found = found or next(filter(None, (suggest_speaker(reject.reason) for reject in self.rejects)), "")
         if found:
-            return f"They would be read with --map {found}"
+            return f"They would be read with --map {shlex.quote(found)}"
         return "Say which column is which with --map instruction=...,response=... (or --map messages=...)"
 
     def report(self) -> Iterator[str]:
@@ -305,20 +312,20 @@ def _source(source: Any) -> _Source:
     return _Source(name, name, find_files(name))
 
 
-def _open(source: _Source, limit: int | None) -> _Records:
+def _open(source: _Source, limit: int | None, longest: int) -> _Records:
     """The records of each file of a source."""
     name = source.name
     if source.found is not None:
-        return ((file.name, file.form, read_file(file.path, file.name)) for file in source.found.read)
+        return ((file.name, file.form, read_file(file.path, file.name, None, longest)) for file in source.found.read)
     if source.given == "-":
-        return iter([(name, None, read_lines(sys.stdin.buffer, name))])
+        return iter([(name, None, read_lines(sys.stdin.buffer, name, longest))])
     if name.startswith("hub:"):
         return iter([(name, None, read_tables(hub_tables(name[4:], limit), name))])
     rows = skills_named(name) if name.startswith("builtin:") else source.given
     return iter([(name, None, read_rows(rows, name))])
 
 
-def _open_part(sources: Sequence[_Source], index: int, count: int) -> _Records:
+def _open_part(sources: Sequence[_Source], index: int, count: int, longest: int) -> _Records:
     """Of sources whose files are laid end to end, a part of so many that are about as large."""
     if sources[0].name.startswith("hub:"):
         name = sources[0].name
@@ -330,7 +337,7 @@ def _open_part(sources: Sequence[_Source], index: int, count: int) -> _Records:
         start, stop = (min(max(at - begin, 0), size) for at in (first, last))
         begin += size
         if start < stop:
-            yield file.name, file.form, read_file(file.path, file.name, (start, stop, size))
+            yield file.name, file.form, read_file(file.path, file.name, (start, stop, size), longest)
 
 
 def _in_part(sources: Sequence[_Source], limit: int | None) -> bool:
@@ -362,6 +369,15 @@ def _bytes(path: StrPath) -> int:
         return int(system.size(place) or 0)
     except OSError as error:
         raise DataError(f"cannot read {url}: {error}; check the address and your key") from error
+
+
+def _put_rejects(rejects: Sequence[Reject], path: Path) -> None:
+    """Write the rejects; where there are none, those of an earlier reading go."""
+    if rejects:
+        write_rejects(rejects, path)
+    elif remote_url(path) is None:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _not_over(sources: Sequence[_Source], rejects: Path) -> Path:

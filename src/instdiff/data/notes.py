@@ -10,6 +10,7 @@ class Notes(Counter[tuple[str, str]]):
     """Counts of what was seen while rows were read, by what it is and the key that it was seen at."""
 
     IGNORED, NUMBER, MEDIA, PAIR, NULLS, SEMICOLON = "ignored", "number", "media", "pair", "nulls", "semicolon"
+    RAW, QUOTED = "raw", "quoted"
 
     def see(self, what: str, name: str = "") -> None:
         """Count one."""
@@ -28,6 +29,10 @@ class Notes(Counter[tuple[str, str]]):
         if nulls := self[self.NULLS, ""]:
             yield f"{nulls:,} rows: nulls in tools and calls, which the columns of the file put there, are dropped"
 
+        if raw := self._named(self.RAW):
+            yield f"columns with times that no calendar has, kept as the file's numbers: {raw}"
+        if quoted := self._named(self.QUOTED):
+            yield f"rows over several lines, each of which looks like a row; is a quote astray? {quoted}"
         for what, name in self:
             if what == self.SEMICOLON:
                 yield f"{name}: its columns stand between semicolons"

@@ -18,7 +18,7 @@ import pyarrow as pa
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data.arrow import take_batches, take_table, unpack_message
-from instdiff.data.readers import Reject
+from instdiff.data.records import Reject
 from instdiff.data.sample import Sample, Turns
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean

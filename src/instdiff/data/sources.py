@@ -27,6 +27,7 @@ _SPLITS = {
     "validation": "validation|valid|val|dev",
     "test": "test|testing|eval|evaluation",
 }
+_ABOUT = re.compile(r"(README|LICEN[CS]E|NOTICE|CITATION|CHANGELOG)\b", re.IGNORECASE)
 _SHOWN = 20
 
 
@@ -52,9 +53,14 @@ class Files:
         if not self.left:
             return
         read = [f"{os.path.basename(file.name)} ({_rows(counts.get(file.name))})" for file in self.read]
-        left = [f"{os.path.basename(name)}{_count(name)}" for name in self.left[:_SHOWN]]
+        left = [f"{_base(name)}{_count(name)}" for name in self.left[:_SHOWN]]
         split = f"split {self.split}: " if self.split else ""
         yield f"{split}read {_some(read)}; left out {_some(left, len(self.left))}"
+
+
+def _base(name: str) -> str:
+    """The last part of a place; of a folder with its slash."""
+    return os.path.basename(name.rstrip("/")) + "/" * name.endswith("/")
 
 
 def _some(names: list[str], count: int = 0) -> str:
@@ -67,8 +73,10 @@ def _rows(count: int | None) -> str:
 
 
 def _count(name: str) -> str:
-    if remote_url(name) is not None or os.path.basename(name) in _NO_DATA:
+    if remote_url(name) is not None or os.path.basename(name) in _NO_DATA or not reader_for(name):
         return ""
+    if not os.path.isfile(name):
+        return " (no file)"
     try:
         return f" ({_rows(count_rows(name))})"
     except DataError:
@@ -114,7 +122,7 @@ def _list(folder: str) -> tuple[list[str], list[str]]:
     """Names of the files and of the folders in a folder, without hidden ones."""
     if remote_url(folder) is None:
         with os.scandir(folder) as found:
-            entries = [(entry.name, entry.is_dir()) for entry in found]
+            entries = [(entry.name, entry.is_dir()) for entry in found if _is_there(entry)]
     else:
         system, place = remote_place(folder)
         try:
@@ -126,6 +134,12 @@ def _list(folder: str) -> tuple[list[str], list[str]]:
             raise _unreachable(folder, error) from error
     names = sorted(entry for entry in entries if entry[0][:1] not in (".", ""))
     return [name for name, is_folder in names if not is_folder], [name for name, is_folder in names if is_folder]
+
+
+def _is_there(entry: os.DirEntry[str]) -> bool:
+    if not entry.name.startswith(".") and entry.is_symlink() and not os.path.exists(entry.path):
+        raise DataError(f"{entry.path} is a link to '{os.readlink(entry.path)}', which is not there; mend or remove it")
+    return True
 
 
 def _unreachable(url: str, error: Exception) -> DataError:
@@ -151,7 +165,9 @@ def split_of(name: str) -> str:
 
 def _choose(folder: str, splits: Splits, left: list[str], asked: str) -> Files:
     if not any(splits.values()):
-        raise DataError(f"{folder}: no data file in this folder; known kinds: {known_kinds()}")
+        folders = [name for name in left if name.endswith("/")]
+        hint = f"; give one of the folders in it, such as {folders[0]}" if folders else ""
+        raise DataError(f"{folder}: no data file in this folder; known kinds: {known_kinds()}{hint}")
     named = [split for split in splits if split]
     chosen = _named_split(folder, named, asked) if named or asked else ""
     entries: dict[str, dict[str, Format | None]] = {}
@@ -194,26 +210,30 @@ def _splits(folder: str) -> tuple[Splits, list[str]]:
     for path in data:
         splits.setdefault(split_of(os.path.basename(path)), []).append(path)
     if data:
-        return splits, left
+        return splits, left + [_join(folder, f"{name}/") for name in folders]
     if "data" in folders:
         inside, beside = _splits(_join(folder, "data"))
-        return inside, left + beside
+        return inside, left + beside + [_join(folder, f"{name}/") for name in folders if name != "data"]
     for name in folders:
         if split_of(name):
             found, beside = _data_files(_join(folder, name), _list(_join(folder, name))[0])
             splits.setdefault(name, []).extend(found)
             left += beside
+        else:
+            left.append(_join(folder, f"{name}/"))
     return splits, left
 
 
 def _data_files(folder: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those of a folder's files that hold rows, and those of a known kind that do not."""
-    known = [name for name in names if reader_for(name)]
-    left = [name for name in known if name in _NO_DATA]
-    left += [
-        name for name in known if name not in left and name.endswith(".json") and not holds_rows(_join(folder, name))
-    ]
-    return [_join(folder, name) for name in known if name not in left], [_join(folder, name) for name in left]
+    """Those of a folder's files that hold rows, and the others but for what tells of the folder."""
+    data, left = list[str](), list[str]()
+    for name in names:
+        path = _join(folder, name)
+        if not reader_for(name) or name in _NO_DATA or not (remote_url(path) or os.path.isfile(path)):
+            left += [path] * (not _ABOUT.match(name))
+        else:
+            (left if name.endswith(".json") and not holds_rows(path) else data).append(path)
+    return data, left
 
 
 def _saved(folder: str) -> list[str]:

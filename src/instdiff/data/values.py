@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from instdiff.data.records import nested_too_deep
+
 Record = Mapping[str, Any]
 
 
@@ -46,6 +48,8 @@ def parse_json(said: str) -> Any:
         value = json.loads(said)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    if nested_too_deep(value, said):
+        raise ValueError("nested too deep")
     if "\\u" in said:
         json.dumps(value, ensure_ascii=False).encode()
     return value

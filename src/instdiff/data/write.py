@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instdiff.core.files import writing
-from instdiff.data.readers import Reject, plain, to_json
+from instdiff.data.json_values import plain, to_json
+from instdiff.data.records import Reject
 from instdiff.errors import ConfigError, StoreError
 
 StrPath = str | os.PathLike[str]

@@ -177,10 +177,10 @@ def _read_tokenizer(folder: Path, adapter: Path | None, template_date: datetime.
     logging.set_verbosity_error()
     beside = adapter if adapter and (adapter / "tokenizer_config.json").is_file() else folder
     try:
-        hf = AutoTokenizer.from_pretrained(str(beside))
-        config = AutoConfig.from_pretrained(str(folder))
+        hf = AutoTokenizer.from_pretrained(str(beside), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
-        raise EngineError(f"cannot read the tokenizer in '{beside}': {first_line(error)}") from error
+        raise unloadable(f"the tokenizer in '{beside}'", error, "read") from error
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     return HFTokenizer(hf, context, template_date=template_date, stops=_stops(folder))
 
@@ -346,7 +346,7 @@ class Resident:
                 self._module.to(self.dtype).eval()
                 self._adapters[str(adapter.resolve())] = name
         except Exception as error:
-            raise EngineError(f"cannot load adapter '{adapter}': {first_line(error)}") from error
+            raise unloadable(f"adapter '{adapter}'", error) from error
         self._module.set_adapter(name)
 
     def _load(self, folder: Path) -> Any:
@@ -358,10 +358,10 @@ class Resident:
         layout = {"device_map": "auto"} if self.over_gpus else {}
         try:
             module = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=self.dtype, use_safetensors=_safe(folder), **layout
+                str(folder), dtype=self.dtype, use_safetensors=_safe(folder), trust_remote_code=False, **layout
             )
         except Exception as error:
-            raise EngineError(f"cannot load model '{folder}': {first_line(error)}") from error
+            raise unloadable(f"model '{folder}'", error) from error
         self.loads += 1
         module = _rejoin(module) if self.over_gpus else module.to(self.device)
         return module.eval().requires_grad_(False)
@@ -391,6 +391,16 @@ def _safe(folder: Path) -> bool:
     if any(folder.glob("*.safetensors")):
         return True
     raise EngineError(f"'{folder}' has only pickled weights (*.bin), which are not read; convert them to safetensors")
+
+
+def unloadable(what: str, error: Exception, verb: str = "load") -> EngineError:
+    """The error for a model or a part of one that the library refuses; one that needs code of its own is called so."""
+    if "trust_remote_code" in str(error):
+        return EngineError(
+            f"{what} needs Python code that comes with it, and such code is never run; take a model whose kind "
+            "transformers knows, or a newer transformers"
+        )
+    return EngineError(f"cannot {verb} {what}: {first_line(error)}")
 
 
 def first_line(error: BaseException) -> str:

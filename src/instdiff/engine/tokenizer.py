@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 from instdiff.core.files import fingerprint
 from instdiff.core.settings import TEMPLATE_DATE
 from instdiff.errors import ConfigError, EngineError
+from instdiff.rendering.bounded import compile_template, counting, render_template
 from instdiff.rendering.chat_tokens import Placed
 from instdiff.rendering.templates import ChatTemplate
 
@@ -244,19 +245,20 @@ class HFTokenizer:
     ) -> str:
         """The text of a conversation under a chat template, with the clock at ``template_date``.
 
+        The library's ``apply_chat_template`` has the machine's clock alone, and no end that is sure.
+
         ``ask`` ends it with the template's prompt for an answer; ``values`` are what the row hands to its template.
         What the template raises goes on.
         """
-        compiled = _compile(jinja or self.template_for(tools=bool(tools)))
-        text: str = compiled.render(**self._seen(messages, tools, values), add_generation_prompt=ask)
-        return text
+        compiled = compile_template(jinja or self.template_for(tools=bool(tools)))
+        return render_template(compiled, {**self._seen(messages, tools, values), "add_generation_prompt": ask})
 
     def render_marked(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, jinja: str, values: Mapping[str, Any]
     ) -> tuple[str, list[tuple[int, int]]]:
         """The same without a prompt, and the spans between the template's generation marks."""
-        compiled, blocks, spans = _compile(jinja), list[str](), list[tuple[int, int]]()
-        with compiled.environment.activate_tracker(blocks, spans):
+        compiled, blocks, spans = compile_template(jinja), list[str](), list[tuple[int, int]]()
+        with counting(), compiled.environment.activate_tracker(blocks, spans):
             for block in compiled.generate(**self._seen(messages, tools, values), add_generation_prompt=False):
                 blocks.append(block)
         return "".join(blocks), spans
@@ -271,13 +273,6 @@ class HFTokenizer:
     @cached_property
     def _special_texts(self) -> dict[str, Any]:
         return dict(self.hf.special_tokens_map)
-
-
-def _compile(jinja: str) -> Any:
-    # The library renders through `apply_chat_template` only with the machine's clock.
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    return _compile_jinja_template(jinja)
 
 
 def _place(found: Any) -> Placed:

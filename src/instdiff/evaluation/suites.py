@@ -98,5 +98,6 @@ def heldout_suite(config: EvalConfig) -> HeldOutSuite:
     """
     if not config.data:
         raise ConfigError("suite 'heldout' needs rows that were not trained on; give --data FILE")
-    pool = load(config.data, format=config.format, map=config.mapping(), limit=config.limit, **config.turns())
+    how = {"format": config.format, "longest_line_mb": config.longest_line_mb, **config.turns()}
+    pool = load(config.data, map=config.mapping(), limit=config.limit, **how)
     return HeldOutSuite(pool, pool.origin)

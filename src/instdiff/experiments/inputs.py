@@ -51,7 +51,8 @@ def read_rows(
         keys = ("instruction_key", "input_key", "response_key")
         own = {key: getattr(config.score, key) for key in keys if getattr(config.score, key)}
         mapping = config.model_copy(update=own).mapping()
-    return load(path, format=config.format, map=mapping, limit=limit, rejects_path=rejects, log=log, **config.turns())
+    how = {"format": config.format, "longest_line_mb": config.longest_line_mb, **config.turns()}
+    return load(path, map=mapping, limit=limit, rejects_path=rejects, log=log, **how)
 
 
 def read_inputs(config: PipelineConfig | CompareConfig, folder: Path | None, log: Log | None = None) -> Inputs:

@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 from instdiff.data import Message, Sample, Turns
+from instdiff.rendering.bounded import ENDLESS_ROWS, EndlessTemplateError
 from instdiff.rendering.templates import ChatTemplate, Kind, learns_answer, learns_calls, thought_in
 from instdiff.rendering.training_templates import GENERATION, training_template
 
@@ -128,9 +128,13 @@ class ChatRenderer:
         self.writer, self.layout, self.how = writer, layout, how
         self.notes: dict[tuple[str, str], int] = {}
         self._traits: dict[tuple[str, str], Traits] = {}
+        self._endless = 0
 
     def draft(self, sample: Sample) -> Draft:
-        """The sample's rendering; an Unscorable says why there is none."""
+        """The sample's rendering; an Unscorable says why there is none.
+
+        An EndlessTemplateError where small conversations or several rows have no end.
+        """
         tools = tools_of(sample)
         self._check(sample)
         jinja = self.writer.template_for(self.layout, bool(tools))
@@ -170,6 +174,11 @@ class ChatRenderer:
         """The text, and the sample as it was shown: its system text may have been folded."""
         try:
             return sample, self._write(sample, form)
+        except EndlessTemplateError as error:
+            self._endless += 1
+            if self._endless == ENDLESS_ROWS:
+                raise
+            raise Unscorable("unrenderable", _first_line(error)) from None
         except TypeError as error:
             if any(turn.calls for turn in sample.messages) and not form.plain_arguments:
                 form.plain_arguments = True
@@ -548,17 +557,22 @@ def _find_traits(writer: Writer, jinja: str, values: dict[str, Any]) -> Traits:
     prompts = {_prompt(writer, question, jinja, {**values, **more}): None for more in thinking}
     words = ["zqa0z", "zqa1z", "zqa2z", "zqa3z"]
     talk = [{"role": role, "content": said(word)} for role, word in zip(("user", "assistant") * 2, words, strict=True)]
-    closing = ""
-    with suppress(Exception):  # a template that refuses this, or does not show it, closes nothing that can be known
+    try:
         text = writer.render(talk, jinja=jinja, values=values)
         ends = [text.index(word) + len(word) for word in words[1::2]]
         closing = _shared_start(text[ends[0] : text.index(words[2], ends[0])], text[ends[1] :])
+    except EndlessTemplateError:
+        raise
+    except Exception:  # noqa: BLE001 - one that refuses this, or does not show it, closes nothing that can be known
+        closing = ""
     return Traits(tuple(sorted(filter(None, prompts), key=len, reverse=True)), closing, parts)
 
 
 def _prompt(writer: Writer, question: list[Turn], jinja: str, values: dict[str, Any]) -> str:
     try:
         plain, asked = (writer.render(question, jinja=jinja, ask=ask, values=values) for ask in (False, True))
+    except EndlessTemplateError:
+        raise
     except Exception:  # noqa: BLE001 - it may refuse a question alone
         return ""
     return asked[len(_shared_start(plain, asked)) :]
@@ -574,6 +588,8 @@ def _wants_parts(writer: Writer, jinja: str, values: dict[str, Any]) -> bool:
         try:
             if word in writer.render([{"role": "user", "content": content}], jinja=jinja, values=values):
                 return wanted
+        except EndlessTemplateError:
+            raise
         except Exception:  # noqa: BLE001 - the other way is tried
             continue
     return False

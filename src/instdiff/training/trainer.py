@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from instdiff.config.train import TrainSettings, hf_arguments, split_batch
 from instdiff.core import Log
 from instdiff.core.files import environment, read_json
-from instdiff.engine.models import DTYPES
+from instdiff.engine.models import DTYPES, unloadable
 from instdiff.errors import ConfigError, EngineError, PlanError, did_you_mean
 from instdiff.rendering.renderer import Rows
 from instdiff.training.collators import Collator, Filled, Packer, dataset
@@ -105,9 +105,11 @@ class Job:
         if self.settings.load_in_4bit:
             how = _quantisation(self.settings)
         try:
-            model, found = AutoModelForCausalLM.from_pretrained(str(self.base), output_loading_info=True, **how)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                str(self.base), output_loading_info=True, trust_remote_code=False, **how
+            )
         except Exception as error:  # the library raises many kinds for unreadable weights
-            raise EngineError(f"cannot load model '{self.base}': {_line(error)}") from error
+            raise unloadable(f"model '{self.base}'", error) from error
         if found["missing_keys"]:
             raise EngineError(f"model '{self.base}' lacks weights: {', '.join(sorted(found['missing_keys'])[:3])}")
         known, highest = model.get_input_embeddings().num_embeddings, int(self.rows.ids.values.max())
@@ -167,7 +169,7 @@ class Job:
     def _save_dtype(self) -> Any:
         if self.settings.save_dtype != "base":
             return DTYPES[self.settings.save_dtype]
-        return AutoConfig.from_pretrained(str(self.base)).dtype or torch.float32
+        return AutoConfig.from_pretrained(str(self.base), trust_remote_code=False).dtype or torch.float32
 
     def _trainer(self, args: Any, model: Any, watch: _Watch, start: Path | None) -> Any:
         from trl import SFTTrainer

@@ -16,7 +16,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.files import fingerprint, fingerprint_files, read_json
 from instdiff.engine.batch import batches
 from instdiff.engine.forward import out_of_memory
-from instdiff.engine.models import Source, first_line, resolve
+from instdiff.engine.models import Source, resolve, unloadable
 from instdiff.engine.sweep import BatchResult
 from instdiff.errors import EngineError, StoreError
 from instdiff.rendering.texts import Texts
@@ -200,4 +200,4 @@ def _load(folder: Path, device: torch.device) -> Any:
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
         ).eval()
     except Exception as error:
-        raise EngineError(f"cannot load embedder '{folder}': {first_line(error)}") from error
+        raise unloadable(f"embedder '{folder}'", error) from error

@@ -98,7 +98,9 @@ class VLLM:
             source = self._side.source
             lora = {"enable_lora": True, "max_lora_rank": _rank(source.adapter)} if source.adapter else {}
             try:
-                self._engine = import_module("vllm").LLM(model=str(source.folder), dtype=self.dtype, **lora)
+                self._engine = import_module("vllm").LLM(
+                    model=str(source.folder), dtype=self.dtype, trust_remote_code=False, **lora
+                )
             except Exception as error:
                 first = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise EngineError(f"vLLM cannot load '{self.name}': {first}") from error

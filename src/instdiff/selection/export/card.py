@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from instdiff.core.display import visible
 from instdiff.data import Pool
 from instdiff.methods import METHODS
 from instdiff.selection.explain import method_words, score_command
@@ -52,12 +54,12 @@ def card(record: Mapping[str, Any] | None, pool: Pool, *, columns: list[str], li
     Without the record of the selection it says that nothing is known; ``license`` is that of the source.
     """
     rows = len(pool)
-    parts = [front_matter(record, rows, license, title, pool.fingerprint), MADE, f"# {title}"]
+    parts = [front_matter(record, rows, license, title, pool.fingerprint), MADE, f"# {plain(title)}"]
     if record is None:
-        parts.append(f"{rows:,} rows of `{base(pool.origin)}`. There is no record of how they were chosen.")
+        parts.append(f"{rows:,} rows of {code(base(pool.origin))}. There is no record of how they were chosen.")
     else:
         parts += _body(record, rows)
-    named = ", ".join(f"`{name}`" for name in columns)
+    named = ", ".join(map(code, columns))
     parts += ["## Data", f"One split, `train`, in `{DATA}`. Columns: {named}."]
     parts += ["## Licence", _licence(license)]
     if record is not None:
@@ -72,37 +74,32 @@ def _body(record: Mapping[str, Any], rows: int) -> list[str]:
     said = f"{rows:,} rows" + (f" of {of:,}" if of else "") + (f", {tokens:,} response tokens" if tokens else "")
     origin = " + ".join(map(base, origins(record))) or "unknown data"
     first = (
-        f"{said}, chosen from `{origin}` by `{method}`{f' ({paper})' if paper else ''} within a budget of "
-        f"`{record.get('budget')}`, with instdiff {record.get('instdiff', __version__)}."
+        f"{said}, chosen from {code(origin)} by {code(method)}{f' ({paper})' if paper else ''} within a budget of "
+        f"{code(record.get('budget'))}, with instdiff {plain(record.get('instdiff', __version__))}."
     )
     params = record.get("params") or {}
-    rows_ = [("method", method), *((f"`{k}`", f"`{json.dumps(v)}`") for k, v in params.items())]
+    rows_ = [("method", plain(method)), *((code(k), code(json.dumps(v))) for k, v in params.items())]
     out = [first, "## Method", _table(("parameter", "value"), rows_)]
     models = record.get("models") or {}
     if models:
         lines = [
-            (
-                f"`{role}`",
-                f"`{base(str(m.get('where')))}`",
-                f"`{m.get('template') or '-'}`",
-                f"`{m.get('fingerprint')}`",
-            )
+            tuple(map(code, (role, base(str(m.get("where"))), m.get("template") or "-", m.get("fingerprint"))))
             for role, m in models.items()
         ]
         out += ["## Models", _table(("role", "model", "template", "fingerprint"), lines)]
-    settings = [(f"`{k}`", f"`{v}`") for k, v in (record.get("settings") or {}).items()]
+    settings = [(code(k), code(v)) for k, v in (record.get("settings") or {}).items()]
     out += ["## Settings", _table(("setting", "value"), settings)] if settings else []
-    numbers = [(k.replace("_", " "), f"{v:,}") for k, v in counts.items() if v is not None]
-    numbers += [(f"excluded: {word}", f"{n:,}") for word, n in (record.get("excluded") or {}).items()]
+    numbers = [(plain(k.replace("_", " ")), plain(f"{v:,}")) for k, v in counts.items() if v is not None]
+    numbers += [(plain(f"excluded: {word}"), plain(f"{n:,}")) for word, n in (record.get("excluded") or {}).items()]
     out += ["## Counts", _table(("what", "how many"), numbers)] if numbers else []
     if "data" in record:
-        out.append(f"Fingerprint of the source's rows: `{record['data'].get('fingerprint')}`.")
+        out.append(f"Fingerprint of the source's rows: {code(record['data'].get('fingerprint'))}.")
     return out
 
 
 def _licence(license: str | None) -> str:
     if license:
-        return f"The source is under `{license}`, as its user said; a subset is under the same terms."
+        return f"The source is under {code(license)}, as its user said; a subset is under the same terms."
     return "The licence of the source was not stated when this was made. Find out before you share or use it."
 
 
@@ -116,8 +113,10 @@ def _again(record: Mapping[str, Any]) -> str:
     chosen += ["--budget", str(record.get("budget")), "--output", "selected.jsonl"]
     groups = record.get("groups")
     chosen += ["--group-by", str(groups["by"])] if groups else []
-    versions = ", ".join(f"{k} {v}" for k, v in (record.get("packages") or {}).items() if v)
-    lines = f"```sh\n{score_command(meta)}\n{shlex.join(chosen)}\n```"
+    versions = ", ".join(plain(f"{k} {v}") for k, v in (record.get("packages") or {}).items() if v)
+    said = visible(f"{score_command(meta)}\n{shlex.join(chosen)}")
+    fence = "`" * max(3, _longest_run(said) + 1)
+    lines = f"{fence}sh\n{said}\n{fence}"
     note = "`selection.json` has the rows' numbers and ids in order."
     calibrated = (record.get("models") or {}).get("calibrated", {}).get("where")
     if calibrated and base(str(calibrated)) != calibrated:  # a folder of whoever made it
@@ -126,8 +125,27 @@ def _again(record: Mapping[str, Any]) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in rows]
+    cells = [[cell.replace("\\|", "\\⟨U+007C⟩").replace("|", "\\|") for cell in line] for line in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *cells])
+
+
+def code(value: object) -> str:
+    """A value as code in Markdown: nothing in it is markup, and it stays on its line."""
+    said = visible(" ".join(str(value).split())) or " "
+    ticks = "`" * (_longest_run(said) + 1)
+    edge = " " if said[0] == "`" or said[-1] == "`" else ""
+    return f"{ticks}{edge}{said}{edge}{ticks}"
+
+
+def plain(value: object) -> str:
+    """A value as words in Markdown, whose marks are escaped."""
+    said = visible(" ".join(str(value).split()))
+    return html.escape(re.sub(r"([\\`*_{}\[\]()#!~])", r"\\\1", said), quote=False)
+
+
+def _longest_run(text: str) -> int:
+    """How many back quotes stand in a row."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def base(where: str) -> str:
