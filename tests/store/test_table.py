@@ -74,7 +74,7 @@ def test_text_tables_have_the_same_columns_and_plain_nulls(table: ScoreTable, tm
     assert rows == table.to_arrow().to_pylist()
     assert rows[8]["perplexity"] is None
     meta = json.loads((tmp_path / "scores.jsonl.meta.json").read_text())
-    assert meta["settings"] == {"dtype": "float32", "max_length": 200, "targets": "all"}
+    assert meta["settings"].items() >= {"dtype": "float32", "max_length": 200, "targets": "all"}.items()
     assert meta["methods"]["ifd"]["params"]["ratio"] == "loss"
 
 

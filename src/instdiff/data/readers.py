@@ -23,11 +23,11 @@ from itertools import accumulate, islice
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from instdiff.core.files import open_file
 from instdiff.data.notes import Notes
 from instdiff.errors import DataError
+from instdiff.store.parquet import reading_parquet
 
 BATCH = 1024
 BUFFER = 1 << 20
@@ -412,7 +412,7 @@ def _csv_rows(lines: _Lines, delimiter: str) -> Iterator[list[str] | tuple[str, 
 
 def _read_parquet(file: BinaryIO, name: str, span: Span | None = None) -> Iterator[Record]:
     # Without a buffer a whole column of a row group, which may be the whole file, is read at once.
-    with pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False) as table:
+    with reading_parquet(file, whole=False, buffer_size=BUFFER, pre_buffer=False) as table:
         _check_columns(table.schema_arrow.names, name)
         groups = range(table.num_row_groups)
         ends = [0, *accumulate(table.metadata.row_group(group).num_rows for group in groups)]
@@ -518,7 +518,7 @@ def holds_rows(path: StrPath) -> bool:
 def count_rows(path: StrPath) -> int:
     """How many records a file holds, bad ones too; a DataError where it cannot be read."""
     if reader_for(path) is _read_parquet:
-        with open_file(path) as file, pq.ParquetFile(file) as table:
+        with open_file(path) as file, reading_parquet(file, whole=False) as table:
             return int(table.metadata.num_rows)
     return sum(1 for _ in read_file(path, os.fspath(path)))
 

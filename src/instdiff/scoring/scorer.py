@@ -41,7 +41,7 @@ from instdiff.scoring.models import bind, check_roles, recorded
 from instdiff.scoring.planner import plan
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
-from instdiff.store import Store, check_writable
+from instdiff.store import Store
 from instdiff.version import __version__
 
 BY_TOKEN = (Nll, Entropy, Top1)
@@ -117,8 +117,9 @@ def workbench(
     bound = bind(models or {})
     check_roles(methods, bound)
     store = store or Store()
-    check_writable(store.root)
     said = log or (lambda line: None)
+    if log is not None:
+        store.log = log
     bench = Workbench(
         pool, bound, settings or Settings(), store, listed=listed, target=target, resident=resident, log=said
     )
