@@ -35,6 +35,12 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("INSTDIFF_STORE", str(tmp_path_factory.getbasetemp() / "store-of-no-one"))
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power cut is waited for, and a busy disk takes a while."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared data and models."""

@@ -112,6 +112,7 @@ SURFACE = {
     "methods": "--json",
     "store info": "--store --json",
     "store gc": "--keep --older-than --dry-run --store --json",
+    "store check": "--repair --store --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "render": f"--config --data --model --limit --row --format --map {TURNS} {TEMPLATE} --max-length --quiet --json",
     "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --cluster "
@@ -137,6 +138,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "methods": ["name"],
     "store info": [],
     "store gc": [],
+    "store check": [],
     "report": ["where"],
     "explain": ["row", "overrides"],
     "diff": ["a", "b", "overrides"],
@@ -178,7 +180,9 @@ def test_help_says_what_every_option_is_and_shows_an_example(verb: str) -> None:
         assert param.help, f"--{param.name} has no help"
 
 
-CONFIGURED = [verb for verb in SURFACE if verb not in ("methods", "store info", "store gc", "report", "merge")]
+CONFIGURED = [
+    verb for verb in SURFACE if verb not in ("methods", "store info", "store gc", "store check", "report", "merge")
+]
 
 
 @pytest.mark.parametrize("verb", CONFIGURED)

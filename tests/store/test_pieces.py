@@ -21,7 +21,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from instdiff.core import Nll
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.errors import StoreError
 from instdiff.store import ColumnId, Keys, Store, collect, info
 from instdiff.store import column as pieces
 from instdiff.store import store as module
@@ -241,19 +240,29 @@ def test_leftovers_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (folder / ".ab.parquet.99.partial").exists()
 
 
-def test_a_damaged_segment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path)
-    add(store, [1, 2])
-    store.compact(COLUMN, least=1)
-    (name,) = segments(store)
-    path = store.folder(COLUMN) / name
-    (path / "values.npy").write_bytes((path / "values.npy").read_bytes()[:100])
-    with pytest.raises(StoreError, match=r"store segment '.*seg-.*' cannot be read .*; delete it and run again"):
-        Store(tmp_path).missing(COLUMN, keys_of([1]))
-    (path / "values.npy").unlink()
-    monkeypatch.setattr(pieces, "ABANDONED_S", -1.0)
-    with pytest.raises(StoreError, match=r"store segment '.*seg-.*' lacks a file; delete it and run again"):
-        Store(tmp_path).missing(COLUMN, keys_of([1]))
+def test_a_damaged_segment_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    for damage in ("cut", "gone"):
+        store = Store(tmp_path / damage)
+        add(store, [1, 2])
+        store.compact(COLUMN, least=1)
+        (name,) = segments(store)
+        path = store.folder(COLUMN) / name
+        if damage == "cut":
+            (path / "values.npy").write_bytes((path / "values.npy").read_bytes()[:100])
+        else:
+            (path / "values.npy").unlink()
+            monkeypatch.setattr(pieces, "ABANDONED_S", -1.0)
+        again = Store(tmp_path / damage, log=said.append)
+        assert again.missing(COLUMN, keys_of([1, 2])).all()
+        assert path.with_name(f"{name}.damaged").is_dir() and segments(again) == []
+        add(again, [1, 2])
+        check(again, {1, 2}, 4)
+        check(Store(tmp_path / damage), {1, 2}, 4)
+    cut, gone = said
+    assert "store segment" in cut and name in cut and "is damaged (" in cut
+    assert cut.endswith(f"; it is set aside as '{name}.damaged', and its rows are computed again")
+    assert "lacks a file; it is set aside" in gone
 
 
 # ── several processes ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""``store info`` and ``store gc``."""
+"""``store info``, ``store gc`` and ``store check``."""
 
 from __future__ import annotations
 
@@ -65,6 +65,37 @@ def gc(settings: StoreConfig, console: Console) -> None:
         {"dropped": [asdict(facts) for facts in gone], "dry_run": dry},
         f"{len(gone)} columns {word}, {freed:,.1f} MB, of {Path(root.root)}",
     )
+
+
+@command("check", "commands.StoreConfig", "repair store json", "Example:  instdiff store check --repair", on=place)
+def check(settings: StoreConfig, console: Console) -> None:
+    """Read every byte of the store, and list what is damaged."""
+    from instdiff.errors import StoreError
+    from instdiff.store import Store
+    from instdiff.store import check as read_all
+
+    store = Store(settings.store)
+    found = read_all(store, repair=settings.repair)
+    lines = [f"{one.reason}{_lost(one.rows)}{f'; {one.mended}' if one.mended else ''}" for one in found.damaged]
+    read = f"{found.files:,} files with {found.rows:,} rows are whole in {store.root}"
+    console.result(
+        {
+            "store": str(store.root),
+            "files": found.files,
+            "rows": found.rows,
+            "damaged": [
+                {"path": str(one.path), "reason": one.reason, "rows": one.rows, "mended": one.mended}
+                for one in found.damaged
+            ],
+        },
+        "\n".join([*lines, read]),
+    )
+    if lines and not settings.repair:
+        raise StoreError(f"{len(lines)} files are damaged; give --repair to set them aside, and score again")
+
+
+def _lost(rows: int | None) -> str:
+    return "" if rows == 0 else "; its rows cannot be counted" if rows is None else f"; {rows:,} rows"
 
 
 def _seconds(text: str) -> float:

@@ -339,3 +339,4 @@ class StoreConfig(Config):
     keep: list[str] = key(list, "A model whose columns stay; may repeat.", metavar="WHERE")
     older_than: str | None = key(None, "Only what was not used for so long: 12h, 30d, 8w.")
     dry_run: bool = key(False, "Tell what would go, and leave it.")
+    repair: bool = key(False, "Set damaged files aside; what they held is computed again.")

@@ -9,13 +9,18 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 from instdiff.errors import DataError, InstDiffError, StoreError
 from instdiff.version import __version__
+
+SUM = "crc32"
+"""The last key of a record."""
 
 
 def remote_url(path: str | os.PathLike[str]) -> str | None:
@@ -75,11 +80,12 @@ def _uploading(url: str) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def writing(path: str | os.PathLike[str], *, lasting: bool = True) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the name when the block ends well, and is gone otherwise.
 
     A link is followed; a device or pipe is written directly, because a plain file in its place would destroy it. A
-    folder that cannot be written or a full disk is a StoreError, and nothing is left behind.
+    folder that cannot be written or a full disk is a StoreError, and nothing is left behind. After a power cut the name
+    is of all that was written, or of what was there before; without ``lasting``, also of an empty or cut file.
     """
     if (url := remote_url(path)) is not None:
         with _uploading(url) as aside:
@@ -88,13 +94,15 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     target = Path(os.path.realpath(path))
     direct = target.exists() and not target.is_file() and not target.is_dir()
-    aside = target if direct else target.with_name(f".{target.name}.{os.getpid()}.partial")
+    aside = target if direct else target.with_name(f".{target.name}.{uuid4().hex[:12]}.partial")
     try:
         if target.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         yield aside
-        if not direct:
+        if lasting and not direct:
+            move(aside, target)
+        elif not direct:
             os.replace(aside, target)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -112,16 +120,58 @@ def building(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     aside = folder.with_name(f".{folder.name}.partial")
     try:
-        aside.mkdir(parents=True, exist_ok=True)
+        make_folder(aside)
         yield aside
+        sync(aside)
         _remove(folder)
         os.replace(aside, folder)
+        sync_entries(folder.parent)
     except InstDiffError:
         raise
     except Exception as error:
         if isinstance(error, OSError) or _disk_is_full(error):
             raise unwritable(folder, error) from error
         raise
+
+
+def move(aside: Path, target: Path) -> None:
+    """Give what was written aside its name, once all of it is on the disk; the name is there too in the end."""
+    sync(aside)
+    os.replace(aside, target)
+    sync_entries(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Put a file, or a folder with all that is in it, onto the disk, so that a power cut cannot take it."""
+    if path.is_dir():
+        for place, _, names in os.walk(path, topdown=False):
+            for name in names:
+                sync(Path(place, name))
+            sync_entries(Path(place))
+    elif path.is_file():
+        handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_entries(folder: Path) -> None:
+    """Put the names in a folder onto the disk, where its file system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with those above it, unless it is there."""
+    lacking = [place for place in (folder, *folder.parents) if not place.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in lacking:
+        sync_entries(place.parent)
 
 
 def _disk_is_full(error: Exception) -> bool:
@@ -151,12 +201,36 @@ def write_json(path: str | Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def write_record(path: str | Path, facts: Mapping[str, Any]) -> None:
+    """A JSON object with a sum of itself as its last key, which ``read_json`` checks and takes off."""
+    write_json(path, with_sum(facts))
+
+
 def read_json(path: str | Path) -> Any:
-    """The value in a JSON file; a StoreError where it is not there or cannot be read."""
+    """The value in a JSON file; a StoreError where it is not there, cannot be read, or is not what its sum is of."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return without_sum(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read '{path}': {error}") from None
+
+
+def with_sum(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts with a sum of what they are as JSON."""
+    return {**facts, SUM: _json_sum(json.loads(json.dumps(facts)))}
+
+
+def without_sum(value: Any) -> Any:
+    """A JSON value as it was before it got a sum, if it did; a ValueError where the sum is of another."""
+    if not isinstance(value, dict) or SUM not in value:
+        return value
+    facts = {key: part for key, part in value.items() if key != SUM}
+    if value[SUM] != _json_sum(facts):
+        raise ValueError(f"it was changed since it was written; if that was you, delete its key '{SUM}'")
+    return facts
+
+
+def _json_sum(facts: Any) -> str:
+    return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
 
 
 def fingerprint(*parts: object) -> str:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from instdiff.core.files import open_file
 from instdiff.data.csv_rows import read_csv
@@ -22,6 +21,7 @@ from instdiff.data.json_rows import begins_as_object, read_json, read_lines
 from instdiff.data.records import LONGEST_LINE, Record
 from instdiff.data.tables import BUFFER, read_arrow, read_parquet
 from instdiff.errors import DataError
+from instdiff.store.parquet import reading_parquet
 
 StrPath = str | os.PathLike[str]
 Reader = Callable[[Any, str, int], Iterator[Record]]
@@ -135,6 +135,6 @@ def holds_rows(path: StrPath) -> bool:
 def count_rows(path: StrPath) -> int:
     """How many records a file holds, bad ones too; a DataError where it cannot be read."""
     if reader_for(path) is read_parquet:
-        with open_file(path) as file, pq.ParquetFile(file) as table:
+        with open_file(path) as file, reading_parquet(file, whole=False) as table:
             return int(table.metadata.num_rows)
     return sum(1 for _ in read_file(path, os.fspath(path)))

@@ -9,11 +9,11 @@ from itertools import accumulate, islice
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from instdiff.data.json_values import read_rows
 from instdiff.data.notes import Notes
 from instdiff.data.records import Record, check_columns, record, reject
+from instdiff.store.parquet import reading_parquet
 
 BATCH = 1024
 BUFFER = 1 << 20
@@ -102,7 +102,7 @@ def _without_nulls(value: Any, inside: bool) -> Any:
 def read_parquet(file: BinaryIO, name: str, longest: int, span: tuple[int, int, int] | None = None) -> Iterator[Record]:
     """A parquet file, or its rows that begin in ``span``."""
     # Without a buffer a whole column of a row group, which may be the whole file, is read at once.
-    with pq.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False) as table:
+    with reading_parquet(file, whole=False, buffer_size=BUFFER, pre_buffer=False) as table:
         check_columns(table.schema_arrow.names, name)
         groups = range(table.num_row_groups)
         ends = [0, *accumulate(table.metadata.row_group(group).num_rows for group in groups)]

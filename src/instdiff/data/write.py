@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from instdiff.core.files import writing
 from instdiff.data.json_values import plain, to_json
 from instdiff.data.records import Reject
 from instdiff.errors import ConfigError, StoreError
+from instdiff.store.parquet import writing_parquet
 
 StrPath = str | os.PathLike[str]
 Sources = Callable[[], Iterable[str]]
@@ -41,7 +41,7 @@ def write_rows(path: StrPath, sources: Sources, extra: Mapping[str, Sequence[Any
     suffix = Path(path).suffix.lower()
     if suffix not in _WRITERS:
         raise ConfigError(f"cannot tell the format of output {os.fspath(path)}: it must end in {', '.join(_WRITERS)}")
-    with writing(path) as aside, open(aside, "wb") as file:
+    with writing(path) as aside, open(aside, "w+b") as file:
         _WRITERS[suffix](file, (lambda: _with_extra(sources(), extra)) if extra else sources)
 
 
@@ -89,7 +89,7 @@ def _put_parquet(file: BinaryIO, sources: Sources) -> None:
             schema = _unify_field(schema, field)
     for field in schema:
         _holdable(field.name, field.type)
-    with pq.ParquetWriter(file, schema) as writer:
+    with writing_parquet(file, schema) as writer:
         for rows in _parse_parts(sources):
             arrays = [_array(field.name, rows, field.type) for field in schema]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))

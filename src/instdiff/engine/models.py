@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from instdiff.data.builtin import path as builtin_path
 from instdiff.engine.allocator import keep_pages
 from instdiff.engine.sweep import BatchResult, Sweep
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.errors import EngineError
+from instdiff.errors import EngineError, StoreError
 from instdiff.rendering.rows import Rows
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
@@ -73,7 +73,7 @@ class Source:
 
 
 def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -> Source:
-    """Find a model's files and hash them; ``memo`` remembers hashes by path, size and time.
+    """Find a model's files and hash them; ``memo`` remembers hashes by path, size, times and inode.
 
     An EngineError where there is no such folder or hub id, no weights in it, or an adapter without its base.
     """
@@ -126,17 +126,25 @@ def _hash(folder: Path, config: str, memo: Path | None) -> str:
         raise EngineError(f"'{folder}' has no weights (*.safetensors)")
     settings = _config(folder, config)
     kept = {key: value for key, value in settings.items() if key not in (*NOT_THE_MODEL, "base_model_name_or_path")}
-    stamp = [[str((folder / n).resolve()), (folder / n).stat().st_size, (folder / n).stat().st_mtime_ns] for n in names]
-    key = fingerprint(stamp)
+    stamps = [((folder / n).resolve(), (folder / n).stat()) for n in names]
+    key = fingerprint([[str(p), s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for p, s in stamps])
     known = memo / f"{key}.txt" if memo else None
-    if known is not None and known.is_file():
-        weights = known.read_text(encoding="utf-8")
-    else:
+    weights = _remembered(known, key)
+    if weights is None:
         weights = fingerprint_files(folder, names)
         if known is not None:
-            with writing(known) as aside:
-                aside.write_text(weights, encoding="utf-8")
+            with suppress(StoreError), writing(known) as aside:  # who cannot write it reads the weights again
+                aside.write_text(f"{weights} {fingerprint(key, weights)}", encoding="utf-8")
     return fingerprint(weights, json.dumps(kept, sort_keys=True))
+
+
+def _remembered(known: Path | None, key: str) -> str | None:
+    """The hash that was kept under a key; None where there is none, or what is there was not written for it."""
+    try:
+        weights, _, check = known.read_text(encoding="utf-8").partition(" ") if known else ("", "", "")
+    except (OSError, ValueError):
+        return None
+    return weights if check == fingerprint(key, weights) else None
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import Floats
-from instdiff.core.files import read_json, write_json
+from instdiff.core.files import read_json, write_record
 from instdiff.errors import DataError
 from instdiff.evaluation.statistics import Interval, bootstrap_token_mean
 from instdiff.version import __version__
@@ -125,7 +125,7 @@ class SuiteResult:
 
     def write(self, path: Path) -> None:
         """Write ``results.json``."""
-        write_json(path, self.record())
+        write_record(path, self.record())
 
 
 def distinct(ids: Sequence[str]) -> list[str]:

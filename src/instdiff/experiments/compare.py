@@ -21,7 +21,7 @@ from instdiff.config.methods import make_method
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Log, Method, ModelRef
 from instdiff.core.budget import parse_budget
-from instdiff.core.files import fingerprint, read_json, write_json
+from instdiff.core.files import fingerprint, read_json, write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.engine.models import resolve
@@ -114,7 +114,7 @@ class Comparison(Engine):
                     raise
                 reason = str(error) if isinstance(error, InstDiffError) else f"{type(error).__name__}: {error}"
                 self.log(f"warning: {cell} failed and is left out: {reason}")
-                write_json(self.places.cell(cell) / ERROR, {"error": reason})
+                write_record(self.places.cell(cell) / ERROR, {"error": reason})
                 result = CellResult(cell, error=reason)
             results.append(result)
             self._drop([one.cell for one in results if one.error is not None] + cells[number:])
@@ -133,7 +133,7 @@ class Comparison(Engine):
         model, facts = (self.student, {}) if cell.line == BASE else self._train_cell(cell)
         results = self.evaluate(model, str(cell), self.places.cell(cell))
         facts |= {"seconds": round(time.monotonic() - began, 2), "suites": [one.suite for one in results]}
-        write_json(self.places.cell(cell) / CELL, facts)
+        write_record(self.places.cell(cell) / CELL, facts)
         return CellResult(cell, facts, results)
 
     def _train_cell(self, cell: Cell) -> tuple[ModelRef, dict[str, Any]]:

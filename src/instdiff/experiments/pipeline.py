@@ -17,7 +17,7 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.config.methods import make_method, make_methods, short_name
 from instdiff.core import Budget, Log, Method, ModelRef
 from instdiff.core.budget import configured_budget, parse_budget
-from instdiff.core.files import write_json
+from instdiff.core.files import write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.engine.models import resolve
@@ -189,7 +189,7 @@ class Pipeline(Engine):
             whole = {suite: result.record() for suite, result in others.items()}
             record["suites"] = {suite: {k: v for k, v in one.items() if k != "items"} for suite, one in whole.items()}
         if done:
-            write_json(done.folder / "results.json", {**record, **beside})
+            write_record(done.folder / "results.json", {**record, **beside})
         return record.get("selection")
 
     def _results(self, name: str, done: Round | None) -> dict[str, SuiteResult]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,8 @@ import yaml
 
 from instdiff.config.base import OPERATIONAL, Config
 from instdiff.core import ModelRef
-from instdiff.core.files import environment, read_json, write_json, writing
-from instdiff.errors import ConfigError, DataError
+from instdiff.core.files import environment, read_json, with_sum, without_sum, write_record, writing
+from instdiff.errors import ConfigError, DataError, StoreError
 from instdiff.evaluation.results import SuiteResult
 from instdiff.selection.record import read_selection
 
@@ -22,6 +23,7 @@ BASE = "base"
 CELL, ERROR, TRAINING = "cell.json", "error.json", "training.json"
 ROUND_MODEL, CONTROL_MODEL = "selected_train_model", "model"
 """In the folders of a pipeline's rounds and controls."""
+CONFIG_SUM = b"# crc32 of what is above: "
 MODEL_FILES = ("config.json", "adapter_config.json")
 """A folder without either is no model."""
 
@@ -72,6 +74,17 @@ class RunFolder:
         """Whether it holds results that belong to its configuration."""
         return self.config.is_file()
 
+    def read_config(self) -> str:
+        """The text of the configuration; a StoreError where it is not what its last line is the sum of."""
+        raw = self.config.read_bytes()
+        whole, mark, told = raw.rpartition(CONFIG_SUM)
+        if mark and told.strip() != _sum_of(whole):
+            raise StoreError(
+                f"'{self.config}' was changed since the run began; if that was you, delete its last line; "
+                "else take a copy, or give another output_dir"
+            )
+        return raw.decode(errors="replace")
+
     def check_config(self, config: Config, free: tuple[str, ...] = OPERATIONAL) -> None:
         """Check a configuration against the one that the folder holds, if it has begun.
 
@@ -79,7 +92,7 @@ class RunFolder:
         """
         if not self.begun:
             return
-        theirs, mine = yaml.safe_load(self.config.read_text(encoding="utf-8")), config.model_dump(mode="json")
+        theirs, mine = yaml.safe_load(self.read_config()), config.model_dump(mode="json")
         changed = [d for d in _differences(mine, theirs, "") if d[0] not in free and d[0].split(".")[0] not in free]
         if changed:
             key, new, old = changed[0]
@@ -103,10 +116,10 @@ class RunFolder:
                         f"the {key} has changed since the run in '{self.path}' began; give another output_dir"
                     )
         else:
-            write_json(self.environment, {**environment(), "inputs": dict(inputs)})
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            write_record(self.environment, {**environment(), "inputs": dict(inputs)})
+            raw = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
             with writing(self.config) as aside:
-                aside.write_text(text, encoding="utf-8")
+                aside.write_bytes(raw + CONFIG_SUM + _sum_of(raw) + b"\n")
         for path in self.path.rglob(".*.partial"):
             if path.is_file():
                 path.unlink()
@@ -114,9 +127,9 @@ class RunFolder:
     def events(self) -> list[dict[str, Any]]:
         """The lines of the log."""
         events = []
-        for text in self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else []:
+        for text in self.log.read_text("utf-8", "replace").splitlines() if self.log.is_file() else []:
             try:
-                events.append(json.loads(text))
+                events.append(without_sum(json.loads(text)))
             except ValueError:
                 events.append({"event": text})
         return [event for event in events if isinstance(event, dict)]
@@ -126,7 +139,7 @@ class RunFolder:
         events = self.events()
         if name in [event["event"] for event in events]:
             return False
-        lines = [json.dumps(event, ensure_ascii=False) for event in (*events, {"event": name, **facts})]
+        lines = [json.dumps(with_sum(event), ensure_ascii=False) for event in (*events, {"event": name, **facts})]
         with writing(self.log) as aside:
             aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return True
@@ -135,11 +148,15 @@ class RunFolder:
         """Write the name of the model that is trained on a selection beside the selection's record."""
         name = {"model": model.relative_to(self.path).as_posix()}
         if read_facts(place / "model.json") != name:
-            write_json(place / "model.json", name)
+            write_record(place / "model.json", name)
 
     def trainings(self) -> dict[Path, dict[str, Any]]:
         """The record of every finished training, by the folder of its model."""
         return {path.parent: read_json(path) for path in sorted(self.path.rglob(TRAINING))}
+
+
+def _sum_of(raw: bytes) -> bytes:
+    return f"{zlib.crc32(raw):08x}".encode()
 
 
 def _differences(a: Any, b: Any, key: str) -> list[tuple[str, Any, Any]]:

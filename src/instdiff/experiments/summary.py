@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import Floats, Settings
-from instdiff.core.files import write_json
+from instdiff.core.files import write_record
 from instdiff.data import Pool
 from instdiff.engine.models import pick_device
 from instdiff.evaluation.results import TaskResult
@@ -175,7 +175,7 @@ def record_cost(folder: Path, costs: Mapping[str, Any], seconds: float, warmups:
     if done:
         known["tokens"] += done
         known["seconds"] = round(known["seconds"] + seconds, 2)
-    write_json(run.cost, known)
+    write_record(run.cost, known)
 
 
 def cost(folder: Path, line: str, rounds: int, settings: Settings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from instdiff.core.files import write_json, writing
+from instdiff.core.files import write_record, writing
 from instdiff.experiments.run_folder import BASE, CellResult, RunFolder
 from instdiff.experiments.summary import COSTS, NOTE, control_of, cost_unit, overlaps
 
@@ -22,7 +22,7 @@ def write_comparison(
     facts = {**facts, "against": control_of(results), "cost_unit": unit, "note": note}
     whole = {**facts, "lines": lines, "overlaps": shared, "failed": failed}
     path = RunFolder(folder).comparison
-    write_json(path, whole)
+    write_record(path, whole)
     with writing(path.with_suffix(".md")) as aside:
         aside.write_text(markdown(lines, failed, facts), encoding="utf-8")
     return whole

@@ -164,7 +164,7 @@ def _read_folder(folder: Path, lines: list[dict[str, Any]] | None) -> ReportSour
         if (record := read_selection(place)) is not None:
             sources.selections[name] = np.asarray(record["rows"], np.int64)
     sources.log, sources.environment = run.events(), read_facts(run.environment)
-    sources.config = run.config.read_text(encoding="utf-8") if run.config.is_file() else ""
+    sources.config = run.read_config() if run.config.is_file() else ""
     sources.store = next((part.table.meta.get("store") for part in reversed(sources.parts)), None)
     return sources
 

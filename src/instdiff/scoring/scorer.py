@@ -42,7 +42,7 @@ from instdiff.scoring.planner import plan
 from instdiff.scoring.precision import noise, reverted, settle_precision, tell_losses
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
-from instdiff.store import Store, check_writable
+from instdiff.store import Store
 from instdiff.version import __version__
 
 BY_TOKEN = (Nll, Entropy, Top1)
@@ -118,8 +118,9 @@ def workbench(
     bound = bind(models or {})
     check_roles(methods, bound)
     store = store or Store()
-    check_writable(store.root)
     said = log or (lambda line: None)
+    if log is not None:
+        store.log = log
     how = settle_precision(settings or Settings(), list(methods.values()), bound)
     bench = Workbench(pool, bound, how, store, listed=listed, target=target, resident=resident, log=said)
     if any(is_emulated(bench.dtype, torch.device(name)) for name in bench.resident.devices):

@@ -7,7 +7,6 @@ import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from instdiff.config.methods import NotNamed, is_file, make_method, short_name
 from instdiff.core import Budget, Method, Scored
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.display import visible
-from instdiff.core.files import open_file, remote_url, writing
+from instdiff.core.files import SUM, open_file, remote_url, without_sum, write_record, writing
+from instdiff.core.sums import sum_of
 from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
+from instdiff.store.parquet import reading_parquet, writing_parquet
 
 META = b"instdiff"
+TEXT_SUM = "crc32 of the rows"
+"""Key of a text table's metadata."""
 FIRST = ("row", "id", "n_tokens", "truncated")
 ROWS_AT_ONCE = 1 << 16
 """Rows written at once: a row group of a .parquet file."""
@@ -116,14 +118,15 @@ class ScoreTable:
             raise StoreError(f"scores go to .parquet, .jsonl or .csv, not to '{path}'")
         with writing(path) as aside:
             if path.suffix == ".parquet":
-                with pq.ParquetWriter(aside, self._part(slice(0)).schema, compression="zstd") as file:
+                with writing_parquet(aside, self._part(slice(0)).schema, compression="zstd") as file:
                     for part in self._parts():
                         file.write_table(part)
             else:
                 _write_text(self._parts(), aside, path.suffix)
+                with open(aside, "rb") as text:
+                    found = sum_of(text)
         if path.suffix != ".parquet":
-            with writing(sidecar(path)) as aside:
-                aside.write_text(json.dumps(self.meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_record(sidecar(path), {**self.meta, TEXT_SUM: found})
 
 
 def html_table(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
@@ -195,10 +198,10 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
         raise StoreError(f"cannot read scores '{path}': no such file; `instdiff score` writes it")
     try:
         table = _read(path)
-    except (OSError, pa.ArrowInvalid, ValueError) as error:
+        meta = dict(json.loads((table.schema.metadata or {}).get(META, b"{}")))
+    except (OSError, pa.ArrowException, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise StoreError(f"cannot read scores '{path}': {reason}") from None
-    meta = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+        raise StoreError(f"cannot read scores '{path}': {reason}; score again, or take a copy") from None
     lacking = [name for name in FIRST if name not in table.column_names]
     if lacking or "methods" not in meta:
         raise StoreError(f"'{path}' is no score file of instdiff: it lacks {', '.join(lacking) or 'its metadata'}")
@@ -214,10 +217,10 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
 
 
 def _read(path: Path) -> pa.Table:
-    meta = b"{}"
     with open_file(path) as file:
         if path.suffix == ".parquet":
-            return pq.read_table(file)
+            with reading_parquet(file) as whole:
+                return whole.read()
         if path.suffix == ".csv":
             from pyarrow import csv as pacsv
 
@@ -226,9 +229,18 @@ def _read(path: Path) -> pa.Table:
             from pyarrow import json as pajson
 
             table = pajson.read_json(file)
-    with suppress(FileNotFoundError), open_file(sidecar(path)) as file:
-        meta = file.read()
-    return table.replace_schema_metadata({META: meta})
+        try:
+            with open_file(sidecar(path)) as beside:
+                meta = without_sum(json.loads(beside.read()))
+        except FileNotFoundError:
+            return table.replace_schema_metadata({META: b"{}"})
+        file.seek(0)
+        if meta.pop(TEXT_SUM, None) not in (None, sum_of(file)):
+            raise ValueError(
+                f"it was changed since it was written; if that was you, delete '{TEXT_SUM}' and '{SUM}' from "
+                f"'{sidecar(path)}'"
+            )
+    return table.replace_schema_metadata({META: json.dumps(meta).encode()})
 
 
 def _method(entry: Mapping[str, Any], files: Mapping[str, str]) -> Method:

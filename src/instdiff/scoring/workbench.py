@@ -64,7 +64,7 @@ from instdiff.scoring.demonstrations import demonstrated_rows, neighbours
 from instdiff.scoring.models import template_name
 from instdiff.scoring.planner import Pass, label, view_name
 from instdiff.scoring.run_pass import run_pass
-from instdiff.store import ColumnId, Store
+from instdiff.store import ColumnId, Store, check_writable
 from instdiff.store.keys import Keys, first_of_each
 
 Values = Ragged | npt.NDArray[Any]
@@ -288,6 +288,7 @@ class Workbench:
         if len(todo) == 0:
             tell_skipped(progress, label(step), len(rendered.scorable))
             return
+        check_writable(self.store.root)
         rows, keys = rendered.rows.take(todo), take(rendered.keys, todo)
         columns = {self.resolve(step.model, m): self.column(step.model, m) for m in step.measures}
         tokens = int(rendered.lengths[todo].sum())

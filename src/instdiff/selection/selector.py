@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from instdiff.core import Budget, Scored
 from instdiff.core.budget import divide, parse_budget
-from instdiff.core.files import write_json
+from instdiff.core.files import write_record
 from instdiff.data import Pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.scoring.advice import excluded_text
@@ -130,7 +130,7 @@ class Selection:
 
     def write_record(self, path: str | Path) -> None:
         """Write the record."""
-        write_json(path, self.record())
+        write_record(path, self.record())
 
 
 def _known_tokens(tokens: int) -> int | None:

@@ -7,17 +7,23 @@ redundant, harmless to readers, and removed by the next merge.
 A segment is memory-mapped. Keys are 16 bytes, whose halves, read big-endian, sort like the bytes. Nothing is read into
 memory but the pages that a look-up touches, so a column may be larger than memory. A row costs 24 bytes and its values
 four each.
+
+Every file has a sum, which is checked when it is opened. A damaged piece is set aside under another name, and its rows
+count as missing.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
 import time
 import weakref
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,14 +33,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from instdiff.core import Log
 from instdiff.core.arrays.ragged import Ragged, spans
 from instdiff.core.arrays.spill import SpillingArray
-from instdiff.core.files import building, fingerprint, writing
+from instdiff.core.files import building, fingerprint, sync, sync_entries, writing
+from instdiff.core.sums import NPY_TAIL, check_npy, npy_tail
 from instdiff.errors import StoreError
 from instdiff.store.keys import KEYS_AT_ONCE, Halves, Keys, halves
+from instdiff.store.parquet import reading_parquet, writing_parquet
 
 if sys.platform != "win32":
     import fcntl
@@ -50,6 +58,10 @@ FRESH_PARTS = 128
 SETTLED_NS = 100_000_000
 """Age from which on a folder's time of change tells: clocks of file systems tick in milliseconds."""
 ABANDONED_S = 3600.0
+SYNC_EVERY_S = 1.0
+"""Parts are put onto the disk together, so often; what a power cut takes of them is computed again."""
+ASIDE = ".damaged"
+"""Ends the name of what was set aside."""
 
 
 TRIES = 100
@@ -75,9 +87,14 @@ class Segment:
     values: npt.NDArray[np.float32]
 
     @classmethod
-    def open(cls, folder: Path) -> Segment:
-        """Map the segment in a folder."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in FILES))
+    def open(cls, folder: Path, *, check: bool = True) -> Segment:
+        """Map the segment in a folder; a ValueError where it was changed, for which ``check`` reads all of it."""
+        found = cls(*(_map(folder / f"{name}.npy", np.dtype(dtype), check) for name, dtype in FILES.items()))
+        if not len(found.high) == len(found.low) == len(found.offsets) - 1:
+            raise ValueError("its files are of different lengths")
+        if check and (found.offsets[0] != 0 or found.offsets[-1] != len(found.values)):
+            raise ValueError("its rows do not end with its values")
+        return found
 
     @classmethod
     def of(cls, keys: Keys, values: Ragged) -> Segment:
@@ -111,6 +128,27 @@ class Segment:
     def lengths(self, rows: Indices) -> Indices:
         """Values in each of these rows."""
         return np.asarray(self.offsets[rows + 1] - self.offsets[rows], np.int64)
+
+
+def _npy_header(dtype: np.dtype[Any], length: int) -> bytes:
+    # numpy leaves room in a header for the length to grow
+    about, out = {"descr": dtype.str, "fortran_order": False, "shape": (length,)}, io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, about)
+    return out.getvalue()
+
+
+def _map(path: Path, dtype: np.dtype[Any], check: bool) -> npt.NDArray[Any]:
+    size, start = path.stat().st_size, len(_npy_header(dtype, 0))
+    tail = NPY_TAIL if (size - start) % dtype.itemsize else 0  # an earlier version wrote no sums
+    length, rest = divmod(size - start - tail, dtype.itemsize)
+    with open(path, "rb") as file:
+        header = file.read(start)
+    # numpy's own reader of headers runs into errors of many kinds where one is damaged
+    if rest or length < 0 or header != _npy_header(dtype, length):
+        raise ValueError(f"'{path.name}' is cut, or its header was changed")
+    if tail and check:
+        check_npy(path, start)
+    return np.asarray(np.memmap(path, dtype, "r", start, (length,)).view(np.ndarray))
 
 
 def gather(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64], rows: Indices) -> Ragged:
@@ -184,24 +222,23 @@ class _NpyFile:
     """A one-dimensional .npy file that is written end to end; its length is known when it is closed."""
 
     def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
-        self.dtype, self.length = np.dtype(dtype), 0
+        self.dtype, self.length, self._sum = np.dtype(dtype), 0, 0
         self._file = open(path, "wb")  # noqa: SIM115 - closed by `close`
-        self._start = self._header()
-
-    def _header(self) -> int:
-        # numpy leaves room in a header for the length to grow
-        about = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self._file, about)
-        return self._file.tell()
+        self._start = self._file.write(_npy_header(self.dtype, 0))
 
     def add(self, values: npt.NDArray[Any]) -> None:
-        self._file.write(np.ascontiguousarray(values, self.dtype).data)
-        self.length += len(values)
+        block = np.ascontiguousarray(values, self.dtype)
+        self._file.write(block.data)
+        self._sum = zlib.crc32(block.data, self._sum)
+        self.length += len(block)
 
     def close(self) -> None:
+        header = _npy_header(self.dtype, self.length)
+        assert len(header) == self._start
         with self._file:
+            self._file.write(npy_tail(self._sum, header))
             self._file.seek(0)
-            assert self._header() == self._start
+            self._file.write(header)
 
 
 def merge(segments: Sequence[Segment], folder: Path, sources: Sequence[str] = ()) -> int:
@@ -266,10 +303,17 @@ def _sort_runs(high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64]) -> Ind
 
 
 class ColumnFolder:
-    """A column's folder, with what is open of it. Nothing drops the folder while this object uses it."""
+    """A column's folder, with what is open of it. Nothing drops the folder while this object uses it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    ``log`` is told of what is damaged.
+    """
+
+    def __init__(self, folder: Path, log: Log) -> None:
+        self.folder, self.log = folder, log
+        self._unsynced: list[Path] = []
+        self._synced = -SYNC_EVERY_S
+        self._lost: set[str] = set()
+        """Damaged pieces that could not be set aside."""
         self._open: dict[str, Segment] = {}
         self._current: list[Segment] = []
         self._seen: tuple[int, int] | None = None
@@ -288,16 +332,28 @@ class ColumnFolder:
     def _open_segments(self) -> dict[str, Segment]:
         for attempt in range(TRIES):
             try:
-                return {name: self._load(name) for name in names(self.folder)}
+                return self._load_all(names(self.folder))
             except FileNotFoundError:
                 time.sleep(min(0.001 * attempt, 0.1))
         raise StoreError(f"'{self.folder}' keeps changing while it is read; run again when other processes are done")
 
+    def _load_all(self, some: Sequence[str]) -> dict[str, Segment]:
+        """The pieces of these names; those that are damaged are set aside."""
+        found = {}
+        for name in some:
+            try:
+                if name not in self._lost:
+                    found[name] = self._load(name)
+            except DamagedPiece as error:
+                self.log(f"warning: {error}; {set_aside(self.folder / name)}, and its rows are computed again")
+                if (self.folder / name).exists():
+                    self._lost.add(name)
+        return found
+
     def _load(self, name: str) -> Segment:
         if name in self._open:
             return self._open[name]
-        path = self.folder / name
-        return _open_segment(path) if path.is_dir() else _read_part(path)
+        return read_piece(self.folder / name)
 
     def add(self, keys: Keys, values: Ragged) -> None:
         """Write a part; it is named by its keys, so that writing it twice changes nothing."""
@@ -311,40 +367,60 @@ class ColumnFolder:
                 ),
             }
         ).replace_schema_metadata({VALUES: str(len(values.values))})
-        with writing(self.folder / name) as aside:
-            pq.write_table(table, aside, compression="zstd", use_dictionary=False)
+        with (
+            writing(self.folder / name, lasting=False) as aside,
+            writing_parquet(aside, table.schema, compression="zstd", use_dictionary=False) as file,
+        ):
+            file.write_table(table)
+        self._unsynced.append(self.folder / name)
+        if time.monotonic() - self._synced >= SYNC_EVERY_S:
+            self.sync()
         self._seen = None
         if len(self._open) < FRESH_PARTS:
             self._open[name] = Segment.of(keys, values)
 
+    def sync(self) -> None:
+        """Put the parts that this object wrote onto the disk."""
+        for path in self._unsynced:
+            with suppress(FileNotFoundError):  # merged by another process
+                sync(path)
+        if self._unsynced:
+            sync_entries(self.folder)
+        self._unsynced, self._synced = [], time.monotonic()
+
     def compact(self, least: int) -> None:
         """Merge what there is much of, unless another process does."""
-        if not self.hold():
-            return
-        with merging(self.folder) as mine:
-            if not mine:
-                return
-            _tidy(self.folder)
-            parts = [name for name in names(self.folder) if not _is_segment(name)]
-            if len(parts) >= least:
-                for start in range(0, len(parts), PARTS_AT_ONCE):
-                    self._merge(parts[start : start + PARTS_AT_ONCE])
-            while many := self._many():
-                self._merge(many)
-            self._seen = None
+        if self.hold():
+            with merging(self.folder) as mine:
+                if mine:
+                    self._compact(least)
+        self.sync()
+
+    def _compact(self, least: int) -> None:
+        _tidy(self.folder, self.log)
+        parts = [name for name in names(self.folder) if not _is_segment(name)]
+        if len(parts) >= least:
+            for start in range(0, len(parts), PARTS_AT_ONCE):
+                self._merge(parts[start : start + PARTS_AT_ONCE])
+        while many := self._many():
+            self._merge(many)
+        self._seen = None
 
     def _many(self) -> list[str]:
         """The segments of the highest tier that is full and of those below it."""
         tiers: dict[int, list[str]] = {}
-        for name in filter(_is_segment, names(self.folder)):
-            self._open[name] = segment = self._load(name)
+        for name, segment in self._load_all([name for name in names(self.folder) if _is_segment(name)]).items():
+            self._open[name] = segment
             tiers.setdefault(len(segment).bit_length() // FANOUT_BITS, []).append(name)
         full = max((tier for tier, found in tiers.items() if len(found) >= FANOUT), default=-1)
         return [name for tier, found in sorted(tiers.items(), reverse=True) if tier <= full for name in found]
 
     def _merge(self, sources: list[str]) -> None:
-        merge([self._load(name) for name in sources], self.folder / f"seg-{fingerprint(sources)}", sources)
-        for name in sources:
+        found = self._load_all(sources)
+        if not found:
+            return
+        merge(list(found.values()), self.folder / f"seg-{fingerprint(list(found))}", list(found))
+        for name in found:
             self._open.pop(name, None)
             _remove(self.folder / name)
 
@@ -391,7 +467,7 @@ def _list(folder: Path) -> set[str]:
 
 
 def _is_segment(name: str) -> bool:
-    return name.startswith("seg-")
+    return name.startswith("seg-") and not name.endswith(ASIDE)
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:
@@ -409,14 +485,17 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _tidy(folder: Path) -> None:
+def _tidy(folder: Path, log: Log) -> None:
     """Remove what a kill left: sources of a merged segment, half-built segments, half-written parts."""
     there = set(names(folder))
     for name in filter(_is_segment, sorted(there)):
-        path = folder / name / SOURCES
-        for source in json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []:
-            if source in there:
-                _remove(folder / source)
+        try:
+            sources = read_sources(folder / name)
+        except DamagedPiece as error:
+            log(f"warning: {error}; {set_aside(folder / name / SOURCES)}")
+            continue
+        for source in there.intersection(sources):
+            _remove(folder / source)
     now = _now(folder)
     for path in folder.glob(".*.partial"):
         # A segment is built under the lock that is held here; a part may be on its way.
@@ -440,50 +519,86 @@ def _now(folder: Path) -> float:
 VALUES = b"values"
 
 
-def _open_segment(path: Path) -> Segment:
+class DamagedPiece(StoreError):
+    """A file of the store does not hold what was written into it."""
+
+
+@contextmanager
+def _guarded(path: Path, what: str) -> Iterator[None]:
+    """What a damaged file brings about becomes a DamagedPiece; one that may not be read is a StoreError."""
     try:
-        return Segment.open(path)
+        yield
     except FileNotFoundError:
-        if path.is_dir() and path.stat().st_mtime < time.time() - ABANDONED_S:
-            raise StoreError(f"store segment '{path}' lacks a file; delete it and run again") from None
-        raise
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"store segment '{path}' cannot be read ({error}); delete it and run again") from error
+        if not path.is_dir() or path.stat().st_mtime >= time.time() - ABANDONED_S:
+            raise  # it is being removed
+        raise DamagedPiece(f"store {what} '{path}' lacks a file") from None
+    except (OSError, ValueError, EOFError, LookupError, TypeError, pa.ArrowException, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
+            raise StoreError(
+                f"store {what} '{path}' cannot be read: {error.strerror}; give yourself the right"
+            ) from None
+        raise DamagedPiece(f"store {what} '{path}' is damaged ({error})") from error
+
+
+def set_aside(path: Path) -> str:
+    """Give a damaged file or folder another name, under which nobody reads it; tells what became of it."""
+    aside = path.with_name(path.name + ASIDE)
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.{number}{ASIDE}")
+    try:
+        os.replace(path, aside)
+    except FileNotFoundError:
+        return "another process has set it aside"
+    except OSError as error:
+        return f"it is passed over and stays where it is ({error.strerror})"
+    return f"it is set aside as '{aside.name}'"
+
+
+def _open_segment(path: Path) -> Segment:
+    with _guarded(path, "segment"):
+        return Segment.open(path)
 
 
 def _read_part(path: Path) -> Segment:
-    try:
-        with pq.ParquetFile(path) as file:
+    with _guarded(path, "part"):
+        with reading_parquet(io.BytesIO(path.read_bytes())) as file:
             table = file.read(columns=["key", "value"], use_threads=False)
         keys, values = table["key"].combine_chunks(), table["value"].combine_chunks()
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise _damaged_error(path, error) from error
-    raw = np.frombuffer(keys.buffers()[1], "S16", count=len(keys), offset=keys.offset * 16)
-    offsets = values.offsets.to_numpy().astype(np.int64)
-    return Segment.of(raw, Ragged(values.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]))
+        raw = np.frombuffer(keys.buffers()[1], "S16", count=len(keys), offset=keys.offset * 16)
+        offsets = values.offsets.to_numpy().astype(np.int64)
+        return Segment.of(raw, Ragged(values.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]))
 
 
-def _damaged_error(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"store part '{path}' cannot be read ({error}); delete it and run again")
+def read_piece(path: Path) -> Segment:
+    """A part or a segment, of which every byte was read; a DamagedPiece where it is not what was written."""
+    return _open_segment(path) if path.is_dir() else _read_part(path)
 
 
 def count_rows(path: Path) -> tuple[int, int]:
     """Rows and values of a piece; only its header is read."""
     if path.is_dir():
-        segment = _open_segment(path)
+        with _guarded(path, "segment"):
+            segment = Segment.open(path, check=False)
         return len(segment), len(segment.values)
-    try:
-        found = pq.read_metadata(path)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged_error(path, error) from error
-    if VALUES in (found.metadata or {}):
-        return found.num_rows, int(found.metadata[VALUES])
-    # A part of an earlier version; an empty row counts as one value.
-    return found.num_rows, sum(found.row_group(n).column(1).num_values for n in range(found.num_row_groups))
+    with _guarded(path, "part"), reading_parquet(path, whole=False) as file:
+        found = file.metadata
+        if VALUES in (found.metadata or {}):
+            return found.num_rows, int(found.metadata[VALUES])
+        # A part of an earlier version; an empty row counts as one value.
+        return found.num_rows, sum(found.row_group(n).column(1).num_values for n in range(found.num_row_groups))
+
+
+def read_sources(segment: Path) -> list[str]:
+    """The pieces that a segment was merged from."""
+    if not (segment / SOURCES).is_file():
+        return []
+    with _guarded(segment / SOURCES, "index"):
+        found: list[str] = json.loads((segment / SOURCES).read_bytes())
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise ValueError("it is no list of names")
+        return found
 
 
 # ── locks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -495,7 +610,7 @@ def merging(folder: Path) -> Iterator[bool]:
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(blocking=False)
-    except Timeout:
+    except (Timeout, OSError):  # another one merges, or this one may not
         yield False
         return
     try:

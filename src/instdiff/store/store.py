@@ -6,8 +6,11 @@ the template, the tokenizer and the data set are not named: whatever they change
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,12 +21,26 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Measure
+from instdiff.core import Log, Measure
 from instdiff.core.arrays.ragged import Ragged, offsets_of
-from instdiff.core.files import fingerprint, read_json, unwritable, write_json
+from instdiff.core.files import fingerprint, unwritable, write_json
 from instdiff.errors import StoreError
-from instdiff.store.column import MANY_PARTS, ColumnFolder, count_rows, fill, hold_unused, lengths, locate, names
+from instdiff.store.column import (
+    MANY_PARTS,
+    TRIES,
+    ColumnFolder,
+    DamagedPiece,
+    count_rows,
+    fill,
+    hold_unused,
+    lengths,
+    locate,
+    names,
+)
 from instdiff.store.keys import KEYS_AT_ONCE, Keys
+
+FACTS = "column.json"
+MEND = "`instdiff store check --repair` sets it aside"
 
 IN_MEMORY_BYTES = 1 << 22
 """What is read above this goes to a mapped file."""
@@ -56,11 +73,12 @@ class Store:
 
     New values come as small parts, named by their keys; pieces of like size are merged into sorted, memory-mapped
     segments. A row costs 24 bytes and 4 for each value; memory holds what is asked for and a bounded piece of the rest.
-    Several processes may write the same store.
+    Several processes may write the same store. ``log`` is told of damaged files, by default on standard error.
     """
 
-    def __init__(self, root: str | Path | None = None, memo: Path | None = None) -> None:
+    def __init__(self, root: str | Path | None = None, memo: Path | None = None, log: Log | None = None) -> None:
         self.root = Path(root).expanduser() if root is not None else default_root()
+        self.log: Log = log or _to_stderr
         self.memo = memo or self.root / "models"
         """Where hashes of model files are remembered."""
         self._columns: dict[str, ColumnFolder] = {}
@@ -71,7 +89,7 @@ class Store:
 
     def _pieces(self, column: ColumnId) -> ColumnFolder:
         folder = self.folder(column)
-        return self._columns.setdefault(folder.name, ColumnFolder(folder))
+        return self._columns.setdefault(folder.name, ColumnFolder(folder, self.log))
 
     def missing(self, column: ColumnId, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which keys have no value yet."""
@@ -90,7 +108,7 @@ class Store:
         pieces = self._pieces(column)
         while not (pieces.hold() and _touch(pieces.folder)):
             facts = {"model": column.model, "dtype": column.dtype, "measure": repr(column.measure)}
-            write_json(pieces.folder / "column.json", facts)
+            write_json(pieces.folder / FACTS, facts)
         pieces.add(keys, values)
 
     def read(self, column: ColumnId, keys: Keys) -> Ragged:
@@ -117,20 +135,23 @@ class Store:
             self._columns.pop(name).release()
 
 
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _touch(folder: Path) -> bool:
     """Note that a column was of use, for ``gc``; False where there is none."""
     try:
-        with suppress(PermissionError):  # somebody else's, and of use all the same
-            os.utime(folder / "column.json")
-    except OSError:
-        return False
+        os.utime(folder / FACTS)
+    except OSError as error:  # somebody else's, or on a disk that is not written, and of use all the same
+        return error.errno in (errno.EPERM, errno.EACCES, errno.EROFS)
     return True
 
 
 def _room(count: int, root: Path) -> npt.NDArray[np.float32]:
     if count * 4 <= IN_MEMORY_BYTES:
         return np.empty(count, np.float32)
-    with tempfile.TemporaryFile(dir=root) as file:
+    with tempfile.TemporaryFile(dir=root if os.access(root, os.W_OK) else None) as file:
         return np.memmap(file, np.float32, "w+", shape=(count,))
 
 
@@ -149,30 +170,59 @@ class ColumnFacts:
 
 
 def info(store: Store) -> list[ColumnFacts]:
-    """All columns, the largest first; no value is read. A row that two processes computed at once counts twice."""
-    found = (_facts(path.parent) for path in sorted((store.root / "columns").glob("*/column.json")))
+    """All columns, the largest first; no value is read. A row that two processes computed at once counts twice.
+
+    What is damaged is told to the store's log and not counted.
+    """
+    found = (_facts(path.parent, store.log) for path in sorted((store.root / "columns").glob(f"*/{FACTS}")))
     return sorted((facts for facts in found if facts is not None), key=lambda facts: -facts.bytes)
 
 
-def _facts(folder: Path) -> ColumnFacts | None:
-    for _ in range(10):
+def _facts(folder: Path, log: Log) -> ColumnFacts | None:
+    for attempt in range(TRIES):
         try:
-            used, said = (folder / "column.json").stat().st_mtime, read_json(folder / "column.json")
-            counts = [count_rows(folder / name) for name in names(folder)]
+            used, about = (folder / FACTS).stat().st_mtime, read_about(folder)
+            counts = list(_count(folder, log))
         except FileNotFoundError:  # merged or dropped meanwhile
-            if not folder.is_dir():
+            if not (folder / FACTS).is_file():
                 return None
+            time.sleep(min(0.001 * attempt, 0.1))
             continue
+        except DamagedPiece as error:
+            log(f"warning: {error}; {MEND}")
+            return None
         rows, values = (sum(count[n] for count in counts) for n in (0, 1))
-        about = said["model"], said["dtype"], said["measure"]
-        return ColumnFacts(folder.name, *about, rows, values, sum(_sizes(folder)), used)
+        return ColumnFacts(folder.name, *about, rows, values, sum(sizes(folder)), used)
     raise StoreError(f"'{folder}' keeps changing while it is counted; run again when other processes are done")
 
 
-def _sizes(folder: Path) -> Iterator[int]:
-    for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            yield file.stat().st_size if file.is_file() else 0
+def _count(folder: Path, log: Log) -> Iterator[tuple[int, int]]:
+    for name in names(folder):
+        try:
+            yield count_rows(folder / name)
+        except DamagedPiece as error:
+            log(f"warning: {error}; {MEND}")
+
+
+def read_about(folder: Path) -> tuple[str, str, str]:
+    """The model, precision and measure of a column; a DamagedPiece where they are not those that its folder names."""
+    said = (folder / FACTS).read_bytes()
+    try:
+        about = json.loads(said)
+        model, dtype, measure = about["model"], about["dtype"], about["measure"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedPiece(f"store file '{folder / FACTS}' is damaged ({error})") from error
+    if fingerprint(model, dtype, measure) != folder.name:
+        raise DamagedPiece(f"store file '{folder / FACTS}' is damaged (it is of another column)")
+    return model, dtype, measure
+
+
+def sizes(folder: Path) -> Iterator[int]:
+    """Bytes of every file in a folder, as far as it is still there."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with suppress(FileNotFoundError):
+                yield os.stat(os.path.join(place, name)).st_size
 
 
 def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bool = False) -> list[ColumnFacts]:
@@ -191,22 +241,27 @@ def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bo
         store.release(facts.name)
         folder = store.root / "columns" / facts.name
         with hold_unused(folder) as free:
-            if free and not dry:
-                _away(folder, trash)
-            if free:
+            if free and (dry or _away(folder, trash)):
                 gone.append(facts)
     if not dry:
         shutil.rmtree(trash, ignore_errors=True)  # with what a kill left there
     return gone
 
 
-def _away(folder: Path, trash: Path) -> None:
-    """At once for everybody: nobody sees half a column."""
-    try:
-        trash.mkdir(exist_ok=True)
-        os.replace(folder, tempfile.mkdtemp(dir=trash))
-    except OSError as error:
-        raise unwritable(folder, error) from error
+def _away(folder: Path, trash: Path) -> bool:
+    """At once for everybody: nobody sees half a column. False where another process has dropped it."""
+    for _ in range(TRIES):
+        try:
+            trash.mkdir(exist_ok=True)
+            os.replace(folder, tempfile.mkdtemp(dir=trash))
+        except FileNotFoundError:
+            if not folder.is_dir():
+                return False
+            continue  # another process has emptied the trash meanwhile
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        return True
+    raise StoreError(f"'{trash}' keeps vanishing; run again when other processes are done")
 
 
 def check_writable(root: Path) -> None:

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from instdiff.config.train import TrainSettings
 from instdiff.core import Log, ModelRef, Settings
-from instdiff.core.files import building, fingerprint, read_json, write_json
+from instdiff.core.files import building, fingerprint, read_json, write_json, write_record
 from instdiff.data import Pool
 from instdiff.engine.models import load_tokenizer, resolve, tell_own_template
 from instdiff.errors import ConfigError, DataError, StoreError
@@ -189,7 +189,7 @@ def _finish(folder: Path, base: Path, record: dict[str, Any], log: Log) -> None:
     limit = read_json(original).get("model_max_length") if original.is_file() else None
     write_json(saved, config if limit is None else config | {"model_max_length": limit})
     _stop_at(folder / "generation_config.json", record.get("rendering", {}).get("stops", []))
-    write_json(folder / RECORD, record)
+    write_record(folder / RECORD, record)
 
 
 def _stop_at(config: Path, tokens: list[int]) -> None:

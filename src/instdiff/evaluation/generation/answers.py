@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from instdiff.core.files import unwritable
+from instdiff.core.files import unwritable, with_sum, without_sum
 from instdiff.errors import StoreError
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ T = TypeVar("T")
 class AnswerCache(Generic[T]):
     """Answers in a file of JSON lines that only grows; the ``key`` of a line is the hash of all that it depends on.
 
-    A line that was torn by a kill is passed over.
+    A line that was torn by a kill, or that is not what its sum is of, is passed over.
 
     Args:
         path: of the file; None keeps answers in memory alone.
@@ -44,7 +44,7 @@ class AnswerCache(Generic[T]):
         """
         known = self._all()
         if self.path is not None and lines:
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            text = "".join(json.dumps(with_sum(line), ensure_ascii=False) + "\n" for line in lines)
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with open(self.path, "a+b") as file:
@@ -63,7 +63,7 @@ class AnswerCache(Generic[T]):
             self._known = {}
             for line in self._lines():
                 with suppress(ValueError, KeyError, TypeError):
-                    told = json.loads(line)
+                    told = without_sum(json.loads(line))
                     key, answer = str(told["key"]), self._read(told)
                     self._known.setdefault(key, []).append(answer)
         return self._known

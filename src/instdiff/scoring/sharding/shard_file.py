@@ -6,22 +6,21 @@ Row groups are of one column each, so that a reader takes what it needs. A file 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.core.files import unwritable, writing
+from instdiff.core.files import writing
 from instdiff.errors import ConfigError, StoreError
 from instdiff.store import ColumnId, Store
 from instdiff.store.keys import Keys
+from instdiff.store.parquet import reading_parquet, writing_parquet
 
 NAME = re.compile(r"shard-(\d+)-of-(\d+)\.wave-(\d+)\.parquet")
 META = b"instdiff"
@@ -47,7 +46,8 @@ def shard_files(folder: Path) -> dict[tuple[int, int, int], Path]:
 def record(path: Path) -> dict[str, Any]:
     """What a shard file says of itself; a StoreError where it cannot be read."""
     try:
-        return dict(json.loads((pq.read_schema(path).metadata or {})[META]))
+        with reading_parquet(path, whole=False) as file:
+            return dict(json.loads((file.schema_arrow.metadata or {})[META]))
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise _damaged_error(path, error) from error
 
@@ -59,16 +59,11 @@ def _damaged_error(path: Path, error: Exception) -> StoreError:
 def write_shard(path: Path, facts: Mapping[str, Any], columns: Mapping[ColumnId, Keys], store: Store) -> None:
     """A shard file, whole or absent, whoever else writes it at the same time."""
     meta = json.dumps({**facts, "columns": [column.name for column in columns]})
-    aside = path.with_name(f".{path.name}.{uuid4().hex}")
     schema, how = SCHEMA.with_metadata({META: meta}), {"compression": "zstd", "use_dictionary": False}
-    with writing(aside) as half, pq.ParquetWriter(half, schema, **how) as file:
+    with writing(path) as aside, writing_parquet(aside, schema, **how) as file:
         for number, (column, keys) in enumerate(columns.items()):
             for piece in _pieces(column, keys, store):
                 _write_piece(file, number, piece, store.read(column, piece))
-    try:
-        os.replace(aside, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
 
 
 def _pieces(column: ColumnId, keys: Keys, store: Store) -> Iterator[Keys]:
@@ -99,14 +94,14 @@ def join(paths: Sequence[Path], about: Any, columns: Collection[ColumnId], store
         same_run(path, facts["about"], about, "the shards that it lies with")
         try:
             _take_over(path, [wanted.get(name) for name in facts["columns"]], store)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, ValueError) as error:
             raise _damaged_error(path, error) from error
         for column in wanted.values():
             store.compact(column)
 
 
 def _take_over(path: Path, columns: Sequence[ColumnId | None], store: Store) -> None:
-    with pq.ParquetFile(path) as file:
+    with reading_parquet(path) as file:
         for group in range(file.num_row_groups):
             column = columns[file.metadata.row_group(group).column(0).statistics.min]
             if column is None:
