@@ -71,19 +71,18 @@ def test_components_of_a_difference_add_up_and_residuals_are_taken_off_once() ->
     """Against the sums of squares of a two-way table, written out."""
     rng = np.random.default_rng(5)
     a, b = (rng.normal(size=(seeds, 40)) + rng.normal(size=(seeds, 1)) + rng.normal(size=40) for seeds in (3, 5))
-    parts = []
+    seeds, rest = [], []
     for one in (a, b):
-        rest = one - one.mean(0) - one.mean(1, keepdims=True) + one.mean()
-        parts += [(one.mean(1).var(ddof=1) / len(one), len(one) - 1)]
-        parts += [(-(rest**2).sum() / (39 * (len(one) - 1)) / one.size, 39 * (len(one) - 1))]
-    parts.append(((a.mean(0) - b.mean(0)).var(ddof=1) / 40, 39))
-    variance = sum(part for part, _ in parts)
-    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+        left = one - one.mean(0) - one.mean(1, keepdims=True) + one.mean()
+        seeds.append(one.mean(1).var(ddof=1) / len(one))
+        rest.append((left**2).sum() / (39 * (len(one) - 1)) / one.size)
+    variance = sum(seeds) + (a.mean(0) - b.mean(0)).var(ddof=1) / 40 - sum(rest)
+    freedom = sum(seeds) ** 2 / (seeds[0] ** 2 / 2 + seeds[1] ** 2 / 4) * variance / sum(seeds)
     found = estimate(a, np.ones(40), b)
     assert found.high - found.value == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * np.sqrt(variance))
     assert found.value - found.low == pytest.approx(found.high - found.value)
     statistic = abs(a.mean() - b.mean()) / np.sqrt(variance)
-    assert found.p == pytest.approx(2 * scipy.stats.t.sf(statistic, min(freedom, 1.25 * 6)))
+    assert 2 < freedom < 12 and found.p == pytest.approx(2 * scipy.stats.t.sf(statistic, freedom))
 
 
 def test_seeds_with_equal_numbers_are_no_pairs() -> None:
@@ -100,11 +99,21 @@ def test_weights_of_items_are_in_the_interval_and_items_of_none_are_not() -> Non
 
 
 def test_a_variance_does_not_vanish_by_subtraction() -> None:
-    """Items that go against each other leave seeds and items with less than the residuals."""
-    score = np.tile([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.5, 0.5, 0.5]], 4) + np.array([[0.01], [0.0], [0.0]])
+    """Items that go against each other leave nothing but residuals, and seeds that agree to the last digit."""
+    score = np.tile([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.5, 0.5, 0.5]], 4)
     found = estimate(score, np.ones(12), np.zeros((1, 12)) + 0.4, fixed_against=True)
-    least = scipy.stats.t.ppf(0.975, 2) * np.sqrt(0.25 * score.mean(1).var(ddof=1) / 3)
-    assert 0 < found.p < 1 and found.high - found.value == pytest.approx(least)
+    residual = ((score - 0.5) ** 2).sum() / (2 * 11) / 36
+    assert found.high - found.value == pytest.approx(scipy.stats.t.ppf(0.975, 11) * np.sqrt(residual / 10))
+    assert found.p == pytest.approx(2 * scipy.stats.t.sf(0.1 / np.sqrt(residual / 10), 4))
+
+
+def test_a_test_has_at_most_twice_the_freedom_of_the_seeds() -> None:
+    """Items that spread far make the interval's degrees of freedom many."""
+    rng = np.random.default_rng(7)
+    a, b = (np.repeat(rng.normal(size=(1, 200)), 3, axis=0) + 0.001 * rng.normal(size=(3, 1)) for _ in range(2))
+    found = estimate(a, np.ones(200), b)
+    error = (found.high - found.value) / scipy.stats.t.ppf(0.975, 199)
+    assert found.p == pytest.approx(2 * scipy.stats.t.sf(abs(found.value) / error, 8))
 
 
 def test_three_seeds_that_agree_in_sign_are_no_proof() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +64,8 @@ def _divide(total: Floats, count: Floats) -> Floats:
 
 MIN_SEEDS = 3
 """Fewer trainings say nothing of how much trainings differ."""
-_FLOOR = 0.25
-_SHARE = 1.25
+_FLOOR = 0.1
+_MOST = 2.0
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,8 @@ def estimate(
         fixed: the model is no sample of trainings, such as a base that nobody has trained here: its seeds vary nothing.
         fixed_against: the same of the other side.
 
-    The variance is the sum of what seeds add on each side and what items add, minus the residuals that both hold; its
-    degrees of freedom are Satterthwaite's. Subtraction never brings it below a quarter of what the seeds add. The
-    p-value has at most 5/4 of the degrees of freedom of both sides' seeds: with three seeds a variance is now and then
-    far too small, and the smallest p of many lines would be that of such a line. ``benchmarks/coverage.py`` proves it.
+    The variance is the sum of what seeds add on each side and what items add, minus the residuals that both hold;
+    subtraction never brings it below a tenth of what seeds or residuals add.
     """
     sides = [_parts(score, weight, fixed)] + ([_parts(against, weight, fixed_against)] if against is not None else [])
     value, item = sides[0].value, sides[0].item
@@ -119,16 +118,38 @@ def estimate(
         nothing = np.full(np.shape(value), np.nan)
         p = np.where(any(seeds < MIN_SEEDS for seeds in drawn), nothing, 1.0)
         return Estimate(value[()], nothing[()], nothing[()], p[()])
-    items = (item**2).sum(-1) * count / (count - 1)
-    variances = [(items, count - 1)]
-    for side in sides:
-        variances += [(side.seed, side.seeds - 1), (-side.rest, (side.seeds - 1) * (count - 1))] if side.seeds else []
-    seeds = sum((side.seed for side in sides), np.zeros(()))
-    total = np.maximum(sum(part for part, _ in variances), _FLOOR * seeds)
-    least = min([seed - 1 for seed in drawn], default=count - 1)
-    spread = sum(part**2 / freedom for part, freedom in variances)
-    freedom = np.maximum(np.divide(total**2, spread, out=np.full(np.shape(total), 1.0), where=spread > 0), least)
-    return _judged(value, np.sqrt(total), freedom, _SHARE * sum(seeds - 1 for seeds in drawn) if drawn else np.inf)
+    total = (item**2).sum(-1) * count / (count - 1) + sum(side.seed - side.rest for side in sides)
+    spread = sum((side.seed for side in sides), np.zeros(np.shape(value)))
+    total = np.maximum(total, _FLOOR * np.maximum(spread, sum(side.rest for side in sides)))
+    return judge(value, total, [(side.seed, side.seeds) for side in sides if side.seeds], count)
+
+
+def judge(value: Floats, variance: Floats, seeds: Sequence[tuple[Floats, int]], items: int) -> Estimate:
+    """The interval and p-value of a value whose variance is known by parts.
+
+    Args:
+        value: a mean or difference.
+        variance: of it, all parts together.
+        seeds: of each side that is a sample of trainings, the part that its seeds add, and how many they are.
+        items: how many.
+
+    The degrees of freedom are Satterthwaite's of the seeds, divided by their share of the variance, up to those of the
+    items: his formula for all parts together takes a variance of three seeds that is small by chance for a well-known
+    one. The p-value has at most twice the degrees of freedom of both sides' seeds, since the smallest p of many lines
+    is that of the smallest variance. ``benchmarks/coverage.py`` shows what comes of it.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    part = sum((one for one, _ in seeds), np.zeros(np.shape(value)))
+    squares = sum((one**2 / (count - 1) for one, count in seeds), np.zeros(np.shape(value)))
+    freedom = np.divide(part * variance, squares, out=np.full(np.shape(value), float(items)), where=squares > 0)
+    freedom = np.clip(freedom, min((count - 1 for _, count in seeds), default=1), items - 1)
+    # As wide as rounding, so that the same numbers on both sides are no difference.
+    error = np.maximum(np.sqrt(variance), 1e-12)
+    reach = stdtrit(freedom, 0.975) * error
+    most = _MOST * sum(count - 1 for _, count in seeds) if seeds else np.inf
+    p = 2 * stdtr(np.minimum(freedom, most), -np.abs(value) / error)
+    return Estimate(value[()], (value - reach)[()], (value + reach)[()], p[()])
 
 
 def _parts(score: Floats, weight: Floats, fixed: bool) -> _Parts:
@@ -144,16 +165,6 @@ def _parts(score: Floats, weight: Floats, fixed: bool) -> _Parts:
     rest = (score - item[..., None, :] - seed[..., None] + value[..., None, None]) * share
     residual = (rest**2).sum((-1, -2)) * items / ((seeds - 1) * (items - 1)) / seeds
     return _Parts(value, deviation, seed.var(-1, ddof=1) / seeds, residual, seeds)
-
-
-def _judged(value: Floats, error: Floats, freedom: Floats, most: float) -> Estimate:
-    from scipy.special import stdtr, stdtrit
-
-    # As wide as rounding, so that the same numbers on both sides are no difference.
-    error = np.maximum(error, 1e-12)
-    reach = stdtrit(freedom, 0.975) * error
-    p = 2 * stdtr(np.minimum(freedom, most), -np.abs(value) / error)
-    return Estimate(value[()], (value - reach)[()], (value + reach)[()], p[()])
 
 
 def holm(p: list[float], level: float = 0.05) -> list[bool]:
