@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import scipy.stats
 
+from instdiff.errors import DataError
 from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
-from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
+from instdiff.evaluation.statistics import estimate, holm
+from instdiff.experiments.items import read_items
 from instdiff.experiments.run_folder import Cell, CellResult
-from instdiff.experiments.summary import sample, summarize
-from instdiff.experiments.tables import HEADER, by_task, footer, header, markdown, rows_of, write_comparison
+from instdiff.experiments.summary import add_verdicts, sample, summarize
+from instdiff.experiments.tables import HEADER, by_task, footer, header, markdown, remake, rows_of, write_comparison
 
 ITEMS = [f"item{n}" for n in range(200)]
 
@@ -48,27 +53,85 @@ def test_weights_count() -> None:
     assert one.value == pytest.approx(0.75)
 
 
-def test_the_interval_of_the_bootstrap_is_that_of_theory() -> None:
-    rng = np.random.default_rng(3)
-    score = rng.normal(size=(1, 400))
-    draws = bootstrap_over_seeds(score, np.ones(400), draws=4000)
-    assert draws.mean() == pytest.approx(score.mean(), abs=0.005)
-    assert draws.std() == pytest.approx(score.std() / 20, rel=0.06)
+def test_without_seeds_the_interval_is_that_of_a_mean_of_items() -> None:
+    score = np.random.default_rng(3).normal(size=(1, 400))
+    found = estimate(score, np.ones(400), fixed=True)
+    low, high = scipy.stats.t.interval(0.95, 399, score.mean(), scipy.stats.sem(score[0]))
+    assert (found.value, found.low, found.high) == pytest.approx((score.mean(), low, high))
 
 
-def test_the_spread_over_seeds_is_in_the_interval() -> None:
-    """Items that all agree leave the seeds' own spread."""
-    score = np.repeat([[0.0], [1.0]], 50, axis=1)
-    draws = bootstrap_over_seeds(score, np.ones(50), draws=4000)
-    assert set(np.unique(draws)) == {0.0, 0.5, 1.0}
-    assert (draws == 0.5).mean() == pytest.approx(0.5, abs=0.05)
+def test_the_spread_of_seeds_alone_has_the_interval_of_a_mean_of_three() -> None:
+    score = np.repeat([[0.0], [0.5], [1.0]], 50, axis=1)
+    found = estimate(score, np.ones(50))
+    low, high = scipy.stats.t.interval(0.95, 2, 0.5, 0.5 / np.sqrt(3))
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, low, high))
+
+
+def test_components_of_a_difference_add_up_and_residuals_are_taken_off_once() -> None:
+    """Against the sums of squares of a two-way table, written out."""
+    rng = np.random.default_rng(5)
+    a, b = (rng.normal(size=(seeds, 40)) + rng.normal(size=(seeds, 1)) + rng.normal(size=40) for seeds in (3, 5))
+    seeds, rest = [], []
+    for one in (a, b):
+        left = one - one.mean(0) - one.mean(1, keepdims=True) + one.mean()
+        seeds.append(one.mean(1).var(ddof=1) / len(one))
+        rest.append((left**2).sum() / (39 * (len(one) - 1)) / one.size)
+    variance = sum(seeds) + (a.mean(0) - b.mean(0)).var(ddof=1) / 40 - sum(rest)
+    freedom = sum(seeds) ** 2 / (seeds[0] ** 2 / 2 + seeds[1] ** 2 / 4) * variance / sum(seeds)
+    found = estimate(a, np.ones(40), b)
+    assert found.high - found.value == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    assert found.value - found.low == pytest.approx(found.high - found.value)
+    statistic = abs(a.mean() - b.mean()) / np.sqrt(variance)
+    assert 2 < freedom < 12 and found.p == pytest.approx(2 * scipy.stats.t.sf(statistic, freedom))
+
+
+def test_seeds_with_equal_numbers_are_no_pairs() -> None:
+    a, b = np.random.default_rng(1).normal(size=(2, 3, 30))
+    found, other = (astuple(estimate(a, np.ones(30), side)) for side in (b, b[[2, 0, 1]]))
+    assert found == pytest.approx(other)
+
+
+def test_weights_of_items_are_in_the_interval_and_items_of_none_are_not() -> None:
+    score, weight = np.random.default_rng(2).normal(size=(3, 30)), np.r_[np.full(10, 2.0), np.ones(10), np.zeros(10)]
+    found, cut = estimate(score, weight), estimate(score[:, :20], weight[:20])
+    assert (found.value, found.low, found.high) == pytest.approx((cut.value, cut.low, cut.high))
+    assert found.value == pytest.approx(np.average(score, 1, weight).mean())
+
+
+def test_a_variance_does_not_vanish_by_subtraction() -> None:
+    """Items that go against each other leave nothing but residuals, and seeds that agree to the last digit."""
+    score = np.tile([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.5, 0.5, 0.5]], 4)
+    found = estimate(score, np.ones(12), np.zeros((1, 12)) + 0.4, fixed_against=True)
+    residual = ((score - 0.5) ** 2).sum() / (2 * 11) / 36
+    assert found.high - found.value == pytest.approx(scipy.stats.t.ppf(0.975, 11) * np.sqrt(residual / 10))
+    assert found.p == pytest.approx(2 * scipy.stats.t.sf(0.1 / np.sqrt(residual / 10), 4))
+
+
+def test_a_test_has_at_most_twice_the_freedom_of_the_seeds() -> None:
+    """Items that spread far make the interval's degrees of freedom many."""
+    rng = np.random.default_rng(7)
+    a, b = (np.repeat(rng.normal(size=(1, 200)), 3, axis=0) + 0.001 * rng.normal(size=(3, 1)) for _ in range(2))
+    found = estimate(a, np.ones(200), b)
+    error = (found.high - found.value) / scipy.stats.t.ppf(0.975, 199)
+    assert found.p == pytest.approx(2 * scipy.stats.t.sf(abs(found.value) / error, 8))
+
+
+def test_three_seeds_that_agree_in_sign_are_no_proof() -> None:
+    """A bootstrap of three seeds called this certain, whatever they spread."""
+    a = np.repeat([[0.01], [0.3], [0.6]], 50, axis=1)
+    b = np.zeros((3, 50)) + np.array([[0.0], [-0.01], [0.005]])
+    assert estimate(a, np.ones(50), b).p > 0.1
 
 
 def test_the_same_on_both_sides_is_no_difference() -> None:
     score = np.random.default_rng(0).random((3, 40))
-    draws = bootstrap_over_seeds(score, np.ones(40), draws=500)
-    found = difference(0.0, draws - bootstrap_over_seeds(score, np.ones(40), draws=500))
-    assert (found.low, found.high, found.p) == (0.0, 0.0, 1.0)
+    found = estimate(score, np.ones(40), score)
+    assert (found.value, found.p) == (0.0, 1.0) and found.low == pytest.approx(-found.high)
+
+
+def test_one_item_is_not_told_apart() -> None:
+    found = estimate(np.ones((3, 1)), np.ones(1), np.zeros((3, 1)))
+    assert found.value == 1.0 and np.isnan(found.low) and found.p == 1.0
 
 
 def test_holm() -> None:
@@ -87,12 +150,12 @@ def outcomes() -> list[CellResult]:
 
 def test_what_differs_is_told_and_what_does_not_is_not() -> None:
     lines = {line["name"]: line for line in summarize(outcomes())}
-    assert lines["good"]["real"] and lines["good"]["better"]
+    assert lines["good"]["verdict"] == "better"
     assert lines["good"]["diff"] == pytest.approx(lines["good"]["value"] - lines["random"]["value"])
     assert lines["good"]["diff_low"] < lines["good"]["diff"] < lines["good"]["diff_high"]
-    assert not lines["same"]["real"]
-    assert lines["base"]["real"] and not lines["base"]["better"]
-    assert "diff" not in lines["random"]
+    assert lines["same"]["verdict"] == "not told apart"
+    assert lines["base"]["verdict"] == "worse"  # no sample of seeds; the random lines are three
+    assert "diff" not in lines["random"] and "verdict" not in lines["random"]
     assert (lines["random"]["seeds"], lines["random"]["tokens"]) == (3, 101)
 
 
@@ -103,7 +166,7 @@ def test_lower_is_better_where_it_is() -> None:
 
     lines = summarize([*(lower("random", s, 0.8) for s in range(3)), *(lower("less", s, 0.2) for s in range(5, 8))])
     less = next(line for line in lines if line["name"] == "less")
-    assert less["diff"] < 0 and less["real"] and less["better"]
+    assert less["diff"] < 0 and less["verdict"] == "better"
     (found,) = by_task(lines).values()
     assert [line["name"] for line in found] == ["less", "random"]
 
@@ -112,7 +175,68 @@ def test_no_common_item_is_no_difference() -> None:
     other = TaskResult("task", "accuracy", ["elsewhere"], np.array([1.0]))
     odd = CellResult(Cell("odd", "10%", 0), {}, [SuiteResult("suite", "odd", (other,))])
     lines = {line["name"]: line for line in summarize([*outcomes(), odd])}
-    assert lines["odd"]["value"] == 1.0 and "diff" not in lines["odd"] and "real" not in lines["odd"]
+    assert lines["odd"]["value"] == 1.0 and "diff" not in lines["odd"] and "verdict" not in lines["odd"]
+
+
+@pytest.mark.parametrize(("mine", "theirs", "few"), [(1, 3, True), (2, 3, True), (3, 2, True), (3, 3, False)])
+def test_below_three_seeds_on_either_side_there_is_no_verdict(mine: int, theirs: int, few: bool) -> None:
+    cells = [outcome("random", s, drawn(0.2, s)) for s in range(theirs)]
+    cells += [outcome("far", 10 + s, drawn(0.9, 10 + s)) for s in range(mine)]
+    line = next(line for line in summarize(cells) if line["name"] == "far")
+    assert line["diff"] > 0.5 and (line["verdict"] == "too few seeds") == (line["p"] is None) == few
+    assert (line["diff_low"] is None) == few and (line["low"] is None) == (mine < 3)
+    table = rows_of([line])[0]
+    assert table[HEADER.index("verdict")] == ("too few seeds" if few else "better")
+    assert ("[" in table[HEADER.index("against random")]) != few
+
+
+def test_lines_without_a_verdict_are_not_in_the_family() -> None:
+    """Nineteen lines of one seed make no other line's test stricter."""
+    family = [{"p": 0.03, "diff": 1.0, "higher_is_better": True}]
+    family += [{"p": None, "diff": 1.0, "higher_is_better": True} for _ in range(19)]
+    add_verdicts(family)
+    assert [line["verdict"] for line in family] == ["better", *["too few seeds"] * 19]
+
+
+def test_against_the_base_a_line_needs_three_seeds_and_the_base_one() -> None:
+    base = outcome("base", None, drawn(0.2, 9))
+    for seeds, word in ((2, "too few seeds"), (3, "better")):
+        lines = summarize([base, *(outcome("ifd", s, drawn(0.8, s)) for s in range(seeds))])
+        found = {line["name"]: line for line in lines}
+        assert found["ifd"]["verdict"] == word and found["base"]["low"] is not None
+
+
+def test_items_that_one_side_lacks_are_left_out_and_counted() -> None:
+    cells = [outcome("random", s, drawn(0.2, s)) for s in range(3)]
+    cells += [
+        CellResult(Cell("ifd", "10%", s), {}, [SuiteResult("suite", "ifd", (result(np.ones(150), ids=ITEMS[:150]),))])
+        for s in range(3)
+    ]
+    line = next(line for line in summarize(cells) if line["name"] == "ifd")
+    assert line["unpaired"] == 50
+    assert line["diff"] == pytest.approx(1 - np.mean([drawn(0.2, s)[:150].mean() for s in range(3)]))
+
+
+def test_tables_are_made_again_from_the_items(tmp_path: Path) -> None:
+    """Scores that are missing, weights, failures and costs come back too."""
+    every = [*outcomes(), CellResult(Cell("bad", "10%", 0), error="no judge")]
+    for one in every[:-1]:
+        task = result(np.r_[np.nan, drawn(0.5, 3)[1:]], name="nll", weight=np.arange(200.0) + 1, higher_is_better=False)
+        one.results.append(SuiteResult("heldout", "x", (task,)))
+        one.facts.update(train_s=1.25, cost_unit="CPU seconds")
+    found = write_comparison(tmp_path, every, summarize(every), {"data": "rows.jsonl", "terms": "On equal terms."})
+    again, _ = read_items(tmp_path / "items.parquet")
+    assert summarize(again) == found["lines"]
+    assert remake(tmp_path / "items.parquet") == (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    names = pq.read_schema(tmp_path / "items.parquet").names
+    assert names == ["suite", "task", "line", "budget", "seed", "item", "score", "weight"]
+
+
+def test_other_files_are_no_items(tmp_path: Path) -> None:
+    (tmp_path / "items.parquet").write_text("nothing")
+    for name in ("items.parquet", "missing.parquet"):
+        with pytest.raises(DataError, match=r"holds no items of a comparison"):
+            read_items(tmp_path / name)
 
 
 def test_cells_that_failed_are_named(tmp_path: Path) -> None:

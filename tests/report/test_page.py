@@ -207,8 +207,8 @@ def test_a_comparison_with_its_cells(tmp_path: Path) -> None:
         select(pool, table[name], "10%", meta=table.meta).write_record(place / "selection.json")
     some = {"budget": "10%", "suite": "s", "task": "t", "metric": "accuracy", "seeds": 3, "rows": 6, "tokens": 9}
     lines = [
-        {"name": name, **some, "value": value, "low": value - 0.1, "high": value + 0.1, "diff": 0.1, "real": True,
-         "better": True}
+        {"name": name, **some, "value": value, "low": value - 0.1, "high": value + 0.1, "diff": 0.1,
+         "verdict": "better"}
         for name, value in (("random", 0.4), ("instructdiff", 0.5))
     ]  # fmt: skip
     (tmp_path / "comparison.json").write_text(json.dumps({"lines": [*lines, {"name": "half a line"}]}))

@@ -70,7 +70,18 @@ class EvalPart(OpenPart):
         ("random",), "Controls that are trained at the same token budget."
     )
     seeds: tuple[int, ...] = key((0,), "Seeds of the random control.")
+    train_seeds: tuple[int, ...] | None = key(
+        None,
+        "Seeds under which the last selection is trained and evaluated once more, beside the run's own: three in all "
+        "give a verdict. By default those of `seeds` where they are three or more, else none.",
+    )
     params: dict[str, Any] = key(dict, "Keys of `instdiff eval`; they may also stand beside `suite`.")
+
+    def repeats(self, own: int) -> list[int]:
+        """The seeds under which the last selection is trained beside the run's ``own``."""
+        usual = self.seeds if len(self.seeds) >= 3 else ()
+        seeds = usual if self.train_seeds is None else self.train_seeds
+        return [seed for seed in dict.fromkeys(seeds) if seed != own]
 
     @model_validator(mode="before")
     @classmethod

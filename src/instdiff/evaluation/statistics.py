@@ -1,8 +1,10 @@
-"""Intervals and differences by bootstrap."""
+"""Intervals and differences: of one model over items by bootstrap, of trainings over seeds and items by variances."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,48 +62,109 @@ def _divide(total: Floats, count: Floats) -> Floats:
     return np.divide(total, count, out=np.zeros(len(total)), where=count > 0)
 
 
+MIN_SEEDS = 3
+"""Fewer trainings say nothing of how much trainings differ."""
+_FLOOR = 0.1
+_MOST = 2.0
+
+
 @dataclass(frozen=True)
-class Difference:
-    """How much better or worse one side is, with its bootstrap interval and two-sided p-value."""
+class Estimate:
+    """A mean or difference over seeds and items, its 95 % t interval, and the two-sided p-value against zero.
 
-    value: float
-    low: float
-    high: float
-    p: float
+    Floats, or arrays of them for many problems at once. With too few seeds interval and p-value are NaN; with one item
+    there is no interval, and p is 1.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+    p: Any
 
 
-def bootstrap_over_seeds(score: Floats, weight: Floats, *, draws: int, seed: int = 0) -> Floats:
-    """Means of score over seeds and items, both drawn with replacement.
+@dataclass(frozen=True)
+class _Parts:
+    """Variance components of weighted means, each with a leading axis of its own or none."""
 
-    Two calls with the same ``weight`` and ``seed`` draw the same items, so that their difference is paired by item.
+    value: Floats
+    item: Floats
+    seed: Floats
+    rest: Floats
+    seeds: int
+
+
+def estimate(
+    score: Floats, weight: Floats, against: Floats | None = None, *, fixed: bool = False, fixed_against: bool = False
+) -> Estimate:
+    """A weighted mean with its interval; with ``against``, the difference to it, paired by item and not by seed.
 
     Args:
-        score: [seeds, items], without NaN.
+        score: [..., seeds, items], without NaN; leading axes are problems of their own.
         weight: [items].
-        draws: bootstrap samples.
-        seed: of the draws.
+        against: [..., seeds, items], the other side's scores of the same items.
+        fixed: the model is no sample of trainings, such as a base that nobody has trained here: its seeds vary nothing.
+        fixed_against: the same of the other side.
 
-    Returns:
-        [draws].
+    The variance is the sum of what seeds add on each side and what items add, minus the residuals that both hold;
+    subtraction never brings it below a tenth of what seeds or residuals add.
     """
-    rng = np.random.default_rng(seed)
-    items = score.shape[1]
-    means = np.empty((draws, len(score)))
-    for start in range(0, draws, _BLOCK):
-        size = min(_BLOCK, draws - start)
-        counts = rng.multinomial(items, np.full(items, 1 / items), size) * weight
-        means[start : start + size] = counts @ score.T / np.maximum(counts.sum(1, keepdims=True), 1e-300)
-    # Another stream, so that the items stay the same whatever the number of seeds.
-    picks = np.random.default_rng([seed, len(score)]).integers(0, len(score), (draws, len(score)))
-    drawn: Floats = np.take_along_axis(means, picks, 1).mean(1)
-    return drawn
+    sides = [_parts(score, weight, fixed)] + ([_parts(against, weight, fixed_against)] if against is not None else [])
+    value, item = sides[0].value, sides[0].item
+    if len(sides) > 1:
+        value, item = value - sides[1].value, item - sides[1].item
+    count = int((weight > 0).sum())
+    drawn = [side.seeds for side in sides if side.seeds]
+    if any(seeds < MIN_SEEDS for seeds in drawn) or count < 2:
+        nothing = np.full(np.shape(value), np.nan)
+        p = np.where(any(seeds < MIN_SEEDS for seeds in drawn), nothing, 1.0)
+        return Estimate(value[()], nothing[()], nothing[()], p[()])
+    total = (item**2).sum(-1) * count / (count - 1) + sum(side.seed - side.rest for side in sides)
+    spread = sum((side.seed for side in sides), np.zeros(np.shape(value)))
+    total = np.maximum(total, _FLOOR * np.maximum(spread, sum(side.rest for side in sides)))
+    return judge(value, total, [(side.seed, side.seeds) for side in sides if side.seeds], count)
 
 
-def difference(value: float, draws: Floats, *, level: float = 0.95) -> Difference:
-    """An estimated difference and its bootstrap draws as interval and p-value."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    side = min(float((draws <= 0).mean()), float((draws >= 0).mean()))
-    return Difference(value, float(low), float(high), min(1.0, 2 * max(side, 1 / len(draws))))
+def judge(value: Floats, variance: Floats, seeds: Sequence[tuple[Floats, int]], items: int) -> Estimate:
+    """The interval and p-value of a value whose variance is known by parts.
+
+    Args:
+        value: a mean or difference.
+        variance: of it, all parts together.
+        seeds: of each side that is a sample of trainings, the part that its seeds add, and how many they are.
+        items: how many.
+
+    The degrees of freedom are Satterthwaite's of the seeds, divided by their share of the variance, up to those of the
+    items: his formula for all parts together takes a variance of three seeds that is small by chance for a well-known
+    one. The p-value has at most twice the degrees of freedom of both sides' seeds, since the smallest p of many lines
+    is that of the smallest variance. ``benchmarks/coverage.py`` shows what comes of it.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    part = sum((one for one, _ in seeds), np.zeros(np.shape(value)))
+    squares = sum((one**2 / (count - 1) for one, count in seeds), np.zeros(np.shape(value)))
+    freedom = np.divide(part * variance, squares, out=np.full(np.shape(value), float(items)), where=squares > 0)
+    freedom = np.clip(freedom, min((count - 1 for _, count in seeds), default=1), items - 1)
+    # As wide as rounding, so that the same numbers on both sides are no difference.
+    error = np.maximum(np.sqrt(variance), 1e-12)
+    reach = stdtrit(freedom, 0.975) * error
+    most = _MOST * sum(count - 1 for _, count in seeds) if seeds else np.inf
+    p = 2 * stdtr(np.minimum(freedom, most), -np.abs(value) / error)
+    return Estimate(value[()], (value - reach)[()], (value + reach)[()], p[()])
+
+
+def _parts(score: Floats, weight: Floats, fixed: bool) -> _Parts:
+    """What seeds, items and the rest add to a side's variance; ``item`` are the items' weighted deviations."""
+    share = weight / weight.sum()
+    seed, item = score @ share, score.mean(-2)
+    value = seed.mean(-1)
+    deviation = (item - value[..., None]) * share
+    seeds, items = score.shape[-2], int((weight > 0).sum())
+    zero = np.zeros(np.shape(value))
+    if fixed or seeds < 2 or items < 2:
+        return _Parts(value, deviation, zero, zero, 0 if fixed else seeds)
+    rest = (score - item[..., None, :] - seed[..., None] + value[..., None, None]) * share
+    residual = (rest**2).sum((-1, -2)) * items / ((seeds - 1) * (items - 1)) / seeds
+    return _Parts(value, deviation, seed.var(-1, ddof=1) / seeds, residual, seeds)
 
 
 def holm(p: list[float], level: float = 0.05) -> list[bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,17 @@ Scores = tuple[Scored, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Round:
-    """A selection and the model trained on it; ``facts`` are rows, tokens and what the training took."""
+    """A selection and the model trained on it; ``facts`` are rows, tokens and what the training took.
+
+    The training began with the model ``start``.
+    """
 
     number: int
     folder: Path
     record: dict[str, Any]
     model: ModelRef
     facts: dict[str, Any]
+    start: ModelRef
 
 
 @dataclass
@@ -101,12 +105,21 @@ class Engine(ABC):
             record = self.select(cell, number, roles)
             if label:
                 self.record_event(f"{label} {number}", **record["counts"], excluded=record["excluded"])
-            rows = self.pool.take(places(self.pool, record["ids"], record["rows"]))
-            model, facts = self.train(rows, start, how, seed, partial(self.model_of, cell, number), place)
-            facts = {"rows": len(rows), "tokens": record["counts"]["selected_tokens"], **facts}
-            yield Round(number, place, record, model, facts)
+            name = partial(self.model_of, cell, number)
+            model, facts = self.train(self.rows_of(record), start, how, seed, name, place)
+            facts = {"rows": len(record["rows"]), "tokens": record["counts"]["selected_tokens"], **facts}
+            yield Round(number, place, record, model, facts, start)
             roles = {**roles, variant.rebind: model}
             start = model if variant.train_from == "last" else start
+
+    def rows_of(self, record: Mapping[str, Any]) -> Pool:
+        """The rows of a selection."""
+        return self.pool.take(places(self.pool, record["ids"], record["rows"]))
+
+    def repeat(self, done: Round, how: TrainSettings, seed: int, place: Path, model: Path) -> Round:
+        """A round's selection trained with another seed: a round in ``place`` whose model lies in ``model``."""
+        trained, facts = self.train(self.rows_of(done.record), done.start, how, seed, lambda mark: model)
+        return replace(done, folder=place, model=trained, facts={**done.facts, **facts})
 
     def score(self, methods: dict[str, Method], roles: Roles, *, stage: str = "", **options: Any) -> ScoreTable:
         """Scores of the pool, with ``options`` of ``scorer.score``; the log calls it a ``stage``."""

@@ -45,8 +45,8 @@ from instdiff.experiments.run_folder import (
     drop_model,
     model_folder,
 )
-from instdiff.experiments.summary import devices, summarize
-from instdiff.experiments.tables import write_comparison
+from instdiff.experiments.summary import control_of, devices, summarize
+from instdiff.experiments.tables import tell_verdicts, write_comparison
 from instdiff.scoring.models import bind, parse_model, settings_of
 from instdiff.scoring.scorer import recalling
 from instdiff.scoring.table import read_scores
@@ -54,7 +54,10 @@ from instdiff.selection.record import SCORES, read_selection
 from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
-TERMS = "Controls have as many response tokens as the first round's budget (full: all rows), and the same training."
+TERMS = (
+    "Controls have as many response tokens as the first round's budget (full: all rows), and the same training. The "
+    "seeds of a selection are of its training alone, those of random rows also of their draw."
+)
 FREE = (
     *(*OPERATIONAL, "keep_models", "judge_concurrency", "judge_timeout", "judge_tries", "strict"),
     *(f"eval.params.{key}" for key in ("concurrency", "judge_concurrency", "judge_timeout", "judge_tries")),
@@ -132,6 +135,17 @@ class Pipeline(Engine):
                 yield cell, control
                 self.drop(control.model)
 
+    def run_repeats(self, last: Round) -> Iterator[tuple[int, Round]]:
+        """The last selection trained under further seeds, since one training shows no spread."""
+        config = self.config
+        assert config.eval is not None
+        how = config.select_train.train or config.train
+        for seed in config.eval.repeats(config.seed):
+            place = self.places.repeat(last.number, seed)
+            done = self.repeat(last, how, seed, place, place / ROUND_MODEL)
+            yield seed, done
+            self.drop(done.model)
+
     def score_round(self, cell: Cell, number: int, roles: Roles) -> Scores:
         """A round's scores, which are kept in its folder; those of a control are not."""
         if cell != LINE:
@@ -168,18 +182,17 @@ class Pipeline(Engine):
     # ── evaluation ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def evaluate_round(
-        self, name: str, done: Round | None, seed: int | None = None, **beside: Any
+        self, name: str, done: Round | None, cell: Cell | None = None, **beside: Any
     ) -> dict[str, Any] | None:
         """Every suite on a round's model, or on the base; a round's ``results.json`` has it all, and ``beside``.
 
-        Returns held-out NLL and its paired difference to the base, where it was asked for.
+        The comparison has the results as those of a ``cell``, by default of the same name. Returns held-out NLL and
+        its paired difference to the base, where it was asked for.
         """
         mine = self._results(name, done)
         others = {suite: result for suite, result in mine.items() if suite != HELDOUT}
         facts = {**done.facts, "cost_unit": devices(self.settings)[0]} if done else {}
-        if others:  # for the comparison
-            cell = Cell(name if seed is None else "random", "", seed)
-            self.results.append(CellResult(cell, facts, list(others.values())))
+        self.results.append(CellResult(cell or Cell(name), facts, list(mine.values())))
         record: dict[str, Any] = {}
         if HELDOUT in mine:
             base = self._results(BASE, None)[HELDOUT][HELDOUT]
@@ -208,6 +221,13 @@ class Pipeline(Engine):
             **({"flawed": flawed} if self.flaws else {}),
         }
 
+    def compare(self, last: str) -> dict[str, Any]:
+        """What ``comparison.json`` holds: all models against each other, and a verdict on the last selection."""
+        lines = summarize(self.results)
+        verdicts = tell_verdicts(lines, last, control_of(self.results))
+        facts = {"data": self.config.data, "model": self.config.model, "terms": TERMS, "verdicts": verdicts}
+        return write_comparison(self.folder, self.results, lines, facts)
+
 
 def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = None) -> PipelineResult:
     """Run or go on with a pipeline.
@@ -219,16 +239,17 @@ def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = No
     run, name = open_pipeline(config, log, progress or Quiet()), selector(config)[0]
     rounds, controls = list[Any](), list[Any]()
     for done in run.run_line():
+        line = f"{name} round {done.number}"
         if config.eval is not None:
             for cell, control in run.run_controls(done) if done.number == 1 else ():
-                controls.append(run.evaluate_round(title(cell), control, cell.seed))
+                controls.append(run.evaluate_round(title(cell), control, Cell(cell.line, "", cell.seed)))
             random = [one for one in controls if one and one["model"].startswith("random seed")]
-            rounds.append(run.evaluate_round(f"{name} round {done.number}", done, random=random))
+            rounds.append(run.evaluate_round(line, done, Cell(line, "", config.seed), random=random))
+            if done.number == config.iterations:
+                for seed, again in run.run_repeats(done):
+                    run.evaluate_round(f"{line} seed {seed}", again, Cell(line, "", seed))
     base = [run.evaluate_round(BASE, None)] if config.eval is not None else []
-    suites: dict[str, Any] = {}
-    if run.results:
-        facts = {"data": config.data, "model": config.model, "terms": TERMS}
-        suites = write_comparison(run.folder, run.results, summarize(run.results), facts)
+    suites = run.compare(line) if run.results else {}
     return PipelineResult(run.folder, [one for one in (*base, *controls, *rounds) if one], run.places.events(), suites)
 
 

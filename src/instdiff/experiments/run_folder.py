@@ -65,9 +65,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.config, self.log = path, path / "config.yaml", path / "log.jsonl"
-        self.comparison, self.cost, self.environment = (
-            path / name for name in ("comparison.json", "scores/cost.json", "environment.json")
-        )
+        names = ("comparison.json", "items.parquet", "scores/cost.json", "environment.json")
+        self.comparison, self.items, self.cost, self.environment = (path / name for name in names)
 
     @property
     def begun(self) -> bool:
@@ -187,6 +186,10 @@ class PipelineFolder(RunFolder):
     def round(self, number: int) -> Path:
         """A round's folder."""
         return self.path / f"iter_{number}"
+
+    def repeat(self, number: int, seed: int) -> Path:
+        """The folder of a round's selection as it is trained with another seed."""
+        return self.round(number) / f"seed_{seed}"
 
     def rounds(self) -> dict[int, Path]:
         """The folders of all rounds that have begun, by number."""

@@ -15,16 +15,19 @@ from instdiff.core.files import write_record
 from instdiff.data import Pool
 from instdiff.engine.models import pick_device
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.statistics import bootstrap_over_seeds, difference, holm
+from instdiff.evaluation.statistics import Estimate, estimate, holm
 from instdiff.experiments.run_folder import BASE, Cell, CellResult, ComparisonFolder, RunFolder, read_facts
 from instdiff.selection.record import read_selection
 
-DRAWS = 4000
 LEVEL = 0.05
+BETTER, WORSE, SAME, FEW = "better", "worse", "not told apart", "too few seeds"
+"""The words of a verdict."""
 NOTE = (
-    "Intervals are 95 % percentile intervals of a bootstrap over evaluation items (the same for all lines) and seeds. "
-    "A difference is real when its two-sided bootstrap test holds at 5 % after Holm's correction over the lines of the "
-    "task and budget. Few seeds make intervals too narrow rather than too wide."
+    "Intervals are 95 % t intervals; their variance has a part for evaluation items (the same for all lines, paired) "
+    "and a part for the seeds of each line. A line is better or worse when its two-sided test holds at 5 % after "
+    "Holm's correction over the lines of the task and budget that have a verdict. With fewer than three seeds on "
+    "either side there is no interval and no verdict. The untrained base is no sample of seeds; the other side still "
+    "needs three."
 )
 COSTS = {
     "GPU seconds": "Cost is in GPU seconds: seconds by the clock, times the GPUs that were held.",
@@ -53,9 +56,10 @@ class TaskScores:
         places = [at[name] for name in ids]
         return TaskScores(self.task, list(ids), self.score[:, places], self.weight[places])
 
-    def draws(self) -> Floats:
-        """Bootstrap means."""
-        return bootstrap_over_seeds(self.score, self.weight, draws=DRAWS)
+    def estimate(self, line: str, control: TaskScores | None = None, against: str = "") -> Estimate:
+        """The value of a line, or its difference to a control with the same items."""
+        other = None if control is None else control.score
+        return estimate(self.score, self.weight, other, fixed=line == BASE, fixed_against=against == BASE)
 
 
 def sample(results: Sequence[TaskResult]) -> TaskScores:
@@ -79,8 +83,7 @@ def summarize(outcomes: Sequence[CellResult], against: str | None = None) -> lis
     """The lines of a comparison: the values of every method at every budget in every task.
 
     Differences are to ``against`` (by default ``control_of`` the outcomes) at the same budget (for the base and lines
-    with a budget of their own: at the first), in the task's own unit; ``better`` says whether a real one is for the
-    better.
+    with a budget of their own: at the first), in the task's own unit; ``verdict`` is what they come to, in a word.
     """
     good = [one for one in outcomes if one.error is None]
     against = against or control_of(good)
@@ -106,9 +109,9 @@ def _task_lines(
     against: str,
 ) -> list[dict[str, Any]]:
     controls = {budget: one for (line, budget), one in samples.items() if line == against}
-    lines, tests = list[dict[str, Any]](), dict[str, list[tuple[int, float]]]()
+    lines, families = list[dict[str, Any]](), dict[str, list[dict[str, Any]]]()
     for (line, budget), one in samples.items():
-        low, high = np.quantile(one.draws(), [LEVEL / 2, 1 - LEVEL / 2])
+        own = one.estimate(line)
         facts = {
             "name": line,
             "budget": budget or None,
@@ -120,34 +123,53 @@ def _task_lines(
             "items": len(one.ids),
             **_facts(groups[line, budget]),
             "value": one.value,
-            "low": float(low),
-            "high": float(high),
+            "low": _known(own.low),
+            "high": _known(own.high),
             "by_seed": (one.score @ one.weight / one.weight.sum()).tolist(),
         }
         control = controls.get(budget) or next(iter(controls.values()), None)
-        gap = _difference(one, control) if control is not None and line != against else None
+        gap = _difference(line, one, against, control) if control is not None and line != against else None
         if gap is not None:
             facts |= gap
-            place = budget if budget in controls else next(iter(controls))
-            tests.setdefault(place, []).append((len(lines), facts["p"]))
+            families.setdefault(budget if budget in controls else next(iter(controls)), []).append(facts)
         lines.append(facts)
-    for family in tests.values():
-        for (at, _), real in zip(family, holm([p for _, p in family], LEVEL), strict=True):
-            up = lines[at]["diff"] > 0
-            lines[at] |= {"real": real, "better": real and up == lines[at]["higher_is_better"]}
+    for family in families.values():
+        add_verdicts(family)
     return lines
 
 
-def _difference(one: TaskScores, control: TaskScores) -> dict[str, Any] | None:
+def add_verdicts(family: Sequence[dict[str, Any]]) -> None:
+    """Add to lines that are compared with one control the word that their difference comes to.
+
+    A line without ``p`` has too few seeds, and stays out of Holm's family.
+    """
+    tested = [line for line in family if line["p"] is not None]
+    for line in family:
+        line["verdict"] = FEW
+    for line, real in zip(tested, holm([line["p"] for line in tested], LEVEL), strict=True):
+        up = (line["diff"] > 0) == line["higher_is_better"]
+        line["verdict"] = (BETTER if up else WORSE) if real else SAME
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _difference(line: str, one: TaskScores, against: str, control: TaskScores) -> dict[str, Any] | None:
     """Over the items that both have; None where there are none, which is no difference of zero."""
     known = set(control.ids)
     both = [name for name in one.ids if name in known]
     if not both:
         return None
-    mine, theirs = one.only(both), control.only(both)
-    # The same items and, where there are as many, the same seeds are drawn on both sides.
-    gap = difference(mine.value - theirs.value, mine.draws() - theirs.draws(), level=1 - LEVEL)
-    return {"diff": gap.value, "diff_low": gap.low, "diff_high": gap.high, "p": gap.p}
+    gap = one.only(both).estimate(line, control.only(both), against)
+    return {
+        "diff": float(gap.value),
+        "diff_low": _known(gap.low),
+        "diff_high": _known(gap.high),
+        "p": _known(gap.p),
+        "unpaired": len(one.ids) + len(control.ids) - 2 * len(both),
+    }
 
 
 def _facts(members: list[CellResult]) -> dict[str, Any]:

@@ -2,45 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from instdiff.core.files import write_record, writing
+from instdiff.experiments.items import read_items, write_items
 from instdiff.experiments.run_folder import BASE, CellResult, RunFolder
-from instdiff.experiments.summary import COSTS, NOTE, control_of, cost_unit, overlaps
+from instdiff.experiments.summary import (
+    BETTER,
+    COSTS,
+    FEW,
+    NOTE,
+    SAME,
+    WORSE,
+    control_of,
+    cost_unit,
+    overlaps,
+    summarize,
+)
 
 
 def write_comparison(
     folder: Path, results: list[CellResult], lines: list[dict[str, Any]], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write ``comparison.json`` and ``comparison.md``; returns what the former holds."""
-    failed = [{"cell": str(one.cell), "error": one.error} for one in results if one.error is not None]
+    """Write ``comparison.json``, ``comparison.md`` and ``items.parquet``; returns what the first holds."""
+    failed = left_out(results)
     shared = overlaps(folder, [one.cell for one in results if one.cell.line != BASE])
     unit = cost_unit(one.facts for one in results)
     note = " ".join([NOTE, *(text for name, text in COSTS.items() if name in (unit or ""))])
     facts = {**facts, "against": control_of(results), "cost_unit": unit, "note": note}
     whole = {**facts, "lines": lines, "overlaps": shared, "failed": failed}
     path = RunFolder(folder).comparison
+    write_items(RunFolder(folder).items, results, facts)
     write_record(path, whole)
     with writing(path.with_suffix(".md")) as aside:
         aside.write_text(markdown(lines, failed, facts), encoding="utf-8")
     return whole
 
 
+def tell_verdicts(lines: Sequence[dict[str, Any]], name: str, against: str) -> list[str]:
+    """A sentence for each task: whether a line is told apart from its control; with too few seeds the facts alone."""
+    told = []
+    for line in lines:
+        if line["name"] != name or "verdict" not in line:
+            continue
+        same = (line["suite"], line["task"])
+        control = next(one for one in lines if one["name"] == against and (one["suite"], one["task"]) == same)
+        words = {
+            BETTER: f"Better than {against}",
+            WORSE: f"Worse than {against}",
+            SAME: f"Not told apart from {against}",
+        }
+        begin = f"{words.get(line['verdict'], 'Too few seeds for a verdict')}: {name} has a {line['task']}"
+        begin += "" if line["metric"] == line["task"] else f" {line['metric']}"
+        if line["verdict"] == FEW:
+            many, seeds = len(control["by_seed"]), control["by_seed"]
+            beside = f"each of {many} {against} selections lies between {min(seeds):.3f} and {max(seeds):.3f}"
+            one = f"{'that' if against == BASE else 'one'} of {against} is {control['value']:.3f}"
+            told.append(f"{begin} of {line['value']:.3f}; {beside if many > 1 else one}.")
+        else:
+            told.append(f"{begin} of {line['value']:.3f}, {difference(line)} against {against}.")
+    return told
+
+
+def left_out(results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """The cells that failed, and why."""
+    return [{"cell": str(one.cell), "error": one.error} for one in results if one.error is not None]
+
+
+def remake(path: Path) -> str:
+    """The Markdown of a comparison, made again from its ``items.parquet``."""
+    results, facts = read_items(path)
+    return markdown(summarize(results), left_out(results), facts)
+
+
 def footer(facts: Mapping[str, Any]) -> list[str]:
-    """What stands below the tables: on what terms lines were compared, and how to read them."""
-    return [str(facts[key]) for key in ("terms", "note") if facts.get(key)]
+    """What stands below the tables: the verdicts, on what terms lines were compared, and how to read them."""
+    return [*facts.get("verdicts", []), *(str(facts[key]) for key in ("terms", "note") if facts.get(key))]
 
 
 def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
     """The cells of a table, as texts: without the task, which all have in common."""
     out = []
     for line in lines:
-        gap = [line.get(key) for key in ("diff", "diff_low", "diff_high")]
-        verdict = (
-            "" if gap[0] is None else ("better" if line["better"] else "worse") if line["real"] else "not told apart"
-        )
         out.append(
             [
                 line["name"],
@@ -49,9 +94,9 @@ def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
                 _count(line["rows"]),
                 _count(line["tokens"]),
                 f"{line['value']:.3f}",
-                f"{line['low']:.3f} to {line['high']:.3f}",
-                "" if gap[0] is None else f"{gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}]",
-                verdict,
+                interval(line),
+                difference(line),
+                line.get("verdict", ""),
                 _cost(line),
             ]
         )
@@ -64,6 +109,19 @@ HEADER = ["method", "budget", "seeds", "rows", "tokens", "value", "95 % interval
 def header(facts: Mapping[str, Any]) -> list[str]:
     """The heads of a table, which say what lines are compared with."""
     return [f"against {facts['against']}" if "against" in name and "against" in facts else name for name in HEADER]
+
+
+def interval(line: Mapping[str, Any]) -> str:
+    """Of a line's value; nothing where its seeds are too few for one."""
+    return "" if line["low"] is None else f"{line['low']:.3f} to {line['high']:.3f}"
+
+
+def difference(line: Mapping[str, Any]) -> str:
+    """To the control, with its interval where there is one; nothing in the line of the control itself."""
+    if line.get("diff") is None:
+        return ""
+    gap = f"{line['diff']:+.3f}"
+    return gap if line["diff_low"] is None else f"{gap} [{line['diff_low']:+.3f}, {line['diff_high']:+.3f}]"
 
 
 def _count(value: float | None) -> str:

@@ -212,10 +212,8 @@ def _name(line: Mapping[str, Any]) -> str:
 def _cells(line: Mapping[str, Any], spent: list[str]) -> list[Any]:
     first = [line.get(key) for key in ("name", "budget", "seeds", "rows", "tokens", "value")]
     first[2] = len(first[2]) if isinstance(first[2], list) else first[2]
-    gap, real, better = line.get("diff"), line.get("real"), line.get("better")
-    verdict = None if gap is None or real is None else "not told apart" if not real else "better" if better else "worse"
     took = [None if line.get(key) is None else float(line[key]) for key in spent]
-    return [*first, _interval(line, ""), gap, _interval(line, "diff_"), verdict, *took]
+    return [*first, _interval(line, ""), line.get("diff"), _interval(line, "diff_"), line.get("verdict"), *took]
 
 
 def _interval(line: Mapping[str, Any], prefix: str) -> str | None:

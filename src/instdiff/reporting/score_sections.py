@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from instdiff.core import DetailPlot, Scored
 from instdiff.experiments.run_folder import BASE, first_seed
+from instdiff.experiments.summary import BETTER, FEW, SAME, WORSE
 from instdiff.methods import METHODS
 from instdiff.reporting import plots, statistics
 from instdiff.reporting.context import ReportContext, Section, Table
@@ -33,9 +35,11 @@ def summary(scene: ReportContext) -> Section:
         section.text = [_comparison_text(material) or "This folder holds trained models, and no scores."]
         return section
     picked, of = len(part.chosen), len(part.table)
-    of_lines = _comparison_text(material)
+    of_lines = "" if material.verdicts else _comparison_text(material)
     told = [_what(part, material), _why(part)]
-    section.text = [of_lines, *told] if of_lines else [*told, _result(material) or _bias(scene)]
+    section.text = (
+        [of_lines, *told] if of_lines else [*told, " ".join(material.verdicts) or _result(material) or _bias(scene)]
+    )
     tokens = part.scored.n_tokens
     known = bool(np.all(tokens >= 0))
     section.facts = {
@@ -122,15 +126,17 @@ def _controls(name: str) -> bool:
 
 def _against_random(lines: list[dict[str, Any]]) -> str:
     """Which selections are told apart from random rows."""
-    some = [line for line in lines if line.get("diff") is not None and not _controls(line["name"])]
+    some = [line for line in lines if line.get("verdict") and not _controls(line["name"])]
     if not some:
         return ""
-    better = [str(line["name"]) for line in some if line.get("real") and line.get("better")]
-    worse = sum(bool(line.get("real")) for line in some) - len(better)
+    count = Counter(str(line["verdict"]) for line in some)
+    better = [str(line["name"]) for line in some if line["verdict"] == BETTER]
     names = f"{', '.join(better) or 'none'} {'are' if len(better) > 1 else 'is'}"
+    few = f", and {count[FEW]} {'has' if count[FEW] == 1 else 'have'} too few seeds for a verdict" if count[FEW] else ""
     return (
-        f" Of {len(some)} selection{'s' * (len(some) > 1)} {names} better than random rows, {worse} "
-        f"{'is' if worse == 1 else 'are'} worse, and {len(some) - len(better) - worse} are not told apart."
+        f" Of {len(some)} selection{'s' * (len(some) > 1)} {names} better than random rows, {count[WORSE]} "
+        f"{'is' if count[WORSE] == 1 else 'are'} worse, {'' if few else 'and '}{count[SAME]} "
+        f"{'is' if count[SAME] == 1 else 'are'} not told apart{few}."
     )
 
 

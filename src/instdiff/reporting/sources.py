@@ -69,6 +69,8 @@ class ReportSources:
     lines: list[dict[str, Any]] = field(default_factory=list)
     comparison: list[dict[str, Any]] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
+    verdicts: list[str] = field(default_factory=list)
+    """Of a pipeline's last selection, a sentence for each task."""
     against: str = "the control"
     """The line that those of the comparison are compared with."""
     paid: dict[str, Any] = field(default_factory=dict)
@@ -151,6 +153,7 @@ def _read_folder(folder: Path, lines: list[dict[str, Any]] | None) -> ReportSour
         facts = read_json(run.comparison)
         sources.comparison = [line for line in facts.get("lines", []) if isinstance(line, dict)]
         sources.against = str(facts.get("against") or sources.against)
+        sources.verdicts = list(map(str, facts.get("verdicts", [])))
         sources.terms = [str(facts[key]) for key in ("terms", "note") if facts.get(key)]
         sources.notes += [f"Left out: {one.get('cell')}: {one.get('error')}" for one in facts.get("failed", [])]
     _add_cells(ComparisonFolder(folder), sources)
