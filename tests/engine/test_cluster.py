@@ -260,6 +260,7 @@ def test_killed_workers_are_replaced(lab: Lab, cluster: Any) -> None:
     same(table, clean)
     assert len(killed) == 2
     assert (count.rows, count.tokens) == (clean_count.rows, clean_count.tokens)  # none lost, none doubled
+    said = [line for line in said if not line.startswith("shards at work")]  # told where the machine is busy
     assert len(said) == 1 and re.fullmatch(REPORT, said[0])
 
 
