@@ -248,6 +248,7 @@ WAYS = {
         "import unittest.case\ndef NAME(a, b): raise unittest.case._ShouldStop\n",
         ("error", "failed"),
     ),
+    "the end of an iteration": ("def NAME(a, b): raise StopIteration\n", ("error", "failed")),
     "assertions replaced": (
         "import unittest\nunittest.TestCase.assertEqual = lambda *given: None\ndef NAME(a, b): return 0\n",
         ("failed", "failed"),
@@ -357,6 +358,12 @@ else:
     raise AssertionError
 """
     assert run(Program(text, tests, "f")) == ["passed"]
+
+
+def test_an_iteration_of_tests_is_not_ended_by_the_program() -> None:
+    tests = "assert all(map(f, [1, 2]))"
+    assert run(Program("def f(x): raise StopIteration", tests, "f")) == ["error"]
+    assert run(Program("def f(x): return x", tests, "f")) == ["passed"]
 
 
 def test_skipped_tests_count_where_the_own_solution_skips_them(tmp_path: Path) -> None:

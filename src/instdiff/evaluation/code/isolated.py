@@ -444,12 +444,10 @@ def _do(things: Things, what: str, at: int, name: str, given: Any) -> Any:
 
 def _tests(job: dict[str, Any], report: int, way: int, apart: bool) -> NoReturn:
     """Run the tests with stand-ins for what the program defines, which ask it by the file ``way``, and report."""
-    try:
+    with suppress(BaseException):  # without a report the end of the program is the verdict
         os.setsid()
         reason, detail = _drop_rights(job, report, apart, way) or _run_tests(job, way)
         os.write(report, f"{job['secret']}{reason} {detail}".encode(errors="replace")[: MOST_REPORT // 4])
-    except BaseException:  # noqa: BLE001, S110 - the program is gone, and its end is the verdict
-        pass
     os._exit(0)
 
 
@@ -484,7 +482,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 def _failing(word: Any) -> str:
     """A program may name its own failure, but never a success."""
-    words = ("failed", "syntax", "error", "missing_library", "memory", "disk", "processes", "exited_early", "unsafe")
+    words = ("failed", "syntax", "error", "missing_library", "memory", "disk", "processes", "exited_early")
     return word if word in words else "error"
 
 
@@ -547,7 +545,7 @@ class Things:
             return ["numpy", value.dtype.str, list(value.shape), self.pack(value.ravel().tolist())]
         if (module.partition(".")[0], type(value).__name__) in TEXTS:
             return ["text", module.partition(".")[0], type(value).__name__, str(value)]
-        return ["iterator", [self.pack(part) for part in value]] if hasattr(value, "__next__") else None
+        return ["iterator", [self.pack(part) for part in value]] if hasattr(type(value), "__next__") else None
 
     def _keep(self, value: Any) -> Any:
         if id(value) not in self._numbers:
@@ -670,7 +668,8 @@ class Asked(Things):
 def _like(name: str, text: str) -> BaseException:
     """The exception of Python that a program raised; any other is one that tests do not know."""
     kind = getattr(builtins, name, None) if name else Gone
-    if isinstance(kind, type) and issubclass(kind, BaseException):
+    # The end of an iteration would end the tests' own loops.
+    if isinstance(kind, type) and issubclass(kind, BaseException) and not issubclass(kind, StopIteration):
         with suppress(TypeError):  # some take more than a text
             return kind(text)
     return Exception(text)
