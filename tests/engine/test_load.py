@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -54,6 +55,53 @@ def test_a_fingerprint_is_of_weights_and_architecture(models: dict[str, Path], t
     assert resolve(ModelRef(str(edited(copy, use_cache=False, transformers_version="9")))).fingerprint == mark
     assert resolve(ModelRef(str(models["other"]))).fingerprint != mark
     assert resolve(ModelRef(str(edited(copy, rms_norm_eps=1e-3)))).fingerprint != mark
+
+
+def scaled(source: Path, to: Path) -> Path:
+    """A model whose second matrix alone differs."""
+    folder = copied(source, to)
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(name for name, value in weights.items() if value.ndim == 2)[1]
+    save_file({**weights, name: weights[name] * 1.5}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "another hash", "no text"])
+def test_a_damaged_memo_is_hashed_again(models: dict[str, Path], tmp_path: Path, damage: str) -> None:
+    memo, other = tmp_path / "memo", scaled(models["llama"], tmp_path / "other")
+    marks = [resolve(ModelRef(str(folder)), memo).fingerprint for folder in (models["llama"], other)]
+    assert marks[0] != marks[1]
+    texts = {path: path.read_text() for path in memo.glob("*.txt")}
+    assert len(texts) == 2
+    foreign = dict(zip(texts, reversed(texts.values()), strict=True))
+    for path, text in texts.items():
+        wrong = {"empty": "", "cut": text[:20], "foreign": foreign[path], "another hash": "0" * 32, "no text": "\udcff"}
+        path.write_bytes(wrong[damage].encode(errors="surrogateescape"))
+    assert [resolve(ModelRef(str(folder)), memo).fingerprint for folder in (models["llama"], other)] == marks
+    assert {path: path.read_text() for path in memo.glob("*.txt")} == texts
+
+
+def test_two_models_do_not_share_scores_after_their_memos_were_lost(lab: Lab, tmp_path: Path) -> None:
+    store, other = lab.store(), scaled(lab.models["llama"], tmp_path / "other")
+    lab.score(some_rows(3), [Perplexity()], base=other, store=store)
+    lab.score(some_rows(3), [Perplexity()], store=store)
+    for path in store.memo.glob("*.txt"):
+        path.write_text("")
+    rows = some_rows(10, seed=5)
+    first, second = (lab.score(rows, [Perplexity()], base=base, store=store) for base in ("llama", other))
+    assert not np.isclose(first["perplexity"].value, second["perplexity"].value).any()
+
+
+def test_a_checkpoint_that_takes_the_place_of_another_is_seen(models: dict[str, Path], tmp_path: Path) -> None:
+    """Path, size and time of change are the same, as ``cp -p`` leaves them."""
+    memo, home = tmp_path / "memo", copied(models["llama"], tmp_path / "model")
+    old, new = home / "model.safetensors", scaled(models["llama"], tmp_path / "other") / "model.safetensors"
+    os.utime(new, ns=(old.stat().st_atime_ns, old.stat().st_mtime_ns))
+    assert new.stat().st_size == old.stat().st_size
+    mark = resolve(ModelRef(str(home)), memo).fingerprint
+    shutil.copy2(new, old)
+    assert old.stat().st_mtime_ns == new.stat().st_mtime_ns
+    assert resolve(ModelRef(str(home)), memo).fingerprint != mark
 
 
 def test_changed_weights_in_the_same_place_are_seen(models: dict[str, Path], tmp_path: Path) -> None:

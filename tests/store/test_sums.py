@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from disk import forgetful
 from instdiff.core.sums import check_parquet, seal_parquet
-from instdiff.store import Store, info
+from instdiff.store import Store, column, info
 from instdiff.store.column import FILES
 from instdiff.store.parquet import reading_parquet, writing_parquet
 
@@ -107,6 +109,50 @@ def test_a_segment_without_sums_is_read(store: Store) -> None:
         np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy"))
     said: list[str] = []
     assert believed(Store(store.root, log=said.append), said) and not said
+
+
+def test_sources_whose_damage_is_not_seen_cost_nothing(store: Store) -> None:
+    """The index of a segment is set aside alone: the segment has sums of its own."""
+    path = piece(store, "sources.json")
+    path.write_bytes(b"")
+    said: list[str] = []
+    again = Store(store.root, log=said.append)
+    add(again, [70])
+    again.compact(COLUMN, least=1)
+    assert not again.missing(COLUMN, keys_of([*range(71)])).any()
+    (line,) = said
+    assert line.startswith(f"warning: store index '{path}' is damaged (")
+    assert line.endswith("it is set aside as 'sources.json.damaged'")
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_power_cut_at_any_moment_leaves_a_whole_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    """Whatever of parts and merged segments reached the disk: what is there is right, and what was merged is there."""
+    disk = forgetful(tmp_path, monkeypatch)
+    monkeypatch.setattr(column, "SYNC_EVERY_S", 0.0)
+    store, cuts, fsync, replace = Store(disk.root, log=print), [], os.fsync, os.replace
+
+    def look() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda handle: None)
+            patch.setattr(os, "replace", replace)
+            left = Store(disk.cut(tmp_path / "cut", early=early), log=lambda line: None)
+            info(left)
+            lost = left.missing(COLUMN, keys_of([*range(12)]))
+            got, wanted = left.read(COLUMN, keys_of([*range(12)])), values_of([*range(12)])
+            assert all(lost[n] or got[n].tolist() == wanted[n].tolist() for n in range(12))
+            cuts.append(12 - int(lost.sum()))
+
+    monkeypatch.setattr(os, "fsync", lambda handle: (look(), fsync(handle), look()))
+    monkeypatch.setattr(os, "replace", lambda a, b: (look(), replace(a, b), look()))
+    for start in range(0, 12, 3):
+        add(store, [*range(start, start + 3)])
+        assert cuts[-1] == start + 3
+        if start % 2:
+            store.compact(COLUMN, least=1)
+    assert cuts == sorted(cuts) and cuts[-1] == 12
 
 
 # ── parquet ───────────────────────────────────────────────────────────────────────────────────────────────────────────

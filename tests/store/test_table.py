@@ -14,7 +14,9 @@ from instdiff.data import load
 from instdiff.errors import DataError, StoreError
 from instdiff.methods import IFD, InstructDiff, Perplexity, Random
 from instdiff.scoring.scorer import score
-from instdiff.scoring.table import ScoreTable, read_scores
+from instdiff.scoring.table import ScoreTable, read_scores, sidecar
+
+from .test_sums import FLIPS, flips
 
 ROWS = [*some_rows(8), {"instruction": "a", "input": "", "output": ""}]
 
@@ -89,6 +91,53 @@ def test_a_long_text_table(tmp_path: Path) -> None:
         assert again.n_tokens.tolist() == [-1] * 30_000
         np.testing.assert_array_equal(again["random"].value, table["random"].value)
         assert again["random"].reason.tolist() == [None] * 29_999 + ["empty_response"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
+def test_no_flipped_bit_of_a_score_file_passes(table: ScoreTable, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"s.{ending}"
+    table.write(path)
+    for file in [path] if ending == "parquet" else [path, sidecar(path)]:
+        raw, named = file.read_bytes(), 0
+        for damaged in flips(raw, FLIPS):
+            file.write_bytes(damaged)
+            try:
+                again = read_scores(path)
+            except StoreError as error:
+                assert f"'{path}'" in str(error)
+                named += 1
+                continue
+            assert again.ids == table.ids and again.rows.tolist() == table.rows.tolist()
+            assert {k: v for k, v in again.meta.items() if k in table.meta} == table.meta
+            for name in table:
+                np.testing.assert_array_equal(again[name].value, table[name].value)
+                assert again[name].reason.tolist() == table[name].reason.tolist()
+        file.write_bytes(raw)
+        assert named > FLIPS // 2
+
+
+@pytest.mark.slow
+def test_none_of_a_thousand_flipped_bits_of_a_score_file_passes(table: ScoreTable, tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    table.write(path)
+    for damaged in flips(path.read_bytes(), 1000, seed=1):
+        path.write_bytes(damaged)
+        try:
+            again = read_scores(path)
+        except StoreError:
+            continue
+        assert again.to_arrow().equals(table.to_arrow(), check_metadata=True)
+
+
+def test_a_table_that_was_edited_says_how_it_is_read(table: ScoreTable, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    table.write(path)
+    path.write_text(path.read_text().replace("empty_response", "too_short"))
+    with pytest.raises(StoreError, match=r"changed since it was written; if that was you, delete 'crc32 of the rows' "):
+        read_scores(path)
+    meta = json.loads(sidecar(path).read_text())
+    sidecar(path).write_text(json.dumps({k: v for k, v in meta.items() if not k.startswith("crc32")}))
+    assert read_scores(path)["ifd"].reason[8] == "too_short"
 
 
 def test_errors(table: ScoreTable, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def _away(folder: Path, trash: Path) -> bool:
         try:
             trash.mkdir(exist_ok=True)
             os.replace(folder, tempfile.mkdtemp(dir=trash))
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             if not folder.is_dir():
                 return False
             continue  # another process has emptied the trash meanwhile
