@@ -11,7 +11,7 @@ import numpy as np
 from instdiff.evaluation.statistics import MIN_SEEDS, judge
 from instdiff.experiments.items import read_items
 from instdiff.experiments.run_folder import BASE
-from instdiff.experiments.summary import BETTER, SAME, add_verdicts, summarize
+from instdiff.experiments.summary import BETTER, SAME, WORSE, add_verdicts, summarize
 from instdiff.experiments.tables import by_task, difference, interval
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "records"
@@ -102,6 +102,23 @@ def one(name: str, tasks: tuple[str, ...] = ()) -> str:
         heads = ["method", "seeds", "rows", "tokens", "value", "95 % interval", "against random", "verdict"]
         parts += [f"{title[0].upper()}{title[1:]}:", "", table(heads, rows), ""]
     return "\n".join(parts).rstrip()
+
+
+def changed() -> str:
+    """Lines whose verdict was another one when it came from the recorded bootstrap."""
+    rows = []
+    for path in sorted(RESULTS.glob("compare-*.json")):
+        name = path.stem.removeprefix("compare-")
+        recorded = {(one["task"], one["name"]): one for one in json.loads(path.read_text(encoding="utf-8"))["lines"]}
+        for line in comparison(name)["lines"]:
+            old = recorded[line["task"], line["name"]]
+            if "real" not in old:
+                continue
+            word = (BETTER if old["better"] else WORSE) if old["real"] else SAME
+            if word != line["verdict"]:
+                task = name if line["task"] == "heldout" else f"{name}, {line['task']}"
+                rows.append([task, line["name"], word, line["verdict"], difference(line)])
+    return table(["comparison", "line", "was", "is", "against random"], rows)
 
 
 SHOWN = {

@@ -112,6 +112,25 @@ def halves() -> str:
     return lines(["seed", "trained on", "lacking", "last training loss"], rows)
 
 
+def coverage() -> str:
+    """One line per simulated case."""
+    heads = ["case", "items", "seeds, line and control", "spread of seeds / items", "intervals that hold"]
+    rows = [
+        [
+            one["name"],
+            str(one["items"]),
+            f"{one['seeds']} and {one['control_seeds']}",
+            f"{one['seed_sd']:g} / {one['item_sd']:g}{' logits' if one['answers'] else ''}",
+            f"{100 * one['coverage']:.1f} %",
+            f"{100 * one['own_coverage']:.1f} %",
+            f"{100 * one['false_families']:.1f} %",
+        ]
+        for one in records("coverage")
+    ]
+    return lines([*heads, "of single lines", "false families"], rows)
+
+
 TABLES = {
-    "flaws": flaws, "skills": skills, "skill means": skill_means, "skill aucs": skill_aucs, "halves": halves,
+    "flaws": flaws, "coverage": coverage, "skills": skills, "skill means": skill_means, "skill aucs": skill_aucs,
+    "halves": halves,
 }  # fmt: skip

@@ -251,6 +251,8 @@ def part(key: str) -> str:
 
         if name == "domains":
             return compared.domains()
+        if name == "changed":
+            return compared.changed()
         what, _, of = name.partition(" ")
         if what == "few":
             return compared.few(*of.split())
