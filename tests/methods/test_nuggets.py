@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from instdiff.config.methods import make_method
 from instdiff.core import Anchored, MeanNll, Pooled, Prompted, Signal, Signals
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.core.signals import Anchors
+from instdiff.core.signals import Anchors, Neighbours
 from instdiff.errors import ConfigError
 from instdiff.methods import Nuggets
 
@@ -17,10 +19,12 @@ from .columns import NAN, ones, ragged, run, signals
 ALONE = ones(2.0, 3.0, 1.0, 4.0)
 
 
-def table(alone: Ragged = ALONE) -> Signals:
+def table(alone: Ragged = ALONE, anchors: Sequence[str] = ("a", "b", "c", "d")) -> Signals:
     """Five rows before four anchors; the anchors' own column has a row for each anchor."""
     given = ragged([1.0, 2.0, 0.5, 3.0], [2.0, 3.0, 1.0, 3.5], [], [3.0, 4.0, 2.0, 5.0], [1.0, NAN, NAN, 5.0])
-    return signals(5, [None, None, "empty_response", None, None], given=given, alone=alone)
+    return signals(
+        5, [None, None, "empty_response", None, None], given=given, alone=alone, anchor=np.array(anchors, object)
+    )
 
 
 def test_the_share_of_anchors_that_a_row_helps() -> None:
@@ -30,6 +34,12 @@ def test_the_share_of_anchors_that_a_row_helps() -> None:
     np.testing.assert_array_equal(out.details["saved"], [0.875, 0.125, NAN, -1.0, 0.0])
     assert out.reason.tolist() == [None, None, "empty_response", None, None]
     assert out.best().tolist() == [0, 4, 1, 3]
+
+
+def test_no_anchor_counts_for_itself() -> None:
+    out = run(Nuggets(anchors=4), table(anchors=("id000", "id001", "id001", "id004")))
+    np.testing.assert_array_equal(out.value, [1.0, 0.5, NAN, 0.0, 1.0])  # of 3, 2, none, 4 and 1 anchors
+    np.testing.assert_array_equal(out.details["saved"], [2.5 / 3, 0.25, NAN, -1.0, 1.0])
 
 
 def test_a_threshold() -> None:
@@ -52,6 +62,7 @@ def test_signals() -> None:
     assert Nuggets().signals() == {
         "given": Signal(MeanNll(), Anchored(by, 100, 200, 0), "base"),
         "alone": Signal(MeanNll(), Anchors(by, 100, 200, 0), "base"),
+        "anchor": Signal(Neighbours(), Anchors(by, 100, 200, 0), "base"),
     }
     assert all(signal.needs() == (by,) for signal in Nuggets().signals().values())
 

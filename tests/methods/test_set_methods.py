@@ -19,7 +19,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError, DataError, PlanError
-from instdiff.methods import DEITA, MADS, RDS, CosineFilter, FacilityLocation, KCenter, KMeansQuota, Zip
+from instdiff.methods import MADS, RDS, CosineFilter, FacilityLocation, KCenter, KMeansQuota, Zip
 from instdiff.methods.algorithms.coverage import coverage
 from instdiff.methods.algorithms.facility_location import facility
 from instdiff.methods.algorithms.kcenter import kcenter
@@ -311,7 +311,7 @@ def test_a_width_of_one_is_a_vector_too() -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [RDS(), DEITA(), *(kind(model="base") for kind in (KCenter, FacilityLocation, KMeansQuota, CosineFilter))],
+    [RDS(), *(kind(model="base") for kind in (KCenter, FacilityLocation, KMeansQuota, CosineFilter))],
     ids=lambda method: method.name,
 )
 def test_vectors_of_hidden_states_see_the_end_token(method: Method, lab: Lab) -> None:

@@ -127,7 +127,10 @@ class Listed(Measure):
 
 @dataclass(frozen=True)
 class Neighbours(Measure):
-    """The rows that stand before each row in a ``Demonstrated`` view: their numbers, nearest first, -1 for none."""
+    """The rows that stand before each row in a ``Demonstrated`` view: their numbers, nearest first, -1 for none.
+
+    Of an ``Anchors`` view the ids of the anchors.
+    """
 
     needs_model: ClassVar[bool] = False
 

@@ -70,7 +70,7 @@ class DEITA(Method):
 
     def signals(self) -> dict[str, Signal]:
         """Both ratings, and a vector for the filter."""
-        hidden = Signal(Pooled("last"), Prompted(score_eos=True), self.base)
+        hidden = Signal(Pooled("last"), Prompted(), self.base)
         return {
             "complexity": Signal(Choice(DIGITS), Asked(self.complexity_prompt), "complexity_rater"),
             "quality": Signal(Choice(DIGITS), Asked(self.quality_prompt), "quality_rater"),

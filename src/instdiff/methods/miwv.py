@@ -17,9 +17,10 @@ class MIWV(Method):
 
     The demonstration is the row whose instruction and input are most similar, by cosine of mean-pooled embeddings
     (eq. 1 to 4; ``pooling="own"`` is the embedder's own way); ``shots`` takes several, ``retrieval`` chooses by
-    ``bm25`` or at ``random`` instead. Neighbours are found exactly; ``approximate`` finds them with an index, which is
-    asked for where the exact way would take hours unless ``approximate`` is false. Rows of equal instructions are
-    neighbours of each other. Where row and demonstration do not fit, the demonstration loses its beginning.
+    ``bm25`` or at ``random`` instead. Neighbours are found exactly; ``approximate`` finds them with an index, which
+    is asked for where the exact way would take hours unless ``approximate`` is false. Rows of equal instructions
+    are neighbours of each other. A demonstration ends with the end token, as rows do in training. Where row and
+    demonstration do not fit, the demonstration loses its beginning.
     Both terms are means over the same response tokens, the end token not among them.
     """
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from instdiff.core import Anchored, MeanNll, Method, Pooled, Prompted, Scores, Signal, Signals, reasons
-from instdiff.core.signals import Anchors
+from instdiff.core.signals import Anchors, Neighbours
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Nuggets(Method):
 
     Anchors are the rows nearest to the centres of ``anchors`` clusters of mean-pooled hidden states, cut to ``limit``
     tokens. Rows whose prompt alone is that long are never anchors (in the published code they count as losses for
-    every row), both terms are of the same tokens, and hidden states are pooled without padding.
+    every row), both terms are of the same tokens, and hidden states are pooled without padding. No anchor counts for
+    itself or a copy of it (in the published code it does). A demonstration ends with the end token.
     ``above`` filters the rows at that share or below (published: 0.5 to 0.9). This costs a forward pass for each row
     and anchor.
     """
@@ -36,19 +37,23 @@ class Nuggets(Method):
             raise ValueError("anchors is 1 or more, limit 2 or more")
 
     def signals(self) -> dict[str, Signal]:
-        """Mean NLL of each anchor after each row, and of the anchors alone."""
+        """Mean NLL of each anchor after each row and alone, and which rows the anchors are."""
         by = Signal(Pooled(), Prompted(), self.model)
         alone, given = (kind(by, self.anchors, self.limit, self.seed) for kind in (Anchors, Anchored))
-        return {"given": Signal(MeanNll(), given, self.model), "alone": Signal(MeanNll(), alone, self.model)}
+        return {
+            "given": Signal(MeanNll(), given, self.model),
+            "alone": Signal(MeanNll(), alone, self.model),
+            "anchor": Signal(Neighbours(), alone, self.model),
+        }
 
     def score(self, s: Signals) -> Scores:
         """The share, and as a detail how many nats per token the row saves on average."""
-        alone = s.alone.mean()  # one value for each anchor
+        alone = s.alone.mean()  # one value for each anchor, as of its ids
         value, saved = np.full(len(s), np.nan), np.full(len(s), np.nan)
         for row in range(len(s)):
             given = s.given[row]
             gain = alone - given if len(given) == len(alone) else np.zeros(0)
-            known = np.isfinite(gain)
+            known = np.isfinite(gain) & (s.anchor[: len(gain)] != s.ids[row])
             if known.any():
                 value[row], saved[row] = (gain[known] > 0).mean(), gain[known].mean()
         low = np.zeros(len(s), bool) if self.above is None else value <= self.above

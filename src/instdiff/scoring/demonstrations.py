@@ -39,19 +39,23 @@ def demonstrated_rows(
     most = min(limit, renderer.tokenizer.max_length or limit)
     rows = renderer.rows(Prompted(), layout, limit)
     join, prefix_token = renderer.tokenizer.encode([BETWEEN])[0], renderer.tokenizer.bos
+
+    def ended() -> Rows:
+        """A demonstration ends as a response does in training."""
+        return renderer.rows(Prompted(score_eos=True), layout, limit)
+
     if isinstance(view, Demonstrated):
         near = neighbours(view, pool, rows, vectors)
         if not isinstance(layout, TextTemplate):
             return converse(renderer.tokenised, layout, rows, near, most), 1
-        return put_demonstrations(rows, near, rows, join, most, prefix_token=prefix_token), 1
+        return put_demonstrations(rows, near, ended(), join, most, prefix_token=prefix_token), 1
     chosen = anchor_rows(view, rows, vectors)
     if isinstance(view, Anchors):
         return cut_anchors(rows, chosen, view.limit), 1
     if not isinstance(layout, TextTemplate):
         return converse_with_anchors(renderer.tokenised, layout, rows, chosen, view.limit, most=most), len(chosen)
-    return put_before_anchors(rows, rows, chosen, view.limit, most=most, join_ids=join, prefix_token=prefix_token), len(
-        chosen
-    )
+    before = put_before_anchors(ended(), rows, chosen, view.limit, most=most, join_ids=join, prefix_token=prefix_token)
+    return before, len(chosen)
 
 
 def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> Indices:

@@ -60,7 +60,7 @@ from instdiff.rendering.renderer import Renderer, text_lengths
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template, why_nothing
 from instdiff.rendering.texts import Texts, text_column, texts
-from instdiff.scoring.demonstrations import demonstrated_rows, neighbours
+from instdiff.scoring.demonstrations import anchor_rows, demonstrated_rows, neighbours
 from instdiff.scoring.models import template_name
 from instdiff.scoring.planner import Pass, label, view_name
 from instdiff.scoring.run_pass import run_pass
@@ -378,6 +378,9 @@ class Workbench:
             case Neighbours() if isinstance(signal.view, Demonstrated):
                 near = neighbours(signal.view, self.pool, self.render(signal.model, Prompted()).tokens, self.vectors)
                 return np.where(near >= 0, self.pool.rows[near], -1)
+            case Neighbours() if isinstance(signal.view, Anchors):
+                chosen = anchor_rows(signal.view, self.render(signal.model, Prompted()).tokens, self.vectors)
+                return np.array([self.pool.ids[row] for row in chosen.tolist()], object)
         return self._read_stored(signal)
 
 
