@@ -85,10 +85,14 @@ def load(
     if rejects_path is not None and not loading.fits_none:
         _put_rejects(loading.rejects, _not_over(sources, Path(rejects_path)))
     loading.check(map)
+    _tell(loading, log)
+    return loading.pool(turns, _size(sources) if _in_part(sources, limit) else loading.total)
+
+
+def _tell(loading: _Loading, log: Log | None) -> None:
     if log is not None:
         for line in loading.report():
             log(line)
-    return loading.pool(turns, _size(sources) if _in_part(sources, limit) else loading.total)
 
 
 def check_turns(targets: str = "all", reasoning: str = "learn", system: str = "keep") -> Turns:

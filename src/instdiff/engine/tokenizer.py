@@ -16,8 +16,8 @@ from jinja2 import TemplateError
 
 from instdiff.core.files import fingerprint
 from instdiff.core.settings import TEMPLATE_DATE
+from instdiff.engine.chat_templates import compile_template, counting, render_template
 from instdiff.errors import ConfigError, EngineError
-from instdiff.rendering.bounded import compile_template, counting, render_template
 from instdiff.rendering.chat_tokens import Placed
 from instdiff.rendering.templates import ChatTemplate
 

@@ -26,7 +26,7 @@ from instdiff.core import (
     reasons,
 )
 from instdiff.methods.algorithms.token_selection import Running, least_size, selective
-from instdiff.methods.ifd import too_short
+from instdiff.methods.shared.short import too_short
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,10 @@ class TShirt(Method):
     Where the mean noisy IFD is 1 or more the prompt misleads the model: ``filtered``, as in the published code but not
     in the paper; ``keep_misled`` keeps them. A row none of whose tokens is ever selected says nothing: ``filtered``.
 
-    By default a start token stands before the response alone, so that all its tokens count. A response of fewer than
-    ``min_response_tokens`` tokens is ``too_short``: by default 2, and 1 as published.
-    ``compat="official"``: no template, one joint tokenisation, no first token where the tokenizer adds no start token,
-    sizes strictly above the percentile, and a row without selected tokens has S-IFD 1. Where the prompt's end merges
-    with the response the published code stops; here the row is ``misaligned``.
+    A start token stands before the response alone, so that all its tokens count; fewer than ``min_response_tokens`` (2,
+    published 1) are ``too_short``. ``compat="official"``: no template, one joint tokenisation, no first token where the
+    tokenizer adds no start token, sizes strictly above the percentile, S-IFD 1 of a row without selected tokens. Where
+    the prompt's end merges with the response the published code stops; here the row is ``misaligned``.
     """
 
     name: ClassVar[str] = "tshirt"

@@ -17,7 +17,7 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from instdiff.errors import ConfigError
+from instdiff.rendering.chat import EndlessTemplateError
 
 STEPS = 2_000_000
 """Rounds of loops and calls. A thousand turns with a loop over all of them for each take half of it."""
@@ -28,18 +28,6 @@ SHORT = 4096
 SECONDS = 30.0
 DIGITS = 10_000
 """Bits of a number."""
-ENDLESS_ROWS = 3
-"""So many rows without an end are a fault of the template, not of the rows."""
-
-
-class EndlessTemplateError(ConfigError):
-    """A chat template that took more steps, characters or seconds than a conversation may."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            f"the chat template comes to no end: for one conversation it {why}; "
-            "give another with --template FILE.jinja, or take another model"
-        )
 
 
 class _Allowance(threading.local):
