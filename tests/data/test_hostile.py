@@ -38,6 +38,7 @@ def reasons(pool: Pool) -> list[tuple[int, str]]:
             {"messages": [{"role": "user", "content": "x", "more": 0}], "deep": 0},
             "nested too deep: more than 200 levels",
         ),
+        ({"messages": GOOD["messages"], "tools": "[" * 3000 + "]" * 3000}, "'tools' is nested too deep"),
         ({"messages": "[{'role': 'user', 'content': '\\ud800'}]"}, "'messages' is text that begins like a list but"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from instdiff import Longest, select
 from instdiff.data import load
 from instdiff.errors import ConfigError, StoreError
 from instdiff.scoring.scorer import score
-from instdiff.selection.export.card import base, size_category
+from instdiff.selection.export.card import base, card, code, size_category
 from instdiff.selection.export.export import export
 from instdiff.store import Store
 
@@ -167,3 +168,57 @@ def test_push_that_fails_leaves_a_whole_folder(chosen: Path, tmp_path: Path, api
     with pytest.raises(StoreError, match=r"cannot push to me/tenth: no route to host\. The folder .* is whole"):
         export(str(chosen), "hub", tmp_path / "card", push_to="hub:me/tenth")
     assert ids(tmp_path / "card" / "data") == json.loads((chosen / "selection.json").read_text())["ids"]
+
+
+HOSTILE = [
+    "a`b",
+    "``",
+    "<script>alert(1)</script>",
+    "x|y",
+    "a\\|b",
+    "\x1b]52;c;QUJD\x07",
+    "new\n\n# line",
+    "[a](http://x)",
+    "",
+]
+
+
+def test_no_name_of_strangers_is_markup() -> None:
+    """Each is code between back quotes that it cannot close, on its line and in its cell."""
+    for name in HOSTILE:
+        said = code(name)
+        inner = re.fullmatch(r"(`+)(.*?)\1", said)
+        assert inner and inner[1] not in inner[2] and "\n" not in said, said
+    pool = load([{"question": "q", "answer": "a"}])
+    for name in HOSTILE:
+        record = {
+            "method": name,
+            "budget": name,
+            "instdiff": name,
+            "params": {name or "p": name},
+            "models": {"base": {"where": name, "template": name, "fingerprint": name}},
+            "settings": {name or "s": name},
+            "counts": {name or "c": 1},
+            "excluded": {name: 1},
+            "data": {"origin": name, "fingerprint": name},
+            "packages": {name or "p": name},
+        }
+        for facts in (record, None):
+            text = card(facts, pool, columns=[name, "b"], license=name or None, title=name)
+            assert dict(yaml.safe_load(text.split("---\n")[1]))["pretty_name"] == name
+            body = text.split("---\n", 2)[2]
+            assert "\x1b" not in body
+            body = re.sub(r"(`{3,})sh\n.*?\n\1\n", "", body, flags=re.DOTALL)
+            assert "\n# line" not in body
+            outside = re.sub(r"(`+).+?\1", "", body)
+            assert "<script" not in outside and not re.search(r"(?<!\\)\]\(http", outside)
+            tables = [line for line in body.splitlines() if line.startswith("| ")]
+            for line in tables:
+                assert len(re.findall(r"(?<!\\)\|", line)) in (3, 5), line
+
+
+def test_a_command_in_a_card_cannot_close_its_block() -> None:
+    record = {"method": "random", "budget": "```\n# x", "data": {"origin": "```"}}
+    text = card(record, load([{"question": "q", "answer": "a"}]), columns=["a"], license=None, title="t")
+    block = re.search(r"^````sh\n(.*?)\n````$", text, re.DOTALL | re.MULTILINE)
+    assert block and block[1].endswith("--budget '```\n# x' --output selected.jsonl")

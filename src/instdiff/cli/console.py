@@ -126,8 +126,9 @@ def clock(seconds: float) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Aligned columns: text to the left, numbers to the right; never wrapped."""
+    header = [_cell(name) for name in header]
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
     right = [
         bool(rows) and all(isinstance(row[i], (int, float)) or row[i] is None for row in rows)
         for i in range(len(header))

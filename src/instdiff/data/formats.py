@@ -15,7 +15,18 @@ from typing import Any
 from instdiff.data.notes import Notes
 from instdiff.data.sample import Message, Sample
 from instdiff.data.turns import USUAL, TurnKeys, calls_in, in_order, turns
-from instdiff.data.values import Record, first_key, has, kind, optional_text, require, text, unpack, unpack_if_whole
+from instdiff.data.values import (
+    Record,
+    first_key,
+    has,
+    kind,
+    optional_text,
+    refuse_too_deep,
+    require,
+    text,
+    unpack,
+    unpack_if_whole,
+)
 from instdiff.errors import ConfigError, did_you_mean
 
 Parse = Callable[[Record, Notes], Sample]
@@ -77,6 +88,7 @@ def tools_text(row: Record, key: str = "tools") -> str:
     if isinstance(value, str):
         value = unpack_if_whole(value)
         if isinstance(value, str):
+            refuse_too_deep(value, f"'{key}'")
             return "" if value.strip() in ("", "null") else value
     if value is None or value in ([], {}):
         return ""

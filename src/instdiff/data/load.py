@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core.files import remote_place, remote_url
-from instdiff.data.arrow import TableBuilder, pack
+from instdiff.data.arrow import Packed, TableBuilder, pack
 from instdiff.data.builtin.skills import rows_named as skills_named
 from instdiff.data.formats import Format, format_of, known_formats, misfit, requested_format
 from instdiff.data.hub import hub_tables
@@ -195,27 +195,30 @@ class _Loading:
         reason = record.reason
         if record.value is not None:
             self.keys.update(dict.fromkeys(record.value))
-            if form is None:
-                reason = misfit(record.value)
-                self._example = self._example or record.value
-            else:
-                try:
-                    sample = pack(form.build(record.value, self.notes))
-                except UnicodeEncodeError:
-                    reason = "a lone surrogate, which UTF-8 cannot hold"
-                except RecursionError:
-                    reason = "nested too deep"
-                except ValueError as error:
-                    reason = str(error)
-                except Exception as error:  # noqa: BLE001 - a row that nobody thought of must not end the reading
-                    reason = f"it cannot be read: {type(error).__name__}: {error}"
-                else:
-                    self.builder.add(number, sample, record.text)
-                    self.formats[form.name] += 1
-                    if record.note is not None:
-                        self.notes.see(*record.note)
-                    return
+            sample, reason = self._build(record.value, form)
+            if form is not None and sample is not None:
+                self.builder.add(number, sample, record.text)
+                self.formats[form.name] += 1
+                if record.note is not None:
+                    self.notes.see(*record.note)
+                return
         self.rejects.append(Reject(record.file, record.line, reason, record.text))
+
+    def _build(self, row: dict[str, Any], form: Format | None) -> tuple[Packed | None, str]:
+        """The sample that a row is, or why it is none."""
+        try:
+            if form is not None:
+                return pack(form.build(row, self.notes)), ""
+            self._example = self._example or row
+            return None, misfit(row)
+        except UnicodeEncodeError:
+            return None, "a lone surrogate, which UTF-8 cannot hold"
+        except RecursionError:
+            return None, "nested too deep"
+        except ValueError as error:
+            return None, str(error)
+        except Exception as error:  # noqa: BLE001 - a row that nobody thought of must not end the reading
+            return None, f"it cannot be read: {type(error).__name__}: {error}"
 
     def check(self, map: Mapping[str, str] | None) -> None:
         """Raises where what was read is not worth going on with."""

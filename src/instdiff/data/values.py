@@ -17,6 +17,10 @@ from instdiff.data.records import nested_too_deep
 Record = Mapping[str, Any]
 
 
+class TooDeepError(ValueError):
+    """JSON text that is nested deeper than what reads a row can go."""
+
+
 def require(row: Record, key: str) -> Any:
     """The value of a key that must be there."""
     if key not in row:
@@ -47,12 +51,22 @@ def parse_json(said: str) -> Any:
     try:
         value = json.loads(said)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise TooDeepError("nested too deep") from None
     if nested_too_deep(value, said):
-        raise ValueError("nested too deep")
+        raise TooDeepError("nested too deep")
     if "\\u" in said:
         json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def refuse_too_deep(said: str, what: str) -> None:
+    """A ValueError for a JSON text that is nested too deep; others are left to whoever reads them."""
+    try:
+        parse_json(said)
+    except TooDeepError:
+        raise ValueError(f"{what} is nested too deep") from None
+    except ValueError:
+        return
 
 
 def unpack(value: Any, what: str) -> Any:

@@ -57,6 +57,7 @@ class Strategy:
 
     def _render(self, turns: Sequence[Turn], tools: Any) -> list[int]:
         seen = [{key: value for key, value in turn.items() if key != "train"} for turn in turns]
+        self.tokenizer.render(seen, tools, jinja=self.jinja)  # says so where the template comes to no end
         ids: list[int] = self.tokenizer.hf.apply_chat_template(
             seen, chat_template=self.jinja, tools=tools or None, tokenize=True, return_dict=False
         )

@@ -134,6 +134,7 @@ class TRL:
 
     def _render(self, turns: Sequence[Record], row: Record, jinja: str | None, **options: Any) -> Mapping[str, Any]:
         tools = json.loads(row["tools"]) if row.get("tools") else None
+        self.tokenizer.render(turns, tools, jinja=jinja)  # says so where the template comes to no end
         found: Mapping[str, Any] = self.tokenizer.hf.apply_chat_template(
             list(turns), chat_template=jinja, tools=tools, tokenize=True, return_dict=True, **options
         )
