@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 from .shell import ROWS, ok
 
 WHERE = "openai:m@http://127.0.0.1:9/v1"

@@ -173,7 +173,9 @@ class _Stream:
             told = json.loads(said)
             if told.get("error"):
                 raise CallFailed(words_of(told))
+            before = len(self.tokens)
             self._merge(told)
+            self.length += len(said) * (len(self.tokens) > before)  # what is kept of them takes more room still
         except NO_COMPLETION:
             raise CallFailed(f"this is no piece of a chat completion: {said[:200].decode(errors='replace')}") from None
 
