@@ -77,9 +77,7 @@ def test_alpagasus(where: str, sent: list[dict[str, Any]]) -> None:
     write_jsonl("my.jsonl", ROWS[:5])
     words = ["score", "--data", "my.jsonl", "--method", "alpagasus", "--model", f"judge={where}", *SHORT]
     first = ok(*words, "--output", "scores.jsonl")
-    print(first.err)
-    refused = sum(body["messages"] == sent[0]["messages"] for body in sent[:4]) - 1
-    assert 5 <= len(sent) <= 3 * 5 + refused + 3
+    assert 5 <= len(sent) <= 3 * 5
     assert "questions: 5, calls under way: 2" in first.err and "5 rows answered" in first.err
     assert "no answer" not in first.err and sent[-1]["max_tokens"] == 40
     before = len(sent)
@@ -95,9 +93,7 @@ def test_a_pairwise_judge(where: str, sent: list[dict[str, Any]]) -> None:
     words = ["eval", "--model", "builtin:tiny", "--suite", "general", "--task", "koala", "--judge", where, *SHORT]
     words += ["--max-new-tokens", 8, "--answers", "answers", "data.koala=koala.jsonl"]
     first = ok(*words, "--output", "one.json")
-    print(first.err)
-    assert 4 <= len(sent) <= 3 * 4 + 3
-    assert {json.dumps(body["messages"][-1]["content"])[:20] for body in sent}
+    assert 4 <= len(sent) <= 3 * 4 and "no answer" not in first.err
     before = len(sent)
     assert ok(*words, "--output", "two.json").code == 0
     assert len(sent) == before

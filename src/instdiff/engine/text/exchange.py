@@ -27,7 +27,7 @@ LONGEST_SCORE = 4096
 LONGEST = 5.0
 """A call in which words keep coming may last so many times as long as a silent one."""
 JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError)
 """What reading something else than a completion may raise."""
 
 
