@@ -109,6 +109,8 @@ def failure(judge: Judge, said: list[str]) -> str:
         ('{"score": NUMBER}', None),
         ("٣", None),
         ("{" * 20000, None),
+        ("{" * 900 + '{"score": 2}', 2.0),
+        ("{" * 1_000_000, None),
         ('{"score":' + "[" * 20000, None),
         ('{"score": ' + "9" * 5000 + "}", None),
         ("", None),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import socket
 import threading
 import time
 import tracemalloc
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,8 +22,10 @@ from instdiff.core import Judged
 from instdiff.engine.text import endpoint as endpoints
 from instdiff.engine.text import exchange
 from instdiff.engine.text.endpoint import Endpoint, _seconds
+from instdiff.engine.text.forms import Judging
 from instdiff.engine.text.judge import Answer, JudgeRef, Question, number_in
 from instdiff.errors import EngineError
+from instdiff.evaluation.llm_judge.judge import PAIR, PREFERENCE, Reviewing
 from instdiff.evaluation.llm_judge.parsing import Weighed, preference
 from judging import Reply, Server, completion, refusal
 
@@ -150,12 +153,73 @@ def test_a_bad_body_is_tried_again_and_then_the_row_has_a_reason(
     assert [told["messages"][-1]["content"] for told in server.bodies].count("bad") == 3
 
 
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    10**400,
+    float("nan"),
+    1e308,
+    "",
+    "\ud800",
+    "\x1b]52;c;\x07",
+    [],
+    {},
+    [[]],
+    [None],
+    "x" * 999,
+]
+
+
+def bent(told: Any, draw: random.Random) -> Any:
+    """The same with one value at some depth replaced, dropped or doubled."""
+    if not told or not isinstance(told, dict | list) or draw.random() < 0.2:
+        return draw.choice(ODD)
+    out = dict(told) if isinstance(told, dict) else list(told)
+    key = draw.choice(list(out) if isinstance(out, dict) else range(len(out)))
+    out[key] = bent(out[key], draw)
+    return out
+
+
+@pytest.mark.parametrize("form", [Judging(), Reviewing(PREFERENCE), Reviewing(PAIR)])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_whatever_is_wrong_in_an_answer_is_a_reason(form: Any, streamed: bool) -> None:
+    """Bodies that are wrong at any level give an answer, none, or a trouble; and what is read of them is a number."""
+    draw = random.Random(7)
+    weights = [{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -3}]
+    tops = [{"token": "m", "logprob": -0.1, "top_logprobs": weights}]
+    said = {"content": '{"score": 3}', "role": "assistant"}
+    choice = {"message": said, "delta": said, "logprobs": {"content": tops}, "finish_reason": "stop", "index": 0}
+    whole = {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "error": None}
+    endpoint = Endpoint(JudgeRef("m", "http://x/v1"), print, form=form)
+    outcomes = Counter[str]()
+    for _ in range(1500):
+        body = bent(bent(whole, draw), draw)
+        try:
+            if streamed:
+                stream = exchange._Stream(form.enough)
+                stream.take(b"data: " + json.dumps(body).encode() + b"\n\ndata: [DONE]\n\n")
+                body = stream.body()
+            answer = endpoint.read(exchange.Reply(200, {}, body, ""))
+        except exchange.CallFailed:
+            outcomes["trouble"] += 1
+            continue
+        assert isinstance(answer.text, str) and 0 <= answer.prompt_tokens + answer.completion_tokens < 2**42
+        numbers = [number_in(answer.text, 0, 5), preference(answer.text)]
+        assert all(number is None or 0 <= number <= 5 for number in numbers)
+        outcomes["answer"] += 1
+    assert min(outcomes["trouble"], outcomes["answer"]) > 100
+
+
 @pytest.mark.parametrize("text", ['{"score": 1' + "0" * 400 + "}", "1" + "0" * 400, '{"score": -1' + "0" * 400 + "}"])
 def test_a_number_that_no_float_can_hold_is_none(text: str) -> None:
     assert number_in(text, 0, 5) is None
 
 
 def test_probabilities_that_are_none_count_nothing() -> None:
+    huge = {"token": "m", "top_logprobs": [{"token": "m", "logprob": 10**400}]}
+    told = {"choices": [{"message": {"content": "M"}, "logprobs": {"content": [huge]}}]}
+    assert preference(Reviewing(PREFERENCE).read(told)) == 0.0
     for wrong in (1e308, float("nan"), float("inf")):
         assert preference(Weighed.of("m", [("m", {"m": wrong, "M": wrong})])) == 1.0
     assert preference(Weighed.of("m", [("m", {"m": 0.0, "M": float("-inf")})])) == 1.0
@@ -416,8 +480,6 @@ def test_each_kind_of_trouble_is_told_once_and_counted(
 
 
 def test_the_length_of_an_answer_is_asked_for(server: Server, lines: list[str]) -> None:
-    from instdiff.engine.text.forms import Judging
-
     asked(server.url, ["one"], lines, form=Judging(40))
     assert server.bodies[0]["max_tokens"] == 40
 

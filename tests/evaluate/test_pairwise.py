@@ -367,6 +367,15 @@ def test_malformed_answers_are_asked_again_and_then_null(
     assert len(server.bodies) == 10
 
 
+def test_the_length_of_a_verdict_can_be_set(server: Server, subject: Subject) -> None:
+    """And a verdict of another length is asked for anew."""
+    server.play = lambda body, number: completion("9 1")
+    for length in (None, 20, 20, 1024):
+        judge = LLMJudge(f"openai:gpt-x@{server.url}", subject, FAST, length)
+        assert judge.ask(PAIR, [JudgeRequest("compare")], "t")[0].value == [9.0, 1.0]
+    assert [body["max_tokens"] for body in server.bodies] == [1024, 20]
+
+
 def test_tries_count_over_all_runs(server: Server, subject: Subject) -> None:
     """An answer that could not be read was paid for, too."""
     server.play = lambda body, number: completion("what?") if number == 0 else refusal(401, "no")

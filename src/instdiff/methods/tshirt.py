@@ -28,6 +28,8 @@ from instdiff.core import (
 from instdiff.methods.algorithms.token_selection import Running, least_size, selective
 from instdiff.methods.shared.short import too_short
 
+Marks = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class TShirt(Method):
@@ -37,10 +39,8 @@ class TShirt(Method):
     of all noisy copies, as published, or of the ``clean`` rows. ``draws`` copies have noise of size ``alpha`` on their
     embeddings. ``k=100`` is IFD of every token; ``hierarchical=false`` is clean S-IFD without any noise;
     ``variance="high"`` prefers the unsteady rows (the paper's ablations).
-
     Where the mean noisy IFD is 1 or more the prompt misleads the model: ``filtered``, as in the published code but not
     in the paper; ``keep_misled`` keeps them. A row none of whose tokens is ever selected says nothing: ``filtered``.
-
     A start token stands before the response alone, so that all its tokens count; fewer than ``min_response_tokens`` (2,
     published 1) are ``too_short``. ``compat="official"``: no template, one joint tokenisation, no first token where the
     tokenizer adds no start token, sizes strictly above the percentile, S-IFD 1 of a row without selected tokens. Where
@@ -117,15 +117,12 @@ class TShirt(Method):
             details |= dict(zip(DETAILS, found, strict=True))
         return Scores(np.where(drop, np.nan, mean), reason, **details)
 
-    def _clean(
-        self, s: Signals, short: npt.NDArray[np.bool_]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], Floats]:
+    def _clean(self, s: Signals, short: Marks) -> tuple[npt.NDArray[np.int64], Marks, Floats]:
         """Rows with all columns that are not ``short``, rows whose views differ in tokens as no others do, and IFD."""
-        given, alone = s.given, s.alone
         with np.errstate(over="ignore"):
-            ifd = np.exp(given.mean() - alone.mean())
-        usable = np.array([word is None for word in s.reason], bool) & ~short
-        more = given.lengths() - alone.lengths()
+            ifd = np.exp(s.given.mean() - s.alone.mean())
+        usable = np.array([word is None for word in s.reason]) & ~short
+        more = s.given.lengths() - s.alone.lengths()
         kinds, counts = np.unique(more[usable], return_counts=True)
         misaligned = usable & (more != (kinds[counts.argmax()] if len(kinds) else 0))
         return np.flatnonzero(usable & ~misaligned), misaligned, ifd

@@ -27,7 +27,7 @@ LONGEST_SCORE = 4096
 LONGEST = 5.0
 """A call in which words keep coming may last so many times as long as a silent one."""
 JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError)
 """What reading something else than a completion may raise."""
 
 
@@ -173,7 +173,9 @@ class _Stream:
             told = json.loads(said)
             if told.get("error"):
                 raise CallFailed(words_of(told))
+            before = len(self.tokens)
             self._merge(told)
+            self.length += len(said) * (len(self.tokens) > before)  # what is kept of them takes more room still
         except NO_COMPLETION:
             raise CallFailed(f"this is no piece of a chat completion: {said[:200].decode(errors='replace')}") from None
 

@@ -34,6 +34,8 @@ WAYS = 1
 REMINDER = '\n\nAnswer with JSON only: {{"score": NUMBER}}, where NUMBER is at least {low:g} and at most {high:g}.'
 PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"
+BRACES = 1000
+"""Places of an answer where an object may begin; each costs time that grows with the whole answer."""
 THOUGHTS = ("<think>", "</think>")
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 
@@ -159,10 +161,12 @@ def scored(text: str) -> dict[str, Any] | None:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects in a text that are not part of another."""
+    """The JSON objects in a text that are not part of another, as far as ``BRACES`` allow."""
     decoder = json.JSONDecoder()
     at = text.find("{")
-    while at >= 0:
+    for _ in range(BRACES):
+        if at < 0:
+            return
         try:
             found, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):

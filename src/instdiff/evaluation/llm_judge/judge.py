@@ -156,7 +156,7 @@ def _tokens(choice: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
             (str(place["token"]), {str(top["token"]): float(top["logprob"]) for top in place["top_logprobs"]})
             for place in places
         ]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return []
 
 
