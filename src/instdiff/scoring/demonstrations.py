@@ -54,7 +54,7 @@ def demonstrated_rows(
         return cut_anchors(rows, chosen, view.limit), 1
     if not isinstance(layout, TextTemplate):
         return converse_with_anchors(renderer.tokenised, layout, rows, chosen, view.limit, most=most), len(chosen)
-    before = put_before_anchors(ended(), rows, chosen, view.limit, most=most, join_ids=join, prefix_token=prefix_token)
+    before = put_before_anchors(rows, ended(), chosen, view.limit, most=most, join_ids=join, prefix_token=prefix_token)
     return before, len(chosen)
 
 
