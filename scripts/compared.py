@@ -134,7 +134,7 @@ def few(name: str, task: str) -> str:
     lines = [line for line in comparison(name)["lines"] if line["task"] == task and line["name"] in SHOWN]
     rows = [
         [SHOWN[line["name"]], f"{line['value']:.2f}",
-         "" if line["low"] is None else f"{line['low']:.2f} to {line['high']:.2f}", verdict(line).replace("*", "")]
+         "" if line["low"] is None else f"{line['low']:z.2f} to {line['high']:z.2f}", verdict(line).replace("*", "")]
         for line in sorted(lines, key=lambda line: -line["value"])
     ]  # fmt: skip
     return table(["method", "new skills", "95 % interval", "against random"], rows)

@@ -35,6 +35,7 @@ from .kit import (
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
          "training.json"}  # fmt: skip
 CHOSEN = {"selected.jsonl", "selection.json", "model.json", "results.json", "results"}
+TOGETHER = {"comparison.json", "comparison.md", "items.parquet"}
 CONTROLS = ["random_seed_0", "random_seed_1", "longest", "full"]
 
 
@@ -56,7 +57,8 @@ def test_the_run_folder(done: Done) -> None:
     }
     top = {path.name for path in done.run.iterdir()}
     assert top == {
-        "config.yaml", "environment.json", "log.jsonl", "report.html", "report.json", "base", "baselines", *rounds
+        "config.yaml", "environment.json", "log.jsonl", "report.html", "report.json", "base", "baselines", *rounds,
+        *TOGETHER,
     }  # fmt: skip
     for name, expected in rounds.items():
         assert {path.name for path in (done.run / name).iterdir()} == expected
@@ -243,7 +245,7 @@ def test_the_table(done: Done) -> None:
 def test_the_same_command_again_does_nothing(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     def stamps() -> dict[str, tuple[int, bytes]]:
         paths = [done.run / name for name in files(done.run)]
-        rewritten = ("results.json", "report.html", "report.json")
+        rewritten = ("results.json", "report.html", "report.json", *TOGETHER)
         return {str(p): (0 if p.name in rewritten else p.stat().st_mtime_ns, p.read_bytes()) for p in paths}
 
     before, work = stamps(), Work(monkeypatch)

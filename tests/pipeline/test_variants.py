@@ -198,7 +198,8 @@ def test_the_page_says_what_the_table_says(done: Done) -> None:
     texts = dict(zip(examples["row"], carried(path)["examples"]["texts"], strict=True))
     for row, record_ in zip(record["rows"], read_jsonl(done.run / "iter_2/selected.jsonl"), strict=True):
         assert texts[row][0].startswith(record_["instruction"]) and texts[row][1] == record_["output"]
-    assert "2 random selections with as many tokens" in text
+    (verdict,) = read_json(done.run / "comparison.json")["verdicts"]
+    assert found["summary"]["text"][-1] == verdict and "each of 2 random selections lies between" in verdict
     assert "diff_entropy" in text and "learning_rate: 0.01" in text
     curves = found["training"]["facts"]
     assert {"round 1, calibration model", "round 2, selected train model", "random seed 0"} <= set(curves)

@@ -225,6 +225,35 @@ def test_a_comparison_with_its_cells(tmp_path: Path) -> None:
     assert len(found["overlap"]["facts"]["selections"]) == 2
 
 
+def test_too_few_seeds_are_told_and_have_no_interval(tmp_path: Path) -> None:
+    some = {"budget": "10%", "suite": "s", "task": "t", "metric": "accuracy", "higher_is_better": True, "rows": 6}
+    told = {"low": 0.4, "high": 0.6, "diff_low": 0.05, "diff_high": 0.2, "seeds": 3}
+    few = {"low": None, "high": None, "diff_low": None, "diff_high": None, "seeds": 1}
+    lines = [
+        {"name": "random", **some, "value": 0.4, "low": 0.3, "high": 0.5, "seeds": 3},
+        {"name": "ifd", **some, **told, "value": 0.5, "diff": 0.1, "verdict": "better"},
+        {"name": "miwv", **some, **few, "value": 0.9, "diff": 0.5, "verdict": "too few seeds"},
+        {"name": "zip", **some, **told, "value": 0.3, "diff": -0.1, "verdict": "not told apart"},
+    ]
+    (tmp_path / "comparison.json").write_text(json.dumps({"lines": lines, "against": "random"}))
+    page = report(tmp_path)
+    (text,) = facts(page)["sections"]["summary"]["text"]
+    assert text == (
+        "Of 4 lines of t, miwv has the best accuracy: 0.9. Of 3 selections ifd is better than random rows, 0 are "
+        "worse, 1 is not told apart, and 1 has too few seeds for a verdict."
+    )
+    shown = " ".join(Page(page).text.split())
+    assert "too few seeds" in shown and shown.count("0.400 to 0.600") == 2
+
+
+def test_the_verdict_on_the_last_selection_is_in_the_summary(tmp_path: Path) -> None:
+    make_scores(tmp_path, 60)
+    sentence = "Not told apart from random: ifd has a heldout nll of 2.000, +0.100 [-0.100, +0.300] against random."
+    lines = [{"name": "random", "suite": "heldout", "task": "heldout", "metric": "nll", "value": 1.9}]
+    (tmp_path / "comparison.json").write_text(json.dumps({"lines": lines, "verdicts": [sentence]}))
+    assert facts(report(tmp_path))["sections"]["summary"]["text"][-1] == sentence
+
+
 def test_every_selection_beside_the_scores_is_found(tmp_path: Path) -> None:
     """The newest is the one that the page is about; the others are compared with it."""
     table = make_scores(tmp_path, 60, selected=False)

@@ -113,7 +113,7 @@ def header(facts: Mapping[str, Any]) -> list[str]:
 
 def interval(line: Mapping[str, Any]) -> str:
     """Of a line's value; nothing where its seeds are too few for one."""
-    return "" if line["low"] is None else f"{line['low']:.3f} to {line['high']:.3f}"
+    return "" if line["low"] is None else f"{line['low']:z.3f} to {line['high']:z.3f}"
 
 
 def difference(line: Mapping[str, Any]) -> str:

@@ -200,8 +200,8 @@ def _heldout(section: Section, lines: list[dict[str, Any]]) -> None:
         rows.append([*row, None if line.get("flawed") is None else 100 * line["flawed"]] if flawed else row)
     section.tables.append(Table([*header, *(["planted flaws (%)"] if flawed else [])], rows, "held-out rows"))
     section.text.append(
-        "Lower NLL is better. Intervals are percentiles of 1,000 bootstrap draws over held-out rows; differences to "
-        "the base are paired by row."
+        "Lower NLL is better. Intervals are of single models, and say nothing of other seeds: percentiles of 1,000 "
+        "bootstrap draws over held-out rows; differences to the base are paired by row."
     )
 
 

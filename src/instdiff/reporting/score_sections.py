@@ -37,9 +37,7 @@ def summary(scene: ReportContext) -> Section:
     picked, of = len(part.chosen), len(part.table)
     of_lines = "" if material.verdicts else _comparison_text(material)
     told = [_what(part, material), _why(part)]
-    section.text = (
-        [of_lines, *told] if of_lines else [*told, " ".join(material.verdicts) or _result(material) or _bias(scene)]
-    )
+    section.text = [of_lines, *told] if of_lines else [*told, " ".join(material.verdicts) or _bias(scene)]
     tokens = part.scored.n_tokens
     known = bool(np.all(tokens >= 0))
     section.facts = {
@@ -80,22 +78,6 @@ def _why(part: Part) -> str:
     left = ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in reason.items())
     without = f"{sum(reason.values()):,} rows have no score ({left})" if reason else "every row has a score"
     return f"The idea of {part.method}: {idea[:1].lower()}{idea[1:]};{at} {without}."
-
-
-def _result(material: ReportSources) -> str:
-    """The selection against random ones, where models were judged."""
-    names = [str(line["model"]).partition(" seed ") for line in material.lines]
-    lines = zip(material.lines, names, strict=True)
-    control = [line["nll"] for line, (name, seed, _) in lines if seed and _controls(name)]
-    if not control:
-        return ""
-    mine, mean = material.lines[-1]["nll"], float(np.mean(control))
-    word = "below" if mine < mean else "above"
-    return (
-        f"The model trained on it has a held-out NLL of {mine:.3f}, {abs(mine - mean):.3f} {word} the mean of "
-        f"{len(control)} random selection{'s' * (len(control) > 1)} with as many tokens "
-        f"({min(control):.3f} to {max(control):.3f})."
-    )
 
 
 def _comparison_text(material: ReportSources) -> str:
