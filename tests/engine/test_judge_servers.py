@@ -434,20 +434,28 @@ def test_a_server_that_is_away_ends_the_run_and_what_it_answered_is_kept(server:
 
 
 def test_after_a_time_out_fewer_calls_are_made_at_once(server: Server, lines: list[str]) -> None:
-    """The server answers one call at a time, and an answer takes longer than eight calls may wait."""
-    one, together = threading.Lock(), list[int]()
+    """The first eight are not answered; then one call is made, and one more at once for each round that went well."""
+    lock, busy, done, seen = threading.Lock(), [0], [0], list[tuple[int, int]]()
 
     def play(body: dict[str, Any], number: int) -> Reply:
-        together.append(server.busy)
-        with one:
-            time.sleep(0.06)
+        if number < 8:
+            server.released.wait(20)
+            return None
+        with lock:
+            busy[0] += 1
+            seen.append((busy[0], done[0]))
+        time.sleep(0.02)
+        with lock:
+            busy[0] -= 1
+            done[0] += 1
         return completion("3")
 
     server.play = play
-    got = asked(server.url, [f"row {i}" for i in range(16)], lines, concurrency=8, timeout=0.25, tries=9)
-    assert {answer.text for answer in got} == {"3"}
-    assert len(server.bodies) < 16 + 16  # at full concurrency nearly every call would be sent many times
-    assert any("no answer within 0.25 s; try 2 of 9 in" in line for line in lines)
+    got = asked(server.url, [f"row {i}" for i in range(16)], lines, concurrency=8, timeout=1.0, tries=9)
+    assert {answer.text for answer in got} == {"3"} and len(server.bodies) == 8 + 16
+    assert seen[0] == (1, 0) and all(together <= answered + 1 for together, answered in seen)
+    assert max(together for together, _ in seen) > 1
+    assert any("no answer within 1 s; try 2 of 9 in" in line for line in lines)
 
 
 def test_progress_is_told_at_once_and_then_regularly(
