@@ -116,7 +116,8 @@ SURFACE = {
     "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --cluster",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
     "--workers --executor --warmup --target --judge-concurrency --shards --shard-index --strict",
-    "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model",
+    "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model "
+    "--strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
     "pipeline": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target {TEMPLATE} --max-length "

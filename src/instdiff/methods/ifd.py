@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from instdiff.core import Joint, Method, Nll, Prompted, ResponseOnly, Scores, Signal, Signals, View, reasons
-
-
-def too_short(tokens: npt.NDArray[np.int64], least: int | None, compat: str) -> npt.NDArray[np.bool_]:
-    """Rows with fewer response tokens than a ratio needs: by default 2, and 1 as published."""
-    least = (1 if compat == "official" else 2) if least is None else least
-    return np.asarray((tokens > 0) & (tokens < least))
+from instdiff.methods.shared.short import too_short
 
 
 @dataclass(frozen=True)
