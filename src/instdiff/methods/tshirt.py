@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -28,8 +27,6 @@ from instdiff.core import (
 from instdiff.methods.algorithms.token_selection import Running, least_size, selective
 from instdiff.methods.shared.short import too_short
 
-Marks = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class TShirt(Method):
@@ -39,12 +36,15 @@ class TShirt(Method):
     of all noisy copies, as published, or of the ``clean`` rows. ``draws`` copies have noise of size ``alpha`` on their
     embeddings. ``k=100`` is IFD of every token; ``hierarchical=false`` is clean S-IFD without any noise;
     ``variance="high"`` prefers the unsteady rows (the paper's ablations).
+
     Where the mean noisy IFD is 1 or more the prompt misleads the model: ``filtered``, as in the published code but not
     in the paper; ``keep_misled`` keeps them. A row none of whose tokens is ever selected says nothing: ``filtered``.
-    A start token stands before the response alone, so that all its tokens count; fewer than ``min_response_tokens`` (2,
-    published 1) are ``too_short``. ``compat="official"``: no template, one joint tokenisation, no first token where the
-    tokenizer adds no start token, sizes strictly above the percentile, S-IFD 1 of a row without selected tokens. Where
-    the prompt's end merges with the response the published code stops; here the row is ``misaligned``.
+
+    By default a start token stands before the response alone, so that all its tokens count. A response of fewer than
+    ``min_response_tokens`` tokens is ``too_short``: by default 2, and 1 as published.
+    ``compat="official"``: no template, one joint tokenisation, no first token where the tokenizer adds no start token,
+    sizes strictly above the percentile, and a row without selected tokens has S-IFD 1. Where the prompt's end merges
+    with the response the published code stops; here the row is ``misaligned``.
     """
 
     name: ClassVar[str] = "tshirt"
@@ -85,15 +85,10 @@ class TShirt(Method):
 
     def score(self, s: Signals) -> Scores:
         """Mean S-IFD over draws, or clean S-IFD."""
-        short = too_short(s.given.count(), self.min_response_tokens, self.compat)
-        rows, misaligned, ifd = self._clean(s, short)
-
-        def differences(clean: bool) -> Iterable[Any]:
-            return (_pair(s, rows, end)[0] for end in ([""] if clean else ends))
-
+        rows, aside, ifd = self._clean(s)
         ends = [f"_{draw}" for draw in range(self.draws)] if self.hierarchical else [""]
-        clean = self.threshold == "clean" or not self.hierarchical
-        least = least_size(lambda: differences(clean), self.k) if len(rows) else 0.0
+        by = ends if self.threshold == "noisy" else [""]
+        least = least_size(lambda: (_pair(s, rows, end)[0] for end in by), self.k) if len(rows) else 0.0
         selected, plain, seen = Running(len(rows)), Running(len(rows)), np.zeros(len(rows), np.int64)
         for end in ends:
             column, ratio = _pair(s, rows, end)
@@ -110,22 +105,24 @@ class TShirt(Method):
         mean, unseen = wide(selected.mean), wide(seen) == 0
         drop = np.zeros(len(s), bool) if self.keep_misled else wide(plain.mean) >= 1
         drop |= unseen & (self.compat == "default")
-        reason = reasons(len(s), too_short=short, misaligned=misaligned, filtered=drop)
+        reason = reasons(len(s), **aside, filtered=drop)
         details = {"ifd": ifd} | {name: np.full(len(s), np.nan) for name in DETAILS}
         if self.hierarchical:
             found = (wide(plain.mean), wide(plain.std), mean, wide(selected.std))
             details |= dict(zip(DETAILS, found, strict=True))
         return Scores(np.where(drop, np.nan, mean), reason, **details)
 
-    def _clean(self, s: Signals, short: Marks) -> tuple[npt.NDArray[np.int64], Marks, Floats]:
-        """Rows with all columns that are not ``short``, rows whose views differ in tokens as no others do, and IFD."""
+    def _clean(self, s: Signals) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.bool_]], Floats]:
+        """Rows with all columns, those left out by reason (views that differ in tokens as no others do), and IFD."""
+        given, alone = s.given, s.alone
         with np.errstate(over="ignore"):
-            ifd = np.exp(s.given.mean() - s.alone.mean())
-        usable = np.array([word is None for word in s.reason]) & ~short
-        more = s.given.lengths() - s.alone.lengths()
+            ifd = np.exp(given.mean() - alone.mean())
+        short = too_short(given.count(), self.min_response_tokens, self.compat)
+        usable = np.array([word is None for word in s.reason], bool) & ~short
+        more = given.lengths() - alone.lengths()
         kinds, counts = np.unique(more[usable], return_counts=True)
         misaligned = usable & (more != (kinds[counts.argmax()] if len(kinds) else 0))
-        return np.flatnonzero(usable & ~misaligned), misaligned, ifd
+        return np.flatnonzero(usable & ~misaligned), {"too_short": short, "misaligned": misaligned}, ifd
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """The steadiest of the best ``gamma`` budgets; equally steady ones by their mean."""

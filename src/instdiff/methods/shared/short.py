@@ -1,4 +1,4 @@
-"""Responses that are too short for a ratio."""
+"""Responses that are too short for a ratio of two losses."""
 
 from __future__ import annotations
 
