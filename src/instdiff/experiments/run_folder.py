@@ -84,8 +84,8 @@ class RunFolder:
             yaml.safe_load(text := raw.decode())
         except (ValueError, yaml.YAMLError, RecursionError) as error:
             raise StoreError(
-                f"'{self.config}' was changed since the run began ({str(error).splitlines()[0]}); if that was you, delete its "
-                "last line; else take a copy, or give another output_dir"
+                f"'{self.config}' was changed since the run began ({str(error).splitlines()[0]}); "
+                "if that was you, delete its last line; else take a copy, or give another output_dir"
             ) from None
         return text
 
