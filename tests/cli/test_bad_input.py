@@ -450,7 +450,7 @@ def test_a_full_disk(verb: list[str]) -> None:
 
 
 def test_a_disk_that_fills_up_while_scores_are_written(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import instdiff.scoring.table
+    import instdiff.store.parquet
 
     score(model)
     old = Path("scores.parquet").read_bytes()
@@ -459,7 +459,7 @@ def test_a_disk_that_fills_up_while_scores_are_written(model: str, monkeypatch: 
         path.write_bytes(b"PAR1 half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(instdiff.scoring.table.pq, "ParquetWriter", filling)
+    monkeypatch.setattr(instdiff.store.parquet.pq, "ParquetWriter", filling)
     assert scoring(model, output="scores.parquet") == (
         "cannot write 'scores.parquet': No space left on device; nothing was written there. "
         "Free space or choose another place, then run the command again"

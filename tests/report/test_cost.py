@@ -65,4 +65,6 @@ def test_going_on_says_nothing_again(home: Path) -> None:
     pipeline(home)
     assert read_jsonl(home / "run/log.jsonl") == before
     again = read_json(report(home / "run").with_suffix(".json"))
-    assert again["sections"]["cost"]["facts"]["steps"] == [line for line in before if "tokens_per_s" in line]
+    assert again["sections"]["cost"]["facts"]["steps"] == [
+        {key: value for key, value in line.items() if key != "crc32"} for line in before if "tokens_per_s" in line
+    ]

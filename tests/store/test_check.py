@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,10 @@ def plain_user() -> Iterator[Path]:
 def as_user(work: object) -> str:
     """What the work says in a process that has no rights of root."""
     said, tell = multiprocessing.Pipe(duplex=False)
-    if (child := os.fork()) == 0:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child only looks at files
+        child = os.fork()
+    if child == 0:
         try:
             if os.geteuid() == 0:
                 os.setuid(65534)
@@ -167,6 +171,23 @@ def test_a_store_that_cannot_be_written_is_read(plain_user: Path, monkeypatch: p
         return "well"
 
     assert as_user(work) == "well"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_piece_that_may_not_be_read_is_not_taken_for_damaged(plain_user: Path) -> None:
+    store = Store(plain_user / "store")
+    add(store, [1])
+    add(store, [2])
+    part, _ = sorted(store.folder(COLUMN).glob("*.parquet"))
+    part.chmod(0)
+
+    def work() -> str:
+        Store(plain_user / "store").missing(COLUMN, keys_of([1]))
+        return "believed"
+
+    said = as_user(work)
+    assert said == f"StoreError: store part '{part}' cannot be read: Permission denied; give yourself the right"
+    assert part.exists() and not list(part.parent.glob("*.damaged"))
 
 
 # ── several at once ───────────────────────────────────────────────────────────────────────────────────────────────────

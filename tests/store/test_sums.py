@@ -15,6 +15,8 @@ import pytest
 
 from disk import forgetful
 from instdiff.core.sums import check_parquet, seal_parquet
+from instdiff.errors import StoreError
+from instdiff.scoring.sharding.shard_file import join, write_shard
 from instdiff.store import Store, column, info
 from instdiff.store.column import FILES
 from instdiff.store.parquet import reading_parquet, writing_parquet
@@ -194,6 +196,23 @@ def test_a_flipped_bit_of_a_parquet_file_is_named(written: Path, read: Callable[
         except (ValueError, OSError, pa.ArrowException):
             named += 1
     assert named > FLIPS * 0.8
+
+
+def test_no_flipped_bit_of_a_shard_file_passes(store: Store, tmp_path: Path) -> None:
+    path, keys = tmp_path / "shard-00000-of-00001.wave-1.parquet", keys_of([*range(70)])
+    write_shard(path, {"about": {"seed": 1}}, {COLUMN: keys}, store)
+    raw, named = path.read_bytes(), 0
+    for number, damaged in enumerate(flips(raw, FLIPS)):
+        path.write_bytes(damaged)
+        into = Store(tmp_path / f"into{number}")
+        try:
+            join([path], {"seed": 1}, [COLUMN], into)
+        except StoreError as error:
+            assert f"shard file '{path}' cannot be read" in str(error)
+            named += 1
+        else:
+            assert believed(into, []) and not into.missing(COLUMN, keys).any()
+    assert named > FLIPS
 
 
 def test_what_is_no_parquet_file_has_no_sums(tmp_path: Path) -> None:

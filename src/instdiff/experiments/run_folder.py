@@ -76,13 +76,17 @@ class RunFolder:
     def read_config(self) -> str:
         """The text of the configuration; a StoreError where it is not what its last line is the sum of."""
         raw = self.config.read_bytes()
-        whole, mark, told = raw.rpartition(CONFIG_SUM)
-        if mark and told.strip() != _sum_of(whole):
+        whole, _, last = raw.removesuffix(b"\n").rpartition(b"\n")
+        try:
+            if last.startswith(b"#") and last != CONFIG_SUM + _sum_of(whole + b"\n"):
+                raise ValueError("its sum is of another text")
+            yaml.safe_load(text := raw.decode())
+        except (ValueError, yaml.YAMLError, RecursionError) as error:
             raise StoreError(
-                f"'{self.config}' was changed since the run began; if that was you, delete its last line; "
-                "else take a copy, or give another output_dir"
-            )
-        return raw.decode(errors="replace")
+                f"'{self.config}' was changed since the run began ({str(error).splitlines()[0]}); "
+                "if that was you, delete its last line; else take a copy, or give another output_dir"
+            ) from None
+        return text
 
     def check_config(self, config: Config, free: tuple[str, ...] = OPERATIONAL) -> None:
         """Check a configuration against the one that the folder holds, if it has begun.
