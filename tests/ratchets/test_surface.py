@@ -118,7 +118,7 @@ SURFACE = {
     "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --cluster "
     "--judge-max-tokens",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
-    "--workers --executor --warmup --target --judge-concurrency --shards --shard-index --strict",
+    f"--workers --executor --warmup --target {JUDGE} --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model "
     "--strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
