@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instdiff.core.files import without_sum
+
 CONTEXT = 512
 HEAD = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
@@ -91,7 +93,8 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any] | str]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    """The objects of the lines without their sums, which are checked."""
+    return [without_sum(json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def files(folder: str | Path = ".") -> set[str]:

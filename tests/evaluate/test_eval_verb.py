@@ -203,5 +203,5 @@ def test_suites_are_imported_late_and_exist() -> None:
 def test_results_are_plain_json(model: str) -> None:
     ok("eval", "--model", model, "--suite", "heldout", "--data", "my.jsonl", "--output", "r.json", *FEW)
     told = json.loads(Path("r.json").read_text())
-    assert list(told) == ["instdiff", "suite", "model", "value", "tasks", "settings", "cost", "items"]
+    assert list(told) == ["instdiff", "suite", "model", "value", "tasks", "settings", "cost", "items", "crc32"]
     assert told["tasks"]["heldout"]["details"]["data"] == "my.jsonl"
