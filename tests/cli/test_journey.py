@@ -248,13 +248,14 @@ def test_budgets(budget: str, said: str, count: int | None, model: str) -> None:
 
 def test_the_record(model: str) -> None:
     from instdiff import version
+    from instdiff.core.files import read_json
 
     score(model)
     rows = table()
     order = ranked(rows, "ifd")
     ran = ok("select", "--data", "my.jsonl", "--scores", "scores.parquet", "--method", "ifd", "--budget", "2",
              "--output", "out/selected.jsonl", "--json")  # fmt: skip
-    record = json.loads(Path("out/selected.selection.json").read_text())
+    record = read_json("out/selected.selection.json")
     assert ran.json == {**record, "output": "out/selected.jsonl"}
     assert record["instdiff"] == version.__version__
     assert record["method"] == "ifd"
