@@ -12,9 +12,9 @@ import pytest
 from helpers import CHAT_PLAIN, make_tokenizer
 from instdiff.core import Prompted
 from instdiff.data import load
-from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.engine.tokenizer import HFTokenizer, compile_template
 from instdiff.rendering import bounded
-from instdiff.rendering.bounded import EndlessTemplateError, compile_template, render_template
+from instdiff.rendering.bounded import EndlessTemplateError, render_template
 from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.templates import ChatTemplate
 

@@ -7,7 +7,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from instdiff.core.files import fingerprint
 from instdiff.core.settings import TEMPLATE_DATE
 from instdiff.errors import ConfigError, EngineError
-from instdiff.rendering.bounded import compile_template, counting, render_template
+from instdiff.rendering.bounded import bounded_template, counting, render_template
 from instdiff.rendering.chat_tokens import Placed
 from instdiff.rendering.templates import ChatTemplate
 
@@ -243,6 +243,15 @@ class HFTokenizer:
     @cached_property
     def _special_texts(self) -> dict[str, Any]:
         return dict(self.hf.special_tokens_map)
+
+
+@lru_cache(64)
+def compile_template(jinja: str) -> Any:
+    """A chat template as the library compiles it, bounded; Jinja's errors go on."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    # The comment gets an environment of its own: the generation marks that it tracks are one template's.
+    return bounded_template(_compile_jinja_template(f"{{# {hash(jinja)} #}}").environment, jinja)
 
 
 def _place(found: Any) -> Placed:

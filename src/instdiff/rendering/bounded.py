@@ -199,18 +199,15 @@ def _texts(node: nodes.Node) -> list[nodes.TemplateData]:
     return [node] if isinstance(node, nodes.TemplateData) else list(node.find_all(nodes.TemplateData))
 
 
-@functools.lru_cache(64)
-def compile_template(jinja: str) -> Any:
-    """A chat template as the library compiles it, with its rounds, calls and texts counted; Jinja's errors go on."""
-    from transformers.utils.chat_template_utils import _compile_jinja_template
+def bounded_template(environment: Any, jinja: str) -> Any:
+    """A template compiled in an environment of its own, whose rounds, calls and texts are counted from now on.
 
-    # The comment gets an environment of its own: the generation marks that it tracks are one template's.
-    environment = _compile_jinja_template(f"{{# {hash(jinja)} #}}").environment
+    Jinja's errors go on.
+    """
     environment.__class__ = _Environment
     environment.finalize = _written
     environment.filters = {name: _bounded_filter(name, one) for name, one in environment.filters.items()}
-    tree = environment.parse(jinja)
-    code = environment.compile(_Counting().visit(tree))
+    code = environment.compile(_Counting().visit(environment.parse(jinja)))
     return environment.template_class.from_code(environment, code, environment.make_globals(None))
 
 
