@@ -12,9 +12,9 @@ import pytest
 from helpers import CHAT_PLAIN, make_tokenizer
 from instdiff.core import Prompted
 from instdiff.data import load
-from instdiff.engine import chat_templates
-from instdiff.engine.chat_templates import EndlessTemplateError, compile_template, render_template
-from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.engine.tokenizer import HFTokenizer, compile_template
+from instdiff.rendering import bounded
+from instdiff.rendering.bounded import EndlessTemplateError, render_template
 from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.templates import ChatTemplate
 
@@ -50,7 +50,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("jinja", ENDLESS.values(), ids=ENDLESS)
 def test_a_template_without_end_is_a_sentence(jinja: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_templates, "STEPS", 100_000)
+    monkeypatch.setattr(bounded, "STEPS", 100_000)
     with pytest.raises(EndlessTemplateError, match="the chat template comes to no end: for one conversation it "):
         render_template(compile_template(jinja), {"messages": TALK})
 
@@ -74,7 +74,7 @@ def test_what_ends_is_written_as_the_library_writes_it() -> None:
 
 
 def test_each_rendering_has_its_own_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_templates, "STEPS", 100)
+    monkeypatch.setattr(bounded, "STEPS", 100)
     compiled = compile_template("{% for a in messages %}{{ a }}{% endfor %}")
     found = list[Any]()
 
@@ -102,7 +102,7 @@ def rendered(tmp_path: Path, jinja: str, bad: int) -> Renderer:
 def test_rows_without_end_are_unrenderable_and_the_third_ends_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_templates, "STEPS", 5000)
+    monkeypatch.setattr(bounded, "STEPS", 5000)
     loop = "{% if m.content == 'loop' %}{% for a in range(9999) %}{% endfor %}{% endif %}"
     turns = f"{{% for m in messages %}}{loop}{{% endfor %}}"
     jinja = turns + CHAT_PLAIN
@@ -113,6 +113,6 @@ def test_rows_without_end_are_unrenderable_and_the_third_ends_the_command(
 
 
 def test_a_template_that_never_ends_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_templates, "STEPS", 5000)
+    monkeypatch.setattr(bounded, "STEPS", 5000)
     with pytest.raises(EndlessTemplateError, match="comes to no end"):
         rendered(tmp_path, ENDLESS["loops"], 0).rows(Prompted(), ChatTemplate(), 256)

@@ -56,11 +56,10 @@ def load(
     A record that does not fit is left out, counted and named; its place in the numbering of rows stays empty.
 
     Args:
-        source: A ``.jsonl``, ``.ndjson``, ``.json``, ``.csv`` or ``.tsv`` file (also ``.gz``, ``.zst``, ``.bz2`` or
-            ``.xz``), a ``.parquet`` or ``.arrow`` file, a folder of them (``FOLDER:SPLIT``, or ``train`` where it has
-            splits), an address that fsspec knows (``s3://``, ``gs://``, ``hf://``), ``builtin:demo``,
-            ``builtin:skills``, ``hub:owner/name[@revision][:split]``, ``-`` for JSON lines from standard input, or a
-            list of dicts. A list of paths is one pool in their order.
+        source: A ``.jsonl``, ``.ndjson``, ``.json``, ``.csv`` or ``.tsv`` file, also a compressed one, a ``.parquet``
+            or ``.arrow`` file, a folder of them (``FOLDER:SPLIT``, or ``train`` where it has splits), an address that
+            fsspec knows (``s3://``), ``builtin:demo``, ``builtin:skills``, ``hub:owner/name[@revision][:split]``,
+            ``-`` for JSON lines from standard input, or a list of dicts. A list of paths is one pool in their order.
         format: A format's name; by default the keys of each row decide.
         map: Which column is which (``mapping.MAP_KEYS``); of turns, which key and which speaker.
         targets: Which turns are learnt: ``all`` answers, the ``last`` one, or ``all+calls``; see ``Turns``.

@@ -7,23 +7,21 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
 from instdiff.core.files import fingerprint
 from instdiff.core.settings import TEMPLATE_DATE
-from instdiff.engine.chat_templates import compile_template, counting, render_template
 from instdiff.errors import ConfigError, EngineError
+from instdiff.rendering.bounded import bounded_template, counting, render_template
 from instdiff.rendering.chat_tokens import Placed
 from instdiff.rendering.templates import ChatTemplate
 
 _PROBES = ["A b\n\n c. ", "1 2\tx", "\u00e9\u4e2d a\U0001f600", "  <|x|> y"]
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-SEPARATOR = "<|endoftext|>"
 _ZERO = np.zeros(1, np.int64)
 
 
@@ -47,37 +45,9 @@ class HFTokenizer:
         probe = hf("a")["input_ids"]
         self.eos: int | None = hf.eos_token_id
         self.bos: int | None = hf.bos_token_id if probe and probe[0] == hf.bos_token_id else None
-        self.start: int | None = self._find_start()
         self._direct: dict[bool, bool] = {}
+        self.start: int | None = hf.bos_token_id if hf.bos_token_id is not None else hf.eos_token_id
         self.stops = frozenset(stops) | ({self.eos} if self.eos is not None else set())
-
-    def _find_start(self) -> int | None:
-        """BOS where the tokenizer adds it, else what parts documents.
-
-        A token that opens turns is never it, whatever its name: the model has not seen plain text after it.
-        """
-        if self.bos is not None:
-            return self.bos
-        apart, named = self.hf.convert_tokens_to_ids(SEPARATOR), self.hf.bos_token_id
-        if apart in self.specials:
-            return int(apart)
-        return self.eos if named is None or (named != self.eos and self._opens_turns(named)) else int(named)
-
-    @property
-    def start_text(self) -> str | None:
-        """The text of ``start``."""
-        return None if self.start is None else str(self.hf.convert_ids_to_tokens(self.start))
-
-    def _opens_turns(self, token: int) -> bool:
-        """Whether the chat template writes it once for each turn."""
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        if not self.hf.chat_template:
-            return False
-        try:
-            text = self.hf.apply_chat_template(turns, tokenize=False)
-        except (TemplateError, LookupError, TypeError, ValueError):
-            return False
-        return bool(text.count(self.hf.convert_ids_to_tokens(token)) > 1)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -273,6 +243,15 @@ class HFTokenizer:
     @cached_property
     def _special_texts(self) -> dict[str, Any]:
         return dict(self.hf.special_tokens_map)
+
+
+@lru_cache(64)
+def compile_template(jinja: str) -> Any:
+    """A chat template as the library compiles it, bounded; Jinja's errors go on."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    # The comment gets an environment of its own: the generation marks that it tracks are one template's.
+    return bounded_template(_compile_jinja_template(f"{{# {hash(jinja)} #}}").environment, jinja)
 
 
 def _place(found: Any) -> Placed:

@@ -16,26 +16,12 @@ from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 from instdiff.data import Message, Sample, Turns
-from instdiff.errors import ConfigError
+from instdiff.rendering.bounded import ENDLESS_ROWS, EndlessTemplateError
 from instdiff.rendering.templates import ChatTemplate, Kind, learns_answer, learns_calls, thought_in
 from instdiff.rendering.training_templates import GENERATION, training_template
 
 Turn = dict[str, Any]
 Span = tuple[int, int]
-
-
-ENDLESS_ROWS = 3
-"""So many rows without an end are a fault of the template, not of the rows."""
-
-
-class EndlessTemplateError(ConfigError):
-    """A chat template that took more steps, characters or seconds than a conversation may."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            f"the chat template comes to no end: for one conversation it {why}; "
-            "give another with --template FILE.jinja, or take another model"
-        )
 
 
 class Unscorable(Exception):

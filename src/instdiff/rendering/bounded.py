@@ -17,7 +17,7 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from instdiff.rendering.chat import EndlessTemplateError
+from instdiff.errors import ConfigError
 
 STEPS = 2_000_000
 """Rounds of loops and calls. A thousand turns with a loop over all of them for each take half of it."""
@@ -28,6 +28,18 @@ SHORT = 4096
 SECONDS = 30.0
 DIGITS = 10_000
 """Bits of a number."""
+ENDLESS_ROWS = 3
+"""So many rows without an end are a fault of the template, not of the rows."""
+
+
+class EndlessTemplateError(ConfigError):
+    """A chat template that took more steps, characters or seconds than a conversation may."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the chat template comes to no end: for one conversation it {why}; "
+            "give another with --template FILE.jinja, or take another model"
+        )
 
 
 class _Allowance(threading.local):
@@ -187,18 +199,15 @@ def _texts(node: nodes.Node) -> list[nodes.TemplateData]:
     return [node] if isinstance(node, nodes.TemplateData) else list(node.find_all(nodes.TemplateData))
 
 
-@functools.lru_cache(64)
-def compile_template(jinja: str) -> Any:
-    """A chat template as the library compiles it, with its rounds, calls and texts counted; Jinja's errors go on."""
-    from transformers.utils.chat_template_utils import _compile_jinja_template
+def bounded_template(environment: Any, jinja: str) -> Any:
+    """A template compiled in an environment of its own, whose rounds, calls and texts are counted from now on.
 
-    # The comment gets an environment of its own: the generation marks that it tracks are one template's.
-    environment = _compile_jinja_template(f"{{# {hash(jinja)} #}}").environment
+    Jinja's errors go on.
+    """
     environment.__class__ = _Environment
     environment.finalize = _written
     environment.filters = {name: _bounded_filter(name, one) for name, one in environment.filters.items()}
-    tree = environment.parse(jinja)
-    code = environment.compile(_Counting().visit(tree))
+    code = environment.compile(_Counting().visit(environment.parse(jinja)))
     return environment.template_class.from_code(environment, code, environment.make_globals(None))
 
 
