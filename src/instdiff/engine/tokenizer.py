@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateError
 
 from instdiff.core.files import fingerprint
 from instdiff.core.settings import TEMPLATE_DATE
@@ -22,6 +23,7 @@ from instdiff.rendering.templates import ChatTemplate
 
 _PROBES = ["A b\n\n c. ", "1 2\tx", "\u00e9\u4e2d a\U0001f600", "  <|x|> y"]
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+SEPARATOR = "<|endoftext|>"
 _ZERO = np.zeros(1, np.int64)
 
 
@@ -45,9 +47,37 @@ class HFTokenizer:
         probe = hf("a")["input_ids"]
         self.eos: int | None = hf.eos_token_id
         self.bos: int | None = hf.bos_token_id if probe and probe[0] == hf.bos_token_id else None
+        self.start: int | None = self._find_start()
         self._direct: dict[bool, bool] = {}
-        self.start: int | None = hf.bos_token_id if hf.bos_token_id is not None else hf.eos_token_id
         self.stops = frozenset(stops) | ({self.eos} if self.eos is not None else set())
+
+    def _find_start(self) -> int | None:
+        """BOS where the tokenizer adds it, else what parts documents.
+
+        A token that opens turns is never it, whatever its name: the model has not seen plain text after it.
+        """
+        if self.bos is not None:
+            return self.bos
+        apart, named = self.hf.convert_tokens_to_ids(SEPARATOR), self.hf.bos_token_id
+        if apart in self.specials:
+            return int(apart)
+        return self.eos if named is None or (named != self.eos and self._opens_turns(named)) else int(named)
+
+    @property
+    def start_text(self) -> str | None:
+        """The text of ``start``."""
+        return None if self.start is None else str(self.hf.convert_ids_to_tokens(self.start))
+
+    def _opens_turns(self, token: int) -> bool:
+        """Whether the chat template writes it once for each turn."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        if not self.hf.chat_template:
+            return False
+        try:
+            text = self.hf.apply_chat_template(turns, tokenize=False)
+        except (TemplateError, LookupError, TypeError, ValueError):
+            return False
+        return bool(text.count(self.hf.convert_ids_to_tokens(token)) > 1)
 
     @cached_property
     def fingerprint(self) -> str:
