@@ -132,7 +132,7 @@ def test_rows_that_cannot_be_scored_say_why(model: str) -> None:
     assert (rows[7]["n_tokens"], rows[7]["truncated"]) == (cut, True)
     # One token is enough for a number: it follows the prompt here and a start token there.
     assert rows[6]["perplexity"] == -rows[6]["ifd.nll_given"] < 0
-    assert rows[6]["ifd.nll_alone"] > 0 and rows[6]["ifd.why"] in (None, "filtered")
+    assert rows[6]["ifd.nll_alone"] > 0 and rows[6]["ifd.why"] in (None, "filtered", "too_short")
     assert "perplexity         6  1 empty_response, 1 too_long" in ran.out
     assert "8 rows (2 truncated)" in ran.out
     ok("select", "--data", "my.jsonl", "--scores", "scores.parquet", "--method", "perplexity", "--budget", "100%",

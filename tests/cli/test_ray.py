@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from instdiff.scoring.sharding.shard_file import record, shard_files
+from instdiff.store.parquet import writing_parquet
 from onray import started
 
 from .shell import cli, files, ok, read_jsonl, write_jsonl
@@ -112,19 +113,19 @@ def test_rows_shown_to_each_other_wait_for_all_shards(model: str, tmp_path: Path
 
 def test_a_disk_that_gets_full(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started()
-    write, calls = pq.write_table, list[int]()
+    write, calls = writing_parquet, list[int]()
 
-    def full(table: Any, where: Any, **more: Any) -> None:
+    def full(where: Any, schema: Any, **more: Any) -> Any:
         calls.append(1)
         if len(calls) == 4:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(table, where, **more)
+        return write(where, schema, **more)
 
-    monkeypatch.setattr("instdiff.store.column.pq.write_table", full)
+    monkeypatch.setattr("instdiff.store.column.writing_parquet", full)
     error = cli(*command(model, "ray", *ray())).error
     assert re.match(r"cannot write '.*': No space left on device; .*Free space or choose another place", error)
     assert "ray.parquet" not in files() and kept("../ray-store") >= 3
-    monkeypatch.setattr("instdiff.store.column.pq.write_table", write)
+    monkeypatch.setattr("instdiff.store.column.writing_parquet", write)
     again = ok(*command(model, "ray"))  # the same store, and what lacks, in this process
     ok(*command(model, "local"))
     same("ray", "local")

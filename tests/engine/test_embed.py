@@ -226,7 +226,7 @@ def test_a_code_module_in_a_folder_is_not_run(tiny: Path, tmp_path: Path) -> Non
     modules[1]["type"] = "custom.Pooling"
     (copy / "modules.json").write_text(json.dumps(modules))
     (copy / "custom.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Pooling: pass\n")
-    with pytest.raises(EngineError, match="cannot load embedder"):
+    with pytest.raises(EngineError, match="needs Python code that comes with it, and such code is never run"):
         embedder_of(copy)
     assert not (tmp_path / "ran").exists()
 

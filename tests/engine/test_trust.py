@@ -14,7 +14,7 @@ import pytest
 
 from helpers import make_llama
 from instdiff.errors import EngineError
-from instdiff.evaluation.code.sandbox import Sandbox
+from instdiff.evaluation.code.sandbox import Program, Sandbox
 from instdiff.evaluation.math.grading_processes import Solution, Verdict, grade_all
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "instdiff"
@@ -116,7 +116,7 @@ def test_the_sandbox_does_not_run_a_file_of_the_working_folder(poisoned: Path) -
         sandbox.check()
     except EngineError as error:
         pytest.skip(str(error))
-    ((_, verdict),) = sandbox.run(["import json, decimal\nassert json.dumps([1]) == '[1]'"])
+    ((_, verdict),) = sandbox.run([Program("import json, decimal\nassert json.dumps([1]) == '[1]'")])
     assert verdict.reason == "passed"
     assert not poisoned.exists()
     assert os.getcwd() == str(poisoned.parent)

@@ -177,7 +177,15 @@ def test_every_option_is_a_key(folder: Path) -> None:
     assert (found.suite, found.task, found.n, found.limit) == (["math", "heldout"], ["math.gsm8k"], 2, 3)
     assert found.task_data == {"gsm8k": "a.jsonl", "amc23": "7", "math500": "b.jsonl"} and found.data is None
     helped = " ".join(ok("eval", "--help").out.split())
-    hidden = {"task_data", "instruction_key", "input_key", "response_key", "ray_address", "gpus_per_worker"}
+    hidden = {
+        "task_data",
+        "instruction_key",
+        "input_key",
+        "response_key",
+        "ray_address",
+        "gpus_per_worker",
+        "longest_line_mb",
+    }
     lacking = [key for key in EvalConfig.model_fields if f"--{key.replace('_', '-')}" not in helped]
     assert set(lacking) == hidden
 

@@ -362,7 +362,8 @@ def test_vllm_is_given_tokens_and_a_seed_for_each_answer(
     calls: list[tuple[list[Any], list[Any], Any]] = []
 
     class LLM:
-        def __init__(self, model: str, dtype: str) -> None:
+        def __init__(self, model: str, dtype: str, trust_remote_code: bool) -> None:
+            assert not trust_remote_code
             assert (model, dtype) == (str(models["llama"]), "float32")
 
         def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool, lora_request: Any) -> list[Any]:

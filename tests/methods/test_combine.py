@@ -32,7 +32,7 @@ from instdiff.methods import (
 from instdiff.methods.algorithms.facility_location import facility
 from instdiff.scoring.table import NotRun, ScoreTable, read_scores
 
-from .columns import NAN, ones, run, signals
+from .columns import NAN, ones, ragged, run, signals
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def test_a_first_that_stopped_early_ranks_on() -> None:
 def test_superfiltering_d_is_both_methods_in_one() -> None:
     x = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
     ratio = np.linspace(0.1, 1.2, 30)
-    nll = {"first.given": ones(*(1 + np.log(ratio))), "first.alone": ones(*np.ones(30))}
+    nll = {"first.given": ragged(*([v, v] for v in 1 + np.log(ratio))), "first.alone": ragged(*[[1.0, 1.0]] * 30)}
     s = signals(30, **nll, **{"second.vector": Ragged.of(list(x), np.float32)})
     method = SuperfilteringD(reach=0.5)
     assert set(method.signals()) == {"first.given", "first.alone", "second.vector"}
