@@ -103,29 +103,26 @@ class RayHost:
         terms, said, at_work = self.join(self._log), set[str](), dict[Any, Any]()
         how = {"num_cpus": terms.cpus, "num_gpus": terms.gpus, "scheduling_strategy": "SPREAD"}
         task = self._ray.remote(max_retries=TRIES - 1, **how)(work)
-        try:
-            while True:
-                # Those that wait let a cluster grow, and are at hand when a worker is free.
-                ahead = self.settings.workers or 2 * self.join(self._log).count
-                for item in islice(items, max(ahead - len(at_work), 0)):
-                    at_work[task.remote(*arguments(item))] = item
-                if not at_work:
-                    return
-                ready, _ = self._ray.wait(list(at_work), timeout=SAY_EVERY_S)
-                if not ready:
-                    free = self._ray.available_resources()
-                    has = " and ".join(f"{free.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
-                    self._log(f"shards at work or waiting: {len(at_work)}; the Ray cluster has {has} free")
-                for ref in ready:
-                    value, host, says = self._get(ref)
-                    for line in [line for line in says if line not in said]:
-                        self._log(line)  # what holds for all of them is said once
-                        said.add(line)
-                    self._hosts.append(host)
-                    yield at_work.pop(ref), value
-        finally:
-            for ref in at_work:  # whoever is still at work was interrupted
-                self._ray.cancel(ref, force=True)
+        # Where this ends early, those at work end by themselves: cancelling a task as it ends brings Ray down.
+        while True:
+            # Those that wait let a cluster grow, and are at hand when a worker is free.
+            ahead = self.settings.workers or 2 * self.join(self._log).count
+            for item in islice(items, max(ahead - len(at_work), 0)):
+                at_work[task.remote(*arguments(item))] = item
+            if not at_work:
+                return
+            ready, _ = self._ray.wait(list(at_work), timeout=SAY_EVERY_S)
+            if not ready:
+                free = self._ray.available_resources()
+                has = " and ".join(f"{free.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+                self._log(f"shards at work or waiting: {len(at_work)}; the Ray cluster has {has} free")
+            for ref in ready:
+                value, host, says = self._get(ref)
+                for line in [line for line in says if line not in said]:
+                    self._log(line)  # what holds for all of them is said once
+                    said.add(line)
+                self._hosts.append(host)
+                yield at_work.pop(ref), value
 
     def join(self, log: Log) -> Terms:
         """Be in the cluster; gives what there is room for now."""
