@@ -32,7 +32,7 @@ from instdiff.methods import (
 from instdiff.methods.algorithms.facility_location import facility
 from instdiff.scoring.table import NotRun, ScoreTable, read_scores
 
-from .columns import NAN, ones, ragged, run, signals
+from .columns import NAN, ragged, run, signals
 
 
 @dataclass(frozen=True)
