@@ -10,13 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import Lab, some_rows
+from helpers import Lab, reference, some_rows
+from instdiff.core import Nll
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.engine import attention
 from instdiff.engine.batch import EVEN
 from instdiff.engine.forward import Forward
 from instdiff.engine.prefix_tree import Some, in_order, trees
+from instdiff.engine.sweep import Sweep
 from instdiff.methods import IFD, Perplexity, ResponseEntropy
+from instdiff.rendering.renderer import Rows
 
 PREAMBLES = [[1, *range(50, 70)], [1, *range(50, 62), 9, 9, 9, *range(30, 45)], [1]]
 
@@ -79,19 +82,74 @@ def test_attention_over_a_tree_is_attention_row_by_row(rows: list[np.ndarray], s
         torch.testing.assert_close(got[:, where], alone.transpose(1, 2), rtol=1e-5, atol=1e-6)
 
 
-@given(st.integers(1, 9), st.integers(0, 8), st.sampled_from([7, 16, 40, 128]), st.sampled_from([64, 4096, 1 << 20]))
+WINDOWS = st.sampled_from([None, 1, 5, 16, 33, 64, 1000])
+
+
+@given(
+    st.integers(1, 9),
+    st.integers(0, 8),
+    st.sampled_from([7, 16, 40, 128]),
+    st.sampled_from([64, 4096, 1 << 20]),
+    WINDOWS,
+)
 @settings(deadline=None)
-def test_attention_in_blocks_is_attention(width: int, first: int, queries: int, room: int) -> None:
-    """What bf16 takes on a CPU, in a precision that tells right from nearly right."""
+def test_attention_in_blocks_is_attention(width: int, first: int, queries: int, room: int, window: int | None) -> None:
+    """What bf16 takes on a CPU, in a precision that tells right from nearly right; and the fused kernel's way."""
     width, first = EVEN * width, EVEN * min(first, width - 1)
     generator = torch.Generator().manual_seed(width)
     q, k, v = (torch.randn(6, width, 8, generator=generator) for _ in range(3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "QUERIES", queries)
         patch.setattr(attention, "SCORE_BYTES", room)
-        got = attention._in_blocks(q, k, v, 0.3, first)
-    whole = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
-    torch.testing.assert_close(got[:, first:], whole[:, first:], rtol=1e-5, atol=1e-6)
+        got = attention._in_blocks(q, k, v, 0.3, first, window)
+        fused = attention.fused_attention(q[None], k[None], v[None], 0.3, first, window)[0]
+    at = torch.arange(width)
+    seen = (at[:, None] >= at) & (at[:, None] - at < (window or width))
+    whole = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=0.3)
+    for way in (got, fused):
+        torch.testing.assert_close(way[:, first:], whole[:, first:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("window", [4, 24, 512])
+def test_a_model_with_sliding_windows_is_packed(window: int, dtype: str) -> None:
+    """Layers with a window, shorter and longer than the rows, and layers without."""
+    model = windowed(window).to(getattr(torch, dtype))
+    rows = random_rows(9, seed=window)
+    sweep = Sweep(model, print)
+    got = [np.zeros(0)] * len(rows)
+    for swept in sweep(rows, (Nll(),)):
+        for at, row in enumerate(swept.at):
+            got[row] = swept.columns[Nll()][at]
+    assert sweep.forward.packs is True
+    exact = model.float()
+    for at in range(len(rows)):
+        span = slice(*rows.ids.offsets[at : at + 2])
+        expected, _ = reference(exact, rows.ids[at].tolist(), rows.target[span].tolist())
+        tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == "float32" else {"rtol": 0.05, "atol": 0.05}
+        np.testing.assert_allclose(got[at], expected, **tolerance)
+
+
+def windowed(window: int) -> Any:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, initializer_range=0.3, sliding_window=window,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )  # fmt: skip
+    return Gemma3ForCausalLM(config).eval().requires_grad_(False)
+
+
+def random_rows(count: int, seed: int) -> Rows:
+    """Rows of 10 to 150 tokens, of which the second half is predicted; some begin alike."""
+    rng = np.random.default_rng(seed)
+    ids = [np.concatenate([[1, *range(2, 30)] if at % 2 else [1], rng.integers(2, 99, rng.integers(10, 120))])
+           for at in range(count)]  # fmt: skip
+    target = [np.arange(len(row)) >= len(row) // 2 for row in ids]
+    nothing = np.full(count, None, object)
+    return Rows(Ragged.of(ids, np.int32), Ragged.of(target, np.bool_).values, np.zeros(count, bool), nothing)
 
 
 @given(families())

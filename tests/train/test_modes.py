@@ -124,6 +124,7 @@ def test_a_model_that_mixes_packed_rows_is_refused(base: Path, tmp_path: Path, m
     inner = LlamaModel.forward
 
     def deaf(self: Any, *args: Any, position_ids: Any = None, **more: Any) -> Any:
+        self.config._attn_implementation = "sdpa"
         return inner(self, *args, **more)
 
     monkeypatch.setattr(LlamaModel, "forward", deaf)

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tiny_llama import ENV, EOS, GRADIENT, RESUME, UNEVEN, distance, make_base, 
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from instdiff.training import trainer
-from instdiff.training.collators import Collator
+from instdiff.training.collators import Collator, Packer
 from instdiff.training.losses import IGNORED
 
 SGD = {"optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
@@ -41,21 +42,31 @@ def by_hand(base: Path, rows: Any, weigh: bool) -> tuple[float, dict[str, torch.
 # ── what is trained on ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_batches_show_the_rows_and_nothing_else(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("collator", [Collator, Packer])
+def test_batches_show_the_rows_and_nothing_else(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collator: type[Collator]
+) -> None:
     batches: list[dict[str, torch.Tensor]] = []
 
-    class Spy(Collator):
+    class Spy(collator):  # type: ignore[misc, valid-type]
         def __call__(self, rows: Any) -> Any:
             batches.append(super().__call__(rows))
             return batches[-1]
 
-    monkeypatch.setattr(trainer, "Collator", Spy)
+    monkeypatch.setattr(trainer, collator.__name__, Spy)
+    monkeypatch.setattr(trainer.Job, "_follows_rows", lambda self, halves: collator is Packer)
     rows = make_rows(13, reason={2: "empty_response", 5: "too_long", 7: "too_long"}, cut=4)
     report = run(base, tmp_path / "out", rows, num_train_epochs=1)
     assert (report.rows, report.left_out, report.truncated) == (10, {"empty_response": 1, "too_long": 2}, 1)
     assert report.target_tokens == int(rows.target.sum())
     seen = []
     for batch in batches:
+        if collator is Packer:
+            edges = [*np.flatnonzero(batch["position_ids"][0] == 0).tolist(), batch["input_ids"].shape[1]]
+            spans = [(batch["input_ids"][0, a:b], batch["labels"][0, a:b]) for a, b in pairwise(edges)]
+            seen += [(ids.tolist(), labels.tolist()) for ids, labels in spans if not (ids == EOS).all()]
+            assert all((labels == IGNORED).all() for ids, labels in spans if (ids == EOS).all())
+            continue
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
             length = int(mask.sum())
             assert mask[:length].all() and (labels[length:] == IGNORED).all() and (ids[length:] == EOS).all()

@@ -24,7 +24,7 @@ from instdiff.engine.prefix_tree import Tree
 
 NAME = "instdiff_tree"
 
-FOREIGN = ("softcap", "s_aux", "sliding_window", "position_bias", "cu_seq_lens_q")
+FOREIGN = ("softcap", "s_aux", "position_bias", "cu_seq_lens_q")
 """Things that some models ask of their attention, and that a tree does not know."""
 
 ROOM = 4
@@ -142,8 +142,8 @@ def tree_attention(
 ) -> tuple[torch.Tensor, None]:
     """Query [1, H, n, d], key and value [1, G, n, d] to [1, n, H, d]."""
     assert _now.buckets is not None
-    if any(more.get(name) is not None for name in FOREIGN):
-        raise Unsupported
+    check_asked(more)
+    window = window_of(more)
     heads, tokens = query.shape[1:3]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     packed = [x[0].transpose(0, 1).reshape(-1, x.shape[-1]) for x in (query, key, value)]
@@ -156,51 +156,100 @@ def tree_attention(
             for x, groups in zip(packed, (heads, key.shape[1], value.shape[1]), strict=True)
         )
         if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-            got = _in_blocks(q, k, v, scale, bucket.first)
+            got = _in_blocks(q, k, v, scale, bucket.first, window)
         else:
             q, k, v = (x.view(-1, heads, *x.shape[1:]) for x in (q, k, v))
-            got = _fused_attention(q, k, v, scale, bucket.first)
+            got = fused_attention(q, k, v, scale, bucket.first, window)
         out.index_copy_(0, bucket.lines(heads, heads, back=True), got.reshape(-1, got.shape[-1]))
     return out.view(tokens + 1, heads, -1)[None, :tokens], None
 
 
-def _fused_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int) -> torch.Tensor:
+def check_asked(more: dict[str, Any]) -> None:
+    """Raise ``Unsupported`` where a model asks its attention for something that is not known here."""
+    if any(more.get(name) is not None for name in FOREIGN):
+        raise Unsupported
+
+
+def window_of(more: dict[str, Any]) -> int | None:
+    """How many tokens a query looks at, itself among them, where a layer says so."""
+    window = more.get("sliding_window")
+    return None if window is None else int(window)
+
+
+def fused_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int, window: int | None
+) -> torch.Tensor:
     """Causal attention [B, H, T, d]; on a CPU of the queries from ``first`` on alone, where that spares many.
 
     On a GPU a mask would keep the fastest kernels away.
     """
     fused = torch.nn.functional.scaled_dot_product_attention
     width = q.shape[2]
+    if window is not None and window < width:
+        parts = []
+        for asks, keys in spans(0, width, window):
+            mask = band(asks, keys, window, q.dtype, q.device)
+            parts.append(fused(q[:, :, asks], k[:, :, keys], v[:, :, keys], attn_mask=mask, scale=scale))
+        return torch.cat(parts, 2)
     if q.device.type != "cpu" or first < LEAST_SPARED * width:
         return fused(q, k, v, is_causal=True, scale=scale)
     out = torch.empty_like(v)
-    mask = _later(width - first, width, q.dtype)
+    mask = band(slice(first, width), slice(0, width), None, q.dtype)
     out[:, :, first:] = fused(q[:, :, first:], k, v, attn_mask=mask, scale=scale)
     return out
 
 
-def _in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int) -> torch.Tensor:
+def _in_blocks(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, first: int, window: int | None
+) -> torch.Tensor:
     """Causal attention [B * H, T, d] from query ``first`` on; in bf16, plain products beat the fused kernel."""
-    rows, width = q.shape[:2]
     out = torch.empty_like(v)
-    blocks = max(1, round((width - first) / QUERIES))
-    edges = sorted({first + round_up((width - first) * at // blocks) for at in range(blocks + 1)})
-    for start, stop in pairwise(edges):
-        side = stop - start
-        few = max(1, SCORE_BYTES // (side * stop * q.element_size()))
-        mask = _kept_later(side, stop, q.dtype)
-        for at in range(0, rows, few):
-            here = slice(at, at + few)
-            keys = k[here, :stop].transpose(1, 2)
-            weights = torch.baddbmm(mask.expand(len(keys), -1, -1), q[here, start:stop], keys, alpha=scale)
-            torch.bmm(torch.softmax(weights, -1), v[here, :stop], out=out[here, start:stop])
+    for here, asks, keys in blocks(len(q), first, q.shape[1], window):
+        torch.bmm(weights_of(q, k, (here, asks, keys), scale, window), v[here, keys], out=out[here, asks])
     return out
 
 
-def _later(side: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """For the last ``side`` of ``width`` tokens, nothing where a query may look, minus infinity after it."""
-    return torch.full((side, width), -torch.inf, dtype=dtype).triu_(1 + width - side)
+def weights_of(
+    q: torch.Tensor, k: torch.Tensor, block: tuple[slice, slice, slice], scale: float, window: int | None
+) -> torch.Tensor:
+    """What the queries of a block give to each of its keys: [rows, queries, keys]."""
+    here, asks, keys = block
+    ask, key = q[here, asks], k[here, keys].transpose(1, 2)
+    mask = band(asks, keys, window, q.dtype)
+    return torch.softmax(torch.baddbmm(mask.expand(len(ask), -1, -1), ask, key, alpha=scale), -1)
 
 
-_kept_later = lru_cache(maxsize=32)(_later)
-"""Those of blocks, which are small and come again in every layer."""
+def blocks(rows: int, first: int, width: int, window: int | None) -> Iterator[tuple[slice, slice, slice]]:
+    """Rows, queries and keys at a time, so few that their weights stay in the cache; see ``spans``."""
+    for asks, keys in spans(first, width, window):
+        few = max(1, SCORE_BYTES // ((asks.stop - asks.start) * (keys.stop - keys.start) * 2))
+        for at in range(0, rows, few):
+            yield slice(at, min(rows, at + few)), asks, keys
+
+
+def spans(first: int, width: int, window: int | None) -> Iterator[tuple[slice, slice]]:
+    """Queries from ``first`` on and the keys that they need: none after the last of them, none before a window."""
+    count = max(1, round((width - first) / QUERIES))
+    edges = sorted({first + round_up((width - first) * at // count) for at in range(count + 1)})
+    for start, stop in pairwise(edges):
+        begin = 0 if window is None else max(0, start - window + 1) // EVEN * EVEN
+        yield slice(start, stop), slice(begin, stop)
+
+
+def band(
+    asks: slice, keys: slice, window: int | None, dtype: torch.dtype, device: torch.device | None = None
+) -> torch.Tensor:
+    """[queries, keys]: nothing where a query may look, minus infinity after it and before its window."""
+    narrow = window is not None and asks.stop - keys.start > window
+    return _kept_band(asks.stop - asks.start, keys.stop - keys.start, window if narrow else None, dtype, device)
+
+
+@lru_cache(maxsize=32)
+def _kept_band(
+    side: int, width: int, window: int | None, dtype: torch.dtype, device: torch.device | None
+) -> torch.Tensor:
+    """For the last ``side`` of ``width`` tokens; kept, since those of blocks come again in every layer."""
+    later = torch.full((side, width), -torch.inf, dtype=dtype, device=device).triu_(1 + width - side)
+    if window is None:
+        return later
+    return later + torch.full_like(later, -torch.inf).tril_(width - side - window)

@@ -26,6 +26,8 @@ from torch.nn.functional import cross_entropy, kl_div
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from instdiff.training.attention import begin
+
 IGNORED = -100
 CHUNK_BYTES = 256 << 20
 """Logits kept for the backward pass; above that they are made again there, chunk by chunk."""
@@ -63,6 +65,8 @@ class Halves:
         """[B, T] tokens to [B, T, D] (or [B, T, V]) states."""
         if self.plain is None:
             self.plain = self._agrees()
+        if "position_ids" in seen:
+            begin(seen["position_ids"])
         if self.plain:
             return self.backbone(**seen, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
         return self.own_forward(**seen, use_cache=False).logits  # type: ignore[no-any-return]
@@ -81,12 +85,16 @@ class Halves:
         return bool((own - mine).abs().max() <= 1e-3 * max(float(own.abs().max()), 1.0))
 
     @torch.no_grad()
-    def difference_packed(self, rows: Sequence[torch.Tensor]) -> float:
-        """How far the states of packed rows lie from those of each row alone: the largest of any token, relative."""
+    def difference_packed(self, rows: Sequence[torch.Tensor], way: AbstractContextManager[Any] | None = None) -> float:
+        """How far the states of packed rows, computed in some ``way``, lie from those of each row alone.
+
+        It is the largest of any token, relative.
+        """
         with still(self.model):
             device = self.head.weight.device
             place = torch.cat([torch.arange(len(row)) for row in rows])[None].to(device)
-            packed = self.states({"input_ids": torch.cat(list(rows))[None].to(device), "position_ids": place})[0]
+            with way or nullcontext():
+                packed = self.states({"input_ids": torch.cat(list(rows))[None].to(device), "position_ids": place})[0]
             alone = torch.cat([self.states({"input_ids": row[None].to(device)})[0] for row in rows])
         apart = (packed.float() - alone.float()).norm(dim=-1) / alone.float().norm(dim=-1).clamp_min(1e-12)
         return float(apart.max())

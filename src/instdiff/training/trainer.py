@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +22,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from instdiff.config.train import TrainSettings, hf_arguments, split_batch
 from instdiff.core import Log
 from instdiff.core.files import environment, read_json
+from instdiff.engine.attention import Unsupported
 from instdiff.engine.models import DTYPES, unloadable
 from instdiff.errors import ConfigError, EngineError, PlanError, did_you_mean
 from instdiff.rendering.renderer import Rows
+from instdiff.training.attention import attending_to_rows
 from instdiff.training.collators import Collator, Filled, Packer, dataset
 from instdiff.training.losses import Halves, Reference, TargetLoss
 
@@ -133,9 +136,10 @@ class Job:
         watch = _Watch(self.settings, self.log, self.progress)
         # The trainer turns it off, which would slow every later generation.
         use_cache = getattr(model.config, "use_cache", True)
-        trainer = self._trainer(args, model, watch, start)
+        trainer, attention = self._trainer(args, model, watch, start)
         try:
-            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+            with attention:
+                trainer.train(resume_from_checkpoint=None if start is None else str(start))
         except torch.OutOfMemoryError:
             raise EngineError(
                 f"out of memory with {args.per_device_train_batch_size} rows per pass; set a lower "
@@ -171,7 +175,10 @@ class Job:
             return DTYPES[self.settings.save_dtype]
         return AutoConfig.from_pretrained(str(self.base), trust_remote_code=False).dtype or torch.float32
 
-    def _trainer(self, args: Any, model: Any, watch: _Watch, start: Path | None) -> Any:
+    def _trainer(
+        self, args: Any, model: Any, watch: _Watch, start: Path | None
+    ) -> tuple[Any, AbstractContextManager[Any]]:
+        """The trainer, and the attention under which it trains."""
         from trl import SFTTrainer
 
         class Trainer(SFTTrainer):  # type: ignore[misc]
@@ -202,30 +209,47 @@ class Job:
             processing_class=self.tokenizer,
             callbacks=[watch],
             train_dataset=dataset(self.rows, empty=pad if order else None),
-            data_collator=(Packer if self.settings.packing else Collator)(pad),
+            data_collator=Collator(pad),
             peft_config=_lora(model, self.settings) if self.settings.use_lora else None,
         )
         trainer.remove_callback(PrinterCallback)
         causal = trainer.model.get_base_model() if self.settings.use_lora else trainer.model
-        causal.forward = self._loss(args, causal, trainer.model)
+        halves = Halves(causal)
+        own = args.device.type == "cpu" and not (args.deepspeed or args.fsdp) and self._follows_rows(halves)
+        if self.settings.packing and not (own or args.deepspeed):
+            self._check_packing(halves)
+        if self.settings.packing or own:
+            trainer.data_collator = Packer(pad)
+        causal.forward = self._loss(args, halves, trainer.model)
         # Only models that ask are told the number of target tokens of the global batch.
         trainer.model_accepts_loss_kwargs = True
-        return trainer
+        return trainer, attending_to_rows(causal) if own else nullcontext()
 
-    def _loss(self, args: Any, causal: Any, whole: Any) -> TargetLoss:
-        """The forward of a training step; an EngineError where the model does not keep packed rows apart."""
-        halves = Halves(causal)
-        if self.settings.packing and not args.deepspeed:
-            self._check_packing(halves)
-        reference = None
+    def _loss(self, args: Any, halves: Halves, whole: Any) -> TargetLoss:
+        """The forward of a training step."""
+        causal, reference = halves.model, None
         if self.settings.referred and self.settings.use_lora:
             reference = Reference(halves, whole.disable_adapter)
         elif self.settings.referred:
             reference = Reference.copy_of(causal, args.device, torch.bfloat16 if args.bf16 else causal.dtype)
         return TargetLoss(halves, self.settings.mode, reference, self.settings.kl_weight)
 
+    def _some(self) -> list[torch.Tensor]:
+        return [torch.from_numpy(self.rows.ids[row].astype(np.int64)) for row in range(min(4, len(self.rows)))]
+
+    def _follows_rows(self, halves: Halves) -> bool:
+        """Whether packed rows are kept apart by our own attention, which needs no padding."""
+        try:
+            halves.model.train()  # with dropout, if it has any in its attention
+            with attending_to_rows(halves.model), torch.random.fork_rng(), torch.no_grad():
+                halves.states({"position_ids": torch.arange(2)[None], "input_ids": self._some()[0][:2][None]})
+            apart = halves.difference_packed(self._some(), attending_to_rows(halves.model))
+        except (Unsupported, TypeError, ValueError, AttributeError, RuntimeError):
+            return False
+        return apart <= (PACKED_EXACT if self.settings.dtype != "pure_bf16" else PACKED_ROUNDED)
+
     def _check_packing(self, halves: Halves) -> None:
-        some = [torch.from_numpy(self.rows.ids[row].astype(np.int64)) for row in range(min(4, len(self.rows)))]
+        some = self._some()
         exact = self.settings.dtype != "pure_bf16" and not self.settings.load_in_4bit
         try:
             apart = halves.difference_packed(some)

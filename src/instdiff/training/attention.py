@@ -1,0 +1,185 @@
+"""Attention for training on a CPU: each row of a packed pass attends to itself, in plain products where that is faster.
+
+Rows stand end to end, so that nothing but attention knows of them: no token is padding. For attention, rows of like
+length are laid side by side. In bf16 two products and a softmax with a backward pass of their own replace the fused
+kernel, whose backward takes a quarter of a step; in fp32 the fused kernel is the faster one.
+
+Shapes: H heads, G key-value heads, n packed tokens, d head size; B rows of at most T tokens.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from instdiff.engine.attention import (
+    Bucket,
+    Unsupported,
+    blocks,
+    buckets,
+    check_asked,
+    fused_attention,
+    weights_of,
+    window_of,
+)
+from instdiff.engine.prefix_tree import Tree
+
+NAME = "instdiff_rows"
+
+
+class _Pass(threading.local):
+    """The rows of the pass that a thread computes: attention is called by the model, which passes nothing on."""
+
+    buckets: Sequence[Bucket] = ()
+
+
+_now = _Pass()
+
+
+def begin(position_ids: torch.Tensor) -> None:
+    """Say where the rows of the next pass, forward and backward, begin: where positions [1, n] are zero again."""
+    place = position_ids[0].cpu().numpy()
+    starts = np.flatnonzero(place == 0)
+    edges = [*starts.tolist(), len(place)]
+    where = [np.arange(start, stop) for start, stop in pairwise(edges)]
+    tree = Tree(place, place, np.arange(len(where)), where, [0] * len(where))
+    _now.buckets = buckets(tree, position_ids.device)
+
+
+@contextmanager
+def attending_to_rows(model: Any) -> Iterator[None]:
+    """Let a model's attention keep the rows of ``begin`` apart."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, row_attention)
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        _now.buckets = ()
+
+
+def row_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Query [1, H, n, d], key and value [1, G, n, d] to [1, n, H, d]."""
+    check_asked(more)
+    if dropout or not _now.buckets:
+        raise Unsupported
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    query, key, value = (x.to(half)[0].transpose(0, 1) for x in (query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        if half == torch.bfloat16:
+            out = _Rows.apply(query, key, value, _now.buckets, scale, window_of(more))  # type: ignore[no-untyped-call]
+        else:
+            out = _fused_rows(query, key, value, _now.buckets, scale, window_of(more))
+    return out[None], None
+
+
+def _fused_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rows: Sequence[Bucket],
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """Packed [n, H, d], twice [n, G, d] to [n, H, d], by the fused kernel."""
+    tokens, heads = query.shape[:2]
+    out = query.new_zeros(((tokens + 1) * heads, value.shape[-1]))
+    for bucket in rows:
+        q, k, v = (_laid(x, bucket, heads) for x in (query, key, value))
+        got = fused_attention(q, k, v, scale, 0, window)
+        out = out.index_copy(0, bucket.lines(heads, heads, back=True), got.reshape(-1, got.shape[-1]))
+    return out.view(tokens + 1, heads, -1)[:tokens]
+
+
+def _laid(packed: torch.Tensor, bucket: Bucket, heads: int) -> torch.Tensor:
+    """Packed [n, G, d] to rows side by side, [B, H, T, d]."""
+    lines = bucket.lines(packed.shape[1], heads)
+    return packed.reshape(-1, packed.shape[-1]).index_select(0, lines).view(-1, heads, bucket.width, packed.shape[-1])
+
+
+class _Rows(torch.autograd.Function):
+    """Causal attention of packed rows in plain products; weights are made again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        rows: Sequence[Bucket],
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Packed [n, H, d], twice [n, G, d] to [n, H, d]."""
+        ctx.save_for_backward(query, key, value)
+        ctx.how = rows, scale, window
+        tokens, heads = query.shape[:2]
+        out = query.new_empty(((tokens + 1) * heads, value.shape[-1]))
+        for bucket in rows:
+            q, k, v = (_laid(x, bucket, heads).flatten(0, 1) for x in (query, key, value))
+            got = torch.empty_like(v)
+            for block in blocks(len(q), 0, bucket.width, window):
+                here, asks, keys = block
+                torch.bmm(weights_of(q, k, block, scale, window), v[here, keys], out=got[here, asks])
+            out.index_copy_(0, bucket.lines(heads, heads, back=True), got.view(-1, got.shape[-1]))
+        return out.view(tokens + 1, heads, -1)[:tokens]
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        """The gradients of query, key and value."""
+        packed = ctx.saved_tensors
+        rows, scale, window = ctx.how
+        tokens, heads = packed[0].shape[:2]
+        made = [x.new_zeros(((tokens + 1) * x.shape[1], x.shape[2])) for x in packed]
+        behind = torch.cat([grad, grad.new_zeros((1, *grad.shape[1:]))]).view(-1, grad.shape[-1])
+        for bucket in rows:
+            q, k, v = (_laid(x, bucket, heads).flatten(0, 1) for x in packed)
+            g = behind.index_select(0, bucket.lines(heads, heads, back=True)).view_as(v)
+            for into, got in zip(made, _gradients(q, k, v, g, scale, window), strict=True):
+                groups = len(into) // (tokens + 1)
+                got = got.view(-1, groups, heads // groups, bucket.width, got.shape[-1])
+                got = got[:, :, 0] if groups == heads else got.sum(2)
+                into.index_copy_(0, bucket.lines(groups, groups, back=True), got.reshape(-1, got.shape[-1]))
+        return (
+            *(into.view(tokens + 1, x.shape[1], -1)[:tokens] for into, x in zip(made, packed, strict=True)),
+            None,
+            None,
+            None,
+        )
+
+
+def _gradients(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, scale: float, window: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of [B * H, T, d] each."""
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for block in blocks(len(q), 0, q.shape[1], window):
+        here, asks, keys = block
+        weights = weights_of(q, k, block, scale, window)
+        out, ask = g[here, asks], q[here, asks]
+        dv[here, keys].baddbmm_(weights.transpose(1, 2), out)
+        slope = torch.bmm(out, v[here, keys].transpose(1, 2))
+        slope = torch._softmax_backward_data(slope, weights, -1, weights.dtype)
+        dq[here, asks] = torch.bmm(slope, k[here, keys]).mul_(scale)
+        dk[here, keys].baddbmm_(slope.transpose(1, 2), ask, alpha=scale)
+    return dq, dk, dv

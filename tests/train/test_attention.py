@@ -1,0 +1,149 @@
+"""Training on a CPU attends row by row without padding: the same losses and gradients as with the model's own way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_llama import distance, make_base, make_rows, run
+
+from instdiff.engine import attention as engine
+from instdiff.training import attention
+from instdiff.training.trainer import Job
+
+LENGTHS = [3, 40, 1, 17, 33, 40]
+
+
+def positions(lengths: list[int]) -> torch.Tensor:
+    return torch.cat([torch.arange(length) for length in lengths])[None]
+
+
+def states(heads: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(1, heads, sum(LENGTHS), 8, dtype=dtype, requires_grad=True)
+
+
+@pytest.mark.parametrize("window", [None, 1, 9, 20, 500])
+@pytest.mark.parametrize("plain", [True, False], ids=["plain products", "fused"])
+def test_losses_and_gradients_are_those_of_each_row_alone(
+    window: int | None, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(engine, "QUERIES", 16)
+    monkeypatch.setattr(engine, "SCORE_BYTES", 4096)
+    q, k, v = states(4, torch.float64), states(2, torch.float64), states(2, torch.float64)
+    attention.begin(positions(LENGTHS))
+    if plain:
+        packed = (x[0].transpose(0, 1) for x in (q, k, v))
+        got = attention._Rows.apply(*packed, attention._now.buckets, 0.3, window)[None]  # type: ignore[no-untyped-call]
+    else:
+        got, _ = attention.row_attention(None, q, k, v, None, scaling=0.3, sliding_window=window)
+    expected = []
+    for part in torch.arange(sum(LENGTHS)).split(LENGTHS):
+        at = torch.arange(len(part))
+        seen = (at[:, None] >= at) & (at[:, None] - at < (window or len(part)))
+        alone = torch.nn.functional.scaled_dot_product_attention(
+            q[:, :, part], k[:, :, part], v[:, :, part], attn_mask=seen, scale=0.3, enable_gqa=True
+        )
+        expected.append(alone.transpose(1, 2))
+    whole = torch.cat(expected, 1)
+    torch.testing.assert_close(got, whole)
+    weight = torch.randn_like(whole)
+    mine = torch.autograd.grad((got * weight).sum(), (q, k, v))
+    for one, other in zip(mine, torch.autograd.grad((whole * weight).sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_bf16_takes_plain_products_and_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    used: list[torch.dtype] = []
+    apply = attention._Rows.apply
+
+    def watched(q: torch.Tensor, *more: Any) -> Any:
+        used.append(q.dtype)
+        return apply(q, *more)
+
+    monkeypatch.setattr(attention._Rows, "apply", watched)
+    q, k, v = states(4, torch.float32), states(2, torch.float32), states(2, torch.float32)
+    attention.begin(positions(LENGTHS))
+    exact, _ = attention.row_attention(None, q, k, v, None)
+    weight = torch.randn_like(exact)
+    expected = torch.autograd.grad((exact * weight).sum(), (q, k, v))
+    assert used == []
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = attention.row_attention(None, q, k, v, None)
+    assert used == [torch.bfloat16] and got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), exact, rtol=0.02, atol=0.02)
+    for one, other in zip(torch.autograd.grad((got * weight).sum(), (q, k, v)), expected, strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.01
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+def padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "_follows_rows", lambda self, halves: False)
+
+
+HOW: list[dict[str, Any]] = [
+    {},
+    {"mode": "dft"},
+    {"mode": "asft"},
+    {"mode": "sft+kl", "use_lora": True},
+    {"use_lora": True, "lora_target_modules": "all-linear"},
+    {"activation_checkpointing": True},
+    {"packing": True},
+    {"per_device_train_batch_size": 3, "global_batch_size": 6},
+]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_training_without_padding_is_the_same(
+    base: Path, tmp_path: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"lora_dropout": 0.0, **how}
+    packed = run(base, tmp_path / "packed", **how)
+    with monkeypatch.context() as patch:
+        padded(patch)
+        plain = run(base, tmp_path / "plain", **how)
+    assert packed.losses == pytest.approx(plain.losses, rel=1e-5) and len(plain.losses) >= 4
+    assert distance(tmp_path / "plain", tmp_path / "packed") < 1e-5
+
+
+def test_training_in_bf16_is_near(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = run(base, tmp_path / "packed", dtype="bfloat16")
+    padded(monkeypatch)
+    plain = run(base, tmp_path / "plain", dtype="bfloat16")
+    np.testing.assert_allclose(packed.losses, plain.losses, atol=1e-2)
+
+
+def changed(base: Path, folder: Path, **config: Any) -> Path:
+    """The base with other words in its configuration."""
+    import json
+    import shutil
+
+    shutil.copytree(base, folder)
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | config))
+    return folder
+
+
+def test_dropout_of_attention_takes_the_models_own_way(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = changed(base, tmp_path / "base", attention_dropout=0.1)
+    asked: list[bool] = []
+    follows = Job._follows_rows
+    monkeypatch.setattr(Job, "_follows_rows", lambda self, halves: asked.append(follows(self, halves)) or asked[-1])
+    run(other, tmp_path / "dropout", num_train_epochs=1)
+    run(base, tmp_path / "plain", num_train_epochs=1)
+    assert asked == [False, True]
+
+
+def test_the_saved_model_keeps_its_own_attention(base: Path, tmp_path: Path) -> None:
+    run(base, tmp_path / "out", make_rows(4), num_train_epochs=1)
+    assert attention.NAME not in (tmp_path / "out" / "config.json").read_text()
