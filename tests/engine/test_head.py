@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.engine.head import FINISHES, Finished, Head, token_stats
+from instdiff.engine.head import FINISHES, Finished, Head, choice_logs, token_stats
 
 
 def plain(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,3 +137,64 @@ def test_chunks_of_logits_lie_in_one_place(monkeypatch: pytest.MonkeyPatch) -> N
     head = torch.nn.Linear(8, 50, bias=False)
     token_stats(torch.randn(23, 8), torch.zeros(23, dtype=torch.long), head, 50, entropy=True, chunk=4)
     assert len(places) == 1
+
+
+# ── tiles of the vocabulary ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TILED_FROM", 0), ("TILE", 16), ("TILE_ROWS", 3)):
+        monkeypatch.setattr(f"instdiff.engine.head.{name}", value)
+
+
+@pytest.mark.usefixtures("tiled")
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("cap", [True, False])
+def test_tiles_give_what_the_whole_vocabulary_gives(scale: float, bias: bool, cap: bool) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(8, 50, bias=bias)
+    head = Finished(linear, FINISHES["final_logit_softcapping"], 3.0) if cap else linear
+    hidden = torch.randn(7, 8) * scale
+    with torch.no_grad():
+        logits = head(hidden)
+        target = logits.argmax(-1)
+        target[::2] = torch.tensor([0, 49, 16, 15])
+        nll, entropy, top = token_stats(hidden, target, head, 50, entropy=True)
+        expected = plain(logits, target)
+        choices = choice_logs(hidden, head, (3, 40, 17), 50)
+    assert entropy is not None
+    np.testing.assert_allclose(nll, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(entropy, expected[1], rtol=1e-5, atol=1e-5)
+    assert top.bool().tolist() == (logits.argmax(-1) == target).tolist()
+    np.testing.assert_allclose(choices, logits.log_softmax(-1)[:, [3, 40, 17]], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("tiled")
+@pytest.mark.parametrize("out", [slice(0, 20), slice(16, 40), slice(30, 50)])
+def test_a_tile_that_is_ruled_out(out: slice) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(8, 50)
+    with torch.no_grad():
+        linear.bias[out] = -torch.inf
+        hidden, target = torch.randn(7, 8), torch.tensor([25, 5, 45, 25, 5, 45, 0])
+        nll, entropy, _ = token_stats(hidden, target, linear, 50, entropy=True)
+        expected = plain(linear(hidden), target)
+    assert entropy is not None
+    np.testing.assert_allclose(nll, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(entropy, expected[1], rtol=1e-5)
+    assert torch.isinf(nll).any()
+
+
+@pytest.mark.usefixtures("tiled")
+def test_tiles_of_half_precision_are_reduced_in_fp32() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(32, 500, bias=False).bfloat16()
+    hidden, target = torch.randn(9, 32).bfloat16(), torch.arange(9)
+    with torch.no_grad():
+        nll, entropy, _ = token_stats(hidden, target, linear, 500, entropy=True)
+        expected = plain(linear(hidden), target)
+    assert entropy is not None
+    np.testing.assert_allclose(nll, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(entropy, expected[1], rtol=1e-5)

@@ -25,6 +25,8 @@ FINISHES: dict[str, Finish] = {
 
 CHUNK_BYTES = 64 << 20
 """Most logits held at once, in fp32; the peak is about twice that."""
+GPU_ROWS, GPU_SHARE = 4096, 0.05
+"""Most positions at a time on a GPU, and the share of its free memory that their logits may take."""
 CACHE_BYTES, LEAST_ROWS = 4 << 20, 128
 """A chunk that stays in the processor's cache is read several times for the price of once, but must not be so small
 that the product with the embedding gets slow."""
@@ -52,9 +54,17 @@ class Finished:
         return self.finish(self.output(hidden), self.value)
 
 
-def chunk_rows(vocabulary: int) -> int:
-    """Target positions at a time."""
+TILED_FROM = 100_000
+"""Entries of a vocabulary from which on tiles of it win on a CPU."""
+TILE, TILE_ROWS = 4096, 256
+"""Entries of the vocabulary and positions of a tile."""
+
+
+def chunk_rows(vocabulary: int, device: torch.device | None = None) -> int:
+    """Target positions at a time: what a cache holds, and on a GPU a share of its free memory."""
     row = 4 * vocabulary
+    if device is not None and device.type == "cuda":
+        return max(LEAST_ROWS, min(GPU_ROWS, int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE) // row))
     return max(1, min(max(LEAST_ROWS, CACHE_BYTES // row), CHUNK_BYTES // row))
 
 
@@ -74,8 +84,7 @@ class _Logits:
 
     def __init__(self, head: Head, hidden: torch.Tensor, size: int) -> None:
         self.head = head
-        output = head.output if isinstance(head, Finished) else head
-        self.linear = output if _is_plain(output) and output.weight.device == hidden.device else None
+        self.linear = _linear(head, hidden)
         if self.linear is not None:
             self.raw = hidden.new_empty((size, self.linear.out_features))
             self.wide = self.raw if hidden.dtype == torch.float32 else torch.empty_like(self.raw, dtype=torch.float32)
@@ -93,6 +102,12 @@ class _Logits:
         return raw if raw.dtype == torch.float32 else wide.copy_(raw)
 
 
+def _linear(head: Head, hidden: torch.Tensor) -> torch.nn.Linear | None:
+    """The plain product in a head, where it is one, on the device of the states."""
+    output = head.output if isinstance(head, Finished) else head
+    return output if _is_plain(output) and output.weight.device == hidden.device else None
+
+
 def _is_plain(output: Any) -> TypeGuard[torch.nn.Linear]:
     """A linear layer of a plain weight that nobody listens to or stands in for, as what spreads a model does."""
     if type(output) is not torch.nn.Linear or type(output.weight) is not torch.nn.Parameter:
@@ -107,20 +122,42 @@ def token_stats(
     """What is asked of each target token, reduced in fp32.
 
     ``hidden`` [N, D] are the states that predict the targets [N]. Positions go through the head ``chunk`` at a time, by
-    default as many as ``chunk_rows`` says for the vocabulary.
+    default as many as ``chunk_rows`` says for the vocabulary; a large vocabulary goes tile by tile on a CPU.
     """
-    size = min(chunk or chunk_rows(vocabulary), len(target))
+    linear = _linear(head, hidden)
+    if linear is not None and chunk is None and hidden.device.type == "cpu" and vocabulary >= TILED_FROM:
+        stats = _tiled(hidden, target, head, linear, entropy=entropy)
+    else:
+        stats = _chunked(hidden, target, head, chunk or chunk_rows(vocabulary, hidden.device), entropy=entropy)
+    finite = torch.isfinite(stats.nll if stats.entropy is None else stats.nll + stats.entropy)
+    if bool(finite.all()):
+        return stats
+    # An entry of the vocabulary that is ruled out (-inf) adds 0 and not NaN.
+    again = torch.nonzero(~finite)[:, 0]
+    few = _chunked(hidden[again], target[again], head, chunk or chunk_rows(vocabulary), entropy=entropy, least=-1e4)
+    for whole, part in zip(stats, few, strict=True):
+        if whole is not None and part is not None:
+            whole[again] = part
+    return stats
+
+
+def _chunked(
+    hidden: torch.Tensor, target: torch.Tensor, head: Head, size: int, *, entropy: bool, least: float | None = None
+) -> Stats:
+    """Some positions at a time, all of the vocabulary; of a logit below the highest by ``-least`` and more, ``least``.
+
+    With z the logits less their maximum and s the sum of exp z: NLL = log s - z_y, entropy = log s - sum(z exp z) / s.
+    """
+    size = max(1, min(size, len(target)))
     logits_of = _Logits(head, hidden, size)
     nll = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
     spread = torch.empty_like(nll) if entropy else None
     top = torch.empty_like(nll)
     room = torch.empty(0)
-    for start in range(0, len(target), max(1, size)):
+    for start in range(0, len(target), size):
         part = slice(start, start + size)
         logits = logits_of(hidden[part])
         room = room if len(room) >= len(logits) else torch.empty_like(logits)
-        # With z the logits less their maximum and s the sum of exp z:
-        # NLL = log s - z_y, entropy = log s - sum(z exp z) / s
         shifted = logits.sub_(logits.amax(-1, keepdim=True))
         weights = torch.exp(shifted, out=room[: len(logits)])
         total = weights.sum(-1)
@@ -129,21 +166,79 @@ def token_stats(
         nll[part] = log_total - mine
         top[part] = (mine == 0).to(top.dtype)
         if spread is not None:
-            found = log_total - weights.mul_(shifted).sum(-1) / total
-            if not bool(torch.isfinite(found).all()):
-                # an entry of the vocabulary that is ruled out (-inf) adds 0 and not NaN
-                torch.exp(shifted, out=weights)
-                found = log_total - weights.mul_(shifted.clamp(min=-1e4)).sum(-1) / total
-            spread[part] = found
+            shifted = shifted if least is None else shifted.clamp_(min=least)
+            spread[part] = log_total - weights.mul_(shifted).sum(-1) / total
     return Stats(nll, spread, top)
+
+
+def _tiled(hidden: torch.Tensor, target: torch.Tensor, head: Head, linear: torch.nn.Linear, *, entropy: bool) -> Stats:
+    """A part of the vocabulary at a time, so that its weights and logits stay in the cache.
+
+    The highest logit so far, and the sums of exp z and z exp z relative to it, are kept and corrected where a tile has
+    a higher one.
+    """
+    wide = torch.float32
+    nll, top = (torch.empty(len(target), dtype=wide) for _ in range(2))
+    spread = torch.empty(len(target), dtype=wide) if entropy else None
+    raw = hidden.new_empty((min(TILE_ROWS, len(target)), TILE))
+    room, other = (torch.empty(raw.shape, dtype=wide) for _ in range(2))
+    for start in range(0, len(target), TILE_ROWS):
+        part = slice(start, start + TILE_ROWS)
+        rows = hidden[part]
+        count = len(rows)
+        highest = torch.full((count, 1), -torch.inf)
+        total, product = torch.zeros(count, 1), torch.zeros(count, 1)
+        own = torch.full((count, 1), torch.nan)
+        for first in range(0, linear.out_features, TILE):
+            width = min(TILE, linear.out_features - first)
+            logits = _tile(rows, linear, head, first, raw[:count, :width], room[:count, :width])
+            here = target[part] - first
+            hit = torch.nonzero((here >= 0) & (here < width))[:, 0]
+            own[hit, 0] = logits[hit, here[hit]]
+            above = torch.maximum(highest, logits.amax(-1, keepdim=True))
+            shift = torch.nan_to_num(highest - above, neginf=-1e4)  # the first tile has nothing before it
+            keep, before = shift.exp(), total
+            shifted = logits.sub_(above)
+            weights = torch.exp(shifted, out=other[:count, :width])
+            total = total * keep + weights.sum(-1, keepdim=True)
+            if spread is not None:
+                product = (product + shift * before) * keep + weights.mul_(shifted).sum(-1, keepdim=True)
+            highest = above
+        log_total = total.log()
+        nll[part] = (log_total + highest - own)[:, 0]
+        top[part] = (own == highest)[:, 0].to(wide)
+        if spread is not None:
+            spread[part] = (log_total - product / total)[:, 0]
+    return Stats(nll, spread, top)
+
+
+def _tile(
+    rows: torch.Tensor, linear: torch.nn.Linear, head: Head, first: int, raw: torch.Tensor, wide: torch.Tensor
+) -> torch.Tensor:
+    """Logits, in fp32, of the entries of the vocabulary from ``first`` on."""
+    weight = linear.weight[first : first + raw.shape[1]].t()
+    if linear.bias is None:
+        torch.mm(rows, weight, out=raw)
+    else:
+        torch.addmm(linear.bias[first : first + raw.shape[1]], rows, weight, out=raw)
+    if isinstance(head, Finished):
+        raw = head.finish(raw, head.value)
+    return wide.copy_(raw)
 
 
 def choice_logs(
     hidden: torch.Tensor, head: Head, ids: tuple[int, ...], vocabulary: int, chunk: int | None = None
 ) -> torch.Tensor:
     """Log-probability, in nats over the whole vocabulary, of each of a few tokens: [N, len(ids)]."""
-    size = chunk or chunk_rows(vocabulary)
     wanted = torch.tensor(ids, device=hidden.device)
+    linear = _linear(head, hidden)
+    if linear is not None and chunk is None and hidden.device.type == "cpu" and vocabulary >= TILED_FROM:
+        bias = None if linear.bias is None else linear.bias[wanted]
+        few = torch.nn.functional.linear(hidden, linear.weight[wanted], bias)
+        few = (head.finish(few, head.value) if isinstance(head, Finished) else few).float()
+        nll = token_stats(hidden, wanted[:1].expand(len(hidden)), head, vocabulary, entropy=False).nll
+        return few - few[:, :1] - nll[:, None]
+    size = chunk or chunk_rows(vocabulary, hidden.device)
     parts = []
     for start in range(0, len(hidden), size):
         logits = head(hidden[start : start + size]).float()
