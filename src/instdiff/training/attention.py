@@ -53,18 +53,19 @@ def begin(position_ids: torch.Tensor) -> None:
 
 
 @contextmanager
-def attending_to_rows(model: Any) -> Iterator[None]:
-    """Let a model's attention keep the rows of ``begin`` apart."""
+def attending_to_rows(*models: Any) -> Iterator[None]:
+    """Let the attention of models keep the rows of ``begin`` apart."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, row_attention)
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
+    before = [(model.config, model.config._attn_implementation) for model in models]
+    for config, _ in before:
+        config._attn_implementation = NAME
     try:
         yield
     finally:
-        config._attn_implementation = before
+        for config, name in before:
+            config._attn_implementation = name
         _now.buckets = ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,15 +57,22 @@ class Packer(Collator):
 
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Tensors of (1, tokens of all rows)."""
-        rest = -sum(len(row["input_ids"]) for row in rows) % WIDTHS
-        rows = [*rows, {"input_ids": [self.pad] * rest, "labels": [IGNORED] * rest}]
-        # A row's first token would be learnt from the row before it.
-        labels = [label for row in rows for label in [IGNORED, *row["labels"][1:]][: len(row["labels"])]]
-        return {
-            "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]]),
-            "position_ids": torch.tensor([[place for row in rows for place in range(len(row["input_ids"]))]]),
-            "labels": torch.tensor([labels]),
-        }
+        return pack([(torch.tensor(row["input_ids"]), torch.tensor(row["labels"])) for row in rows], self.pad)
+
+
+def pack(rows: Sequence[tuple[torch.Tensor, torch.Tensor]], pad: int) -> dict[str, torch.Tensor]:
+    """Token ids and labels of rows, each [T], as one pass; see ``Packer``."""
+    rest = -sum(len(ids) for ids, _ in rows) % WIDTHS
+    rows = [*rows, (torch.full((rest,), pad), torch.full((rest,), IGNORED))]
+    labels = torch.cat([row for _, row in rows])
+    place = torch.cat([torch.arange(len(ids)) for ids, _ in rows])
+    # A row's first token would be learnt from the row before it.
+    labels = torch.where(place == 0, IGNORED, labels)
+    return {
+        "input_ids": torch.cat([ids for ids, _ in rows])[None],
+        "position_ids": place[None],
+        "labels": labels[None],
+    }
 
 
 class Filled(Sampler[int]):

@@ -28,6 +28,7 @@ from instdiff.errors import ConfigError, EngineError, PlanError, did_you_mean
 from instdiff.rendering.renderer import Rows
 from instdiff.training.attention import attending_to_rows
 from instdiff.training.collators import Collator, Filled, Packer, dataset
+from instdiff.training.lanes import Lanes, lanes_of, twin
 from instdiff.training.losses import Halves, Reference, TargetLoss
 
 Progress = Callable[[int, int], None]
@@ -179,31 +180,13 @@ class Job:
         self, args: Any, model: Any, watch: _Watch, start: Path | None
     ) -> tuple[Any, AbstractContextManager[Any]]:
         """The trainer, and the attention under which it trains."""
-        from trl import SFTTrainer
-
-        class Trainer(SFTTrainer):  # type: ignore[misc]
-            loss_is_scaled_for_ga = True
-
-            def _send_telemetry(self) -> None: ...
-            def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
-
-            def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-                return order or super()._get_train_sampler(train_dataset)
-
-            def compute_loss(
-                self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-            ) -> Any:
-                watch.tokens += int(inputs.get("attention_mask", inputs["input_ids"] >= 0).sum()) * self.args.world_size
-                # Gradients are averaged over processes, so each brings its share times their number.
-                return model(**inputs)["loss"] * self.args.world_size / num_items_in_batch
-
         pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         pad = 0 if pad is None else pad
         order = None
         if args.world_size > 1 and getattr(args, "train_sampling_strategy", "random") == "random":
             fill = -len(self.rows) % (args.per_device_train_batch_size * args.world_size)
             order = Filled(len(self.rows), fill, args.seed if args.data_seed is None else args.data_seed, _epoch(start))
-        trainer = Trainer(
+        trainer = _trainer_class(watch, order)(
             model=model,
             args=args,
             processing_class=self.tokenizer,
@@ -220,10 +203,25 @@ class Job:
             self._check_packing(halves)
         if self.settings.packing or own:
             trainer.data_collator = Packer(pad)
-        causal.forward = self._loss(args, halves, trainer.model)
+        loss = self._loss(args, halves, trainer.model)
+        if own and args.world_size == 1 and not args.gradient_checkpointing:
+            trainer.lanes = self._lanes(args, trainer.model, loss, pad)
+        causal.forward = loss
         # Only models that ask are told the number of target tokens of the global batch.
         trainer.model_accepts_loss_kwargs = True
-        return trainer, attending_to_rows(causal) if own else nullcontext()
+        losses = trainer.lanes.losses if trainer.lanes else [loss]
+        return trainer, attending_to_rows(*(each.halves.model for each in losses)) if own else nullcontext()
+
+    def _lanes(self, args: Any, whole: Any, loss: TargetLoss, pad: int) -> Lanes | None:
+        """Lanes where they win and the model can be copied."""
+        count = lanes_of(whole, args.per_device_train_batch_size)
+        try:
+            twins = [twin(whole) for _ in range(count - 1)]
+        except Exception:  # noqa: BLE001 - whatever its author's modules do, one lane is right too
+            return None
+        causal = [other.get_base_model() if self.settings.use_lora else other for other in twins]
+        losses = [self._loss(args, Halves(one), other) for one, other in zip(causal, twins, strict=True)]
+        return Lanes(whole, twins, [loss, *losses], bf16=args.bf16, pad=pad) if losses else None
 
     def _loss(self, args: Any, halves: Halves, whole: Any) -> TargetLoss:
         """The forward of a training step."""
@@ -260,6 +258,37 @@ class Job:
                 f"'{self.base}' does not keep packed rows apart: their states differ by {apart:.1g} from those of each "
                 "row alone; write packing: false"
             )
+
+
+def _trainer_class(watch: _Watch, order: Filled | None) -> Any:
+    """TRL's trainer with the loss and the order of rows that are ours."""
+    from trl import SFTTrainer
+
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        loss_is_scaled_for_ga = True
+        lanes: Lanes | None = None
+
+        def _send_telemetry(self) -> None: ...
+        def create_model_card(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return order or super()._get_train_sampler(train_dataset)
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            watch.tokens += int(inputs.get("attention_mask", inputs["input_ids"] >= 0).sum()) * self.args.world_size
+            # Gradients are averaged over processes, so each brings its share times their number.
+            return model(**inputs)["loss"] * self.args.world_size / num_items_in_batch
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            if self.lanes is None:
+                return super().training_step(model, inputs, num_items_in_batch)
+            model.train()
+            watch.tokens += int(inputs["input_ids"].numel())
+            return self.lanes.backward(inputs, 1.0 / float(num_items_in_batch))
+
+    return Trainer
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
