@@ -35,7 +35,7 @@ from instdiff.core import ModelRef, Prompted
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Pool, load
 from instdiff.engine.forward import Forward
-from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.models import is_emulated, load_tokenizer, matmul_peak, resolve
 from instdiff.rendering.renderer import Rows, render
 from instdiff.rendering.templates import template
 
@@ -245,14 +245,36 @@ def in_child(function: Callable[..., Any], *args: Any) -> Any:
 # ── the record ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile")
+"""Instruction sets that decide how fast products are."""
+
+
 def machine() -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
+    """What a record says nothing without: the processor, its instruction sets, and the load beside the benchmark."""
+    facts = _processor()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    flags = facts.get("flags", "").split()
+    return {
+        "cpu": name, "family": facts.get("cpu family"), "model": facts.get("model"),
+        "instructions": [flag for flag in FLAGS if flag in flags], "cores": os.cpu_count(),
+        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def _processor() -> dict[str, str]:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def peaks() -> dict[str, float]:
+    """GFLOP/s of a large matrix product on this machine's CPU, by precision."""
+    cpu = torch.device("cpu")
+    asked = [name for name in ("float32", "bfloat16") if not is_emulated(getattr(torch, name), cpu)]
+    return {name: matmul_peak(cpu, getattr(torch, name), 0.5, 2048) / 1e9 for name in asked}
 
 
 def finish(args: argparse.Namespace, records: list[dict[str, Any]]) -> None:
@@ -261,10 +283,14 @@ def finish(args: argparse.Namespace, records: list[dict[str, Any]]) -> None:
     save(args, records)
 
 
+BEFORE = machine()
+"""Before the benchmark, whose own load would count."""
+
+
 def save(args: argparse.Namespace, records: list[dict[str, Any]]) -> None:
     """Write what there is, with the machine and the command."""
     if args.json:
-        about = {"machine": machine(), "command": " ".join(["python", *sys.argv])}
+        about = {"machine": BEFORE | {"peak_gflops": peaks()}, "command": " ".join(["python", *sys.argv])}
         args.json.write_text(json.dumps([record | about for record in records], indent=2) + "\n", encoding="utf-8")
 
 

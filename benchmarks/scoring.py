@@ -5,6 +5,10 @@
 ``batched``: as lm-evaluation-harness reads log-likelihoods: sorted by length, padded batches of the best of several
 sizes, full logits, same dtype. It reads the NLL only, which is less than the others do.
 
+With ``--model`` published models on real rows: folders, or names below ``INSTDIFF_MODELS``. Peers there are the plain
+loop and lm-evaluation-harness itself, its ``HFLM`` with batches of 1 and of 8, in turn with ours. In fp32 ours is
+compared with the loop on a few rows (``fp32_difference``, relative).
+
 Each way is the fastest of three runs, padded batches of one for each size. Each record has a process of its own. The
 loops and the padded batches come first; ours comes last, since it keeps freed pages with the process, as the program
 does, and all that comes after would gain by that too.
@@ -13,19 +17,36 @@ does, and all that comes after would gain by that too.
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, finish, in_child, peak_resident, reference, renamed, rows_of, timed, useful_flops
+from common import (
+    SHARED,
+    alpaca,
+    arguments,
+    finish,
+    in_child,
+    peak_resident,
+    reference,
+    renamed,
+    rows_of,
+    timed,
+    useful_flops,
+)
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from instdiff.core import Entropy, ModelRef, Nll
+from instdiff.core import Entropy, ModelRef, Nll, Prompted
+from instdiff.data import load
 from instdiff.engine.allocator import keep_pages
-from instdiff.engine.models import is_emulated, matmul_peak, resolve
+from instdiff.engine.models import is_emulated, load_tokenizer, matmul_peak, resolve
 from instdiff.engine.sweep import Sweep
-from instdiff.rendering.renderer import Rows
+from instdiff.rendering.renderer import Rows, render
+from instdiff.rendering.templates import template
 
 SHAPE_135M = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -35,6 +56,7 @@ SHAPE_135M = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BATCH_SIZES = (4, 8, 16)
 RUNS = 3
+MODELS = Path(os.environ.get("INSTDIFF_MODELS", Path.home() / ".cache" / "instdiff-models"))
 
 
 def model_of(shape: str) -> Any:
@@ -123,8 +145,83 @@ def measure(shape: str, dtype: torch.dtype, count: int, sizes: tuple[int, ...], 
     }  # fmt: skip
 
 
+# ── published models ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def real_rows(data: str, folder: Path, count: int) -> tuple[Rows, Any]:
+    """Rows of GSM8K or Alpaca as a published model's tokenizer sees them, and the tokenizer."""
+    tokenizer = load_tokenizer(resolve(ModelRef(str(folder))))
+    pool = alpaca() if data == "alpaca" else load(str(SHARED / "data" / "gsm8k" / "train.jsonl"))
+    pool = pool.take(np.sort(np.random.default_rng(0).permutation(len(pool))[: count + count // 10 + 4]))
+    rows = render(Prompted(), pool, tokenizer, template("alpaca"), 512)
+    return rows.take(np.flatnonzero([reason is None for reason in rows.reason])[:count]), tokenizer.hf
+
+
+def harness(model: Any, tokenizer: Any, size: int) -> Callable[[Rows], np.ndarray]:
+    """lm-evaluation-harness's own way: summed log-likelihood of each response."""
+    from lm_eval.models.huggingface import HFLM
+
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, device="cpu")
+
+    def way(rows: Rows) -> np.ndarray:
+        asked = []
+        for at in range(len(rows)):
+            ids, targets = rows.ids[at].tolist(), int(rows.n_targets()[at])
+            asked.append((("", ""), ids[:-targets], ids[-targets:]))
+        return np.array([found[0] for found in peer._loglikelihood_tokens(asked, disable_tqdm=True)])
+
+    return way
+
+
+def measure_real(name: str, data: str, count: int, runs: int) -> dict[str, Any]:
+    """The record of one published model on one data set, in bf16 where the processor multiplies it."""
+    folder = Path(name) if Path(name).is_dir() else MODELS / name
+    rows, tokenizer = real_rows(data, folder, count)
+    dtype = torch.float32 if is_emulated(torch.bfloat16, torch.device("cpu")) else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, trust_remote_code=False).eval()
+    few = rows.take(np.arange(4))
+    exact = means(model, few, published=False)
+    apart = float(np.max(np.abs(ours(Sweep(model.requires_grad_(False), print), few) - exact) / np.abs(exact)))
+    model, peak = model.to(dtype), peak_of(dtype)
+    keep_pages()
+    sweep = Sweep(model, print)
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "loop": lambda: means(model, rows, published=False),
+        "hflm_1": lambda: one(rows),
+        "hflm_8": lambda: eight(rows),
+        "ours": lambda: ours(sweep, rows),
+    }
+    one, eight = harness(model, tokenizer, 1), harness(model, tokenizer, 8)
+    took: dict[str, float] = {}
+    for way in (way for _ in range(runs) for way in ways):
+        took[way] = min(took.get(way, math.inf), timed(ways[way])[0])
+    peak = max(peak, peak_of(dtype))
+    best = min(took["hflm_1"], took["hflm_8"])
+    return {
+        "model": name, "data": data, "dtype": str(dtype).removeprefix("torch."), "rows": len(rows),
+        "tokens": int(rows.ids.lengths().sum()), "targets": int(rows.n_targets().sum()),
+        **{f"{way}_s": seconds for way, seconds in took.items()},
+        "ratio_loop": took["loop"] / took["ours"], "ratio_best_peer": min(best, took["loop"]) / took["ours"],
+        "ratio_hflm": best / took["ours"], "share_of_peak": useful_flops(model, rows) / took["ours"] / peak,
+        "matmul_gflops": peak / 1e9, "fp32_difference": apart,
+    }  # fmt: skip
+
+
+def main_real(args: Any) -> None:
+    records = []
+    for name in args.model.split(","):
+        for data in ("gsm8k", "alpaca"):
+            count = args.rows or (8 if args.quick else 200)
+            records.append(in_child(measure_real, name, data, count, 1 if args.quick else RUNS))
+            print(json.dumps(records[-1]), flush=True)
+    finish(args, records)
+
+
 def main() -> None:
-    args = arguments(rows=0)
+    args = arguments(rows=0, model="")
+    if args.model:
+        main_real(args)
+        return
     records = []
     for shape, count in (("5m", 400), ("135m", 64)):
         count = args.rows or (count // 8 if args.quick else count)
