@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ from instdiff.evaluation.llm_judge.judge import Waits
 from instdiff.evaluation.llm_judge.suite import general_suite
 from judging import Reply, Server, completion
 
-from .shell import ROWS, cli, ok, write_jsonl
+from .shell import ROWS, cli, ok, read_jsonl, write_jsonl
 
 
 @pytest.fixture
@@ -64,6 +67,29 @@ def test_eval_is_told_how_to_call(tmp_path: Path) -> None:
     how = {"judge_timeout": 7, "judge_tries": 2, "judge_max_tokens": 30}
     suite = general_suite(EvalConfig(**asked, judge="openai:j@http://x/v1", **how))
     assert suite.waits == Waits(8, 7.0, 2) and suite.judge_max_tokens == 30
+
+
+def test_two_evaluations_at_once_pay_each_question_once(server: Server) -> None:
+    """No call is answered before both ask."""
+    both = threading.Barrier(4)
+
+    def play(body: dict[str, Any], number: int) -> Reply:
+        if number < 4:
+            both.wait(timeout=100)
+        return completion("9 1")
+
+    server.play = play
+    write_jsonl("koala.jsonl", [{"instruction": f"Say {i}.", "output": f"{i}!"} for i in range(6)])
+    words = ["eval", "--model", "builtin:tiny", "--suite", "general", "--task", "koala", "--answers", "answers"]
+    words += ["--judge", f"openai:grader@{server.url}", "--judge-concurrency", "2", "--max-new-tokens", "4"]
+    words += ["data.koala=koala.jsonl", "--output"]
+    ran = [subprocess.Popen([sys.executable, "-m", "instdiff", *words, f"{i}.json"]) for i in range(2)]
+    assert [one.wait(200) for one in ran] == [0, 0]
+    asked = [json.dumps(body["messages"]) for body in server.bodies]
+    assert len(asked) == len(set(asked)) == 12
+    assert len(read_jsonl(next(Path("answers").glob("judgements-*.jsonl")))) == 12
+    first, second = (json.loads(Path(f"{i}.json").read_text()) for i in range(2))
+    assert first["tasks"] == second["tasks"] and first["tasks"]["koala"]["scored"] == 6
 
 
 def test_score_is_told_how_to_call(server: Server) -> None:

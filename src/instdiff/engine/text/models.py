@@ -77,7 +77,7 @@ class JudgeModel:
         """Numbers that the judge wrote; none for rows that another process asked about meanwhile."""
         if self.endpoint is not None:
             columns = [ColumnId(self.fingerprint, TEXT, measure) for measure in measures]
-            with closing(Claims(self.store, columns, texts.keys(), log)) as claims:
+            with closing(Claims.of_columns(self.store, columns, texts.keys(), log)) as claims:
                 yield from Judge(self._asked(self.endpoint, claims, log), log)(texts, measures)
             return
         assert self.source is not None

@@ -3,14 +3,14 @@
 Answers lie in a jsonl file, by the judge's model, the words of the question and the order in which two answers stand
 in it. An answer that cannot be read is kept too; the question is asked again with a reminder as often as the judge
 allows, over all runs together, and has no verdict after that. A question that no answer came for is tried again by the
-next run.
+next run. Evaluations that run at once share the questions.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from instdiff.evaluation.llm_judge.parsing import Weighed, preference, rating, t
 from instdiff.evaluation.subject import Subject
 from instdiff.rendering.questions import questions
 from instdiff.scoring.models import parse_model
+from instdiff.store.claims import Claims
 
 WAY = 1
 """A change of how judges are asked gets another number, so that old answers are not taken for new ones."""
@@ -215,6 +216,7 @@ class LLMJudge:
         lost: dict[str, str] = {}
         if work:
             self._work(sheet, work, names, rows, label, lost)
+            self.answers.refresh()  # of questions that another evaluation asked meanwhile
         found = {key: _verdict(sheet, self.answers[key]) for key in names}
         self._account([answer for key in names for answer in self.answers[key]])
         self._sum_up(label, found, lost)
@@ -234,7 +236,7 @@ class LLMJudge:
             return f"{text}\n\n{sheet.reminder}" if question.attempt else text
 
         task = self.subject.progress.task(label, rows=len(names), tokens=0, cached=len(names) - len(work))
-        with task as advance, self._load(sheet) as writer:
+        with task as advance, self._load(sheet, names) as writer:
             for got in writer.answers(work, say, sheet.system):
                 for question, answer in got:
                     key = names[question.row]
@@ -256,10 +258,16 @@ class LLMJudge:
         return len(kept) < self.attempts and _verdict(sheet, kept).value is None
 
     @contextmanager
-    def _load(self, sheet: JudgePrompt) -> Iterator[Writes]:
+    def _load(self, sheet: JudgePrompt, names: list[str]) -> Iterator[Writes]:
         log = self.subject.log
         if self.endpoint is not None:
-            yield Endpoint(self.endpoint, log, form=Reviewing(sheet), **asdict(self.waits))
+
+            def lacks(row: int) -> bool:
+                self.answers.refresh()
+                return self._open(sheet, names[row])
+
+            with closing(Claims(self.subject.folder, lambda row: names[row], lacks, log)) as claims:
+                yield Endpoint(self.endpoint, log, form=Reviewing(sheet), claims=claims, **asdict(self.waits))
             return
         assert self.source is not None
         tokenizer = load_tokenizer(self.source, self.subject.settings.template_date)
