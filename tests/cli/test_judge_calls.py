@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from instdiff.config.evaluate import EvalConfig
+from instdiff.errors import ConfigError
 from instdiff.evaluation.llm_judge.judge import Waits
 from instdiff.evaluation.llm_judge.suite import general_suite
 from judging import Reply, Server, completion
@@ -107,6 +108,20 @@ def test_score_is_told_how_to_call(server: Server) -> None:
     assert "did not answer after 2 tries: no answer within 0.2 s" in ran.error
     assert {body["max_tokens"] for body in server.bodies} == {30}
     assert sum("JSON {" not in body["messages"][-1]["content"] for body in server.bodies) == 2
+
+
+def test_a_batch_api_is_asked_for_by_an_option(server: Server, tmp_path: Path) -> None:
+    """This server has none."""
+    write_jsonl("one.jsonl", ROWS[:1])
+    judge = f"openai:grader@{server.url}"
+    words = ["score", "--data", "one.jsonl", "--method", "alpagasus", "--model", f"judge={judge}", "--judge-batch"]
+    assert f"at {server.url} has no batch API (GET /batches: 501); leave judge_batch out" in (
+        cli(*words, "--output", "scores.parquet").error
+    )
+    asked: dict[str, Any] = {"suite": ["general"], "task": ["vicuna"], "task_data": {"vicuna": "one.jsonl"}}
+    assert general_suite(EvalConfig(**asked, judge=judge, judge_batch=True)).judge_batch
+    with pytest.raises(ConfigError, match="judge_batch is for a server, and 'some/where' is a model of this machine"):
+        general_suite(EvalConfig(**asked, judge="some/where", judge_batch=True))
 
 
 def test_another_length_of_answers_is_another_judge(server: Server) -> None:

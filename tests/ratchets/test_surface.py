@@ -107,7 +107,7 @@ PUBLIC: list[str] = [
 TURNS = "--targets --reasoning --system"
 COMMON = f"--config --data --limit --format --map {TURNS} --store --seed --quiet --json"
 TEMPLATE = "--template --template-date"
-JUDGE = "--judge-concurrency --judge-timeout --judge-tries --judge-max-tokens"
+JUDGE = "--judge-concurrency --judge-timeout --judge-tries --judge-max-tokens --judge-batch"
 SURFACE = {
     "methods": "--json",
     "store info": "--store --json",

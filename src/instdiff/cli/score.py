@@ -183,8 +183,8 @@ def span(seconds: float) -> str:
     "score",
     "commands.ScoreConfig",
     "config data model method set output limit format map targets reasoning system template template_date max_length "
-    "dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries judge_max_tokens store "
-    "warmup target shards shard_index seed strict quiet json",
+    "dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries judge_max_tokens "
+    "judge_batch store warmup target shards shard_index seed strict quiet json",
     "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
 )
 def score(settings: ScoreConfig, console: Console) -> None:
@@ -239,7 +239,16 @@ def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool
 
 ASIDE = {
     *("output", "store", "device", "batch_tokens", "workers", "executor", "strict"),
-    *("shards", "shard_index", "cluster", "judge_price", "judge_concurrency", "judge_timeout", "judge_tries"),
+    *(
+        "shards",
+        "shard_index",
+        "cluster",
+        "judge_price",
+        "judge_concurrency",
+        "judge_timeout",
+        "judge_tries",
+        "judge_batch",
+    ),
     *("ray_address", "gpus_per_worker", "shared"),
 }
 """What a shard's file need not say of its configuration: it changes no number."""

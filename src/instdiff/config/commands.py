@@ -119,6 +119,7 @@ class RunConfig(TemplateConfig):
     judge_max_tokens: PositiveInt | None = key(
         None, "Tokens of a judge's answer (default: 256; in `eval` what the question needs).", metavar="N"
     )
+    judge_batch: bool = key(False, "Ask a judge's server by its batch API: cheaper, answers within a day.")
     seed: int = key(42, SEED)
 
 

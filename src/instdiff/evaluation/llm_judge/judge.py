@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instdiff.core.files import fingerprint
 from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.text.batches import BatchEndpoint
 from instdiff.engine.text.endpoint import Endpoint
 from instdiff.engine.text.forms import WARM, WAYS
 from instdiff.engine.text.judge import Answer, Question, Writes, parse_judge
@@ -179,14 +180,22 @@ class LLMJudge:
         subject: whose answers are judged; its folder holds the judgements, its bill the cost.
         waits: for endpoints.
         max_tokens: of an answer; by default as many as each question needs.
+        batch: ask by the batch API of the judge's server.
 
     Raises:
-        ConfigError: the address of the judge is faulty.
+        ConfigError: the address of the judge is faulty, or it has no server to batch.
         EngineError: the model is not there.
     """
 
-    def __init__(self, where: str, subject: Subject, waits: Waits | None = None, max_tokens: int | None = None) -> None:
-        self.subject, self.waits, self.max_tokens = subject, waits or Waits(), max_tokens
+    def __init__(
+        self,
+        where: str,
+        subject: Subject,
+        waits: Waits | None = None,
+        max_tokens: int | None = None,
+        batch: bool = False,
+    ) -> None:
+        self.subject, self.waits, self.max_tokens, self.batch = subject, waits or Waits(), max_tokens, batch
         self.endpoint, self.source = parse_judge(where), None
         if self.endpoint is not None:
             self.name = self.model = self.endpoint.model
@@ -267,7 +276,8 @@ class LLMJudge:
                 return self._open(sheet, names[row])
 
             with closing(Claims(self.subject.folder, lambda row: names[row], lacks, log)) as claims:
-                yield Endpoint(self.endpoint, log, form=Reviewing(sheet), claims=claims, **asdict(self.waits))
+                kind = BatchEndpoint if self.batch else Endpoint
+                yield kind(self.endpoint, log, form=Reviewing(sheet), claims=claims, **asdict(self.waits))
             return
         assert self.source is not None
         tokenizer = load_tokenizer(self.source, self.subject.settings.template_date)
