@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from .shell import ROWS, ok
+import pytest
+
+from .shell import ROWS, cli, ok
 
 WHERE = "openai:m@http://127.0.0.1:9/v1"
 
@@ -27,6 +29,25 @@ def test_the_length_of_answers_counts() -> None:
     words = ["--data", "my.jsonl", "--method", "alpagasus", "--model", f"judge={WHERE}", "--judge-max-tokens", "40"]
     bill = json.loads(ok("plan", *words, "--json").out)["total"]
     assert bill["most_tokens_out"] == 40 * bill["calls"] > 0
+
+
+def test_the_price_of_a_server_s_tokens() -> None:
+    words = ["plan", "--data", "my.jsonl", "--method", "alpagasus", "--model", f"judge={WHERE}"]
+    assert json.loads(ok(*words, "--json").out)["total"]["most_price"] is None
+    bill = json.loads(ok(*words, "--judge-price", "2000,500", "--json").out)
+    price = (2000 * bill["total"]["todo_tokens"] + 500 * bill["total"]["most_tokens_out"]) / 1e6
+    assert bill["total"]["most_price"] == bill["passes"][0]["most_price"] == price > 1
+    assert (
+        f" tokens of answers, which cost at most about {price:.4g}; more where"
+        in ok(*words, "--judge-price", "2000,500").out
+    )
+    assert "cost at most" not in ok(*words).out
+
+
+@pytest.mark.parametrize("price", ["3", "a,b", "1,-1", "nan,1", "1,inf", "1,2,3"])
+def test_a_price_that_is_none_is_said(price: str) -> None:
+    words = ["plan", "--data", "my.jsonl", "--method", "alpagasus", "--model", f"judge={WHERE}"]
+    assert "write what a million tokens in and out cost, as 0.15,0.6" in cli(*words, "--judge-price", price).error
 
 
 def test_a_model_of_this_machine_writes_too(model: str) -> None:

@@ -20,6 +20,7 @@ from instdiff.core.progress import Quiet
 from instdiff.engine.text.generate import Generator as Writes
 from instdiff.engine.text.judge import Answer, JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
+from instdiff.evaluation.generation.answers import AnswerCache
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
 from instdiff.evaluation.generation.generator import Generator, answers_in, make_generator
 from instdiff.evaluation.generation.server_backend import Server as Served
@@ -244,6 +245,26 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path) -> None:
     assert not again.asked
     cache = answers_in(tmp_path, "m1")
     assert "1" not in cache and cache["1"] == []
+
+
+def test_answers_that_another_process_appends_are_seen_once(tmp_path: Path) -> None:
+    path, told = tmp_path / "kept.jsonl", [{"key": "a", "text": f"{i}\ud800"} for i in range(4)]
+    ours, theirs = (AnswerCache(path, lambda line: str(line["text"])) for _ in range(2))
+    ours.keep(told[:1])
+    theirs.keep(told[1:2])
+    assert len(ours["a"]) == 1
+    ours.refresh()
+    ours.refresh()
+    assert ours["a"] == theirs["a"] == [one["text"] for one in told[:2]]
+    whole = path.read_bytes()
+    theirs.keep(told[2:3])
+    written = path.read_bytes()
+    path.write_bytes(written[:-9])  # as it is while another process writes
+    ours.refresh()
+    assert len(ours["a"]) == 2
+    path.write_bytes(written)
+    ours.keep(told[3:])
+    assert ours["a"] == [one["text"] for one in told] and path.read_bytes().startswith(whole)
 
 
 def test_an_answer_that_did_not_come_is_not_kept(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ PUBLIC: list[str] = [
 TURNS = "--targets --reasoning --system"
 COMMON = f"--config --data --limit --format --map {TURNS} --store --seed --quiet --json"
 TEMPLATE = "--template --template-date"
-JUDGE = "--judge-concurrency --judge-timeout --judge-tries --judge-max-tokens"
+JUDGE = "--judge-concurrency --judge-timeout --judge-tries --judge-max-tokens --judge-batch"
 SURFACE = {
     "methods": "--json",
     "store info": "--store --json",
@@ -116,7 +116,7 @@ SURFACE = {
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "render": f"--config --data --model --limit --row --format --map {TURNS} {TEMPLATE} --max-length --quiet --json",
     "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --cluster "
-    "--judge-max-tokens",
+    "--judge-max-tokens --judge-price",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
     f"--workers --executor --warmup --target {JUDGE} --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model "

@@ -31,7 +31,7 @@ KEYS = np.array([bytes([65 + i]) * 16 for i in range(4)], "S16")
 
 
 def claims(root: Path, log: list[str] | None = None, **options: Any) -> Claims:
-    return Claims(Store(root), [COLUMN], KEYS, (log if log is not None else []).append, **options)
+    return Claims.of_columns(Store(root), [COLUMN], KEYS, (log if log is not None else []).append, **options)
 
 
 def test_a_row_is_one_process_s_until_it_gives_it_up(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     "evaluate.EvalConfig",
     "config model suite task data format map targets reasoning system data_dir limit output n temperature top_p "
     "max_new_tokens shots generator concurrency judge judge_concurrency judge_timeout judge_tries judge_max_tokens "
-    "reference answers unsafe template template_date max_length dtype device batch_tokens workers executor store "
-    "seed quiet json",
+    "judge_batch reference answers unsafe template template_date max_length dtype device batch_tokens workers executor "
+    "store seed quiet json",
     "Example:  instdiff eval --model runs/mine --suite math --task gsm8k --data-dir data --output results.json",
 )
 def evaluate(settings: EvalConfig, console: Console) -> None:

@@ -66,7 +66,7 @@ def methods(console: Console, name: str | None) -> None:
     "plan",
     "commands.ScoreConfig",
     "config data model method set limit format map targets reasoning system template template_date max_length dtype "
-    "device store target cluster judge_max_tokens seed quiet json",
+    "device store target cluster judge_max_tokens judge_price seed quiet json",
     "Example:  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest",
 )
 def plan(settings: ScoreConfig, console: Console) -> None:
@@ -88,7 +88,7 @@ def plan(settings: ScoreConfig, console: Console) -> None:
         target=target_rows(settings),
         log=console.log,
     )
-    costs = estimate_cost(bench, named)
+    costs = estimate_cost(bench, named, settings.judge_price)
     facts = costs.to_dict()
     total, alone = facts["total"], facts["alone"]
     assert isinstance(total, dict) and isinstance(alone, dict)
@@ -118,9 +118,13 @@ def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:
         )
     return lines + [
         f"{p.model}: {p.calls:,} calls with about {p.todo_tokens:,} tokens, and at most {p.most_tokens_out:,} tokens "
-        "of answers; more where an answer has no number; the time depends on the server"
+        f"of answers{_priced(p)}; more where an answer has no number; the time depends on the server"
         for p in away
     ]
+
+
+def _priced(cost: PassCost) -> str:
+    return "" if cost.most_price is None else f", which cost at most about {cost.most_price:,.4g}"
 
 
 def _pass_table(passes: Sequence[PassCost]) -> str:
@@ -179,8 +183,8 @@ def span(seconds: float) -> str:
     "score",
     "commands.ScoreConfig",
     "config data model method set output limit format map targets reasoning system template template_date max_length "
-    "dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries judge_max_tokens store "
-    "warmup target shards shard_index seed strict quiet json",
+    "dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries judge_max_tokens "
+    "judge_batch store warmup target shards shard_index seed strict quiet json",
     "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
 )
 def score(settings: ScoreConfig, console: Console) -> None:
@@ -235,7 +239,16 @@ def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool
 
 ASIDE = {
     *("output", "store", "device", "batch_tokens", "workers", "executor", "strict"),
-    *("shards", "shard_index", "cluster", "judge_concurrency", "judge_timeout", "judge_tries"),
+    *(
+        "shards",
+        "shard_index",
+        "cluster",
+        "judge_price",
+        "judge_concurrency",
+        "judge_timeout",
+        "judge_tries",
+        "judge_batch",
+    ),
     *("ray_address", "gpus_per_worker", "shared"),
 }
 """What a shard's file need not say of its configuration: it changes no number."""

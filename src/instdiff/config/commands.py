@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -32,6 +33,19 @@ def parse_pairs(text: str, key: str) -> dict[str, str]:
     return out
 
 
+def parse_price(given: Any) -> tuple[float, float] | None:
+    """``0.15,0.6``, or two numbers, as what a million tokens cost that a model reads and writes."""
+    if given is None:
+        return None
+    try:
+        read, written = (float(part) for part in (given.split(",") if isinstance(given, str) else given))
+    except (TypeError, ValueError):
+        read = written = math.nan
+    if not (0 <= read < math.inf and 0 <= written < math.inf):
+        raise ValueError("write what a million tokens in and out cost, as 0.15,0.6")
+    return read, written
+
+
 DATA = "jsonl, json, parquet, csv, a folder[:split], hub:owner/name[:split], builtin:demo, or -; may repeat."
 STORE = "Folder of the store (default: the user's cache)."
 SEED = "Seed of everything random."
@@ -46,6 +60,7 @@ TARGET = "Rows that targeted methods such as rds match."
 Pairs = Annotated[
     dict[str, str] | None, BeforeValidator(lambda value: parse_pairs(value, "map") if isinstance(value, str) else value)
 ]
+Price = Annotated[tuple[float, float] | None, BeforeValidator(parse_price)]
 Auto = Annotated[PositiveInt | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 
 
@@ -104,6 +119,7 @@ class RunConfig(TemplateConfig):
     judge_max_tokens: PositiveInt | None = key(
         None, "Tokens of a judge's answer (default: 256; in `eval` what the question needs).", metavar="N"
     )
+    judge_batch: bool = key(False, "Ask a judge's server by its batch API: cheaper, answers within a day.")
     seed: int = key(42, SEED)
 
 
@@ -169,6 +185,7 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
     shared: str | None = key(
         None, "With `executor: ray`, a folder that all machines see: each shard reads its own rows and leaves its file."
     )
+    judge_price: Price = key(None, "For plan: a judge's price of a million tokens in and out.", metavar="IN,OUT")
     cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
 
     @field_validator("shards", mode="before")

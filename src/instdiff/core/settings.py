@@ -43,6 +43,7 @@ class Settings:
 
     ``judge_concurrency`` are calls at once to a judge's server. Each is given up after ``judge_timeout`` seconds
     without a word, and made up to ``judge_tries`` times. An answer has at most ``judge_max_tokens``, by default 256.
+    With ``judge_batch`` the questions go to the server's batch API.
 
     ``templates`` are those that were named, by role; ``*`` is that of the run, by default ``alpaca``. A chat template
     that asks for the date is told ``template_date``.
@@ -57,6 +58,7 @@ class Settings:
     judge_timeout: float = 120.0
     judge_tries: int = 5
     judge_max_tokens: int | None = None
+    judge_batch: bool = False
     executor: str = "local"
     ray_address: str | None = None
     gpus_per_worker: int | None = None

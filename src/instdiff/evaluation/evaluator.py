@@ -30,7 +30,16 @@ from instdiff.scoring.precision import settle_precision, tell_rounded
 from instdiff.store import Store
 
 HELDOUT = "heldout"
-ASIDE = (*OPERATIONAL, "model", "answers", "concurrency", "judge_concurrency", "judge_timeout", "judge_tries")
+ASIDE = (
+    *OPERATIONAL,
+    "model",
+    "answers",
+    "concurrency",
+    "judge_concurrency",
+    "judge_timeout",
+    "judge_tries",
+    "judge_batch",
+)
 """Keys that change no score, or are said elsewhere."""
 
 

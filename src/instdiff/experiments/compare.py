@@ -40,8 +40,8 @@ from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
 OPEN = (
-    *(*OPERATIONAL, "judge_concurrency", "judge_timeout", "judge_tries"),
-    *("eval.concurrency", "eval.judge_concurrency", "eval.judge_timeout", "eval.judge_tries"),
+    *(*OPERATIONAL, "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch"),
+    *("eval.concurrency", "eval.judge_concurrency", "eval.judge_timeout", "eval.judge_tries", "eval.judge_batch"),
     *("method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""

@@ -59,8 +59,11 @@ TERMS = (
     "seeds of a selection are of its training alone, those of random rows also of their draw."
 )
 FREE = (
-    *(*OPERATIONAL, "keep_models", "judge_concurrency", "judge_timeout", "judge_tries", "strict"),
-    *(f"eval.params.{key}" for key in ("concurrency", "judge_concurrency", "judge_timeout", "judge_tries")),
+    *(*OPERATIONAL, "keep_models", "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch", "strict"),
+    *(
+        f"eval.params.{key}"
+        for key in ("concurrency", "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch")
+    ),
 )
 """Keys that may change when a run goes on."""
 

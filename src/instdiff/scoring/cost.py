@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,8 @@ class PassCost:
     ``todo_tokens`` count every row's own; of them ``shared_tokens`` are beginnings that rows have in common, and are
     computed once. ``estimated`` passes show rows to each other by what an earlier pass has yet to find out. Tokens of
     texts are estimated from their length. ``calls`` go to a judge's server, one for each row to do; an answer without a
-    number is asked for again. ``most_tokens_out`` is what judges may write to these rows.
+    number is asked for again. ``most_tokens_out`` is what judges may write to these rows. ``most_price`` is what a
+    server takes for all this, where the price of its tokens is known.
     """
 
     wave: int
@@ -58,6 +59,7 @@ class PassCost:
     estimated: bool = False
     calls: int = 0
     most_tokens_out: int = 0
+    most_price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,16 @@ class CostEstimate:
                 "flops": sum(p.flops for p in self.passes),
                 "calls": sum(p.calls for p in self.passes),
                 "most_tokens_out": sum(p.most_tokens_out for p in self.passes),
+                "most_price": sum(prices) if (prices := self._prices()) else None,
                 "model_loads": self.model_loads,
                 "seconds": self.seconds,
             },
             "alone": {"methods": self.methods, **alone},
             "assumed": {"share_of_peak": ASSUMED_SHARE_OF_PEAK, "flops_per_second": self.flops_per_second},
         }
+
+    def _prices(self) -> list[float]:
+        return [p.most_price for p in self.passes if p.most_price is not None]
 
 
 Bill = CostEstimate
@@ -105,21 +111,28 @@ def plan(
     settings: Settings | None = None,
     target: Pool | None = None,
     store: Store | None = None,
+    judge_price: tuple[float, float] | None = None,
 ) -> CostEstimate:
     """What ``score`` with the same arguments would do and cost; spends nothing.
+
+    ``judge_price`` is what a judge's server takes for a million tokens that it reads, and that it writes.
 
     Raises:
         PlanError: a role that a method needs is not bound.
     """
     named = by_name(methods)
-    return estimate_cost(workbench(pool, named, models, settings, store, target=target), named)
+    return estimate_cost(workbench(pool, named, models, settings, store, target=target), named, judge_price)
 
 
-def estimate_cost(bench: Workbench, methods: Mapping[str, Method]) -> CostEstimate:
+def estimate_cost(
+    bench: Workbench, methods: Mapping[str, Method], judge_price: tuple[float, float] | None = None
+) -> CostEstimate:
     """Count what scoring would do. Nothing is loaded but tokenizers, nothing computed."""
     planned: dict[ColumnId, list[Keys]] = {}
     steps = _steps(bench, methods)
     passes = [_cost(bench, step, number, planned) for number, step in steps]
+    if judge_price is not None:
+        passes = [replace(p, most_price=_price(p, judge_price)) if p.calls else p for p in passes]
     alone = {}
     for name, method in methods.items():
         own = [step for wave in waves_of(method.signals().values()) for step in wave]
@@ -131,6 +144,10 @@ def estimate_cost(bench: Workbench, methods: Mapping[str, Method]) -> CostEstima
     loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
     loads += len({bench.home(step) for step in todo if step.measures[0].of_text})
     return CostEstimate(passes, alone, loads, flops / speed if flops else 0.0, speed)
+
+
+def _price(cost: PassCost, of_a_million: tuple[float, float]) -> float:
+    return (cost.todo_tokens * of_a_million[0] + cost.most_tokens_out * of_a_million[1]) / 1e6
 
 
 def _steps(bench: Workbench, methods: Mapping[str, Method]) -> list[tuple[int, Pass]]:

@@ -12,8 +12,8 @@ from instdiff.errors import StoreError
 from instdiff.store.column import SOURCES, DamagedPiece, count_rows, names, read_piece, read_sources, set_aside
 from instdiff.store.store import FACTS, Store, read_about
 
-ANSWERS = "answers"
-"""Where evaluations keep what models and judges wrote, line by line."""
+ANSWERS, BATCHES = "answers", "batches"
+"""Where evaluations keep what models and judges wrote, and judges their batches, line by line."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def check(store: Store, *, repair: bool = False) -> Checked:
     for folder in sorted(path for path in (store.root / "columns").glob("*") if path.is_dir()):
         for path, count in _column(folder, damaged, repair):
             files, rows = files + (4 if path.is_dir() else 1), rows + count
-    for path in sorted((store.root / ANSWERS).rglob("*.jsonl")):
+    for path in sorted(path for folder in (ANSWERS, BATCHES) for path in (store.root / folder).rglob("*.jsonl")):
         files += 1
         _lines(path, damaged, repair)
     return Checked(files, rows, damaged)

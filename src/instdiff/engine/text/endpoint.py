@@ -139,7 +139,7 @@ class Endpoint:
             usage = reply.body.get("usage")
         except NO_COMPLETION:
             raise CallFailed(f"this is no chat completion: {self.words(reply)}") from None
-        spent = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+        spent = [read_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
         return Answer(text if isinstance(text, str) else "", "", *spent)
 
     def _refusal(self, reply: Reply, said: str) -> Answer:
@@ -383,7 +383,7 @@ class _Round:
             self.troubles[reason] += 1
 
 
-def _count(usage: Any, name: str) -> int:
+def read_count(usage: Any, name: str) -> int:
     """Tokens that a server counted; zero where it is no number of them."""
     number = usage.get(name) if isinstance(usage, Mapping) else None
     return number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < MOST_TOKENS else 0

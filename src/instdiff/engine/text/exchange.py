@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -83,6 +84,64 @@ async def post(
         raise CallFailed(f"no {'more of its ' if words else ''}answer within {timeout:g} s", slow=True) from None
     except http().TimeoutException:
         raise CallFailed("no connection came about in time", slow=True) from None
+    except (http().RequestError, zlib.error) as error:
+        raise CallFailed(_cause(error)) from None
+
+
+def call(client: Any, method: str, url: str, timeout: float, **sent: Any) -> Reply:
+    """Any other call, without waiting for other ones; ``client`` is a plain one. The same limits and CallFailed."""
+    with _pieces(client, method, url, timeout, LONGEST * timeout, **sent) as (reply, pieces):
+        reading = _Reading(reply, lambda text: False)
+        for piece in pieces:
+            reading.take(piece)
+        return reading.reply()
+
+
+def read_lines(client: Any, url: str, timeout: float, count: int) -> Iterator[bytes]:
+    """The lines of a file of answers as they come, a file of at most ``count`` of them.
+
+    A line of more than ``LARGEST`` bytes is left out. A second for each line is added to the time that a call may last.
+
+    Raises:
+        CallFailed: the file does not come, or has no end.
+    """
+    line, begun, length = bytearray(), 0, 0
+    with _pieces(client, "GET", url, timeout, LONGEST * timeout + count) as (reply, pieces):
+        unpacked = _unpacker(reply.headers.get("content-encoding", "").strip().lower())
+        if reply.status_code != 200:
+            raise CallFailed(f"{reply.status_code} in place of its file of answers")
+        for piece in (part for raw in pieces for part in unpacked(raw)):
+            first, *more = piece.split(b"\n")
+            line += first[: LARGEST + 1 - len(line)]
+            for part in more:
+                if len(line) <= LARGEST:
+                    yield bytes(line)
+                line, begun = bytearray(part[: LARGEST + 1]), begun + 1
+            length += len(piece)
+            if begun > count or length > (count + 1) * LARGEST:
+                raise CallFailed("its file of answers has no end")
+    if len(line) <= LARGEST:
+        yield bytes(line)
+
+
+@contextmanager
+def _pieces(
+    client: Any, method: str, url: str, timeout: float, longest: float, **sent: Any
+) -> Iterator[tuple[Any, Iterator[bytes]]]:
+    """A reply and its bytes, until they have taken too long."""
+    end = time.monotonic() + longest
+
+    def in_time(reply: Any) -> Iterator[bytes]:
+        for piece in reply.iter_raw():
+            yield piece
+            if time.monotonic() > end:
+                raise CallFailed(f"its answer did not end within {longest:g} s", slow=True)
+
+    try:
+        with client.stream(method, url, headers={"Accept-Encoding": "identity"}, **sent) as reply:
+            yield reply, in_time(reply)
+    except http().TimeoutException:
+        raise CallFailed(f"no answer within {timeout:g} s", slow=True) from None
     except (http().RequestError, zlib.error) as error:
         raise CallFailed(_cause(error)) from None
 

@@ -11,12 +11,14 @@ import torch
 from instdiff.core import Embedding, Log, Measure, ModelRef, Settings
 from instdiff.engine.models import Resident, Source, load_tokenizer, resolve
 from instdiff.engine.sweep import BatchResult
+from instdiff.engine.text.batches import BatchEndpoint
 from instdiff.engine.text.embedder import PACKAGED, Embedder, resolve_embedder
 from instdiff.engine.text.endpoint import CONCURRENCY, Endpoint
 from instdiff.engine.text.forms import Judging
 from instdiff.engine.text.judge import MAX_TOKENS, Judge, JudgeRef, judge_fingerprint, parse_judge
 from instdiff.engine.text.local_judge import Writer
 from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.errors import ConfigError
 from instdiff.rendering.texts import Texts
 from instdiff.store import ColumnId, Store
 from instdiff.store.claims import Claims
@@ -66,6 +68,8 @@ class JudgeModel:
         self.store, self.resident, self.settings = store, resident, settings
         self.max_tokens = settings.judge_max_tokens or MAX_TOKENS
         self.endpoint = parse_judge(ref.where)
+        if settings.judge_batch and self.endpoint is None:
+            raise ConfigError(f"judge_batch is for a server, and '{ref}' is a model of this machine; leave it out")
         self.source = None if self.endpoint else resolve(ref, store.memo)
         name = self.endpoint.model if self.endpoint is not None else ""
         if self.source is not None:
@@ -77,7 +81,7 @@ class JudgeModel:
         """Numbers that the judge wrote; none for rows that another process asked about meanwhile."""
         if self.endpoint is not None:
             columns = [ColumnId(self.fingerprint, TEXT, measure) for measure in measures]
-            with closing(Claims(self.store, columns, texts.keys(), log)) as claims:
+            with closing(Claims.of_columns(self.store, columns, texts.keys(), log)) as claims:
                 yield from Judge(self._asked(self.endpoint, claims, log), log)(texts, measures)
             return
         assert self.source is not None
@@ -87,7 +91,7 @@ class JudgeModel:
 
     def _asked(self, endpoint: JudgeRef, claims: Claims, log: Log) -> Endpoint:
         how = self.settings
-        return Endpoint(
+        return (BatchEndpoint if how.judge_batch else Endpoint)(
             endpoint,
             log,
             concurrency=how.judge_concurrency or CONCURRENCY,

@@ -3,14 +3,14 @@
 Answers lie in a jsonl file, by the judge's model, the words of the question and the order in which two answers stand
 in it. An answer that cannot be read is kept too; the question is asked again with a reminder as often as the judge
 allows, over all runs together, and has no verdict after that. A question that no answer came for is tried again by the
-next run.
+next run. Evaluations that run at once share the questions.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instdiff.core.files import fingerprint
 from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.text.batches import BatchEndpoint
 from instdiff.engine.text.endpoint import Endpoint
 from instdiff.engine.text.forms import WARM, WAYS
 from instdiff.engine.text.judge import Answer, Question, Writes, parse_judge
@@ -28,6 +29,7 @@ from instdiff.evaluation.llm_judge.parsing import Weighed, preference, rating, t
 from instdiff.evaluation.subject import Subject
 from instdiff.rendering.questions import questions
 from instdiff.scoring.models import parse_model
+from instdiff.store.claims import Claims
 
 WAY = 1
 """A change of how judges are asked gets another number, so that old answers are not taken for new ones."""
@@ -178,14 +180,22 @@ class LLMJudge:
         subject: whose answers are judged; its folder holds the judgements, its bill the cost.
         waits: for endpoints.
         max_tokens: of an answer; by default as many as each question needs.
+        batch: ask by the batch API of the judge's server.
 
     Raises:
-        ConfigError: the address of the judge is faulty.
+        ConfigError: the address of the judge is faulty, or it has no server to batch.
         EngineError: the model is not there.
     """
 
-    def __init__(self, where: str, subject: Subject, waits: Waits | None = None, max_tokens: int | None = None) -> None:
-        self.subject, self.waits, self.max_tokens = subject, waits or Waits(), max_tokens
+    def __init__(
+        self,
+        where: str,
+        subject: Subject,
+        waits: Waits | None = None,
+        max_tokens: int | None = None,
+        batch: bool = False,
+    ) -> None:
+        self.subject, self.waits, self.max_tokens, self.batch = subject, waits or Waits(), max_tokens, batch
         self.endpoint, self.source = parse_judge(where), None
         if self.endpoint is not None:
             self.name = self.model = self.endpoint.model
@@ -215,6 +225,7 @@ class LLMJudge:
         lost: dict[str, str] = {}
         if work:
             self._work(sheet, work, names, rows, label, lost)
+            self.answers.refresh()  # of questions that another evaluation asked meanwhile
         found = {key: _verdict(sheet, self.answers[key]) for key in names}
         self._account([answer for key in names for answer in self.answers[key]])
         self._sum_up(label, found, lost)
@@ -234,7 +245,7 @@ class LLMJudge:
             return f"{text}\n\n{sheet.reminder}" if question.attempt else text
 
         task = self.subject.progress.task(label, rows=len(names), tokens=0, cached=len(names) - len(work))
-        with task as advance, self._load(sheet) as writer:
+        with task as advance, self._load(sheet, names) as writer:
             for got in writer.answers(work, say, sheet.system):
                 for question, answer in got:
                     key = names[question.row]
@@ -256,10 +267,17 @@ class LLMJudge:
         return len(kept) < self.attempts and _verdict(sheet, kept).value is None
 
     @contextmanager
-    def _load(self, sheet: JudgePrompt) -> Iterator[Writes]:
+    def _load(self, sheet: JudgePrompt, names: list[str]) -> Iterator[Writes]:
         log = self.subject.log
         if self.endpoint is not None:
-            yield Endpoint(self.endpoint, log, form=Reviewing(sheet), **asdict(self.waits))
+
+            def lacks(row: int) -> bool:
+                self.answers.refresh()
+                return self._open(sheet, names[row])
+
+            with closing(Claims(self.subject.folder, lambda row: names[row], lacks, log)) as claims:
+                kind = BatchEndpoint if self.batch else Endpoint
+                yield kind(self.endpoint, log, form=Reviewing(sheet), claims=claims, **asdict(self.waits))
             return
         assert self.source is not None
         tokenizer = load_tokenizer(self.source, self.subject.settings.template_date)

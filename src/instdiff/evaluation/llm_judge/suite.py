@@ -103,6 +103,7 @@ class GeneralSuite:
         sampling: of the answers, ours and a reference model's.
         waits: for the judge's server.
         judge_max_tokens: of an answer of the judge; None is what each question needs.
+        judge_batch: ask by the batch API of the judge's server.
     """
 
     judge: str
@@ -113,6 +114,7 @@ class GeneralSuite:
     sampling: Sampling = field(default_factory=Sampling)
     waits: Waits = field(default_factory=Waits)
     judge_max_tokens: int | None = None
+    judge_batch: bool = False
 
     name = "general"
 
@@ -124,7 +126,7 @@ class GeneralSuite:
             DataError: a file cannot be used.
             EngineError: a model or the judge is away; what was written and judged is kept.
         """
-        referee = LLMJudge(self.judge, subject, self.waits, self.judge_max_tokens)
+        referee = LLMJudge(self.judge, subject, self.waits, self.judge_max_tokens, self.judge_batch)
         items = {task: read_items(path, self.limit) for task, path in self.files.items()}
         ours = {task: self._write_answers(some, subject) for task, some in items.items()}
         matches = [self._match(task, items[task], ours[task], subject) for task in items]
@@ -162,7 +164,8 @@ def general_suite(config: EvalConfig) -> GeneralSuite:
         raise ConfigError(
             "suite 'general' needs a judge; give judge=openai:MODEL@http://host:port/v1, or a model's folder"
         )
-    parse_judge(config.judge)
+    if parse_judge(config.judge) is None and config.judge_batch:
+        raise ConfigError(f"judge_batch is for a server, and '{config.judge}' is a model of this machine; leave it out")
     tasks = choose_tasks(list(TASKS), config.task, "general")
     files = {task: prompts_file(task, TASKS[task].files, config.data_dir, config.task_data) for task in tasks}
     folders = {task: Path(config.data_dir).expanduser() if config.data_dir else files[task].parent for task in tasks}
@@ -176,6 +179,7 @@ def general_suite(config: EvalConfig) -> GeneralSuite:
         replace(Sampling.of(config), n=1),
         Waits(config.judge_concurrency or config.concurrency, config.judge_timeout, config.judge_tries),
         config.judge_max_tokens,
+        config.judge_batch,
     )
 
 
