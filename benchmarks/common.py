@@ -35,7 +35,8 @@ from instdiff.core import ModelRef, Prompted
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Pool, load
 from instdiff.engine.forward import Forward
-from instdiff.engine.models import is_emulated, load_tokenizer, matmul_peak, resolve
+from instdiff.engine.models import is_emulated, matmul_peak
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.rendering.renderer import Rows, render
 from instdiff.rendering.templates import template
 

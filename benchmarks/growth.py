@@ -36,7 +36,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from instdiff import ModelRef, Perplexity, Prompted, ResponseEntropy, Settings, Store, load, score
 from instdiff.core import Entropy, Nll
-from instdiff.engine.models import load_tokenizer, matmul_peak, resolve
+from instdiff.engine.models import matmul_peak
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.engine.sweep import Sweep
 from instdiff.rendering.renderer import Rows, render
 from instdiff.rendering.templates import template

@@ -43,7 +43,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from instdiff.core import Entropy, ModelRef, Nll, Prompted
 from instdiff.data import load
 from instdiff.engine.allocator import keep_pages
-from instdiff.engine.models import is_emulated, load_tokenizer, matmul_peak, resolve
+from instdiff.engine.models import is_emulated, matmul_peak
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.engine.sweep import Sweep
 from instdiff.rendering.renderer import Rows, render
 from instdiff.rendering.templates import template

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from instdiff import Method, ModelRef, Pool, Settings, Store, plan, score
 from instdiff.core import Entropy, Nll
-from instdiff.engine.models import Resident, matmul_peak, resolve
+from instdiff.engine.models import Resident, matmul_peak
+from instdiff.engine.sources import resolve
 from instdiff.engine.sweep import Sweep
 from instdiff.methods import METHODS
 from instdiff.rendering.renderer import Rows

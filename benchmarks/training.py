@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from instdiff.config.train import TrainSettings
 from instdiff.core import ModelRef
 from instdiff.data import load
-from instdiff.engine.models import load_tokenizer, matmul_peak, resolve
+from instdiff.engine.models import matmul_peak
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.rendering.renderer import Rows, training_rows
 from instdiff.rendering.templates import template
 from instdiff.training.sft import fit

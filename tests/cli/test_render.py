@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from instdiff.core import ModelRef
 from instdiff.data import load
-from instdiff.engine.models import find_tokenizer
+from instdiff.engine.sources import find_tokenizer
 from instdiff.rendering.templates import template
 from instdiff.reporting.examples import texts
 from instdiff.selection.shown import show

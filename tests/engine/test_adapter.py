@@ -15,7 +15,8 @@ import torch
 
 from helpers import Counting, Lab, by_hand, causal, reference, some_rows
 from instdiff.core import ModelRef
-from instdiff.engine.models import Resident, resolve
+from instdiff.engine.models import Resident
+from instdiff.engine.sources import resolve
 from instdiff.errors import EngineError
 from instdiff.methods import InstructDiff, Perplexity
 

@@ -25,7 +25,8 @@ from instdiff.engine.distributed import ray_host as place
 from instdiff.engine.distributed.hosts import make_model_host
 from instdiff.engine.distributed.ray_host import RayHost, Terms, connect, sweep_shard
 from instdiff.engine.distributed.workers import Workers, runs
-from instdiff.engine.models import Resident, at_hand, resolve, weights
+from instdiff.engine.models import Resident
+from instdiff.engine.sources import at_hand, resolve, weights
 from instdiff.errors import ConfigError, EngineError, PlanError, StoreError
 from instdiff.methods import IFD, InstructDiff, Perplexity
 from instdiff.rendering.rows import Rows

@@ -16,7 +16,8 @@ import torch
 
 from instdiff.core import Judged, ModelRef, Nll
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.engine.models import Resident, load_tokenizer, resolve
+from instdiff.engine.models import Resident
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.engine.text import exchange
 from instdiff.engine.text.endpoint import Endpoint
 from instdiff.engine.text.judge import Judge, JudgeRef, judge_fingerprint, number_in, parse_judge, reasons_unanswered

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from helpers import Lab, make_llama, some_rows
 from instdiff.core import ModelRef
-from instdiff.engine.models import Resident, is_emulated, load_tokenizer, pick_device, pick_dtype, resolve
+from instdiff.engine.models import Resident, is_emulated, pick_device, pick_dtype
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.methods import IFD, InstructDiff, Perplexity
 from instdiff.scoring.models import parse_model

@@ -139,7 +139,8 @@ def test_a_trained_folder_is_evaluated_in_full(home: Path, calibrated: ModelRef,
 
 
 def test_an_adapter_keeps_its_own_numbers(models: dict[str, Path], tmp_path: Path) -> None:
-    from instdiff.engine.models import Resident, resolve
+    from instdiff.engine.models import Resident
+    from instdiff.engine.sources import resolve
 
     how = TrainSettings(
         learning_rate=2e-5, num_train_epochs=2, global_batch_size=16, warmup_ratio=0, dtype="float32", use_lora=True

@@ -21,7 +21,8 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.distributed.hosts import make_model_host
 from instdiff.engine.distributed.workers import Workers, runs
-from instdiff.engine.models import Resident, resolve
+from instdiff.engine.models import Resident
+from instdiff.engine.sources import resolve
 from instdiff.errors import EngineError, StoreError
 from instdiff.methods import IFD, InstructDiff, Perplexity
 from instdiff.rendering.renderer import Rows

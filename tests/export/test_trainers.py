@@ -14,7 +14,7 @@ import yaml
 from helpers import CHAT_PLAIN
 from instdiff.core import ModelRef
 from instdiff.data import Turns, load
-from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.errors import ConfigError, StoreError
 from instdiff.selection.export.asked import Asked
 from instdiff.selection.export.axolotl import axolotl

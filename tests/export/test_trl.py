@@ -12,7 +12,7 @@ import yaml
 from helpers import CHAT_PLAIN
 from instdiff.core import ModelRef
 from instdiff.data import Pool, Turns, load
-from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.errors import ConfigError
 from instdiff.rendering.renderer import training_rows
 from instdiff.rendering.templates import ChatTemplate, Template, template

@@ -8,7 +8,7 @@ import pytest
 from helpers import Lab, reference, some_rows
 from instdiff.core import ModelRef, Prompted, Settings
 from instdiff.data import load
-from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.methods import InstructDiff
 from instdiff.rendering.renderer import training_rows
 from instdiff.rendering.templates import template

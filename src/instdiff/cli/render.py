@@ -47,7 +47,7 @@ def render(settings: RenderConfig, console: Console) -> None:
 
 
 def _tokenizer(settings: RenderConfig, console: Console) -> tuple[HFTokenizer, Template]:
-    from instdiff.engine.models import find_tokenizer, tell_own_template
+    from instdiff.engine.sources import find_tokenizer, tell_own_template
     from instdiff.errors import ConfigError
     from instdiff.rendering.templates import ROLE_TEMPLATES, template
     from instdiff.scoring.models import bind, settings_of, template_name

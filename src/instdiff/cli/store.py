@@ -48,7 +48,7 @@ def gc(settings: StoreConfig, console: Console) -> None:
     """Drop columns that no listed model or age needs."""
     from dataclasses import asdict
 
-    from instdiff.engine.models import resolve
+    from instdiff.engine.sources import resolve
     from instdiff.errors import ConfigError
     from instdiff.scoring.models import parse_model
     from instdiff.store import Store, collect

@@ -69,3 +69,8 @@ class Settings:
     def template(self) -> str:
         """The template of the run."""
         return self.templates.get("*", "alpaca")
+
+
+def dtype_name(dtype: object) -> str:
+    """A precision as people write it."""
+    return str(dtype).removeprefix("torch.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from instdiff.core import ModelRef
+
+if TYPE_CHECKING:
+    import torch
 
 AT_MOST = 1 << 24
 """Weights that are read of a tensor."""
@@ -29,7 +30,7 @@ def reverted_share(base: Path, trained: Path, dtype: torch.dtype) -> float:
 
     0 where nothing has moved or the two have no weights in common. Of large tensors a part is read.
     """
-    before, after = _pieces(base), _pieces(trained)
+    before, after = _pieces(base, "pt"), _pieces(trained, "pt")
     moved = back = 0
     for name in before.keys() & after.keys():
         shape = before[name].get_shape()
@@ -42,13 +43,13 @@ def reverted_share(base: Path, trained: Path, dtype: torch.dtype) -> float:
     return back / moved if moved else 0.0
 
 
-def _pieces(folder: Path) -> dict[str, Any]:
+def _pieces(folder: Path, framework: str = "np") -> dict[str, Any]:
     """The tensors of a folder by name, none of them read yet."""
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        file: Any = safe_open(path, "pt")
+        file: Any = safe_open(path, framework)
         found |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     return found
 

@@ -6,7 +6,7 @@ import datetime
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -28,7 +28,7 @@ _ZERO = np.zeros(1, np.int64)
 
 
 class HFTokenizer:
-    """See ``tokenise.Tokenizer``. ``hf`` is the wrapped tokenizer.
+    """See ``tokenise.Tokenizer``. ``hf`` is the wrapped one; where files were read directly it is ``loaded`` on demand.
 
     ``template_date`` is the day that a chat template sees which asks for the date. ``stops`` are tokens beside the end
     token at which the model's generation configuration stops.
@@ -41,8 +41,9 @@ class HFTokenizer:
         *,
         template_date: datetime.date = TEMPLATE_DATE,
         stops: Iterable[int] = (),
+        loaded: Callable[[], Any] | None = None,
     ) -> None:
-        self.hf, self.max_length, self.template_date = hf, max_length, template_date
+        self._own, self._loaded, self.max_length, self.template_date = hf, loaded, max_length, template_date
         hf.model_max_length = int(1e12)  # lengths are ours to watch; the library only warns
         probe = hf("a")["input_ids"]
         self.eos: int | None = hf.eos_token_id
@@ -51,6 +52,16 @@ class HFTokenizer:
         self._direct: dict[bool, bool] = {}
         self.stops = frozenset(stops) | ({self.eos} if self.eos is not None else set())
 
+    @cached_property
+    def hf(self) -> Any:
+        """The library's tokenizer."""
+        return self._own if self._loaded is None else self._loaded()
+
+    @property
+    def chat_template(self) -> Any:
+        """The tokenizer's own: a text, or several by name."""
+        return self._own.chat_template
+
     def _find_start(self) -> int | None:
         """BOS where the tokenizer adds it, else what parts documents.
 
@@ -58,7 +69,7 @@ class HFTokenizer:
         """
         if self.bos is not None:
             return self.bos
-        apart, named = self.hf.convert_tokens_to_ids(SEPARATOR), self.hf.bos_token_id
+        apart, named = self._own.convert_tokens_to_ids(SEPARATOR), self._own.bos_token_id
         if apart in self.specials:
             return int(apart)
         return self.eos if named is None or (named != self.eos and self._opens_turns(named)) else int(named)
@@ -66,37 +77,37 @@ class HFTokenizer:
     @property
     def start_text(self) -> str | None:
         """The text of ``start``."""
-        return None if self.start is None else str(self.hf.convert_ids_to_tokens(self.start))
+        return None if self.start is None else str(self._own.convert_ids_to_tokens(self.start))
 
     def _opens_turns(self, token: int) -> bool:
         """Whether the chat template writes it once for each turn."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        if not self.hf.chat_template:
+        if not self._own.chat_template:
             return False
         try:
-            text = self.hf.apply_chat_template(turns, tokenize=False)
+            text = self._own.apply_chat_template(turns, tokenize=False)
         except (TemplateError, LookupError, TypeError, ValueError):
             return False
-        return bool(text.count(self.hf.convert_ids_to_tokens(token)) > 1)
+        return bool(text.count(self._own.convert_ids_to_tokens(token)) > 1)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that decides how texts become tokens."""
-        backend = self.hf.backend_tokenizer.to_str() if hasattr(self.hf, "backend_tokenizer") else repr(self.hf)
-        chat = str(self.hf.chat_template)
+        backend = self._own.backend_tokenizer.to_str() if hasattr(self._own, "backend_tokenizer") else repr(self._own)
+        chat = str(self._own.chat_template)
         dated = [str(self.template_date)] if "strftime_now" in chat else []
         return fingerprint(backend, chat, self.bos, self.start, self.eos, self.max_length, *dated)
 
     @cached_property
     def specials(self) -> frozenset[int]:
         """All tokens that the vocabulary marks as special, named or not."""
-        added = getattr(self.hf, "added_tokens_decoder", {})
-        return frozenset(self.hf.all_special_ids) | {token for token, facts in added.items() if facts.special}
+        added = getattr(self._own, "added_tokens_decoder", {})
+        return frozenset(self._own.all_special_ids) | {token for token, facts in added.items() if facts.special}
 
     @cached_property
     def longest(self) -> int:
         """Characters of the longest token."""
-        return max(map(len, self.hf.get_vocab()), default=1)
+        return max(map(len, self._own.get_vocab()), default=1)
 
     # ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -107,17 +118,17 @@ class HFTokenizer:
         if special not in self._direct:
             # The library wraps every token's place in the text as well, which nobody here asks for.
             some = texts[:16]
-            there = hasattr(self.hf, "backend_tokenizer")
+            there = hasattr(self._own, "backend_tokenizer")
             self._direct[special] = there and self._quickly(some, special) == self._slowly(some, special)
         return self._quickly(texts, special) if self._direct[special] else self._slowly(texts, special)
 
     def _slowly(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        found = self.hf(list(texts), add_special_tokens=special, return_attention_mask=False)
+        found = self._own(list(texts), add_special_tokens=special, return_attention_mask=False)
         ids: list[list[int]] = found["input_ids"]
         return ids
 
     def _quickly(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        backend = self.hf.backend_tokenizer
+        backend = self._own.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
         return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
@@ -140,11 +151,11 @@ class HFTokenizer:
     @cached_property
     def _placing(self) -> Any:
         """The tokenizer with the whole of each token's place: byte-level ones leave out white space at its edges."""
-        if not hasattr(self.hf, "backend_tokenizer"):
+        if not hasattr(self._own, "backend_tokenizer"):
             return None
         from tokenizers import Tokenizer
 
-        facts = json.loads(self.hf.backend_tokenizer.to_str())
+        facts = json.loads(self._own.backend_tokenizer.to_str())
         facts["truncation"] = facts["padding"] = None
         processor = facts.get("post_processor") or {}
         for part in (processor, *processor.get("processors", ())):
@@ -204,7 +215,7 @@ class HFTokenizer:
                 return ids
         found = ", ".join(f"'{option}' {row[len(head) :]}" for option, row in zip(options, rows, strict=True))
         raise EngineError(
-            f"the tokenizer of '{self.hf.name_or_path}' does not make one token of its own of each option "
+            f"the tokenizer of '{self._own.name_or_path}' does not make one token of its own of each option "
             f"{', '.join(options)} (after a space: {found}), so their probabilities cannot be read; rate with another "
             "model, such as --model rater=WHERE"
         )
@@ -216,10 +227,10 @@ class HFTokenizer:
 
         A ConfigError where there is none.
         """
-        own = layout.jinja if layout is not None and layout.jinja else self.hf.chat_template
+        own = layout.jinja if layout is not None and layout.jinja else self._own.chat_template
         if not own:
             raise ConfigError(
-                f"the tokenizer of '{self.hf.name_or_path}' has no chat template; "
+                f"the tokenizer of '{self._own.name_or_path}' has no chat template; "
                 "give --template alpaca, plain, direct or a .jinja file"
             )
         if isinstance(own, str):
@@ -229,7 +240,7 @@ class HFTokenizer:
             return named["tool_use"]
         if "default" not in named:
             raise ConfigError(
-                f"the tokenizer of '{self.hf.name_or_path}' has chat templates {', '.join(named)} and none named "
+                f"the tokenizer of '{self._own.name_or_path}' has chat templates {', '.join(named)} and none named "
                 "'default'; write the one that you want to a file and give --template FILE.jinja"
             )
         return named["default"]
@@ -272,7 +283,7 @@ class HFTokenizer:
 
     @cached_property
     def _special_texts(self) -> dict[str, Any]:
-        return dict(self.hf.special_tokens_map)
+        return dict(self._own.special_tokens_map)
 
 
 @lru_cache(64)

@@ -16,8 +16,9 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, ModelRef
 from instdiff.core.files import environment
 from instdiff.core.progress import Progress, Quiet
+from instdiff.core.settings import dtype_name
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
-from instdiff.engine.models import dtype_name, resolve
+from instdiff.engine.sources import resolve
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError
 from instdiff.evaluation.generation.generator import Generator, make_generator

@@ -24,7 +24,7 @@ from instdiff.core.budget import parse_budget
 from instdiff.core.files import fingerprint, read_json, write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
-from instdiff.engine.models import resolve
+from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
 from instdiff.experiments.engine import Engine, Roles, Scores

@@ -12,7 +12,7 @@ from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, Settings
 from instdiff.data import Pool, load
-from instdiff.engine.models import find_tokenizer, tell_own_template
+from instdiff.engine.sources import find_tokenizer, tell_own_template
 from instdiff.errors import ConfigError
 from instdiff.evaluation.evaluator import HELDOUT, eval_config_of
 from instdiff.evaluation.subject import Suite

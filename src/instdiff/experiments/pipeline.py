@@ -20,7 +20,7 @@ from instdiff.core.budget import configured_budget, parse_budget
 from instdiff.core.files import write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
-from instdiff.engine.models import resolve
+from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError
 from instdiff.evaluation.evaluator import HELDOUT, nll_facts
 from instdiff.evaluation.results import SuiteResult, TaskResult

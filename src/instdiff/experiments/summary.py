@@ -13,7 +13,6 @@ import numpy as np
 from instdiff.core import Floats, Settings
 from instdiff.core.files import write_record
 from instdiff.data import Pool
-from instdiff.engine.models import pick_device
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.statistics import Estimate, estimate, holm
 from instdiff.experiments.run_folder import BASE, Cell, CellResult, ComparisonFolder, RunFolder, read_facts
@@ -220,6 +219,8 @@ def cost(folder: Path, line: str, rounds: int, settings: Settings) -> dict[str, 
 def devices(settings: Settings) -> tuple[str, int]:
     """What cost is counted in, and how many devices a scoring holds."""
     import torch
+
+    from instdiff.engine.models import pick_device
 
     device = pick_device(settings.device)
     if device.type == "cpu":

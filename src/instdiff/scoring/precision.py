@@ -11,7 +11,7 @@ import numpy as np
 
 from instdiff.core import Entropy, Log, Method, ModelRef, Nll, Settings, Signal, Top1
 from instdiff.core.progress import Quiet
-from instdiff.engine.models import dtype_name
+from instdiff.core.settings import dtype_name
 from instdiff.engine.precision import is_trained_in_full, reverted_share
 from instdiff.errors import EngineError
 from instdiff.scoring.planner import plan, view_name
@@ -62,6 +62,17 @@ def reverted(bench: Workbench, methods: Mapping[str, Method]) -> dict[str, float
             if second.model not in shares and base.base_key != trained.base_key:
                 shares[second.model] = reverted_share(base.folder, trained.folder, bench.dtype)
     return shares
+
+
+def tell_emulated(bench: Workbench, log: Log) -> None:
+    """Warn of a precision that the processor has no instructions for."""
+    import torch
+
+    from instdiff.engine.models import is_emulated
+
+    if any(is_emulated(bench.dtype, torch.device(name)) for name in bench.resident.devices):
+        name = dtype_name(bench.dtype)
+        log(f"warning: this processor has no instructions for {name}; --dtype float32 is many times faster here")
 
 
 def tell_losses(bench: Workbench, log: Log) -> None:

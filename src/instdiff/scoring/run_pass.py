@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from instdiff.core import Measure
 from instdiff.core.progress import Advance
-from instdiff.engine.sweep import BatchResult
 from instdiff.store import ColumnId, Store
 from instdiff.store.keys import Keys
+
+if TYPE_CHECKING:
+    from instdiff.engine.sweep import BatchResult
 
 COMPACT_EVERY = 64
 """Batches after which a column's parts are merged."""

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from instdiff.core import (
     Demonstrated,
@@ -34,16 +33,17 @@ from instdiff.core.files import environment, fingerprint
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import load
-from instdiff.engine.distributed.hosts import ModelHost
-from instdiff.engine.models import dtype_name, is_emulated
 from instdiff.errors import DataError, PlanError
 from instdiff.scoring.models import bind, check_roles, recorded
 from instdiff.scoring.planner import plan
-from instdiff.scoring.precision import noise, reverted, settle_precision, tell_losses
+from instdiff.scoring.precision import noise, reverted, settle_precision, tell_emulated, tell_losses
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
 from instdiff.store import Store
 from instdiff.version import __version__
+
+if TYPE_CHECKING:
+    from instdiff.engine.distributed.hosts import ModelHost
 
 BY_TOKEN = (Nll, Entropy, Top1)
 OF_RESPONSE = (Prompted, ResponseOnly, WholeText, Joint, Noisy, Demonstrated)
@@ -123,11 +123,12 @@ def workbench(
         store.log = log
     how = settle_precision(settings or Settings(), list(methods.values()), bound)
     bench = Workbench(pool, bound, how, store, listed=listed, target=target, resident=resident, log=said)
-    if any(is_emulated(bench.dtype, torch.device(name)) for name in bench.resident.devices):
-        name = dtype_name(bench.dtype)
-        said(f"warning: this processor has no instructions for {name}; --dtype float32 is many times faster here")
-    bench.reverted = reverted(bench, methods)
-    tell_losses(bench, said)
+    if how.device not in ("auto", "cpu"):
+        bench.device  # noqa: B018 - one that is not there must be known at once
+    if any(signal.measure.needs_model for method in methods.values() for signal in method.signals().values()):
+        tell_emulated(bench, said)
+        bench.reverted = reverted(bench, methods)
+        tell_losses(bench, said)
     return bench
 
 
@@ -217,7 +218,7 @@ def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str,
         },
         "models": dict(sorted(models.items())),
         "settings": {
-            "dtype": dtype_name(bench.dtype),
+            "dtype": bench.precision,
             "max_length": bench.settings.max_length,
             **asdict(bench.pool.turns),
             "template_date": bench.settings.template_date.isoformat(),

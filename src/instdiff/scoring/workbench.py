@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,22 +38,10 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.arrays.spill import flatnonzero, take
 from instdiff.core.columns import first_reason, no_reasons
 from instdiff.core.progress import Progress, tell_skipped, telling
+from instdiff.core.settings import dtype_name
 from instdiff.core.signals import Anchors, Neighbours
 from instdiff.data import Pool
-from instdiff.engine.distributed.hosts import ModelHost, make_model_host
-from instdiff.engine.models import (
-    DTYPES,
-    Source,
-    dtype_name,
-    load_tokenizer,
-    pick_device,
-    pick_dtype,
-    resolve,
-    tell_own_template,
-)
-from instdiff.engine.sweep import BatchResult
-from instdiff.engine.text.judge import reasons_unanswered
-from instdiff.engine.text.models import PACKAGED, TEXT, TextModel, text_model
+from instdiff.engine.sources import PACKAGED, TEXT, Source, load_tokenizer, resolve, tell_own_template
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import PlanError
 from instdiff.rendering.renderer import Renderer, text_lengths
@@ -66,6 +54,13 @@ from instdiff.scoring.planner import Pass, label, view_name
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId, Store, check_writable
 from instdiff.store.keys import Keys, first_of_each
+
+if TYPE_CHECKING:
+    import torch
+
+    from instdiff.engine.distributed.hosts import ModelHost
+    from instdiff.engine.sweep import BatchResult
+    from instdiff.engine.text.models import TextModel
 
 Values = Ragged | npt.NDArray[Any]
 
@@ -130,9 +125,7 @@ class Workbench:
         self.pool, self.models, self.settings, self.store, self.log = pool, dict(models), settings, store, log
         self.target = target
         self.listed = {name: set(ids) for name, ids in (listed or {}).items()}
-        self.device = pick_device(settings.device)
-        self.dtype = DTYPES[dtype_name(resident.dtype)] if resident else pick_dtype(settings.dtype, self.device)
-        self.resident = resident or make_model_host(settings, self.device, self.dtype)
+        self._given = resident
         self.reverted: dict[str, float] = {}
         """By role the share of what a training has changed that the precision takes back."""
         self.models.setdefault("embedder", ModelRef(PACKAGED))
@@ -142,6 +135,35 @@ class Workbench:
         self._told: set[str] = set()
         self._renderers: dict[tuple[str, str], Renderer] = {}
         self._render: dict[tuple[str, str, View, str], Rendered] = {}
+
+    # ── where models compute; torch is not imported before one does ──────────────────────────────────────────────────
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models of this process compute."""
+        from instdiff.engine.models import pick_device
+
+        return pick_device(self.settings.device)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """That of the weights."""
+        from instdiff.engine.models import DTYPES, pick_dtype
+
+        given = self._given
+        return DTYPES[dtype_name(given.dtype)] if given else pick_dtype(self.settings.dtype, self.device)
+
+    @property
+    def precision(self) -> str:
+        """The name of ``dtype``; as it was asked for where no model is needed."""
+        return dtype_name(self.dtype) if self._given or "dtype" in vars(self) else self.settings.dtype
+
+    @cached_property
+    def resident(self) -> ModelHost:
+        """The models in memory."""
+        from instdiff.engine.distributed.hosts import make_model_host
+
+        return self._given or make_model_host(self.settings, self.device, self.dtype)
 
     # ── what a role is ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,6 +177,8 @@ class Workbench:
         """The embedder or judge of a role."""
         place = f"{role} {type(measure).__name__}"
         if place not in self._text_models:
+            from instdiff.engine.text.models import text_model
+
             where = self.models[role], measure, self.store, self.resident.local(), self.device
             self._text_models[place] = text_model(*where, self.settings)
         return self._text_models[place]
@@ -164,7 +188,7 @@ class Workbench:
         source = self.source(role)
         place = f"{source.folder}+{source.adapter}"
         if place not in self._tokenizers:
-            self._tokenizers[place] = load_tokenizer(source, self.settings.template_date)
+            self._tokenizers[place] = load_tokenizer(source, self.settings.template_date, directly=True)
             self._tell_own_template(role, self._tokenizers[place])
         return self._tokenizers[place]
 
@@ -309,7 +333,8 @@ class Workbench:
 
     def close(self) -> None:
         """End the worker processes, where there are any."""
-        self.resident.close()
+        if "resident" in vars(self):
+            self.resident.close()
 
     def order(self, wave: Sequence[Pass]) -> list[Pass]:
         """The passes of a wave so that each base model is loaded once; text models, which are small, last."""
@@ -342,6 +367,8 @@ class Workbench:
         gone = np.any(missing.reshape(-1, rendered.per), axis=1)
         if not isinstance(signal.measure, Judged):
             return first_reason(rendered.reason(), reasons(len(gone), non_finite=gone))
+        from instdiff.engine.text.judge import reasons_unanswered
+
         return first_reason(rendered.reason(), reasons_unanswered(self._read_stored(signal), gone))
 
     def _why_no_response(self, silent: npt.NDArray[np.bool_]) -> Reasons:

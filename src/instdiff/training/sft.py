@@ -24,7 +24,7 @@ from instdiff.config.train import TrainSettings
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import building, fingerprint, read_json, write_json, write_record
 from instdiff.data import Pool
-from instdiff.engine.models import load_tokenizer, resolve, tell_own_template
+from instdiff.engine.sources import load_tokenizer, resolve, tell_own_template
 from instdiff.errors import ConfigError, DataError, StoreError
 from instdiff.rendering.chat_tokens import turn_end
 from instdiff.rendering.renderer import Renderer, Rows

@@ -23,7 +23,8 @@ from instdiff.config.train import TrainSettings, hf_arguments, split_batch
 from instdiff.core import Log
 from instdiff.core.files import environment, read_json
 from instdiff.engine.attention import Unsupported
-from instdiff.engine.models import DTYPES, unloadable
+from instdiff.engine.models import DTYPES
+from instdiff.engine.sources import unloadable
 from instdiff.errors import ConfigError, EngineError, PlanError, did_you_mean
 from instdiff.rendering.renderer import Rows
 from instdiff.training.attention import attending_to_rows

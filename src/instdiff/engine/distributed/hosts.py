@@ -10,7 +10,8 @@ import torch
 from instdiff.core import Log, Measure, Settings
 from instdiff.engine.distributed.ray_host import RayHost
 from instdiff.engine.distributed.workers import Workers
-from instdiff.engine.models import Resident, Source, pick_device, pick_dtype
+from instdiff.engine.models import Resident, pick_device, pick_dtype
+from instdiff.engine.sources import Source
 from instdiff.engine.sweep import BatchResult
 from instdiff.rendering.rows import Rows
 

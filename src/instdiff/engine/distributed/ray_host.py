@@ -15,7 +15,8 @@ import torch
 
 from instdiff.core import Log, Measure, Settings
 from instdiff.engine.distributed.workers import TRIES, runs
-from instdiff.engine.models import DTYPES, Resident, Source, at_hand, first_line, weights
+from instdiff.engine.models import DTYPES, Resident
+from instdiff.engine.sources import Source, at_hand, first_line, weights
 from instdiff.engine.sweep import BatchResult, default_batch_tokens
 from instdiff.errors import EngineError, InstDiffError, PlanError, StoreError
 from instdiff.rendering.rows import Rows

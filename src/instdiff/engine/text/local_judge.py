@@ -79,7 +79,7 @@ class Writer:
         return Answer(self.tokenizer.hf.decode(tokens, skip_special_tokens=True), "", len(prompt), len(tokens))
 
     def _ids(self, system: str, text: str) -> list[int]:
-        if not self.tokenizer.hf.chat_template:
+        if not self.tokenizer.chat_template:
             return self.tokenizer.encode([f"{system}\n\n{text}\n" if system else f"{text}\n"], special=True)[0]
         return self.tokenizer.encode([render_chat(self._chat, text, system)])[0]
 

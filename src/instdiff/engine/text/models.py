@@ -9,10 +9,11 @@ from typing import Protocol
 import torch
 
 from instdiff.core import Embedding, Log, Measure, ModelRef, Settings
-from instdiff.engine.models import Resident, Source, load_tokenizer, resolve
+from instdiff.engine.models import Resident
+from instdiff.engine.sources import TEXT, Source, load_tokenizer, resolve
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.batches import BatchEndpoint
-from instdiff.engine.text.embedder import PACKAGED, Embedder, resolve_embedder
+from instdiff.engine.text.embedder import Embedder, resolve_embedder
 from instdiff.engine.text.endpoint import CONCURRENCY, Endpoint
 from instdiff.engine.text.forms import Judging
 from instdiff.engine.text.judge import MAX_TOKENS, Judge, JudgeRef, judge_fingerprint, parse_judge
@@ -22,11 +23,6 @@ from instdiff.errors import ConfigError
 from instdiff.rendering.texts import Texts
 from instdiff.store import ColumnId, Store
 from instdiff.store.claims import Claims
-
-__all__ = ["PACKAGED", "JudgeModel", "TextModel", "VectorModel", "text_model"]
-
-TEXT = "text"
-"""What stands in a column for the precision of a model that reads texts."""
 
 
 class TextModel(Protocol):

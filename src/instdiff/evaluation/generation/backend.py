@@ -66,7 +66,7 @@ def in_template(prompt: Prompt, layout: Template, tokenizer: HFTokenizer | None)
         head = fill(layout.system, system=prompt.system) if prompt.system else ""
         return head + layout.turn(prompt.text, "")
     assert tokenizer is not None
-    if not (layout.jinja or tokenizer.hf.chat_template):
+    if not (layout.jinja or tokenizer.chat_template):
         raise ConfigError(
             f"the tokenizer of '{tokenizer.hf.name_or_path}' has no chat template; "
             "give --template alpaca, plain or direct"

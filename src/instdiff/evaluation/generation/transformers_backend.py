@@ -16,7 +16,8 @@ import torch
 
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
-from instdiff.engine.models import Resident, load_tokenizer, resolve
+from instdiff.engine.models import Resident
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.engine.text.generate import Generator
 from instdiff.engine.text.judge import Answer
 from instdiff.engine.tokenizer import HFTokenizer

@@ -22,7 +22,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.progress import telling
 from instdiff.data.hub import hub_rows
 from instdiff.engine.distributed.hosts import ModelHost
-from instdiff.engine.models import Source, load_tokenizer, resolve
+from instdiff.engine.sources import Source, load_tokenizer, resolve
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import DataError
 from instdiff.evaluation.harness import local_data as data

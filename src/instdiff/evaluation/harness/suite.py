@@ -23,7 +23,8 @@ from jinja2 import TemplateError
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core.files import fingerprint
 from instdiff.engine.forward import out_of_memory
-from instdiff.engine.models import load_tokenizer, pick_device, resolve
+from instdiff.engine.models import pick_device
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.engine.sweep import default_batch_tokens
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean

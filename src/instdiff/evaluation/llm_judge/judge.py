@@ -18,7 +18,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from instdiff.core.files import fingerprint
-from instdiff.engine.models import load_tokenizer, resolve
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.engine.text.batches import BatchEndpoint
 from instdiff.engine.text.endpoint import Endpoint
 from instdiff.engine.text.forms import WARM, WAYS

@@ -70,7 +70,7 @@ def tokenizer_of(where: str, template_date: str | None = None) -> HFTokenizer | 
             name = snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=True)
         except (LocalEntryNotFoundError, HFValidationError, OSError):
             return None
-    from instdiff.engine.models import Source, load_tokenizer  # brings torch
+    from instdiff.engine.sources import Source, load_tokenizer  # brings torch
 
     date = datetime.date.fromisoformat(template_date) if template_date else TEMPLATE_DATE
     with suppress(EngineError):
