@@ -50,7 +50,7 @@ def test_scores_with_a_base_model_that_only_counts(home: Path) -> None:
         "diff sel.jsonl sel.jsonl --data builtin:demo",
         "report s.parquet --output page.html",
         "export --data sel.selection.json --format trl --output trl",
-        "explain --scores s.parquet --row 1",
+        "explain 1 --scores s.parquet --data builtin:demo",
         "store info --store st",
     ],
 )
