@@ -256,7 +256,7 @@ class SelectConfig(MethodsConfig):
     method: dict[str, dict[str, Any]] = key(dict, METHODS)
     model: dict[str, str] = key(dict, MODELS)
     budget: str | int | None = key(
-        None, "500, 10%, '25% eligible', '200000 tokens', '10% tokens' (default 10%).", metavar="BUDGET"
+        None, "500, 10% of the rows, '25% eligible', '200000 tokens', '10% tokens' (default 10%).", metavar="BUDGET"
     )
     select_ratio: float | None = key(
         None, "The budget as a share, 0.1 for 10 %; `budget: tokens`, `rows` or `filtered` says of what."
