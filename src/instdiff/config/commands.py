@@ -328,6 +328,8 @@ class ReportConfig(Config):
     """``instdiff report``."""
 
     data: Data = key(None, "The rows of a score file, where it does not say where they are.", metavar="PATH")
+    selection: str | None = key(None, "Which selection is shown, of several; by default the newest.", metavar="PATH")
+    method: str | None = key(None, "The method whose selection is shown.", metavar="NAME")
     output: str | None = key(None, "Where the page goes.", metavar="FILE")
     store: str | None = key(None, STORE, metavar="DIR")
 
