@@ -368,7 +368,8 @@ class Workbench:
             case Length(part=part, unit=unit):
                 if unit == "tokens" and signal.model in self.models:
                     return self.renderer(signal.model).lengths(part)
-                if unit == "tokens":
+                if unit == "tokens" and (place := f"{signal.model} {part}") not in self._told:
+                    self._told.add(place)
                     self.log(f"no {signal.model} model is given, so {part} lengths are in characters, not tokens")
                 return text_lengths(self.pool, part, unit)
             case Column(name=name):
