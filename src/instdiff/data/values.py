@@ -86,7 +86,10 @@ def unpack(value: Any, what: str) -> Any:
     except RepeatedKeyError as error:
         raise RepeatedKeyError(f"in {what} {error}") from None
     except ValueError:
-        pass
+        return _literal(value, what)
+
+
+def _literal(value: str, what: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an escape that Python does not know
