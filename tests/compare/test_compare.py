@@ -301,7 +301,7 @@ def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     known = read_json(made.folder / "scores" / "cost.json")
     monkeypatch.setattr(costs, "pick_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    told = costs.cost(made.folder, "instructdiff", 1, Settings())
+    told = costs.cost(made.folder, "instructdiff", 1, Settings(), print)
     speed = known["tokens"] / known["seconds"]
     assert told["cost_unit"] == "GPU seconds"
     assert told["score_s"] == pytest.approx(2 * told["score_tokens"] / speed, abs=0.01)
