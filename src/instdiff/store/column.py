@@ -524,14 +524,16 @@ class DamagedPiece(StoreError):
 
 @contextmanager
 def _guarded(path: Path, what: str) -> Iterator[None]:
-    """What a damaged file brings about becomes a DamagedPiece; one that may not be read is a StoreError."""
+    """What a damaged file brings about becomes a DamagedPiece; one that cannot be read is a StoreError."""
     try:
         yield
     except FileNotFoundError:
         if not path.is_dir() or path.stat().st_mtime >= time.time() - ABANDONED_S:
             raise  # it is being removed
         raise DamagedPiece(f"store {what} '{path}' lacks a file") from None
-    except (OSError, ValueError, EOFError, LookupError, TypeError, pa.ArrowException, MemoryError) as error:
+    except MemoryError:
+        raise StoreError(f"store {what} '{path}' does not fit into memory; free some, then run it again") from None
+    except (OSError, ValueError, EOFError, LookupError, TypeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
             raise StoreError(
                 f"store {what} '{path}' cannot be read: {error.strerror}; give yourself the right"

@@ -34,7 +34,7 @@ def is_whole(path: Path, log: Log) -> bool:
         try:
             with reading_parquet(path):
                 pass
-        except PermissionError:
+        except (PermissionError, MemoryError):
             return True  # whoever reads it says so
         except (OSError, pa.ArrowException, ValueError) as error:
             log(f"warning: '{path}' is damaged ({error}); {set_aside(path)}, and made again")
