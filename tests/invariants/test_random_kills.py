@@ -175,9 +175,8 @@ def test_killed_at_random_moments(home: Path, name: str) -> None:
     assert survive(home, name, MOMENTS[name]) == MOMENTS[name]
 
 
-@pytest.mark.parametrize("name", ["score", "store gc"])
-def test_killed_at_two_random_moments(home: Path, name: str) -> None:
-    assert survive(home, name, 2) == 2
+def test_killed_at_two_random_moments(home: Path) -> None:
+    assert survive(home, "score", 2) == 2
 
 
 def test_little_memory_ends_in_a_sentence_or_in_the_same_scores(home: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_flipped_bit_in_every_folder_is_mended(done: Done, home: Path) -> None
     names = [draw.choice(some) for some in by_folder.values()]
     flipped = {name: damage(run / name, draw) for name in names}
     said = pipeline(home).err
-    for name in results(done.run):
+    for name in (name for name in results(done.run) if name.name not in AGAIN):
         assert content(run / name) == content(done.run / name), name
     for name, raw in flipped.items():
         if (run / name).read_bytes() != raw:  # else its bytes say the same, as was seen

@@ -246,8 +246,7 @@ def train(
     source = resolve(base, store.memo, adapters=False)
     tokenizer = load_tokenizer(source, settings.template_date)
     tell_own_template(base, settings, tokenizer, log)
-    shown = base.template or settings.template
-    renderer, layout = Renderer(pool, tokenizer), template(shown)
+    renderer, layout = Renderer(pool, tokenizer), template(shown := base.template or settings.template)
     rows = renderer.training_rows(layout, train_settings.model_max_length)
     rendering = {"template": shown, "template_date": str(settings.template_date), **dataclasses.asdict(pool.turns)}
     stops = sorted(turn_end(tokenizer, layout).tokens)
