@@ -155,6 +155,7 @@ def survive(home: Path, name: str, moments: int) -> int:
     remove(home, name, base)
     while killed < moments:
         code, _ = killer.run(draw.uniform(0, took))
+        assert code in (0, -9), (home / "said.txt").read_text(encoding="utf-8")
         whole(home)
         killed += code != 0
         if code == 0 or killed == moments:

@@ -168,11 +168,11 @@ class Engine(ABC):
 
     def keep_rows(self, rows: Pool, path: Path) -> None:
         """Write rows for the user, unless the file is there and holds them; another one is set aside."""
-        with tempfile.TemporaryDirectory() as folder:
-            rows.to_jsonl(aside := Path(folder, path.name))
-            if path.is_file() and file_sum(path) == file_sum(aside):
-                return
         if path.is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                rows.to_jsonl(wanted := Path(folder, path.name))
+                if file_sum(path) == file_sum(wanted):
+                    return
             self.log(f"warning: '{path}' was changed since it was written; {set_aside(path)}, and made again")
         rows.to_jsonl(path)
 
@@ -248,5 +248,7 @@ class Engine(ABC):
             return False
         flaw = changed(place, self.store.memo, again=again)
         if flaw is not None:
-            self.log(f"warning: {flaw} of '{place}' was changed since it was trained; {set_aside(place)}")
+            self.log(
+                f"warning: {flaw} of '{place}' was changed since it was trained; {set_aside(place)}, and trained again"
+            )
         return flaw is None
