@@ -17,7 +17,16 @@ from instdiff.data import Pool, load
 from instdiff.errors import DataError, InstDiffError, did_you_mean
 from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Place, RunFolder, read_facts
 from instdiff.scoring.table import ScoreTable, read_scores
-from instdiff.selection.record import RECORD, Found, find, read_selection, recorded_turns, records_in
+from instdiff.selection.record import (
+    RECORD,
+    Found,
+    find,
+    read_selection,
+    recorded_turns,
+    records_in,
+    rows_beside,
+    tell_changed,
+)
 from instdiff.selection.selector import check_same_rows
 
 Indices = npt.NDArray[np.int64]
@@ -245,6 +254,7 @@ def _part(name: str, table: ScoreTable, records: list[Path], sources: ReportSour
             if row in place and table.ids[place[row]] == name_
         ]
         if record["method"] in table.scored and len(same) == len(record["rows"]):
+            sources.notes += [line.removeprefix("warning: ") for line in tell_changed(record, rows_beside(path))]
             chosen = np.array(same, np.int64)
             parts.append(Part(name, table, record["method"], parse_budget(record["budget"]), chosen, record))
             if len(parts) > 1:
