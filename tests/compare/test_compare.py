@@ -133,6 +133,33 @@ def test_a_second_run_makes_nothing_again(make: Make, monkeypatch: pytest.Monkey
     assert summarize(before) == summarize(after)
 
 
+DAMAGED = ["cell.json", "weights.json", "selection.json", "round_1/selection.json", "round_1/selected.jsonl"]
+
+
+@pytest.mark.parametrize("name", [*DAMAGED, "round_1/model.json", "scores/cost.json", "weights"])
+def test_what_was_changed_is_made_again(make: Make, name: str) -> None:
+    before, said = make(seeds=[0], baselines=["random"]).run(), list[str]()
+    made = make(seeds=[0], baselines=["random"], log=said.append)
+    cell = before[-1].cell
+    place = made.places.cell(cell)
+    path = (made.folder if name.startswith("scores") else place) / name
+    if name == "weights":  # they are read again where another suite needs them
+        path = made.places.models / before[-1].facts["model"] / "model.safetensors"
+        (place / "weights.json").unlink()
+    elif name.startswith(("round", "scores")):
+        (place / "cell.json").unlink()
+    raw = bytearray(path.read_bytes())
+    raw[-4] ^= 1
+    path.write_bytes(raw)
+    after = made.run()
+    (line,) = [one for one in said if "set aside as '" in one]
+    assert line.startswith("warning: ") and str(path.parent if name == "weights" else path) in line
+    assert [one.error for one in after] == [None] * len(after)
+    assert [one.results[0].tasks[0].score.tolist() for one in after] == [
+        one.results[0].tasks[0].score.tolist() for one in before
+    ]
+
+
 def test_one_bad_cell_does_not_end_the_run(make: Make) -> None:
     def fails(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
         if name.startswith("ifd") and name.endswith("seed 1"):
@@ -301,7 +328,7 @@ def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
     known = read_json(made.folder / "scores" / "cost.json")
     monkeypatch.setattr(costs, "pick_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    told = costs.cost(made.folder, "instructdiff", 1, Settings())
+    told = costs.cost(made.folder, "instructdiff", 1, Settings(), print)
     speed = known["tokens"] / known["seconds"]
     assert told["cost_unit"] == "GPU seconds"
     assert told["score_s"] == pytest.approx(2 * told["score_tokens"] / speed, abs=0.01)

@@ -134,6 +134,21 @@ def test_a_key_that_is_there_twice_is_a_reject(jsonl: Make, tmp_path: Path) -> N
     assert [line for line, _ in reasons(load(array))] == [2]
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"messages": '[{"role": "user", "content": "a", "content": "b"}]'}, "in 'messages' the key 'content'"),
+        ({**GOOD, "tools": '[{"name": "x", "name": "y"}]'}, "in 'tools' the key 'name'"),
+        ({**GOOD, "chat_template_kwargs": '{"a": 1, "a": 2}'}, "in 'chat_template_kwargs' the key 'a'"),
+    ],
+)
+def test_a_key_that_is_there_twice_inside_a_text_is_a_reject(jsonl: Make, bad: dict[str, Any], said: str) -> None:
+    twice = {"messages": [GOOD["messages"][0], {"role": "assistant", "content": '{"a": 1, "a": 2}'}]}
+    pool = load(jsonl([twice, bad, twice]))
+    assert [sample.response for sample in pool.samples()] == ['{"a": 1, "a": 2}'] * 2
+    assert [reject.reason for reject in pool.rejected] == [f"{said} is there twice in one object; keep one"]
+
+
 def test_a_text_that_holds_a_key_is_no_key(jsonl: Make) -> None:
     rows = [{"instruction": 'write {"instruction": 1, "output": 2}', "output": '"output": "output":'}] * 200
     assert load(jsonl(rows)).source_rows(range(200)) == rows

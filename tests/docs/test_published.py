@@ -31,7 +31,7 @@ def test_what_restores_a_published_default_is_there(row: list[str]) -> None:
     name, how = row[0].strip("`"), row[-1]
     assert name in METHODS
     given = re.findall(r"`([^`]+)`", how)
-    assert bool(given) is (how != "none")
+    assert bool(given) is not how.startswith("none: ")
     for one in given:
         if one.startswith("--"):
             option = one.split()[0].removeprefix("--")
@@ -42,6 +42,20 @@ def test_what_restores_a_published_default_is_there(row: list[str]) -> None:
         if value != "FILE":
             text = make_method(name, {key: value}).params()[key]
             assert str(text).lower() == value and text != make_method(name, {}).params()[key]
+
+
+def test_budgets_say_what_they_count() -> None:
+    root = PAGE.parents[1]
+    for path in sorted((root / "configs").rglob("*.yaml")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.search(r"\bbudgets?: *[\[\d\"]", line):
+                assert re.search(r"rows|tokens", line), f"{path.name}: {line}"
+    for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"--budget \d+%(\s|$)", text):
+            assert re.search(r"\d%?`? (% of|is of|of) (the|all) rows|`\d+%` of the rows|\d+% of the rows", text), (
+                path.name
+            )
 
 
 def test_every_method_with_a_published_way_is_in_the_table() -> None:

@@ -21,6 +21,7 @@ from instdiff.selection.export.axolotl import axolotl
 from instdiff.selection.export.export import export
 from instdiff.selection.export.llamafactory_templates import Match, match_template
 from instdiff.selection.export.models import has_chat_template, local
+from instdiff.selection.export.recipe import Recipe
 from instdiff.selection.record import Reading
 
 from .rows import (
@@ -179,6 +180,7 @@ def test_llamafactory_has_the_template_that_writes_the_same(
         "template": template,
         **more,
         "cutoff_len": 199,
+        **Recipe().keys("llamafactory"),
     }
     assert f"template: {template}\n" in done.say and not any("template:" in line for line in lines)
     assert any("learns other tokens" in line for line in lines) == (name == "phi3")  # it closes rows with another token
@@ -272,7 +274,14 @@ AXOLOTL = {
     "train_on_eos": str,
     "field_tools": str,
 }
-AROUND = {"sequence_len": int, "chat_template": str, "chat_template_jinja": str, "eot_tokens": list}
+AROUND: dict[str, Any] = {"sequence_len": int, "chat_template": str, "chat_template_jinja": str, "eot_tokens": list}
+AROUND |= {
+    "num_epochs": float | int,
+    "learning_rate": float,
+    "micro_batch_size": int,
+    "gradient_accumulation_steps": int,
+}
+AROUND |= {"lr_scheduler": str, "warmup_ratio": float, "weight_decay": float, "max_grad_norm": float}
 """Fields of its published schema for such data sets that are used here."""
 
 
@@ -340,7 +349,8 @@ def test_axolotl_has_the_template_of_the_run(tmp_path: Path, models: dict[str, P
     record(source, template="alpaca", model=model, max_length=78)
     done = export(source, "axolotl", tmp_path / "out")
     values = yaml.safe_load(done.files[1].read_text())
-    assert values == {"datasets": [block(done.files[1])], "sequence_len": 78} and done.layout == "alpaca"
+    assert values == {"datasets": [block(done.files[1])], "sequence_len": 78, **Recipe().keys("axolotl")}
+    assert done.layout == "alpaca"
 
 
 REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_PLAIN
@@ -356,6 +366,50 @@ def test_axolotl_gets_a_folded_system_turn_where_it_is_refused(
     facts = {"models": {"base": {"where": str(models["llama"]), "template": str(place)}}}
     done = axolotl(Asked(pool, facts, tmp_path / "out", "mine", model=str(models["llama"]), log=lambda line: None))
     assert read(done.files[0])[1]["messages"][0]["content"] == first
+
+
+# ── how to train ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_recipe_is_that_of_the_run(tmp_path: Path) -> None:
+    place = tmp_path / "run" / "iter_1"
+    place.mkdir(parents=True)
+    source = write(place / "selected.jsonl", PLAIN)
+    record(source, template="alpaca\nx: 1", model="a/b", max_length=99)
+    (place / "selected.selection.json").rename(place / "selection.json")
+    train = {"num_train_epochs": 2, "learning_rate": 1e-3, "global_batch_size": 24, "warmup_ratio": 0.1}
+    adapter = {"use_lora": True, "lora_r": 4, "lora_target_modules": "all-linear", "mode": "dft"}
+    (place.parent / "environment.json").write_text("{}")
+    (place.parent / "config.yaml").write_text(yaml.safe_dump({"train": {}, "select_train": {"train": train | adapter}}))
+    done = export(str(place.parent), "axolotl", tmp_path / "a", template="alpaca")
+    text = done.files[1].read_text()
+    assert text.startswith(
+        "# Scored with: a/b, template alpaca x: 1, max_length 99.\n# Epochs, rate and batch are those of"
+    )
+    assert "those of the run 'run': 24 rows a step, on one device; that training had mode dft" in text
+    values = yaml.safe_load(text)
+    assert (values["num_epochs"], values["learning_rate"], values["warmup_ratio"]) == (2, 1e-3, 0.1)
+    assert (values["micro_batch_size"], values["gradient_accumulation_steps"]) == (8, 3)
+    assert (values["adapter"], values["lora_r"], values["lora_target_linear"]) == ("lora", 4, True)
+    factory = export(str(place.parent), "llamafactory", tmp_path / "l", template="chat").extra["training"]
+    assert (factory["num_train_epochs"], factory["per_device_train_batch_size"]) == (2, 8)
+    assert (factory["finetuning_type"], factory["lora_rank"], factory["lora_target"]) == ("lora", 4, "all")
+    (place.parent / "config.yaml").write_text("train: {learning_rate: fast}")
+    assert export(str(place.parent), "axolotl", tmp_path / "b", template="alpaca").extra["config"]["num_epochs"] == 3
+
+
+def test_paths_hold_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "selected.jsonl", PLAIN)
+    (tmp_path / "mine.jinja").write_text(CHAT_PLAIN)
+    record(source, template="mine.jinja", model="a/b")
+    monkeypatch.chdir(tmp_path)
+    done = export("selected.jsonl", "axolotl", "out")
+    factory = export("selected.jsonl", "llamafactory", "out")
+    monkeypatch.chdir("/")
+    values = done.extra["config"]
+    assert Path(values["datasets"][0]["path"]).is_file() and Path(values["chat_template_jinja"]).is_file()
+    assert (Path(factory.extra["training"]["dataset_dir"]) / "dataset_info.json").is_file()
+    assert "# Scored with: a/b, template mine.jinja, max_length 200.\n" in factory.say
 
 
 # ── TRL ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -374,6 +428,7 @@ def test_trl_one_turn(tmp_path: Path) -> None:
         "model_revision": "v1",
         "datasets": [{"path": "json", "data_files": done.files[0].as_posix(), "split": "train"}],
         "max_length": 2048,
+        **Recipe().keys("trl"),
         "output_dir": (tmp_path / "out" / "mine-sft").as_posix(),
     }
     assert done.command == f"trl sft --config {done.files[1].as_posix()}"

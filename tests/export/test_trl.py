@@ -38,17 +38,10 @@ def prepared(done: Exported, folder: Path, **options: Any) -> Any:
     (data,) = values["datasets"]
     rows = load_dataset(**data, cache_dir=str(folder / "cache"))
     known = {field.name for field in fields(SFTConfig)}
-    args = SFTConfig(
-        **{name: value for name, value in values.items() if name in known},
-        max_steps=2,
-        per_device_train_batch_size=2,
-        report_to=[],
-        use_cpu=True,
-        save_strategy="no",
-        bf16=False,
-        disable_tqdm=True,
-        **options,
-    )
+    given = {name: value for name, value in values.items() if name in known}
+    short = {"max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+    quiet = {"report_to": [], "use_cpu": True, "save_strategy": "no", "bf16": False, "disable_tqdm": True}
+    args = SFTConfig(**given | short | quiet | options)
     return SFTTrainer(model=values["model_name_or_path"], args=args, train_dataset=rows)
 
 
@@ -209,3 +202,34 @@ def test_a_named_layout_that_learns_otherwise_is_said(tmp_path: Path, models: di
     done = export(source, "trl", tmp_path / "out", model=model, layout="prompt_completion")
     assert done.layout == "prompt_completion"
     assert "TRL learns other tokens of the first rows than were scored; --layout tokens has those" in done.say
+
+
+@pytest.mark.parametrize("layout", ["prompt_completion", "messages", "tokens", "text"])
+def test_trl_reads_the_file_from_another_folder(
+    tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    from trl import ModelConfig, ScriptArguments, SFTConfig, TrlParser
+    from trl.scripts.utils import DatasetMixtureConfig
+
+    source = write(tmp_path / "selected.jsonl", SINGLE)
+    spec = "alpaca" if layout == "text" else str(tmp_path / "mine.jinja")
+    (tmp_path / "mine.jinja").write_text(CHAT_LLAMA)
+    (tmp_path / "models").symlink_to(models["llama"].parent)
+    record(source, template=spec, model="models/llama", max_length=150, dtype="float32")
+    monkeypatch.chdir(tmp_path)
+    done = export("selected.jsonl", "trl", "out", layout=layout)
+    assert done.layout == layout and done.command == "trl sft --config out/selected.trl.yaml"
+    config = done.files[-1].absolute()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig))
+    _, args, model, mixture = parser.parse_args_and_config(["--config", str(config), "--use_cpu", "true"])
+    assert Path(mixture.datasets[0].data_files).is_file() and Path(model.model_name_or_path).is_dir()
+    assert Path(args.output_dir) == tmp_path / "out" / "selected-sft"
+    assert layout == "text" or Path(args.chat_template_path or "").read_text() == CHAT_LLAMA
+    assert (args.max_length, args.num_train_epochs, args.learning_rate) == (150, 3, 2e-5)
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 64
+    assert args.warmup_steps == 0.05 and args.lr_scheduler_type == "cosine"
+    said = config.read_text().splitlines()[:2]
+    assert said[0] == f"# Scored with: models/llama, template {spec}, max_length 150, float32."
+    assert said[1] == "# Epochs, rate and batch are the defaults of instdiff: 64 rows a step, on one device."

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instdiff.core import Asked, Budget, Embedding, Pooled, Scored, Signals, Words
+from helpers import Lab
+from instdiff.config.methods import make_method
+from instdiff.core import Asked, Budget, Embedding, Pooled, Prompted, Scored, Signals, WholeText, Words
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.errors import PlanError
+from instdiff.data import load
+from instdiff.errors import ConfigError, PlanError
 from instdiff.methods import DEITA
+from instdiff.scoring.scorer import score
 
 from .columns import run, signals
 
@@ -66,6 +70,52 @@ def test_the_published_filter(shared: Path) -> None:
             assert method.pick(scored, Budget(int(limit), "tokens")).tolist() == rows
 
 
+def test_turns_are_summed() -> None:
+    s = signals(
+        4,
+        [None, None, "empty_response", None],
+        turns=np.array([2, 1, 0, 2]),
+        complexity=rated(2, 3, None, 4),
+        complexity_1=rated(4, None, None, None),
+        quality=rated(5, 6, None, 2),
+        quality_1=rated(1, None, None, 3),
+    )
+    out = run(DEITA(turns=2), s)
+    np.testing.assert_allclose(out.value, [2 * 5 + 4 * 1, 3 * 6, np.nan, np.nan])
+    np.testing.assert_allclose(out.details["complexity"], [3, 3, np.nan, np.nan])
+    np.testing.assert_allclose(out.details["quality"], [3, 6, np.nan, 2.5])
+    assert out.reason.tolist() == [None, None, "empty_response", "no_rating"]
+    np.testing.assert_allclose(run(DEITA(turns=1), s).value, [10, 18, np.nan, 8])
+    with pytest.raises(ConfigError, match=r"'deita.turns' is 0; the least is 1"):
+        make_method("deita", {"turns": 0})
+
+
+def test_the_published_way_sums_ten_turns_and_takes_three_for_a_failed_rating() -> None:
+    method = DEITA(compat="official")
+    asked = method.signals()
+    later = {f"{what}_{at}": rated(None, 2) for what in ("complexity", "quality") for at in range(1, 10)}
+    s = signals(2, [None, None], turns=np.array([2, 12]), complexity=rated(2, None), quality=rated(5, None), **later)
+    assert asked.keys() == s._columns.keys() | {"vector"}
+    assert all(signal.optional for name, signal in asked.items() if name not in ("vector", "turns"))
+    np.testing.assert_allclose(run(method, s).value, [2 * 5 + 3 * 3, 3 * 3 + 9 * 2 * 2])
+
+
+def test_turns_are_rated_like_rows_of_their_own(lab: Lab) -> None:
+    talk = [("user", "one?"), ("assistant", "first answer"), ("user", "two?"), ("assistant", "second answer")]
+    rows = [
+        {"messages": [{"role": role, "content": text} for role, text in talk[a:b]]} for a, b in ((0, 4), (0, 2), (2, 4))
+    ]
+    models = dict.fromkeys(("base", "complexity_rater", "quality_rater"), str(lab.models["llama"]))
+
+    def scored(method: DEITA) -> Any:
+        return score(load(rows), [method], models=models, store=lab.store())["deita"]
+
+    once, each, official = scored(DEITA()), scored(DEITA(turns=2)), scored(DEITA(compat="official"))
+    np.testing.assert_allclose(each.value, [once.value[1] + once.value[2], once.value[1], once.value[2]], rtol=1e-5)
+    np.testing.assert_allclose(official.value, each.value)
+    assert each.value[0] != pytest.approx(once.value[0])
+
+
 def test_the_filter_needs_vectors_from_the_store() -> None:
     x = Ragged.of([[1, 0], [1, 0.01], [0, 1], [], [1, 1]], np.float32)
     s = signals(5, complexity=rated(6, 5, 4, 6, 1), quality=rated(6, 5, 4, 6, 1), vector=x)
@@ -82,9 +132,9 @@ def test_the_filter_needs_vectors_from_the_store() -> None:
 
 def test_published_ties_go_by_row() -> None:
     x = Ragged.of(list(np.eye(3)), np.float32)
-    s = signals(["c", "b", "a"], complexity=rated(2, 2, 2), quality=rated(2, 2, 2), vector=x)
+    s = signals(["c", "b", "a"], turns=np.ones(3), complexity=rated(2, 2, 2), quality=rated(2, 2, 2), vector=x)
     for compat, rows in (("default", [2, 1, 0]), ("official", [0, 1, 2])):
-        method = DEITA(compat=compat)  # type: ignore[arg-type]
+        method = DEITA(turns=1, compat=compat)  # type: ignore[arg-type]
         assert method.pick(stored(method, s), Budget(3, "rows")).tolist() == rows
 
 
@@ -94,5 +144,8 @@ def test_signals() -> None:
         "complexity": "complexity_rater", "quality": "quality_rater", "vector": "base",
     }  # fmt: skip
     assert asked["quality"].view == Asked("quality") and asked["vector"].measure == Pooled("last")
+    assert asked["vector"].view == Prompted()
+    for published in (DEITA(vector="end"), DEITA(compat="official")):
+        assert published.signals()["vector"].view == WholeText(end=True)
     other = DEITA(vector="embedder").signals()["vector"]
     assert (other.measure, other.view, other.model) == (Embedding(), Words("row"), "embedder")

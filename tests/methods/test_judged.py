@@ -30,6 +30,15 @@ def test_low_scores_are_filtered_and_ties_broken_by_length() -> None:
     assert AlpaGasus().signals()["score"].measure == Judged(0, 5)
 
 
+def test_no_number_is_minus_one_in_the_published_way() -> None:
+    method = AlpaGasus(compat="official", threshold=-1)
+    out = run(method, signals(3, [None, None, "no_answer"], score=ones(2, NAN, NAN), length=np.ones(3)))
+    np.testing.assert_array_equal(out.value, [2, -1, NAN])
+    assert out.reason.tolist() == [None, None, "no_answer"] and method.signals()["score"].optional
+    usual = run(AlpaGasus(compat="official"), signals(2, [None] * 2, score=ones(5, NAN), length=np.ones(2)))
+    assert usual.reason.tolist() == [None, "filtered"]
+
+
 # ── DS2 ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -42,6 +42,14 @@ def test_no_anchor_counts_for_itself() -> None:
     np.testing.assert_array_equal(out.details["saved"], [2.5 / 3, 0.25, NAN, -1.0, 1.0])
 
 
+def test_the_published_way_counts_an_anchor_for_itself_and_long_prompts_as_losses() -> None:
+    method = Nuggets(anchors=5, compat="official")  # one of the five has a prompt that fills the limit
+    out = run(method, table(anchors=("id000", "id001", "id001", "id004")))
+    np.testing.assert_allclose(out.value, [4 / 5, 1 / 5, NAN, 0.0, 1 / 5])
+    np.testing.assert_array_equal(out.details["saved"], [0.875, 0.125, NAN, -1.0, 0.0])
+    assert method.signals()["given"].view == Anchored(Signal(Pooled(), Prompted(), "base"), 5, 200, 0, long=True)
+
+
 def test_a_threshold() -> None:
     out = run(Nuggets(anchors=4, above=0.5), table())
     assert out.reason.tolist() == [None, "filtered", "empty_response", "filtered", "filtered"]

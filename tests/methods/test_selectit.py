@@ -81,6 +81,8 @@ def test_signals() -> None:
     assert SelectIT().signals() == {
         f"base_{number}": Signal(Choice(DIGITS), Asked("selectit", number), "base") for number in range(5)
     }
+    for method in (SelectIT(questions=1, turns="first"), SelectIT(questions=1, compat="official")):
+        assert method.signals() == {"base_0": Signal(Choice(DIGITS), Asked("selectit", 0, turn=0), "base")}
     two = SelectIT(questions=1, prompts="mine.yaml", models={"base": 7, "other": 13}).signals()
     assert two == {f"{role}_0": Signal(Choice(DIGITS), Asked("mine.yaml", 0), role) for role in ("base", "other")}
 

@@ -14,15 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import Lab, some_rows
+from instdiff.config.methods import make_method
 from instdiff.core import Budget, Method, Pooled, Scored, Signals, vectors
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError, DataError, PlanError
-from instdiff.methods import MADS, RDS, CosineFilter, FacilityLocation, KCenter, KMeansQuota, Zip
+from instdiff.methods import DEITA, MADS, RDS, CosineFilter, FacilityLocation, KCenter, KMeansQuota, Zip
 from instdiff.methods.algorithms.coverage import coverage
 from instdiff.methods.algorithms.facility_location import facility
 from instdiff.methods.algorithms.kcenter import kcenter
+from instdiff.methods.algorithms.kmeans import principal_components
 from instdiff.methods.algorithms.round_robin import robin, robin_tasks
 from instdiff.methods.shared.set_method import SetMethod
 from instdiff.rendering.renderer import render
@@ -223,6 +225,29 @@ def test_quotas_take_turns_and_the_score_before_orders_a_cluster() -> None:
     assert KMeansQuota().reach == 1 and table(KMeansQuota(), s).eligible.all()
 
 
+def test_vectors_may_be_cut_to_their_principal_axes_first() -> None:
+    rng = np.random.default_rng(0)
+    axis, noise = 100 * rng.normal(size=(40, 1)), rng.normal(size=(40, 6))
+    x = np.concatenate([axis, noise], 1).astype(np.float32)
+    one = principal_components(x, 0.95)
+    assert one.shape == (40, 1) and abs(np.corrcoef(one[:, 0], axis[:, 0])[0, 1]) > 0.999
+    assert principal_components(x, 1.0).shape == (40, 7)
+    s = signals(40, vector=Ragged.of(list(x), np.float32))
+    plain, alone = (
+        table(method, part)
+        for method, part in (
+            (KMeansQuota(clusters=4, pca=0.95, starts=10), s),
+            (KMeansQuota(clusters=4, starts=10), signals(40, vector=Ragged.of(list(one), np.float32))),
+        )
+    )
+    np.testing.assert_array_equal(plain.value, alone.value)
+    same = table(KMeansQuota(clusters=1, pca=0.95), signals(3, vector=ragged([1.0, 2.0], [1.0, 2.0], [1.0, 2.0])))
+    assert same.eligible.all()
+    for params in ({"pca": 1.5}, {"pca": -0.1}, {"starts": 0}):
+        with pytest.raises(ConfigError, match=r"'kmeans_quota.pca' is above 0"):
+            make_method("kmeans_quota", params)
+
+
 def test_the_filter_visits_rows_by_the_score_before() -> None:
     x = np.repeat(np.eye(4), 10, 0)
     s = made(CosineFilter(), vector=column(x))
@@ -311,7 +336,12 @@ def test_a_width_of_one_is_a_vector_too() -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [RDS(), *(kind(model="base") for kind in (KCenter, FacilityLocation, KMeansQuota, CosineFilter))],
+    [
+        RDS(),
+        DEITA(vector="end"),
+        DEITA(compat="official"),
+        *(kind(model="base") for kind in (KCenter, FacilityLocation, KMeansQuota, CosineFilter)),
+    ],
     ids=lambda method: method.name,
 )
 def test_vectors_of_hidden_states_see_the_end_token(method: Method, lab: Lab) -> None:

@@ -15,6 +15,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.noise import Addressed
 from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.errors import DataError
 from instdiff.methods import MIWV, Nuggets, SelectIT, TShirt
 from instdiff.methods.algorithms.digit_ratings import sentence_level, token_level
 from instdiff.methods.algorithms.kmeans import anchors as nearest_to_centres
@@ -101,6 +102,23 @@ def test_nuggets(lab: Lab, name: str) -> None:
         others = np.array(anchors) != at
         np.testing.assert_allclose(out.details["saved"][at], (alone - given)[others].mean(), rtol=1e-3, atol=1e-4)
         assert out.value[at] == (given < alone)[others].mean()
+
+
+def test_nuggets_with_an_anchor_whose_prompt_fills_the_limit(lab: Lab) -> None:
+    """As published: an anchor counts for itself, and the one whose response is cut away is a loss for every row."""
+    rows, lead, join = pieces(lab, "llama")
+    rows, model = rows[:5], lab.reference("llama")
+    prompts = [target.index(True) for _, target in rows]
+    limit, longest = max(prompts), int(np.argmax(prompts))
+    few = [(ids[:limit], target[:limit]) for at, (ids, target) in enumerate(rows) if at != longest]
+    alone = np.array([reference(model, *row)[0].mean() for row in few])
+    method = Nuggets(anchors=5, limit=limit, compat="official")  # five clusters of five rows
+    out = lab.score(ROWS[:5], [method], max_length=185)["nuggets"]
+    for at, (ids, _) in enumerate(rows):
+        given = np.array([reference(model, *behind(ids, row, lead, join, 185))[0].mean() for row in few])
+        assert out.value[at] == pytest.approx((given < alone).sum() / 5)
+    with pytest.raises(DataError, match="5 anchors are asked for, 4 rows have"):
+        lab.score(ROWS[:5], [Nuggets(anchors=5, limit=limit)], max_length=185)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

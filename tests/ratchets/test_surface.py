@@ -128,7 +128,7 @@ SURFACE = {
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
     f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "
     "--max-length --dtype --device --batch-tokens --workers --executor",
-    "report": "--data --output --store --quiet --json",
+    "report": "--data --selection --method --output --store --quiet --json",
     "explain": f"--config --data --scores --selection --by --format --map {TURNS} --store --quiet --json",
     "diff": f"--config --data --scores --by --examples --format --map {TURNS} --quiet --json",
     "export": "--config --data --format --output --name --layout --template --model --license --push --public "

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instdiff.core import Asked, Joint, Noisy, Prompted, PromptOnly, ResponseOnly, View
+from instdiff.core import Asked, Joint, Noisy, Prompted, PromptOnly, ResponseOnly, View, Words
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import load
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
 from instdiff.rendering.questions import questions
-from instdiff.rendering.renderer import Renderer, Rows, render
+from instdiff.rendering.renderer import Renderer, Rows, render, text_lengths
 from instdiff.rendering.templates import template
+from instdiff.rendering.texts import texts
 from instdiff.rendering.views import anchors_of, cut_anchors, put_before_anchors, put_demonstrations
 
 ROWS: list[dict[str, Any]] = [
@@ -161,6 +162,21 @@ def test_a_question_is_never_cut(tokenizers: dict[str, HFTokenizer], prompts: st
     ]
     assert short.ids[0].tolist() == rows.ids[0].tolist() and not short.truncated.any()
     assert made(Asked(prompts, 0), tokenizers["bos"], limit=int(sizes[0]) - 1).reason[0] == "too_long"
+
+
+def test_a_question_about_one_turn(tokenizers: dict[str, HFTokenizer], prompts: str) -> None:
+    said = [("system", "be brief"), ("user", "the sky?"), ("assistant", "blue"), ("user", "and"), ("user", "grass?")]
+    talk = load([{"messages": [{"role": role, "content": text} for role, text in [*said, ("assistant", "green")]]}])
+    asked = [Asked(prompts, 0, turn) for turn in (0, 1, 2)]
+    assert [texts(view, talk)[0] for view in asked] == ["Q0 the sky?||blue\n", "Q0 and||green\n", ""]
+    assert [texts(view, talk).reason[0] for view in asked] == [None, None, "empty_response"]
+    for view in asked[:2]:
+        rows = render(view, talk, tokenizers["bos"], template("plain"), 500)
+        plain = tokenizers["bos"].encode([texts(view, talk)[0]])[0]
+        assert rows.ids[0].tolist()[1:-1] == plain
+    assert render(asked[2], talk, tokenizers["bos"], template("plain"), 500).reason.tolist() == ["empty_response"]
+    assert text_lengths(talk, "row", "turns").tolist() == [2]
+    assert [texts(Words(part), talk)[0] for part in ("first", "instruction")] == ["the sky?", "the sky?\nand\ngrass?"]
 
 
 def test_the_questions_that_come_with_the_package(tokenizers: dict[str, HFTokenizer]) -> None:

@@ -271,6 +271,50 @@ def test_every_selection_beside_the_scores_is_found(tmp_path: Path) -> None:
     assert facts(page)["notes"] == []
 
 
+def test_the_selection_or_method_that_is_shown_can_be_named(tmp_path: Path) -> None:
+    table = make_scores(tmp_path, 60, selected=False)
+    pool = load(str(tmp_path / "rows.jsonl"))
+    for at, (name, budget) in enumerate((("longest", 6), ("random", 9))):
+        chosen = select(pool, table[name], budget, meta=table.meta)
+        chosen.write(tmp_path / f"{name}.jsonl")
+        chosen.write_record(tmp_path / f"{name}.selection.json")
+        os.utime(tmp_path / f"{name}.selection.json", (at + 1, at + 1))
+
+    def shown(*words: str) -> tuple[str, int]:
+        ok("report", tmp_path / "scores.parquet", *words)
+        found = facts(tmp_path / "report.html")["sections"]
+        return found["summary"]["facts"]["method"], found["summary"]["facts"]["chosen_rows"]
+
+    assert shown() == ("random", 9)
+    assert shown("--method", "longest") == ("longest", 6)
+    assert shown("--selection", str(tmp_path / "longest.jsonl")) == ("longest", 6)
+    assert shown("--selection", str(tmp_path / "longest.selection.json")) == ("longest", 6)
+    assert shown("--selection", str(tmp_path / "random.jsonl")) == ("random", 9)
+    assert shown("--method", "instructdiff") == ("instructdiff", 6)
+    (note,) = facts(tmp_path / "report.html")["notes"]
+    assert note.startswith("Nothing was selected from scores.parquet by instructdiff yet: 'chosen' are its best 10%.")
+    assert cli("report", tmp_path / "scores.parquet", "--method", "longst").error.startswith(
+        "no scores by 'longst' are here; did you mean 'longest'"
+    )
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"method": "longest", "budget": "1", "rows": [0], "ids": ["0" * 32]}))
+    said = cli("report", tmp_path / "scores.parquet", "--selection", other).error
+    assert said == f"the selection '{other}' is not one of these scores"
+    said = cli("report", tmp_path / "scores.parquet", "--selection", tmp_path / "rows.jsonl").error
+    assert said.startswith("no record of the selection")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_selection_of_no_rows_has_a_page(tmp_path: Path) -> None:
+    make_scores(tmp_path, 60)
+    place = tmp_path / "selection.json"
+    record = json.loads(place.read_text())
+    record = {name: value for name, value in record.items() if name != "crc32"}
+    place.write_text(json.dumps(record | {"rows": [], "ids": []}))
+    page = report(tmp_path / "scores.parquet")
+    assert facts(page)["sections"]["summary"]["facts"]["chosen_rows"] == 0
+
+
 def test_values_of_tokens_come_from_the_store(lab: Lab, tmp_path: Path) -> None:
     rows = some_rows(12)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -20,13 +20,19 @@ import click
 from instdiff.cli.console import Console
 from instdiff.cli.options import OVERRIDES, SPECIAL, make_option
 from instdiff.core.display import visible, visible_json
-from instdiff.errors import InstDiffError
+from instdiff.errors import EngineError, InstDiffError
 from instdiff.version import __version__
 
 if TYPE_CHECKING:
     from instdiff.config.base import Config
 
 F = TypeVar("F", bound=Callable[..., None])
+OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "can't start new thread")
+"""What libraries say that have no error of their own for it."""
+SHORT = (
+    "this machine has too little memory for it; what was computed is kept: give the same command again where there is "
+    "more, or with a lower --batch-tokens"
+)
 
 
 class Group(click.Group):
@@ -93,7 +99,10 @@ class Verb(click.Command):
         except KeyboardInterrupt:
             print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)
             sys.exit(130)
-        except Exception:  # noqa: BLE001 - the last place where a bug can be shown
+        except Exception as error:  # noqa: BLE001 - the last place where a bug can be shown
+            if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+                print(render_error(EngineError(SHORT), as_json=bool(ctx.params.get("json"))), file=sys.stderr)
+                sys.exit(2)
             print(visible(traceback.format_exc()), end="", file=sys.stderr)
             print("this is a bug of instdiff; please report it with the lines above", file=sys.stderr)
             sys.exit(1)

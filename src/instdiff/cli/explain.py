@@ -43,7 +43,7 @@ def explain(settings: ExplainConfig, console: Console, row: str) -> None:
     reading = Reading(settings.format, settings.map, **settings.turns())
     # Rows after the last that was scored are none of its business: it may have been scored with --limit.
     pool = reading.load(settings.data, scores.meta.get("settings"), limit=int(scores.rows.max()) + 1)
-    chosen = find(settings.selection, reading) if settings.selection else None
+    chosen = find(settings.selection, reading, console.log) if settings.selection else None
     facts = look(pool, scores, row, selection=chosen, store=settings.store, log=console.log)
     console.result(as_json(facts), explanation_text(facts))
     if not console.as_json:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @command(
     "report",
     "commands.ReportConfig",
-    "data output store quiet json",
+    "data selection method output store quiet json",
     "Example:  instdiff report scores.parquet --data my.jsonl --output report.html",
     click.Argument(["where"], metavar="RUN_OR_SCORES", help="A run folder, or a score file."),
 )
@@ -24,6 +24,14 @@ def report(settings: ReportConfig, console: Console, where: str) -> None:
     """Show what was chosen and why: one page that needs no network, and the same facts as JSON."""
     from instdiff.reporting import report as write
 
-    page = write(where, data=settings.data, output=settings.output, store=settings.store, log=console.log)
+    page = write(
+        where,
+        data=settings.data,
+        output=settings.output,
+        store=settings.store,
+        log=console.log,
+        selection=settings.selection,
+        method=settings.method,
+    )
     facts = page.with_suffix(".json")
     console.result({"page": str(page), "facts": str(facts)}, f"the page is {page}; its facts are {facts}")

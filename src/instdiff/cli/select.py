@@ -68,7 +68,7 @@ def select(settings: SelectConfig, console: Console) -> None:
     chosen.write(out, with_scores=settings.with_scores)
     place = Path(settings.record or record_path(out))
     earlier = ", in place of an earlier one" if place.exists() else ""
-    chosen.write_record(place)
+    chosen.write_record(place, out)
     counts = chosen.record()["counts"]
     tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
     console.result(

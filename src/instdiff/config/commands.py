@@ -273,7 +273,7 @@ class SelectConfig(MethodsConfig):
     method: dict[str, dict[str, Any]] = key(dict, METHODS)
     model: dict[str, str] = key(dict, MODELS)
     budget: str | int | None = key(
-        None, "500, 10%, '25% eligible', '200000 tokens', '10% tokens' (default 10%).", metavar="BUDGET"
+        None, "500, 10% of the rows, '25% eligible', '200000 tokens', '10% tokens' (default 10%).", metavar="BUDGET"
     )
     select_ratio: float | None = key(
         None, "The budget as a share, 0.1 for 10 %; `budget: tokens`, `rows` or `filtered` says of what."
@@ -345,6 +345,8 @@ class ReportConfig(Config):
     """``instdiff report``."""
 
     data: Data = key(None, "The rows of a score file, where it does not say where they are.", metavar="PATH")
+    selection: str | None = key(None, "Which selection is shown, of several; by default the newest.", metavar="PATH")
+    method: str | None = key(None, "The method whose selection is shown.", metavar="NAME")
     output: str | None = key(None, "Where the page goes.", metavar="FILE")
     store: str | None = key(None, STORE, metavar="DIR")
 

@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from instdiff.core.settings import Log
 from instdiff.errors import DataError, InstDiffError, StoreError
 from instdiff.version import __version__
 
 SUM = "crc32"
 """The last key of a record."""
+ASIDE = ".damaged"
+"""Where the name of a damaged file ends that was set aside."""
+
+
+class Damaged(StoreError):
+    """A file of our own is not what was written."""
 
 
 def remote_url(path: str | os.PathLike[str]) -> str | None:
@@ -207,11 +214,44 @@ def write_record(path: str | Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value in a JSON file; a StoreError where it is not there, cannot be read, or is not what its sum is of."""
+    """The value in a JSON file.
+
+    A StoreError where it is not there or may not be read, ``Damaged`` where it is not what its sum is of.
+    """
     try:
         return without_sum(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise StoreError(f"cannot read '{path}': {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"cannot read '{path}': {error}") from None
+
+
+def set_aside(path: Path) -> str:
+    """Give a damaged file or folder another name, under which nobody reads it; tells what became of it."""
+    aside = path.with_name(path.name + ASIDE)
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.{number}{ASIDE}")
+    try:
+        os.replace(path, aside)
+    except FileNotFoundError:
+        return "another process has set it aside"
+    except OSError as error:
+        return f"it is passed over and stays where it is ({error.strerror})"
+    return f"it is set aside as '{aside.name}'"
+
+
+def read_whole(path: str | Path, log: Log) -> Any:
+    """The value in a JSON file; None where it is not there, or was damaged: then it is set aside, and the log told.
+
+    A StoreError where it may not be read.
+    """
+    try:
+        return read_json(path) if os.path.isfile(path) else None
+    except Damaged as error:
+        log(f"warning: {error}; {set_aside(Path(path))}, and made again")
+        return None
 
 
 def with_sum(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,8 +104,8 @@ class Text(Measure):
 class Length(Measure):
     """Length of a part of the row, before any truncation; needs a tokenizer at most, never a forward pass."""
 
-    part: str = "response"  # or "instruction", with its input
-    unit: str = "tokens"  # or "chars", "words"
+    part: str = "response"  # or "instruction", with its input, or "row" in turns
+    unit: str = "tokens"  # or "chars", "words", "turns": questions with their answer
     needs_model: ClassVar[bool] = False
 
 
@@ -195,17 +195,24 @@ class PromptOnly(View):
 
 @dataclass(frozen=True)
 class Words(View):
-    """Plain text, as embedders take it: ``instruction`` (with its input), ``response`` or ``row`` (both)."""
+    """Plain text, as embedders take it: ``instruction`` (all of a user, with the input), ``response``, ``row`` (both).
+
+    ``first`` is the first user turn with its input.
+    """
 
     part: str = "instruction"
 
 
 @dataclass(frozen=True)
 class Asked(View):
-    """A question about the row, from a file of prompts: ``prompt`` names the file, ``number`` the prompt in it."""
+    """A question about the row, from a file of prompts: ``prompt`` names the file, ``number`` the prompt in it.
+
+    With ``turn`` it is about one question and its answer alone, counted from 0.
+    """
 
     prompt: str
     number: int = 0
+    turn: int | None = None
 
 
 @dataclass(frozen=True)
@@ -244,13 +251,15 @@ class Anchored(View):
     """Every row as the demonstration before each of ``count`` anchor rows (NUGGETS): ``count`` rows for each sample.
 
     Anchors are the rows nearest to the centres of ``count`` clusters of the vectors ``by``, cut to ``limit`` tokens.
-    Targets are the anchor's response.
+    Targets are the anchor's response. Rows whose prompt alone is that long are no anchors; with ``long`` they are
+    found like others and then left out, so that there are fewer.
     """
 
     by: Signal
     count: int = 100
     limit: int = 200
     seed: int = 0
+    long: bool = False
 
 
 @dataclass(frozen=True)
@@ -261,19 +270,22 @@ class Anchors(View):
     count: int = 100
     limit: int = 200
     seed: int = 0
+    long: bool = False
 
 
 @dataclass(frozen=True)
 class Signal:
     """One column: a measure of a view under a model role. ``model`` is a role, never a path.
 
-    ``of`` is ``pool``, or ``target`` for the rows that targeted methods match.
+    ``of`` is ``pool``, or ``target`` for the rows that targeted methods match. A row that lacks an ``optional`` one may
+    have a score all the same.
     """
 
     measure: Measure
     view: View = Prompted()
     model: str = "base"
     of: str = "pool"
+    optional: bool = False
 
     def needs(self) -> tuple[Signal, ...]:
         """Signals that must be there before this one's view can be rendered."""

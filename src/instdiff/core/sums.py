@@ -76,6 +76,14 @@ def sum_of(file: BinaryIO) -> str:
     return f"{_crc(file, sys.maxsize):08x}"
 
 
+def file_sum(path: str | os.PathLike[str]) -> str | None:
+    """The sum of a plain file; None where there is none."""
+    if not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        return sum_of(file)
+
+
 def _footer(file: BinaryIO) -> tuple[bytes, int]:
     """The footer with all that follows it, and where it starts."""
     size = file.seek(0, os.SEEK_END)

@@ -21,7 +21,7 @@ from instdiff.data.values import (
     has,
     kind,
     optional_text,
-    refuse_too_deep,
+    refuse_unusable,
     require,
     text,
     unpack,
@@ -88,7 +88,7 @@ def tools_text(row: Record, key: str = "tools") -> str:
     if isinstance(value, str):
         value = unpack_if_whole(value)
         if isinstance(value, str):
-            refuse_too_deep(value, f"'{key}'")
+            refuse_unusable(value, f"'{key}'")
             return "" if value.strip() in ("", "null") else value
     if value is None or value in ([], {}):
         return ""

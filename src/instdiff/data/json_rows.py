@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from instdiff.core.display import visible
-from instdiff.data.records import LONGEST_LINE, Record, encodes, record, refuse_other_encodings, reject
+from instdiff.data.records import (
+    LONGEST_LINE,
+    Record,
+    RepeatedKeyError,
+    decode_strictly,
+    encodes,
+    record,
+    refuse_other_encodings,
+    reject,
+)
 from instdiff.errors import DataError
 
 _PIECE = 1 << 20
@@ -62,30 +71,11 @@ class Decoder:
                     break
             else:
                 return ""
-        return _repeated_key(text)
-
-
-class _RepeatedKeyError(ValueError):
-    """A key that an object has twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
-    return found
-
-
-_strict = json.JSONDecoder(object_pairs_hook=_unique)
-
-
-def _repeated_key(text: str) -> str:
-    try:
-        _strict.decode(text)
-    except _RepeatedKeyError as error:
-        return f"the key '{error}' is there twice in one object; keep one"
-    return ""
+        try:
+            decode_strictly(text)
+        except RepeatedKeyError as error:
+            return str(error)
+        return ""
 
 
 # ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,13 +6,12 @@ Functions raise ``ValueError`` with a reason for a person to read. A null is a m
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from instdiff.data.records import nested_too_deep
+from instdiff.data.records import RepeatedKeyError, decode_strictly, nested_too_deep
 
 Record = Mapping[str, Any]
 
@@ -47,9 +46,12 @@ def first_key(row: Record, keys: Iterable[str]) -> str | None:
 
 
 def parse_json(said: str) -> Any:
-    """The value of a JSON text; a ValueError also where UTF-8 could not hold it, or it is nested too deep."""
+    """The value of a JSON text.
+
+    A ValueError also where UTF-8 could not hold it, it is nested too deep, or an object has a key twice.
+    """
     try:
-        value = json.loads(said)
+        value = decode_strictly(said)
     except RecursionError:
         raise TooDeepError("nested too deep") from None
     if nested_too_deep(value, said):
@@ -59,12 +61,14 @@ def parse_json(said: str) -> Any:
     return value
 
 
-def refuse_too_deep(said: str, what: str) -> None:
-    """A ValueError for a JSON text that is nested too deep; others are left to whoever reads them."""
+def refuse_unusable(said: str, what: str) -> None:
+    """A ValueError for JSON text that is nested too deep or has a key twice; others are left to whoever reads them."""
     try:
         parse_json(said)
     except TooDeepError:
         raise ValueError(f"{what} is nested too deep") from None
+    except RepeatedKeyError as error:
+        raise ValueError(f"in {what} {error}") from None
     except ValueError:
         return
 
@@ -77,8 +81,15 @@ def unpack(value: Any, what: str) -> Any:
     """
     if not (isinstance(value, str) and value.lstrip()[:1] in ("[", "{")):
         return value
-    with contextlib.suppress(ValueError):
+    try:
         return parse_json(value)
+    except RepeatedKeyError as error:
+        raise RepeatedKeyError(f"in {what} {error}") from None
+    except ValueError:
+        return _literal(value, what)
+
+
+def _literal(value: str, what: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an escape that Python does not know

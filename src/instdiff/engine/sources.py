@@ -115,23 +115,32 @@ def _folder(where: str, revision: str | None, weights: bool = True) -> tuple[Pat
 
 
 def _hash(folder: Path, config: str, memo: Path | None) -> str:
-    names = sorted({file.name for pattern in WEIGHTS for file in folder.glob(pattern)})
     if not (folder / config).is_file():
         raise EngineError(f"'{folder}' has no {config}, so it is no Hugging Face model folder")
-    if not names:
-        raise EngineError(f"'{folder}' has no weights (*.safetensors)")
+    weights = hash_weights(folder, memo)
     settings = _config(folder, config)
     kept = {key: value for key, value in settings.items() if key not in (*NOT_THE_MODEL, "base_model_name_or_path")}
+    return fingerprint(weights, json.dumps(kept, sort_keys=True))
+
+
+def hash_weights(folder: Path, memo: Path | None = None, *, again: bool = False) -> str:
+    """The hash of a folder's weights, as ``memo`` remembers it; read ``again``, it is remembered anew.
+
+    An EngineError where there are none.
+    """
+    names = sorted({file.name for pattern in WEIGHTS for file in folder.glob(pattern)})
+    if not names:
+        raise EngineError(f"'{folder}' has no weights (*.safetensors)")
     stamps = [((folder / n).resolve(), (folder / n).stat()) for n in names]
     key = fingerprint([[str(p), s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for p, s in stamps])
     known = memo / f"{key}.txt" if memo else None
-    weights = _remembered(known, key)
+    weights = None if again else _remembered(known, key)
     if weights is None:
         weights = fingerprint_files(folder, names)
         if known is not None:
             with suppress(StoreError), writing(known) as aside:  # who cannot write it reads the weights again
                 aside.write_text(f"{weights} {fingerprint(key, weights)}", encoding="utf-8")
-    return fingerprint(weights, json.dumps(kept, sort_keys=True))
+    return weights
 
 
 def _remembered(known: Path | None, key: str) -> str | None:

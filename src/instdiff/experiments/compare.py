@@ -21,7 +21,7 @@ from instdiff.config.methods import make_method
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Log, Method, ModelRef
 from instdiff.core.budget import parse_budget
-from instdiff.core.files import fingerprint, read_json, write_record
+from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
@@ -35,7 +35,7 @@ from instdiff.experiments.tables import write_comparison
 from instdiff.methods import Random
 from instdiff.scoring.cost import plan
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
-from instdiff.selection.record import copy_record, read_selection
+from instdiff.selection.record import RECORD, copy_record
 from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
@@ -122,9 +122,12 @@ class Comparison(Engine):
 
     def _read(self, cell: Cell) -> CellResult | None:
         place = self.places.cell(cell)
-        if not (place / CELL).is_file():
+        facts = read_whole(place / CELL, self.log)
+        if facts is None:
             return None
-        facts = read_json(place / CELL)
+        names = [f"{suite}.json" for suite in facts["suites"]] + ([] if cell.line == BASE else [RECORD])
+        if any(read_whole(place / name, self.log) is None for name in names):
+            return None
         return CellResult(cell, facts, [read_results(place / f"{suite}.json") for suite in facts["suites"]])
 
     def _make(self, cell: Cell, label: str) -> CellResult:
@@ -144,7 +147,7 @@ class Comparison(Engine):
             sums = {key: done.facts[key] + facts.get(key, 0) for key in ("train_s", "train_tokens")}
             facts, model = {**done.facts, **sums}, done.model
         copy_record(self.places.round(cell, variant.rounds), self.places.cell(cell))
-        return model, {**facts, **cost(self.folder, cell.line, variant.rounds, self.settings)}
+        return model, {**facts, **cost(self.folder, cell.line, variant.rounds, self.settings, self.log)}
 
     def place_of(self, cell: Cell, number: int) -> Path:
         """In the folder of the cell."""
@@ -210,7 +213,7 @@ class Comparison(Engine):
         return self._scores.pop(key) if len(self.config.budgets) == 1 else self._scores[key]
 
     def _is_selected(self, cell: Cell) -> bool:
-        return read_selection(self.places.round(cell, 1)) is not None
+        return self.selected(self.places.round(cell, 1)) is not None
 
     def _score_together(self, names: Sequence[str], seed: int) -> None:
         variant, warmup_s = self.variants[names[0]], 0.0
@@ -222,7 +225,7 @@ class Comparison(Engine):
         costs = plan(pool, methods, roles, settings=self.settings, store=self.store, target=self.target).to_dict()
         listed = {"warmup": drawn, "selected": drawn}
         table = self.score(methods, roles, pool=pool, listed=listed, specs=self._specs(names))
-        record_cost(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s))
+        record_cost(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s), self.log)
         for name in names:
             self._scores[name, seed] = table[name], table.meta
         path = self.places.scores(_kind(variant), seed)
@@ -231,7 +234,7 @@ class Comparison(Engine):
 
     def _later_scores(self, cell: Cell, number: int, roles: Roles) -> Scores:
         assert cell.seed is not None
-        name, before = cell.line, read_selection(self.places.round(cell, number - 1))
+        name, before = cell.line, self.selected(self.places.round(cell, number - 1))
         assert before is not None
         table = self.score(
             {name: self.method(name, cell.seed)},

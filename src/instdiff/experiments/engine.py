@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,8 +17,9 @@ from instdiff.config.compare import Variant
 from instdiff.config.evaluate import EvalConfig
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Log, Method, ModelRef, Scored, Settings
-from instdiff.core.files import fingerprint, read_json
+from instdiff.core.files import fingerprint, read_json, read_whole, set_aside
 from instdiff.core.progress import Progress, Recorded, learnt
+from instdiff.core.sums import file_sum
 from instdiff.data import Pool
 from instdiff.evaluation.evaluator import make_subject, run_suites
 from instdiff.evaluation.results import SuiteResult, read_results
@@ -26,9 +28,11 @@ from instdiff.experiments import run_folder
 from instdiff.experiments.run_folder import Cell
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
-from instdiff.selection.record import places, read_selection, write_selection
+from instdiff.selection.record import RECORD, ROWS, SCORES, places, tell_changed, write_selection
 from instdiff.selection.selector import select
 from instdiff.store import Store
+from instdiff.store.parquet import is_whole
+from instdiff.training.digests import changed
 from instdiff.training.sft import train, trained_model
 
 Roles = Mapping[str, ModelRef]
@@ -72,6 +76,8 @@ class Engine(ABC):
     progress: Progress
     student: ModelRef = field(init=False)
     _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict, init=False)
+    _trusted: set[Path] = field(default_factory=set, init=False)
+    """Trained models whose weights this process has written or read."""
 
     def record_event(self, name: str, **facts: Any) -> None:  # noqa: B027 - not every run has a log
         """Keep what a stage came to, where the run has a log."""
@@ -135,7 +141,7 @@ class Engine(ABC):
     def select(self, cell: Cell, number: int, roles: Roles) -> dict[str, Any]:
         """The record of a round's selection; made of its scores, where it is not there yet."""
         place = self.place_of(cell, number)
-        record = read_selection(place)
+        record = self.selected(place)
         if record is None:
             (scored, meta), pool = self.score_round(cell, number, roles), self.pool
             if len(scored) < len(pool):
@@ -146,6 +152,29 @@ class Engine(ABC):
             write_selection(place, chosen)
             record = chosen.record()
         return record
+
+    def selected(self, place: Path) -> dict[str, Any] | None:
+        """The record of a selection, where it is there and whole; its rows are written again where they are not.
+
+        A damaged record or score file is set aside, so that the rows are selected again.
+        """
+        scored = is_whole(place / SCORES, self.log)
+        record: dict[str, Any] | None = read_whole(place / RECORD, self.log)
+        if record is None or not scored:
+            return None
+        if tell_changed(record, place / ROWS):
+            self.keep_rows(self.rows_of(record), place / ROWS)
+        return record
+
+    def keep_rows(self, rows: Pool, path: Path) -> None:
+        """Write rows for the user, unless the file is there and holds them; another one is set aside."""
+        if path.is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                rows.to_jsonl(wanted := Path(folder, path.name))
+                if file_sum(path) == file_sum(wanted):
+                    return
+            self.log(f"warning: '{path}' was changed since it was written; {set_aside(path)}, and made again")
+        rows.to_jsonl(path)
 
     def train(
         self,
@@ -160,7 +189,7 @@ class Engine(ABC):
         mark = fingerprint(list(rows.ids), str(start), how.learning(), seed)
         place = name(mark)
         if beside is not None:
-            run_folder.RunFolder(self.folder).name_model(beside, place)
+            run_folder.RunFolder(self.folder).name_model(beside, place, self.log)
 
         def record(facts: dict[str, Any]) -> None:
             learning = learnt(read_json(place / run_folder.TRAINING))
@@ -170,11 +199,12 @@ class Engine(ABC):
             base = self.restore(start)
             options: dict[str, Any] = {"store": self.store, "seed": seed, "log": self.log, "say": record}
             options["strict"] = self.config.strict
+            if not (place / run_folder.TRAINING).is_file():
+                self._trusted.add(place)
             return train(rows, base, how, self.settings, place, **options)
 
         self._makers[place] = make
-        named_by_content = mark.startswith(place.name)  # else the training checks that it is the same one
-        finished = named_by_content and (place / run_folder.TRAINING).is_file()
+        finished = self._is_whole(place) and mark.startswith(place.name)  # else the training looks if it is the same
         model = trained_model(start, how, place) if finished else make()
         took = read_json(place / run_folder.TRAINING)
         return model, {
@@ -187,7 +217,7 @@ class Engine(ABC):
     def evaluate(self, model: ModelRef, name: str, place: Path) -> list[SuiteResult]:
         """What each suite finds of a model, item by item; what was found before is read."""
         paths = {suite.name: place / f"{suite.name}.json" for suite in self.suites}
-        left = [suite for suite in self.suites if not paths[suite.name].is_file()]
+        left = [suite for suite in self.suites if read_whole(paths[suite.name], self.log) is None]
         if left:
             assert self.eval_config is not None
             # The base is evaluated as the models are that are trained from it.
@@ -200,10 +230,25 @@ class Engine(ABC):
         return [read_results(path) for path in paths.values()]
 
     def restore(self, model: ModelRef) -> ModelRef:
-        """A model with its weights: one that was dropped is trained once more."""
+        """A model with its weights: one that was dropped, or is not what was trained, is trained once more."""
         place = run_folder.model_folder(model)
-        if place in self._makers and run_folder.is_dropped(place):
+        if place not in self._makers:
+            return model
+        if run_folder.is_dropped(place):
             self.log(f"{place} was dropped (keep_models: false) and is needed again; it is trained once more")
             shutil.rmtree(place)
+        if not self._is_whole(place, again=place not in self._trusted):
             self._makers[place]()
+        self._trusted.add(place)
         return model
+
+    def _is_whole(self, place: Path, *, again: bool = False) -> bool:
+        """Whether a training is finished; what is not as it was written is set aside."""
+        if not (place / run_folder.TRAINING).is_file():
+            return False
+        flaw = changed(place, self.store.memo, again=again)
+        if flaw is not None:
+            self.log(
+                f"warning: {flaw} of '{place}' was changed since it was trained; {set_aside(place)}, and trained again"
+            )
+        return flaw is None

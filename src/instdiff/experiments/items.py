@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from instdiff.core.files import writing
 from instdiff.errors import DataError
 from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.experiments.run_folder import Cell, CellResult
+from instdiff.store.parquet import reading_parquet, writing_parquet
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -39,8 +39,8 @@ def write_items(path: Path, results: Sequence[CellResult], facts: Mapping[str, A
     cells = [{**asdict(one.cell), "facts": one.facts, "error": one.error} for one in results]
     told = json.dumps({"facts": dict(facts), "cells": cells, "parts": parts}, ensure_ascii=False)
     table = pa.concat_tables(tables).unify_dictionaries().replace_schema_metadata({_KEY: told.encode()})
-    with writing(path) as aside:
-        pq.write_table(table, aside, compression="zstd", compression_level=12, write_page_checksum=True)
+    with writing(path) as aside, writing_parquet(aside, table.schema, compression="zstd", compression_level=12) as file:
+        file.write_table(table)
 
 
 def _rows(cell: Cell, suite: str, task: TaskResult) -> pa.Table:
@@ -59,7 +59,8 @@ def read_items(path: Path) -> tuple[list[CellResult], dict[str, Any]]:
         DataError: the file is missing, damaged, or another one.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        with reading_parquet(path) as file:
+            table = file.read()
         told = json.loads(table.schema.metadata[_KEY])
         cells = [
             CellResult(Cell(one["line"], one["budget"], one["seed"]), one["facts"], error=one["error"])

@@ -50,7 +50,7 @@ from instdiff.experiments.tables import tell_verdicts, write_comparison
 from instdiff.scoring.models import bind, parse_model, settings_of
 from instdiff.scoring.scorer import recalling
 from instdiff.scoring.table import read_scores
-from instdiff.selection.record import SCORES, read_selection
+from instdiff.selection.record import SCORES
 from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
@@ -113,8 +113,7 @@ class Pipeline(Engine):
         """The rounds, of which the first is calibrated by a model that is trained here on a random subset."""
         config, part, places = self.config, self.config.warmup, self.places
         warmup = self.warmup.take(sample_rows(len(self.warmup), part.sample_size, config.seed))
-        if not places.warmup_rows.is_file():
-            warmup.to_jsonl(places.warmup_rows)
+        self.keep_rows(warmup, places.warmup_rows)
         self.record_event("warm-up", rows=len(warmup), of=len(self.warmup))
         how, self.drawn = part.train or config.train, list(warmup.ids)
         model, _ = self.train(warmup, self.student, how, config.seed, lambda _: places.calibration_model)
@@ -156,7 +155,7 @@ class Pipeline(Engine):
             table = self.score({cell.line: method}, roles, stage=f"scored {title(cell)}")
             return table[cell.line], table.meta
         path, (name, method) = self.place_of(cell, number) / SCORES, selector(self.config)
-        before = read_selection(self.place_of(cell, number - 1))
+        before = self.selected(self.place_of(cell, number - 1))
         listed = {"warmup": self.drawn, "selected": before["ids"] if before else self.drawn}
         if not path.is_file():
             specs = {name: self.config.select.method}

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from instdiff.config.base import OPERATIONAL, Config
-from instdiff.core import ModelRef
-from instdiff.core.files import environment, read_json, with_sum, without_sum, write_record, writing
+from instdiff.core import Log, ModelRef
+from instdiff.core.files import ASIDE, environment, read_json, read_whole, with_sum, without_sum, write_record, writing
 from instdiff.errors import ConfigError, DataError, StoreError
 from instdiff.evaluation.results import SuiteResult
 from instdiff.selection.record import read_selection
@@ -147,15 +147,16 @@ class RunFolder:
             aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return True
 
-    def name_model(self, place: Path, model: Path) -> None:
+    def name_model(self, place: Path, model: Path, log: Log) -> None:
         """Write the name of the model that is trained on a selection beside the selection's record."""
         name = {"model": model.relative_to(self.path).as_posix()}
-        if read_facts(place / "model.json") != name:
+        if read_whole(place / "model.json", log) != name:
             write_record(place / "model.json", name)
 
     def trainings(self) -> dict[Path, dict[str, Any]]:
         """The record of every finished training, by the folder of its model."""
-        return {path.parent: read_json(path) for path in sorted(self.path.rglob(TRAINING))}
+        paths = [path for path in sorted(self.path.rglob(TRAINING)) if not path.parent.name.endswith(ASIDE)]
+        return {path.parent: read_json(path) for path in paths}
 
 
 def _sum_of(raw: bytes) -> bytes:

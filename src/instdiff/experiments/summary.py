@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.core import Floats, Settings
-from instdiff.core.files import write_record
+from instdiff.core import Floats, Log, Settings
+from instdiff.core.files import read_whole, write_record
 from instdiff.data import Pool
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.statistics import Estimate, estimate, holm
-from instdiff.experiments.run_folder import BASE, Cell, CellResult, ComparisonFolder, RunFolder, read_facts
+from instdiff.experiments.run_folder import BASE, Cell, CellResult, ComparisonFolder, RunFolder
 from instdiff.selection.record import read_selection
 
 LEVEL = 0.05
@@ -186,10 +186,10 @@ def cost_unit(facts: Iterable[Mapping[str, Any]]) -> str | None:
     return " and ".join(sorted({str(one["cost_unit"]) for one in facts if one.get("cost_unit")})) or None
 
 
-def record_cost(folder: Path, costs: Mapping[str, Any], seconds: float, warmups: Mapping[str, float]) -> None:
+def record_cost(folder: Path, costs: Mapping[str, Any], seconds: float, warmups: Mapping[str, float], log: Log) -> None:
     """Keep what the methods of a scoring cost alone, how fast it went, and what their warm-up cost."""
     run = RunFolder(folder)
-    known = {"methods": {}, "tokens": 0, "seconds": 0.0, **read_facts(run.cost)}
+    known = {"methods": {}, "tokens": 0, "seconds": 0.0, **(read_whole(run.cost, log) or {})}
     known["methods"] |= costs["alone"]["methods"]
     known["warmup_s"] = {**known.get("warmup_s", {}), **warmups}
     done = costs["total"]["todo_tokens"]
@@ -199,10 +199,10 @@ def record_cost(folder: Path, costs: Mapping[str, Any], seconds: float, warmups:
     write_record(run.cost, known)
 
 
-def cost(folder: Path, line: str, rounds: int, settings: Settings) -> dict[str, Any]:
+def cost(folder: Path, line: str, rounds: int, settings: Settings, log: Log) -> dict[str, Any]:
     """What choosing by a line's method costs, and in what that is counted."""
     unit, held = devices(settings)
-    known = read_facts(RunFolder(folder).cost)
+    known = read_whole(RunFolder(folder).cost, log) or {}
     if line not in known.get("methods", {}):
         return {"cost_unit": unit}
     speed = known["tokens"] / (known["seconds"] * held) if known["seconds"] else None

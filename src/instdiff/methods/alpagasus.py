@@ -17,7 +17,7 @@ class AlpaGasus(Method):
 
     Scores are heavily tied: among equal ones the longest response comes first, which is ours (``ties="longest"``), or
     the lowest id (``ties="id"``). ``prompt`` names the question, a file of the package or of one's own. Where the judge
-    writes no number there is no score; the published code writes -1.
+    writes no number there is no score; ``compat="official"`` gives -1, as the published code does.
     """
 
     name: ClassVar[str] = "alpagasus"
@@ -27,15 +27,19 @@ class AlpaGasus(Method):
     ties: Literal["longest", "id"] = "longest"
     prompt: str = "accuracy"
     judge: str = "judge"
+    compat: Literal["default", "official"] = "default"
 
     def signals(self) -> dict[str, Signal]:
         """The judge's number, and what breaks ties."""
         length = {"length": Signal(Length("response"))} if self.ties == "longest" else {}
-        return {"score": Signal(Judged(0, 5), Asked(self.prompt), self.judge), **length}
+        may_lack = self.compat == "official"
+        return {"score": Signal(Judged(0, 5), Asked(self.prompt), self.judge, optional=may_lack), **length}
 
     def score(self, s: Signals) -> Scores:
         """The score where it is high enough."""
         score = s.score.mean()
+        if self.compat == "official":
+            score = np.where(np.isnan(score), -1.0, score)
         low = score < self.threshold
         details = {"score": score} | ({"length": s.length} if self.ties == "longest" else {})
         return Scores(np.where(low, np.nan, score), reasons(len(s), filtered=low), **details)

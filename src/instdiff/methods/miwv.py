@@ -17,7 +17,8 @@ class MIWV(Method):
 
     The demonstration is the row whose instruction and input are most similar, by cosine of mean-pooled embeddings
     (eq. 1 to 4; ``pooling="own"`` is the embedder's own way); ``shots`` takes several, ``retrieval`` chooses by
-    ``bm25`` or at ``random`` instead. Neighbours are found exactly; ``approximate`` finds them with an index, which
+    ``bm25`` or at ``random`` instead. Of several turns all of the user are embedded, with ``text="first"`` the first
+    instruction alone. Neighbours are found exactly; ``approximate`` finds them with an index, which
     is asked for where the exact way would take hours unless ``approximate`` is false. Rows of equal instructions
     are neighbours of each other. A demonstration ends with the end token, as rows do in training. Where row and
     demonstration do not fit, the demonstration loses its beginning.
@@ -30,6 +31,7 @@ class MIWV(Method):
     shots: int = 1
     retrieval: Literal["embedding", "bm25", "random"] = "embedding"
     pooling: Literal["mean", "cls", "own"] = "mean"
+    text: Literal["instruction", "first"] = "instruction"
     approximate: bool | None = None
     seed: int = 42
     model: str = "base"
@@ -48,7 +50,7 @@ class MIWV(Method):
         """NLL with and without a demonstration, and which row it was."""
         by = None
         if self.retrieval == "embedding":
-            by = Signal(Embedding(None if self.pooling == "own" else self.pooling), Words("instruction"), self.embedder)
+            by = Signal(Embedding(None if self.pooling == "own" else self.pooling), Words(self.text), self.embedder)
         shown = Demonstrated(by, self.shots, self.retrieval, self.approximate, self.seed)
         return {
             "zero_shot": Signal(Nll(), Prompted(), self.model),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -16,9 +16,9 @@ class Nuggets(Method):
     """Share of the anchors whose response gets likelier after the row as a demonstration; highest first.
 
     Anchors are the rows nearest to the centres of ``anchors`` clusters of mean-pooled hidden states, cut to ``limit``
-    tokens. Rows whose prompt alone is that long are never anchors (in the published code they count as losses for
-    every row), both terms are of the same tokens, and hidden states are pooled without padding. No anchor counts for
-    itself or a copy of it (in the published code it does). A demonstration ends with the end token.
+    tokens. Rows whose prompt alone is that long are never anchors, both terms are of the same tokens, and hidden states
+    are pooled without padding. No anchor counts for itself or a copy of it. With ``compat="official"`` it does, and
+    an anchor whose prompt is that long counts as a loss for every row. A demonstration ends with the end token.
     ``above`` filters the rows at that share or below (published: 0.5 to 0.9). This costs a forward pass for each row
     and anchor.
     """
@@ -31,6 +31,7 @@ class Nuggets(Method):
     above: float | None = None
     seed: int = 0
     model: str = "base"
+    compat: Literal["default", "official"] = "default"
 
     def __post_init__(self) -> None:
         if self.anchors < 1 or self.limit < 2:
@@ -39,7 +40,8 @@ class Nuggets(Method):
     def signals(self) -> dict[str, Signal]:
         """Mean NLL of each anchor after each row and alone, and which rows the anchors are."""
         by = Signal(Pooled(), Prompted(), self.model)
-        alone, given = (kind(by, self.anchors, self.limit, self.seed) for kind in (Anchors, Anchored))
+        how = by, self.anchors, self.limit, self.seed, self.compat == "official"
+        alone, given = Anchors(*how), Anchored(*how)
         return {
             "given": Signal(MeanNll(), given, self.model),
             "alone": Signal(MeanNll(), alone, self.model),
@@ -53,8 +55,11 @@ class Nuggets(Method):
         for row in range(len(s)):
             given = s.given[row]
             gain = alone - given if len(given) == len(alone) else np.zeros(0)
-            known = np.isfinite(gain) & (s.anchor[: len(gain)] != s.ids[row])
+            known = np.isfinite(gain)
+            if self.compat == "default":
+                known &= s.anchor[: len(gain)] != s.ids[row]
             if known.any():
-                value[row], saved[row] = (gain[known] > 0).mean(), gain[known].mean()
+                of = self.anchors if self.compat == "official" else known.sum()
+                value[row], saved[row] = (gain[known] > 0).sum() / of, gain[known].mean()
         low = np.zeros(len(s), bool) if self.above is None else value <= self.above
         return Scores(np.where(low, np.nan, value), reasons(len(s), filtered=low), share=value, saved=saved)

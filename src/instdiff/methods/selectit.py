@@ -22,10 +22,11 @@ class SelectIT(Method):
     Token level: the likeliest digit times how far it stands out. Sentence level: the mean over the first ``questions``
     prompts of the file ``prompts``, less where they disagree (``alpha``). Model level: the mean over ``models``, roles
     with their sizes as weights, such as ``{base: 7, other: 13}``. ``norm="official"`` takes a second softmax of the
-    digits' probabilities, as the published code does and the paper does not.
+    digits' probabilities, as the published code does and the paper does not. Of several turns the questions that come
+    with the package see the first instruction and the last response; with ``turns="first"`` the first turn alone.
 
-    ``compat="official"`` is that norm, and of equal ratings the later row first. The wording is our own, weights have
-    sum 1, and what is too long is ``too_long`` instead of another row's rating.
+    ``compat="official"`` is that norm and that turn, and of equal ratings the later row first. The wording is our own,
+    weights have sum 1, and what is too long is ``too_long`` instead of another row's rating.
     """
 
     name: ClassVar[str] = "selectit"
@@ -35,6 +36,7 @@ class SelectIT(Method):
     alpha: float = 0.2
     norm: Literal["paper", "official"] = "paper"
     prompts: str = "selectit"
+    turns: Literal["ends", "first"] = "ends"
     models: Mapping[str, float] = field(default_factory=lambda: {"base": 1.0})
     compat: Literal["default", "official"] = "default"
 
@@ -46,8 +48,9 @@ class SelectIT(Method):
 
     def signals(self) -> dict[str, Signal]:
         """Log-probabilities of the digits, by model and prompt."""
+        turn = 0 if self.compat == "official" or self.turns == "first" else None
         return {
-            f"{role}_{number}": Signal(Choice(DIGITS), Asked(self.prompts, number), role)
+            f"{role}_{number}": Signal(Choice(DIGITS), Asked(self.prompts, number, turn), role)
             for role in self.models
             for number in range(self.questions)
         }

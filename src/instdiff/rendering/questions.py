@@ -11,6 +11,7 @@ import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from instdiff.core import Asked
 from instdiff.data import Sample
 from instdiff.errors import ConfigError, did_you_mean
 
@@ -39,6 +40,20 @@ class Questions:
             )
         except jinja2.TemplateError as error:
             raise ConfigError(f"prompt file '{self.name}', prompt {number}: {error}") from None
+
+
+def exchanges(sample: Sample) -> list[Sample]:
+    """Each answer of a conversation with what was asked since the one before it."""
+    ends = [at + 1 for at, m in enumerate(sample.messages) if m.role == "assistant" and m.content and not m.only_calls]
+    return [Sample(sample.messages[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def asked_about(view: Asked, sample: Sample) -> Sample | None:
+    """What a question is about; None where there is no response, or no such turn."""
+    if view.turn is None:
+        return sample if sample.response else None
+    turns = exchanges(sample)
+    return turns[view.turn] if view.turn < len(turns) else None
 
 
 @lru_cache

@@ -18,6 +18,7 @@ from instdiff.core.arrays.spill import SpillingArray
 from instdiff.data import Pool, Sample
 from instdiff.errors import PlanError
 from instdiff.rendering.chat_tokens import KINDS
+from instdiff.rendering.questions import exchanges
 from instdiff.rendering.rows import Indices, Marks, Noise, Rows, RowsBuilder, prepend, truncate
 from instdiff.rendering.templates import Kind, Template, TextTemplate, template
 from instdiff.rendering.tokenise import Parts, Tokenised, Tokenizer, instruction_texts, response_texts
@@ -98,9 +99,11 @@ def training_rows(pool: Pool, tokenizer: Tokenizer, layout: Template, max_length
 
 
 def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None = None) -> npt.NDArray[np.float64]:
-    """Length per row of the responses (those that are targets) or of the instruction with its input."""
+    """Length per row of the responses (those that are targets) or of the instruction with its input; or its turns."""
     if unit == "tokens" and tokenizer is not None:
         return Renderer(pool, tokenizer).lengths(part)
+    if unit == "turns":
+        return np.array([len(exchanges(sample)) for sample in pool.samples()], np.float64)
 
     def length(sample: Sample) -> int:
         texts = response_texts(sample, pool.turns) if part == "response" else instruction_texts(sample)
@@ -231,10 +234,6 @@ def _joint(texts: Tokenised, view: Joint, limit: int) -> Rows:
         )
         out.add(*_cut_rows(ids, np.maximum(heads[span], 1), keep, cut & (reason == "too_long"), reason))
     return out.rows()
-
-
-def _answers(sample: Sample) -> int:
-    return sum(message.role == "assistant" and not message.only_calls for message in sample.messages)
 
 
 def _cut_rows(

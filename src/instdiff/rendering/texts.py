@@ -14,7 +14,7 @@ import pyarrow as pa
 from instdiff.core import Asked, Reasons, View, Words
 from instdiff.data import Pool, Sample, Turns
 from instdiff.errors import PlanError
-from instdiff.rendering.questions import questions
+from instdiff.rendering.questions import asked_about, questions
 from instdiff.rendering.templates import said, why_nothing
 
 
@@ -72,20 +72,22 @@ def texts(view: View, pool: Pool) -> Texts:
     if isinstance(view, Asked):
         asked = questions(view.prompt)
         for row, sample in enumerate(pool.samples()):
-            if not sample.response:
-                reason[row] = "empty_response"
-            told.append("" if reason[row] else asked.ask(view.number, sample))
+            about = asked_about(view, sample)
+            reason[row] = None if about else "empty_response"
+            told.append(asked.ask(view.number, about) if about else "")
         return Texts(pa.array(told, pa.large_string()), reason, asked.system)
     raise PlanError(f"{type(view).__name__} is a view for language models; embedders and judges take text")
 
 
 def words(sample: Sample, part: str, how: Turns | None = None) -> str:
-    """The text of a part of a sample: ``instruction`` with its input, ``response`` or ``row``.
+    """The text of a part of a sample: ``instruction`` with its input, the ``first`` one, ``response`` or ``row``.
 
     Thoughts are a part of responses unless they are dropped; calls, as JSON text, of rows, and of responses where they
     are learnt.
     """
     how = how or Turns()
+    if part == "first":
+        return sample.instruction + (f"\n{sample.input}" if sample.input else "")
     out: list[str] = []
     for at, turn in enumerate(sample.messages):
         if turn.role == "assistant" and part != "instruction":

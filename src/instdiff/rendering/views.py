@@ -11,7 +11,7 @@ from instdiff.core import Asked
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Message, Sample
 from instdiff.rendering.chat_tokens import KINDS
-from instdiff.rendering.questions import questions
+from instdiff.rendering.questions import asked_about, questions
 from instdiff.rendering.rows import Ids, Indices, Marks, Rows, RowsBuilder, without_prefix_token
 from instdiff.rendering.templates import Kind, Template, TextTemplate, fill, is_target
 from instdiff.rendering.tokenise import Tokenised, instruction_texts
@@ -119,15 +119,16 @@ def ask_questions(texts: Tokenised, view: Asked, layout: Template, limit: int) -
 
     out = RowsBuilder()
     for samples in texts.chunks():
-        said = [asks.ask(view.number, sample) if sample.response else "" for sample in samples]
+        about = [asked_about(view, sample) for sample in samples]
+        said = [asks.ask(view.number, one) if one else "" for one in about]
         found: Sequence[list[int] | None]
         if chat:
             asked = iter(texts.before(layout, [turn(text) for text in said if text]))
             found = [next(asked) if text else [] for text in said]
         else:
             found = tokenizer.encode([plain(text) for text in said])
-        for sample, ids in zip(samples, found, strict=True):
-            if not sample.response:
+        for one, ids in zip(about, found, strict=True):
+            if not one:
                 out.add_row(reason="empty_response")
             elif ids is None:
                 out.add_row(reason="unrenderable")

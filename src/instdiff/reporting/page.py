@@ -39,6 +39,8 @@ def report(
     store: str | None = None,
     lines: list[dict[str, Any]] | None = None,
     log: Log = lambda line: None,
+    selection: str | None = None,
+    method: str | None = None,
 ) -> Path:
     """Write a page about a run folder or a score file, and the same facts as JSON beside it.
 
@@ -49,15 +51,17 @@ def report(
         store: the store; by default the one that the scores name.
         lines: held-out lines, one for each model; by default those of the folder.
         log: is told what happens.
+        selection: the one that is shown, where there are several: its rows, record or folder; by default the newest.
+        method: that of the selection that is shown.
 
     Raises:
-        DataError: it is no such place, or ``data`` are other rows.
+        DataError: it is no such place, ``data`` are other rows, or the scores have no such selection or method.
         PlanError: plotly is missing.
     """
     place = Path(where)
     page = Path(output) if output else (place if place.is_dir() else place.parent) / "report.html"
     drawing = plotly_script()  # where it is missing, nothing is read
-    scene = ReportContext(gather(place, data, store, lines, log))
+    scene = ReportContext(gather(place, data, store, lines, log, selection=selection, method=method))
     sections, points = _sections(scene)
     about, folded = run_sections.provenance(scene)
     sections.append(about)

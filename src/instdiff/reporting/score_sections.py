@@ -129,6 +129,8 @@ def _bias(scene: ReportContext) -> str:
         return "How long the responses are is not known."
     unit, length = known
     mask = scene.part.mask
+    if not mask.any():
+        return "No row is chosen."
     rho = statistics.spearman({"score": scene.part.scored.value, "length": length})[0][1]
     rest = f", of the others {np.median(length[~mask]):,.0f}" if (~mask).any() else ""
     related = "" if rho is None else f"; the rank correlation of score and length is {rho:+.2f}"

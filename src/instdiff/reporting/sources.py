@@ -14,10 +14,19 @@ from instdiff.core import Budget, Log, Scored
 from instdiff.core.budget import parse_budget
 from instdiff.core.files import read_json
 from instdiff.data import Pool, load
-from instdiff.errors import DataError, InstDiffError
+from instdiff.errors import DataError, InstDiffError, did_you_mean
 from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Place, RunFolder, read_facts
 from instdiff.scoring.table import ScoreTable, read_scores
-from instdiff.selection.record import RECORD, read_selection, recorded_turns, records_in
+from instdiff.selection.record import (
+    RECORD,
+    Found,
+    find,
+    read_selection,
+    recorded_turns,
+    records_in,
+    rows_beside,
+    tell_changed,
+)
 from instdiff.selection.selector import check_same_rows
 
 Indices = npt.NDArray[np.int64]
@@ -59,7 +68,10 @@ class Part:
 
 @dataclass
 class ReportSources:
-    """All that is known of a run or of scores; ``notes`` say what is not."""
+    """All that is known of a run or of scores; ``notes`` say what is not.
+
+    ``wanted`` is the method, and ``found`` the selection, that is asked for where there are several.
+    """
 
     title: str
     kind: str
@@ -83,6 +95,8 @@ class ReportSources:
     environment: dict[str, Any] = field(default_factory=dict)
     store: str | None = None
     notes: list[str] = field(default_factory=list)
+    wanted: str | None = None
+    found: Found | None = None
 
     @property
     def last(self) -> Part | None:
@@ -103,6 +117,9 @@ def gather(
     store: str | None = None,
     lines: list[dict[str, Any]] | None = None,
     log: Log = lambda line: None,
+    *,
+    selection: str | None = None,
+    method: str | None = None,
 ) -> ReportSources:
     """Read everything that a report shows.
 
@@ -112,25 +129,46 @@ def gather(
         store: the store; by default the one that the scores name.
         lines: held-out lines, one for each model; by default those of the folder.
         log: is told what happens.
+        selection: the one that is shown, where there are several: its rows, record or folder; by default the newest.
+        method: that of the selection that is shown.
 
     Raises:
-        DataError: it is no such place, or ``data`` are other rows.
+        DataError: it is no such place, ``data`` are other rows, or the scores have no such selection or method.
     """
     place = Path(where)
+    found = find(selection, log=log) if selection else None
+    asked: dict[str, Any] = {"wanted": method, "found": found}
+    if found and not found.record:
+        raise DataError(f"no record of the selection '{selection}' is beside it; `select` writes one")
     if place.is_dir():
-        sources = _read_folder(place, lines)
+        sources = _read_folder(place, lines, asked)
     elif place.is_file():
         table = read_scores(place)
-        sources = ReportSources(f"Scores {place.name}", "scores", store=table.meta.get("store"))
+        sources = ReportSources(f"Scores {place.name}", "scores", store=table.meta.get("store"), **asked)
         sources.parts.append(_part(place.name, table, records_in(place.parent), sources))
     else:
         raise DataError(f"there is no '{place}'; give a run folder, or the score file that `instdiff score` wrote")
+    _check_wanted(sources)
     sources.store = store or sources.store
     # Those of a comparison stand in its cells already.
     fresh = [part for part in sources.parts if not (sources.kind == "compare" and part.record)]
     sources.selections = {_label(part): part.table.rows[part.chosen] for part in fresh} | sources.selections
     _texts(sources, place, data, log)
     return sources
+
+
+def _check_wanted(sources: ReportSources) -> None:
+    """Raise a DataError where no scores have the method or selection that is asked for; their part goes last."""
+    if sources.wanted:
+        known = dict.fromkeys(name for part in sources.parts for name in part.table)
+        if sources.wanted not in known:
+            raise DataError(f"no scores by '{sources.wanted}' are here{did_you_mean(sources.wanted, known)}")
+        sources.parts.sort(key=lambda part: part.method == sources.wanted)
+    if sources.found is not None:
+        mine = sources.found.record
+        if not any(part.record is mine for part in sources.parts):
+            raise DataError(f"the selection '{sources.found.name}' is not one of these scores")
+        sources.parts.sort(key=lambda part: part.record is mine)
 
 
 def _label(part: Part) -> str:
@@ -140,10 +178,10 @@ def _label(part: Part) -> str:
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _read_folder(folder: Path, lines: list[dict[str, Any]] | None) -> ReportSources:
+def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[str, Any]) -> ReportSources:
     run, rounds = PipelineFolder(folder), PipelineFolder(folder).rounds()
     kind = "pipeline" if rounds else "compare" if run.comparison.is_file() else "scores"
-    sources = ReportSources(f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind)
+    sources = ReportSources(f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind, **asked)
     for number, place in rounds.items() or [(0, folder)]:
         path = next((place / name for name in SCORES if (place / name).is_file()), None)
         if path is not None:
@@ -183,28 +221,32 @@ def _add_cells(run: ComparisonFolder, sources: ReportSources) -> None:
     tables = sorted(map(read_scores, paths), key=lambda table: len(table.scored))
     for number, table in enumerate(tables, 1):
         name = ", ".join(table) if number < len(tables) else f"seed {seed}"
-        sources.parts.append(_part(name, table, _first_cell(places, table), sources))
+        sources.parts.append(_part(name, table, _first_cell(places, table, sources.wanted), sources))
     if more:
         sources.notes.append(f"Scores are those of seed {seed}; 'scores' in the folder has those of the others.")
 
 
-def _first_cell(places: list[Place], table: ScoreTable) -> list[Path]:
-    """The first selection of a comparison that was made from a table; rather one by a model."""
+def _first_cell(places: list[Place], table: ScoreTable, wanted: str | None = None) -> list[Path]:
+    """The first selection of a comparison that was made from a table; rather the one wanted, or one by a model."""
     mine = [one for one in places if one.record["method"] in table.scored]
 
-    def order(one: Place) -> tuple[bool, str]:
-        signals = table.scored[one.record["method"]].method.signals().values()
-        return not any(signal.measure.needs_model for signal in signals), str(one.folder)
+    def order(one: Place) -> tuple[bool, bool, str]:
+        name = one.record["method"]
+        by_model = any(signal.measure.needs_model for signal in table.scored[name].method.signals().values())
+        return name != wanted, not by_model, str(one.folder)
 
     first = min(mine, key=order, default=None)
     return records_in(first.folder) if first else []
 
 
 def _part(name: str, table: ScoreTable, records: list[Path], sources: ReportSources) -> Part:
-    """A table with the selection made from it: the newest, where there are several; the others stand beside it."""
-    parts = []
-    for path in records:
-        record = read_json(path)
+    """A table with the selection made from it: the newest or the one wanted; the others stand beside it."""
+    found, parts = [(path, read_json(path)) for path in records], []
+    mine = sources.found.record if sources.found else None
+    if sources.found and mine and (sources.kind == "scores" or mine in [record for _, record in found]):
+        found = [(sources.found.files[0], mine), *(one for one in found if one[1] != mine)]
+    found.sort(key=lambda one: sources.wanted not in (None, one[1]["method"]))
+    for path, record in found:
         place = {int(row): at for at, row in enumerate(table.rows)}
         same = [
             place[row]
@@ -212,18 +254,18 @@ def _part(name: str, table: ScoreTable, records: list[Path], sources: ReportSour
             if row in place and table.ids[place[row]] == name_
         ]
         if record["method"] in table.scored and len(same) == len(record["rows"]):
+            sources.notes += [line.removeprefix("warning: ") for line in tell_changed(record, rows_beside(path))]
             chosen = np.array(same, np.int64)
             parts.append(Part(name, table, record["method"], parse_budget(record["budget"]), chosen, record))
             if len(parts) > 1:
                 sources.selections[path.name.removesuffix(f".{RECORD}")] = table.rows[chosen]
         else:
             sources.notes.append(f"{path} is a selection from other scores, and is left aside.")
-    if parts:
+    method = sources.wanted if sources.wanted in table.scored else next(iter(table))
+    if parts and (parts[0].method == method or sources.wanted != method):
         return parts[0]
-    method, budget = next(iter(table)), parse_budget(ASSUMED)
-    sources.notes.append(
-        f"Nothing was selected from {name} yet: 'chosen' are the best {budget} by {method}, the first of its methods."
-    )
+    budget, which = parse_budget(ASSUMED), "" if sources.wanted == method else ", the first of its methods"
+    sources.notes.append(f"Nothing was selected from {name} by {method} yet: 'chosen' are its best {budget}{which}.")
     return Part(name, table, method, budget, head(table.scored[method], budget))
 
 

@@ -96,14 +96,18 @@ def neighbours(view: Demonstrated, pool: Pool, rows: Rows, vectors: Vectors) -> 
 def anchor_rows(view: Anchored | Anchors, rows: Rows, vectors: Vectors) -> Indices:
     """The rows nearest to the centres of clusters, of those that have a target within the limit; or a DataError."""
     full, found = _full(vectors(view.by))
-    fit = anchors_of(rows, view.limit)[full]
+    fit = anchors_of(rows, view.limit)[full] | view.long
     if fit.sum() < view.count:
         raise DataError(
             f"{view.count} anchors are asked for, {int(fit.sum())} rows have a vector and a response within "
             f"{view.limit} tokens; lower the number of anchors or raise the limit"
         )
     full, found = full[fit], found[fit]
-    return full[nearest_to_centres(found, view.count, seed=view.seed)]
+    chosen = full[nearest_to_centres(found, view.count, seed=view.seed)]
+    chosen = chosen[anchors_of(rows, view.limit)[chosen]]
+    if not len(chosen):
+        raise DataError(f"no anchor has a response within {view.limit} tokens; raise the limit")
+    return chosen
 
 
 def _full(column: Ragged) -> tuple[Indices, npt.NDArray[np.float32]]:

@@ -77,8 +77,8 @@ def view_name(view: View) -> str:
     match view:
         case Noisy(view=inner, draw=draw):
             words += [str(draw), view_name(inner)]
-        case Asked(prompt=prompt, number=number):
-            words += [prompt, str(number)]
+        case Asked(prompt=prompt, number=number, turn=turn):
+            words += [prompt, str(number)] + ([] if turn is None else [f"turn {turn}"])
         case Words(part=part):
             words.append(part)
     return " ".join(words)

@@ -365,6 +365,11 @@ class Workbench:
         rendered = self.render_for(signal)
         missing = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
         gone = np.any(missing.reshape(-1, rendered.per), axis=1)
+        if signal.optional:
+            unasked = gone & (rendered.reason() == None)  # noqa: E711 - elementwise
+            return (
+                reasons(len(gone), no_answer=unasked) if isinstance(signal.measure, Judged) else no_reasons(len(gone))
+            )
         if not isinstance(signal.measure, Judged):
             return first_reason(rendered.reason(), reasons(len(gone), non_finite=gone))
         from instdiff.engine.text.judge import reasons_unanswered
@@ -390,7 +395,8 @@ class Workbench:
             case Length(part=part, unit=unit):
                 if unit == "tokens" and signal.model in self.models:
                     return self.renderer(signal.model).lengths(part)
-                if unit == "tokens":
+                if unit == "tokens" and (place := f"{signal.model} {part}") not in self._told:
+                    self._told.add(place)
                     self.log(f"no {signal.model} model is given, so {part} lengths are in characters, not tokens")
                 return text_lengths(self.pool, part, unit)
             case Column(name=name):

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import Log
-from instdiff.core.files import read_json
+from instdiff.core.files import read_json, writing
+from instdiff.core.sums import file_sum
 from instdiff.data import Pool, Turns, load
 from instdiff.errors import DataError, StoreError
-from instdiff.selection.selector import Selection
+from instdiff.selection.selector import OUTPUT_SUM, Selection
 
 RECORD, ROWS, SCORES = "selection.json", "selected.jsonl", "scores.parquet"
 
@@ -29,7 +30,7 @@ def record_path(output: str | Path) -> Path:
 def write_selection(folder: Path, chosen: Selection) -> None:
     """Write the rows that a part of a run selected, and then their record, which says that they are whole."""
     chosen.write(folder / ROWS)
-    chosen.write_record(folder / RECORD)
+    chosen.write_record(folder / RECORD, folder / ROWS)
 
 
 def read_selection(folder: Path) -> dict[str, Any] | None:
@@ -40,7 +41,21 @@ def read_selection(folder: Path) -> dict[str, Any] | None:
 
 def copy_record(source: Path, target: Path) -> None:
     """Give a part of a run the record of another."""
-    shutil.copyfile(source / RECORD, target / RECORD)
+    with writing(target / RECORD) as aside:
+        shutil.copyfile(source / RECORD, aside)
+
+
+def rows_beside(record: Path) -> Path:
+    """The file of rows that a record is of."""
+    named = record.name.endswith(f".{RECORD}")
+    return record.with_name(record.name.removesuffix(RECORD) + "jsonl" if named else ROWS)
+
+
+def tell_changed(record: Mapping[str, Any], rows: Path) -> list[str]:
+    """What is to be said of a file of rows that is not as its record says that it was written."""
+    if OUTPUT_SUM not in record or file_sum(rows) in (None, record[OUTPUT_SUM]):
+        return []
+    return [f"warning: '{rows}' was changed since it was selected; its record has the rows as they were"]
 
 
 def origins(meta: Mapping[str, Any], of: str = "data") -> list[str]:
@@ -118,15 +133,20 @@ def find(where: str, reading: Reading | None = None, log: Log | None = None) -> 
 
     Raises a DataError where there is nothing of the kind, a StoreError where the record cannot be read.
     """
-    reading, path = reading or Reading(), Path(where)
+    reading, path, say = reading or Reading(), Path(where), log or (lambda line: None)
     place = _in_folder(path) if path.is_dir() else path if path.is_file() and _is_record(path) else None
     if place is not None:
-        record = _read(place)
-        named = place.name.endswith(f".{RECORD}")
-        rows = place.with_name(place.name.removesuffix(RECORD) + "jsonl" if named else ROWS)
+        record, rows = _read(place), rows_beside(place)
+        for line in tell_changed(record, rows):
+            say(line)
         return Found(where, list(record["ids"]), list(record["rows"]), record, (place, rows))
     files = (path, record_path(path), path.parent / RECORD) if path.is_file() else ()
     beside = next((_read(other) for other in files[1:] if other.is_file() and _is_record(other)), None)
+    if beside is not None and (
+        record_path(path).is_file() or path.name == ROWS
+    ):  # else the record may be of another file
+        for line in tell_changed(beside, path):
+            say(line)
     pool = reading.load(where, (beside or {}).get("settings"), log)
     if beside is not None and Counter(beside["ids"]) != Counter(pool.ids):
         beside = None  # of another selection

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from instdiff.core import Budget, Scored
 from instdiff.core.budget import divide, parse_budget
 from instdiff.core.files import write_record
+from instdiff.core.sums import file_sum
 from instdiff.data import Pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.scoring.advice import excluded_text
@@ -23,6 +24,8 @@ from instdiff.scoring.table import html_table
 from instdiff.version import __version__
 
 Order = Literal["rank", "input"]
+OUTPUT_SUM = "rows_crc32"
+"""The key of a record that has the sum of the file of rows."""
 NOTEBOOK, TEXT = 10, 200
 """Rows that a notebook shows, and characters of their texts."""
 
@@ -128,9 +131,10 @@ class Selection:
             **{key: self.meta[key] for key in ("data", "models", "settings", "packages") if key in self.meta},
         }
 
-    def write_record(self, path: str | Path) -> None:
-        """Write the record."""
-        write_record(path, self.record())
+    def write_record(self, path: str | Path, output: str | Path | None = None) -> None:
+        """Write the record, with a sum of the ``output`` that has the rows, where that is a file."""
+        found = file_sum(output) if output is not None else None
+        write_record(path, self.record() | ({OUTPUT_SUM: found} if found else {}))
 
 
 def _known_tokens(tokens: int) -> int | None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from instdiff.core.files import without_sum, writing
+from instdiff.core.files import set_aside, without_sum, writing
 from instdiff.errors import StoreError
-from instdiff.store.column import SOURCES, DamagedPiece, count_rows, names, read_piece, read_sources, set_aside
+from instdiff.store.column import SOURCES, DamagedPiece, count_rows, names, read_piece, read_sources
 from instdiff.store.store import FACTS, Store, read_about
 
 ANSWERS, BATCHES = "answers", "batches"

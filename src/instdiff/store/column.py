@@ -38,7 +38,7 @@ from filelock import FileLock, Timeout
 from instdiff.core import Log
 from instdiff.core.arrays.ragged import Ragged, spans
 from instdiff.core.arrays.spill import SpillingArray
-from instdiff.core.files import building, fingerprint, sync, sync_entries, writing
+from instdiff.core.files import ASIDE, building, fingerprint, set_aside, sync, sync_entries, writing
 from instdiff.core.sums import NPY_TAIL, check_npy, npy_tail
 from instdiff.errors import StoreError
 from instdiff.store.keys import KEYS_AT_ONCE, Halves, Keys, halves
@@ -60,7 +60,6 @@ SETTLED_NS = 100_000_000
 ABANDONED_S = 3600.0
 SYNC_EVERY_S = 1.0
 """Parts are put onto the disk together, so often; what a power cut takes of them is computed again."""
-ASIDE = ".damaged"
 """Ends the name of what was set aside."""
 
 
@@ -525,35 +524,21 @@ class DamagedPiece(StoreError):
 
 @contextmanager
 def _guarded(path: Path, what: str) -> Iterator[None]:
-    """What a damaged file brings about becomes a DamagedPiece; one that may not be read is a StoreError."""
+    """What a damaged file brings about becomes a DamagedPiece; one that cannot be read is a StoreError."""
     try:
         yield
     except FileNotFoundError:
         if not path.is_dir() or path.stat().st_mtime >= time.time() - ABANDONED_S:
             raise  # it is being removed
         raise DamagedPiece(f"store {what} '{path}' lacks a file") from None
-    except (OSError, ValueError, EOFError, LookupError, TypeError, pa.ArrowException, MemoryError) as error:
+    except MemoryError:
+        raise StoreError(f"store {what} '{path}' does not fit into memory; free some, then run it again") from None
+    except (OSError, ValueError, EOFError, LookupError, TypeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
             raise StoreError(
                 f"store {what} '{path}' cannot be read: {error.strerror}; give yourself the right"
             ) from None
         raise DamagedPiece(f"store {what} '{path}' is damaged ({error})") from error
-
-
-def set_aside(path: Path) -> str:
-    """Give a damaged file or folder another name, under which nobody reads it; tells what became of it."""
-    aside = path.with_name(path.name + ASIDE)
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.{number}{ASIDE}")
-    try:
-        os.replace(path, aside)
-    except FileNotFoundError:
-        return "another process has set it aside"
-    except OSError as error:
-        return f"it is passed over and stays where it is ({error.strerror})"
-    return f"it is set aside as '{aside.name}'"
 
 
 def _open_segment(path: Path) -> Segment:

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instdiff.core.files import open_file
+from instdiff.core import Log
+from instdiff.core.files import open_file, set_aside
 from instdiff.core.sums import check_parquet, seal_parquet
 
 
@@ -25,6 +26,20 @@ def writing_parquet(where: Path | BinaryIO, schema: pa.Schema, **how: Any) -> It
             seal_parquet(file)
     else:
         seal_parquet(where)
+
+
+def is_whole(path: Path, log: Log) -> bool:
+    """Whether a file is as it was written, or is not there; a damaged one is set aside, and the log told."""
+    if path.is_file():
+        try:
+            with reading_parquet(path):
+                pass
+        except (PermissionError, MemoryError):
+            return True  # whoever reads it says so
+        except (OSError, pa.ArrowException, ValueError) as error:
+            log(f"warning: '{path}' is damaged ({error}); {set_aside(path)}, and made again")
+            return False
+    return True
 
 
 @contextmanager

@@ -30,9 +30,10 @@ from instdiff.rendering.chat_tokens import turn_end
 from instdiff.rendering.renderer import Renderer, Rows
 from instdiff.rendering.templates import template
 from instdiff.store import Store
+from instdiff.training.digests import RECORD, changed, digests
 from instdiff.training.trainer import CHECKPOINTS, Job, Progress
 
-RECORD, RECIPE = "training.json", "recipe.json"
+RECIPE = "recipe.json"
 RATE_ZERO = (
     "the learning rate was zero in all of {steps} optimizer steps, since it rises from zero in the first ones; "
     "set warmup_ratio: 0, or a smaller global_batch_size"
@@ -189,7 +190,7 @@ def _finish(folder: Path, base: Path, record: dict[str, Any], log: Log) -> None:
     limit = read_json(original).get("model_max_length") if original.is_file() else None
     write_json(saved, config if limit is None else config | {"model_max_length": limit})
     _stop_at(folder / "generation_config.json", record.get("rendering", {}).get("stops", []))
-    write_record(folder / RECORD, record)
+    write_record(folder / RECORD, record | digests(folder))
 
 
 def _stop_at(config: Path, tokens: list[int]) -> None:
@@ -245,13 +246,14 @@ def train(
     source = resolve(base, store.memo, adapters=False)
     tokenizer = load_tokenizer(source, settings.template_date)
     tell_own_template(base, settings, tokenizer, log)
-    name = base.template or settings.template
-    renderer, layout = Renderer(pool, tokenizer), template(name)
+    renderer, layout = Renderer(pool, tokenizer), template(shown := base.template or settings.template)
     rows = renderer.training_rows(layout, train_settings.model_max_length)
-    shown = {"template": name, "template_date": str(settings.template_date), **dataclasses.asdict(pool.turns)}
+    rendering = {"template": shown, "template_date": str(settings.template_date), **dataclasses.asdict(pool.turns)}
     stops = sorted(turn_end(tokenizer, layout).tokens)
     for line in (*renderer.report(), *lines_of_ends(rows, strict=strict)):
         log(line)
+    if (output / RECORD).is_file() and (name := changed(output, store.memo)):
+        log(f"warning: '{output / name}' was changed since it was trained; if that was not you, train to another place")
     report = fit(
         rows,
         source.folder,
@@ -261,7 +263,7 @@ def train(
         seed=seed,
         device=settings.device,
         base_fingerprint=source.fingerprint,
-        rendering=shown | ({"stops": stops} if stops else {}),
+        rendering=rendering | ({"stops": stops} if stops else {}),
         log=log,
     )
     if say is not None:

@@ -12,8 +12,22 @@ from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, 
 Engine = Literal["full", "minibatch", "faiss"]
 
 
+def principal_components(x: npt.NDArray[Any], share: float, seed: int = 0) -> Matrix:
+    """The rows of ``x`` [n, d] on their first principal axes, as many as hold that share of the variance (CaR)."""
+    from sklearn.decomposition import PCA
+
+    fit = PCA(share if share < 1 else None, random_state=seed)
+    return np.asarray(fit.fit_transform(matrix(x)), np.float32)
+
+
 def cluster(
-    x: npt.NDArray[Any], clusters: int, *, seed: int = 0, engine: Engine = "full", spherical: bool = False
+    x: npt.NDArray[Any],
+    clusters: int,
+    *,
+    seed: int = 0,
+    engine: Engine = "full",
+    spherical: bool = False,
+    starts: int = 1,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """k-means of ``x`` [n, d]: the cluster of each row, and its Euclidean distance to the centroid.
 
@@ -21,30 +35,32 @@ def cluster(
     ``clusters`` leave clusters empty. ``engine`` is ``full`` (scikit-learn, all rows until it settles; copies a memory
     map into memory), ``minibatch`` (scikit-learn, for large data), or ``faiss`` (20 rounds, trained on 256 rows per
     cluster at most). ``spherical`` rows and centroids have length 1 and are compared by cosine (ClusterClip, section
-    3.1). A ValueError where ``clusters`` is below 1 or above the rows, a row is not finite, or ``engine`` is unknown.
+    3.1). Of several ``starts`` the closest clusters are kept. A ValueError where ``clusters`` is below 1 or above the
+    rows, a row is not finite, or ``engine`` is unknown.
     """
     x = matrix(x)
     if clusters < 1:
         raise ValueError(f"clusters is {clusters}; the least is 1")
     count(clusters, len(x))
     rows = unit(x) if spherical else x
-    centroids = _centroids(rows, clusters, seed, engine, spherical)
+    centroids = _centroids(rows, clusters, seed, engine, spherical, starts)
     return _assign(rows, unit(centroids) if spherical else centroids)
 
 
-def _centroids(x: Matrix, clusters: int, seed: int, engine: str, spherical: bool) -> Matrix:
+def _centroids(x: Matrix, clusters: int, seed: int, engine: str, spherical: bool, starts: int) -> Matrix:
     if engine == "faiss":
         import faiss
 
-        found = faiss.Kmeans(x.shape[1], clusters, niter=20, seed=seed, spherical=spherical, min_points_per_centroid=1)
+        once = {"niter": 20, "seed": seed, "spherical": spherical, "min_points_per_centroid": 1}
+        found = faiss.Kmeans(x.shape[1], clusters, nredo=starts, **once)
         found.train(np.ascontiguousarray(x))
         return np.asarray(found.centroids, np.float32)
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     if engine == "full":
-        fit = KMeans(clusters, random_state=seed, n_init=1)
+        fit = KMeans(clusters, random_state=seed, n_init=starts)
     elif engine == "minibatch":
-        fit = MiniBatchKMeans(clusters, random_state=seed, n_init=1, batch_size=4096, compute_labels=False)
+        fit = MiniBatchKMeans(clusters, random_state=seed, n_init=starts, batch_size=4096, compute_labels=False)
     else:
         raise ValueError(f"engine '{engine}' is not 'full', 'minibatch' or 'faiss'")
     return np.asarray(fit.fit(x).cluster_centers_, np.float32)

@@ -9,7 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from instdiff.core import Log, Settings
+from instdiff.core.display import in_one_line
 from instdiff.core.files import fingerprint, writing
 from instdiff.data import Pool
 from instdiff.data.write import write_jsonl
@@ -18,6 +21,7 @@ from instdiff.errors import ConfigError, did_you_mean
 from instdiff.rendering.templates import ChatTemplate, Template, template
 from instdiff.selection.export.layouts import Laid, Layout
 from instdiff.selection.export.models import tokenizer_of
+from instdiff.selection.export.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Asked:
     """What an export is asked for: the selected rows in order, their record, the folder, the data set's name, a layout.
 
     ``template`` is what rows are rendered with; None where the record says it. ``model`` is the one to be trained; None
-    where it is not known. ``protected`` files must not be written over. The log is told what changes.
+    where it is not known, and ``recipe`` how. ``protected`` files must not be written over. The log is told what
+    changes.
     """
 
     pool: Pool
@@ -36,6 +41,7 @@ class Asked:
     template: str | None = None
     model: str | None = None
     protected: Sequence[Path] = ()
+    recipe: Recipe = field(default_factory=Recipe)
     log: Log = print
 
     def free(self, name: str) -> Path:
@@ -44,6 +50,16 @@ class Asked:
         if any(path.resolve() == other.resolve() for other in self.protected):
             raise ConfigError(f"'{path}' is what is exported; give another --output or --name")
         return path
+
+    @property
+    def remarks(self) -> str:
+        """Comments for a configuration: what the scores were made with, and whose the recipe is."""
+        known = "no record says with what; max_length is the default"
+        if self.record is not None:
+            model, dtype = self._base.get("where", "no model"), self._settings.get("dtype")
+            parts = [model, f"template {self._base.get('template')}", f"max_length {self.max_length}", dtype]
+            known = ", ".join(in_one_line(str(part)) for part in parts if part)
+        return f"# Scored with: {known}.\n# {self.recipe.remark()}\n"
 
     @property
     def max_length(self) -> int:
@@ -140,6 +156,14 @@ def write_laid(asked: Asked, laid: Laid, path: Path, *, may_lack: bool = False) 
 
     write_jsonl(path, texts())
     return written
+
+
+def write_config(asked: Asked, path: Path, values: Mapping[str, Any]) -> str:
+    """Write a trainer's configuration under its comments, and return its text."""
+    text = asked.remarks + yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    with writing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return text
 
 
 def write_jinja(asked: Asked) -> Path | None:

@@ -8,13 +8,11 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import yaml
 
-from instdiff.core.files import writing
 from instdiff.data import Message, Pool, Sample, Turns
 from instdiff.rendering.renderer import training_rows
 from instdiff.rendering.templates import ChatTemplate, learns_answer, learns_calls, thought_in
-from instdiff.selection.export.asked import Asked, Exported, find_layout, write_jinja, write_laid
+from instdiff.selection.export.asked import Asked, Exported, find_layout, write_config, write_jinja, write_laid
 from instdiff.selection.export.axolotl_labels import Strategy
 from instdiff.selection.export.layouts import PLAIN_ALPACA, Laid, Layout, lay, shown, with_tool_objects
 from instdiff.selection.export.models import RENDER_ERRORS, has_chat_template
@@ -33,15 +31,13 @@ def axolotl(asked: Asked) -> Exported:
     laid = lay(pool, named, pieces=_pieces(asked))
     path, block = asked.free(f"{asked.name}.jsonl"), asked.free(f"{asked.name}.axolotl.yaml")
     rows = write_laid(asked, laid, path)
-    values: dict[str, Any] = {"datasets": [_entry(laid, path.as_posix(), pool)]}
+    values: dict[str, Any] = {"datasets": [_entry(laid, path.absolute().as_posix(), pool)]}
     if laid.layout is chat:
         values |= _template_keys(asked)
         _say_what_differs(asked)
         _compare(asked, laid, values.get("eot_tokens", []))
-    values["sequence_len"] = asked.limit
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    with writing(block) as aside:
-        aside.write_text(text, encoding="utf-8")
+    values |= {"sequence_len": asked.limit, **asked.recipe.keys("axolotl")}
+    text = write_config(asked, block, values)
     say = f"in the axolotl configuration (also in {block}):\n\n{text.rstrip()}"
     extra = {"stanza": values["datasets"][0], "config": values}
     return Exported([path, block], rows, laid.layout.name, say, None, laid.changed, extra=extra)
@@ -89,7 +85,7 @@ def _template_keys(asked: Asked) -> dict[str, Any]:
     """The template, and the tokens that end a turn where they are not the tokenizer's end token."""
     jinja = write_jinja(asked)
     keys: dict[str, Any] = {"chat_template": "jinja" if jinja else "tokenizer_default"}
-    keys |= {"chat_template_jinja": jinja.as_posix()} if jinja else {}
+    keys |= {"chat_template_jinja": jinja.absolute().as_posix()} if jinja else {}
     ends = _ends(asked)
     return keys | ({"eot_tokens": ends} if ends else {})
 

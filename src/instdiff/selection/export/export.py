@@ -12,6 +12,7 @@ from instdiff.errors import ConfigError, did_you_mean
 from instdiff.selection.export.asked import Asked, Exported
 from instdiff.selection.export.formats import TRAINERS
 from instdiff.selection.export.hub import check_push, hub, push
+from instdiff.selection.export.recipe import recipe_of
 from instdiff.selection.record import RECORD, Found, Reading, find, rows_of
 
 FORMATS = (*TRAINERS, "hub")
@@ -64,7 +65,7 @@ def export(
     rows, names = rows_of(found, source, reading, log), _name(name, data)
     trained = model or (found.record or {}).get("models", {}).get("base", {}).get("where")
     protected = _inputs_read(found, data, source)
-    asked = Asked(rows, found.record, folder, names, layout, template, trained, protected, said)
+    asked = Asked(rows, found.record, folder, names, layout, template, trained, protected, recipe_of(found), said)
     exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
     return _push(exported, repo, folder, public) if repo else exported
 

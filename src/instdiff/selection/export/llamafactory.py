@@ -61,13 +61,14 @@ def llamafactory(asked: Asked) -> Exported:
     rows = write_laid(asked, laid, path, may_lack=laid.layout.name == "text" or learnt.none > 0)
     _say_what_differs(asked, learnt, rows, laid)
     values: dict[str, Any] = {
-        "dataset_dir": str(asked.output),
+        "dataset_dir": asked.output.absolute().as_posix(),
         "dataset": asked.name,
         **_template_keys(asked, laid, learnt),
     }
     values |= {"cutoff_len": asked.limit, **({"mask_history": True} if learnt.last else {})}
+    values |= asked.recipe.keys("llamafactory")
     write_json(info, {**known, asked.name: entry})
-    lines = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
+    lines = asked.remarks + yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
     stanza = json.dumps({asked.name: entry}, indent=2, ensure_ascii=False)
     say = f"in {info}:\n\n{stanza}\n\nin the training YAML:\n\n{lines}"
     extra = {"stanza": entry, "training": values}

@@ -25,12 +25,12 @@ _FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 def local(where: str) -> tuple[str, str | None]:
     """A model as transformers finds it, and its revision: folders as they are, built-in names as their folder."""
     if os.path.isdir(where):
-        return where, None
+        return os.path.abspath(where), None
     base = where.partition("+")[0]
     if base.startswith("builtin:"):
         return str(builtin_path(base.removeprefix("builtin:"))), None
     if os.path.isdir(base):
-        return base, None
+        return os.path.abspath(base), None
     name, _, revision = base.partition("@")
     return name, revision or None
 

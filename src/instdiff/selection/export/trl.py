@@ -7,13 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
-from instdiff.core.files import writing
 from instdiff.data.write import write_jsonl
 from instdiff.errors import ConfigError, did_you_mean
 from instdiff.rendering.templates import ChatTemplate, Template, TextTemplate
-from instdiff.selection.export.asked import Asked, Exported, write_jinja, write_laid
+from instdiff.selection.export.asked import Asked, Exported, write_config, write_jinja, write_laid
 from instdiff.selection.export.axolotl import one_type
 from instdiff.selection.export.layouts import (
     ALPACA,
@@ -52,9 +49,7 @@ def trl(asked: Asked) -> Exported:
     plan = _plan(asked, layout)
     done = _write_tokens(asked, layout) if plan.layout is None else _write_rows(asked, plan.layout)
     config, values = asked.free(f"{asked.name}.trl.yaml"), _config(asked, plan, done)
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    with writing(config) as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_config(asked, config, values)
     notes = _notes(asked, plan)
     if values["model_name_or_path"] == MODEL:
         notes.append(f"put your model in the place of {MODEL} in {config}, or give --model")
@@ -171,13 +166,13 @@ def _reasons(left: Counter[str]) -> str:
 def _config(asked: Asked, plan: Plan, done: Exported) -> dict[str, Any]:
     where, revision = local(asked.model or MODEL)
     values: dict[str, Any] = {"model_name_or_path": where, **({"model_revision": revision} if revision else {})}
-    values["datasets"] = [{"path": "json", "data_files": done.files[0].as_posix(), "split": "train"}]
-    values["max_length"] = asked.limit
+    values["datasets"] = [{"path": "json", "data_files": done.files[0].absolute().as_posix(), "split": "train"}]
+    values |= {"max_length": asked.limit, **asked.recipe.keys("trl")}
     if (jinja := write_jinja(asked)) is not None:
-        values["chat_template_path"] = jinja.as_posix()
+        values["chat_template_path"] = jinja.absolute().as_posix()
     if plan.layout is MESSAGES and plan.exact:
         values["assistant_only_loss"] = True
-    values["output_dir"] = (asked.output / f"{asked.name}-sft").as_posix()
+    values["output_dir"] = (asked.output / f"{asked.name}-sft").absolute().as_posix()
     return values
 
 
