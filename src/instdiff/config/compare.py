@@ -72,6 +72,9 @@ class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     by: str | None = key(None, "A column, such as the source; the shares of its values in every selection are told.")
     keep_models: bool = key(True, "False removes models as soon as no later cell begins with them.")
     strict: bool = key(False, "A cell that fails ends the run.")
+    cells_at_once: PositiveInt | None = key(
+        None, "Cells trained and evaluated side by side; by default one for each core where the model is small."
+    )
 
     @field_validator("method", mode="before")
     @classmethod

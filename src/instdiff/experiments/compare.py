@@ -7,13 +7,17 @@ run.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from instdiff.config.base import OPERATIONAL
 from instdiff.config.compare import CompareConfig, Variant
@@ -24,12 +28,14 @@ from instdiff.core.budget import parse_budget
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
+from instdiff.engine.models import pick_device
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
 from instdiff.experiments.engine import Engine, Roles, Scores
 from instdiff.experiments.inputs import builtin_heldout, fingerprints, make_suites_for, read_inputs, with_template
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
+from instdiff.experiments.side_by_side import CellWorkers, Done, cells_at_once
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import write_comparison
 from instdiff.methods import Random
@@ -39,10 +45,11 @@ from instdiff.selection.record import RECORD, copy_record
 from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
+Made = TypeVar("Made")
 OPEN = (
     *(*OPERATIONAL, "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch"),
     *("eval.concurrency", "eval.judge_concurrency", "eval.judge_timeout", "eval.judge_tries", "eval.judge_batch"),
-    *("method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by"),
+    *("method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by", "cells_at_once"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
 
@@ -62,7 +69,8 @@ class Comparison(Engine):
         self.places = ComparisonFolder(self.folder)
         self._tokens: dict[str, int] = {}
         self._scores: dict[tuple[str, int], Scores] = {}
-        self._trained: dict[Hashable, Path] = {}
+        self.trained: dict[Hashable, Path] = {}
+        """Where the models lie that were made, by what they are made of."""
         self.warmed = set[str]()
         """Variants that need a calibrated model which nobody has named."""
         for name, variant in self.variants.items():  # a typo must be found before anything is trained
@@ -103,22 +111,98 @@ class Comparison(Engine):
 
     def run(self) -> list[CellResult]:
         """Every cell; what fails is told and passed over."""
-        results = []
         cells = list(self.cells())
-        for number, cell in enumerate(cells, 1):
-            try:
-                result = self._read(cell) or self._make(cell, f"cell {number} of {len(cells)}: {cell}")
-                (self.places.cell(cell) / ERROR).unlink(missing_ok=True)
-            except Exception as error:  # one bad cell does not end the run
-                if self.config.strict:
-                    raise
-                reason = str(error) if isinstance(error, InstDiffError) else f"{type(error).__name__}: {error}"
-                self.log(f"warning: {cell} failed and is left out: {reason}")
-                write_record(self.places.cell(cell) / ERROR, {"error": reason})
-                result = CellResult(cell, error=reason)
-            results.append(result)
-            self._drop([one.cell for one in results if one.error is not None] + cells[number:])
+        count = self._at_once([cell for cell in cells if not self._is_made(cell)])
+        if count == 1:
+            return self._one_by_one(cells, [])
+        workers = CellWorkers(partial(open_beside, self.config), count, torch.get_num_threads(), self.log)
+        results: list[CellResult] = []
+        try:
+            self._side_by_side(cells, workers, count, results)
+        except BrokenProcessPool:
+            self.log(
+                "warning: a process that trained a cell was killed, perhaps for lack of memory; the rest goes one "
+                "after another (cells_at_once: 1)"
+            )
+        finally:
+            workers.close()
+            for lock in self.places.models.glob(".*.lock"):
+                lock.unlink(missing_ok=True)
+        return self._one_by_one(cells, results)
+
+    def _at_once(self, left: Sequence[Cell]) -> int:
+        """How many cells go side by side; those of one process are not told what a host of several models is."""
+        if self.config.cells_at_once is not None:
+            return min(self.config.cells_at_once, max(1, len(left)))
+        if pick_device(self.settings.device).type != "cpu" or (self.settings.workers or 1) > 1:
+            return 1
+        return cells_at_once(resolve(self.student, self.store.memo).parameters, torch.get_num_threads(), len(left))
+
+    def _one_by_one(self, cells: Sequence[Cell], results: list[CellResult]) -> list[CellResult]:
+        for number, cell in enumerate(cells[len(results) :], len(results) + 1):
+            label = f"cell {number} of {len(cells)}: {cell}"
+            results.append(self._attempt(cell, partial(self._made, cell, label)))
+            self._drop([one.cell for one in results if one.error is not None] + list(cells[number:]))
         return results
+
+    def _side_by_side(self, cells: Sequence[Cell], workers: CellWorkers, count: int, results: list[CellResult]) -> None:
+        """Select for each cell in turn, and let the processes train and evaluate a few behind."""
+        todo = deque[tuple[Cell, CellResult | Future[Done]]]()
+
+        def collect() -> None:
+            cell, found = todo.popleft()
+            if isinstance(found, Future):
+                found = self._attempt(cell, partial(self._take, found))
+            results.append(found)
+            self._drop([one.cell for one in results if one.error is not None] + list(cells[len(results) :]))
+
+        for number, cell in enumerate(cells, 1):
+            label = f"cell {number} of {len(cells)}: {cell}"
+            todo.append((cell, self._attempt(cell, partial(self._handed, cell, label, workers))))
+            if len(todo) > count:
+                collect()
+        while todo:
+            collect()
+
+    def _made(self, cell: Cell, label: str) -> CellResult:
+        if (found := self._read(cell)) is None:
+            self.log(label)
+            found = self.make_cell(cell)
+        return found
+
+    def _handed(self, cell: Cell, label: str, workers: CellWorkers) -> CellResult | Future[Done]:
+        """Write a cell's selection, note where its first model will lie, and have the rest done."""
+        if (found := self._read(cell)) is not None:
+            return found
+        if cell.line != BASE:
+            assert cell.seed is not None
+            record = self.select(cell, 1, self._roles(self.variants[cell.line]))
+            self.model_of(cell, 1, self.mark(self.rows_of(record), self.student, self._settings(cell), cell.seed))
+        return workers.submit(cell, label)
+
+    def _take(self, future: Future[Done]) -> CellResult:
+        result, made = future.result()
+        self.trained |= made
+        return result
+
+    def _attempt(self, cell: Cell, work: Callable[[], Made]) -> Made | CellResult:
+        """What some work on a cell gives; one bad cell does not end the run."""
+        try:
+            result = work()
+            (self.places.cell(cell) / ERROR).unlink(missing_ok=True)
+        except BrokenProcessPool:
+            raise
+        except Exception as error:
+            if self.config.strict:
+                raise
+            reason = str(error) if isinstance(error, InstDiffError) else f"{type(error).__name__}: {error}"
+            self.log(f"warning: {cell} failed and is left out: {reason}")
+            write_record(self.places.cell(cell) / ERROR, {"error": reason})
+            return CellResult(cell, error=reason)
+        return result
+
+    def _is_made(self, cell: Cell) -> bool:
+        return (self.places.cell(cell) / CELL).is_file()
 
     def _read(self, cell: Cell) -> CellResult | None:
         place = self.places.cell(cell)
@@ -130,8 +214,8 @@ class Comparison(Engine):
             return None
         return CellResult(cell, facts, [read_results(place / f"{suite}.json") for suite in facts["suites"]])
 
-    def _make(self, cell: Cell, label: str) -> CellResult:
-        self.log(label)
+    def make_cell(self, cell: Cell) -> CellResult:
+        """Select, train and evaluate; what is there already is not made again."""
         began = time.monotonic()
         model, facts = (self.student, {}) if cell.line == BASE else self._train_cell(cell)
         results = self.evaluate(model, str(cell), self.places.cell(cell))
@@ -158,7 +242,7 @@ class Comparison(Engine):
         return self._model(self._round_key(cell, number), mark)
 
     def _model(self, key: Hashable, mark: str) -> Path:
-        place = self._trained[key] = self.places.models / mark[:16]
+        place = self.trained[key] = self.places.models / mark[:16]
         return place
 
     def budget_of(self, cell: Cell, number: int) -> Budget:
@@ -271,11 +355,11 @@ class Comparison(Engine):
             return
         unmade = [cell for cell in later if not (self.places.cell(cell) / CELL).is_file()]
         needed = {key for cell in unmade for key in self._keys(cell)}
-        places = {place for key, place in self._trained.items() if key in needed}
-        kept = {key: place for key, place in self._trained.items() if place in places}
-        for place in {*self._trained.values()} - places if needed else self.places.models.glob("*"):
+        places = {place for key, place in self.trained.items() if key in needed}
+        kept = {key: place for key, place in self.trained.items() if place in places}
+        for place in {*self.trained.values()} - places if needed else self.places.models.glob("*"):
             drop_model(place)
-        self._trained = kept
+        self.trained = kept
 
     def _keys(self, cell: Cell) -> set[Hashable]:
         """What stands for the models that a cell makes: cells that begin alike share them."""
@@ -358,22 +442,35 @@ def check_named(config: CompareConfig) -> None:
         make_method(variant.method or name, variant.params, 0)
 
 
-def open_comparison(config: CompareConfig, log: Log, progress: Progress) -> Comparison:
-    """A comparison's run folder for this configuration: a new one, or the same one again."""
+def open_beside(config: CompareConfig, log: Log) -> Comparison:
+    """The same comparison in another process."""
+    return open_comparison(config, log, Quiet(), beside=True)
+
+
+def open_comparison(config: CompareConfig, log: Log, progress: Progress, *, beside: bool = False) -> Comparison:
+    """A comparison's run folder for this configuration: a new one, or the same one again.
+
+    ``beside`` another process that has opened it, nothing is written or said.
+    """
     check_named(config)
     assert config.output
     places = ComparisonFolder(Path(config.output))
-    places.check_config(config, OPEN)
+    said = (lambda line: None) if beside else log
+    if not beside:
+        places.check_config(config, OPEN)
     store = Store(config.store)
-    data = read_inputs(config, places.path, log)
-    rendering = with_template(config, [config.model, config.student], log)
+    data = read_inputs(config, places.path, said)
+    rendering = with_template(config, [config.model, config.student], said)
     settings = settings_of(rendering)
     inputs = fingerprints(data, "warm-up data")
     for name, where in (("model", config.model), ("student", config.student)):
         if where:
             inputs[name] = resolve(parse_model(where), store.memo).fingerprint
-    places.claim(config, inputs)
+    if not beside:
+        places.claim(config, inputs)
     known: dict[str, Any] = {"suite": ["heldout"], "model": config.model, **config.turns()}
     known["data"] = builtin_heldout(config.data)
-    suites = make_suites_for(rendering, config.eval, store, data[0], log, **known)
-    return Comparison(config, places.path, *data, settings, store, *suites, log, progress)
+    suites = make_suites_for(rendering, config.eval, store, data[0], said, **known)
+    run = Comparison(config, places.path, *data, settings, store, *suites, log, progress)
+    run.beside = beside
+    return run

@@ -6,12 +6,14 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from instdiff.config.compare import Variant
 from instdiff.config.evaluate import EvalConfig
@@ -75,6 +77,8 @@ class Engine(ABC):
     log: Log
     progress: Progress
     student: ModelRef = field(init=False)
+    beside: bool = field(default=False, init=False)
+    """Whether other processes work on the same run."""
     _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict, init=False)
     _trusted: set[Path] = field(default_factory=set, init=False)
     """Trained models whose weights this process has written or read."""
@@ -176,6 +180,17 @@ class Engine(ABC):
             self.log(f"warning: '{path}' was changed since it was written; {set_aside(path)}, and made again")
         rows.to_jsonl(path)
 
+    def mark(self, rows: Pool, start: ModelRef, how: TrainSettings, seed: int) -> str:
+        """The fingerprint of all that a training is made of."""
+        return fingerprint(list(rows.ids), str(start), how.learning(), seed)
+
+    def _alone(self, place: Path) -> AbstractContextManager[Any]:
+        """Keeps other processes from training the same model meanwhile."""
+        if not self.beside:
+            return nullcontext()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(place.parent / f".{place.name}.lock")
+
     def train(
         self,
         rows: Pool,
@@ -186,7 +201,7 @@ class Engine(ABC):
         beside: Path | None = None,
     ) -> tuple[ModelRef, dict[str, Any]]:
         """A model trained on rows, and what that took; its name is written ``beside`` the selection."""
-        mark = fingerprint(list(rows.ids), str(start), how.learning(), seed)
+        mark = self.mark(rows, start, how, seed)
         place = name(mark)
         if beside is not None:
             run_folder.RunFolder(self.folder).name_model(beside, place, self.log)
@@ -204,8 +219,11 @@ class Engine(ABC):
             return train(rows, base, how, self.settings, place, **options)
 
         self._makers[place] = make
-        finished = self._is_whole(place) and mark.startswith(place.name)  # else the training looks if it is the same
-        model = trained_model(start, how, place) if finished else make()
+        with self._alone(place):
+            finished = self._is_whole(place) and mark.startswith(
+                place.name
+            )  # else the training looks if it is the same
+            model = trained_model(start, how, place) if finished else make()
         took = read_json(place / run_folder.TRAINING)
         return model, {
             "steps": took["steps"],
