@@ -49,8 +49,13 @@ def _free_memory() -> int:
 class Run(Protocol):
     """A comparison as a process here needs it."""
 
-    log: Log
-    trained: dict[Hashable, Path]
+    @property
+    def log(self) -> Log:
+        """Is told what happens."""
+
+    @property
+    def trained(self) -> dict[Hashable, Path]:
+        """Where the models lie that were made."""
 
     def make_cell(self, cell: Cell) -> CellResult:
         """Train and evaluate."""
