@@ -48,6 +48,7 @@ def sample(settings: SampleConfig, console: Console) -> None:
 def select(settings: SelectConfig, console: Console) -> None:
     """Rank by a method's scores and cut to a budget."""
     from instdiff.core.budget import configured_budget
+    from instdiff.core.files import read_json
     from instdiff.scoring.advice import advise
     from instdiff.selection.record import record_path
     from instdiff.selection.selector import select as choose
@@ -72,7 +73,7 @@ def select(settings: SelectConfig, console: Console) -> None:
     counts = chosen.record()["counts"]
     tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
     console.result(
-        {**chosen.record(), "output": out},
+        {**read_json(place), "output": out},
         f"{len(chosen):,} of {len(pool):,} rows{tokens} by {name} within {chosen.budget} in {out}; "
         f"the record is {place}{earlier}",
     )
