@@ -102,6 +102,28 @@ def test_dark_and_light_and_every_picture(page: Path) -> None:
             assert button.get_attribute("aria-pressed") == "true"
 
 
+BUTTONS = {
+    "Download plot as a PNG", "Download plot as a png", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes", "Reset",
+    "Toggle Spike Lines", "Show closest data on hover", "Compare data on hover",
+}  # fmt: skip
+
+
+def test_no_button_sends_anything(page: Path) -> None:
+    """Tool bars hold known buttons alone; none of them opens a window or asks for anything."""
+    with opened(page) as tab:
+        scroll(tab)
+        titles = tab.evaluate("[...new Set([...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title))]")
+        assert titles and set(titles) <= BUTTONS
+        windows: list[Any] = []
+        asked: list[str] = []
+        tab.context.on("page", lambda one: windows.append(one))
+        tab.on("request", lambda request: asked.append(request.url))
+        sent = "document.querySelectorAll('.modebar-btn').forEach(b => b.dataset.title.startsWith('Down') || b.click())"
+        tab.evaluate(sent)
+        tab.wait_for_timeout(300)
+        assert not windows and not [url for url in asked if not url.startswith(("blob:", "data:", "file:"))]
+
+
 def test_the_funnel_needs_no_script(page: Path) -> None:
     table = read_scores(page.parent / "scores.parquet")
     with opened(page, scripts=False) as tab:

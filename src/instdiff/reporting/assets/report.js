@@ -253,7 +253,7 @@
     const { data, layout } = themed(spot.spec(), printing);
     if (printing) layout.height = Math.min(layout.height, 880);
     if (printing) layout.width = spot.box.closest(".grid") ? 300 : 640; // paper is narrower than the window
-    const options = { displaylogo: false, responsive: true, displayModeBar: printing ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+    const options = { displaylogo: false, showSendToCloud: false, plotlyServerURL: "", responsive: true, displayModeBar: printing ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
     Plotly.newPlot(spot.box, data, layout, options);
     spot.drawn = true;
     spot.heavy = data.some((trace) => trace.type === "scattergl");
