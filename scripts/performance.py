@@ -55,6 +55,30 @@ def scoring() -> str:
     )  # fmt: skip
 
 
+def training() -> str:
+    return table(
+        records("training"),
+        {
+            "shape": "model", "mode": "mode", "dtype": "dtype", "ours_tokens_per_s": "ours, tokens/s",
+            "ratio_trl_packed": "against TRL, packed", "ratio_trl_padded": "against TRL, padded",
+            "ratio_plain_loop": "against a plain loop", "share_of_peak": "share of the peak",
+            "matmul_gflops": "peak, GFLOP/s", "loss_difference": "largest difference of a loss",
+        },
+    )  # fmt: skip
+
+
+def models() -> str:
+    return table(
+        records("scoring-models"),
+        {
+            "model": "model", "data": "rows of", "dtype": "dtype", "rows": "rows", "tokens": "tokens",
+            "ratio_loop": "against a loop", "ratio_hflm": "against HFLM, the faster of batch 1 and 8",
+            "share_of_peak": "share of the peak", "matmul_gflops": "peak, GFLOP/s",
+            "fp32_difference": "difference in fp32",
+        },
+    )  # fmt: skip
+
+
 def methods() -> str:
     return table(
         records("methods"),
@@ -135,6 +159,8 @@ TABLES = {
     "million": million,
     "cluster_cost": cluster_cost,
     "scoring": scoring,
+    "training": training,
+    "models": models,
     "methods": methods,
     "memory": memory,
     "sharing": sharing,
