@@ -1,8 +1,9 @@
-"""Attention for training on a CPU: each row of a packed pass attends to itself, in plain products where that is faster.
+"""Attention for training: each row of a packed pass attends to itself.
 
-Rows stand end to end, so that nothing but attention knows of them: no token is padding. For attention, rows of like
-length are laid side by side. In bf16 two products and a softmax with a backward pass of their own replace the fused
-kernel, whose backward takes a quarter of a step; in fp32 the fused kernel is the faster one.
+Rows stand end to end, so that nothing but attention knows of them: no token is padding. On a GPU a kernel takes them so
+where it can. Elsewhere rows of like length are laid side by side. On a CPU in bf16 two products and a softmax with a
+backward pass of their own replace the fused kernel, whose backward takes a quarter of a step; in fp32 the fused kernel
+is the faster one.
 
 Shapes: H heads, G key-value heads, n packed tokens, d head size; B rows of at most T tokens.
 """
@@ -20,9 +21,9 @@ import torch
 
 from instdiff.engine.attention import (
     Bucket,
+    Layout,
     Unsupported,
     blocks,
-    buckets,
     check_asked,
     fused_attention,
     weights_of,
@@ -34,9 +35,12 @@ NAME = "instdiff_rows"
 
 
 class _Pass(threading.local):
-    """The rows of the pass that a thread computes: attention is called by the model, which passes nothing on."""
+    """The rows of the pass that a thread computes: attention is called by the model, which passes nothing on.
 
-    buckets: Sequence[Bucket] = ()
+    A GPU's backward pass, which may compute layers again, has a thread of its own: it has the last rows of all.
+    """
+
+    layout: Layout | None = None
 
 
 _now = _Pass()
@@ -49,7 +53,7 @@ def begin(position_ids: torch.Tensor) -> None:
     edges = [*starts.tolist(), len(place)]
     where = [np.arange(start, stop) for start, stop in pairwise(edges)]
     tree = Tree(place, place, np.arange(len(where)), where, [0] * len(where))
-    _now.buckets = buckets(tree, position_ids.device)
+    _Pass.layout = _now.layout = Layout(tree, len(place), position_ids.device)
 
 
 @contextmanager
@@ -66,7 +70,7 @@ def attending_to_rows(*models: Any) -> Iterator[None]:
     finally:
         for config, name in before:
             config._attn_implementation = name
-        _now.buckets = ()
+        _Pass.layout = _now.layout = None
 
 
 def row_attention(
@@ -81,16 +85,18 @@ def row_attention(
 ) -> tuple[torch.Tensor, None]:
     """Query [1, H, n, d], key and value [1, G, n, d] to [1, n, H, d]."""
     check_asked(more)
-    if dropout or not _now.buckets:
+    rows, kind, window = _now.layout, query.device.type, window_of(more)
+    if dropout or rows is None:
         raise Unsupported
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     query, key, value = (x.to(half)[0].transpose(0, 1) for x in (query, key, value))
-    with torch.autocast("cpu", enabled=False):
-        if half == torch.bfloat16:
-            out = _Rows.apply(query, key, value, _now.buckets, scale, window_of(more))  # type: ignore[no-untyped-call]
-        else:
-            out = _fused_rows(query, key, value, _now.buckets, scale, window_of(more))
+    with torch.autocast(kind, enabled=False):
+        out = rows.attend(query, key, value, scale, window)
+        if out is None and kind == "cpu" and half == torch.bfloat16:
+            out = _Rows.apply(query, key, value, rows.buckets, scale, window)  # type: ignore[no-untyped-call]
+        elif out is None:
+            out = _fused_rows(query, key, value, rows.buckets, scale, window)
     return out[None], None
 
 
