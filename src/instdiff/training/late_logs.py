@@ -21,16 +21,10 @@ class LateLogs:
         state, control = self.state, self.control
         self.waiting: list[dict[str, Any]] = getattr(self, "waiting", [])
         if self.args.device.type in LATE_ON and control.should_log and state.global_step > self._globalstep_last_logged:
-            rate = named.get("learning_rate")
+            at, rate = {"global_step": state.global_step, "epoch": state.epoch}, named.get("learning_rate")
+            rate = self._get_learning_rate() if rate is None else rate
             norm = torch.as_tensor(0.0 if grad_norm is None else grad_norm).to(tr_loss)
-            at = {"global_step": state.global_step, "epoch": state.epoch}
-            self.waiting.append(
-                {
-                    "at": at,
-                    "numbers": torch.stack([tr_loss.flatten()[0], norm]),
-                    "rate": self._get_learning_rate() if rate is None else rate,
-                }
-            )
+            self.waiting.append({"at": at, "rate": rate, "numbers": torch.stack([tr_loss.flatten()[0], norm])})
             tr_loss.zero_()
             self._globalstep_last_logged, control.should_log = state.global_step, False
         if len(self.waiting) >= LATE or control.should_save or state.global_step >= state.max_steps:
