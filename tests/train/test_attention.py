@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_llama import distance, make_base, make_rows, run
+from torch.utils.checkpoint import checkpoint
 
 from instdiff.engine import attention as engine
 from instdiff.engine import varlen
@@ -188,26 +190,34 @@ def test_the_kernel_gives_the_same_gradients(calls: list[int], monkeypatch: pyte
         torch.testing.assert_close(one, other)
 
 
-def test_a_backward_pass_in_another_thread_knows_the_rows(calls: list[int]) -> None:
-    """As on a GPU, where layers are computed again in a thread of autograd's own."""
-    from torch.utils.checkpoint import checkpoint
-
+def test_a_backward_pass_in_another_thread_knows_the_rows(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where layers are computed again in a thread of autograd's own, whatever model came in between."""
+    monkeypatch.setattr(attention, "BY_MODEL", ("cpu",))
     torch.manual_seed(0)
     q, k, v = states(4, torch.float64), states(2, torch.float64), states(2, torch.float64)
-    attention.begin(positions(LENGTHS))
+    mine, other = (SimpleNamespace(config=SimpleNamespace()) for _ in range(2))
+    attention.begin(positions(LENGTHS), mine.config)
     assert varlen.can_attend(*(x[0].transpose(0, 1) for x in (q, k, v)))
-    plain = attention.row_attention(None, q, k, v, None)[0].sum()
-    again = checkpoint(lambda *x: attention.row_attention(None, *x, None)[0].sum(), q, k, v, use_reentrant=False)
+
+    def summed(*x: torch.Tensor) -> torch.Tensor:
+        return attention.row_attention(mine, *x, None)[0].sum()
+
+    plain = torch.autograd.grad(summed(q, k, v), (q, k, v))
+    again = checkpoint(summed, q, k, v, use_reentrant=False)
+    attention.begin(positions([sum(LENGTHS)]), other.config)
     with ThreadPoolExecutor(1) as pool:
         got = pool.submit(torch.autograd.grad, again, (q, k, v)).result()
-    for one, other in zip(got, torch.autograd.grad(plain, (q, k, v)), strict=True):
-        torch.testing.assert_close(one, other)
+    for one, expected in zip(got, plain, strict=True):
+        torch.testing.assert_close(one, expected)
+    with pytest.raises(engine.Unsupported):
+        attention.row_attention(SimpleNamespace(config=SimpleNamespace()), q, k, v, None)
 
 
 @pytest.mark.parametrize("how", [{"packing": True}, {"mode": "asft"}, {"activation_checkpointing": True}], ids=str)
 def test_training_by_the_kernel_is_the_same(
     base: Path, tmp_path: Path, how: dict[str, Any], calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attention, "BY_MODEL", ("cpu",))
     kernel = run(base, tmp_path / "kernel", **how)
     assert len(calls) > len(kernel.losses)
     monkeypatch.setattr(varlen, "DEVICES", ())

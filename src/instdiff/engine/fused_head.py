@@ -36,15 +36,13 @@ def _reduce_tiles(  # type: ignore[no-untyped-def]
     ENTRIES: tl.constexpr,
     INNER: tl.constexpr,
 ):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    split = tl.program_id(1)
+    row, split = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
     here = row < count
     inner = tl.arange(0, INNER)
     wanted = tl.load(target + row, mask=here, other=-1)
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    product = tl.zeros((ROWS,), tl.float32)
-    own = tl.zeros((ROWS,), tl.float32)
+    zero = tl.zeros((ROWS,), tl.float32)
+    total, product, own = zero, zero, zero
     from_row = hidden + row.to(tl.int64)[:, None] * hidden_step
     stop = tl.minimum((split + 1) * share, vocabulary)
     for first in range(split * share, stop, ENTRIES):

@@ -34,26 +34,29 @@ from instdiff.engine.prefix_tree import Tree
 NAME = "instdiff_rows"
 
 
-class _Pass(threading.local):
-    """The rows of the pass that a thread computes: attention is called by the model, which passes nothing on.
+BY_MODEL = ("cuda",)
+"""Devices whose backward pass, which may compute layers again, has a thread of its own."""
 
-    A GPU's backward pass, which may compute layers again, has a thread of its own: it has the last rows of all.
-    """
+
+class _Pass(threading.local):
+    """The rows of the pass that a thread computes: attention is called by the model, which passes nothing on."""
 
     layout: Layout | None = None
 
 
 _now = _Pass()
+_last: dict[int, Layout] = {}
+"""The rows of each model's last pass, by its configuration."""
 
 
-def begin(position_ids: torch.Tensor) -> None:
-    """Say where the rows of the next pass, forward and backward, begin: where positions [1, n] are zero again."""
+def begin(position_ids: torch.Tensor, config: Any = None) -> None:
+    """Say where the rows of a model's next pass, forward and backward, begin: where positions [1, n] are zero again."""
     place = position_ids[0].cpu().numpy()
     starts = np.flatnonzero(place == 0)
     edges = [*starts.tolist(), len(place)]
     where = [np.arange(start, stop) for start, stop in pairwise(edges)]
     tree = Tree(place, place, np.arange(len(where)), where, [0] * len(where))
-    _Pass.layout = _now.layout = Layout(tree, len(place), position_ids.device)
+    _now.layout = _last[id(config)] = Layout(tree, len(place), position_ids.device)
 
 
 @contextmanager
@@ -70,7 +73,8 @@ def attending_to_rows(*models: Any) -> Iterator[None]:
     finally:
         for config, name in before:
             config._attn_implementation = name
-        _Pass.layout = _now.layout = None
+            _last.pop(id(config.get_text_config()), None)
+        _now.layout = None
 
 
 def row_attention(
@@ -85,7 +89,8 @@ def row_attention(
 ) -> tuple[torch.Tensor, None]:
     """Query [1, H, n, d], key and value [1, G, n, d] to [1, n, H, d]."""
     check_asked(more)
-    rows, kind, window = _now.layout, query.device.type, window_of(more)
+    kind, window = query.device.type, window_of(more)
+    rows = _last.get(id(getattr(module, "config", None))) if kind in BY_MODEL else _now.layout
     if dropout or rows is None:
         raise Unsupported
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -243,10 +243,11 @@ class Job:
     def _follows_rows(self, halves: Halves) -> bool:
         """Whether packed rows are kept apart by our own attention, which needs no padding."""
         device = halves.head.weight.device
+        drawn = [device] if device.type == "cuda" else []
         seen = {"position_ids": torch.arange(2)[None], "input_ids": self._some()[0][:2][None]}
         try:
             halves.model.train()  # with dropout, if it has any in its attention
-            with attending_to_rows(halves.model), torch.random.fork_rng(), torch.no_grad():
+            with attending_to_rows(halves.model), torch.random.fork_rng(drawn), torch.no_grad():
                 halves.states({name: tensor.to(device) for name, tensor in seen.items()})
             apart = halves.difference_packed(self._some(), attending_to_rows(halves.model))
         except (Unsupported, TypeError, ValueError, AttributeError, RuntimeError):
