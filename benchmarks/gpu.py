@@ -11,6 +11,7 @@ is left out.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import arguments, finish, reference, timed, useful_flops
+from common import arguments, finish, reference, save, timed, useful_flops
 from scoring import harness, ours
 from training import Case, Clock, trl
 from training import ours as train_ours
@@ -98,19 +99,19 @@ class Bench:
         self.records: list[dict[str, Any]] = []
 
     def try_(self, kind: str, shape: Shape, part: Callable[[Bench, Shape], dict[str, Any]]) -> None:
-        """Add the record of a part, where there is time and memory for it."""
+        """Add the record of a part, where there is time for it and it does not fail."""
         if time.monotonic() > self.until:
             print(f"{kind} {shape.name}: left out, there is no time for it")
             return
         try:
             record = {"kind": kind, "shape": shape.name, "dtype": "bfloat16", "peak_tflops": self.peak / 1e12}
             self.records.append(record | part(self, shape) | self.facts)
-        except torch.OutOfMemoryError:
-            print(f"{kind} {shape.name}: left out, there is no memory for it")
+        except Exception as error:  # noqa: BLE001 - a peer's fault, or too little memory, must not cost the other parts
+            print(f"{kind} {shape.name}: left out, {type(error).__name__}: {error}")
             return
         finally:
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            gc.collect()
+            torch.cuda.empty_cache()  # nothing without a GPU
         print(json.dumps(self.records[-1]), flush=True)
 
     def seconds(self, way: Callable[[], Any], runs: int = 1) -> float:
@@ -127,6 +128,7 @@ class Bench:
     def memory(self) -> Any:
         """The most that a GPU held while the block ran, in megabytes; None on a CPU."""
         found: list[float | None] = [None]
+        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         yield found
@@ -257,10 +259,10 @@ def main() -> None:
     keep_pages()
     bench = Bench(torch.device("cpu" if args.cpu else "cuda"), quick=args.quick, minutes=args.minutes)
     first, *others = (TOY,) if args.cpu else SHAPES[: 1 if args.quick else None]
-    for kind, part in (("scoring", score), ("noise", noise), ("training", train)):
-        bench.try_(kind, first, part)
-    for shape in others:
-        bench.try_("scoring", shape, score)
+    parts = [("scoring", first, score), ("noise", first, noise), ("training", first, train)]
+    for kind, shape, part in (*parts, *(("scoring", shape, score) for shape in others)):
+        bench.try_(kind, shape, part)
+        save(args, bench.records)  # what there is, should a later part end all
     finish(args, bench.records)
 
 
