@@ -49,7 +49,8 @@ def arguments(**extra: Any) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the records there")
     parser.add_argument("--quick", action="store_true", help="under a minute")
     for name, default in extra.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+        how: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default)}
+        parser.add_argument(f"--{name}", default=default, **how)
     return parser.parse_args()
 
 
@@ -93,14 +94,15 @@ def reference(model: Any, rows: Rows, *, published: bool = False) -> list[tuple[
     out = []
     with torch.set_grad_enabled(published):
         for at in range(len(rows)):
-            ids = torch.from_numpy(np.asarray(rows.ids[at], np.int64))[None]
-            hit = torch.from_numpy(np.flatnonzero(rows.target[rows.ids.offsets[at] : rows.ids.offsets[at + 1]]))
+            ids = torch.from_numpy(np.asarray(rows.ids[at], np.int64))[None].to(model.device)
+            hit = np.flatnonzero(rows.target[rows.ids.offsets[at] : rows.ids.offsets[at + 1]])
+            hit = torch.from_numpy(hit).to(model.device)
             logits = model(input_ids=ids, use_cache=published).logits[0, :-1]
             log_p = torch.log_softmax(logits.float(), -1)
             p = torch.softmax(logits.float(), -1)
             nll = -log_p.gather(-1, ids[0, 1:, None])[:, 0][hit - 1]
             entropy = -(p * log_p).sum(-1)[hit - 1]
-            out.append((nll.detach().numpy(), entropy.detach().numpy()))
+            out.append((nll.detach().cpu().numpy(), entropy.detach().cpu().numpy()))
     return out
 
 

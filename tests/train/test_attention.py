@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_llama import distance, make_base, make_rows, run
+from torch.utils.checkpoint import checkpoint
 
 from instdiff.engine import attention as engine
+from instdiff.engine import varlen
 from instdiff.training import attention
 from instdiff.training.trainer import Job
 
@@ -36,8 +41,9 @@ def test_losses_and_gradients_are_those_of_each_row_alone(
     q, k, v = states(4, torch.float64), states(2, torch.float64), states(2, torch.float64)
     attention.begin(positions(LENGTHS))
     if plain:
-        packed = (x[0].transpose(0, 1) for x in (q, k, v))
-        got = attention._Rows.apply(*packed, attention._now.buckets, 0.3, window)[None]  # type: ignore[no-untyped-call]
+        packed, rows = (x[0].transpose(0, 1) for x in (q, k, v)), attention._now.layout
+        assert rows is not None
+        got = attention._Rows.apply(*packed, rows.buckets, 0.3, window)[None]  # type: ignore[no-untyped-call]
     else:
         got, _ = attention.row_attention(None, q, k, v, None, scaling=0.3, sliding_window=window)
     expected = []
@@ -147,3 +153,74 @@ def test_dropout_of_attention_takes_the_models_own_way(
 def test_the_saved_model_keeps_its_own_attention(base: Path, tmp_path: Path) -> None:
     run(base, tmp_path / "out", make_rows(4), num_train_epochs=1)
     assert attention.NAME not in (tmp_path / "out" / "config.json").read_text()
+
+
+# ── the kernel of a GPU, by a stand-in ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Tokens of each call of the stand-in."""
+    seen: list[int] = []
+
+    def kernel(query: torch.Tensor, *more: Any, **how: Any) -> torch.Tensor:
+        seen.append(len(query))
+        return varlen.plain(query, *more, **how)
+
+    monkeypatch.setattr(varlen, "DEVICES", ("cpu",))
+    monkeypatch.setattr(varlen, "DTYPES", (torch.float32, torch.float64))
+    monkeypatch.setattr(varlen, "kernel", lambda: kernel)
+    varlen._agrees.cache_clear()
+    yield seen
+    varlen._agrees.cache_clear()
+
+
+def test_the_kernel_gives_the_same_gradients(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    q, k, v = states(4, torch.float64), states(2, torch.float64), states(2, torch.float64)
+    attention.begin(positions(LENGTHS))
+    whole, _ = attention.row_attention(None, q, k, v, None, scaling=0.3)
+    assert calls[-1] == sum(LENGTHS)
+    monkeypatch.setattr(varlen, "DEVICES", ())
+    got, _ = attention.row_attention(None, q, k, v, None, scaling=0.3)
+    torch.testing.assert_close(got, whole)
+    weight = torch.randn_like(whole)
+    mine = torch.autograd.grad((got * weight).sum(), (q, k, v))
+    for one, other in zip(mine, torch.autograd.grad((whole * weight).sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_backward_pass_in_another_thread_knows_the_rows(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where layers are computed again in a thread of autograd's own, whatever model came in between."""
+    monkeypatch.setattr(attention, "BY_MODEL", ("cpu",))
+    torch.manual_seed(0)
+    q, k, v = states(4, torch.float64), states(2, torch.float64), states(2, torch.float64)
+    mine, other = (SimpleNamespace(config=SimpleNamespace()) for _ in range(2))
+    attention.begin(positions(LENGTHS), mine.config)
+    assert varlen.can_attend(*(x[0].transpose(0, 1) for x in (q, k, v)))
+
+    def summed(*x: torch.Tensor) -> torch.Tensor:
+        return attention.row_attention(mine, *x, None)[0].sum()
+
+    plain = torch.autograd.grad(summed(q, k, v), (q, k, v))
+    again = checkpoint(summed, q, k, v, use_reentrant=False)
+    attention.begin(positions([sum(LENGTHS)]), other.config)
+    with ThreadPoolExecutor(1) as pool:
+        got = pool.submit(torch.autograd.grad, again, (q, k, v)).result()
+    for one, expected in zip(got, plain, strict=True):
+        torch.testing.assert_close(one, expected)
+    with pytest.raises(engine.Unsupported):
+        attention.row_attention(SimpleNamespace(config=SimpleNamespace()), q, k, v, None)
+
+
+@pytest.mark.parametrize("how", [{"packing": True}, {"mode": "asft"}, {"activation_checkpointing": True}], ids=str)
+def test_training_by_the_kernel_is_the_same(
+    base: Path, tmp_path: Path, how: dict[str, Any], calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "BY_MODEL", ("cpu",))
+    kernel = run(base, tmp_path / "kernel", **how)
+    assert len(calls) > len(kernel.losses)
+    monkeypatch.setattr(varlen, "DEVICES", ())
+    plain = run(base, tmp_path / "plain", **how)
+    assert kernel.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert distance(tmp_path / "plain", tmp_path / "kernel") < 1e-5

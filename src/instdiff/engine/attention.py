@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,8 @@ import torch
 
 from instdiff.engine.batch import EVEN, round_up
 from instdiff.engine.prefix_tree import Tree
+from instdiff.engine.upload import upload
+from instdiff.engine.varlen import Edges, attend, can_attend
 
 NAME = "instdiff_tree"
 
@@ -101,20 +103,48 @@ def _bucket(tree: Tree, rows: list[int], width: int, device: torch.device) -> Bu
         place[at, : len(where)] = where
         to[at, common : len(where)] = where[common:]
     first = min(tree.common[row] for row in rows) // EVEN * EVEN
-    return Bucket(width, first, torch.from_numpy(place).to(device), torch.from_numpy(to).to(device))
+    return Bucket(width, first, upload(place, device), upload(to, device))
+
+
+class Layout:
+    """Where the rows of a packed batch lie for attention, in the form that a kernel asks for.
+
+    ``tokens`` are those of the tree, and what fills it up.
+    """
+
+    def __init__(self, tree: Tree, tokens: int, device: torch.device) -> None:
+        self.tree, self.tokens, self.device = tree, tokens, device
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        """Rows side by side."""
+        return buckets(self.tree, self.device)
+
+    @cached_property
+    def edges(self) -> Edges:
+        """Rows end to end."""
+        return Edges.of(self.tree, self.tokens, self.device)
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor | None:
+        """Packed [n, H, d], twice [n, G, d] to [n, H, d]; None where rows cannot be end to end, or a window cuts."""
+        if not can_attend(query, key, value) or (window is not None and window < self.edges.most[1]):
+            return None
+        return attend(query, key, value, self.edges, scale)
 
 
 class _Batch(threading.local):
     """The batch that a thread computes: attention is called by the model, which passes nothing on."""
 
-    buckets: list[Bucket] | None = None
+    layout: Layout | None = None
 
 
 _now = _Batch()
 
 
 @contextmanager
-def attending(model: Any, rows: list[Bucket]) -> Iterator[None]:
+def attending(model: Any, rows: Layout) -> Iterator[None]:
     """Let a model's attention follow a tree."""
     from transformers import AttentionInterface
 
@@ -122,11 +152,11 @@ def attending(model: Any, rows: list[Bucket]) -> Iterator[None]:
     config = model.config
     before = config._attn_implementation
     config._attn_implementation = NAME
-    _now.buckets = rows
+    _now.layout = rows
     try:
         yield
     finally:
-        _now.buckets = None
+        _now.layout = None
         config._attn_implementation = before
 
 
@@ -141,16 +171,20 @@ def tree_attention(
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Query [1, H, n, d], key and value [1, G, n, d] to [1, n, H, d]."""
-    assert _now.buckets is not None
+    assert _now.layout is not None
     check_asked(more)
     window = window_of(more)
     heads, tokens = query.shape[1:3]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    packed = [x[0].transpose(0, 1).reshape(-1, x.shape[-1]) for x in (query, key, value)]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    whole = _now.layout.attend(q, k, v, scale, window)
+    if whole is not None:
+        return whole[None], None
+    packed = [x.reshape(-1, x.shape[-1]) for x in (q, k, v)]
     # Behind the packed tokens, a line for what belongs to nobody: padding, and what another row has computed.
     out = query.new_empty(((tokens + 1) * heads, value.shape[-1]))
     out[-EVEN * heads :] = 0  # tokens that only fill the batch up, among them
-    for bucket in _now.buckets:
+    for bucket in _now.layout.buckets:
         q, k, v = (
             x.index_select(0, bucket.lines(groups, heads)).view(-1, bucket.width, x.shape[-1])
             for x, groups in zip(packed, (heads, key.shape[1], value.shape[1]), strict=True)

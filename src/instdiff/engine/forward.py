@@ -14,10 +14,11 @@ import torch
 
 from instdiff.core import Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Top1
 from instdiff.core.arrays.ragged import Ragged, offsets_of
-from instdiff.engine.attention import Unsupported, attending, buckets
+from instdiff.engine.attention import Layout, Unsupported, attending
 from instdiff.engine.batch import Batch, round_up
-from instdiff.engine.head import Head, choice_logs, heads, token_stats
+from instdiff.engine.head import Fused, Head, choice_logs, fused_kernel, heads, token_stats
 from instdiff.engine.hooks import capture
+from instdiff.engine.upload import upload
 from instdiff.errors import EngineError
 
 BY_HEAD = (Nll, Entropy, Top1, MeanNll, Choice)
@@ -44,6 +45,7 @@ class Forward:
         self.output = model.get_output_embeddings()
         self.fast: bool | None = False if self.backbone is None or self.output is None else None
         self.head: Head = self.output
+        self.fused: Fused | None = None
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self.packs: bool | None = None if self.backbone is not None else False
         self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -68,7 +70,7 @@ class Forward:
             states = self._run(self.model if own else self.backbone, batch)
         out = {measure: Ragged.of_matrix(vectors) for measure, vectors in tapped.items()}
         if by_head:
-            hidden = states.flatten(0, 1)[torch.from_numpy(batch.predictors()).to(self.device)]
+            hidden = states.flatten(0, 1)[upload(batch.predictors(), self.device)]
             out |= self._by_head(hidden, batch, by_head, torch.nn.Identity() if own else self.head)
         return out
 
@@ -84,8 +86,8 @@ class Forward:
                 out[measure] = Ragged.of_matrix(choice_logs(hidden, head, measure.ids, self.vocabulary).cpu().numpy())
         if len(out) == len(measures):
             return out
-        target = torch.from_numpy(batch.target).to(self.device)
-        stats = token_stats(hidden, target, head, self.vocabulary, entropy=Entropy() in measures)
+        target = upload(batch.target, self.device)
+        stats = token_stats(hidden, target, head, self.vocabulary, entropy=Entropy() in measures, fused=self.fused)
         nll = Ragged(stats.nll.cpu().numpy(), offsets)
         known = {Nll(): nll, Top1(): Ragged(stats.top.cpu().numpy(), offsets)}
         if MeanNll() in measures:
@@ -104,17 +106,17 @@ class Forward:
 
     def _run(self, module: Any, batch: Batch) -> torch.Tensor:
         """Hidden states of the backbone, or logits of the whole model: [B, T, ...]."""
-        given: dict[str, torch.Tensor] = {"input_ids": torch.from_numpy(batch.ids).to(self.device)}
+        given: dict[str, torch.Tensor] = {"input_ids": upload(batch.ids, self.device)}
         if batch.noise is not None:
             embedded = self.model.get_input_embeddings()(given.pop("input_ids"))
             drawn = batch.noise.at(np.concatenate(batch.where), batch.ids.size).values(embedded.shape[-1], self.device)
             given["inputs_embeds"] = embedded + drawn.view(embedded.shape).to(embedded.dtype)
         if batch.tree is None or batch.position is None:
             return self._read(module(**given, use_cache=False))
-        given["position_ids"] = torch.from_numpy(batch.position).to(self.device)
+        given["position_ids"] = upload(batch.position, self.device)
         tokens = batch.ids.size
         given = {name: _zero_pad(tensor, round_up(tokens)) for name, tensor in given.items()}
-        with attending(self.model, buckets(batch.tree, self.device)):
+        with attending(self.model, Layout(batch.tree, round_up(tokens), self.device)):
             return self._read(module(**given, use_cache=False))[:, :tokens]
 
     def _read(self, out: Any) -> torch.Tensor:
@@ -132,7 +134,7 @@ class Forward:
         alone = self._read(self.backbone(input_ids=ids, use_cache=False))[0].float()
         try:
             states = self._run(self.backbone, replace(batch, noise=None))[0]
-            packed = states[torch.from_numpy(where).to(self.device)].float()
+            packed = states[upload(where, self.device)].float()
         except (Unsupported, TypeError, RuntimeError) as error:
             if out_of_memory(error):
                 raise  # a smaller batch may be packed
@@ -161,7 +163,7 @@ class Forward:
             gap, scale = float((own - fast).abs()[both].max()), float(own[both].abs().max())
             # Equal but for rounding: products may be summed in another order, which moves a bf16 logit by a unit.
             if gap <= max(1e-3, 4 * torch.finfo(self.model.dtype).eps) * max(scale, 1.0):
-                self.fast, self.head = True, head
+                self.fast, self.head, self.fused = True, head, fused_kernel(hidden, head, self.log)
                 return
             gaps.append(gap)
         self.fast = False

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
+from instdiff.core import Log
+
 Head = Callable[[torch.Tensor], torch.Tensor]
 """Hidden states [n, D] to logits [n, V]."""
 
@@ -54,6 +56,8 @@ class Finished:
         return self.finish(self.output(hidden), self.value)
 
 
+FUSED_ON, FUSED_TYPES = ("cuda",), (torch.bfloat16, torch.float16)
+"""Where the fused kernel is tried, and what it multiplies."""
 TILED_FROM = 100_000
 """Entries of a vocabulary from which on tiles of it win on a CPU."""
 TILE, TILE_ROWS = 4096, 256
@@ -64,7 +68,9 @@ def chunk_rows(vocabulary: int, device: torch.device | None = None) -> int:
     """Target positions at a time: what a cache holds, and on a GPU a share of its free memory."""
     row = 4 * vocabulary
     if device is not None and device.type == "cuda":
-        return max(LEAST_ROWS, min(GPU_ROWS, int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE) // row))
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        free -= torch.cuda.memory_allocated(device)  # what is kept for later is free too
+        return max(LEAST_ROWS, min(GPU_ROWS, int(free * GPU_SHARE) // row))
     return max(1, min(max(LEAST_ROWS, CACHE_BYTES // row), CHUNK_BYTES // row))
 
 
@@ -115,17 +121,72 @@ def _is_plain(output: Any) -> TypeGuard[torch.nn.Linear]:
     return not (output._forward_hooks or output._forward_pre_hooks or "forward" in vars(output))
 
 
+Fused = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""See ``fused_head.reduce_shares``."""
+
+
+def fused_kernel(hidden: torch.Tensor, head: Head, log: Log) -> Fused | None:
+    """The fused kernel, where a GPU has one and it agrees with the plain way on a few states [N, D].
+
+    The log is told where it fails or differs.
+    """
+    if hidden.device.type not in FUSED_ON or not _is_plain(head) or head.bias is not None:
+        return None
+    if hidden.dtype not in FUSED_TYPES or head.weight.dtype != hidden.dtype or head.weight.device != hidden.device:
+        return None
+    try:
+        from instdiff.engine.fused_head import reduce_shares
+    except ImportError:
+        return None
+    target = torch.arange(len(hidden), device=hidden.device) % head.out_features
+    exact = _chunked(hidden, target, head, len(hidden), entropy=True)
+    try:
+        mine = join_shares(reduce_shares(hidden, target, head.weight), entropy=True)
+    except Exception as error:  # noqa: BLE001 - a compiler of kernels raises errors of many kinds
+        log(f"the fused head fails on this GPU ({type(error).__name__}); using plain products (slower)")
+        return None
+    assert mine.entropy is not None and exact.entropy is not None
+    both = torch.isfinite(exact.nll + exact.entropy)
+    gap = torch.maximum((mine.nll - exact.nll).abs(), (mine.entropy - exact.entropy).abs())[both]
+    most = 4 * torch.finfo(hidden.dtype).eps * max(float(head(hidden).float().abs().max()), 1.0)
+    if len(gap) and float(gap.max()) <= most:
+        return reduce_shares
+    log("the fused head differs from plain products; using these (slower)")
+    return None
+
+
+def join_shares(shares: torch.Tensor, *, entropy: bool) -> Stats:
+    """Of the shares of the vocabulary, [4, S, N], to each position; see ``fused_head.reduce_shares``."""
+    highest, total, product, own = shares
+    most, mine = highest.amax(0), own.sum(0)
+    shift = torch.nan_to_num(highest - most, neginf=-1e4)
+    keep = shift.exp()
+    whole = (total * keep).sum(0)
+    spread = whole.log() - ((product + shift * total) * keep).sum(0) / whole if entropy else None
+    return Stats(whole.log() + (most - mine), spread, (mine == most).to(torch.float32))
+
+
 @torch.no_grad()
 def token_stats(
-    hidden: torch.Tensor, target: torch.Tensor, head: Head, vocabulary: int, *, entropy: bool, chunk: int | None = None
+    hidden: torch.Tensor,
+    target: torch.Tensor,
+    head: Head,
+    vocabulary: int,
+    *,
+    entropy: bool,
+    chunk: int | None = None,
+    fused: Fused | None = None,
 ) -> Stats:
     """What is asked of each target token, reduced in fp32.
 
     ``hidden`` [N, D] are the states that predict the targets [N]. Positions go through the head ``chunk`` at a time, by
-    default as many as ``chunk_rows`` says for the vocabulary; a large vocabulary goes tile by tile on a CPU.
+    default as many as ``chunk_rows`` says for the vocabulary; a large vocabulary goes tile by tile on a CPU. ``fused``
+    is what ``fused_kernel`` gave for the head.
     """
     linear = _linear(head, hidden)
-    if linear is not None and chunk is None and hidden.device.type == "cpu" and vocabulary >= TILED_FROM:
+    if linear is not None and fused is not None:
+        stats = join_shares(fused(hidden, target, linear.weight), entropy=entropy)
+    elif linear is not None and chunk is None and hidden.device.type == "cpu" and vocabulary >= TILED_FROM:
         stats = _tiled(hidden, target, head, linear, entropy=entropy)
     else:
         stats = _chunked(hidden, target, head, chunk or chunk_rows(vocabulary, hidden.device), entropy=entropy)

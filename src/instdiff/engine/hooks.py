@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from instdiff.core import Measure, Neurons, Pooled
+from instdiff.engine.upload import upload
 from instdiff.errors import EngineError
 
 Indices = npt.NDArray[np.int64]
@@ -67,7 +68,7 @@ def _hook_neurons(backbone: Any, measure: Neurons, marked: list[Indices], found:
 
 
 def _rows(values: torch.Tensor, places: list[Indices], reduce: Callable[[torch.Tensor], torch.Tensor]) -> Vectors:
-    rows = [reduce(values[torch.from_numpy(at).to(values.device)].float()) for at in places]
+    rows = [reduce(values[upload(at, values.device)].float()) for at in places]
     return torch.stack(rows).cpu().numpy()
 
 

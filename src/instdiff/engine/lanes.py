@@ -1,7 +1,8 @@
-"""Batches side by side on a CPU, each with cores of its own.
+"""Batches side by side: on a CPU each with cores of its own, on a GPU so that one is prepared while another runs.
 
 The operations of a small model are short, and threads that share one wait for each other after every one of them. In
-lanes they do not: each computes a batch of its own on its share of the threads, with the same weights.
+lanes they do not: each computes a batch of its own on its share of the threads, with the same weights. A GPU computes
+one kernel after another, but has those of a second batch queued while a thread waits for the first one's results.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from instdiff.engine.forward import Forward
 
 T = TypeVar("T")
 
-MOST = 8
+MOST, ON_GPU = 8, 2
 """Lanes at most: each holds the activations of a batch."""
 
 
 def lanes_of(device: torch.device) -> int:
-    """One for each thread of a CPU, up to ``MOST``; a GPU takes one batch after another."""
-    return min(torch.get_num_threads(), MOST) if device.type == "cpu" else 1
+    """One for each thread of a CPU, up to ``MOST``; on a GPU one computes and one is prepared."""
+    return min(torch.get_num_threads(), MOST) if device.type == "cpu" else ON_GPU if device.type == "cuda" else 1
 
 
 class Lanes:
@@ -72,10 +73,13 @@ class Lanes:
         return self._begun and not (by_head and self.forwards[0].fast is None)
 
     def _widen(self) -> bool:
-        """Whether there is more than one lane: not where a model cannot be copied, or has all logits in memory."""
+        """Whether there is more than one lane.
+
+        There is not where a model cannot be copied, lies over several GPUs, or has all logits in memory.
+        """
         if any(other.fast is not self.forwards[0].fast for other in self.forwards):
             self._drop()  # they were copied before a head was chosen
-        if self.forwards[0].fast is False:
+        if self.forwards[0].fast is False or hasattr(self.forwards[0].model, "hf_device_map"):
             return False
         if len(self.forwards) < self.count:
             try:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from instdiff.engine.upload import upload
 from instdiff.rendering.renderer import Noise
 
 Indices = npt.NDArray[np.int64]
@@ -49,7 +50,7 @@ class Addressed:
 
     def values(self, width: int, device: torch.device) -> torch.Tensor:
         """The noise itself, [tokens, width] in fp32."""
-        seed, address, scale = (torch.from_numpy(x).to(device) for x in (self.seed, self.address, self.scale))
+        seed, address, scale = (upload(x, device) for x in (self.seed, self.address, self.scale))
         return uniform(seed, address, width) * scale[:, None]
 
 

@@ -1,8 +1,9 @@
-"""Attention for training on a CPU: each row of a packed pass attends to itself, in plain products where that is faster.
+"""Attention for training: each row of a packed pass attends to itself.
 
-Rows stand end to end, so that nothing but attention knows of them: no token is padding. For attention, rows of like
-length are laid side by side. In bf16 two products and a softmax with a backward pass of their own replace the fused
-kernel, whose backward takes a quarter of a step; in fp32 the fused kernel is the faster one.
+Rows stand end to end, so that nothing but attention knows of them: no token is padding. On a GPU a kernel takes them so
+where it can. Elsewhere rows of like length are laid side by side. On a CPU in bf16 two products and a softmax with a
+backward pass of their own replace the fused kernel, whose backward takes a quarter of a step; in fp32 the fused kernel
+is the faster one.
 
 Shapes: H heads, G key-value heads, n packed tokens, d head size; B rows of at most T tokens.
 """
@@ -20,9 +21,9 @@ import torch
 
 from instdiff.engine.attention import (
     Bucket,
+    Layout,
     Unsupported,
     blocks,
-    buckets,
     check_asked,
     fused_attention,
     weights_of,
@@ -33,23 +34,29 @@ from instdiff.engine.prefix_tree import Tree
 NAME = "instdiff_rows"
 
 
+BY_MODEL = ("cuda",)
+"""Devices whose backward pass, which may compute layers again, has a thread of its own."""
+
+
 class _Pass(threading.local):
     """The rows of the pass that a thread computes: attention is called by the model, which passes nothing on."""
 
-    buckets: Sequence[Bucket] = ()
+    layout: Layout | None = None
 
 
 _now = _Pass()
+_last: dict[int, Layout] = {}
+"""The rows of each model's last pass, by its configuration."""
 
 
-def begin(position_ids: torch.Tensor) -> None:
-    """Say where the rows of the next pass, forward and backward, begin: where positions [1, n] are zero again."""
+def begin(position_ids: torch.Tensor, config: Any = None) -> None:
+    """Say where the rows of a model's next pass, forward and backward, begin: where positions [1, n] are zero again."""
     place = position_ids[0].cpu().numpy()
     starts = np.flatnonzero(place == 0)
     edges = [*starts.tolist(), len(place)]
     where = [np.arange(start, stop) for start, stop in pairwise(edges)]
     tree = Tree(place, place, np.arange(len(where)), where, [0] * len(where))
-    _now.buckets = buckets(tree, position_ids.device)
+    _now.layout = _last[id(config)] = Layout(tree, len(place), position_ids.device)
 
 
 @contextmanager
@@ -66,7 +73,8 @@ def attending_to_rows(*models: Any) -> Iterator[None]:
     finally:
         for config, name in before:
             config._attn_implementation = name
-        _now.buckets = ()
+            _last.pop(id(config.get_text_config()), None)
+        _now.layout = None
 
 
 def row_attention(
@@ -81,16 +89,19 @@ def row_attention(
 ) -> tuple[torch.Tensor, None]:
     """Query [1, H, n, d], key and value [1, G, n, d] to [1, n, H, d]."""
     check_asked(more)
-    if dropout or not _now.buckets:
+    kind, window = query.device.type, window_of(more)
+    rows = _last.get(id(getattr(module, "config", None))) if kind in BY_MODEL else _now.layout
+    if dropout or rows is None:
         raise Unsupported
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     query, key, value = (x.to(half)[0].transpose(0, 1) for x in (query, key, value))
-    with torch.autocast("cpu", enabled=False):
-        if half == torch.bfloat16:
-            out = _Rows.apply(query, key, value, _now.buckets, scale, window_of(more))  # type: ignore[no-untyped-call]
-        else:
-            out = _fused_rows(query, key, value, _now.buckets, scale, window_of(more))
+    with torch.autocast(kind, enabled=False):
+        out = rows.attend(query, key, value, scale, window)
+        if out is None and kind == "cpu" and half == torch.bfloat16:
+            out = _Rows.apply(query, key, value, rows.buckets, scale, window)  # type: ignore[no-untyped-call]
+        elif out is None:
+            out = _fused_rows(query, key, value, rows.buckets, scale, window)
     return out[None], None
 
 

@@ -66,7 +66,7 @@ class Halves:
         if self.plain is None:
             self.plain = self._agrees()
         if "position_ids" in seen:
-            begin(seen["position_ids"])
+            begin(seen["position_ids"], self.model.config.get_text_config())
         if self.plain:
             return self.backbone(**seen, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
         return self.own_forward(**seen, use_cache=False).logits  # type: ignore[no-any-return]

@@ -30,6 +30,7 @@ from instdiff.rendering.renderer import Rows
 from instdiff.training.attention import attending_to_rows
 from instdiff.training.collators import Collator, Filled, Packer, dataset
 from instdiff.training.lanes import Lanes, lanes_of, twin
+from instdiff.training.late_logs import LateLogs
 from instdiff.training.losses import Halves, Reference, TargetLoss
 
 Progress = Callable[[int, int], None]
@@ -199,13 +200,16 @@ class Job:
         trainer.remove_callback(PrinterCallback)
         causal = trainer.model.get_base_model() if self.settings.use_lora else trainer.model
         halves = Halves(causal)
-        own = args.device.type == "cpu" and not (args.deepspeed or args.fsdp) and self._follows_rows(halves)
+        kind, rounded = args.device.type, args.bf16 and args.device.type == "cuda"
+        own = kind == "cpu" or (kind == "cuda" and self.settings.packing)
+        with torch.autocast(kind, torch.bfloat16, enabled=rounded):  # the GPU's kernel knows no fp32
+            own = own and not (args.deepspeed or args.fsdp) and self._follows_rows(halves)
         if self.settings.packing and not (own or args.deepspeed):
             self._check_packing(halves)
         if self.settings.packing or own:
             trainer.data_collator = Packer(pad)
         loss = self._loss(args, halves, trainer.model)
-        if own and args.world_size == 1 and not args.gradient_checkpointing:
+        if own and kind == "cpu" and args.world_size == 1 and not args.gradient_checkpointing:
             trainer.lanes = self._lanes(args, trainer.model, loss, pad)
         causal.forward = loss
         # Only models that ask are told the number of target tokens of the global batch.
@@ -238,14 +242,18 @@ class Job:
 
     def _follows_rows(self, halves: Halves) -> bool:
         """Whether packed rows are kept apart by our own attention, which needs no padding."""
+        device = halves.head.weight.device
+        drawn = [device] if device.type == "cuda" else []
+        seen = {"position_ids": torch.arange(2)[None], "input_ids": self._some()[0][:2][None]}
         try:
             halves.model.train()  # with dropout, if it has any in its attention
-            with attending_to_rows(halves.model), torch.random.fork_rng(), torch.no_grad():
-                halves.states({"position_ids": torch.arange(2)[None], "input_ids": self._some()[0][:2][None]})
+            with attending_to_rows(halves.model), torch.random.fork_rng(drawn), torch.no_grad():
+                halves.states({name: tensor.to(device) for name, tensor in seen.items()})
             apart = halves.difference_packed(self._some(), attending_to_rows(halves.model))
         except (Unsupported, TypeError, ValueError, AttributeError, RuntimeError):
             return False
-        return apart <= (PACKED_EXACT if self.settings.dtype != "pure_bf16" else PACKED_ROUNDED)
+        rounded = self.settings.dtype == "pure_bf16" or torch.is_autocast_enabled(device.type)
+        return apart <= (PACKED_ROUNDED if rounded else PACKED_EXACT)
 
     def _check_packing(self, halves: Halves) -> None:
         some = self._some()
@@ -265,7 +273,7 @@ def _trainer_class(watch: _Watch, order: Filled | None) -> Any:
     """TRL's trainer with the loss and the order of rows that are ours."""
     from trl import SFTTrainer
 
-    class Trainer(SFTTrainer):  # type: ignore[misc]
+    class Trainer(LateLogs, SFTTrainer):  # type: ignore[misc]
         loss_is_scaled_for_ga = True
         lanes: Lanes | None = None
 
@@ -278,7 +286,8 @@ def _trainer_class(watch: _Watch, order: Filled | None) -> Any:
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            watch.tokens += int(inputs.get("attention_mask", inputs["input_ids"] >= 0).sum()) * self.args.world_size
+            seen = inputs.get("attention_mask")  # its sum stays on the device until someone asks
+            watch.tokens += (inputs["input_ids"].numel() if seen is None else seen.sum()) * self.args.world_size
             # Gradients are averaged over processes, so each brings its share times their number.
             return model(**inputs)["loss"] * self.args.world_size / num_items_in_batch
 
@@ -297,7 +306,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, settings: TrainSettings, log: Log, progress: Progress | None) -> None:
         self.settings, self.log, self.progress = settings, log, progress
-        self.first, self.tokens, self.began, self.saved, self.as_text = 0, 0, 0.0, 0.0, -math.inf
+        self.first, self.began, self.saved, self.as_text = 0, 0.0, 0.0, -math.inf
+        self.tokens: Any = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.first, self.began, self.saved = state.global_step, time.monotonic(), time.monotonic()
@@ -311,6 +321,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             due = bool(flag)
         if due and state.global_step < state.max_steps:
             control.should_save, self.saved = True, time.monotonic()
+        if self.progress is not None and state.is_world_process_zero:
+            self.progress(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         if "loss" not in logs:
@@ -324,15 +336,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 )
         if not state.is_world_process_zero:
             return
-        if self.progress is not None:
-            self.progress(step, steps)
         if now - self.as_text >= LOG_EVERY_S:
             took = max(now - self.began, 1e-9)
             left = round((steps - step) * took / (step - self.first))
             batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
             self.log(
                 f"step {step}/{steps}  loss {logs['loss']:.2f}  lr {logs['learning_rate']:.1e}  "
-                f"{self.tokens / took:,.0f} tokens/s  ETA {left // 60}:{left % 60:02d}  "
+                f"{int(self.tokens) / took:,.0f} tokens/s  ETA {left // 60}:{left % 60:02d}  "
                 f"{step * batch:,}/{steps * batch:,} rows, {args.per_device_train_batch_size} per pass"
             )
             self.as_text = now
