@@ -31,8 +31,9 @@ def kind_of(values: Mapping[str, Any], file: str, scoring: type[ScoreConfig] = S
     nearest = min(unknown, key=lambda name: len(unknown[name]))
     if unknown[nearest]:
         key = unknown[nearest][0]
+        hint = did_you_mean(key, names[nearest])
         raise ConfigError(
             f"{file} is a configuration of none of {', '.join(kinds)}, which plan prices; the nearest is {nearest}, "
-            f"which has no key '{key}'{did_you_mean(key, names[nearest])}"
+            f"which has no key '{key}'{hint if 'did you mean' in hint else ''}"
         )
     return kinds[nearest]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from instdiff.core import Nll
-from instdiff.engine.models import Resident, matmul_peak
+from instdiff.engine.models import Resident, matmul_peak, work_seconds
 from instdiff.engine.sources import Source
 from instdiff.engine.sweep import Sweep
 from instdiff.engine.text.generate import Generator
@@ -35,17 +34,8 @@ class Speed:
     flops_per_s: float
 
 
-def work_seconds(device: torch.device) -> float:
-    """Seconds of work so far: on a CPU those of this process, whatever else runs there; else by the clock."""
-    if device.type == "cpu":
-        return time.process_time()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def threads(device: torch.device) -> int:
-    """By how many a CPU's seconds of work are divided."""
+def alone(device: torch.device) -> int:
+    """By how much more than its share of the work what one thread of a CPU does takes."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
@@ -54,11 +44,9 @@ def copy_peak(device: torch.device, size: int = 1 << 23, times: int = 5) -> floa
     a, best = torch.zeros(size, device=device), float("inf")
     b = torch.empty_like(a)
     for _ in range(times):
-        began = time.perf_counter()
+        began = work_seconds(device)
         b.copy_(a)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, work_seconds(device) - began)
     return 2 * a.nbytes / best
 
 
@@ -103,14 +91,14 @@ class Machine:
         times = [work_seconds(device)]
         with Resident(device, dtype).use(source) as model:
             times.append(work_seconds(device))
+            sweep = Sweep(model, lambda line: None)
             for _ in range(2):
-                for _ in Sweep(model, lambda line: None)(rows, (Nll(),)):
+                for _ in sweep(rows, (Nll(),)):
                     pass
                 times.append(work_seconds(device))
-        load, first, again = (float(one) for one in np.diff(times))
-        again = max(again, 1e-6) / threads(device)
+        load, first, again = (max(float(one), 1e-6) for one in np.diff(times))
         flops = flops_per_token * int(rows.ids.lengths().sum())
-        return Speed(load + max(0.0, first / threads(device) - again), flops / again)
+        return Speed(load * alone(device) + max(0.0, first - again), flops / again)
 
     def writing(self, source: Source, hf: Any, prompts: Sequence[list[int]], dtype: torch.dtype) -> float:
         """Seconds of the next token of all prompts at once; by memory alone where the model is large."""
@@ -131,4 +119,4 @@ class Machine:
                 writer.generate(prompts, room)
                 times.append(work_seconds(self.device))
         first, again = np.diff(times)
-        return float(max(again - first, 1e-6) / WRITTEN / threads(self.device))
+        return float(max(again - first, 1e-6) / WRITTEN)

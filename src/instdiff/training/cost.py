@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 
 from instdiff.config.train import TrainSettings, split_batch
+from instdiff.engine.models import work_seconds
 from instdiff.engine.sources import Source
-from instdiff.engine.speed import READ_BYTES_PER_S, Machine, threads, work_seconds
+from instdiff.engine.speed import READ_BYTES_PER_S, Machine, alone
 from instdiff.rendering.rows import Rows
 from instdiff.training.sft import fit
 from instdiff.training.trainer import CPU_ROWS, GPU_TOKENS, RECOMPUTE_ABOVE, fast_bf16
@@ -125,4 +126,5 @@ def _try(
         times.append(work_seconds(device))
     step = (times[TRIAL_STEPS] - times[1]) / (TRIAL_STEPS - 1)
     tokens = int(rows.ids.lengths().sum()) / TRIAL_STEPS
-    return TrainingSpeed(times[-1] - times[0] - TRIAL_STEPS * step, step / threads(device) / tokens, 0.0)
+    beside = times[-1] - times[0] - TRIAL_STEPS * step
+    return TrainingSpeed(beside * alone(device), step / tokens, 0.0)
