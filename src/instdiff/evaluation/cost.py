@@ -17,7 +17,7 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.files import write_json
 from instdiff.core.progress import Quiet
 from instdiff.engine.models import DTYPES
-from instdiff.engine.sources import Source, load_tokenizer
+from instdiff.engine.sources import Source, load_tokenizer, resolve
 from instdiff.engine.speed import Machine
 from instdiff.engine.text.judge import parse_judge
 from instdiff.evaluation.evaluator import make_subject, subject_settings
@@ -25,6 +25,7 @@ from instdiff.evaluation.generation.backend import GenerationRequest
 from instdiff.evaluation.generation.generator import Generator, make_generator
 from instdiff.evaluation.generation.transformers_backend import BATCH_ROWS, GPU_BATCH_ROWS, PromptEncoder
 from instdiff.evaluation.harness.multiple_choice import ChoiceScorer, ChoiceSuite
+from instdiff.evaluation.harness.suite import HarnessSuite
 from instdiff.evaluation.llm_judge.items import is_model, read_items
 from instdiff.evaluation.llm_judge.judge import LLMJudge
 from instdiff.evaluation.llm_judge.suite import GeneralSuite
@@ -80,8 +81,8 @@ class SuiteCosts:
                 for prompts, sampling in asked(_nobody):
                     filler.write(prompts, sampling)
                 lines += self._written(stage, filler, config, subject)
-            else:
-                lines.append(StageCost(stage, f"{suite.name}: not priced", estimated=True))
+            elif isinstance(suite, HarnessSuite):
+                lines += self._harness(stage, suite, subject)
         return lines
 
     def _heldout(
@@ -111,6 +112,29 @@ class SuiteCosts:
         speed = self.machine.speed(teller.source, rows, DTYPES[dtype], flops / tokens)
         seconds = speed.load_s + flops / speed.flops_per_s
         return [StageCost(stage, "evaluate", rows=len(rows), tokens=tokens, flops=flops, seconds=seconds)]
+
+    def _harness(self, stage: str, suite: HarnessSuite, subject: Subject) -> list[StageCost]:
+        """Requests of lm-eval, whatever it has kept: likelihoods in padded batches, and answers."""
+        requests = suite.requests(subject)
+        source = resolve(subject.model, subject.store.memo)
+        tokenizer = load_tokenizer(source, subject.settings.template_date)
+        dtype, flops = subject.host.local().dtype, 2.0 * source.parameters
+        weighed = tokenizer.encode([text + more for text, more, most in requests if not most])
+        lines = []
+        if weighed:
+            tokens = sum(map(len, weighed))
+            speed = self.machine.speed(source, _as_rows(weighed), dtype, flops)
+            seconds = speed.load_s + tokens * flops / speed.flops_per_s
+            line = StageCost(stage, "evaluate", rows=len(weighed), tokens=tokens, flops=flops * tokens, estimated=True)
+            lines.append(replace(line, seconds=seconds))
+        asked = [
+            (GenerationRequest("", Prompt(text, raw=True), text, 0), Sampling(max_new_tokens=most))
+            for text, _, most in requests
+            if most
+        ]
+        for sampling, some in groupby(asked, key=lambda one: one[1]):
+            lines.append(replace(self._local(stage, [one for one, _ in some], sampling, subject), estimated=True))
+        return lines
 
     def _written(self, stage: str, filler: _Filler, config: EvalConfig, subject: Subject) -> list[StageCost]:
         """The answers that are not written yet."""
