@@ -315,3 +315,9 @@ def test_the_files_that_are_there(shared: Path) -> None:
     assert len(found["gsm8k"][""]["shots"]) == 7473
     stem = data.parts(str(shared / "data" / "mmlu" / "mmlu_stem__test.jsonl"), data.mmlu, subjects=True)
     assert len(stem) == 18 and stem["college_biology"]["test"][0] in found["mmlu"]["college_biology"]["test"]
+
+
+def test_a_plan_counts_the_requests(ran: Ran) -> None:
+    asked = suite(ran.files, shots=1, task=[*OPENLLM, "openbookqa"], max_new_tokens=8).requests(ran.subject)
+    assert sum(not most for _, _, most in asked) == 4 * (5 + 3 + 5 + 2 + 4)
+    assert [most for _, _, most in asked if most] == [8] * (6 + 3)

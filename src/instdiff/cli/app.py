@@ -123,7 +123,10 @@ class Verb(click.Command):
             if isinstance(alone, str) and "=" in given.get(str(option.name), ""):
                 words.insert(0, given[str(option.name)])
                 given[str(option.name)] = alone
-        return self.function(load(self.kind(), file, given, [*sets, *words]), console, **arguments)
+        kind = self.kind().of_file(file)
+        if kind is not self.kind():  # whose keys take one value where ours may repeat
+            given = {name: v[0] if isinstance(v, tuple) and len(v) == 1 else v for name, v in given.items()}
+        return self.function(load(kind, file, given, [*sets, *words]), console, **arguments)
 
 
 app = Group(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from instdiff.cli import compare, evaluate, explain, merge, render, report, score, select, store, train
+from instdiff.cli import compare, evaluate, explain, merge, plan, render, report, score, select, store, train
 from instdiff.cli.app import app
 
-VERBS = (select, score, merge, store, train, evaluate, compare, report, explain, render)
+VERBS = (select, plan, score, merge, store, train, evaluate, compare, report, explain, render)
 """The modules that register commands."""
 ORDER = (
     *("render", "plan", "sample", "score", "select", "train", "eval", "report", "export"),

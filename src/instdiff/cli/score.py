@@ -1,11 +1,10 @@
-"""``methods``, ``plan`` and ``score``."""
+"""``methods`` and ``score``."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,17 +22,15 @@ from instdiff.cli.common import (
     run_score,
     target_rows,
 )
-from instdiff.cli.console import Console, clock, table
+from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
-    from instdiff.core import Log, Method
+    from instdiff.core import Log
     from instdiff.data import Pool
-    from instdiff.scoring.cost import CostEstimate, PassCost
     from instdiff.scoring.sharding.shard import Shard
     from instdiff.scoring.sharding.shards import Progressed
     from instdiff.scoring.table import ScoreTable
-    from instdiff.scoring.workbench import Workbench
 
 
 @command(
@@ -60,123 +57,6 @@ def methods(console: Console, name: str | None) -> None:
         for m in every
     ]
     console.result({"methods": every}, table(["method", "paper", "roles", "defaults"], rows))
-
-
-@command(
-    "plan",
-    "commands.ScoreConfig",
-    "config data model method set limit format map targets reasoning system template template_date max_length dtype "
-    "device store target cluster judge_max_tokens judge_price seed quiet json",
-    "Example:  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest",
-)
-def plan(settings: ScoreConfig, console: Console) -> None:
-    """Show what scoring would cost; spends nothing."""
-    from instdiff.scoring.cost import estimate_cost
-    from instdiff.scoring.models import settings_of
-    from instdiff.scoring.scorer import workbench
-    from instdiff.store import Store
-
-    require_methods(settings)
-    named, _ = build_methods(settings)
-    pool = load_pool(settings, console, None)
-    bench = workbench(
-        pool,
-        named,
-        settings.model,
-        settings_of(settings),
-        Store(settings.store),
-        target=target_rows(settings),
-        log=console.log,
-    )
-    costs = estimate_cost(bench, named, settings.judge_price)
-    facts = costs.to_dict()
-    total, alone = facts["total"], facts["alone"]
-    assert isinstance(total, dict) and isinstance(alone, dict)
-    lines = [
-        _pass_table(costs.passes),
-        "",
-        f"{total['passes']} passes over {total['tokens']:,} tokens; "
-        f"the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens",
-        *_work_left(costs, bench),
-    ]
-    if settings.cluster is not None:
-        facts["cluster"], more = _on_a_cluster(settings.cluster, bench, named)
-        lines += ["", more]
-    console.result(facts, "\n".join(lines))
-
-
-def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:
-    """A line on what this machine has to do, and one for each pass that a server does."""
-    here, away = [p for p in costs.passes if not p.calls], [p for p in costs.passes if p.calls]
-    lines = []
-    if here or not away:
-        rows, tokens, shared = (sum(getattr(p, k) for p in here) for k in ("todo_rows", "todo_tokens", "shared_tokens"))
-        lines.append(
-            f"to do: {rows:,} rows, {tokens:,} tokens, of which {shared:,} are shared beginnings and not computed "
-            f"again, {costs.model_loads} model loads, about {clock(costs.seconds)} on {bench.device} in "
-            f"{str(bench.dtype).removeprefix('torch.')}"
-        )
-    return lines + [
-        f"{p.model}: {p.calls:,} calls with about {p.todo_tokens:,} tokens, and at most {p.most_tokens_out:,} tokens "
-        f"of answers{_priced(p)}; more where an answer has no number; the time depends on the server"
-        for p in away
-    ]
-
-
-def _priced(cost: PassCost) -> str:
-    return "" if cost.most_price is None else f", which cost at most about {cost.most_price:,.4g}"
-
-
-def _pass_table(passes: Sequence[PassCost]) -> str:
-    header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
-    rows: list[list[Any]] = []
-    for p in passes:
-        work = [p.rows, p.tokens, p.cached_rows, p.todo_rows, p.todo_tokens, round(p.flops / 1e9)]
-        rows.append([p.wave, p.role, p.view, "+".join(p.measures), *work])
-    return table(header, rows) if rows else "no model pass is needed"
-
-
-def _on_a_cluster(
-    given: str | dict[str, Any], bench: Workbench, named: dict[str, Method]
-) -> tuple[dict[str, Any], str]:
-    """What other sizes cost on many GPUs, for ``--json`` and as a table."""
-    from dataclasses import asdict
-
-    from instdiff.scoring.cost import Cluster, Rates
-
-    machines, rates = Cluster.of(given), Rates.count(bench, named)
-    found = rates.table(machines)
-    header = ["rows", "params", "GPUs a job", "jobs", "tokens", "time", "GPU hours", "price"]
-    rows = []
-    for e in found:
-        time = "does not fit" if e["seconds"] is None else span(e["seconds"])
-        size, tokens = short(e["params"]).replace("G", "B"), short(e["tokens"])
-        rows.append([e["rows"], size, e["gpus_per_worker"], e["workers"], tokens, time, e["gpu_hours"], e["price"]])
-    assumed = "" if machines.share != Cluster.share else " (assumed; share=... is what a run there has told)"
-    said = (
-        f"on {machines.gpus} GPUs of {short(machines.flops)}FLOP/s at {machines.share:.0%} of it{assumed}; "
-        f"a row's cost is of {rates.sample:,} rows here, without loading weights and reading and rendering rows"
-    )
-    if any(e["gpus_per_worker"] > 1 for e in found):
-        said += "; a model over several GPUs is computed layer after layer, one of them at a time"
-    facts = {"given": asdict(machines), "per_row": asdict(rates), "estimates": found}
-    return facts, f"{table(header, rows)}\n\n{said}"
-
-
-def short(number: float) -> str:
-    """``7 G`` or ``1.2 T``: three digits and what they count."""
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.3g} "
-
-
-def span(seconds: float) -> str:
-    """A time in its own unit."""
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 @command(

@@ -56,6 +56,11 @@ class Config(BaseModel):
         return values
 
     @classmethod
+    def of_file(cls, file: str | Path | None) -> type[Config]:
+        """The class of a file's configuration, where a command takes several kinds."""
+        return cls
+
+    @classmethod
     def open_keys(cls) -> bool:
         """Whether keys that are not fields are kept (they are somebody else's options)."""
         return cls.model_config.get("extra") == "allow"
@@ -234,6 +239,6 @@ def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], ove
 
 OPERATIONAL = (
     *("output", "store", "device", "batch_tokens", "workers", "executor"),
-    *("ray_address", "gpus_per_worker", "shared"),
+    *("ray_address", "gpus_per_worker", "shared", "judge_price"),
 )
 """Keys that may change when a run goes on: they change no result."""

@@ -120,6 +120,7 @@ class RunConfig(TemplateConfig):
         None, "Tokens of a judge's answer (default: 256; in `eval` what the question needs).", metavar="N"
     )
     judge_batch: bool = key(False, "Ask a judge's server by its batch API: cheaper, answers within a day.")
+    judge_price: Price = key(None, "For plan: a judge's price of a million tokens in and out.", metavar="IN,OUT")
     seed: int = key(42, SEED)
 
 
@@ -185,7 +186,6 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
     shared: str | None = key(
         None, "With `executor: ray`, a folder that all machines see: each shard reads its own rows and leaves its file."
     )
-    judge_price: Price = key(None, "For plan: a judge's price of a million tokens in and out.", metavar="IN,OUT")
     cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
 
     @field_validator("shards", mode="before")

@@ -13,7 +13,7 @@ import numpy as np
 from instdiff.config.base import OPERATIONAL, build, canonical
 from instdiff.config.commands import RunConfig
 from instdiff.config.evaluate import EvalConfig
-from instdiff.core import Log, ModelRef
+from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import environment
 from instdiff.core.progress import Progress, Quiet
 from instdiff.core.settings import dtype_name
@@ -157,7 +157,7 @@ def make_subject(
     ref = parse_model(model) if isinstance(model, str) else model
     if name is None and served is not None:
         name = served.model if config.model is None else config.model
-    settings = settle_precision(settings_of(config, template="chat" if served else None), models={"model": ref})
+    settings = subject_settings(ref, config)
     if resident is None and served is None:
         resident = make_model_host(settings)
     if resident is not None:
@@ -165,6 +165,12 @@ def make_subject(
     folder = Path(config.answers).expanduser() if config.answers else store.root / "answers"
     subject = Subject(name or str(ref), ref, settings, store, folder, None, log, progress, resident)  # type: ignore[arg-type]
     return replace(subject, generator=_Lazy(subject, config))
+
+
+def subject_settings(ref: ModelRef, config: EvalConfig) -> Settings:
+    """How a model is evaluated: a server's has its own chat template, a trained one keeps its precision."""
+    served = parse_judge(config.generator)
+    return settle_precision(settings_of(config, template="chat" if served else None), models={"model": ref})
 
 
 class _Lazy:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
-from instdiff.core import Floats
-from instdiff.data import Pool, load
+from instdiff.core import Floats, Log
+from instdiff.data import Pool, Sample, load
 from instdiff.data.builtin.skills import SKILLS
 from instdiff.errors import DataError
 from instdiff.evaluation.results import TaskResult
@@ -39,11 +39,9 @@ class Skills:
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """One question for each row; all tasks are asked together."""
-        kind, skill = self.pool.column("kind"), self.pool.column("skill")
-        samples = [(row, sample) for row, sample in enumerate(self.pool.samples()) if kind[row] in self.tasks]
-        # As templates without a place for the input have it, such as the one that the base model knows.
-        prompts = [Prompt("\n".join(filter(None, (sample.instruction, sample.input)))) for _, sample in samples]
-        answers = subject.generator.write(prompts, Sampling(max_new_tokens=self.longest, stop=("\n",)))
+        kind, skill, samples = self.pool.column("kind"), self.pool.column("skill"), self._samples()
+        ((prompts, sampling),) = self.asked(subject.log)
+        answers = subject.generator.write(prompts, sampling)
         right = {
             row: float(same(said, sample.response)) for (row, sample), (said, *_) in zip(samples, answers, strict=True)
         }
@@ -56,6 +54,16 @@ class Skills:
             details = {"skills": by_skill([skill[row] for row in rows], score)}
             found.append(TaskResult(task, "accuracy", ids, score, details=details))
         return tuple(found)
+
+    def _samples(self) -> list[tuple[int, Sample]]:
+        kind = self.pool.column("kind")
+        return [(row, sample) for row, sample in enumerate(self.pool.samples()) if kind[row] in self.tasks]
+
+    def asked(self, log: Log) -> list[tuple[list[Prompt], Sampling]]:
+        """What the model is asked."""
+        # As templates without a place for the input have it, such as the one that the base model knows.
+        prompts = [Prompt("\n".join(filter(None, (one.instruction, one.input)))) for _, one in self._samples()]
+        return [(prompts, Sampling(max_new_tokens=self.longest, stop=("\n",)))]
 
 
 def skills_suite(config: EvalConfig) -> Skills:

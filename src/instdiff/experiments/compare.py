@@ -74,7 +74,7 @@ class Comparison(Engine):
         self.warmed = set[str]()
         """Variants that need a calibrated model which nobody has named."""
         for name, variant in self.variants.items():  # a typo must be found before anything is trained
-            method, roles = self.method(name, 0), self._roles(variant)
+            method, roles = self.method(name, 0), self.roles_of(variant)
             check_roles({name: method}, {**roles, variant.rebind: self.scorer})
             if "calibrated" in {signal.model for signal in method.signals().values()} - set(roles):
                 self.warmed.add(name)
@@ -104,7 +104,8 @@ class Comparison(Engine):
         variant = self.variants[name]
         return make_method(variant.method or name, variant.params, seed)
 
-    def _roles(self, variant: Variant) -> dict[str, ModelRef]:
+    def roles_of(self, variant: Variant) -> dict[str, ModelRef]:
+        """The models that a variant scores with."""
         return {"base": self.scorer, **self.models, **bind(variant.models)}
 
     # ── cells ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,8 +177,10 @@ class Comparison(Engine):
             return found
         if cell.line != BASE:
             assert cell.seed is not None
-            record = self.select(cell, 1, self._roles(self.variants[cell.line]))
-            self.model_of(cell, 1, self.mark(self.rows_of(record), self.student, self._settings(cell), cell.seed))
+            record = self.select(cell, 1, self.roles_of(self.variants[cell.line]))
+            self.model_of(
+                cell, 1, self.mark(self.rows_of(record), self.student, self.settings_of(cell, self._rows_of), cell.seed)
+            )
         return workers.submit(cell, label)
 
     def _take(self, future: Future[Done]) -> CellResult:
@@ -227,7 +230,9 @@ class Comparison(Engine):
         """The model of a cell's last round, and what all of them took."""
         assert cell.seed is not None
         facts, model, variant = dict[str, Any](), self.student, self.variants[cell.line]
-        for done in self.run_rounds(cell, variant, self._roles(variant), self._settings(cell), cell.seed):
+        for done in self.run_rounds(
+            cell, variant, self.roles_of(variant), self.settings_of(cell, self._rows_of), cell.seed
+        ):
             sums = {key: done.facts[key] + facts.get(key, 0) for key in ("train_s", "train_tokens")}
             facts, model = {**done.facts, **sums}, done.model
         copy_record(self.places.round(cell, variant.rounds), self.places.cell(cell))
@@ -239,9 +244,10 @@ class Comparison(Engine):
 
     def model_of(self, cell: Cell, number: int, mark: str) -> Path:
         """By what it is made of, so that cells share it."""
-        return self._model(self._round_key(cell, number), mark)
+        return self.place_of_model(self._round_key(cell, number), mark)
 
-    def _model(self, key: Hashable, mark: str) -> Path:
+    def place_of_model(self, key: Hashable, mark: str) -> Path:
+        """By what it is made of; ``key`` is what cells that begin alike share."""
         place = self.trained[key] = self.places.models / mark[:16]
         return place
 
@@ -259,8 +265,8 @@ class Comparison(Engine):
             self._tokens[text] = max(1, round(budget.target(counted["random"])))
         return Budget(self._tokens[text], "tokens")
 
-    def _settings(self, cell: Cell) -> TrainSettings:
-        """The training of a cell: with equal steps those of the first random subset.
+    def settings_of(self, cell: Cell, rows_of: Callable[[Cell], int]) -> TrainSettings:
+        """The training of a cell: with equal steps those of the first random subset, which has ``rows_of`` its cell.
 
         That is of the cell's budget, and of the first budget for variants that have their own.
         """
@@ -268,11 +274,13 @@ class Comparison(Engine):
         if self.config.steps == "epochs":
             return how
         budget = cell.budget if cell.budget in map(str, self.config.budgets) else str(self.config.budgets[0])
-        variant = self.variants["random"]
-        record = self.select(Cell("random", budget, self._seeds(variant)[0]), 1, self._roles(variant))
-        steps = np.ceil(np.ceil(len(record["ids"]) / how.global_batch_size) * how.num_train_epochs)
+        count = rows_of(Cell("random", budget, self._seeds(self.variants["random"])[0]))
+        steps = np.ceil(np.ceil(count / how.global_batch_size) * how.num_train_epochs)
         fields = {key: getattr(how, key) for key in TrainSettings.model_fields}
         return TrainSettings(**{**fields, **(how.model_extra or {}), "max_steps": max(1, int(steps))})
+
+    def _rows_of(self, cell: Cell) -> int:
+        return len(self.select(cell, 1, self.roles_of(self.variants[cell.line]))["ids"])
 
     # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -285,9 +293,9 @@ class Comparison(Engine):
         assert cell.seed is not None
         key = (cell.line, cell.seed)
         if key not in self._scores:
-            mine = _kind(self.variants[cell.line])
+            mine = kind_of(self.variants[cell.line])
             left = {cell.line} | {c.line for c in self.cells() if c.seed == cell.seed and not self._is_selected(c)}
-            wanted = [name for name, variant in self.variants.items() if name in left and _kind(variant) == mine]
+            wanted = [name for name, variant in self.variants.items() if name in left and kind_of(variant) == mine]
             try:
                 self._score_together(wanted, cell.seed)
             except InstDiffError:
@@ -302,7 +310,7 @@ class Comparison(Engine):
     def _score_together(self, names: Sequence[str], seed: int) -> None:
         variant, warmup_s = self.variants[names[0]], 0.0
         methods = {name: self.method(name, seed) for name in names}
-        roles, pool, drawn = self._roles(variant), self._part(variant), list[str]()
+        roles, pool, drawn = self.roles_of(variant), self.part_of(variant), list[str]()
         if calibrated := [name for name in names if name in self.warmed]:
             roles["calibrated"], drawn, warmup_s = self._calibrate(variant, seed)
         began = time.monotonic()
@@ -312,7 +320,7 @@ class Comparison(Engine):
         record_cost(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s), self.log)
         for name in names:
             self._scores[name, seed] = table[name], table.meta
-        path = self.places.scores(_kind(variant), seed)
+        path = self.places.scores(kind_of(variant), seed)
         if not path.is_file():
             table.write(path)
 
@@ -323,7 +331,7 @@ class Comparison(Engine):
         table = self.score(
             {name: self.method(name, cell.seed)},
             roles,
-            pool=self._part(self.variants[name]),
+            pool=self.part_of(self.variants[name]),
             listed={"warmup": [], "selected": before["ids"]},
             specs=self._specs([name]),
         )
@@ -332,20 +340,23 @@ class Comparison(Engine):
     def _specs(self, names: Sequence[str]) -> dict[str, str]:
         return {name: self.variants[name].method or name for name in names}
 
-    def _part(self, variant: Variant) -> Pool:
+    def part_of(self, variant: Variant) -> Pool:
+        """The rows that a variant sees."""
         return self.pool if variant.limit is None else self.pool.take(range(min(variant.limit, len(self.pool))))
 
     def _calibrate(self, variant: Variant, seed: int) -> tuple[ModelRef, list[str], float]:
         """The scorer trained on a random subset, the ids of that subset, and what the training cost."""
-        part = self.config.warmup
-        size = parse_budget(part.sample_size if variant.warmup is None else variant.warmup)
-        count = int(size.amount * len(self.warmup)) if size.kind == "share" else int(size.amount)
-        subset = self.warmup.take(sample_rows(len(self.warmup), max(1, count), seed))
-
-        place = partial(self._model, self._warmup_key(variant, seed))
-        base = self._roles(variant)["base"]
+        part, subset = self.config.warmup, self.warmup_rows(variant, seed)
+        place = partial(self.place_of_model, self.warmup_key(variant, seed))
+        base = self.roles_of(variant)["base"]
         model, facts = self.train(subset, base, part.train or self.config.train, seed, place)
         return self.restore(model), list(subset.ids), facts["train_s"]
+
+    def warmup_rows(self, variant: Variant, seed: int) -> Pool:
+        """The random subset that a variant's first model is trained on."""
+        size = parse_budget(self.config.warmup.sample_size if variant.warmup is None else variant.warmup)
+        count = int(size.amount * len(self.warmup)) if size.kind == "share" else int(size.amount)
+        return self.warmup.take(sample_rows(len(self.warmup), max(1, count), seed))
 
     # ── models that nothing needs any more ────────────────────────────────────────────────────────────────────────
 
@@ -367,10 +378,11 @@ class Comparison(Engine):
             return set()
         variant = self.variants[cell.line]
         rounds: set[Hashable] = {self._round_key(cell, number) for number in range(1, variant.rounds + 1)}
-        return rounds | ({self._warmup_key(variant, cell.seed)} if cell.line in self.warmed else set())
+        return rounds | ({self.warmup_key(variant, cell.seed)} if cell.line in self.warmed else set())
 
-    def _warmup_key(self, variant: Variant, seed: int) -> Hashable:
-        return "warm-up", str(self._roles(variant)["base"]), str(variant.warmup), seed
+    def warmup_key(self, variant: Variant, seed: int) -> Hashable:
+        """Of the model that calibrates a variant."""
+        return "warm-up", str(self.roles_of(variant)["base"]), str(variant.warmup), seed
 
     def _round_key(self, cell: Cell, number: int) -> Hashable:
         """Of a round; how rounds follow one another makes a difference from the second on."""
@@ -380,7 +392,7 @@ class Comparison(Engine):
         return fingerprint(made_of, then), cell.budget, cell.seed, number
 
 
-def _kind(variant: Variant) -> str:
+def kind_of(variant: Variant) -> str:
     """Variants of a kind see the same rows with the same models, and are scored together."""
     return fingerprint(variant.models, variant.limit, variant.warmup)[:8]
 
@@ -443,34 +455,32 @@ def check_named(config: CompareConfig) -> None:
 
 
 def open_beside(config: CompareConfig, log: Log) -> Comparison:
-    """The same comparison in another process."""
-    return open_comparison(config, log, Quiet(), beside=True)
+    """A comparison that another process has opened, and that works on the same run."""
+    run = open_comparison(config, lambda line: None, Quiet(), claim=False)
+    run.beside, run.log = True, log
+    return run
 
 
-def open_comparison(config: CompareConfig, log: Log, progress: Progress, *, beside: bool = False) -> Comparison:
+def open_comparison(config: CompareConfig, log: Log, progress: Progress, *, claim: bool = True) -> Comparison:
     """A comparison's run folder for this configuration: a new one, or the same one again.
 
-    ``beside`` another process that has opened it, nothing is written or said.
+    Without ``claim`` nothing is written; whoever runs it must have claimed the folder.
     """
     check_named(config)
     assert config.output
     places = ComparisonFolder(Path(config.output))
-    said = (lambda line: None) if beside else log
-    if not beside:
-        places.check_config(config, OPEN)
+    places.check_config(config, OPEN)
     store = Store(config.store)
-    data = read_inputs(config, places.path, said)
-    rendering = with_template(config, [config.model, config.student], said)
+    data = read_inputs(config, places.path if claim else None, log)
+    rendering = with_template(config, [config.model, config.student], log)
     settings = settings_of(rendering)
     inputs = fingerprints(data, "warm-up data")
     for name, where in (("model", config.model), ("student", config.student)):
         if where:
             inputs[name] = resolve(parse_model(where), store.memo).fingerprint
-    if not beside:
+    if claim:
         places.claim(config, inputs)
     known: dict[str, Any] = {"suite": ["heldout"], "model": config.model, **config.turns()}
     known["data"] = builtin_heldout(config.data)
-    suites = make_suites_for(rendering, config.eval, store, data[0], said, **known)
-    run = Comparison(config, places.path, *data, settings, store, *suites, log, progress)
-    run.beside = beside
-    return run
+    suites = make_suites_for(rendering, config.eval, store, data[0], log, **known)
+    return Comparison(config, places.path, *data, settings, store, *suites, log, progress)

@@ -273,8 +273,11 @@ def budget_of(config: PipelineConfig, number: int = 1) -> Budget:
     return Budget(budget.amount + (number - 1) * more.amount, budget.kind)
 
 
-def open_pipeline(config: PipelineConfig, log: Log, progress: Progress) -> Pipeline:
-    """A run folder for this configuration: a new one, or the same one again."""
+def open_pipeline(config: PipelineConfig, log: Log, progress: Progress, *, claim: bool = True) -> Pipeline:
+    """A run folder for this configuration: a new one, or the same one again.
+
+    Without ``claim`` nothing is written, and the pipeline must not run.
+    """
     for key, option in (("data", "data_path"), ("model", "base_model"), ("output", "output_dir")):
         if not getattr(config, key):
             raise ConfigError(f"the pipeline needs '{option}'")
@@ -289,7 +292,7 @@ def open_pipeline(config: PipelineConfig, log: Log, progress: Progress) -> Pipel
     base = resolve(parse_model(config.model), store.memo)
     scoring = with_template(scoring, [config.model], log)
     settings = settings_of(scoring, max_length=config.score.max_length)
-    data = read_inputs(config, places.path, log)
+    data = read_inputs(config, places.path if claim else None, log)
     heldout = _read_heldout(config, log)
     suites: tuple[EvalConfig | None, list[Suite]] = (None, [])
     if (part := config.eval) is not None:
@@ -298,9 +301,10 @@ def open_pipeline(config: PipelineConfig, log: Log, progress: Progress) -> Pipel
         suites = make_suites_for(scoring, part.params, store, data[0], log, **known)
     inputs = {"base model": base.fingerprint, **fingerprints(data, "warmup data")}
     inputs |= {"eval data": heldout.fingerprint} if heldout is not None else {}
-    for path in () if places.begun else (places.log, places.warmup_rows):
-        path.unlink(missing_ok=True)  # of a run that was given up
-    places.claim(config, inputs)
+    if claim:
+        for path in () if places.begun else (places.log, places.warmup_rows):
+            path.unlink(missing_ok=True)  # of a run that was given up
+        places.claim(config, inputs)
     return Pipeline(config, places.path, *data, settings, store, *suites, log, progress)
 
 

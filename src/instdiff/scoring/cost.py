@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ import numpy.typing as npt
 from instdiff.core import Anchored, Demonstrated, Method, ModelRef, Prompted, Settings
 from instdiff.core.signals import Anchors
 from instdiff.data import Pool
-from instdiff.engine.models import matmul_peak
 from instdiff.engine.prefix_tree import Some, trees
+from instdiff.engine.sources import Source
+from instdiff.engine.speed import SHARE_OF_PEAK as ASSUMED_SHARE_OF_PEAK
+from instdiff.engine.speed import Machine, Speed
 from instdiff.engine.sweep import BLOCK, default_batch_tokens
 from instdiff.engine.text.models import JudgeModel
 from instdiff.errors import ConfigError, did_you_mean
@@ -28,9 +30,6 @@ from instdiff.store import ColumnId, Store
 from instdiff.store.keys import Keys, among
 
 Indices = npt.NDArray[np.int64]
-
-ASSUMED_SHARE_OF_PEAK = 0.35
-"""Share of the matrix-product peak that a sweep is assumed to reach."""
 
 
 @dataclass(frozen=True)
@@ -128,26 +127,47 @@ def estimate_cost(
     bench: Workbench, methods: Mapping[str, Method], judge_price: tuple[float, float] | None = None
 ) -> CostEstimate:
     """Count what scoring would do. Nothing is loaded but tokenizers, nothing computed."""
-    planned: dict[ColumnId, list[Keys]] = {}
-    steps = _steps(bench, methods)
-    passes = [_cost(bench, step, number, planned) for number, step in steps]
-    if judge_price is not None:
-        passes = [replace(p, most_price=_price(p, judge_price)) if p.calls else p for p in passes]
+    counted = count_passes(bench, methods, judge_price)
+    passes = [cost for _, cost in counted]
     alone = {}
     for name, method in methods.items():
         own = [step for wave in waves_of(method.signals().values()) for step in wave]
         alone[name] = {"passes": len(own), "tokens": sum(int(_lengths(bench, step).sum()) for step in own)}
     flops = sum(p.flops for p in passes)
-    speed = matmul_peak(bench.device, bench.dtype) * ASSUMED_SHARE_OF_PEAK if flops else 0.0
-    todo = [step for (_, step), cost in zip(steps, passes, strict=True) if cost.todo_rows and not cost.calls]
+    speed = Machine(bench.device).peak(bench.dtype) * ASSUMED_SHARE_OF_PEAK if flops else 0.0
+    todo = [step for step, cost in counted if cost.todo_rows and not cost.calls]
     bases = [bench.home(step) for step in todo if not step.measures[0].of_text]
     loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
     loads += len({bench.home(step) for step in todo if step.measures[0].of_text})
     return CostEstimate(passes, alone, loads, flops / speed if flops else 0.0, speed)
 
 
-def _price(cost: PassCost, of_a_million: tuple[float, float]) -> float:
-    return (cost.todo_tokens * of_a_million[0] + cost.most_tokens_out * of_a_million[1]) / 1e6
+@dataclass
+class Planned:
+    """What earlier passes of a plan compute: rows by column, and views whose rows are not known yet."""
+
+    keys: dict[ColumnId, list[Keys]] = field(default_factory=dict)
+    views: set[tuple[ColumnId, str, str]] = field(default_factory=set)
+
+
+def count_passes(
+    bench: Workbench,
+    methods: Mapping[str, Method],
+    judge_price: tuple[float, float] | None = None,
+    planned: Planned | None = None,
+) -> list[tuple[Pass, PassCost]]:
+    """All passes in the order in which they run, less what the store has or an earlier pass, also of ``planned``."""
+    known = Planned() if planned is None else planned
+    passes = [(step, cost_of_pass(bench, step, number, known)) for number, step in _steps(bench, methods)]
+    if judge_price is None:
+        return passes
+    return [(step, replace(p, most_price=price_of(p, judge_price)) if p.calls else p) for step, p in passes]
+
+
+def price_of(cost: PassCost | StageCost, of_a_million: tuple[float, float]) -> float:
+    """What a server takes for it at most, by its price of a million tokens in and out."""
+    tokens = cost.todo_tokens if isinstance(cost, PassCost) else cost.tokens
+    return (tokens * of_a_million[0] + cost.most_tokens_out * of_a_million[1]) / 1e6
 
 
 def _steps(bench: Workbench, methods: Mapping[str, Method]) -> list[tuple[int, Pass]]:
@@ -171,7 +191,8 @@ def _lengths(bench: Workbench, step: Pass) -> Indices:
     return plain
 
 
-def _cost(bench: Workbench, step: Pass, wave: int, planned: dict[ColumnId, list[Keys]]) -> PassCost:
+def cost_of_pass(bench: Workbench, step: Pass, wave: int, planned: Planned) -> PassCost:
+    """Count one pass, less what earlier ones compute."""
     lengths = _lengths(bench, step)
     body, head = _work_per_token(bench, step)
     ready, shared = bench.ready(step), 0
@@ -185,8 +206,11 @@ def _cost(bench: Workbench, step: Pass, wave: int, planned: dict[ColumnId, list[
             shared = _shared_tokens(bench, rendered.rows, todo)
             targets = int(rendered.rows.n_targets()[todo].sum())
     else:
-        todo, rows, cached = np.arange(len(lengths)), len(lengths), 0
-        targets = int(lengths.sum() // 2)
+        marks = {(bench.column(step.model, m), repr(step.view), step.of) for m in step.measures}
+        todo = np.arange(0 if marks <= planned.views else len(lengths))
+        planned.views |= marks
+        rows, cached = len(lengths), len(lengths) - len(todo)
+        targets = int(lengths[todo].sum() // 2)
     calls, out = _judge_work(bench, step, len(todo))
     return PassCost(
         wave=wave,
@@ -215,13 +239,13 @@ def _judge_work(bench: Workbench, step: Pass, rows: int) -> tuple[int, int]:
     return rows if judge.endpoint is not None else 0, rows * judge.max_tokens
 
 
-def _not_planned(bench: Workbench, step: Pass, todo: Indices, planned: dict[ColumnId, list[Keys]]) -> Indices:
+def _not_planned(bench: Workbench, step: Pass, todo: Indices, planned: Planned) -> Indices:
     """Rows that no earlier pass computes: one model may stand in several roles."""
     keys = bench.render_for(step).keys[todo]
     new = np.zeros(len(todo), bool)
     for measure in step.measures:
         column = bench.column(step.model, measure)
-        earlier = planned.setdefault(column, [])
+        earlier = planned.keys.setdefault(column, [])
         new |= bench.store.missing(column, keys) & ~np.isin(keys, np.concatenate([keys[:0], *earlier]))
         earlier.append(keys)
     return todo[new]
@@ -249,13 +273,92 @@ def _work_per_token(bench: Workbench, step: Pass) -> tuple[float, float]:
     source = (
         getattr(bench.text_model(step.model, step.measures[0]), "source", None) if of_text else bench.source(step.model)
     )
-    if source is None:
-        return 0.0, 0.0
+    body, head = work_of(source) if source is not None else (0.0, 0.0)
+    return body, 0.0 if of_text else head
+
+
+def work_of(source: Source) -> tuple[float, float]:
+    """Of a language model: operations per token of the body, and per target of the head."""
     config = source.config
     embedding = (config.get("hidden_size") or config.get("n_embd") or 0) * config.get("vocab_size", 0)
     tied = config.get("tie_word_embeddings", True)
-    body = 2.0 * max(source.parameters - embedding * (1 if tied else 2), 0)
-    return body, 0.0 if of_text else 2.0 * embedding
+    return 2.0 * max(source.parameters - embedding * (1 if tied else 2), 0), 2.0 * embedding
+
+
+# ── everything else that costs ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A line of a plan: ``count`` pieces of work of a ``kind`` in a stage of the run.
+
+    ``tokens`` are read or trained on, in all epochs; ``most_tokens_out`` may be written. ``calls`` go to a server,
+    whose time is not in ``seconds``. ``estimated`` lines depend on what earlier ones find out.
+    """
+
+    stage: str
+    kind: str
+    count: int = 1
+    rows: int = 0
+    tokens: int = 0
+    steps: int = 0
+    most_tokens_out: int = 0
+    calls: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    most_price: float | None = None
+    estimated: bool = False
+
+    def __add__(self, other: StageCost) -> StageCost:
+        sums = {key: getattr(self, key) + getattr(other, key) for key in SUMMED}
+        prices = [p for p in (self.most_price, other.most_price) if p is not None]
+        return replace(
+            self,
+            **sums,
+            most_price=sum(prices) if prices else None,
+            estimated=self.estimated or other.estimated,
+        )
+
+
+SUMMED = ("count", "rows", "tokens", "steps", "most_tokens_out", "calls", "flops", "seconds")
+
+
+def merge_stages(lines: Iterable[StageCost]) -> list[StageCost]:
+    """One line for each stage and kind."""
+    found: dict[tuple[str, str], StageCost] = {}
+    for line in lines:
+        place = line.stage, line.kind
+        found[place] = found[place] + line if place in found else line
+    return list(found.values())
+
+
+def stage_of_passes(
+    stage: str, bench: Workbench, passes: Sequence[tuple[Pass, PassCost]], machine: Machine, kind: str = "score"
+) -> list[StageCost]:
+    """The passes as lines of a plan, those of servers apart; none where all is done."""
+    lines, home = [], ""
+    for step, cost in passes:
+        if not cost.todo_rows:
+            continue
+        seconds = 0.0
+        if not cost.calls:
+            speed = _speed(bench, step, machine)
+            seconds = cost.flops / speed.flops_per_s + (speed.load_s if bench.home(step) != home else 0.0)
+            home = bench.home(step)
+        numbers = {key: getattr(cost, key) for key in ("most_tokens_out", "calls", "flops", "most_price", "estimated")}
+        tokens = cost.todo_tokens
+        what = "judge" if cost.calls else kind
+        lines.append(StageCost(stage, what, rows=cost.todo_rows, tokens=tokens, seconds=seconds, **numbers))
+    return lines
+
+
+def _speed(bench: Workbench, step: Pass, machine: Machine) -> Speed:
+    if step.measures[0].of_text:
+        return Speed(0.0, machine.peak(bench.dtype) * ASSUMED_SHARE_OF_PEAK)
+    rendered, (body, head) = bench.render(step.model, Prompted(), step.of), _work_per_token(bench, step)
+    rows = rendered.tokens.take(rendered.scorable)
+    per_token = body + head * int(rows.n_targets().sum()) / max(1, int(rows.ids.lengths().sum()))
+    return machine.speed(bench.source(step.model), rows, bench.dtype, per_token)
 
 
 # ── the same for more rows, other sizes and many GPUs ─────────────────────────────────────────────────────────────────
@@ -331,8 +434,7 @@ class Rates:
         with tempfile.TemporaryDirectory() as folder:
             blank = Store(folder, memo=bench.store.memo)
             few = Workbench(sample, bench.models, bench.settings, blank, target=bench.target, log=bench.log)
-            passes = zip(_steps(few, methods), estimate_cost(few, methods).passes, strict=True)
-            own = [(step, cost) for (_, step), cost in passes if step.of == "pool"]
+            own = [(step, cost) for step, cost in count_passes(few, methods) if step.of == "pool"]
         size = {step.model: bench.source(step.model).parameters for step, _ in own if not step.measures[0].of_text}
         params = max(size.values(), default=0)
         large = [c for step, c in own if not step.measures[0].of_text and size[step.model] == params]

@@ -130,7 +130,8 @@ class Workbench:
         """By role the share of what a training has changed that the precision takes back."""
         self.models.setdefault("embedder", ModelRef(PACKAGED))
         self._text_models: dict[str, TextModel] = {}
-        self._sources: dict[str, Source] = {}
+        self.sources: dict[str, Source] = {}
+        """By role, found when they are asked for; a plan puts models there that are yet to be trained."""
         self._tokenizers: dict[str, HFTokenizer] = {}
         self._told: set[str] = set()
         self._renderers: dict[tuple[str, str], Renderer] = {}
@@ -169,9 +170,9 @@ class Workbench:
 
     def source(self, role: str) -> Source:
         """The files of a role's language model."""
-        if role not in self._sources:
-            self._sources[role] = resolve(self.models[role], self.store.memo)
-        return self._sources[role]
+        if role not in self.sources:
+            self.sources[role] = resolve(self.models[role], self.store.memo)
+        return self.sources[role]
 
     def text_model(self, role: str, measure: Measure) -> TextModel:
         """The embedder or judge of a role."""

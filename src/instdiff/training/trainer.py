@@ -78,7 +78,7 @@ class Job:
             "seed": self.seed,
             "use_cpu": device == "cpu",
             "max_length": None,
-            "bf16": self.settings.dtype == "bfloat16" or (self.settings.dtype == "auto" and _fast_bf16(device)),
+            "bf16": self.settings.dtype == "bfloat16" or (self.settings.dtype == "auto" and fast_bf16(device)),
             "per_device_train_batch_size": size,
             "gradient_accumulation_steps": passes,
             "logging_steps": 1,
@@ -419,7 +419,8 @@ def _device(name: str) -> str:
     return kind
 
 
-def _fast_bf16(device: str) -> bool:
+def fast_bf16(device: str) -> bool:
+    """Whether a kind of device multiplies bf16 faster than fp32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
+from instdiff.core import Log
 from instdiff.evaluation.code.programs import SKIPPED, TASKS, Problem
 from instdiff.evaluation.code.sandbox import PASSED, Program, Sandbox, Verdict, run_programs
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Sampling, Subject
+from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.evaluation.task_data import Found, choose_tasks, find
 
 CONTINUE = ("plain", "direct")
@@ -48,24 +49,32 @@ class CodeSuite:
         lacking = Sandbox(unsafe=self.unsafe).check()
         for words in lacking:
             subject.log(f"warning: programs are run unsafely: {words}")
-        found = {
-            name: find(TASKS[name].place, self.task_data or {}, self.data_dir, None, subject.log) for name in self.tasks
-        }
-        problems = {name: TASKS[name].problems(data, self.limit) for name, data in found.items()}
-        return tuple(self._task(name, found[name], problems[name], lacking, subject) for name in self.tasks)
+        tasks = self._read(subject.log)
+        return tuple(self._task(name, data, some, lacking, subject) for name, (data, some) in tasks.items())
+
+    def _read(self, log: Log) -> dict[str, tuple[Found, Sequence[Problem]]]:
+        found = {n: find(TASKS[n].place, self.task_data or {}, self.data_dir, None, log) for n in self.tasks}
+        return {name: (data, TASKS[name].problems(data, self.limit)) for name, data in found.items()}
+
+    def _asked(self, name: str, problems: Sequence[Problem]) -> tuple[list[Prompt], Sampling]:
+        sampling = replace(self.sampling, stop=(TASKS[name].stops or ()) if self.raw else ())
+        return [problem.prompt(self.raw) for problem in problems], sampling
+
+    def asked(self, log: Log) -> list[tuple[list[Prompt], Sampling]]:
+        """What the model is asked, task by task."""
+        return [self._asked(name, _able(problems)) for name, (_, problems) in self._read(log).items()]
 
     def _task(
         self, name: str, data: Found, problems: Sequence[Problem], lacking: list[str], subject: Subject
     ) -> TaskResult:
         task, n = TASKS[name], self.sampling.n
         missing = missing_libraries(problems)
-        able = [problem for problem in problems if not missing.get(problem.id)]
+        able = _able(problems)
         if len(able) < len(problems):
             names = sorted({library for needed in missing.values() for library in needed})
             subject.log(f"{name}: {len(problems) - len(able)} problems need libraries that lack: {', '.join(names)}")
         stops = task.stops if self.raw else None
-        sampling = Sampling(**{**asdict(self.sampling), "stop": stops or ()})
-        answers = subject.generator.write([problem.prompt(self.raw) for problem in able], sampling)
+        answers = subject.generator.write(*self._asked(name, able))
         programs = [
             problem.program(problem.code(text, stops))
             for problem, texts in zip(able, answers, strict=True)
@@ -117,6 +126,11 @@ def pass_at(k: int, n: int, passed: np.ndarray[tuple[int], np.dtype[np.int64]]) 
     Of all ways to take ``k`` of the samples, it is the share that takes one of those that passed.
     """
     return [1 - math.comb(n - int(right), k) / math.comb(n, k) for right in passed]
+
+
+def _able(problems: Sequence[Problem]) -> list[Problem]:
+    missing = missing_libraries(problems)
+    return [problem for problem in problems if not missing.get(problem.id)]
 
 
 def missing_libraries(problems: Sequence[Problem]) -> dict[str, list[str]]:

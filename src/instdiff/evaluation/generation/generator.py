@@ -41,8 +41,7 @@ class Generator:
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         """Of each prompt its ``n`` answers; at temperature 0 they are the same, and one is written."""
-        draws = sampling.n if sampling.temperature > 0 else 1
-        rows = [self._requests(prompt, draws, sampling) for prompt in prompts]
+        rows = self.requests(prompts, sampling)
         every = {one.key: one for row in rows for one in row}
         lacking = [one for one in every.values() if one.key not in self.written]
         got: dict[str, Answer] = {}
@@ -51,7 +50,12 @@ class Generator:
         found = {key: self.written[key][-1] if key in self.written else got[key] for key in every}
         self._account(list(found.values()))
         answers = [[found[one.key].text or "" for one in row] for row in rows]
-        return [row * (sampling.n // draws) for row in answers]
+        return [row * (sampling.n // len(row)) for row in answers]
+
+    def requests(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[GenerationRequest]]:
+        """Of each prompt the answers that are different: one at temperature 0, else ``n``."""
+        draws = sampling.n if sampling.temperature > 0 else 1
+        return [self._requests(prompt, draws, sampling) for prompt in prompts]
 
     def _requests(self, prompt: Prompt, draws: int, sampling: Sampling) -> list[GenerationRequest]:
         shown = self.backend.prompt_text(prompt)

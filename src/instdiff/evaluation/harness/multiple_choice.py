@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from instdiff.core import Floats, Measure, Nll
 from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.arrays.spill import flatnonzero
 from instdiff.core.progress import telling
 from instdiff.data.hub import hub_rows
 from instdiff.engine.distributed.hosts import ModelHost
@@ -34,6 +35,7 @@ from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import ChatTemplate, template
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId
+from instdiff.store.keys import first_of_each
 
 LETTERS = ("A", "B", "C", "D")
 NLL: Measure = Nll()
@@ -162,11 +164,18 @@ class ChoiceSuite:
             teller.close()
 
     def _task(self, task: ChoiceTask, where: str | None, subject: Subject, teller: ChoiceScorer) -> TaskResult:
+        ids, topics, talks, fewest = self._talks(task, where)
+        if fewest < self.shots:
+            subject.log(f"warning: {task.name} has {fewest} examples to show, not the {self.shots} that are asked for")
+        found = teller.likelihoods(talks, f"{self.name}: {task.name}")
+        return _result(task.name, distinct(ids), topics, [talk.question for talk in talks], found, fewest)
+
+    def _talks(self, task: ChoiceTask, where: str | None) -> tuple[list[str], list[str], list[ChoicePrompt], int]:
+        """Of each question its id, its subject and what is shown; and the fewest examples before one."""
         parts = task.rows(where, self.shots)
         takes = share_limit({name: len(splits["test"]) for name, splits in parts.items()}, self.limit)
         ids: list[str] = []
         topics: list[str] = []
-        asked: list[Question] = []
         talks: list[ChoicePrompt] = []
         fewest = self.shots
         for name, splits in parts.items():
@@ -177,12 +186,13 @@ class ChoiceSuite:
             ids += [f"{name or task.name}:{row_hash(row)}" for row in rows]
             topics += [name] * len(rows)
             questions = [task.ask(row) for row in rows]
-            asked += questions
             talks += [ChoicePrompt(task.intro.format(subject=name.replace("_", " ")), shown, one) for one in questions]
-        if fewest < self.shots:
-            subject.log(f"warning: {task.name} has {fewest} examples to show, not the {self.shots} that are asked for")
-        found = teller.likelihoods(talks, f"{self.name}: {task.name}")
-        return _result(task.name, distinct(ids), topics, asked, found, fewest)
+        return ids, topics, talks, fewest
+
+    def rows(self, teller: ChoiceScorer) -> Rows:
+        """All that the model is shown."""
+        talks = [talk for task, where in self.tasks for talk in self._talks(task, where)[2]]
+        return teller.rows(talks)
 
 
 def _result(
@@ -272,7 +282,7 @@ class ChoiceScorer:
 
     def likelihoods(self, talks: Sequence[ChoicePrompt], label: str) -> Likelihoods:
         """Log-likelihood of each letter after each question, from the store where it is there."""
-        rows = self._rows(talks)
+        rows = self.rows(talks)
         column = ColumnId(self.source.fingerprint, str(self.resident.dtype).removeprefix("torch."), NLL)
         self._sweep(rows, column, label)
         values = self.subject.store.read(column, rows.keys())
@@ -280,7 +290,7 @@ class ChoiceScorer:
         several = rows.n_targets().reshape(logs.shape).max(1, initial=0) > 1
         return Likelihoods(logs, several, np.asarray(rows.truncated.reshape(logs.shape).any(1)))
 
-    def _rows(self, talks: Sequence[ChoicePrompt]) -> Rows:
+    def rows(self, talks: Sequence[ChoicePrompt]) -> Rows:
         """A row for each letter of each question; what is too long loses its beginning."""
         chat = chat_template(self.subject)
         space = " " if chat is None else ""
@@ -311,8 +321,7 @@ class ChoiceScorer:
     def _sweep(self, rows: Rows, column: ColumnId, label: str) -> None:
         """Compute what the store lacks, equal rows once."""
         subject, keys = self.subject, rows.keys()
-        _, at = np.unique(keys, return_index=True)
-        at = np.sort(at)
+        at = flatnonzero(first_of_each(keys))
         todo = at[subject.store.missing(column, keys[at])]
         if len(todo) == 0:
             return

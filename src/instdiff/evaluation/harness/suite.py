@@ -37,6 +37,8 @@ from instdiff.evaluation.task_data import Record
 
 SEED = 1234
 """Of the draw of examples: lm-eval's own."""
+USUAL_TOKENS = 256
+"""Tokens after which lm-eval cuts an answer where a task does not say."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class HarnessSuite:
         _require_lm_eval()
         source = resolve(subject.model, subject.store.memo)
         resident = subject.host.local()
-        tokenizer = load_tokenizer(source, subject.settings.template_date)
+        tokenizer = self._tokenizer(subject)
         chat = chat_template(subject)
         if chat is not None and chat.jinja:
             tokenizer.hf.chat_template = chat.jinja
@@ -207,11 +209,21 @@ class HarnessSuite:
     ) -> TaskResult:
         started = time.monotonic()
         answers.lm.label = f"{self.name}: {task.name}"
+        entries, samples = self._prepare(task, where, subject, context, answers.lm.max_gen_toks)
+        found = _run_harness(answers, entries, samples, chat)
+        subject.spend("seconds", time.monotonic() - started)
+        shots = min(int(entry.config.num_fewshot) for entry in entries.values())
+        return _result(task, found, {"shots": shots, "data": where or "hub", "chat_template": chat})
+
+    def _prepare(
+        self, task: HarnessTask, where: str | None, subject: Subject, context: int, usual: int
+    ) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        """Lm-eval's tasks by their names, answers cut to the context, and the items of each that are asked."""
         entries = self._entries(task, where, subject)
         room, short = context // 2, False
         for entry in entries.values():
             if entry.OUTPUT_TYPE == "generate_until":
-                own = int(entry.config.generation_kwargs.get("max_gen_toks", answers.lm.max_gen_toks))
+                own = int(entry.config.generation_kwargs.get("max_gen_toks", usual))
                 most = self.max_new_tokens or own
                 entry.set_config("generation_kwargs", {"max_gen_toks": min(most, room)}, update=True)
                 short |= most > room
@@ -220,10 +232,26 @@ class HarnessSuite:
         takes = share_limit({name: len(entry.eval_docs) for name, entry in entries.items()}, self.limit)
         entries = {name: entry for name, entry in entries.items() if takes[name]}
         samples = {name: list(range(takes[name])) for name in entries}
-        found = _run_harness(answers, entries, samples, chat)
-        subject.spend("seconds", time.monotonic() - started)
-        shots = min(int(entry.config.num_fewshot) for entry in entries.values())
-        return _result(task, found, {"shots": shots, "data": where or "hub", "chat_template": chat})
+        return entries, samples
+
+    def requests(self, subject: Subject) -> list[tuple[str, str, int]]:
+        """What is shown, what of it is weighed, and the most tokens of an answer; in no chat template.
+
+        Raises what ``run`` does.
+        """
+        _require_lm_eval()
+        context = min(self.max_length or 1 << 30, self._tokenizer(subject).max_length or 2048)
+        out = []
+        with quietly():
+            for task, where in self.tasks:
+                entries, samples = self._prepare(task, where, subject, context, USUAL_TOKENS)
+                for name, entry in entries.items():
+                    entry.build_all_requests(samples=samples[name])
+                    out += [_request(one) for one in entry.instances]
+        return out
+
+    def _tokenizer(self, subject: Subject) -> HFTokenizer:
+        return load_tokenizer(resolve(subject.model, subject.store.memo), subject.settings.template_date)
 
     def _entries(self, task: HarnessTask, where: str | None, subject: Subject) -> dict[str, Any]:
         """Lm-eval's tasks by their names, on the rows given."""
@@ -278,6 +306,12 @@ class HarnessSuite:
             "validation_split": None,
             "training_split": None,
         }
+
+
+def _request(one: Any) -> tuple[str, str, int]:
+    if one.request_type == "generate_until":
+        return one.args[0], "", int(one.args[1]["max_gen_toks"])
+    return one.args[0], one.args[1], 0
 
 
 def _in_memory(splits: dict[str, list[Record]], **_: Any) -> Any:

@@ -187,6 +187,12 @@ def _file(path: Path, task: str) -> Path | None:
     return next((place for place in (path / task / OUTPUTS, path / OUTPUTS) if place.is_file()), None)
 
 
+def is_model(where: str) -> bool:
+    """Whether a reference is a model that writes, and no place with answers."""
+    path = Path(where).expanduser()
+    return path.suffix not in (".json", ".jsonl") and not path.is_file() and not any(path.glob(f"**/{OUTPUTS}"))
+
+
 def _from_file(path: Path) -> tuple[str, dict[str, str]]:
     """Whose answers a file has, and these by instruction, or by the question's id in the format of Arena-Hard."""
     rows = read_rows(path)

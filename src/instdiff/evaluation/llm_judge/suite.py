@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,14 +127,23 @@ class GeneralSuite:
             EngineError: a model or the judge is away; what was written and judged is kept.
         """
         referee = LLMJudge(self.judge, subject, self.waits, self.judge_max_tokens, self.judge_batch)
-        items = {task: read_items(path, self.limit) for task, path in self.files.items()}
-        ours = {task: self._write_answers(some, subject) for task, some in items.items()}
-        matches = [self._match(task, items[task], ours[task], subject) for task in items]
+        matches = self.matches(subject)
         place = subject.folder / "outputs" / _file_name(subject.name)
         for match in matches:
             _export(match, subject.name, place / match.name)
         subject.log(f"answers in the formats of alpaca_eval and Arena-Hard: {place}")
         return tuple(TASKS[match.name].judged(match, referee) for match in matches)
+
+    def matches(self, subject: Subject) -> list[TaskAnswers]:
+        """The answers of each task, ours and those that they are compared with."""
+        items = {task: read_items(path, self.limit) for task, path in self.files.items()}
+        ours = {task: self._write_answers(some, subject) for task, some in items.items()}
+        return [self._match(task, items[task], ours[task], subject) for task in items]
+
+    def judge_open(self, matches: Sequence[TaskAnswers], referee: LLMJudge) -> None:
+        """Ask the judge everything, and keep no result."""
+        for match in matches:
+            TASKS[match.name].judged(match, referee)
 
     def _write_answers(self, items: list[Item], subject: Subject) -> list[tuple[str, ...]]:
         first = subject.generator.write([Prompt(item.question) for item in items], self.sampling)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
+from instdiff.core import Log
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.math.grading import last_boxed
 from instdiff.evaluation.math.grading_processes import Solution, check_math_verify, grade_all
@@ -20,6 +21,8 @@ from instdiff.evaluation.task_data import Found, Place, choose_tasks, column, fi
 ASK = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 SHOT = "Problem: {problem}\nSolution: {solution}\n\n"
 STOPS = ("\nProblem:", "\n\n\n")
+Problems = Sequence[tuple[str, tuple[str, ...]]]
+"""Each with its right answers."""
 
 EXAMPLES = (
     (
@@ -153,17 +156,18 @@ class MathSuite:
         Raises a DataError where a task's data are not there, a PlanError where math-verify is not installed.
         """
         check_math_verify()
-        # All data are found before the first answer is written.
-        found = {
-            name: find(TASKS[name].place, self.task_data or {}, self.data_dir, self.limit, subject.log)
-            for name in self.tasks
-        }
-        problems = {name: read_problems(TASKS[name], data) for name, data in found.items()}
-        return tuple(self._task(name, found[name], problems[name], subject) for name in self.tasks)
+        tasks = self._read(subject.log)  # all data are found before the first answer is written
+        return tuple(self._task(name, data, problems, subject) for name, (data, problems) in tasks.items())
 
-    def _task(
-        self, name: str, data: Found, problems: Sequence[tuple[str, tuple[str, ...]]], subject: Subject
-    ) -> TaskResult:
+    def _read(self, log: Log) -> dict[str, tuple[Found, Problems]]:
+        found = {n: find(TASKS[n].place, self.task_data or {}, self.data_dir, self.limit, log) for n in self.tasks}
+        return {name: (data, read_problems(TASKS[name], data)) for name, data in found.items()}
+
+    def asked(self, log: Log) -> list[tuple[list[Prompt], Sampling]]:
+        """What the model is asked, task by task."""
+        return [([self.prompt(one) for one, _ in problems], self.sampling) for _, problems in self._read(log).values()]
+
+    def _task(self, name: str, data: Found, problems: Problems, subject: Subject) -> TaskResult:
         task = TASKS[name]
         answers = subject.generator.write([self.prompt(problem) for problem, _ in problems], self.sampling)
         solutions = [
@@ -193,7 +197,7 @@ class MathSuite:
         return Prompt(told + SHOT.format(problem=problem, solution="").rstrip(), raw=True)
 
 
-def read_problems(task: MathTask, data: Found) -> list[tuple[str, tuple[str, ...]]]:
+def read_problems(task: MathTask, data: Found) -> Problems:
     """Problems with their right answers; a DataError where a row has no problem, or no answer can be found in it."""
     out = []
     for number, row in enumerate(data.rows):

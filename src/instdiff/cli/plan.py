@@ -1,0 +1,167 @@
+"""``plan``: what a command would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from instdiff.cli.app import command
+from instdiff.cli.common import build_methods, load_pool, require_methods, target_rows
+from instdiff.cli.console import Console, clock, table
+
+if TYPE_CHECKING:
+    from instdiff.config.base import Config
+    from instdiff.config.commands import ScoreConfig
+    from instdiff.core import Method
+    from instdiff.experiments.cost import RunCost
+    from instdiff.scoring.cost import CostEstimate, PassCost
+    from instdiff.scoring.workbench import Workbench
+
+
+@command(
+    "plan",
+    "kinds.PlanConfig",
+    "config data model method set limit format map targets reasoning system template template_date max_length dtype "
+    "device store target cluster judge_max_tokens judge_price seed quiet json",
+    "Examples:\n"
+    "  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest\n"
+    "  instdiff plan --config configs/demo.yaml",
+)
+def plan(settings: Config, console: Console) -> None:
+    """Show what scoring, or a pipeline, comparison, training or evaluation, would cost; spends nothing."""
+    from instdiff.config.kinds import PlanConfig
+
+    if isinstance(settings, PlanConfig):
+        _plan_scores(settings, console)
+        return
+    from instdiff.experiments.cost import plan_run
+
+    found = plan_run(settings, log=console.log)  # type: ignore[arg-type]
+    console.result(found.to_dict(), _stages_text(found))
+
+
+def _stages_text(found: RunCost) -> str:
+    """Stages with their sum, and what is to be known of them."""
+    header = ["stage", "work", "times", "rows", "steps", "tokens", "tokens out", "calls", "TFLOP", "time", "price"]
+    rows: list[list[Any]] = []
+    for one in [*found.stages, found.total]:
+        counts = [one.count, one.rows, one.steps, one.tokens, one.most_tokens_out, one.calls]
+        time = f"{'~' if one.estimated else ''}{span(one.seconds)}"
+        price = None if one.most_price is None else f"{one.most_price:,.4g}"
+        rows.append([one.stage, one.kind, *(n or "-" for n in counts), round(one.flops / 1e12, 2), time, price])
+    if not found.stages:
+        return f"nothing is left to do for this {found.kind}"
+    said = [
+        f"about {span(found.total.seconds)} on this machine with no other work, without calls to servers",
+        "tokens out are at most, and so are time and price of what is written; ~ depends on earlier stages",
+    ]
+    return "\n".join([table(header, rows), "", *said])
+
+
+def _plan_scores(settings: ScoreConfig, console: Console) -> None:
+    from instdiff.scoring.cost import estimate_cost
+    from instdiff.scoring.models import settings_of
+    from instdiff.scoring.scorer import workbench
+    from instdiff.store import Store
+
+    require_methods(settings)
+    named, _ = build_methods(settings)
+    pool = load_pool(settings, console, None)
+    bench = workbench(
+        pool,
+        named,
+        settings.model,
+        settings_of(settings),
+        Store(settings.store),
+        target=target_rows(settings),
+        log=console.log,
+    )
+    costs = estimate_cost(bench, named, settings.judge_price)
+    facts = costs.to_dict()
+    total, alone = facts["total"], facts["alone"]
+    assert isinstance(total, dict) and isinstance(alone, dict)
+    lines = [
+        _pass_table(costs.passes),
+        "",
+        f"{total['passes']} passes over {total['tokens']:,} tokens; "
+        f"the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens",
+        *_work_left(costs, bench),
+    ]
+    if settings.cluster is not None:
+        facts["cluster"], more = _on_a_cluster(settings.cluster, bench, named)
+        lines += ["", more]
+    console.result(facts, "\n".join(lines))
+
+
+def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:
+    """A line on what this machine has to do, and one for each pass that a server does."""
+    here, away = [p for p in costs.passes if not p.calls], [p for p in costs.passes if p.calls]
+    lines = []
+    if here or not away:
+        rows, tokens, shared = (sum(getattr(p, k) for p in here) for k in ("todo_rows", "todo_tokens", "shared_tokens"))
+        lines.append(
+            f"to do: {rows:,} rows, {tokens:,} tokens, of which {shared:,} are shared beginnings and not computed "
+            f"again, {costs.model_loads} model loads, about {clock(costs.seconds)} on {bench.device} in "
+            f"{str(bench.dtype).removeprefix('torch.')}"
+        )
+    return lines + [
+        f"{p.model}: {p.calls:,} calls with about {p.todo_tokens:,} tokens, and at most {p.most_tokens_out:,} tokens "
+        f"of answers{_priced(p)}; more where an answer has no number; the time depends on the server"
+        for p in away
+    ]
+
+
+def _priced(cost: PassCost) -> str:
+    return "" if cost.most_price is None else f", which cost at most about {cost.most_price:,.4g}"
+
+
+def _pass_table(passes: Sequence[PassCost]) -> str:
+    header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
+    rows: list[list[Any]] = []
+    for p in passes:
+        work = [p.rows, p.tokens, p.cached_rows, p.todo_rows, p.todo_tokens, round(p.flops / 1e9)]
+        rows.append([p.wave, p.role, p.view, "+".join(p.measures), *work])
+    return table(header, rows) if rows else "no model pass is needed"
+
+
+def _on_a_cluster(
+    given: str | dict[str, Any], bench: Workbench, named: dict[str, Method]
+) -> tuple[dict[str, Any], str]:
+    """What other sizes cost on many GPUs, for ``--json`` and as a table."""
+    from dataclasses import asdict
+
+    from instdiff.scoring.cost import Cluster, Rates
+
+    machines, rates = Cluster.of(given), Rates.count(bench, named)
+    found = rates.table(machines)
+    header = ["rows", "params", "GPUs a job", "jobs", "tokens", "time", "GPU hours", "price"]
+    rows = []
+    for e in found:
+        time = "does not fit" if e["seconds"] is None else span(e["seconds"])
+        size, tokens = short(e["params"]).replace("G", "B"), short(e["tokens"])
+        rows.append([e["rows"], size, e["gpus_per_worker"], e["workers"], tokens, time, e["gpu_hours"], e["price"]])
+    assumed = "" if machines.share != Cluster.share else " (assumed; share=... is what a run there has told)"
+    said = (
+        f"on {machines.gpus} GPUs of {short(machines.flops)}FLOP/s at {machines.share:.0%} of it{assumed}; "
+        f"a row's cost is of {rates.sample:,} rows here, without loading weights and reading and rendering rows"
+    )
+    if any(e["gpus_per_worker"] > 1 for e in found):
+        said += "; a model over several GPUs is computed layer after layer, one of them at a time"
+    facts = {"given": asdict(machines), "per_row": asdict(rates), "estimates": found}
+    return facts, f"{table(header, rows)}\n\n{said}"
+
+
+def short(number: float) -> str:
+    """``7 G`` or ``1.2 T``: three digits and what they count."""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g} "
+
+
+def span(seconds: float) -> str:
+    """A time in its own unit."""
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,218 @@
+"""What `plan --config` says of runs: rows, tokens, steps and calls by hand, nothing of what is done, and sums."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import instdiff
+from helpers import make_llama, some_rows
+from instdiff.config.kinds import kind_of
+from instdiff.core import ModelRef
+from instdiff.engine.sources import find_tokenizer
+from instdiff.engine.speed import Machine, Speed
+from instdiff.experiments import cost
+from instdiff.rendering.renderer import training_rows
+from instdiff.rendering.templates import template
+from instdiff.training.cost import TrainingSpeed, training_speed
+
+from .shell import cli, files, ok, write_jsonl
+
+POOL = some_rows(20, seed=3)
+HELD_OUT = [{**row, "instruction": f"{row['instruction']} of the others"} for row in some_rows(8, seed=4)]
+TRAIN = {"model_max_length": 200, "num_train_epochs": 2, "global_batch_size": 4, "dtype": "float32"}
+RUN = {"model": "base", "data": "pool.jsonl", "output": "run", "dtype": "float32", "max_length": 200, "train": TRAIN}
+NUMBERS = ("count", "rows", "tokens", "steps", "most_tokens_out", "calls", "flops", "seconds")
+
+
+@pytest.fixture(autouse=True)
+def set_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a run, and a machine whose speed is known."""
+    torch.set_num_threads(1)
+    write_jsonl("pool.jsonl", POOL)
+    write_jsonl("heldout.jsonl", HELD_OUT)
+    make_llama(folder / "base", chat=None, num_hidden_layers=1)
+    monkeypatch.setattr(cost, "training_speed", lambda *_: TrainingSpeed(2.0, 0.001, 0.5))
+    monkeypatch.setattr(Machine, "speed", lambda *_: Speed(1.0, 1e9))
+    monkeypatch.setattr(Machine, "writing", lambda *_: 0.25)
+
+
+def kept() -> set[str]:
+    """All files but those of hashes that are remembered."""
+    return {path for path in files(Path()) if path != "plan.yaml" and not path.startswith("store/models/")}
+
+
+def plan(config: dict[str, Any], *more: str) -> dict[str, Any]:
+    """The plan of a configuration, whose total must be the sum of its stages."""
+    Path("plan.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    before = kept()
+    found: dict[str, Any] = ok("plan", "--config", "plan.yaml", "--json", *more).json
+    assert before == kept()
+    for key in NUMBERS:
+        assert found["total"][key] == pytest.approx(sum(one[key] for one in found["stages"])), key
+    return found
+
+
+def stages(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(one["stage"], one["kind"]): one for one in found["stages"]}
+
+
+def lengths(path: str = "pool.jsonl") -> list[int]:
+    """Tokens of each row as it is trained on."""
+    rows = training_rows(instdiff.load(path), find_tokenizer(ModelRef("base")), template("alpaca"), 200)
+    return [int(count) for count in rows.ids.lengths()]
+
+
+def test_a_training_by_hand_and_done() -> None:
+    line = stages(plan(RUN))["train", "train"]
+    tokens = 2 * sum(lengths())  # two epochs
+    assert (line["count"], line["rows"], line["steps"], line["tokens"]) == (1, 20, 10, tokens)
+    assert line["seconds"] == pytest.approx(2.0 + 0.001 * tokens + 0.5 * 10) and not line["estimated"]
+    more = stages(plan({**RUN, "train": {**TRAIN, "num_train_epochs": 1, "max_steps": 7}}))["train", "train"]
+    assert more["steps"] == 7
+    half = stages(plan({**RUN, "limit": 9}))["train", "train"]
+    assert (half["rows"], half["steps"], half["tokens"]) == (9, 6, 2 * sum(lengths()[:9]))
+
+    ok("train", "--config", "plan.yaml")
+    record = json.loads(Path("run/training.json").read_text(encoding="utf-8"))
+    assert (record["rows"], record["steps"]) == (9, 6)
+    done = plan({**RUN, "limit": 9})
+    assert done["stages"] == [] and done["total"]["seconds"] == 0
+    assert "nothing is left to do" in ok("plan", "--config", "plan.yaml").out
+
+
+def test_the_arithmetic_of_lora_is_less() -> None:
+    full = stages(plan(RUN))["train", "train"]
+    lora = stages(plan({**RUN, "train": {**TRAIN, "use_lora": True}}))["train", "train"]
+    kept = stages(plan({**RUN, "train": {**TRAIN, "mode": "sft+kl"}}))["train", "train"]
+    assert 2 / 3 <= lora["flops"] / full["flops"] < 0.75 and 1.25 < kept["flops"] / full["flops"] <= 4 / 3
+
+
+def compared(**changes: Any) -> dict[str, Any]:
+    return {
+        **{**RUN, "store": "store", "budgets": ["25% tokens"], "seeds": [0, 1], "baselines": ["longest", "full"]},
+        **{"methods": {"ifd": {}, "instructdiff": {}}, "warmup": {"sample_size": 6}},
+        **{"eval": {"suite": ["heldout"], "data": "heldout.jsonl"}, **changes},
+    }
+
+
+def test_a_comparison_and_what_is_left_of_it() -> None:
+    found = stages(plan(compared()))
+    assert found["full 100%", "train"]["rows"] == 40 and found["full 100%", "train"]["steps"] == 20
+    assert found["full 100%", "train"]["tokens"] == 2 * 2 * sum(lengths())
+    assert not found["full 100%", "train"]["estimated"] and found["ifd 25% tokens", "train"]["estimated"]
+    warm = found["warm-up", "train"]
+    assert (warm["count"], warm["rows"], warm["steps"]) == (2, 12, 8)  # six rows for each seed, two epochs
+    # Passes of the base are made once for both seeds, those of the two calibrated models for each.
+    assert found["all lines", "score"]["rows"] == 4 * 20
+    for line in ("longest 25% tokens", "full 100%", "ifd 25% tokens", "instructdiff 25% tokens"):
+        assert found[line, "evaluate"]["count"] == 2 and found[line, "evaluate"]["rows"] == 2 * len(HELD_OUT)
+    assert found["base", "evaluate"]["rows"] == len(HELD_OUT)
+
+    few = compared(methods={}, baselines=["longest"])
+    before = stages(plan(few))
+    ok("compare", "--config", "plan.yaml")
+    records = [json.loads(path.read_text()) for path in Path("run/models").glob("*/training.json")]
+    assert sum(one["steps"] for one in records) == before["longest 25% tokens", "train"]["steps"]
+    assert sum(one["rows"] for one in records) == before["longest 25% tokens", "train"]["rows"]
+    assert plan(few)["stages"] == []
+    more = stages(plan({**few, "methods": {"ifd": {}}}))
+    assert {stage for stage, _ in more} == {"start", "page", "all lines", "ifd 25% tokens"}
+
+
+def test_equal_steps_are_those_of_the_first_random_rows() -> None:
+    found = stages(plan(compared(methods={}, baselines=["random", "full"], steps="equal")))
+    assert found["random 25% tokens", "train"]["count"] == 3
+    assert found["full 100%", "train"]["steps"] < 10
+
+
+def test_a_pipeline_and_what_is_left_of_it() -> None:
+    config = {
+        **{**RUN, "store": "store", "iterations": 2, "warmup": {"sample_size": 6}},
+        **{"select": {"method": "instructdiff", "select_ratio": 0.25, "budget": "tokens"}},
+        "eval": {"suite": "heldout", "data": "heldout.jsonl", "baselines": ["random", "full"], "train_seeds": [1]},
+    }
+    found = stages(plan(config))
+    assert (found["warm-up", "train"]["rows"], found["warm-up", "train"]["steps"]) == (6, 4)
+    # The base once; the model of the warm-up in the first round, that of the first round in the second.
+    assert (found["round 1", "score"]["rows"], found["round 2", "score"]["rows"]) == (40, 20)
+    assert found["full", "train"]["tokens"] == 2 * sum(lengths())
+    names = ("round 1", "round 2", "random seed 0", "full", "seed 1", "base")
+    assert all(found[name, "evaluate"]["rows"] == len(HELD_OUT) for name in names)
+    assert {stage for stage, _ in found} == {"start", "page", "warm-up", *names}
+    ok("pipeline", "--config", "plan.yaml")
+    assert plan(config)["stages"] == []
+
+
+def evaluated(**changes: Any) -> dict[str, Any]:
+    write_jsonl("amc.jsonl", [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(3)])
+    write_jsonl("koala.jsonl", [{"id": n, "instruction": f"Say {n}.", "output": "no" * 20} for n in range(5)])
+    given = {"model": "base", "dtype": "float32", "data": {"amc23": "amc.jsonl", "koala": "koala.jsonl"}}
+    return {**given, "template": "plain", "max_new_tokens": 8, "store": "store", **changes}
+
+
+def test_answers_by_hand_and_written() -> None:
+    config = evaluated(suite="math", task="amc23", n=4, temperature=1.0, output="results.json")
+    line = stages(plan(config))["math", "generate"]
+    assert (line["rows"], line["most_tokens_out"], line["calls"]) == (12, 12 * 8, 0)
+    assert line["seconds"] >= 1.0 + 0.25 * 8 * 2  # two batches of eight and of four
+    greedy = stages(plan({**config, "temperature": 0}))["math", "generate"]
+    assert (greedy["rows"], greedy["tokens"]) == (3, line["tokens"] // 4)
+    plan(config)
+    ok("eval", "--config", "plan.yaml")
+    assert plan(config)["stages"] == []
+
+
+def test_calls_to_a_judge_and_their_price() -> None:
+    judge = "openai:m@http://127.0.0.1:9/v1"
+    config = evaluated(suite="general", task="koala", judge=judge)
+    found = stages(plan(config, "--judge-price", "2000,500"))
+    assert (found["general", "generate"]["rows"], found["general", "generate"]["most_tokens_out"]) == (5, 40)
+    asked = found["general", "judge"]
+    assert (asked["calls"], asked["most_tokens_out"], asked["seconds"]) == (10, 10 * 1024, 0)
+    assert asked["most_price"] == (2000 * asked["tokens"] + 500 * 10 * 1024) / 1e6
+    assert stages(plan({**config, "judge_price": [2000, 500]}))["general", "judge"] == asked
+    assert stages(plan(config))["general", "judge"]["most_price"] is None
+    short = stages(plan({**config, "judge_max_tokens": 9}))["general", "judge"]
+    assert short["most_tokens_out"] == 90
+    served = stages(plan({**config, "generator": judge, "reference": "openai:r@http://127.0.0.1:9/v1"}))
+    assert served["general", "generate"]["calls"] == served["general, reference", "generate"]["calls"] == 5
+
+
+def test_the_trial_of_a_training_is_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "training_speed", training_speed)
+    before = set(Path().iterdir())
+    line = stages(plan(RUN))["train", "train"]
+    assert 0 < line["seconds"] < 600
+    assert set(Path().iterdir()) == before | {Path("plan.yaml")}
+
+
+def test_a_file_of_no_such_command_is_told() -> None:
+    Path("plan.yaml").write_text("scores: a.parquet\nbudget: 10%\noutput: b.jsonl\n", encoding="utf-8")
+    said = cli("plan", "--config", "plan.yaml").error
+    assert said.startswith("plan.yaml is a configuration of none of score, train, eval, pipeline, compare")
+    assert "has no key 'scores'" in said
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("demo", "pipeline"),
+        ("med/pipeline_med_iter", "pipeline"),
+        ("med/score_med", "score"),
+        ("med/train_med_100", "train"),
+        ("compare/tiny", "compare"),
+        ("studies/tshirt", "compare"),
+    ],
+)
+def test_the_kind_of_a_configuration(name: str, kind: str) -> None:
+    values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert kind_of(values, name).__name__ == f"{kind.title()}Config"
