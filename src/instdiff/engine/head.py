@@ -190,6 +190,8 @@ def token_stats(
         stats = _tiled(hidden, target, head, linear, entropy=entropy)
     else:
         stats = _chunked(hidden, target, head, chunk or chunk_rows(vocabulary, hidden.device), entropy=entropy)
+        if not entropy:
+            return stats
     finite = torch.isfinite(stats.nll if stats.entropy is None else stats.nll + stats.entropy)
     if bool(finite.all()):
         return stats
