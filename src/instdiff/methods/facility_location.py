@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -59,8 +58,8 @@ class FacilityLocation(PartitionedMethod):
         """Lazy greedy."""
         beside: dict[str, Any] = {"quality": self._quality(s)} if self.alpha else {}
         x = vectors(s.vector)[0]
-        named = {"kernel": self.kernel, "gamma": self.gamma, "alpha": self.alpha, "neighbours": self.neighbours}
-        choose: Callable[..., Indices] = partial(facility, **named)
+        names = "kernel", "gamma", "alpha", "neighbours"
+        choose = partial(facility, **{name: getattr(self, name) for name in names})
         return self.choose_rows(x, count, choose, **beside)
 
     def pairs(self, n: int, k: int) -> float:
