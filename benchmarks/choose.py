@@ -124,7 +124,7 @@ def loss(name: str, path: str, n: int, k: int) -> list[dict[str, Any]]:
     at_random, exact, out = worth(np.random.default_rng(1).permutation(n)[:k]), float("nan"), []
     for parts, over in ((1, 1), (3, 1), (3, 2), (10, 1), (10, 2), (20, 1), (20, 2)):
         with peak_resident() as memory:
-            seconds, rows = timed(lambda: run_in_partitions(x, k, choose, parts=parts, over=over))  # noqa: B023
+            seconds, rows = timed(lambda: run_in_partitions(x, k, choose, parts=parts, oversample=over))  # noqa: B023
         value = worth(rows)
         exact = value if parts == 1 else exact
         facts = {"value": value, "exact": exact, "random": at_random, "lost": abs(value - exact) / exact}
@@ -141,11 +141,11 @@ def sparse_loss(path: str, n: int, k: int) -> list[dict[str, Any]]:
     for neighbours in (None, 64, 256):
         start = sum(os.times()[:2])
         with peak_resident() as memory:
-            rows = facility(x, k, neighbours=neighbours)
+            seconds, rows = timed(lambda: facility(x, k, neighbours=neighbours))  # noqa: B023
         cpu, value = sum(os.times()[:2]) - start, float(np.maximum(nearest_chosen(x, rows), 0).sum(dtype=float))
         exact, whole = (value, cpu) if neighbours is None else (exact, whole)
         facts = {"value": value, "random": by_chance, "gain_kept": (value - by_chance) / (exact - by_chance)}
-        facts |= {"cpu_seconds": cpu, "ratio_exact": whole / cpu, "peak_memory_mb": memory.most}
+        facts |= {"seconds": seconds, "cpu_seconds": cpu, "ratio_exact": whole / cpu, "peak_memory_mb": memory.most}
         out.append({"neighbours": neighbours, **facts})
     return out
 

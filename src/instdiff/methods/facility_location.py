@@ -30,7 +30,7 @@ class FacilityLocation(PartitionedMethod):
     the best one in expectation, where the exact way has 1 - 1/e. ``seed`` draws the parts.
 
     ``neighbours=256`` counts a gain over the 256 rows alone that are most like the candidate. It is faster and has no
-    guarantee; docs/scale.md has what is lost. Take several times as many as there are rows for each one chosen.
+    guarantee; docs/scale.md has what is lost. They should be several times the rows for each one chosen.
     """
 
     name: ClassVar[str] = "facility_location"
