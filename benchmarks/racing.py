@@ -6,13 +6,12 @@ the whole way chooses. ``draws`` is the share of all passes of rows that a race 
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from common import alpaca, arguments, finish
+from common import alpaca, arguments, finish, save
 
 from instdiff.core import Settings
 from instdiff.core.budget import parse_budget
@@ -22,6 +21,7 @@ from instdiff.methods.shared.race import RacingMethod
 from instdiff.scoring.scorer import score
 from instdiff.store import Store
 
+CASES = (TShirt(race_after=5), 200), (Nuggets(anchors=40, limit=120, race_after=10), 100)
 MODELS = {"base": "builtin:tiny", "proxy": "builtin:tiny"}
 
 
@@ -29,9 +29,8 @@ def races(method: RacingMethod, rows: int, store: Store, *, quick: bool) -> list
     """Records of a method: a race for each budget, decided after fewer and more draws."""
     pool = load("builtin:demo") if quick else alpaca()
     pool = pool.take(np.sort(np.random.default_rng(0).permutation(len(pool))[:rows]))
-    before = sum(os.times()[:2])
     whole = score(pool, [method], MODELS, settings=Settings(), store=store)[method.name]
-    cpu, out = sum(os.times()[:2]) - before, []
+    out = []
     default = method.race_after if method.race_after < method.all_draws else 2
     for budget in ("5%", "10%", "20%"):
         chosen = method.pick(whole, parse_budget(budget))
@@ -42,18 +41,18 @@ def races(method: RacingMethod, rows: int, store: Store, *, quick: bool) -> list
             same = float(np.isin(race.pick(found, parse_budget(budget)), chosen).mean())
             draws = (after + (method.all_draws - after) * on) / method.all_draws
             facts = {"budget": budget, "race_after": after, "go_on": on, "draws": draws, "same": same}
-            out.append({"what": method.name, "rows": rows, "all_draws": method.all_draws, "whole_cpu_s": cpu, **facts})
+            out.append({"what": method.name, "rows": rows, "all_draws": method.all_draws, **facts})
     return out
 
 
 def main() -> None:
     args = arguments(store="")
-    methods = (TShirt(draws=4), Nuggets(anchors=5)) if args.quick else (TShirt(), Nuggets(anchors=60, limit=120))
+    cases = ((TShirt(draws=4), 24), (Nuggets(anchors=5), 24)) if args.quick else CASES
+    records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(args.store or folder)
-        records = [
-            one for method in methods for one in races(method, 24 if args.quick else 200, store, quick=args.quick)
-        ]
+        for method, rows in cases:
+            records += races(method, rows, Store(args.store or folder), quick=args.quick)
+            save(args, records)
     finish(args, records)
 
 

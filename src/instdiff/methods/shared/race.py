@@ -27,7 +27,7 @@ class RacingMethod(Method):
     """
 
     race: str | int | None = field(default=None, kw_only=True)
-    race_after: int = field(default=5, kw_only=True)
+    race_after: int = field(default=10, kw_only=True)
 
     @property
     def all_draws(self) -> int:
