@@ -1,7 +1,8 @@
 """Seconds and memory of the choosers, each run in a process of its own; beside it the plain definition where it fits.
 
 ``plain`` is the definition with all pairs in memory, or one row at a time where no table is needed. ``parts`` are as
-many as the methods' ``parts=auto`` makes. The cases ``loss`` hold parts against the exact way. Data: rows around 300
+many as the methods' ``parts=auto`` makes. The cases ``loss`` hold parts, or ``sparse loss`` gains over the nearest
+``neighbours`` alone, against the exact way. Data: rows around 300
 centres, unit length, 384 wide; for ``ranking`` scores that all differ, or that have nine levels, with ids of 32
 characters.
 """
@@ -123,12 +124,29 @@ def loss(name: str, path: str, n: int, k: int) -> list[dict[str, Any]]:
     at_random, exact, out = worth(np.random.default_rng(1).permutation(n)[:k]), float("nan"), []
     for parts, over in ((1, 1), (3, 1), (3, 2), (10, 1), (10, 2), (20, 1), (20, 2)):
         with peak_resident() as memory:
-            seconds, rows = timed(lambda: run_in_partitions(x, k, choose, parts=parts, over=over))  # noqa: B023
+            seconds, rows = timed(lambda: run_in_partitions(x, k, choose, parts=parts, oversample=over))  # noqa: B023
         value = worth(rows)
         exact = value if parts == 1 else exact
         facts = {"value": value, "exact": exact, "random": at_random, "lost": abs(value - exact) / exact}
         facts["lost_to_random"] = (value - exact) / (at_random - exact)
         out.append({"parts": parts, "over": over, "seconds": seconds, "peak_memory_mb": memory.most, **facts})
+    return out
+
+
+def sparse_loss(path: str, n: int, k: int) -> list[dict[str, Any]]:
+    """What gains over the nearest alone lose, as a share of what the exact way has more than random rows."""
+    x = np.array(np.load(path, mmap_mode="r")[:n])
+    by_chance = float(np.maximum(nearest_chosen(x, np.random.default_rng(1).permutation(n)[:k]), 0).sum(dtype=float))
+    exact, whole, out = float("nan"), float("nan"), []
+    for neighbours in (None, 64, 256):
+        start = sum(os.times()[:2])
+        with peak_resident() as memory:
+            seconds, rows = timed(lambda: facility(x, k, neighbours=neighbours))  # noqa: B023
+        cpu, value = sum(os.times()[:2]) - start, float(np.maximum(nearest_chosen(x, rows), 0).sum(dtype=float))
+        exact, whole = (value, cpu) if neighbours is None else (exact, whole)
+        facts = {"value": value, "random": by_chance, "gain_kept": (value - by_chance) / (exact - by_chance)}
+        facts |= {"seconds": seconds, "cpu_seconds": cpu, "ratio_exact": whole / cpu, "peak_memory_mb": memory.most}
+        out.append({"neighbours": neighbours, **facts})
     return out
 
 
@@ -211,6 +229,7 @@ FULL = [
     ("parts diverse", 1_000_000, 100_000), ("parts kmeans quota", 1_000_000, 100_000), ("nearest ivf", 100_000, 1),
     ("kcenter loss", 20_000, 2000), ("facility loss", 20_000, 2000), ("cells loss", 20_000, 20_000),
     ("ranking", 10_000_000, 0), ("ranking", 10_000_000, 9), ("scored kcenter", 1_000_000, 100_000),
+    ("sparse loss", 10_000, 200), ("sparse loss", 10_000, 50),
 ]  # fmt: skip
 QUICK = [
     ("kcenter", 10_000, 100), ("facility cosine", 3_000, 50), ("facility official", 3_000, 50), ("diverse", 3_000, 500),
@@ -218,7 +237,7 @@ QUICK = [
     ("coverage", 2_000, 300), ("bm25", 1_000, 1), ("parts kcenter", 20_000, 500), ("parts facility", 9_000, 200),
     ("parts diverse", 9_000, 500), ("parts kmeans quota", 9_000, 900), ("nearest ivf", 5_000, 1),
     ("kcenter loss", 2_000, 200), ("facility loss", 2_000, 200), ("cells loss", 2_000, 2_000), ("ranking", 100_000, 9),
-    ("scored kcenter", 9_000, 900),
+    ("sparse loss", 2_000, 40), ("scored kcenter", 9_000, 900),
 ]  # fmt: skip
 
 
@@ -242,6 +261,8 @@ def special(name: str, path: str, n: int, k: int) -> list[dict[str, Any]]:
         return [in_child(scored, path, n, k)]
     if name == "cells loss":
         return list(in_child(cells_loss, path, n, k))
+    if name == "sparse loss":
+        return list(in_child(sparse_loss, path, n, k))
     return list(in_child(loss, name, path, n, k)) if name.endswith("loss") else []
 
 

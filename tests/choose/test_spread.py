@@ -102,6 +102,39 @@ def test_facility_weighs_quality_as_qdit_does() -> None:
     assert out == np.argsort(-quality, kind="stable")[:30].tolist()
 
 
+@pytest.mark.parametrize("name", ["cosine", "rbf", "official"])
+@given(data=st.data())
+def test_sparse_facility_is_the_greedy_of_gains_over_the_nearest_alone(name: str, data: st.DataObject) -> None:
+    x = np.random.default_rng(data.draw(st.integers(0, 99))).normal(size=(25, 3)).astype(np.float32)
+    k, few = data.draw(st.integers(0, 25)), data.draw(st.integers(1, 24))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facility_module, "_FLOATS", data.draw(st.integers(1, 200)))
+        patch.setattr(facility_module, "_FIRST", data.draw(st.integers(1, 30)))
+        out = facility(x, k, kernel=name, gamma=0.5, neighbours=few)
+    s = plain.kernel(x, name, 0.5)
+    near, best = np.argsort(-s, 1, kind="stable")[:, :few], np.zeros(25)
+    assert len(set(out.tolist())) == k
+    for at, row in enumerate(out):
+        gain = np.maximum(np.take_along_axis(s, near, 1) - best[near], 0).sum(1)
+        gain[out[:at]] = -np.inf
+        assert gain[row] >= gain.max() - 5e-5
+        best = np.maximum(best, s[row])
+
+
+def test_sparse_facility_of_all_rows_is_exact_and_of_a_few_loses_little() -> None:
+    rng = np.random.default_rng(3)
+    x = (rng.normal(size=(20, 24))[rng.integers(0, 20, 600)] + 0.7 * rng.normal(size=(600, 24))).astype(np.float32)
+    s = plain.kernel(x, "cosine", 1)
+
+    def worth(rows: np.ndarray) -> float:
+        return float(np.maximum(s[:, rows].max(1), 0).sum())
+
+    exact = facility(x, 30)
+    assert facility(x, 30, neighbours=600).tolist() == exact.tolist()
+    sparse, by_chance = facility(x, 30, neighbours=80), rng.permutation(600)[:30]
+    assert (worth(sparse) - worth(by_chance)) / (worth(exact) - worth(by_chance)) > 0.95
+
+
 def test_facility_holds_no_table_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     n = 6_000
     monkeypatch.setattr(facility_module, "_TABLE", 5_000)
@@ -109,8 +142,12 @@ def test_facility_holds_no_table_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -
     tracemalloc.start()
     facility(x, 20)
     peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
     assert peak < 30_000_000 < n * n * 4 / 4
+    monkeypatch.setattr(facility_module, "_FLOATS", 1 << 19)
+    tracemalloc.reset_peak()
+    facility(x, 20, neighbours=16)
+    assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    tracemalloc.stop()
 
 
 def test_what_cannot_be_is_said() -> None:
@@ -127,6 +164,8 @@ def test_what_cannot_be_is_said() -> None:
         facility(x, 1, kernel="dot")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"alpha is 1\.5"):
         facility(x, 1, alpha=1.5)
+    with pytest.raises(ValueError, match="neighbours is 0; the least is 1"):
+        facility(x, 1, neighbours=0)
     with pytest.raises(ValueError, match="quality must be 3 finite numbers"):
         facility(x, 1, quality=np.array([1, 2, np.nan]), alpha=0.5)
     x[1, 1] = np.nan

@@ -65,6 +65,7 @@ EVERY: list[SetMethod] = [
     KCenter(start="mean"),
     FacilityLocation(),
     FacilityLocation(kernel="official"),
+    FacilityLocation(neighbours=8),
     KMeansQuota(clusters=5, reach=0.1),
     CosineFilter(threshold=0.99),
     Zip(k1=20, k2=8, k3=4),
@@ -146,6 +147,11 @@ def test_nothing_to_take(method: SetMethod) -> None:
     empty = np.full(40, "", object) if isinstance(method, Zip) else Ragged.of([[]] * 40, np.float32)
     out = table(method, made(method, **{name: empty}))
     assert not out.eligible.any() and not out.scorable.any()
+
+
+def test_the_least_neighbours() -> None:
+    with pytest.raises(ConfigError, match=r"'facility_location.neighbours' is 0; the least is 1"):
+        FacilityLocation(neighbours=0)
 
 
 def test_the_reach_is_a_share() -> None:

@@ -263,6 +263,10 @@ def test_the_record_says_what_is_approximate() -> None:
         "facility_location: chosen in 8 random parts, an equal share of each; "
         "of 2 times as many rows the exact way takes the last"
     )
+    sparse = "facility_location: gains are counted over the nearest 256 rows alone"
+    assert FacilityLocation(neighbours=256).approximation == sparse
+    assert str(FacilityLocation(neighbours=256, parts=3).approximation).endswith(f"an equal share of each; {sparse}")
+    assert SuperfilteringD(neighbours=256).approximation == sparse
     assert CosineFilter(parts=8).approximation == "cosine_filter: only rows of one cell are compared, of 8 cells"
     assert str(DEITA(parts="auto").approximation).endswith("of cells of 1,024 rows")
     assert "(faiss)" in str(KMeansQuota(engine="faiss").approximation) and KMeansQuota().approximation is None

@@ -109,6 +109,24 @@ def test_rows_shown_to_each_other_take_a_second_wave(words_of_ifd: list[str]) ->
     assert (neighbours % 3 != rows % 3).any()
 
 
+def test_a_race_is_among_the_rows_of_all_shards(words: list[str]) -> None:
+    given = ("--set=tshirt.race=2", "--set=tshirt.draws=5", "--set=tshirt.race_after=2")
+    done = [shard(words, index, *given, count=2, method="tshirt").json["done"] for index in (0, 1, 0)]
+    assert done == [1, 2, 2]
+    ok("merge", "shards", "--output=merged.parquet", "--store=merged")
+    ok("score", *words, "--method=tshirt", *given, "--output=single.parquet", "--store=single")
+    assert_same(table("merged.parquet"), table("single.parquet"))
+    on = table("merged.parquet")["tshirt.contends"].to_pylist()
+    assert 2 <= sum(on) < len(on)
+    ok("select", "--data=my.jsonl", "--scores=merged.parquet", "--method=tshirt", "--budget=2", "--output=best.jsonl",
+       "--store=merged")  # fmt: skip
+    record = json.loads(Path("best.selection.json").read_text(encoding="utf-8"))
+    assert (
+        record["params"]["race"] == 2 and "that 2 draws put outside 2 have no more of the 5" in record["approximation"]
+    )
+    assert all(on[row] for row in record["rows"])
+
+
 def test_methods_without_a_model(here: Path) -> None:
     for index in range(2):
         shard(["--data=my.jsonl"], index, count=2, method="random,zip")

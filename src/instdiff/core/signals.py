@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core.columns import Signals
 
 # ── what is read off a row ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,6 +140,13 @@ class Neighbours(Measure):
     needs_model: ClassVar[bool] = False
 
 
+@dataclass(frozen=True)
+class Contends(Measure):
+    """Whether a row is in a ``Contested`` view."""
+
+    needs_model: ClassVar[bool] = False
+
+
 # ── how a row becomes tokens ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -252,7 +264,7 @@ class Anchored(View):
 
     Anchors are the rows nearest to the centres of ``count`` clusters of the vectors ``by``, cut to ``limit`` tokens.
     Targets are the anchor's response. Rows whose prompt alone is that long are no anchors; with ``long`` they are
-    found like others and then left out, so that there are fewer.
+    found like others and then left out, so that there are fewer. ``start`` and ``stop`` name a part of the anchors.
     """
 
     by: Signal
@@ -260,6 +272,8 @@ class Anchored(View):
     limit: int = 200
     seed: int = 0
     long: bool = False
+    start: int = 0
+    stop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -271,6 +285,24 @@ class Anchors(View):
     limit: int = 200
     seed: int = 0
     long: bool = False
+
+
+class Race(Protocol):
+    """Decides which rows go on."""
+
+    def signals(self) -> dict[str, Signal]:
+        """The columns by which it decides."""
+
+    def contenders(self, s: Signals) -> npt.NDArray[np.bool_]:
+        """Per row whether it goes on."""
+
+
+@dataclass(frozen=True)
+class Contested(View):
+    """Another view, but of those rows alone that go on by what earlier passes found of all."""
+
+    view: View
+    race: Race
 
 
 @dataclass(frozen=True)
@@ -289,5 +321,8 @@ class Signal:
 
     def needs(self) -> tuple[Signal, ...]:
         """Signals that must be there before this one's view can be rendered."""
+        if isinstance(self.view, Contested):
+            asked = (signal for signal in self.view.race.signals().values() if signal.measure.needs_model)
+            return (*asked, *replace(self, view=self.view.view).needs())
         by = getattr(self.view, "by", None)
         return () if by is None else (by,)

@@ -25,9 +25,12 @@ class FacilityLocation(PartitionedMethod):
 
     The exact way costs rows times rows, and refuses where that would take hours; ``parts=1`` does it all the same.
     ``parts=auto`` deals the rows out to random parts of at most 8,192, or to as many as are named, and takes an equal
-    share of each: some of the sum is lost (docs/scale.md has how much). With ``over`` = m each gives m times its share,
-    of which the exact way takes the last. With ``over`` = ``parts`` the sum is at least (1 - 1/e) / 2 of the best one
-    in expectation, where the exact way has 1 - 1/e. ``seed`` draws the parts.
+    share of each: some of the sum is lost (docs/scale.md has how much). With ``oversample`` = m each gives m times its
+    share, of which the exact way takes the last. With ``oversample`` = ``parts`` the sum is at least (1 - 1/e) / 2 of
+    the best one in expectation, where the exact way has 1 - 1/e. ``seed`` draws the parts.
+
+    ``neighbours=256`` counts a gain over the 256 rows alone that are most like the candidate. It is faster and has no
+    guarantee; docs/scale.md has what is lost. They should be several times the rows for each one chosen.
     """
 
     name: ClassVar[str] = "facility_location"
@@ -36,22 +39,32 @@ class FacilityLocation(PartitionedMethod):
     kernel: Literal["cosine", "rbf", "official"] = "cosine"
     gamma: float = 1.0
     alpha: float = 0.0
+    neighbours: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise ConfigError(f"'{self.name}.alpha' is {self.alpha}; it lies in 0 to 1")
+        if self.neighbours is not None and self.neighbours < 1:
+            raise ConfigError(f"'{self.name}.neighbours' is {self.neighbours}; the least is 1, the row itself")
+
+    @property
+    def approximation(self) -> str | None:
+        """Parts, and gains over neighbours alone."""
+        sparse = self.neighbours and f"{self.name}: gains are counted over the nearest {self.neighbours:,} rows alone"
+        return "; ".join(text for text in (super().approximation, sparse) if text) or None
 
     def choose(self, s: Signals, count: int) -> Indices:
         """Lazy greedy."""
         beside: dict[str, Any] = {"quality": self._quality(s)} if self.alpha else {}
         x = vectors(s.vector)[0]
-        choose = partial(facility, kernel=self.kernel, gamma=self.gamma, alpha=self.alpha)
+        names = "kernel", "gamma", "alpha", "neighbours"
+        choose = partial(facility, **{name: getattr(self, name) for name in names})
         return self.choose_rows(x, count, choose, **beside)
 
     def pairs(self, n: int, k: int) -> float:
         """All rows with all, and again with those that a row represents when it is taken: ever fewer."""
-        return n * n * float(0.5 + np.log(k + 1))
+        return float(n * (n + k)) if self.neighbours else n * n * float(0.5 + np.log(k + 1))
 
     def _quality(self, s: Signals) -> Floats:
         """The earlier scores in 0..1; rows without one have the lowest."""

@@ -21,8 +21,8 @@ class SuperfilteringD(Method):
 
     The kernel is the published one, exp(-distance / width) between mean-pooled embeddings; MiniLM-L6 in the paper. It
     is ``then`` with these two methods. ``reach`` is the share of the rows kept that scoring ranks: 10 % of 20 % is the
-    published 2 %. ``parts``, ``oversample`` and ``seed`` are those of ``facility_location``, for more rows than its
-    exact way can take.
+    published 2 %. ``parts``, ``oversample``, ``neighbours`` and ``seed`` are those of ``facility_location``, for more
+    rows than its exact way can take.
     """
 
     name: ClassVar[str] = "superfiltering_d"
@@ -33,6 +33,7 @@ class SuperfilteringD(Method):
     model: str = "proxy"
     parts: Parts = None
     oversample: float = 1.0
+    neighbours: int | None = None
     seed: int = 42
     compat: Literal["default", "official"] = "default"
 
@@ -48,6 +49,7 @@ class SuperfilteringD(Method):
             reach=self.reach,
             parts=self.parts,
             oversample=self.oversample,
+            neighbours=self.neighbours,
             seed=self.seed,
         )
         return Then(first, self.keep, second)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ from instdiff.core import (
     Budget,
     Floats,
     Joint,
-    Method,
     Nll,
     Noisy,
     Prompted,
@@ -25,11 +24,12 @@ from instdiff.core import (
     reasons,
 )
 from instdiff.methods.algorithms.token_selection import Running, least_size, selective
-from instdiff.methods.shared.short import too_short
+from instdiff.methods.shared.race import RacingMethod, goes_on
+from instdiff.methods.shared.token_pairs import clean_rows, have_both, pair
 
 
 @dataclass(frozen=True)
-class TShirt(Method):
+class TShirt(RacingMethod):
     """Highest mean S-IFD over noisy copies, and of ``gamma`` times the budget of those the ones with least deviation.
 
     S-IFD is IFD of the tokens alone whose difference is among the top ``k`` percent of the data set: by ``threshold``
@@ -45,6 +45,10 @@ class TShirt(Method):
     ``compat="official"``: no template, one joint tokenisation, no first token where the tokenizer adds no start token,
     sizes strictly above the percentile, and a row without selected tokens has S-IFD 1. Where the prompt's end merges
     with the response the published code stops; here the row is ``misaligned``.
+
+    With ``race``, a budget such as ``10%``, rows that after ``race_after`` draws are unlikely to be among ``gamma`` of
+    it have no more draws. They keep the mean so far and come last; ``contends`` tells. The threshold is that of the
+    first draws.
     """
 
     name: ClassVar[str] = "tshirt"
@@ -65,6 +69,7 @@ class TShirt(Method):
     compat: Literal["default", "official"] = "default"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (0 < self.k <= 100 and self.draws >= 1 and self.gamma >= 1):
             raise ValueError("k lies above 0 and up to 100, draws and gamma are 1 or more")
 
@@ -74,8 +79,14 @@ class TShirt(Method):
         out = {"given": Signal(Nll(), given, self.model), "alone": Signal(Nll(), alone, self.model)}
         for draw in range(self.draws if self.hierarchical else 0):
             for name, view in (("given", given), ("alone", alone)):
-                out[f"{name}_{draw}"] = Signal(Nll(), Noisy(view, draw, self.alpha, self.seed), self.model)
-        return out
+                noisy = Signal(Nll(), Noisy(view, draw, self.alpha, self.seed), self.model)
+                out[f"{name}_{draw}"] = noisy if draw < self.first_draws else self.late(noisy)
+        return out | self.contends(given)
+
+    @property
+    def all_draws(self) -> int:
+        """Of noise."""
+        return self.draws if self.hierarchical else 1
 
     def views(self) -> tuple[View, View]:
         """The response given its prompt, and alone."""
@@ -85,17 +96,20 @@ class TShirt(Method):
 
     def score(self, s: Signals) -> Scores:
         """Mean S-IFD over draws, or clean S-IFD."""
-        rows, aside, ifd = self._clean(s)
-        ends = [f"_{draw}" for draw in range(self.draws)] if self.hierarchical else [""]
-        by = ends if self.threshold == "noisy" else [""]
-        least = least_size(lambda: (_pair(s, rows, end)[0] for end in by), self.k) if len(rows) else 0.0
+        rows, aside, ifd = clean_rows(s, self.min_response_tokens, self.compat)
+        on = goes_on(s)[rows]
+        ends = [f"_{draw}" for draw in self.seen_draws(on)] if self.hierarchical else [""]
+        by = ends[: self.first_draws] if self.threshold == "noisy" else [""]
+        every = len(rows) == 0 or (self.race is not None and self.k == 100)  # also those below the least of the first
+        least = 0.0 if every else least_size(lambda: (pair(s, rows, end)[0] for end in by), self.k)
         selected, plain, seen = Running(len(rows)), Running(len(rows)), np.zeros(len(rows), np.int64)
-        for end in ends:
-            column, ratio = _pair(s, rows, end)
+        for draw, end in enumerate(ends):
+            at = np.flatnonzero(on & have_both(s, rows, end)) if draw >= self.first_draws else np.arange(len(rows))
+            column, ratio = pair(s, rows[at], end)
             value, count = selective(column, least, strict=self.compat == "official")
-            selected.add(value)
-            plain.add(ratio)
-            seen += count
+            selected.add(value, at)
+            plain.add(ratio, at)
+            seen[at] += count
 
         def wide(values: npt.ArrayLike) -> Floats:
             out = np.full(len(s), np.nan)
@@ -105,43 +119,32 @@ class TShirt(Method):
         mean, unseen = wide(selected.mean), wide(seen) == 0
         drop = np.zeros(len(s), bool) if self.keep_misled else wide(plain.mean) >= 1
         drop |= unseen & (self.compat == "default")
-        reason = reasons(len(s), **aside, filtered=drop)
-        details = {"ifd": ifd} | {name: np.full(len(s), np.nan) for name in DETAILS}
-        if self.hierarchical:
-            found = (wide(plain.mean), wide(plain.std), mean, wide(selected.std))
-            details |= dict(zip(DETAILS, found, strict=True))
-        return Scores(np.where(drop, np.nan, mean), reason, **details)
+        noisy = (plain.mean, plain.std, selected.mean, selected.std) if self.hierarchical else [np.nan] * len(DETAILS)
+        details = {"ifd": ifd} | dict(zip(DETAILS, map(wide, noisy), strict=True)) | self.told(s)
+        return Scores(np.where(drop, np.nan, mean), reasons(len(s), **aside, filtered=drop), **details)
 
-    def _clean(self, s: Signals) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.bool_]], Floats]:
-        """Rows with all columns, those left out by reason (views that differ in tokens as no others do), and IFD."""
-        given, alone = s.given, s.alone
-        with np.errstate(over="ignore"):
-            ifd = np.exp(given.mean() - alone.mean())
-        short = too_short(given.count(), self.min_response_tokens, self.compat)
-        usable = np.array([word is None for word in s.reason], bool) & ~short
-        more = given.lengths() - alone.lengths()
-        kinds, counts = np.unique(more[usable], return_counts=True)
-        misaligned = usable & (more != (kinds[counts.argmax()] if len(kinds) else 0))
-        return np.flatnonzero(usable & ~misaligned), {"too_short": short, "misaligned": misaligned}, ifd
+    def interval(self, scores: Scores, margin: float) -> tuple[Floats, Floats]:
+        """The mean S-IFD, where the mean IFD may leave the row in."""
+        ifd, dev, mean, std = (scores.details[name] for name in DETAILS)
+        ifd = np.zeros(len(ifd)) if self.keep_misled else ifd
+        sure = (scores.reason == None) & (ifd + margin * dev < 1)  # noqa: E711 - elementwise
+        low = np.where(sure, mean - margin * std, np.nan)
+        return low, np.where(ifd - margin * dev < 1, mean + margin * std, np.nan)
+
+    def reach(self, budget: Budget, scored: Scored) -> Budget:
+        """``gamma`` times the budget."""
+        return Budget(self.gamma * budget.target(scored), "tokens" if budget.of_tokens else "rows")
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """The steadiest of the best ``gamma`` budgets; equally steady ones by their mean."""
-        best = scored.best()
         if not self.hierarchical:
-            return budget.take(best, scored)
+            return super().pick(scored, budget)
+        best = scored.best()
         if self.compat == "official":  # ties by row
             best = np.sort(best)[np.argsort(-scored.value[np.sort(best)], kind="stable")]
-        unit = "rows" if budget.kind in ("rows", "share", "eligible") else "tokens"
-        wide = Budget(self.gamma * budget.target(scored), unit).take(best, scored)
-        std = scored.details["std_noisy_sifd"][wide]
-        return budget.take(wide[np.argsort(std if self.variance == "low" else -std, kind="stable")], scored)
+        wide = self.reach(budget, scored).take(self.dropped_last(best, scored), scored)
+        std = scored.details["std_noisy_sifd"][wide] * (1 if self.variance == "low" else -1)
+        return budget.take(self.dropped_last(wide[np.argsort(std, kind="stable")], scored), scored)
 
 
 DETAILS = ("avg_noisy_ifd", "std_noisy_ifd", "avg_noisy_sifd", "std_noisy_sifd")
-
-
-def _pair(s: Signals, rows: npt.NDArray[np.int64], end: str) -> tuple[Any, Floats]:
-    """NLL with the prompt minus NLL without, of the tokens that both have, and the ratio of perplexities."""
-    given, alone = getattr(s, f"given{end}").take(rows), getattr(s, f"alone{end}").take(rows)
-    with np.errstate(over="ignore"):
-        return given.keep_last(alone.lengths()) - alone, np.exp(given.mean() - alone.mean())

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Anchored, Demonstrated, Method, ModelRef, Prompted, Settings
-from instdiff.core.signals import Anchors
+from instdiff.core.signals import Anchors, Contested
 from instdiff.data import Pool
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sources import Source
@@ -184,8 +184,10 @@ def _lengths(bench: Workbench, step: Pass) -> Indices:
     match step.view:
         case Demonstrated(shots=shots):
             return plain * (1 + shots)
-        case Anchored(count=count, limit=limit):
-            return np.repeat(plain, count) + min(limit, int(plain.mean()))
+        case Contested(view=inner):  # as if all rows went on
+            return _lengths(bench, replace(step, view=inner))
+        case Anchored(count=count, limit=limit, start=start, stop=stop):
+            return np.repeat(plain, len(range(count)[start:stop])) + min(limit, int(plain.mean()))
         case Anchors(count=count, limit=limit):
             return np.full(count, min(limit, int(plain.mean())))
     return plain

@@ -50,6 +50,8 @@ def demonstrated_rows(
             return converse(renderer.tokenised, layout, rows, near, most), 1
         return put_demonstrations(rows, near, ended(), join, most, prefix_token=prefix_token), 1
     chosen = anchor_rows(view, rows, vectors)
+    if isinstance(view, Anchored):
+        chosen = chosen[view.start : view.stop]
     if isinstance(view, Anchors):
         return cut_anchors(rows, chosen, view.limit), 1
     if not isinstance(layout, TextTemplate):

@@ -13,6 +13,7 @@ from instdiff.core import (
     View,
     Words,
 )
+from instdiff.core.signals import Contested
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def view_name(view: View) -> str:
     """A view for people."""
     words = [type(view).__name__.lower()]
     match view:
+        case Contested(view=inner):
+            words.append(view_name(inner))
         case Noisy(view=inner, draw=draw):
             words += [str(draw), view_name(inner)]
         case Asked(prompt=prompt, number=number, turn=turn):

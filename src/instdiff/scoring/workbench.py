@@ -39,7 +39,7 @@ from instdiff.core.arrays.spill import flatnonzero, take
 from instdiff.core.columns import first_reason, no_reasons
 from instdiff.core.progress import Progress, tell_skipped, telling
 from instdiff.core.settings import dtype_name
-from instdiff.core.signals import Anchors, Neighbours
+from instdiff.core.signals import Anchors, Contends, Contested, Neighbours, Race
 from instdiff.data import Pool
 from instdiff.engine.sources import PACKAGED, TEXT, Source, load_tokenizer, resolve, tell_own_template
 from instdiff.engine.tokenizer import HFTokenizer
@@ -136,6 +136,7 @@ class Workbench:
         self._told: set[str] = set()
         self._renderers: dict[tuple[str, str], Renderer] = {}
         self._render: dict[tuple[str, str, View, str], Rendered] = {}
+        self._contenders: dict[Race, npt.NDArray[np.bool_]] = {}
 
     # ── where models compute; torch is not imported before one does ──────────────────────────────────────────────────
 
@@ -274,9 +275,20 @@ class Workbench:
         return self.render(step.model, step.view, step.of, text=measure.of_text)
 
     def _rows(self, role: str, view: View, layout: Template, of: str) -> tuple[Rows, int]:
+        if isinstance(view, Contested):
+            rows, per = self._rows(role, view.view, layout, of)
+            dropped = reasons(len(rows), dropped=np.repeat(~self.contenders(view.race), per))
+            return replace(rows, reason=first_reason(rows.reason, dropped)), per
         renderer, limit = self.renderer(role, of), self.settings.max_length
         made = demonstrated_rows(view, renderer, layout, limit, self.samples(of), lambda by: self.vectors(by, of))
         return made or (renderer.rows(view, layout, limit), 1)
+
+    def contenders(self, race: Race) -> npt.NDArray[np.bool_]:
+        """The rows that go on, by the columns of earlier waves."""
+        if race not in self._contenders:
+            found = self._contenders[race] = race.contenders(self.signals(race))
+            self.log(f"{race}: {int(found.sum()):,} of {len(found):,} rows go on")
+        return self._contenders[race]
 
     def vectors(self, signal: Signal, of: str = "pool") -> Ragged:
         """A column of vectors that an earlier wave has computed; empty rows where there is none."""
@@ -284,10 +296,15 @@ class Workbench:
 
     def ready(self, step: Pass) -> bool:
         """Whether the columns that a pass's view is made of are there."""
-        return all(self.ready_signal(replace(need, of=step.of)) for need in Signal(step.measures[0], step.view).needs())
+        return self._ready_needs(Signal(step.measures[0], step.view, of=step.of))
+
+    def _ready_needs(self, signal: Signal) -> bool:
+        return all(self.ready_signal(replace(need, of=signal.of)) for need in signal.needs())
 
     def ready_signal(self, signal: Signal) -> bool:
         """Whether the store has a signal's column for every row that can have one."""
+        if not self._ready_needs(signal):
+            return False
         rendered = self.render_for(signal)
         keys = take(rendered.keys, rendered.scorable)
         return not bool(self.store.missing(self.column(signal.model, signal.measure), keys).any())
@@ -347,7 +364,7 @@ class Workbench:
 
     # ── columns for methods ───────────────────────────────────────────────────────────────────────────────────────
 
-    def signals(self, method: Method) -> Signals:
+    def signals(self, method: Method | Race) -> Signals:
         """What a method asked for, with the reason for every row that some column lacks."""
         asked = method.signals()
         aside = [name for name, signal in asked.items() if signal.of != "pool" or isinstance(signal.view, Anchors)]
@@ -409,6 +426,8 @@ class Workbench:
                     how = "; with --warmup FILE it is read from a jsonl file" if name == "warmup" else ""
                     raise PlanError(f"no list '{name}' of rows is given{how}")
                 return np.array([i in self.listed[name] for i in self.pool.ids], bool)
+            case Contends() if isinstance(signal.view, Contested):
+                return self.contenders(signal.view.race)
             case Neighbours() if isinstance(signal.view, Demonstrated):
                 near = neighbours(signal.view, self.pool, self.render(signal.model, Prompted()).tokens, self.vectors)
                 return np.where(near >= 0, self.pool.rows[near], -1)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.core.arrays.spill import SpillingArray
 from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, squares, unit
 
 Kernel = Literal["cosine", "rbf", "official"]
@@ -17,6 +18,7 @@ _STRIP = 256  # candidates that then pass the processor's cache together
 _TIE = 1e-6  # in a symmetric kernel two rows that only gain by each other tie, but for rounding
 _FIRST = 16  # candidates looked at again at once, or half of what the step before needed; doubled until one is best
 _TABLE = 8192  # rows, 256 MB: all pairs of up to so many are kept
+_FLOATS = 1 << 22  # costs among which the lowest are sought at once, 48 MB with their places
 
 
 def facility(
@@ -27,6 +29,7 @@ def facility(
     gamma: float = 1.0,
     quality: npt.NDArray[Any] | None = None,
     alpha: float = 0.0,
+    neighbours: int | None = None,
 ) -> Indices:
     """Take, ``k`` times, the row of ``x`` [n, d] that adds most to sum_i max_{j chosen} s_ij: indices in that order.
 
@@ -41,6 +44,10 @@ def facility(
     memory map (``cosine`` makes a copy, as of ``unit``). Similarities of up to 8,192 rows are kept; those of more are
     made in blocks and dropped, beside 100 bytes a row. A ``k`` above the rows, or an argument that does not fit, is a
     ValueError.
+
+    With ``neighbours`` a gain counts only over that many rows, those most like the candidate, itself among them; who
+    represents a row is still known exactly. That is an approximation. It needs 8 bytes for each neighbour of each row,
+    which lie in a temporary mapped file where they are many.
     """
     x = matrix(x)
     n = len(x)
@@ -50,7 +57,11 @@ def facility(
     extra = np.zeros(n) if quality is None else alpha * np.asarray(quality, np.float64)
     if extra.shape != (n,) or not np.isfinite(extra).all():
         raise ValueError(f"quality must be {n} finite numbers, one per row")
-    gains = _Gains(_Costs(x, kernel, gamma))
+    if neighbours is not None and neighbours < 1:
+        raise ValueError(f"neighbours is {neighbours}; the least is 1, the row itself")
+    sparse = neighbours is not None and neighbours < n
+    costs = _Costs(x, kernel, gamma, kept=0 if sparse else _TABLE)
+    gains = _SparseGains(costs, neighbours) if sparse and neighbours else _Gains(costs)
     out, taken = np.empty(k, np.int64), np.zeros(n, bool)
     for at in range(k):
         out[at] = row = _next(gains, taken, 1 - alpha, extra)
@@ -79,14 +90,14 @@ def _next(gains: _Gains, taken: npt.NDArray[np.bool_], share: float, extra: Floa
 class _Costs:
     """1 - s_ij in blocks of float32."""
 
-    def __init__(self, x: Matrix, kernel: str, gamma: float) -> None:
+    def __init__(self, x: Matrix, kernel: str, gamma: float, kept: int) -> None:
         if kernel not in ("cosine", "rbf", "official"):
             raise ValueError(f"kernel '{kernel}' is not 'cosine', 'rbf' or 'official'")
         self.kernel, self.x = kernel, unit(x) if kernel == "cosine" else x
         self.square = squares(self.x)
         self.scale = np.float32(gamma if kernel == "rbf" else 1 / x.shape[1])
         self.table: Matrix | None = None
-        if len(x) <= _TABLE:
+        if len(x) <= kept:
             table: Matrix = np.empty((len(x), len(x)), np.float32)
             parts = list(blocks(len(x), _BLOCK))
             for at, some in enumerate(parts):
@@ -169,3 +180,31 @@ class _Gains:
             self.fresh[some] = True
         if due:
             self.known, self.then, self.since = self.gain.copy(), self.cost.copy(), 0
+
+
+class _SparseGains(_Gains):
+    """The same, counted over the rows most like each candidate alone."""
+
+    def __init__(self, costs: _Costs, neighbours: int) -> None:
+        self.neighbours = neighbours
+        super().__init__(costs)
+
+    def _first_gains(self) -> None:
+        n = len(self.cost)
+        near, far = SpillingArray(np.int32), SpillingArray(np.float32)
+        for part in blocks(n, max(1, _FLOATS // n)):
+            costs = self.costs(part, slice(0, n))
+            lowest = np.argpartition(costs, self.neighbours - 1, axis=1)[:, : self.neighbours]
+            near.extend(lowest.astype(np.int32).ravel())
+            far.extend(np.take_along_axis(costs, lowest, 1).ravel())
+        self.near, self.far = near.array().reshape(n, -1), far.array().reshape(n, -1)
+        self.refresh(np.arange(n))
+
+    def refresh(self, candidates: Indices) -> None:
+        """Bring the gains of ``candidates`` up to date."""
+        self.looked += len(candidates)
+        for part in blocks(len(candidates), _BLOCK):
+            some = candidates[part]
+            gain = self.cost[self.near[some]] - self.far[some]
+            self.gain[some] = np.maximum(gain, 0, out=gain).sum(1, dtype=np.float64)
+        self.fresh[candidates] = True

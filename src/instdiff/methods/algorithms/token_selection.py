@@ -12,6 +12,8 @@ from instdiff.core import Floats
 from instdiff.core.arrays.quantile import quantiles
 from instdiff.core.arrays.ragged import Ragged
 
+ALL = slice(None)
+
 
 def least_size(draws: Callable[[], Iterable[Ragged]], k: float) -> float:
     """The size that the top ``k`` percent of all tokens reach; ``draws`` begins anew to yield columns per token."""
@@ -37,20 +39,20 @@ def selective(column: Ragged, least: float, *, strict: bool) -> tuple[Floats, np
 
 
 class Running:
-    """Mean and population standard deviation per row, of draws seen one at a time."""
+    """Mean and population standard deviation per row, of draws seen one at a time, not all of them by all rows."""
 
     def __init__(self, rows: int) -> None:
-        self.number, self.mean, self._squares = 0, np.zeros(rows), np.zeros(rows)
+        self.number, self.mean, self._squares = np.zeros(rows), np.zeros(rows), np.zeros(rows)
 
-    def add(self, value: Floats) -> None:
-        """Take in a draw."""
-        self.number += 1
+    def add(self, value: Floats, at: npt.NDArray[np.int64] | slice = ALL) -> None:
+        """Take in a draw of the rows ``at``."""
+        self.number[at] += 1
         with np.errstate(invalid="ignore", over="ignore"):
-            step = value - self.mean
-            self.mean += step / self.number
-            self._squares += step * (value - self.mean)
+            step = value - self.mean[at]
+            self.mean[at] += step / self.number[at]
+            self._squares[at] += step * (value - self.mean[at])
 
     @property
     def std(self) -> Floats:
         """Of what was seen so far."""
-        return np.asarray(np.sqrt(self._squares / self.number))
+        return np.asarray(np.sqrt(self._squares / np.maximum(self.number, 1)))

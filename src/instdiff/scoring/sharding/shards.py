@@ -23,7 +23,7 @@ import numpy.typing as npt
 from instdiff.core import Anchored, Demonstrated, Log, Method, ModelRef, Settings, Signal
 from instdiff.core.files import fingerprint
 from instdiff.core.progress import Progress, Quiet
-from instdiff.core.signals import Anchors
+from instdiff.core.signals import Anchors, Contested
 from instdiff.data.pool import Pool, concat
 from instdiff.errors import ConfigError
 from instdiff.scoring.models import bind
@@ -110,7 +110,7 @@ class _Job:
 
     def steps(self, wave: Sequence[Pass]) -> list[tuple[Pass, Workbench]]:
         """The passes of a wave; rows that stand alone are rendered for the shard only, others chosen among all."""
-        company = (Demonstrated, Anchored, Anchors)
+        company = (Demonstrated, Anchored, Anchors, Contested)
         asked = [step for step in self.plain.order(wave) if self.texts or not step.measures[0].of_text]
         return [(step, self.whole if isinstance(step.view, company) else self.plain) for step in asked]
 
