@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "  instdiff plan --config configs/demo.yaml",
 )
 def plan(settings: Config, console: Console) -> None:
-    """Show what scoring, or a pipeline, comparison, training or evaluation, would cost; spends nothing."""
+    """Show what a command would cost; spends nothing."""
     from instdiff.config.kinds import PlanConfig
 
     if isinstance(settings, PlanConfig):
