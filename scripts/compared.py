@@ -121,6 +121,21 @@ def changed() -> str:
     return table(["comparison", "line", "was", "is", "against random"], rows)
 
 
+def repeated() -> str:
+    """InstructDiff's lines in the domains whose other lines were not repeated, as they were and as they are."""
+    rows = []
+    for domain in DOMAINS:
+        items = RESULTS / f"instructdiff-{domain}.items.parquet"
+        if not items.is_file():
+            continue
+        before = {line["name"]: line for line in comparison(domain)["lines"]}
+        for line in summarize(read_items(items)[0]):
+            if line["name"].startswith("instructdiff"):
+                old = before[line["name"]]
+                rows.append([domain, line["name"], difference(old), verdict(old), difference(line), verdict(line)])
+    return table(["rows", "line", "was", "", "is", ""], rows)
+
+
 SHOWN = {
     "oracle": "oracle (reads the labels)", "full": "all rows (ten times the tokens)",
     "perplexity_mid": "perplexity, middle", "tshirt": "tshirt", "entropy_max": "entropy, highest", "ifd": "ifd",

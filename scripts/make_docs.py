@@ -253,6 +253,8 @@ def part(key: str) -> str:
             return compared.domains()
         if name == "changed":
             return compared.changed()
+        if name == "repeated":
+            return compared.repeated()
         what, _, of = name.partition(" ")
         if what == "few":
             return compared.few(*of.split())
