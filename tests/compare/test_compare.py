@@ -326,7 +326,7 @@ def test_cost_says_its_unit(make: Make, monkeypatch: pytest.MonkeyPatch) -> None
 
     # Two GPUs, of which each scoring holds both.
     known = read_json(made.folder / "scores" / "cost.json")
-    monkeypatch.setattr(costs, "pick_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr("instdiff.engine.models.pick_device", lambda name: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     told = costs.cost(made.folder, "instructdiff", 1, Settings(), print)
     speed = known["tokens"] / known["seconds"]

@@ -120,5 +120,5 @@ def test_a_library_that_does_more_than_its_backend_is_asked_itself(hf: dict[str,
             return {"input_ids": [[7, *ids] for ids in found["input_ids"]]}
 
     tokenizer = HFTokenizer(hf["bos"], None)
-    tokenizer.hf = More(hf["bos"])
+    tokenizer._own = More(hf["bos"])
     assert tokenizer.encode(["a"])[0][0] == 7

@@ -48,7 +48,6 @@ def sample(settings: SampleConfig, console: Console) -> None:
 def select(settings: SelectConfig, console: Console) -> None:
     """Rank by a method's scores and cut to a budget."""
     from instdiff.core.budget import configured_budget
-    from instdiff.core.files import read_json
     from instdiff.scoring.advice import advise
     from instdiff.selection.record import record_path
     from instdiff.selection.selector import select as choose
@@ -69,11 +68,11 @@ def select(settings: SelectConfig, console: Console) -> None:
     chosen.write(out, with_scores=settings.with_scores)
     place = Path(settings.record or record_path(out))
     earlier = ", in place of an earlier one" if place.exists() else ""
-    chosen.write_record(place, out)
-    counts = chosen.record()["counts"]
+    record = chosen.write_record(place, out)
+    counts = record["counts"]
     tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
     console.result(
-        {**read_json(place), "output": out},
+        {**record, "output": out},
         f"{len(chosen):,} of {len(pool):,} rows{tokens} by {name} within {chosen.budget} in {out}; "
         f"the record is {place}{earlier}",
     )

@@ -131,10 +131,12 @@ class Selection:
             **{key: self.meta[key] for key in ("data", "models", "settings", "packages") if key in self.meta},
         }
 
-    def write_record(self, path: str | Path, output: str | Path | None = None) -> None:
-        """Write the record, with a sum of the ``output`` that has the rows, where that is a file."""
+    def write_record(self, path: str | Path, output: str | Path | None = None) -> dict[str, Any]:
+        """Write the record and return it; it has a sum of the ``output`` that has the rows, where that is a file."""
         found = file_sum(output) if output is not None else None
-        write_record(path, self.record() | ({OUTPUT_SUM: found} if found else {}))
+        record = self.record() | ({OUTPUT_SUM: found} if found else {})
+        write_record(path, record)
+        return record
 
 
 def _known_tokens(tokens: int) -> int | None:
