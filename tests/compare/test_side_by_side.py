@@ -127,6 +127,26 @@ if __name__ == "__main__":
     pytest.fail("the process is still there")
 
 
+def test_a_script_without_a_guard_is_run_once(tmp_path: Path) -> None:
+    program = """
+from pathlib import Path
+from instdiff.experiments.run_folder import Cell
+from instdiff.experiments.side_by_side import CellWorkers
+with open("runs.txt", "a") as file:
+    file.write("run")
+from functools import partial
+workers = CellWorkers(partial(dict), 1, 1, print)
+try:
+    print(type(workers.submit(Cell("base"), "one").exception()).__name__)
+finally:
+    workers.close()
+"""
+    (tmp_path / "script.py").write_text(program)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs.txt").read_text() == "run"
+
+
 def is_alive(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,7 +79,8 @@ class CellWorkers:
 
     def submit(self, cell: Cell, label: str) -> Future[Done]:
         """Have a cell made whose selection is written; BrokenProcessPool where a process was killed."""
-        return self._pool.submit(_make, cell, label)
+        with _nameless_main():
+            return self._pool.submit(_make, cell, label)
 
     def close(self) -> None:
         """End the processes, at once where they are at work."""
@@ -93,6 +96,19 @@ class CellWorkers:
     def _listen(self, log: Log) -> None:
         while (line := self._lines.get()) is not None:
             log(line)
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Processes that start meanwhile do not run the user's script once more, which needs no guard then."""
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
 
 
 class _Worker:
