@@ -156,6 +156,7 @@ def loop(case: Case, place: Path) -> tuple[Clock, list[float]]:
     if case.lora:
         from peft import get_peft_model
 
+        torch.manual_seed(0)  # adapters begin as those of the other ways
         model = get_peft_model(model, _lora())
     steps = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], RATE, weight_decay=0.0, fused=True)
     base = model.get_base_model() if case.lora else model

@@ -216,3 +216,14 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def test_the_kind_of_a_configuration(name: str, kind: str) -> None:
     values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
     assert kind_of(values, name).__name__ == f"{kind.title()}Config"
+
+
+def test_a_run_on_a_cluster() -> None:
+    found = plan(compared(), "--cluster", "gpus=4,flops=1e12,share=0.5,price=36")
+    hours = found["total"]["flops"] / 0.5e12 / 3600
+    assert found["cluster"]["estimate"] == pytest.approx(
+        {"flops": found["total"]["flops"], "gpu_hours": hours, "seconds": 900 * hours, "price": 36 * hours}
+    )
+    said = ok("plan", "--config", "plan.yaml", "--cluster", "gpus=4,flops=1e12,share=0.5").out
+    assert "on 4 GPUs of 1 TFLOP/s at 50% of it" in said
+    assert cli("plan", "--config", "plan.yaml", "--cluster", "gpus=0,flops=1").code == 2

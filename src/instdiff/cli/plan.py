@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
     from instdiff.core import Method
     from instdiff.experiments.cost import RunCost
-    from instdiff.scoring.cost import CostEstimate, PassCost
+    from instdiff.scoring.cost import Cluster, CostEstimate, PassCost
     from instdiff.scoring.workbench import Workbench
 
 
@@ -35,9 +35,16 @@ def plan(settings: Config, console: Console) -> None:
         _plan_scores(settings, console)
         return
     from instdiff.experiments.cost import plan_run
+    from instdiff.scoring.cost import Cluster
 
+    given = getattr(settings, "cluster", None)
+    machines = None if given is None else Cluster.of(given)
     found = plan_run(settings, log=console.log)  # type: ignore[arg-type]
-    console.result(found.to_dict(), _stages_text(found))
+    facts, text = found.to_dict(), _stages_text(found)
+    if machines is not None and found.stages:
+        facts["cluster"], more = _run_on_a_cluster(machines, found)
+        text += f"\n\n{more}"
+    console.result(facts, text)
 
 
 def _stages_text(found: RunCost) -> str:
@@ -149,6 +156,21 @@ def _on_a_cluster(
         said += "; a model over several GPUs is computed layer after layer, one of them at a time"
     facts = {"given": asdict(machines), "per_row": asdict(rates), "estimates": found}
     return facts, f"{table(header, rows)}\n\n{said}"
+
+
+def _run_on_a_cluster(machines: Cluster, found: RunCost) -> tuple[dict[str, Any], str]:
+    """What the work of a run costs on many GPUs, for ``--json`` and in a sentence."""
+    from dataclasses import asdict
+
+    hours = found.total.flops / (machines.flops * machines.share) / 3600
+    price = None if machines.price is None else hours * machines.price
+    estimate = {"flops": found.total.flops, "gpu_hours": hours, "seconds": 3600 * hours / machines.gpus, "price": price}
+    said = (
+        f"on {machines.gpus} GPUs of {short(machines.flops)}FLOP/s at {machines.share:.0%} of it: {hours:.3g} GPU "
+        f"hours, {span(3600 * hours / machines.gpus)} where the work spreads evenly"
+    )
+    said += "" if price is None else f", price {price:.4g}"
+    return {"given": asdict(machines), "estimate": estimate}, f"{said}; models fit into one GPU each"
 
 
 def short(number: float) -> str:

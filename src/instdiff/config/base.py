@@ -239,6 +239,6 @@ def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], ove
 
 OPERATIONAL = (
     *("output", "store", "device", "batch_tokens", "workers", "executor"),
-    *("ray_address", "gpus_per_worker", "shared", "judge_price"),
+    *("ray_address", "gpus_per_worker", "shared", "judge_price", "cluster"),
 )
 """Keys that may change when a run goes on: they change no result."""

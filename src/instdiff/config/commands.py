@@ -121,6 +121,7 @@ class RunConfig(TemplateConfig):
     )
     judge_batch: bool = key(False, "Ask a judge's server by its batch API: cheaper, answers within a day.")
     judge_price: Price = key(None, "For plan: a judge's price of a million tokens in and out.", metavar="IN,OUT")
+    cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
     seed: int = key(42, SEED)
 
 
@@ -186,7 +187,6 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
     shared: str | None = key(
         None, "With `executor: ray`, a folder that all machines see: each shard reads its own rows and leaves its file."
     )
-    cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
 
     @field_validator("shards", mode="before")
     @classmethod
@@ -337,6 +337,9 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     keep_models: bool = key(
         True,
         "False removes models that nothing later needs: of calibration, of controls, and of all rounds but the last.",
+    )
+    cells_at_once: PositiveInt | None = key(
+        None, "Controls trained and evaluated side by side; by default one for each core where the model is small."
     )
     strict: bool = key(False, "Exit 2 where no row of a training has an end to learn.")
 

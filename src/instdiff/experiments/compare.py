@@ -28,14 +28,13 @@ from instdiff.core.budget import parse_budget
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
-from instdiff.engine.models import pick_device
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
 from instdiff.experiments.engine import Engine, Roles, Scores
 from instdiff.experiments.inputs import builtin_heldout, fingerprints, make_suites_for, read_inputs, with_template
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
-from instdiff.experiments.side_by_side import CellWorkers, Done, cells_at_once
+from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import write_comparison
 from instdiff.methods import Random
@@ -113,7 +112,7 @@ class Comparison(Engine):
     def run(self) -> list[CellResult]:
         """Every cell; what fails is told and passed over."""
         cells = list(self.cells())
-        count = self._at_once([cell for cell in cells if not self._is_made(cell)])
+        count = self.at_once(sum(not self._is_made(cell) for cell in cells))
         if count == 1:
             return self._one_by_one(cells, [])
         workers = CellWorkers(partial(open_beside, self.config), count, torch.get_num_threads(), self.log)
@@ -121,23 +120,12 @@ class Comparison(Engine):
         try:
             self._side_by_side(cells, workers, count, results)
         except BrokenProcessPool:
-            self.log(
-                "warning: a process that trained a cell was killed, perhaps for lack of memory; the rest goes one "
-                "after another (cells_at_once: 1)"
-            )
+            self.log(KILLED)
         finally:
             workers.close()
             for lock in self.places.models.glob(".*.lock"):
                 lock.unlink(missing_ok=True)
         return self._one_by_one(cells, results)
-
-    def _at_once(self, left: Sequence[Cell]) -> int:
-        """How many cells go side by side; those of one process are not told what a host of several models is."""
-        if self.config.cells_at_once is not None:
-            return min(self.config.cells_at_once, max(1, len(left)))
-        if pick_device(self.settings.device).type != "cpu" or (self.settings.workers or 1) > 1:
-            return 1
-        return cells_at_once(resolve(self.student, self.store.memo).parameters, torch.get_num_threads(), len(left))
 
     def _one_by_one(self, cells: Sequence[Cell], results: list[CellResult]) -> list[CellResult]:
         for number, cell in enumerate(cells[len(results) :], len(results) + 1):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
 
 from instdiff.config.compare import Variant
@@ -23,11 +24,14 @@ from instdiff.core.files import fingerprint, read_json, read_whole, set_aside
 from instdiff.core.progress import Progress, Recorded, learnt
 from instdiff.core.sums import file_sum
 from instdiff.data import Pool
+from instdiff.engine.models import pick_device
+from instdiff.engine.sources import resolve
 from instdiff.evaluation.evaluator import make_subject, run_suites
 from instdiff.evaluation.results import SuiteResult, read_results
 from instdiff.evaluation.subject import Suite
 from instdiff.experiments import run_folder
 from instdiff.experiments.run_folder import Cell
+from instdiff.experiments.side_by_side import cells_at_once
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import RECORD, ROWS, SCORES, places, tell_changed, write_selection
@@ -82,6 +86,18 @@ class Engine(ABC):
     _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict, init=False)
     _trusted: set[Path] = field(default_factory=set, init=False)
     """Trained models whose weights this process has written or read."""
+
+    def at_once(self, left: int) -> int:
+        """How many of the cells that are ``left`` go side by side.
+
+        Those of one process are not told what a host of several models is.
+        """
+        asked: int | None = self.config.cells_at_once
+        if asked is not None:
+            return min(asked, max(1, left))
+        if pick_device(self.settings.device).type != "cpu" or (self.settings.workers or 1) > 1:
+            return 1
+        return cells_at_once(resolve(self.student, self.store.memo).parameters, torch.get_num_threads(), left)
 
     def record_event(self, name: str, **facts: Any) -> None:  # noqa: B027 - not every run has a log
         """Keep what a stage came to, where the run has a log."""

@@ -5,10 +5,14 @@ A comparison of one line that has rounds and, in its first one, controls at the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from instdiff.config.base import OPERATIONAL
 from instdiff.config.commands import PipelineConfig
@@ -45,6 +49,7 @@ from instdiff.experiments.run_folder import (
     drop_model,
     model_folder,
 )
+from instdiff.experiments.side_by_side import KILLED, CellWorkers
 from instdiff.experiments.summary import control_of, devices, summarize
 from instdiff.experiments.tables import tell_verdicts, write_comparison
 from instdiff.scoring.models import bind, parse_model, settings_of
@@ -59,7 +64,8 @@ TERMS = (
     "seeds of a selection are of its training alone, those of random rows also of their draw."
 )
 FREE = (
-    *(*OPERATIONAL, "keep_models", "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch", "strict"),
+    *(*OPERATIONAL, "keep_models", "cells_at_once", "strict"),
+    *("judge_concurrency", "judge_timeout", "judge_tries", "judge_batch"),
     *(
         f"eval.params.{key}"
         for key in ("concurrency", "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch")
@@ -78,12 +84,13 @@ class PipelineResult:
     suites: dict[str, Any] = field(default_factory=dict)
 
 
+RESULTS = "results"
 LINE = Cell("")
 """The line of a pipeline; other cells are controls."""
 
 
 def title(cell: Cell) -> str:
-    """What a control is called."""
+    """What a control or a repeated training is called."""
     return cell.line if cell.seed is None else f"{cell.line} seed {cell.seed}"
 
 
@@ -101,10 +108,15 @@ class Pipeline(Engine):
         self.flaws = read_flaws(self.config)
         self.drawn: list[str] = []
         self.results: list[CellResult] = []
+        self.trained: dict[Hashable, Path] = {}
+        """Nothing: each model has a place of its own."""
+        self._events: list[tuple[str, dict[str, Any]]] = []
 
     def record_event(self, name: str, **facts: Any) -> None:
         """Keep what a stage came to in the log, and show it where progress has not."""
-        if facts and self.places.add_event(name, facts) and "passes" not in facts:
+        if self.beside:  # the log is written by the process that heads the run
+            self._events.append((name, facts))
+        elif facts and self.places.add_event(name, facts) and "passes" not in facts:
             self.log(name + "".join(f"  {k} {v}" for k, v in facts.items() if not isinstance(v, dict | None)))
 
     # ── the line and its controls ─────────────────────────────────────────────────────────────────────────────────
@@ -123,30 +135,78 @@ class Pipeline(Engine):
             model = done.model
             yield done
 
-    def run_controls(self, first: Round) -> Iterator[tuple[Cell, Round]]:
-        """The configured controls, trained the same way, each with the response tokens of the first budget."""
+    def controls(self, first: Round) -> list[Cell]:
+        """The configured controls, each with the response tokens of the first budget."""
         config, path = self.config, first.folder / SCORES
         assert config.eval is not None
         budget, table = budget_of(config), read_scores(path, run=[config.select.method])
         tokens = budget.target(table[selector(config)[0]]) if budget.of_tokens else first.facts["tokens"]
-        for kind in config.eval.baselines:
-            for seed in config.eval.seeds if kind == "random" else (None,):
-                cell = Cell(kind, "100%" if kind == "full" else f"{tokens} tokens", seed)
-                how = config.select_train.train or config.train
-                (control,) = self.run_rounds(cell, Variant(), self.roles, how, config.seed)
-                yield cell, control
-                self.drop(control.model)
+        return [
+            Cell(kind, "100%" if kind == "full" else f"{tokens} tokens", seed)
+            for kind in config.eval.baselines
+            for seed in (config.eval.seeds if kind == "random" else (None,))
+        ]
 
-    def run_repeats(self, last: Round) -> Iterator[tuple[int, Round]]:
-        """The last selection trained under further seeds, since one training shows no spread."""
+    def repeats(self, last: Round) -> list[Cell]:
+        """The last selection under further seeds, since one training shows no spread."""
+        assert self.config.eval is not None
+        return [Cell(self.line(last.number), "", seed) for seed in self.config.eval.repeats(self.config.seed)]
+
+    def line(self, number: int) -> str:
+        """What a round is called."""
+        return f"{selector(self.config)[0]} round {number}"
+
+    def run_cell(self, cell: Cell) -> Round:
+        """A control or a repeated training, trained as the rounds are."""
         config = self.config
-        assert config.eval is not None
         how = config.select_train.train or config.train
-        for seed in config.eval.repeats(config.seed):
-            place = self.places.repeat(last.number, seed)
-            done = self.repeat(last, how, seed, place, place / ROUND_MODEL)
-            yield seed, done
-            self.drop(done.model)
+        if cell.line in ("random", "longest", "full"):
+            (done,) = self.run_rounds(cell, Variant(), self.roles, how, config.seed)
+            return done
+        number, seed = int(cell.line.rpartition(" ")[2]), cell.seed or 0
+        record = self.selected(self.places.round(number))
+        assert record is not None
+        facts = {"rows": len(record["rows"]), "tokens": record["counts"]["selected_tokens"]}
+        last = Round(number, self.places.round(number), record, self.student, facts, self.student)
+        place = self.places.repeat(number, seed)
+        return self.repeat(last, how, seed, place, place / ROUND_MODEL)
+
+    # ── cells side by side ────────────────────────────────────────────────────────────────────────────────────────
+
+    def make_ahead(self, cells: Sequence[Cell]) -> None:
+        """Have cells made side by side where that is faster: who goes through them then finds all there."""
+        left = [cell for cell in cells if not self._is_evaluated(cell)]
+        count = self.at_once(len(left))
+        if count == 1:
+            return
+        workers = CellWorkers(partial(open_beside, self.config), count, torch.get_num_threads(), self.log)
+        try:
+            for future in [workers.submit(cell, title(cell)) for cell in left]:
+                for name, facts in future.result()[0].facts["events"]:
+                    self.record_event(name, **facts)
+        except BrokenProcessPool:
+            self.log(KILLED)
+        finally:
+            workers.close()
+
+    def make_cell(self, cell: Cell) -> CellResult:
+        """Train and evaluate, beside the process that heads the run; ``facts`` are the events for its log."""
+        self._events = []
+        model = self.student if cell.line == BASE else self.run_cell(cell).model
+        self.evaluate(model, title(cell), self._place(cell) / RESULTS)
+        return CellResult(cell, {"events": self._events})
+
+    def _place(self, cell: Cell) -> Path:
+        if cell.line == BASE:
+            return self.folder / BASE
+        if cell.line in ("random", "longest", "full"):
+            return self.places.control(title(cell))
+        return self.places.repeat(int(cell.line.rpartition(" ")[2]), cell.seed or 0)
+
+    def _is_evaluated(self, cell: Cell) -> bool:
+        return all((self._place(cell) / RESULTS / f"{suite.name}.json").is_file() for suite in self.suites)
+
+    # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def score_round(self, cell: Cell, number: int, roles: Roles) -> Scores:
         """A round's scores, which are kept in its folder; those of a control are not."""
@@ -209,7 +269,7 @@ class Pipeline(Engine):
 
     def _results(self, name: str, done: Round | None) -> dict[str, SuiteResult]:
         model, place = (done.model, done.folder) if done else (self.student, self.folder / BASE)
-        return {result.suite: result for result in self.evaluate(model, name, place / "results")}
+        return {result.suite: result for result in self.evaluate(model, name, place / RESULTS)}
 
     def _heldout_line(self, name: str, mine: TaskResult, base: TaskResult, done: Round | None) -> dict[str, Any]:
         rows = done.record["rows"] if done else []
@@ -238,21 +298,36 @@ def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = No
         ConfigError: the folder holds a run with another configuration; names the keys.
         DataError: the data has changed since the run began.
     """
-    run, name = open_pipeline(config, log, progress or Quiet()), selector(config)[0]
+    run = open_pipeline(config, log, progress or Quiet())
     rounds, controls = list[Any](), list[Any]()
     for done in run.run_line():
-        line = f"{name} round {done.number}"
+        line = run.line(done.number)
         if config.eval is not None:
-            for cell, control in run.run_controls(done) if done.number == 1 else ():
+            cells = run.controls(done) if done.number == 1 else []
+            if cells:
+                run.make_ahead([Cell(BASE), *cells])
+            for cell in cells:
+                control = run.run_cell(cell)
                 controls.append(run.evaluate_round(title(cell), control, Cell(cell.line, "", cell.seed)))
+                run.drop(control.model)
             random = [one for one in controls if one and one["model"].startswith("random seed")]
             rounds.append(run.evaluate_round(line, done, Cell(line, "", config.seed), random=random))
             if done.number == config.iterations:
-                for seed, again in run.run_repeats(done):
-                    run.evaluate_round(f"{line} seed {seed}", again, Cell(line, "", seed))
+                run.make_ahead(cells := run.repeats(done))
+                for cell in cells:
+                    again = run.run_cell(cell)
+                    run.evaluate_round(title(cell), again, cell)
+                    run.drop(again.model)
     base = [run.evaluate_round(BASE, None)] if config.eval is not None else []
     suites = run.compare(line) if run.results else {}
     return PipelineResult(run.folder, [one for one in (*base, *controls, *rounds) if one], run.places.events(), suites)
+
+
+def open_beside(config: PipelineConfig, log: Log) -> Pipeline:
+    """A pipeline that another process has opened, and that makes cells of the same run."""
+    run = open_pipeline(config, lambda line: None, Quiet(), claim=False)
+    run.beside, run.log = True, log
+    return run
 
 
 def selector(config: PipelineConfig) -> tuple[str, Method]:

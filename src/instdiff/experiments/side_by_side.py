@@ -1,6 +1,6 @@
-"""Cells of a comparison side by side: processes that train and evaluate one cell at a time on a share of the cores.
+"""Cells of an experiment side by side: processes that train and evaluate one cell at a time on a share of the cores.
 
-The operations of a small model are too short to fill several cores. Rows are scored and selected by the comparison's
+The operations of a small model are too short to fill several cores. Rows of a comparison are scored and selected by its
 own process; a process here begins where the selection is written, and leaves the same files.
 """
 
@@ -28,6 +28,10 @@ LEAST_CELLS = 6
 PROCESS_BYTES, WEIGHT_BYTES = 1_200_000_000, 24
 """Memory of a process beside its model, and of each weight with its gradient, optimizer state and copies."""
 
+KILLED = (
+    "warning: a process that trained a cell was killed, perhaps for lack of memory; the rest goes one after another "
+    "(cells_at_once: 1)"
+)
 Done = tuple[CellResult, dict[Hashable, Path]]
 """A cell's result, and where the models that it made lie."""
 
@@ -49,7 +53,7 @@ def _free_memory() -> int:
 
 
 class Run(Protocol):
-    """A comparison as a process here needs it."""
+    """An experiment as a process here needs it."""
 
     @property
     def log(self) -> Log:
@@ -66,7 +70,7 @@ class Run(Protocol):
 class CellWorkers:
     """Processes that make cells; they end with this object, and when the process that began them is gone.
 
-    Each opens the comparison by itself, with a log that is heard here.
+    Each opens the experiment by itself, with a log that is heard here.
     """
 
     def __init__(self, opened: Callable[[Log], Run], count: int, threads: int, log: Log) -> None:

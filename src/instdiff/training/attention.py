@@ -33,7 +33,8 @@ from instdiff.engine.prefix_tree import Tree
 
 NAME = "instdiff_rows"
 
-
+KEPT_WIDTH = 512
+"""Tokens of a row up to which weights are kept for the backward pass: a quarter of what a layer keeps anyway."""
 BY_MODEL = ("cuda",)
 """Devices whose backward pass, which may compute layers again, has a thread of its own."""
 
@@ -130,7 +131,7 @@ def _laid(packed: torch.Tensor, bucket: Bucket, heads: int) -> torch.Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """Causal attention of packed rows in plain products; weights are made again in the backward pass."""
+    """Causal attention of packed rows in plain products; long rows make their weights again in the backward pass."""
 
     @staticmethod
     def forward(
@@ -143,23 +144,25 @@ class _Rows(torch.autograd.Function):
         window: int | None,
     ) -> torch.Tensor:
         """Packed [n, H, d], twice [n, G, d] to [n, H, d]."""
-        ctx.save_for_backward(query, key, value)
         ctx.how = rows, scale, window
         tokens, heads = query.shape[:2]
-        out = query.new_empty(((tokens + 1) * heads, value.shape[-1]))
+        out, kept = query.new_empty(((tokens + 1) * heads, value.shape[-1])), list[torch.Tensor]()
         for bucket in rows:
             q, k, v = (_laid(x, bucket, heads).flatten(0, 1) for x in (query, key, value))
             got = torch.empty_like(v)
             for block in blocks(len(q), 0, bucket.width, window):
                 here, asks, keys = block
-                torch.bmm(weights_of(q, k, block, scale, window), v[here, keys], out=got[here, asks])
+                weights = weights_of(q, k, block, scale, window)
+                torch.bmm(weights, v[here, keys], out=got[here, asks])
+                kept += [weights] * (bucket.width <= KEPT_WIDTH)
             out.index_copy_(0, bucket.lines(heads, heads, back=True), got.view(-1, got.shape[-1]))
+        ctx.save_for_backward(query, key, value, *kept)
         return out.view(tokens + 1, heads, -1)[:tokens]
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """The gradients of query, key and value."""
-        packed = ctx.saved_tensors
+        packed, kept = ctx.saved_tensors[:3], iter(ctx.saved_tensors[3:])
         rows, scale, window = ctx.how
         tokens, heads = packed[0].shape[:2]
         made = [x.new_zeros(((tokens + 1) * x.shape[1], x.shape[2])) for x in packed]
@@ -167,7 +170,8 @@ class _Rows(torch.autograd.Function):
         for bucket in rows:
             q, k, v = (_laid(x, bucket, heads).flatten(0, 1) for x in packed)
             g = behind.index_select(0, bucket.lines(heads, heads, back=True)).view_as(v)
-            for into, got in zip(made, _gradients(q, k, v, g, scale, window), strict=True):
+            weights = kept if bucket.width <= KEPT_WIDTH else None
+            for into, got in zip(made, _gradients(q, k, v, g, scale, window, weights), strict=True):
                 groups = len(into) // (tokens + 1)
                 got = got.view(-1, groups, heads // groups, bucket.width, got.shape[-1])
                 got = got[:, :, 0] if groups == heads else got.sum(2)
@@ -181,13 +185,19 @@ class _Rows(torch.autograd.Function):
 
 
 def _gradients(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, scale: float, window: int | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    scale: float,
+    window: int | None,
+    kept: Iterator[torch.Tensor] | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of [B * H, T, d] each."""
+    """Of [B * H, T, d] each; ``kept`` are the weights of all blocks in turn, where there are some."""
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for block in blocks(len(q), 0, q.shape[1], window):
         here, asks, keys = block
-        weights = weights_of(q, k, block, scale, window)
+        weights = weights_of(q, k, block, scale, window) if kept is None else next(kept)
         out, ask = g[here, asks], q[here, asks]
         dv[here, keys].baddbmm_(weights.transpose(1, 2), out)
         slope = torch.bmm(out, v[here, keys].transpose(1, 2))
