@@ -78,11 +78,11 @@ def build_methods(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method]
     return {name: method for name, (_, method) in pairs.items()}, {name: spec for name, (spec, _) in pairs.items()}
 
 
-def target_rows(config: ScoreConfig | SelectConfig) -> Pool | None:
-    """The rows that targeted methods match, where they are named."""
+def rows_to(config: ScoreConfig | SelectConfig, what: str) -> Pool | None:
+    """The rows under the key ``target``, which targeted methods match, or ``holdout``, where they are named."""
     from instdiff.data import load
 
-    where = getattr(config, "target", None)
+    where = getattr(config, what, None)
     return load(where, map=config.mapping(), **config.turns()) if where else None
 
 
@@ -108,7 +108,10 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
         settings=settings_of(config),
         store=Store(config.store),
         listed=listed_rows(config),
-        target=target_rows(config),
+        target=rows_to(config, "target"),
+        holdout=rows_to(config, "holdout"),
+        crossfit=getattr(config, "crossfit", None),
+        seed=config.seed,
         specs=specs,
         log=console.log,
         progress=console,
