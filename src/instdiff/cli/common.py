@@ -90,8 +90,9 @@ def listed_rows(config: ScoreConfig | SelectConfig) -> dict[str, list[str]] | No
     """The lists of rows that methods may ask for."""
     from instdiff.data import load
 
-    where = getattr(config, "warmup", None)
-    return {"warmup": list(load(where, map=config.mapping(), **config.turns()).ids)} if where else None
+    named = {name: getattr(config, name, None) for name in ("warmup", "holdout")}
+    how = {"map": config.mapping(), **config.turns()}
+    return {name: list(load(where, **how).ids) for name, where in named.items() if where} or None
 
 
 def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:

@@ -163,10 +163,10 @@ class Engine(ABC):
         """Scores of the pool, with ``options`` of ``scorer.score``; the log calls it a ``stage``."""
         for model in roles.values():
             self.restore(model)
-        progress, nobody = Recorded(self.progress), dict[str, list[str]](warmup=[], selected=[])
+        progress, listed = Recorded(self.progress), options.pop("listed", {"warmup": [], "selected": []})
+        listed |= {"holdout": self.holdout.ids} if self.holdout is not None else {}
         shared: dict[str, Any] = {"settings": self.settings, "store": self.store, "target": self.target}
-        shared["holdout"] = self.holdout
-        shared |= {"pool": self.pool, "listed": nobody, "log": self.log, "progress": progress} | options
+        shared |= {"pool": self.pool, "listed": listed, "log": self.log, "progress": progress} | options
         table = score(methods=methods, models=dict(roles), **shared)
         self.record_event(stage, **progress.facts())
         return table

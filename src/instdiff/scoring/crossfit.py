@@ -133,10 +133,20 @@ def place_in_store(one: Training, settings: Settings, store: Store) -> Path:
     return store.root / "trained" / fingerprint(*seen, *shown)
 
 
-def bind_trained(asked: Iterable[Training], settings: Settings, store: Store, log: Log) -> dict[str, ModelRef]:
-    """Train what is asked for, into the store's folder ``trained``; what lies there whole is not trained again."""
-    bound: dict[str, ModelRef] = {}
-    for one in asked:
+def bind_trained(
+    methods: Iterable[Method],
+    roles: Mapping[str, ModelRef],
+    pool: Pool,
+    settings: Settings,
+    store: Store,
+    log: Log,
+    crossfit: TrainSettings | None,
+    seed: int,
+    holdout: Pool | None,
+) -> dict[str, ModelRef]:
+    """Roles with what the methods lack, trained into the store's folder ``trained``; what lies there is taken."""
+    bound = dict(roles)
+    for one in trainings(methods, roles, pool, settings, training_of_scores(crossfit, settings), seed, holdout):
         from instdiff.training.digests import changed
         from instdiff.training.sft import train
 

@@ -34,7 +34,7 @@ from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import load
 from instdiff.errors import DataError, PlanError
-from instdiff.scoring.crossfit import bind_trained, check_leaks, training_of_scores, trainings
+from instdiff.scoring.crossfit import bind_trained, check_leaks
 from instdiff.scoring.models import bind, check_roles, recorded
 from instdiff.scoring.planner import plan
 from instdiff.scoring.precision import noise, reverted, settle_precision, tell_emulated, tell_losses
@@ -80,7 +80,7 @@ def score(
         listed: named lists of row ids that methods may ask for, such as ``warmup``.
         target: the rows that targeted methods match.
         holdout: the rows that the model of role ``holdout`` is trained on, where none is bound.
-        crossfit: how that model and those of folds are trained; what is trained lies in the store's folder.
+        crossfit: how that model and those of folds are trained, into the store's folder.
         seed: of the training of the first; folds have their own.
         specs: how each method was named, for the record; by default its own name.
         resident: models already in memory.
@@ -95,18 +95,20 @@ def score(
     named = by_name(methods)
     if len(pool) == 0:
         raise DataError(f"{pool.origin} has no rows to score")
-    bound, how, store = bind(models or {}), settings or Settings(), store or Store()
-    lack = list(trainings(named.values(), bound, pool, how, training_of_scores(crossfit, how), seed, holdout))
-    bound |= bind_trained(lack, how, store, log or (lambda line: None))
-    listed = {**(listed or {}), **({"holdout": holdout.ids} if holdout is not None else {})}
+    bound, how, store, said = bind(models or {}), settings or Settings(), store or Store(), log or (lambda line: None)
+    bound = bind_trained(named.values(), bound, pool, how, store, said, crossfit, seed, holdout)
     bench = workbench(pool, named, bound, how, store, listed=listed, target=target, resident=resident, log=log)
-    check_leaks(bench, named.values())
-    shown = progress or Quiet()
     with closing(bench):
-        for wave in plan(signal for method in named.values() for signal in method.signals().values()):
-            for step in bench.order(wave):
-                bench.run(step, shown)
+        _compute(bench, named, progress or Quiet())
         return tabulate(bench, named, specs or {}, measured=True)
+
+
+def _compute(bench: Workbench, methods: Mapping[str, Method], progress: Progress) -> None:
+    """Run all passes, wave by wave, with models that may be asked."""
+    check_leaks(bench, methods.values())
+    for wave in plan(signal for method in methods.values() for signal in method.signals().values()):
+        for step in bench.order(wave):
+            bench.run(step, progress)
 
 
 def by_name(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:

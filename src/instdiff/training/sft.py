@@ -66,6 +66,11 @@ class TrainReport:
     resumed_at: int
     fresh: bool = True
 
+    @property
+    def last_loss(self) -> float | None:
+        """That of the last step."""
+        return round(self.losses[-1], 4) if self.losses else None
+
 
 def fit(
     rows: Rows,
@@ -262,7 +267,6 @@ def train(
         log(line)
     if (output / RECORD).is_file() and (name := changed(output, store.memo)):
         log(f"warning: '{output / name}' was changed since it was trained; if that was not you, train to another place")
-    used = np.flatnonzero(rows.reason == None)  # noqa: E711 - elementwise
     report = fit(
         rows,
         source.folder,
@@ -273,12 +277,11 @@ def train(
         device=settings.device,
         base_fingerprint=source.fingerprint,
         rendering=rendering | ({"stops": stops} if stops else {}),
-        beside={TRAINED_ROWS: text_of(pool.ids.take(used), prompt_groups(pool)[used])},
+        beside={TRAINED_ROWS: text_of(pool.ids, prompt_groups(pool), rows.reason)},
         log=log,
     )
     if say is not None:
-        losses = report.losses
-        say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})
+        say({"rows": report.rows, "steps": report.steps, "last_loss": report.last_loss})
     return trained_model(base, train_settings, output)
 
 

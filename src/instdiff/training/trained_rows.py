@@ -19,9 +19,10 @@ class TrainedRows:
     groups: frozenset[str]
 
 
-def text_of(ids: Iterable[str], groups: Iterable[str]) -> str:
-    """The file: a line for each row, without repetitions."""
-    return "".join(sorted({f"{name}\t{group}\n" for name, group in zip(ids, groups, strict=True)}))
+def text_of(ids: Iterable[str], groups: Iterable[str], reason: Iterable[str | None]) -> str:
+    """The file: a line for each row that has no reason to be left out, without repetitions."""
+    rows = zip(ids, groups, reason, strict=True)
+    return "".join(sorted({f"{name}\t{group}\n" for name, group, why in rows if why is None}))
 
 
 def trained_rows(model: ModelRef) -> TrainedRows | None:
