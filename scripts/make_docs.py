@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core import Choice, Noisy, Signal
+from instdiff.core.signals import Folded
 from instdiff.methods import METHODS
 from instdiff.methods.describe import describe, describe_all
 from instdiff.scoring.planner import plan
@@ -164,20 +165,28 @@ SET = {
     "then": "--set then.first=ifd --set then.keep=50% --set then.second=longest",
     "superfiltering_d": "--set superfiltering_d.keep=50%",
     "blend": "--set 'blend.of=[ifd, longest]'",
+    "learnability": "--set learnability.folds.epochs=1",
 }
 """Parameters of the commands on the pages: what a method needs, or what makes it quick."""
 
 
+OTHER_ROWS = {
+    "rds": "--target builtin:demo/heldout",
+    "rho": "--holdout builtin:demo/heldout crossfit.max_steps=2",
+}
+"""Options of methods that need rows beside the data."""
+
+
 def try_part(name: str) -> str:
     """A command that chooses five embedded rows; with a judge, who is not embedded, a command to be adapted."""
-    roles = ["base"] if name in SET and name in ("then", "blend") else describe(name)["roles"]
+    roles = ["base"] if name in ("then", "blend", "learnability", "rho") else describe(name)["roles"]
     judged = "judge" in roles
     data = "--data my.jsonl" if judged else "--data builtin:demo --limit 20"
     models = [f"--model {role}=builtin:tiny" for role in roles if role not in ("embedder", "judge")]
     models += ["--model judge=openai:NAME@http://localhost:8000/v1"] * judged
     rest = [*models, f"--method {name}", *([SET[name]] if name in SET else [])]
-    if name == "rds":
-        score = ["instdiff score", data, *rest, "--target builtin:demo/heldout", f"--output {name}.parquet"]
+    if name in OTHER_ROWS:
+        score = ["instdiff score", data, *rest, OTHER_ROWS[name], f"--output {name}.parquet"]
         select = ["instdiff select", data, f"--scores {name}.parquet --budget 5 --output {name}.jsonl"]
         lines = [" ".join(score), " ".join(select)]
     else:
@@ -191,8 +200,8 @@ def said(signal: Signal) -> str:
     measure, view = type(signal.measure).__name__, signal.view
     if not signal.measure.needs_model:
         return f"`{measure}`"
-    if isinstance(view, Noisy):
-        shown = f"Noisy({type(view.view).__name__})"
+    if isinstance(view, Noisy | Folded):
+        shown = f"{type(view).__name__}({type(view.view).__name__})"
     else:
         part = getattr(view, "part", "") or getattr(view, "prompt", "")
         shown = type(view).__name__ + (f"({part})" if part else "")
@@ -211,7 +220,8 @@ def method_part(name: str) -> str:
 
 def shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {item:g}" for key, item in value.items()) + "}"
+        items = {key: f"{item:g}" if isinstance(item, float) else shown(item) for key, item in value.items()}
+        return "{" + ", ".join(f"{key}: {item}" for key, item in items.items()) + "}"
     plain = {True: "true", False: "false", None: "null", "": "''"}
     return plain[value] if isinstance(value, bool | str | None) and value in plain else str(value)
 

@@ -149,6 +149,49 @@ def test_a_pipeline_and_what_is_left_of_it() -> None:
     assert plan(config)["stages"] == []
 
 
+def test_fold_models_of_a_comparison_and_of_a_pipeline() -> None:
+    learn = {"learnability": {"folds": {"epochs": 3}}}
+    config = compared(methods=learn, baselines=["random"], seeds=[0, 1])
+    found = stages(plan(config))
+    folds = found["crossfit", "train"]
+    assert (folds["count"], folds["rows"]) == (4, 2 * 20) and not folds["estimated"]  # two folds for each seed
+    assert folds["tokens"] == 2 * 3 * sum(lengths())
+    # The base once, and of each seed every row by the model of its fold.
+    assert found["all lines", "score"]["rows"] == 3 * 20
+    ok("compare", "--config", "plan.yaml")
+    assert plan(config)["stages"] == []
+
+    config = {
+        **{**RUN, "output": "other", "store": "store", "warmup": {"sample_size": 6}, "holdout": "heldout.jsonl"},
+        **{"select": {"method": "blend", "of": [{"learnability": {"folds": {"epochs": 1}}}, "rho"], "budget": 5}},
+    }
+    found = stages(plan(config))
+    assert found["crossfit", "train"]["count"] == 3
+    assert found["crossfit", "train"]["tokens"] == sum(lengths()) + 2 * sum(lengths("heldout.jsonl"))
+    assert found["round 1", "score"]["rows"] == 2 * 20  # the base is scored already
+    ok("pipeline", "--config", "plan.yaml")
+    assert plan(config)["stages"] == []
+    assert {path.name for path in Path("other/crossfit").iterdir()} == {"held_0", "held_1", "holdout"}
+    record = json.loads(Path("other/iter_1/selection.json").read_text())
+    assert set(record["models"]) == {"base", "held/0", "held/1", "holdout"}
+
+
+def test_fold_models_of_scores() -> None:
+    asked = ["--data", "pool.jsonl", "--model", "base", "--method", "learnability", "--store", "store",
+             "--set", "learnability.folds.epochs=1", "--max-length", "200", "crossfit.global_batch_size=4"]  # fmt: skip
+    said = ok("plan", *asked, "--json").json
+    (line,) = said["crossfit"]["stages"]
+    assert (line["stage"], line["count"], line["rows"], line["tokens"]) == ("crossfit", 2, 20, sum(lengths()))
+    assert [one["role"] for one in said["passes"]] == ["base", "held/0", "held/1"]
+    assert sum(one["todo_rows"] for one in said["passes"]) == 2 * 20
+    assert "crossfit" in ok("plan", *asked).out
+    ok("score", *asked, "--output", "scores.parquet")
+    assert len(list(Path("store/trained").glob("*/training.json"))) == 2
+    done = ok("plan", *asked, "--json").json
+    assert done["crossfit"]["stages"] == [] and done["total"]["todo_rows"] == 0
+    ok("select", "--data", "pool.jsonl", "--scores", "scores.parquet", "--budget", "3", "--output", "three.jsonl")
+
+
 def evaluated(**changes: Any) -> dict[str, Any]:
     write_jsonl("amc.jsonl", [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(3)])
     write_jsonl("koala.jsonl", [{"id": n, "instruction": f"Say {n}.", "output": "no" * 20} for n in range(5)])

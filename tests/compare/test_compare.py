@@ -288,6 +288,56 @@ def test_models_need_not_be_kept(make: Make, monkeypatch: pytest.MonkeyPatch) ->
     assert len(trained) == 6 + len(lost) + 1
 
 
+LEARN = {"learnability": {"folds": {"epochs": 2}}, "shorter": {"method": "learnability", "folds": {"epochs": 1}}}
+
+
+def test_fold_models_are_trained_once_and_their_cost_is_told(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    both: Any = {"folds": {"epochs": 2}}
+    lines = {**LEARN, "rehearsing": {"method": "learnability", **both, "rehearse": 0.3, "floor": 6.2}}
+    lines["above"] = {"method": "then", "first": {"learnability": both}, "keep": "70%", "second": "random"}
+    trained: list[str] = []
+    real = module.train
+
+    def counted(*args: Any, **more: Any) -> ModelRef:
+        trained.append(args[4].name)
+        return real(*args, **more)
+
+    monkeypatch.setattr(module, "train", counted)
+    made = make(method=lines, seeds=[0, 1], baselines=["random"], keep_models=False)
+    outcomes = made.run()
+    assert [one.error for one in outcomes if one.error is not None] == []
+    assert len(trained) == len(set(trained)) and whole(made) == 0
+    folds = {name for name in trained if read_json(made.folder / "models" / name / "training.json")["rows"] == 20}
+    assert len(folds) == 2 * 2 * 2  # two ways to train, two seeds, two folds; other lines share the first
+    found = {line["name"]: line for line in summarize(outcomes)}
+    records = {name: read_json(made.folder / "models" / name / "training.json") for name in folds}
+    spent = {
+        epochs: sum(one["wall_s"] for one in records.values() if one["settings"]["num_train_epochs"] == epochs)
+        for epochs in (1, 2)
+    }
+    # Cells of one seed are told what its two folds took.
+    assert found["learnability"]["warmup_s"] == pytest.approx(spent[2] / 2, abs=0.05)
+    assert found["shorter"]["warmup_s"] == pytest.approx(spent[1] / 2, abs=0.05)
+    assert found["random"]["warmup_s"] is None and found["learnability"]["score_tokens"] > 0
+    place = made.folder / "cells" / "rehearsing" / "25pct_tokens" / "seed_0"
+    remark = read_json(place / "selection.json")["remark"]
+    assert "rehearse what is known" in remark and not remark.startswith("0 of")
+    roles = read_json(place / "selection.json")["models"]
+    assert set(roles) == {"base", "held/0", "held/1"}
+
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(module, "train", never)
+    again = make(method=lines, seeds=[0, 1], baselines=["random"], keep_models=False).run()
+    assert [one.facts for one in again] == [one.facts for one in outcomes]
+
+
+def test_a_holdout_model_needs_its_rows(make: Make) -> None:
+    with pytest.raises(PlanError, match=r"rho needs a model for role 'holdout'.*--holdout FILE"):
+        make(method={"rho": {}}, seeds=[0], baselines=["random"])
+
+
 def test_a_failed_cell_keeps_its_model(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
         if name.startswith("ifd"):

@@ -33,7 +33,7 @@ from .kit import (
 )
 
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-         "training.json"}  # fmt: skip
+         "trained_rows.tsv", "training.json"}  # fmt: skip
 CHOSEN = {"selected.jsonl", "selection.json", "model.json", "results.json", "results"}
 TOGETHER = {"comparison.json", "comparison.md", "items.parquet"}
 CONTROLS = ["random_seed_0", "random_seed_1", "longest", "full"]

@@ -123,7 +123,7 @@ def test_adapters(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = Work(monkeypatch)
     pipeline(home)
     adapter = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
-               "training.json"}  # fmt: skip
+               "trained_rows.tsv", "training.json"}  # fmt: skip
     for place in ("iter_1/calibration_model", "iter_1/selected_train_model", "iter_2/selected_train_model"):
         assert files(home / "run" / place) == adapter
     assert (len(work.trained), work.passes, work.loads) == (3, 3, 2)  # the base once a round, for both models

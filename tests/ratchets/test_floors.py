@@ -50,6 +50,7 @@ METHODS_MAY = ["core", "errors", "methods.shared", "methods.algorithms"]
 KNOWN_METHODS = {
     ("methods.superfiltering", "methods.ifd"),  # a subclass: the same arithmetic under another role
     ("methods.mads", "methods.random"),  # the same draw by seed and content
+    ("methods.learnability", "methods.random"),
     ("methods.superfiltering_d", "methods.combine"),  # two methods in one, as the paper has it
     ("methods.superfiltering_d", "methods.facility_location"),
     ("methods.superfiltering_d", "methods.superfiltering"),
@@ -193,6 +194,8 @@ def test_engine_and_methods_never_meet() -> None:
 WORDS = {
     ("reporting.examples", "random"),  # rows to read that were drawn
     ("reporting.statistics", "perplexity"),  # a metric of a comparison, of which less is better
+    ("reporting.plots", "rho"),  # a rank correlation, and so is the next
+    ("reporting.score_sections", "rho"),
     ("reporting.stored_values", "entropy"),  # what a signal measures
 }
 """Words of the report that are also names of methods."""

@@ -38,8 +38,11 @@ PUBLIC: list[str] = [
     "EngineError",
     "Entropy",
     "FacilityLocation",
+    "Folds",
     "Full",
     "IFD",
+    "Learnability",
+    "Rho",
     "InstDiffError",
     "InstructDiff",
     "Judged",
@@ -115,10 +118,10 @@ SURFACE = {
     "store check": "--repair --store --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "render": f"--config --data --model --limit --row --format --map {TURNS} {TEMPLATE} --max-length --quiet --json",
-    "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --cluster "
-    "--judge-max-tokens --judge-price",
+    "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --holdout "
+    "--cluster --judge-max-tokens --judge-price",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
-    f"--workers --executor --warmup --target {JUDGE} --shards --shard-index --strict",
+    f"--workers --executor --warmup --target --holdout --trust-held {JUDGE} --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model "
     "--strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",

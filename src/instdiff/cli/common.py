@@ -78,11 +78,11 @@ def build_methods(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method]
     return {name: method for name, (_, method) in pairs.items()}, {name: spec for name, (spec, _) in pairs.items()}
 
 
-def target_rows(config: ScoreConfig | SelectConfig) -> Pool | None:
-    """The rows that targeted methods match, where they are named."""
+def rows_to(config: ScoreConfig | SelectConfig, what: str) -> Pool | None:
+    """The rows under the key ``target``, which targeted methods match, or ``holdout``, where they are named."""
     from instdiff.data import load
 
-    where = getattr(config, "target", None)
+    where = getattr(config, what, None)
     return load(where, map=config.mapping(), **config.turns()) if where else None
 
 
@@ -90,8 +90,9 @@ def listed_rows(config: ScoreConfig | SelectConfig) -> dict[str, list[str]] | No
     """The lists of rows that methods may ask for."""
     from instdiff.data import load
 
-    where = getattr(config, "warmup", None)
-    return {"warmup": list(load(where, map=config.mapping(), **config.turns()).ids)} if where else None
+    named = {name: getattr(config, name, None) for name in ("warmup", "holdout")}
+    how = {"map": config.mapping(), **config.turns()}
+    return {name: list(load(where, **how).ids) for name, where in named.items() if where} or None
 
 
 def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) -> ScoreTable:
@@ -108,7 +109,10 @@ def run_score(config: ScoreConfig | SelectConfig, pool: Pool, console: Console) 
         settings=settings_of(config),
         store=Store(config.store),
         listed=listed_rows(config),
-        target=target_rows(config),
+        target=rows_to(config, "target"),
+        holdout=rows_to(config, "holdout"),
+        crossfit=getattr(config, "crossfit", None),
+        seed=config.seed,
         specs=specs,
         log=console.log,
         progress=console,

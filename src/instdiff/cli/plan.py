@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
-from instdiff.cli.common import build_methods, load_pool, require_methods, target_rows
+from instdiff.cli.common import build_methods, load_pool, require_methods, rows_to
 from instdiff.cli.console import Console, clock, table
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "plan",
     "kinds.PlanConfig",
     "config data model method set limit format map targets reasoning system template template_date max_length dtype "
-    "device store target cluster judge_max_tokens judge_price seed quiet json",
+    "device store target holdout cluster judge_max_tokens judge_price seed quiet json",
     "Examples:\n"
     "  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest\n"
     "  instdiff plan --config configs/demo.yaml",
@@ -67,27 +67,18 @@ def _stages_text(found: RunCost) -> str:
 
 def _plan_scores(settings: ScoreConfig, console: Console) -> None:
     from instdiff.scoring.cost import estimate_cost
-    from instdiff.scoring.models import settings_of
-    from instdiff.scoring.scorer import workbench
-    from instdiff.store import Store
 
     require_methods(settings)
     named, _ = build_methods(settings)
-    pool = load_pool(settings, console, None)
-    bench = workbench(
-        pool,
-        named,
-        settings.model,
-        settings_of(settings),
-        Store(settings.store),
-        target=target_rows(settings),
-        log=console.log,
-    )
+    bench, first = _bench(settings, named, console)
     costs = estimate_cost(bench, named, settings.judge_price)
     facts = costs.to_dict()
+    if first is not None:
+        facts["crossfit"] = first.to_dict()
     total, alone = facts["total"], facts["alone"]
     assert isinstance(total, dict) and isinstance(alone, dict)
     lines = [
+        *([_stages_text(first), ""] if first is not None and first.stages else []),
         _pass_table(costs.passes),
         "",
         f"{total['passes']} passes over {total['tokens']:,} tokens; "
@@ -98,6 +89,29 @@ def _plan_scores(settings: ScoreConfig, console: Console) -> None:
         facts["cluster"], more = _on_a_cluster(settings.cluster, bench, named)
         lines += ["", more]
     console.result(facts, "\n".join(lines))
+
+
+def _bench(settings: ScoreConfig, named: dict[str, Method], console: Console) -> tuple[Workbench, RunCost | None]:
+    """Rows with models, and what is to be trained before they are scored, where methods want that."""
+    from instdiff.scoring.crossfit import training_of_scores, trainings
+    from instdiff.scoring.models import bind, settings_of
+    from instdiff.scoring.scorer import workbench
+    from instdiff.store import Store
+
+    pool, target, holdout = (
+        load_pool(settings, console, None),
+        rows_to(settings, "target"),
+        rows_to(settings, "holdout"),
+    )
+    how, store, roles = settings_of(settings), Store(settings.store), bind(settings.model)
+    train_as = training_of_scores(settings.crossfit, how)
+    asked = list(trainings(named.values(), roles, pool, how, train_as, settings.seed, holdout))
+    if not asked:
+        return workbench(pool, named, roles, how, store, target=target, log=console.log), None
+    from instdiff.experiments.cost import plan_training
+
+    first, bench = plan_training(asked, named, roles, pool, target, how, store)
+    return bench, first
 
 
 def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:

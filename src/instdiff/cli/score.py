@@ -19,8 +19,8 @@ from instdiff.cli.common import (
     read_shards,
     require_methods,
     require_output,
+    rows_to,
     run_score,
-    target_rows,
 )
 from instdiff.cli.console import Console, table
 
@@ -64,7 +64,7 @@ def methods(console: Console, name: str | None) -> None:
     "commands.ScoreConfig",
     "config data model method set output limit format map targets reasoning system template template_date max_length "
     "dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries judge_max_tokens "
-    "judge_batch store warmup target shards shard_index seed strict quiet json",
+    "judge_batch store warmup target holdout trust_held shards shard_index seed strict quiet json",
     "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
 )
 def score(settings: ScoreConfig, console: Console) -> None:
@@ -189,7 +189,7 @@ def inputs(settings: ScoreConfig, log: Log) -> dict[str, Any]:
         "settings": settings_of(settings),
         "store": Store(settings.store),
         "listed": listed_rows(settings),
-        "target": target_rows(settings),
+        "target": rows_to(settings, "target"),
         "log": log,
     }
 

@@ -56,6 +56,7 @@ MODEL = "Base model: a folder, hub id, builtin:tiny."
 REASONING = "Thoughts are learnt, shown only, or dropped."
 SYSTEM = "Where the template refuses system turns; fold puts them into the first user turn."
 TARGET = "Rows that targeted methods such as rds match."
+HOLDOUT = "Rows that a model of role `holdout` is trained on where none is bound, as rho needs it."
 
 Pairs = Annotated[
     dict[str, str] | None, BeforeValidator(lambda value: parse_pairs(value, "map") if isinstance(value, str) else value)
@@ -178,6 +179,11 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
     method: dict[str, dict[str, Any]] = key(dict, METHODS, also="methods")
     warmup: str | None = key(None, "jsonl of warm-up rows, for exclude_warmup.", metavar="FILE")
     target: str | None = key(None, TARGET, metavar="FILE")
+    holdout: str | None = key(None, HOLDOUT, metavar="FILE")
+    trust_held: bool = key(False, "Take models of folds or a holdout that do not say what they were trained on.")
+    crossfit: TrainSettings | None = key(
+        None, "How models of folds and of a holdout are trained here: see [training settings](#training-settings)."
+    )
     output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
     strict: bool = key(False, "Exit 3 when a row could not be scored.")
     shards: PositiveInt | Literal["auto"] | None = key(
@@ -242,13 +248,13 @@ def parse_models(value: Any) -> dict[str, str]:
     return out
 
 
-ROLES = ("base", "calibrated", "proxy", "embedder", "rater", "complexity_rater", "quality_rater", "judge")
+ROLES = ("base", "calibrated", "proxy", "holdout", "embedder", "rater", "complexity_rater", "quality_rater", "judge")
 
 
 def check_role_names(models: dict[str, str]) -> None:
     """Roles are a closed list: an unknown one is a ConfigError with a suggestion."""
     for role in models:
-        if role not in ROLES and not role.startswith("warmup/"):
+        if role not in ROLES and not role.startswith(("warmup/", "held/")):
             raise ConfigError(f"unknown model role '{role}'{did_you_mean(role, ROLES)}")
 
 
@@ -326,6 +332,7 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     model: str | None = key(None, MODEL, also="base_model")
     models: dict[str, str] = key(dict, "Those of roles beside the base.")
     target: str | None = key(None, TARGET, metavar="FILE")
+    holdout: str | None = key(None, HOLDOUT, metavar="FILE")
     output: str | None = key(None, "The run folder.", metavar="DIR", also="output_dir")
     iterations: PositiveInt = key(1, "Rounds of scoring, selecting and training.")
     train: TrainSettings = key(TrainSettings, "How to train, everywhere: see [training settings](#training-settings).")
@@ -336,7 +343,8 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     eval: EvalPart | None = key(None, "See [eval](#eval-of-the-pipeline); without it nothing is evaluated.")
     keep_models: bool = key(
         True,
-        "False removes models that nothing later needs: of calibration, of controls, and of all rounds but the last.",
+        "False removes models that nothing later needs: of calibration, folds and controls, and of all rounds but the "
+        "last.",
     )
     cells_at_once: PositiveInt | None = key(
         None, "Controls trained and evaluated side by side; by default one for each core where the model is small."

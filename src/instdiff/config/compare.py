@@ -7,7 +7,15 @@ from typing import Any, Literal
 from pydantic import PositiveInt, field_validator
 
 from instdiff.config.base import OpenPart, key
-from instdiff.config.commands import TARGET, DataConfig, ExecutorConfig, RunConfig, check_role_names, parse_methods
+from instdiff.config.commands import (
+    HOLDOUT,
+    TARGET,
+    DataConfig,
+    ExecutorConfig,
+    RunConfig,
+    check_role_names,
+    parse_methods,
+)
 from instdiff.config.pipeline import WarmupPart
 from instdiff.config.train import TrainSettings
 
@@ -48,6 +56,7 @@ class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     student: str | None = key(None, "Is trained on what `model` chose.")
     models: dict[str, str] = key(dict, "Of further roles.")
     target: str | None = key(None, TARGET, metavar="FILE")
+    holdout: str | None = key(None, HOLDOUT, metavar="FILE")
     output: str | None = key(None, "The run folder.", metavar="DIR", also="output_dir")
     method: dict[str, Variant] = key(
         dict, "Names, comma-separated or repeated; see [lines](#a-line-of-a-comparison).", also="methods"

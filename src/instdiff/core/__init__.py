@@ -16,6 +16,7 @@ from instdiff.core.signals import (
     Demonstrated,
     Embedding,
     Entropy,
+    Folds,
     Joint,
     Judged,
     Length,

@@ -181,6 +181,10 @@ class Method:
         """Rows that can be taken."""
         return np.array([word is None for word in s.reason], bool)
 
+    def remark(self, scored: Scored, at: npt.NDArray[np.int64]) -> str | None:
+        """What the record should say of the rows that were picked, where there is something to say."""
+        return None
+
     def tags(self, s: Signals, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """The tags of these rows, which are ready: where each row's begin, and the tags; for methods with a ``tag``."""
         raise NotImplementedError
@@ -193,6 +197,8 @@ class Method:
 def _param_value(value: Any) -> Any:
     if isinstance(value, Method):
         return {value.origin or value.name: value.params()} if value.origin or value.name else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     if isinstance(value, tuple) and any(isinstance(one, Method) for one in value):
         return [_param_value(one) for one in value]
     return value

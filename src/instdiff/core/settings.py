@@ -46,7 +46,8 @@ class Settings:
     With ``judge_batch`` the questions go to the server's batch API.
 
     ``templates`` are those that were named, by role; ``*`` is that of the run, by default ``alpaca``. A chat template
-    that asks for the date is told ``template_date``.
+    that asks for the date is told ``template_date``. ``trust_held`` takes models of folds, or of a holdout, that do not
+    say which rows they were trained on.
     """
 
     max_length: int = 2048
@@ -64,6 +65,7 @@ class Settings:
     gpus_per_worker: int | None = None
     templates: Mapping[str, str] = field(default_factory=dict)
     template_date: datetime.date = TEMPLATE_DATE
+    trust_held: bool = False
 
     @property
     def template(self) -> str:

@@ -9,6 +9,45 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core.columns import Signals
+from instdiff.errors import ConfigError
+
+# ── rows in folds ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How rows are split, and how the model of each fold is trained: on what lies outside the fold.
+
+    There are ``k`` folds. Training makes ``epochs`` passes, from the model of the role ``model``, over the ``fraction``
+    of those rows; ``lora`` is the rank of adapters in place of all weights. ``learning_rate`` replaces the run's.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    k: int = 2
+    epochs: float = 8
+    model: str = "base"
+    lora: int | None = None
+    fraction: float = 1.0
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 2 or not self.epochs > 0 or not 0 < self.fraction <= 1 or (self.lora or 1) < 1:
+            given = f"k: {self.k}, epochs: {self.epochs:g}, lora: {self.lora}, fraction: {self.fraction:g}"
+            raise ConfigError(
+                f"folds {{{given}}} do not fit; k is 2 or more, epochs lie above 0, lora is none or 1 or more, and "
+                "fraction lies above 0 and up to 1"
+            )
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of a pool in folds; rows that share a prompt, or a value of the column ``group``, share a fold."""
+
+    folds: Folds
+    seed: int = 42
+    group: str | None = None
+
 
 # ── what is read off a row ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,6 +167,41 @@ class Listed(Measure):
 
     name: str
     needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Group(Measure):
+    """A text that rows share which have one prompt, whatever its case, punctuation and blanks.
+
+    Where ``column`` is named, its value stands for the prompt in the rows that have one.
+    """
+
+    column: str | None = None
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Fold(Measure):
+    """The number of a row's fold, from 0."""
+
+    split: Split
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class CrossFitted(Measure):
+    """Another measure, of each row by the model of its fold: the role names a model for each, as ``held/0``."""
+
+    measure: Measure
+    split: Split
+    needs_model: ClassVar[bool] = False
+
+    def parts(self, signal: Signal) -> tuple[Signal, ...]:
+        """The columns of the folds, by their models."""
+        return tuple(
+            replace(signal, measure=self.measure, view=Folded(signal.view, self.split, k), model=f"{signal.model}/{k}")
+            for k in range(self.split.folds.k)
+        )
 
 
 @dataclass(frozen=True)
@@ -306,6 +380,15 @@ class Contested(View):
 
 
 @dataclass(frozen=True)
+class Folded(View):
+    """Another view, of the rows of one fold alone."""
+
+    view: View
+    split: Split
+    fold: int
+
+
+@dataclass(frozen=True)
 class Signal:
     """One column: a measure of a view under a model role. ``model`` is a role, never a path.
 
@@ -321,6 +404,8 @@ class Signal:
 
     def needs(self) -> tuple[Signal, ...]:
         """Signals that must be there before this one's view can be rendered."""
+        if isinstance(self.measure, CrossFitted):
+            return self.measure.parts(self)
         if isinstance(self.view, Contested):
             asked = (signal for signal in self.view.race.signals().values() if signal.measure.needs_model)
             return (*asked, *replace(self, view=self.view.view).needs())

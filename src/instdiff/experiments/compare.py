@@ -31,14 +31,22 @@ from instdiff.data import Pool
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
-from instdiff.experiments.engine import Engine, Roles, Scores
-from instdiff.experiments.inputs import builtin_heldout, fingerprints, make_suites_for, read_inputs, with_template
+from instdiff.experiments.engine import Engine, Roles, Scores, mark_of
+from instdiff.experiments.inputs import (
+    builtin_heldout,
+    fingerprints,
+    make_suites_for,
+    read_inputs,
+    read_rows,
+    with_template,
+)
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import write_comparison
 from instdiff.methods import Random
 from instdiff.scoring.cost import plan
+from instdiff.scoring.crossfit import Training, lacking, splits
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
 from instdiff.selection.record import RECORD, copy_record
 from instdiff.selection.selector import sample_rows
@@ -72,9 +80,14 @@ class Comparison(Engine):
         """Where the models lie that were made, by what they are made of."""
         self.warmed = set[str]()
         """Variants that need a calibrated model which nobody has named."""
+        self.kinds: dict[str, str] = {}
+        """Of each variant: those of a kind see the same rows with the same models, and are scored together."""
         for name, variant in self.variants.items():  # a typo must be found before anything is trained
             method, roles = self.method(name, 0), self.roles_of(variant)
-            check_roles({name: method}, {**roles, variant.rebind: self.scorer})
+            trained = lacking([method], roles, self.holdout)
+            check_roles({name: method}, {**roles, variant.rebind: self.scorer, **dict.fromkeys(trained, self.scorer)})
+            folds = [repr(split) for seed in (0, 1) for split in splits([self.method(name, seed)]).values()]
+            self.kinds[name] = fingerprint(variant.models, variant.limit, variant.warmup, *folds)[:8]
             if "calibrated" in {signal.model for signal in method.signals().values()} - set(roles):
                 self.warmed.add(name)
 
@@ -166,9 +179,8 @@ class Comparison(Engine):
         if cell.line != BASE:
             assert cell.seed is not None
             record = self.select(cell, 1, self.roles_of(self.variants[cell.line]))
-            self.model_of(
-                cell, 1, self.mark(self.rows_of(record), self.student, self.settings_of(cell, self._rows_of), cell.seed)
-            )
+            how = self.settings_of(cell, self._rows_of)
+            self.model_of(cell, 1, mark_of(self.rows_of(record), self.student, how, cell.seed))
         return workers.submit(cell, label)
 
     def _take(self, future: Future[Done]) -> CellResult:
@@ -281,9 +293,9 @@ class Comparison(Engine):
         assert cell.seed is not None
         key = (cell.line, cell.seed)
         if key not in self._scores:
-            mine = kind_of(self.variants[cell.line])
+            mine = self.kinds[cell.line]
             left = {cell.line} | {c.line for c in self.cells() if c.seed == cell.seed and not self._is_selected(c)}
-            wanted = [name for name, variant in self.variants.items() if name in left and kind_of(variant) == mine]
+            wanted = [name for name, kind in self.kinds.items() if name in left and kind == mine]
             try:
                 self._score_together(wanted, cell.seed)
             except InstDiffError:
@@ -296,19 +308,24 @@ class Comparison(Engine):
         return self.selected(self.places.round(cell, 1)) is not None
 
     def _score_together(self, names: Sequence[str], seed: int) -> None:
-        variant, warmup_s = self.variants[names[0]], 0.0
+        variant, spent, drawn = self.variants[names[0]], dict.fromkeys(names, 0.0), list[str]()
         methods = {name: self.method(name, seed) for name in names}
-        roles, pool, drawn = self.roles_of(variant), self.part_of(variant), list[str]()
+        given, pool = self.roles_of(variant), self.part_of(variant)
+        roles, seconds = self.crossfit(methods, given, pool, seed)
+        for name, method in methods.items():
+            spent[name] = sum(seconds[role] for role in lacking([method], given, self.holdout))
         if calibrated := [name for name in names if name in self.warmed]:
             roles["calibrated"], drawn, warmup_s = self._calibrate(variant, seed)
+            spent |= {name: spent[name] + warmup_s for name in calibrated}
         began = time.monotonic()
         costs = plan(pool, methods, roles, settings=self.settings, store=self.store, target=self.target).to_dict()
         listed = {"warmup": drawn, "selected": drawn}
         table = self.score(methods, roles, pool=pool, listed=listed, specs=self._specs(names))
-        record_cost(self.folder, costs, time.monotonic() - began, dict.fromkeys(calibrated, warmup_s), self.log)
+        spent = {name: seconds for name, seconds in spent.items() if seconds}
+        record_cost(self.folder, costs, time.monotonic() - began, spent, self.log)
         for name in names:
             self._scores[name, seed] = table[name], table.meta
-        path = self.places.scores(kind_of(variant), seed)
+        path = self.places.scores(self.kinds[names[0]], seed)
         if not path.is_file():
             table.write(path)
 
@@ -316,10 +333,11 @@ class Comparison(Engine):
         assert cell.seed is not None
         name, before = cell.line, self.selected(self.places.round(cell, number - 1))
         assert before is not None
+        methods, pool = {name: self.method(name, cell.seed)}, self.part_of(self.variants[name])
         table = self.score(
-            {name: self.method(name, cell.seed)},
-            roles,
-            pool=self.part_of(self.variants[name]),
+            methods,
+            self.crossfit(methods, roles, pool, cell.seed)[0],
+            pool=pool,
             listed={"warmup": [], "selected": before["ids"]},
             specs=self._specs([name]),
         )
@@ -365,8 +383,15 @@ class Comparison(Engine):
         if cell.seed is None:
             return set()
         variant = self.variants[cell.line]
-        rounds: set[Hashable] = {self._round_key(cell, number) for number in range(1, variant.rounds + 1)}
-        return rounds | ({self.warmup_key(variant, cell.seed)} if cell.line in self.warmed else set())
+        keys: set[Hashable] = {self._round_key(cell, number) for number in range(1, variant.rounds + 1)}
+        roles = self.roles_of(variant)
+        for role, split in lacking([self.method(cell.line, cell.seed)], roles, self.holdout).items():
+            keys.add((role, repr(split or cell.seed), str(roles[split.folds.model if split else "base"])))
+        return keys | ({self.warmup_key(variant, cell.seed)} if cell.line in self.warmed else set())
+
+    def place_of_trained(self, asked: Training, mark: str) -> Path:
+        """By what it is made of; lines that want the same share it."""
+        return self.place_of_model((asked.role, repr(asked.split or asked.seed), str(asked.start)), mark)
 
     def warmup_key(self, variant: Variant, seed: int) -> Hashable:
         """Of the model that calibrates a variant."""
@@ -378,11 +403,6 @@ class Comparison(Engine):
         made_of = one.method or cell.line, one.params, one.models, one.limit, str(one.warmup)
         then = (one.rebind, one.train_from) if number > 1 else ()
         return fingerprint(made_of, then), cell.budget, cell.seed, number
-
-
-def kind_of(variant: Variant) -> str:
-    """Variants of a kind see the same rows with the same models, and are scored together."""
-    return fingerprint(variant.models, variant.limit, variant.warmup)[:8]
 
 
 # ── the command ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -462,7 +482,8 @@ def open_comparison(config: CompareConfig, log: Log, progress: Progress, *, clai
     data = read_inputs(config, places.path if claim else None, log)
     rendering = with_template(config, [config.model, config.student], log)
     settings = settings_of(rendering)
-    inputs = fingerprints(data, "warm-up data")
+    holdout = read_rows(config, config.holdout, None, log) if config.holdout else None
+    inputs = fingerprints((*data, holdout), "warm-up data")
     for name, where in (("model", config.model), ("student", config.student)):
         if where:
             inputs[name] = resolve(parse_model(where), store.memo).fingerprint
@@ -471,4 +492,4 @@ def open_comparison(config: CompareConfig, log: Log, progress: Progress, *, clai
     known: dict[str, Any] = {"suite": ["heldout"], "model": config.model, **config.turns()}
     known["data"] = builtin_heldout(config.data)
     suites = make_suites_for(rendering, config.eval, store, data[0], log, **known)
-    return Comparison(config, places.path, *data, settings, store, *suites, log, progress)
+    return Comparison(config, places.path, *data, settings, store, *suites, log, progress, holdout)

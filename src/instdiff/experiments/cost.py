@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,8 @@ from instdiff.errors import ConfigError
 from instdiff.evaluation.cost import SuiteCosts
 from instdiff.evaluation.subject import Suite
 from instdiff.evaluation.suites import make_suites
-from instdiff.experiments.compare import Comparison, kind_of, open_comparison
-from instdiff.experiments.engine import Engine, Roles
+from instdiff.experiments.compare import Comparison, open_comparison
+from instdiff.experiments.engine import Engine, Roles, mark_of
 from instdiff.experiments.pipeline import LINE, Pipeline, budget_of, open_pipeline, selector, title
 from instdiff.experiments.run_folder import BASE, CELL, ROUND_MODEL, TRAINING, Cell
 from instdiff.methods import Full, Longest, Random
@@ -36,7 +36,8 @@ from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import template
 from instdiff.scoring.cost import Planned, StageCost, count_passes, merge_stages, stage_of_passes
-from instdiff.scoring.models import parse_model, settings_of
+from instdiff.scoring.crossfit import Training, place_in_store
+from instdiff.scoring.models import check_roles, parse_model, settings_of
 from instdiff.scoring.precision import settle_precision
 from instdiff.scoring.scorer import score
 from instdiff.scoring.workbench import Workbench
@@ -107,7 +108,7 @@ class Book:
         """A training on rows out of a pool, unless it is there; gives the model, which may be one that will be made."""
         mark = ""
         if isinstance(rows, Pool):
-            mark = fingerprint(list(rows.ids), str(start), how.learning(), seed)
+            mark = mark_of(rows, start, how, seed)
         place = name(mark)
         if mark in self._trained:
             return self._trained[mark]
@@ -153,6 +154,16 @@ class Book:
             self._rows[place] = used, tokenizer.hf, dict(zip(of.ids, rows.ids.lengths().tolist(), strict=True))
         return self._rows[place]
 
+    def train_lacking(
+        self, asked: Iterable[Training], roles: Roles, place: Callable[[Training, str], Path]
+    ) -> dict[str, ModelRef]:
+        """Roles with the models that methods score by and that are trained for them, into the places."""
+        bound = dict(roles)
+        for one in asked:
+            name = partial(place, one)
+            bound[one.role] = self.train("crossfit", one.rows, one.rows, one.start, one.how, one.seed, name)
+        return bound
+
     # ── scores, selections and evaluations ────────────────────────────────────────────────────────────────────────────
 
     def score(self, stage: str, methods: Mapping[str, Method], roles: Roles, pool: Pool, target: Pool | None) -> None:
@@ -160,10 +171,15 @@ class Book:
         asked = {name: method for name, method in methods.items() if needs_model(method)}
         if not asked:
             return
-        bench = Workbench(pool, roles, self._precision(asked, roles), self.store, target=target, log=_nobody)
-        bench.sources |= {role: self._unmade[model] for role, model in roles.items() if model in self._unmade}
+        bench = self.bench(asked, roles, pool, target)
         passes = count_passes(bench, asked, self.price, self.planned)
         self.lines += stage_of_passes(stage, bench, passes, self.machine)
+
+    def bench(self, methods: Mapping[str, Method], roles: Roles, pool: Pool, target: Pool | None) -> Workbench:
+        """A workbench that takes models which are yet to be trained for what they will be."""
+        bench = Workbench(pool, roles, self._precision(methods, roles), self.store, target=target, log=_nobody)
+        bench.sources |= {role: self._unmade[model] for role, model in roles.items() if model in self._unmade}
+        return bench
 
     def _precision(self, methods: Mapping[str, Method], roles: Roles) -> Settings:
         settings = settle_precision(self.settings, list(methods.values()), roles)
@@ -277,6 +293,22 @@ def plan_run(config: PipelineConfig | CompareConfig | TrainConfig | EvalConfig, 
     return _training(config, log) if isinstance(config, TrainConfig) else _evaluation(config, log)
 
 
+def plan_training(
+    asked: Sequence[Training],
+    methods: Mapping[str, Method],
+    roles: Roles,
+    pool: Pool,
+    target: Pool | None,
+    settings: Settings,
+    store: Store,
+) -> tuple[RunCost, Workbench]:
+    """What `score` trains before its passes, and a workbench that prices these; nothing is trained or written."""
+    book = Book(settings, store, None)
+    bound = book.train_lacking(asked, roles, lambda one, mark: place_in_store(one, settings, store))
+    check_roles(methods, bound)
+    return RunCost("score", merge_stages(book.lines)), book.bench(methods, bound, pool, target)
+
+
 def _comparison(run: Comparison, config: CompareConfig) -> RunCost:
     book, began = Book(run.settings, run.store, config.judge_price), _loaded(train=True)
     rounds, together = Rounds(run, book), set[tuple[str, int]]()
@@ -285,18 +317,19 @@ def _comparison(run: Comparison, config: CompareConfig) -> RunCost:
     def first(cell: Cell, variant: Variant) -> None:
         """All lines that see the same rows with the same models are scored at once."""
         assert cell.seed is not None
-        if (place := (kind_of(variant), cell.seed)) in together:
+        if (place := (run.kinds[cell.line], cell.seed)) in together:
             return
         together.add(place)
         left = {one.line for one in cells if one.seed == cell.seed and one.line != BASE}
-        names = [name for name in run.variants if name in left and kind_of(run.variants[name]) == place[0]]
+        names = [name for name in run.variants if name in left and run.kinds[name] == place[0]]
+        methods, part = {name: run.method(name, cell.seed) for name in names}, run.part_of(variant)
         roles = run.roles_of(variant)
+        roles = book.train_lacking(run.lacking(methods, roles, part, cell.seed), roles, run.place_of_trained)
         if any(name in run.warmed for name in names):
             name_model = partial(run.place_of_model, run.warmup_key(variant, cell.seed))
             rows, how = run.warmup_rows(variant, cell.seed), config.warmup.train or config.train
             roles["calibrated"] = book.train("warm-up", rows, run.warmup, roles["base"], how, cell.seed, name_model)
-        methods = {name: run.method(name, cell.seed) for name in names}
-        book.score("all lines", methods, roles, run.part_of(variant), run.target)
+        book.score("all lines", methods, roles, part, run.target)
 
     def rows_of(cell: Cell) -> int:
         rows = rounds.chosen(cell, 1, run.method(cell.line, cell.seed or 0), run.pool)
@@ -312,6 +345,8 @@ def _comparison(run: Comparison, config: CompareConfig) -> RunCost:
                 if number == 1:
                     first(cell, variant)  # noqa: B023 - called within this turn
                 else:
+                    lack = run.lacking({line: method}, bound, pool, cell.seed or 0)  # noqa: B023
+                    bound = book.train_lacking(lack, bound, run.place_of_trained)
                     book.score(stage, {line: method}, bound, pool, run.target)  # noqa: B023
 
             how = run.settings_of(cell, rows_of)
@@ -330,6 +365,8 @@ def _pipeline(run: Pipeline, config: PipelineConfig) -> RunCost:
 
     def scores(number: int, bound: Roles) -> None:
         if not (run.place_of(LINE, number) / SCORES).is_file():
+            lack = run.lacking({name: method}, bound, run.pool, config.seed)
+            bound = book.train_lacking(lack, bound, run.place_of_trained)
             book.score(f"round {number}", {name: method}, bound, run.pool, run.target)
 
     roles = {**run.roles, "calibrated": model}

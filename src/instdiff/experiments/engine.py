@@ -32,6 +32,7 @@ from instdiff.evaluation.subject import Suite
 from instdiff.experiments import run_folder
 from instdiff.experiments.run_folder import Cell
 from instdiff.experiments.side_by_side import cells_at_once
+from instdiff.scoring.crossfit import Training, trainings
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import RECORD, ROWS, SCORES, places, tell_changed, write_selection
@@ -61,6 +62,12 @@ class Round:
     start: ModelRef
 
 
+def mark_of(rows: Pool, start: ModelRef, how: TrainSettings, seed: int) -> str:
+    """The fingerprint of all that a training is made of."""
+    own = [start.template] if start.template else []
+    return fingerprint(list(rows.ids), str(start), how.learning(), seed, *own)
+
+
 @dataclass
 class Engine(ABC):
     """What the lines of an experiment share.
@@ -80,6 +87,8 @@ class Engine(ABC):
     suites: list[Suite]
     log: Log
     progress: Progress
+    holdout: Pool | None = None
+    """The rows that a model of that role is trained on."""
     student: ModelRef = field(init=False)
     beside: bool = field(default=False, init=False)
     """Whether other processes work on the same run."""
@@ -118,6 +127,10 @@ class Engine(ABC):
     def model_of(self, cell: Cell, number: int, mark: str) -> Path:
         """Where a round's model goes, which is made of what has this fingerprint."""
 
+    @abstractmethod
+    def place_of_trained(self, asked: Training, mark: str) -> Path:
+        """Where a model goes that methods score by."""
+
     def run_rounds(
         self, cell: Cell, variant: Variant, roles: Roles, how: TrainSettings, seed: int, label: str = ""
     ) -> Iterator[Round]:
@@ -147,13 +160,29 @@ class Engine(ABC):
         trained, facts = self.train(self.rows_of(done.record), done.start, how, seed, lambda mark: model)
         return replace(done, folder=place, model=trained, facts={**done.facts, **facts})
 
+    def lacking(self, methods: Mapping[str, Method], roles: Roles, pool: Pool, seed: int) -> Iterator[Training]:
+        """The models that methods score by and that are trained for them: of folds, and of a holdout."""
+        return trainings(methods.values(), roles, pool, self.settings, self.config.train, seed, self.holdout)
+
+    def crossfit(
+        self, methods: Mapping[str, Method], roles: Roles, pool: Pool, seed: int
+    ) -> tuple[dict[str, ModelRef], dict[str, float]]:
+        """Roles with the models that the methods lack, and the seconds that the training of each took."""
+        bound, seconds = dict(roles), dict[str, float]()
+        for one in self.lacking(methods, roles, pool, seed):
+            name = partial(self.place_of_trained, one)
+            bound[one.role], facts = self.train(one.rows, one.start, one.how, one.seed, name)
+            seconds[one.role] = facts["train_s"]
+        return bound, seconds
+
     def score(self, methods: dict[str, Method], roles: Roles, *, stage: str = "", **options: Any) -> ScoreTable:
         """Scores of the pool, with ``options`` of ``scorer.score``; the log calls it a ``stage``."""
         for model in roles.values():
             self.restore(model)
-        progress, nobody = Recorded(self.progress), dict[str, list[str]](warmup=[], selected=[])
+        progress, listed = Recorded(self.progress), options.pop("listed", {"warmup": [], "selected": []})
+        listed |= {"holdout": self.holdout.ids} if self.holdout is not None else {}
         shared: dict[str, Any] = {"settings": self.settings, "store": self.store, "target": self.target}
-        shared |= {"pool": self.pool, "listed": nobody, "log": self.log, "progress": progress} | options
+        shared |= {"pool": self.pool, "listed": listed, "log": self.log, "progress": progress} | options
         table = score(methods=methods, models=dict(roles), **shared)
         self.record_event(stage, **progress.facts())
         return table
@@ -196,10 +225,6 @@ class Engine(ABC):
             self.log(f"warning: '{path}' was changed since it was written; {set_aside(path)}, and made again")
         rows.to_jsonl(path)
 
-    def mark(self, rows: Pool, start: ModelRef, how: TrainSettings, seed: int) -> str:
-        """The fingerprint of all that a training is made of."""
-        return fingerprint(list(rows.ids), str(start), how.learning(), seed)
-
     def _alone(self, place: Path) -> AbstractContextManager[Any]:
         """Keeps other processes from training the same model meanwhile."""
         if not self.beside:
@@ -217,7 +242,7 @@ class Engine(ABC):
         beside: Path | None = None,
     ) -> tuple[ModelRef, dict[str, Any]]:
         """A model trained on rows, and what that took; its name is written ``beside`` the selection."""
-        mark = self.mark(rows, start, how, seed)
+        mark = mark_of(rows, start, how, seed)
         place = name(mark)
         if beside is not None:
             run_folder.RunFolder(self.folder).name_model(beside, place, self.log)

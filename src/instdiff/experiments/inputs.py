@@ -32,10 +32,10 @@ Inputs = tuple[Pool, Pool, Pool | None]
 """The rows that are scored, those that warm-up subsets are drawn from, and those that targeted methods match."""
 
 
-def fingerprints(inputs: Inputs, warmup: str) -> dict[str, str]:
-    """Of each that there is; ``warmup`` is what the run calls the second."""
-    names = ("data", warmup, "target data")
-    return {name: rows.fingerprint for name, rows in zip(names, inputs, strict=True) if rows is not None}
+def fingerprints(inputs: Iterable[Pool | None], warmup: str) -> dict[str, str]:
+    """Of each that there is, the holdout's last; ``warmup`` is what the run calls the second."""
+    names = ("data", warmup, "target data", "holdout data")
+    return {name: rows.fingerprint for name, rows in zip(names, inputs, strict=False) if rows is not None}
 
 
 def read_rows(

@@ -52,6 +52,7 @@ from instdiff.experiments.run_folder import (
 from instdiff.experiments.side_by_side import KILLED, CellWorkers
 from instdiff.experiments.summary import control_of, devices, summarize
 from instdiff.experiments.tables import tell_verdicts, write_comparison
+from instdiff.scoring.crossfit import Training
 from instdiff.scoring.models import bind, parse_model, settings_of
 from instdiff.scoring.scorer import recalling
 from instdiff.scoring.table import read_scores
@@ -134,6 +135,8 @@ class Pipeline(Engine):
             self.drop(model)
             model = done.model
             yield done
+        for place in () if config.keep_models else self.places.trained("").glob("*"):
+            drop_model(place)
 
     def controls(self, first: Round) -> list[Cell]:
         """The configured controls, each with the response tokens of the first budget."""
@@ -217,10 +220,12 @@ class Pipeline(Engine):
         path, (name, method) = self.place_of(cell, number) / SCORES, selector(self.config)
         before = self.selected(self.place_of(cell, number - 1))
         listed = {"warmup": self.drawn, "selected": before["ids"] if before else self.drawn}
+        roles, _ = self.crossfit({name: method}, roles, self.pool, self.config.seed)
         if not path.is_file():
             specs = {name: self.config.select.method}
             self.score({name: method}, roles, listed=listed, specs=specs, stage=f"scored round {number}").write(path)
-        self.restore(roles["calibrated"])
+        for model in roles.values():
+            self.restore(model)
         table, root = read_scores(path, run=[self.config.select.method]), str(self.store.root)
         return recalling(table[name], table.meta, self.pool, store=root, listed=listed, log=self.log), table.meta
 
@@ -235,6 +240,10 @@ class Pipeline(Engine):
     def model_of(self, cell: Cell, number: int, mark: str) -> Path:
         """In that folder."""
         return self.place_of(cell, number) / (ROUND_MODEL if cell == LINE else CONTROL_MODEL)
+
+    def place_of_trained(self, asked: Training, mark: str) -> Path:
+        """All rounds share it."""
+        return self.places.trained(asked.role)
 
     def drop(self, model: ModelRef) -> None:
         """Drop a model that nothing later needs, unless models are kept."""
@@ -374,13 +383,14 @@ def open_pipeline(config: PipelineConfig, log: Log, progress: Progress, *, claim
         known = {"suite": part.suite, "limit": part.limit, "model": config.model, "heldout": heldout}
         known["max_length"] = config.score.max_length or config.max_length
         suites = make_suites_for(scoring, part.params, store, data[0], log, **known)
-    inputs = {"base model": base.fingerprint, **fingerprints(data, "warmup data")}
+    holdout = read_rows(config, config.holdout, None, log) if config.holdout else None
+    inputs = {"base model": base.fingerprint, **fingerprints((*data, holdout), "warmup data")}
     inputs |= {"eval data": heldout.fingerprint} if heldout is not None else {}
     if claim:
         for path in () if places.begun else (places.log, places.warmup_rows):
             path.unlink(missing_ok=True)  # of a run that was given up
         places.claim(config, inputs)
-    return Pipeline(config, places.path, *data, settings, store, *suites, log, progress)
+    return Pipeline(config, places.path, *data, settings, store, *suites, log, progress, holdout)
 
 
 def _read_heldout(config: PipelineConfig, log: Log) -> Pool | None:

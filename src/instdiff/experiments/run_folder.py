@@ -192,6 +192,10 @@ class PipelineFolder(RunFolder):
         """A round's folder."""
         return self.path / f"iter_{number}"
 
+    def trained(self, role: str) -> Path:
+        """Where a model lies that rows are scored by and that was trained for it, such as that of a fold."""
+        return self.path / "crossfit" / role.replace("/", "_")
+
     def repeat(self, number: int, seed: int) -> Path:
         """The folder of a round's selection as it is trained with another seed."""
         return self.round(number) / f"seed_{seed}"

@@ -26,6 +26,7 @@ from instdiff.methods.ifd import IFD as IFD
 from instdiff.methods.instructdiff import InstructDiff as InstructDiff
 from instdiff.methods.kcenter import KCenter as KCenter
 from instdiff.methods.kmeans_quota import KMeansQuota as KMeansQuota
+from instdiff.methods.learnability import Learnability as Learnability
 from instdiff.methods.longest import Longest as Longest
 from instdiff.methods.mads import MADS as MADS
 from instdiff.methods.miwv import MIWV as MIWV
@@ -33,6 +34,7 @@ from instdiff.methods.nuggets import Nuggets as Nuggets
 from instdiff.methods.perplexity import Perplexity as Perplexity
 from instdiff.methods.random import Random as Random
 from instdiff.methods.rds import RDS as RDS
+from instdiff.methods.rho import Rho as Rho
 from instdiff.methods.selectit import SelectIT as SelectIT
 from instdiff.methods.superfiltering import Superfiltering as Superfiltering
 from instdiff.methods.superfiltering_d import SuperfilteringD as SuperfilteringD

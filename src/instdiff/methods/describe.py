@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from instdiff.core import Signal
+from instdiff.core.signals import CrossFitted
 from instdiff.methods import METHODS, resolve
 
 
@@ -31,6 +32,8 @@ def describe_all() -> list[dict[str, Any]]:
 
 
 def _signal_text(signal: Signal) -> str:
+    if isinstance(signal.measure, CrossFitted):
+        return f"{type(signal.measure.measure).__name__} of {signal.view!r} by {signal.model}/FOLD"
     if not signal.measure.needs_model:
         return repr(signal.measure)
     return f"{type(signal.measure).__name__} of {signal.view!r} by {signal.model}"

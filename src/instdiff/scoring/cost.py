@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Anchored, Demonstrated, Method, ModelRef, Prompted, Settings
-from instdiff.core.signals import Anchors, Contested
+from instdiff.core.signals import Anchors, Contested, Folded
 from instdiff.data import Pool
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sources import Source
@@ -178,6 +178,9 @@ def _steps(bench: Workbench, methods: Mapping[str, Method]) -> list[tuple[int, P
 
 def _lengths(bench: Workbench, step: Pass) -> Indices:
     """Tokens of each row of a pass, as far as they are known before earlier passes have run."""
+    if isinstance(step.view, Folded):
+        mine = bench.folds(step.view.split) == step.view.fold
+        return np.where(mine, _lengths(bench, replace(step, view=step.view.view)), 0)
     if bench.ready(step):
         return bench.render_for(step).lengths
     plain = bench.render(step.model, Prompted(), step.of).lengths
@@ -436,6 +439,7 @@ class Rates:
         with tempfile.TemporaryDirectory() as folder:
             blank = Store(folder, memo=bench.store.memo)
             few = Workbench(sample, bench.models, bench.settings, blank, target=bench.target, log=bench.log)
+            few.sources |= bench.sources
             own = [(step, cost) for step, cost in count_passes(few, methods) if step.of == "pool"]
         size = {step.model: bench.source(step.model).parameters for step, _ in own if not step.measures[0].of_text}
         params = max(size.values(), default=0)

@@ -80,5 +80,6 @@ def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -
 
 _HINTS = {
     "calibrated": " or let `instdiff pipeline` train it",
+    "holdout": ", or the rows to train it on with --holdout FILE",
     "judge": ", such as openai:MODEL@http://host:port/v1",
 }

@@ -13,7 +13,7 @@ from instdiff.core import (
     View,
     Words,
 )
-from instdiff.core.signals import Contested
+from instdiff.core.signals import Contested, Folded
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ def view_name(view: View) -> str:
     match view:
         case Contested(view=inner):
             words.append(view_name(inner))
+        case Folded(view=inner, fold=fold):
+            words = [view_name(inner), f"in fold {fold}"]
         case Noisy(view=inner, draw=draw):
             words += [str(draw), view_name(inner)]
         case Asked(prompt=prompt, number=number, turn=turn):

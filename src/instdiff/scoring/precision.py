@@ -12,6 +12,7 @@ import numpy as np
 from instdiff.core import Entropy, Log, Method, ModelRef, Nll, Settings, Signal, Top1
 from instdiff.core.progress import Quiet
 from instdiff.core.settings import dtype_name
+from instdiff.core.signals import CrossFitted
 from instdiff.engine.precision import is_trained_in_full, reverted_share
 from instdiff.errors import EngineError
 from instdiff.scoring.planner import plan, view_name
@@ -42,13 +43,20 @@ def settle_precision(
 def pairs(method: Method, models: Mapping[str, ModelRef]) -> Iterator[tuple[Signal, Signal]]:
     """Pairs of signals that differ in the model alone: what a method takes the difference of."""
     seen: dict[Any, Signal] = {}
-    for signal in method.signals().values():
+    for signal in _of_whole_rows(method):
         if not isinstance(signal.measure, COMPARED) or signal.of != "pool" or signal.model not in models:
             continue
         first = seen.setdefault((signal.measure, signal.view), signal)
         one, other = models[first.model], models[signal.model]
         if replace(one, template=None) != replace(other, template=None):
             yield first, signal
+
+
+def _of_whole_rows(method: Method) -> Iterator[Signal]:
+    """The columns of a method; of a cross-fitted one those of the folds' models, which hold the rows of their folds."""
+    for signal in method.signals().values():
+        crossed = isinstance(signal.measure, CrossFitted)
+        yield from (replace(part, view=signal.view) for part in signal.needs()) if crossed else (signal,)
 
 
 def reverted(bench: Workbench, methods: Mapping[str, Method]) -> dict[str, float]:

@@ -34,6 +34,7 @@ from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import load
 from instdiff.errors import DataError, PlanError
+from instdiff.scoring.crossfit import bind_trained, check_leaks
 from instdiff.scoring.models import bind, check_roles, recorded
 from instdiff.scoring.planner import plan
 from instdiff.scoring.precision import noise, reverted, settle_precision, tell_emulated, tell_losses
@@ -43,6 +44,7 @@ from instdiff.store import Store
 from instdiff.version import __version__
 
 if TYPE_CHECKING:
+    from instdiff.config.train import TrainSettings
     from instdiff.engine.distributed.hosts import ModelHost
 
 BY_TOKEN = (Nll, Entropy, Top1)
@@ -59,6 +61,9 @@ def score(
     store: Store | None = None,
     listed: Mapping[str, Iterable[str]] | None = None,
     target: Pool | None = None,
+    holdout: Pool | None = None,
+    crossfit: TrainSettings | None = None,
+    seed: int = 42,
     specs: Mapping[str, str] | None = None,
     resident: ModelHost | None = None,
     log: Log | None = None,
@@ -74,25 +79,36 @@ def score(
         store: where columns are kept; the user's cache folder by default.
         listed: named lists of row ids that methods may ask for, such as ``warmup``.
         target: the rows that targeted methods match.
+        holdout: the rows that the model of role ``holdout`` is trained on, where none is bound.
+        crossfit: how that model and those of folds are trained, into the store's folder.
+        seed: of the training of the first; folds have their own.
         specs: how each method was named, for the record; by default its own name.
         resident: models already in memory.
         log: is told what happens.
         progress: shows it.
 
     Raises:
-        PlanError: a role that a method needs is not bound.
+        PlanError: a role that a method needs is not bound, or a fold's model does not say what it was trained on.
+        ConfigError: a fold's model was trained on rows of its own fold.
         EngineError: a model cannot be loaded or run.
     """
     named = by_name(methods)
     if len(pool) == 0:
         raise DataError(f"{pool.origin} has no rows to score")
-    bench = workbench(pool, named, models, settings, store, listed=listed, target=target, resident=resident, log=log)
-    shown = progress or Quiet()
+    bound, how, store, said = bind(models or {}), settings or Settings(), store or Store(), log or (lambda line: None)
+    bound = bind_trained(named.values(), bound, pool, how, store, said, crossfit, seed, holdout)
+    bench = workbench(pool, named, bound, how, store, listed=listed, target=target, resident=resident, log=log)
     with closing(bench):
-        for wave in plan(signal for method in named.values() for signal in method.signals().values()):
-            for step in bench.order(wave):
-                bench.run(step, shown)
+        _compute(bench, named, progress or Quiet())
         return tabulate(bench, named, specs or {}, measured=True)
+
+
+def _compute(bench: Workbench, methods: Mapping[str, Method], progress: Progress) -> None:
+    """Run all passes, wave by wave, with models that may be asked."""
+    check_leaks(bench, methods.values())
+    for wave in plan(signal for method in methods.values() for signal in method.signals().values()):
+        for step in bench.order(wave):
+            bench.run(step, progress)
 
 
 def by_name(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:

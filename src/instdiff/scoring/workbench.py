@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -34,26 +34,39 @@ from instdiff.core import (
     View,
     reasons,
 )
-from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.core.arrays.spill import flatnonzero, take
 from instdiff.core.columns import first_reason, no_reasons
 from instdiff.core.progress import Progress, tell_skipped, telling
 from instdiff.core.settings import dtype_name
-from instdiff.core.signals import Anchors, Contends, Contested, Neighbours, Race
+from instdiff.core.signals import (
+    Anchors,
+    Contends,
+    Contested,
+    CrossFitted,
+    Fold,
+    Folded,
+    Group,
+    Neighbours,
+    Race,
+    Split,
+)
 from instdiff.data import Pool
 from instdiff.engine.sources import PACKAGED, TEXT, Source, load_tokenizer, resolve, tell_own_template
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.errors import PlanError
+from instdiff.errors import DataError, PlanError
 from instdiff.rendering.renderer import Renderer, text_lengths
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template, why_nothing
 from instdiff.rendering.texts import Texts, text_column, texts
 from instdiff.scoring.demonstrations import anchor_rows, demonstrated_rows, neighbours
+from instdiff.scoring.folds import folds_of, groups_of
 from instdiff.scoring.models import template_name
 from instdiff.scoring.planner import Pass, label, view_name
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId, Store, check_writable
 from instdiff.store.keys import Keys, first_of_each
+from instdiff.training.trained_rows import trained_rows
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +119,8 @@ class Rendered:
 class Workbench:
     """A pool with models bound to roles: renders rows, knows what the store lacks, runs passes.
 
-    ``listed`` are named lists of ids, such as ``warmup``; ``target`` are the rows that targeted methods match.
+    ``listed`` are named lists of ids, such as ``warmup``; one with the name of a role is by default what its model was
+    trained on. ``target`` are the rows that targeted methods match.
     ``resident`` are models already in memory, shared between rounds; by default they go where ``settings`` say.
     """
 
@@ -137,6 +151,7 @@ class Workbench:
         self._renderers: dict[tuple[str, str], Renderer] = {}
         self._render: dict[tuple[str, str, View, str], Rendered] = {}
         self._contenders: dict[Race, npt.NDArray[np.bool_]] = {}
+        self._folds: dict[Split, npt.NDArray[np.int64]] = {}
 
     # ── where models compute; torch is not imported before one does ──────────────────────────────────────────────────
 
@@ -261,6 +276,10 @@ class Workbench:
             return self._render[place]
         layout = self.template(role)
         place = (self.tokenizer(role).fingerprint, repr(layout), view, of)
+        if isinstance(view, Folded) and place not in self._render:
+            whole, other = self.render(role, view.view, of), self.folds(view.split) != view.fold
+            reason = first_reason(whole.tokens.reason, reasons(len(other), other_fold=other))
+            self._render[place] = replace(whole, rows=replace(whole.tokens, reason=reason))
         if place not in self._render:
             self._tell_start(role, view)
             rows, per = self._rows(role, view, layout, of)
@@ -282,6 +301,12 @@ class Workbench:
         renderer, limit = self.renderer(role, of), self.settings.max_length
         made = demonstrated_rows(view, renderer, layout, limit, self.samples(of), lambda by: self.vectors(by, of))
         return made or (renderer.rows(view, layout, limit), 1)
+
+    def folds(self, split: Split) -> npt.NDArray[np.int64]:
+        """Per row the number of its fold."""
+        if split not in self._folds:
+            self._folds[split] = folds_of(self.pool, split)
+        return self._folds[split]
 
     def contenders(self, race: Race) -> npt.NDArray[np.bool_]:
         """The rows that go on, by the columns of earlier waves."""
@@ -422,10 +447,14 @@ class Workbench:
             case Text(part=part):
                 return text_column(self.samples(signal.of), part)
             case Listed(name=name):
-                if name not in self.listed:
-                    how = "; with --warmup FILE it is read from a jsonl file" if name == "warmup" else ""
-                    raise PlanError(f"no list '{name}' of rows is given{how}")
-                return np.array([i in self.listed[name] for i in self.pool.ids], bool)
+                known = self._list(name)
+                return np.array([i in known for i in self.pool.ids], bool)
+            case Fold(split=split):
+                return self.folds(split)
+            case Group(column=column):
+                return groups_of(self.pool, column)
+            case CrossFitted(split=split):
+                return self._join_folds(signal, self.folds(split))
             case Contends() if isinstance(signal.view, Contested):
                 return self.contenders(signal.view.race)
             case Neighbours() if isinstance(signal.view, Demonstrated):
@@ -435,6 +464,31 @@ class Workbench:
                 chosen = anchor_rows(signal.view, self.render(signal.model, Prompted()).tokens, self.vectors)
                 return np.array([self.pool.ids[row] for row in chosen.tolist()], object)
         return self._read_stored(signal)
+
+    def _list(self, name: str) -> Collection[str]:
+        """The ids of a named list of rows."""
+        if name not in self.listed and name in self.models:
+            if (seen := trained_rows(self.models[name])) is not None:
+                return seen.ids
+            if self.settings.trust_held:
+                return ()
+        if name not in self.listed:
+            how = f"; with --{name} FILE it is read from a jsonl file" if name in ("warmup", "holdout") else ""
+            raise PlanError(f"no list '{name}' of rows is given{how}")
+        return self.listed[name]
+
+    def _join_folds(self, signal: Signal, folds: npt.NDArray[np.int64]) -> Ragged:
+        """One column of those of the folds; a DataError where no row of a fold has a value."""
+        at, parts = [], []
+        for fold, part in enumerate(signal.needs()):
+            at.append(np.flatnonzero(folds == fold))
+            keys = take(self.render_for(part).keys, at[-1])
+            parts.append(self.store.read(self.column(part.model, part.measure), keys))
+            if not parts[-1].count().any():
+                raise DataError(f"none of the {len(keys):,} rows of fold {fold} can be scored; give fewer folds")
+        lengths = np.concatenate([part.lengths() for part in parts])
+        joined = Ragged(np.concatenate([part.values for part in parts]), offsets_of(lengths))
+        return joined.take(np.argsort(np.concatenate(at), kind="stable"))
 
 
 class _Lazily(Mapping[str, Values]):

@@ -109,11 +109,13 @@ class Selection:
         """What decided it, and which rows it took."""
         words = Counter(str(word) for word in self.scored.reason if word is not None)
         approximation = getattr(self.scored.method, "approximation", None)
+        remark = self.scored.method.remark(self.scored, self.at)
         return {
             "instdiff": __version__,
             "method": self.scored.name,
             "params": self.scored.method.params(),
             **({"approximation": approximation} if approximation else {}),
+            **({"remark": remark} if remark else {}),
             "budget": str(self.budget),
             "counts": {
                 "pool_rows": len(self.scored),

@@ -11,7 +11,7 @@ import json
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,12 @@ from instdiff.data import Pool
 from instdiff.engine.sources import load_tokenizer, resolve, tell_own_template
 from instdiff.errors import ConfigError, DataError, StoreError
 from instdiff.rendering.chat_tokens import turn_end
+from instdiff.rendering.prompts import prompt_groups
 from instdiff.rendering.renderer import Renderer, Rows
 from instdiff.rendering.templates import template
 from instdiff.store import Store
 from instdiff.training.digests import RECORD, changed, digests
+from instdiff.training.trained_rows import TRAINED_ROWS, text_of
 from instdiff.training.trainer import CHECKPOINTS, Job, Progress
 
 RECIPE = "recipe.json"
@@ -64,6 +66,11 @@ class TrainReport:
     resumed_at: int
     fresh: bool = True
 
+    @property
+    def last_loss(self) -> float | None:
+        """That of the last step."""
+        return round(self.losses[-1], 4) if self.losses else None
+
 
 def fit(
     rows: Rows,
@@ -78,6 +85,7 @@ def fit(
     progress: Progress | None = None,
     base_fingerprint: str | None = None,
     rendering: dict[str, Any] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> TrainReport:
     """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
 
@@ -88,6 +96,7 @@ def fit(
     from. The ``tokenizer``, which made the rows, is saved beside the model, unchanged. The settings' own seed, where
     given, goes before ``seed``: of order, dropout and adapter weights. ``progress`` is told after each step, the log at
     most every ten seconds. ``base_fingerprint`` and ``rendering``, how the rows were made, are for the record.
+    ``beside`` are texts that lie beside the weights, by the names of their files.
 
     Raises a ConfigError where a setting is unknown or does not fit, a DataError where no row can be trained on, a
     PlanError without the training extra, a StoreError where the output cannot be written or something else is there,
@@ -106,10 +115,12 @@ def fit(
     counts |= {"rendering": rendering} if rendering else {}
     with _quiet():
         job = Job(used, base, tokenizer, settings, seed, device, log, progress)
-        return _run_job(job, output, recipe, counts)
+        return _run_job(job, output, recipe, counts, beside or {})
 
 
-def _run_job(job: Job, output: Path, recipe: dict[str, Any], counts: dict[str, Any]) -> TrainReport:
+def _run_job(
+    job: Job, output: Path, recipe: dict[str, Any], counts: dict[str, Any], beside: Mapping[str, str]
+) -> TrainReport:
     args, model = job.arguments(output), job.load()
     main = args.process_index == 0
     with building(output) if main else nullcontext(output.with_name(f".{output.name}.partial")) as folder:
@@ -119,6 +130,8 @@ def _run_job(job: Job, output: Path, recipe: dict[str, Any], counts: dict[str, A
             job.log(f"going on after step {_step(start)}")
         record: dict[str, Any] = recipe | {"base": job.base.name} | counts | job.run(args, model, folder, start)
         if main:
+            for name, text in beside.items():
+                (folder / name).write_text(text, encoding="utf-8")
             _finish(folder, job.base, record, job.log)
     args.distributed_state.wait_for_everyone()
     return _report(output, record, fresh=True)
@@ -264,11 +277,11 @@ def train(
         device=settings.device,
         base_fingerprint=source.fingerprint,
         rendering=rendering | ({"stops": stops} if stops else {}),
+        beside={TRAINED_ROWS: text_of(pool.ids, prompt_groups(pool), rows.reason)},
         log=log,
     )
     if say is not None:
-        losses = report.losses
-        say({"rows": report.rows, "steps": report.steps, "last_loss": round(losses[-1], 4) if losses else None})
+        say({"rows": report.rows, "steps": report.steps, "last_loss": report.last_loss})
     return trained_model(base, train_settings, output)
 
 

@@ -23,9 +23,10 @@ import numpy.typing as npt
 from instdiff.core import Anchored, Demonstrated, Log, Method, ModelRef, Settings, Signal
 from instdiff.core.files import fingerprint
 from instdiff.core.progress import Progress, Quiet
-from instdiff.core.signals import Anchors, Contested
+from instdiff.core.signals import Anchors, Contested, Folded
 from instdiff.data.pool import Pool, concat
 from instdiff.errors import ConfigError
+from instdiff.scoring.crossfit import check_leaks
 from instdiff.scoring.models import bind
 from instdiff.scoring.planner import Pass
 from instdiff.scoring.planner import plan as waves_of
@@ -110,7 +111,7 @@ class _Job:
 
     def steps(self, wave: Sequence[Pass]) -> list[tuple[Pass, Workbench]]:
         """The passes of a wave; rows that stand alone are rendered for the shard only, others chosen among all."""
-        company = (Demonstrated, Anchored, Anchors, Contested)
+        company = (Demonstrated, Anchored, Anchors, Contested, Folded)
         asked = [step for step in self.plain.order(wave) if self.texts or not step.measures[0].of_text]
         return [(step, self.whole if isinstance(step.view, company) else self.plain) for step in asked]
 
@@ -281,6 +282,7 @@ def merge(
     first = complete(folder)
     count = int(first["about"]["shards"])
     bench = workbench(pool, named, bind(models or {}), settings, store, listed=listed, target=target, log=log)
+    check_leaks(bench, named.values())
     about = _about(bench, named, specs or {}, target, count)
     files = sorted(shard_files(folder).items(), key=lambda item: (item[0][2], item[0][0]))
     same_run(files[0][1], first["about"], about, "the data, models and settings of now")

@@ -1,0 +1,203 @@
+"""Models that methods read and nobody has bound: of each fold one that never saw it, and one of a holdout set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from instdiff.config.train import TrainSettings
+from instdiff.core import Log, Method, ModelRef, Settings
+from instdiff.core.files import fingerprint, set_aside
+from instdiff.core.signals import CrossFitted, Split
+from instdiff.data import Pool
+from instdiff.engine.sources import resolve
+from instdiff.errors import ConfigError, PlanError
+from instdiff.scoring.folds import groups_of, rows_outside
+from instdiff.scoring.models import template_name
+from instdiff.scoring.workbench import Workbench
+from instdiff.store import Store
+from instdiff.training.trained_rows import TRAINED_ROWS, TrainedRows, trained_rows
+
+HOLDOUT = "holdout"
+"""The role of a model that was trained on the rows of a holdout set."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model that a role wants: trained on ``rows`` from ``start``, whose template it keeps.
+
+    ``split`` is None for the model of a holdout set.
+    """
+
+    role: str
+    rows: Pool
+    start: ModelRef
+    how: TrainSettings
+    seed: int
+    split: Split | None = None
+
+
+def splits(methods: Iterable[Method]) -> dict[str, Split]:
+    """The split roles of methods; a ConfigError where two of them split one role in different ways."""
+    found: dict[str, Split] = {}
+    for signal in (signal for method in methods for signal in method.signals().values()):
+        if isinstance(signal.measure, CrossFitted):
+            split = signal.measure.split
+            if found.setdefault(signal.model, split) != split:
+                raise ConfigError(
+                    f"two methods want other folds of the role '{signal.model}': {found[signal.model]} and {split}; "
+                    "score them one after the other"
+                )
+    return found
+
+
+def lacking(
+    methods: Iterable[Method], roles: Mapping[str, ModelRef], holdout: Pool | None = None
+) -> dict[str, Split | None]:
+    """The roles of methods that nobody has bound and that can be trained, with the split that each is of."""
+    listed = list(methods)
+    out: dict[str, Split | None] = {}
+    for role, split in splits(listed).items():
+        out |= {part: split for part in (f"{role}/{k}" for k in range(split.folds.k)) if part not in roles}
+    asked = {signal.model for method in listed for signal in method.signals().values()}
+    return out | ({HOLDOUT: None} if holdout is not None and HOLDOUT in asked - set(roles) else {})
+
+
+def trainings(
+    methods: Iterable[Method],
+    roles: Mapping[str, ModelRef],
+    pool: Pool,
+    settings: Settings,
+    how: TrainSettings,
+    seed: int,
+    holdout: Pool | None = None,
+) -> Iterator[Training]:
+    """What is to be trained before the methods can score, as ``how`` says; the holdout's model with this seed.
+
+    Raises a PlanError where a role that a training begins with is not bound, a DataError for fewer groups than folds.
+    """
+    outside: dict[Split, list[Pool]] = {}
+    for role, split in lacking(methods, roles, holdout).items():
+        if split is None:
+            assert holdout is not None
+            yield Training(role, holdout, _start("base", roles, settings), how, seed)
+            continue
+        if split not in outside:
+            outside[split] = rows_outside(pool, split)
+        rows, start = outside[split][int(role.rpartition("/")[2])], _start(split.folds.model, roles, settings)
+        yield Training(role, rows, start, settings_of_folds(how, split), split.seed, split)
+
+
+def _start(role: str, roles: Mapping[str, ModelRef], settings: Settings) -> ModelRef:
+    """The model that a training begins with; what is trained from it is read by the template of its role."""
+    if role not in roles:
+        raise PlanError(
+            f"what is missing is trained from the model of role '{role}', which is not bound; give --model {role}=WHERE"
+        )
+    shown = template_name(role, roles[role], settings)
+    return roles[role] if shown == settings.template else replace(roles[role], template=shown)
+
+
+def settings_of_folds(how: TrainSettings, split: Split) -> TrainSettings:
+    """The training of a fold's model: as ``how`` says, but for what the folds have of their own."""
+    folds = split.folds
+    fields = {key: getattr(how, key) for key in TrainSettings.model_fields} | (how.model_extra or {})
+    fields.pop("max_steps", None)
+    fields["num_train_epochs"] = folds.epochs
+    if folds.learning_rate is not None:
+        fields["learning_rate"] = folds.learning_rate
+    if folds.lora is not None:
+        fields |= {"use_lora": True, "lora_r": folds.lora, "lora_alpha": 2.0 * folds.lora}
+    return TrainSettings(**fields)
+
+
+def training_of_scores(given: TrainSettings | None, settings: Settings) -> TrainSettings:
+    """How models are trained for scoring alone: as it is said, by default on the tokens that are scored."""
+    how = given or TrainSettings()
+    if "model_max_length" in how.model_fields_set:
+        return how
+    return how.model_copy(update={"model_max_length": settings.max_length})
+
+
+def place_in_store(one: Training, settings: Settings, store: Store) -> Path:
+    """Where a model goes that is trained for scoring alone, by all that it is made of."""
+    source = resolve(one.start, store.memo, adapters=False)
+    seen = [list(one.rows.ids), source.fingerprint, one.start.template or settings.template]
+    shown = [str(settings.template_date), *map(str, (one.rows.turns, one.how.learning(), one.seed))]
+    return store.root / "trained" / fingerprint(*seen, *shown)
+
+
+def bind_trained(
+    methods: Iterable[Method],
+    roles: Mapping[str, ModelRef],
+    pool: Pool,
+    settings: Settings,
+    store: Store,
+    log: Log,
+    crossfit: TrainSettings | None,
+    seed: int,
+    holdout: Pool | None,
+) -> dict[str, ModelRef]:
+    """Roles with what the methods lack, trained into the store's folder ``trained``; what lies there is taken."""
+    bound = dict(roles)
+    for one in trainings(methods, roles, pool, settings, training_of_scores(crossfit, settings), seed, holdout):
+        from instdiff.training.digests import changed
+        from instdiff.training.sft import train
+
+        place = place_in_store(one, settings, store)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_name(f".{place.name}.lock")):
+            if place.is_dir() and (flaw := changed(place, store.memo)):
+                log(f"warning: {flaw} of '{place}' was changed since it was trained; {set_aside(place)}")
+            if not place.is_dir():
+                epochs = f"{one.how.num_train_epochs:g} epochs"
+                log(f"{one.role}: {one.start} is trained on {len(one.rows):,} rows, {epochs}, in '{place}'")
+            bound[one.role] = train(one.rows, one.start, one.how, settings, place, store=store, seed=one.seed, log=log)
+    return bound
+
+
+def check_leaks(bench: Workbench, methods: Iterable[Method]) -> None:
+    """Refuse a fold's model that has seen a row or a prompt of its fold, or that does not say what it has seen.
+
+    Raises a ConfigError that names the first such row, or a PlanError.
+    """
+    for role, split in splits(methods).items():
+        folds, groups = bench.folds(split), groups_of(bench.pool, split.group)
+        for fold in range(split.folds.k):
+            part = f"{role}/{fold}"
+            seen = trained_rows(bench.models[part])
+            if seen is None and not bench.settings.trust_held:
+                raise PlanError(
+                    f"'{bench.models[part]}' does not say which rows it was trained on (it has no {TRAINED_ROWS}), so "
+                    f"nobody knows whether it has seen fold {fold}; train it with `instdiff train`, leave --model "
+                    f"{part} out so that it is trained here, or say --trust-held"
+                )
+            if seen is not None:
+                _check_fold(bench, part, seen, np.flatnonzero(folds == fold), groups, by_prompt=split.group is None)
+
+
+def _check_fold(
+    bench: Workbench,
+    role: str,
+    seen: TrainedRows,
+    rows: npt.NDArray[np.int64],
+    groups: npt.NDArray[Any],
+    *,
+    by_prompt: bool,
+) -> None:
+    ids = list(bench.pool.ids)
+    known = set(seen.groups) if by_prompt else {groups[at] for at, name in enumerate(ids) if name in seen.ids}
+    for at in rows.tolist():
+        if ids[at] in seen.ids or groups[at] in known:
+            what = "" if ids[at] in seen.ids else "another row of the same prompt as "
+            raise ConfigError(
+                f"{role} ('{bench.models[role]}') was trained on {what}row {int(bench.pool.rows[at])} "
+                f"(id {ids[at][:12]}…), which is in its own fold; bind a model that never saw the fold, or leave "
+                f"--model {role} out so that one is trained"
+            )
