@@ -164,6 +164,7 @@ SET = {
     "then": "--set then.first=ifd --set then.keep=50% --set then.second=longest",
     "superfiltering_d": "--set superfiltering_d.keep=50%",
     "blend": "--set 'blend.of=[ifd, longest]'",
+    "oracle": "--set oracle.column=domain --set 'oracle.wanted=[python, arithmetic]'",
 }
 """Parameters of the commands on the pages: what a method needs, or what makes it quick."""
 

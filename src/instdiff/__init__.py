@@ -85,7 +85,7 @@ _HOMES = {
     "experiments.compare": "compare",
     "experiments.pipeline": "pipeline",
     "methods": "AlpaGasus Blend CosineFilter DEITA DS2 FacilityLocation Full IFD InstructDiff KCenter KMeansQuota "
-    "Longest MADS METHODS MIWV Nuggets Perplexity RDS Random ResponseEntropy SelectIT Superfiltering "
+    "Longest MADS METHODS MIWV Nuggets Oracle Perplexity RDS Random ResponseEntropy SelectIT Superfiltering "
     "SuperfilteringD TShirt Then Zip",
     "reporting": "report",
     "scoring.cost": "Bill CostEstimate plan",
