@@ -8,7 +8,7 @@
 | `truncated` | the response ends after 20 to 60 % of it |
 | `garbled` | its words in a wild order, or half of its letters replaced |
 | `copy` | an exact copy of an unspoiled row that comes earlier |
-| `near_copy` | such a copy with a few other words around the instruction and another full stop |
+| `near_copy` | such a copy with a few words around the instruction and without the response's full stop |
 | `off_domain` | a row of `--others`; without it there are none of these |
 
 There are as many of each, but a response that is too short to be cut or garbled is swapped. Unspoiled rows have
@@ -86,8 +86,7 @@ def garble(rng: Random, text: str) -> str:
 def near(rng: Random, row: Row, asked: str, said: str) -> Row:
     """The same row in slightly other words."""
     around = (rng.choice(BEFORE), "") if rng.random() < 0.5 else ("", rng.choice(AFTER))
-    answer = row[said].removesuffix(".") if row[said].endswith(".") else f"{row[said]}."
-    return {**row, asked: f"{around[0]}{row[asked]}{around[1]}", said: answer}
+    return {**row, asked: f"{around[0]}{row[asked]}{around[1]}", said: row[said].removesuffix(".")}
 
 
 def read(path: Path) -> list[Row]:
