@@ -166,6 +166,7 @@ SET = {
     "superfiltering_d": "--set superfiltering_d.keep=50%",
     "blend": "--set 'blend.of=[ifd, longest]'",
     "learnability": "--set learnability.folds.epochs=1",
+    "oracle": "--set oracle.column=domain --set 'oracle.wanted=[python, arithmetic]'",
 }
 """Parameters of the commands on the pages: what a method needs, or what makes it quick."""
 

@@ -86,7 +86,7 @@ _HOMES = {
     "experiments.compare": "compare",
     "experiments.pipeline": "pipeline",
     "methods": "AlpaGasus Blend CosineFilter DEITA DS2 FacilityLocation Full IFD InstructDiff KCenter KMeansQuota "
-    "Learnability Longest MADS METHODS MIWV Nuggets Perplexity RDS Random ResponseEntropy Rho SelectIT "
+    "Learnability Longest MADS METHODS MIWV Nuggets Oracle Perplexity RDS Random ResponseEntropy Rho SelectIT "
     "Superfiltering SuperfilteringD TShirt Then Zip",
     "reporting": "report",
     "scoring.cost": "Bill CostEstimate plan",

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from instdiff.data.builtin import path
 from instdiff.data.builtin.skills import AMOUNTS, BEYOND, FILLER, KINDS, KNOWN, LEARNABLE, SKILLS, rows
 from instdiff.data.builtin.skills.tasks import WORDS, is_reserved, vocabulary
 from instdiff.errors import DataError
+from instdiff.methods import Oracle
 from instdiff.store import Store
 from skilled import Greedy
 
@@ -110,6 +112,28 @@ def test_labels_are_true(seed: int) -> None:
     assert all(set(row["output"].split()) <= set(WORDS) for row in noise if row["detail"] == "random")
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.5])
+def test_a_pool_with_another_share_of_noise(share: float) -> None:
+    pool = rows("train", 7, share)
+    found = Counter(row["kind"] for row in pool)
+    assert len(pool) == 4000 and found["noise"] == round(4000 * share)
+    usual = {"learnable": 1160, "known": 960, "filler": 500, "beyond": 450, "duplicate": 300}
+    assert all(abs(found[kind] - (1 - share) * 4000 / 3370 * count) <= 1 for kind, count in usual.items())
+    details = Counter(row["detail"] for row in of(pool, "noise"))
+    noise = {"swapped": 260, "random": 200, "contradictory": 170}
+    assert all(abs(details[what] - share * 4000 / 630 * count) <= 1 for what, count in noise.items())
+    skills = Counter(row["skill"] for row in of(pool, "known", "learnable", "beyond", "filler"))
+    assert all(abs(skills[name] - (1 - share) * 4000 / 3370 * count) <= 1 for name, count in AMOUNTS.items())
+    assert all((row["output"] == answered(row)) == (row["kind"] != "noise") for row in pool)
+    assert not asked(pool) & asked(rows("test", 7))
+
+
+def test_the_usual_share_of_noise_is_the_usual_pool() -> None:
+    assert rows("train", 3, 0.1575) == rows("train", 3)
+    found = load("builtin:skills/train@3?noise=0.4").source_rows(range(4000))
+    assert found == rows("train", 3, 0.4) != rows("train", 4, 0.4)
+
+
 def test_answers_are_short_and_in_the_vocabulary(pool: list[Row]) -> None:
     words = set(vocabulary())
     assert len(words) == len(vocabulary()) == 168
@@ -159,6 +183,10 @@ def test_loading_by_name(pool: list[Row]) -> None:
         ("builtin:skills/tests", "did you mean 'builtin:skills/test'"),
         ("builtin:skillz", "did you mean 'builtin:skills'"),
         ("builtin:skills@two", "the seed 'two' is no whole number"),
+        ("builtin:skills@1?noise=0.6", "there is no pool with a share '0.6' of noise; write .* 0 to 0.5"),
+        ("builtin:skills@1?noise=-1", "there is no pool with a share '-1' of noise"),
+        ("builtin:skills@1?nose=0.4", "the pool alone takes a question mark, and noise behind it"),
+        ("builtin:skills/test@1?noise=0.4", "the pool alone takes a question mark"),
     ],
 )
 def test_wrong_names(name: str, says: str) -> None:
@@ -179,7 +207,8 @@ def module(name: str, file: str) -> ModuleType:
 
 
 def test_the_oracle_takes_learnable_rows_evenly(tmp_path: Path) -> None:
-    oracle = module("skills_oracle", "configs/compare/oracle.py").Oracle
+    wanted = ("learnable", "known", "filler", "duplicate", "beyond", "noise")
+    oracle = partial(Oracle, column="kind", wanted=wanted, balance="skill")
     pool, store = load("builtin:skills"), Store(tmp_path)
     table = score(pool, [oracle(seed=1)], "builtin:skills", store=store)
     chosen = pool.take(select(pool, table["oracle"], budget="400").at)

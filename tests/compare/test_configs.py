@@ -46,6 +46,19 @@ def test_budget_curves() -> None:
     assert {one.kind for one in shares} == {"token_share"} and len(config.seeds) >= 3
 
 
+REAL = sorted([*ROOT.glob("configs/compare/flawed*.yaml"), ROOT / "configs/compare/clean.yaml"])
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_real_rows_are_compared_on_equal_terms(path: Path) -> None:
+    config, flawed = load(CompareConfig, path, {}), path.stem != "clean"
+    told = config.train.num_train_epochs, config.train.learning_rate, config.train.global_batch_size
+    assert (told, config.budgets, config.max_length) == ((2, 1e-4, 8), ("10% tokens",), 512)
+    assert config.records and config.by == ("flaw" if flawed else "source")
+    assert any((one.method or name) == "oracle" for name, one in config.lines().items()) == flawed
+    assert config.eval["suite"] == (["math"] if path.stem == "flawed_answers" else ["heldout"])
+
+
 AXES = {
     "instructdiff": {
         "band": {"min", "mid", "max"}, "nll_reject_ratio": {0.0}, "warmup": {"1%", "5%", "20%"}, "rounds": {2, 3},

@@ -51,6 +51,7 @@ KNOWN_METHODS = {
     ("methods.superfiltering", "methods.ifd"),  # a subclass: the same arithmetic under another role
     ("methods.mads", "methods.random"),  # the same draw by seed and content
     ("methods.learnability", "methods.random"),
+    ("methods.oracle", "methods.random"),
     ("methods.superfiltering_d", "methods.combine"),  # two methods in one, as the paper has it
     ("methods.superfiltering_d", "methods.facility_location"),
     ("methods.superfiltering_d", "methods.superfiltering"),

@@ -62,6 +62,7 @@ PUBLIC: list[str] = [
     "Nll",
     "Noisy",
     "Nuggets",
+    "Oracle",
     "Perplexity",
     "PlanError",
     "Pool",
@@ -126,8 +127,8 @@ SURFACE = {
     "--strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
     "pipeline": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
-    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target {TEMPLATE} --max-length "
-    "--dtype --device --batch-tokens --workers --strict",
+    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --headroom --records --output --target "
+    f"{TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
     f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "
     "--max-length --dtype --device --batch-tokens --workers --executor",

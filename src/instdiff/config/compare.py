@@ -78,6 +78,12 @@ class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     )
     warmup: WarmupPart = key(WarmupPart, "For a calibrated model: see [warmup](#warmup-of-the-pipeline).")
     eval: dict[str, Any] = key(dict, "Keys of `instdiff eval`.")
+    headroom: bool = key(
+        False, "Only the base, random rows and the lines of `oracle`, to see whether there is anything to gain."
+    )
+    records: str | None = key(
+        None, "Keeps each finished cell in a file; a cell that is there and made of the same is done.", metavar="DIR"
+    )
     by: str | None = key(None, "A column, such as the source; the shares of its values in every selection are told.")
     keep_models: bool = key(True, "False removes models as soon as no later cell begins with them.")
     strict: bool = key(False, "A cell that fails ends the run.")

@@ -70,16 +70,17 @@ _MOST = 2.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or difference over seeds and items, its 95 % t interval, and the two-sided p-value against zero.
+    """A mean or difference over seeds and items, its 95 % t interval, the two-sided p-value against zero, its error.
 
-    Floats, or arrays of them for many problems at once. With too few seeds interval and p-value are NaN; with one item
-    there is no interval, and p is 1.
+    Floats, or arrays of them for many problems at once. With too few seeds interval, p-value and standard error are
+    NaN; with one item there is no interval, and p is 1.
     """
 
     value: Any
     low: Any
     high: Any
     p: Any
+    error: Any
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def estimate(
     if any(seeds < MIN_SEEDS for seeds in drawn) or count < 2:
         nothing = np.full(np.shape(value), np.nan)
         p = np.where(any(seeds < MIN_SEEDS for seeds in drawn), nothing, 1.0)
-        return Estimate(value[()], nothing[()], nothing[()], p[()])
+        return Estimate(value[()], nothing[()], nothing[()], p[()], nothing[()])
     total = (item**2).sum(-1) * count / (count - 1) + sum(side.seed - side.rest for side in sides)
     spread = sum((side.seed for side in sides), np.zeros(np.shape(value)))
     total = np.maximum(total, _FLOOR * np.maximum(spread, sum(side.rest for side in sides)))
@@ -149,7 +150,27 @@ def judge(value: Floats, variance: Floats, seeds: Sequence[tuple[Floats, int]], 
     reach = stdtrit(freedom, 0.975) * error
     most = _MOST * sum(count - 1 for _, count in seeds) if seeds else np.inf
     p = 2 * stdtr(np.minimum(freedom, most), -np.abs(value) / error)
-    return Estimate(value[()], (value - reach)[()], (value + reach)[()], p[()])
+    return Estimate(value[()], (value - reach)[()], (value + reach)[()], p[()], error[()])
+
+
+def ratio(part: Estimate, whole: Estimate, between: Estimate) -> Interval:
+    """Which share of one difference another is, with Fieller's interval; NaN for its ends where it is open.
+
+    Args:
+        part: a line's difference to the control.
+        whole: another line's difference to the same control.
+        between: the first line's difference to the second, which says how the two go together.
+    """
+    reach = max((one.high - one.value) / one.error for one in (part, whole))
+    together = (part.error**2 + whole.error**2 - between.error**2) / 2
+    # The shares s for which part - s * whole is not told apart from zero.
+    square = whole.value**2 - (reach * whole.error) ** 2
+    middle = part.value * whole.value - reach**2 * together
+    inside = middle**2 - square * (part.value**2 - (reach * part.error) ** 2)
+    if not (square > 0 and inside >= 0):
+        return Interval(part.value / whole.value, np.nan, np.nan)
+    half = inside**0.5
+    return Interval(part.value / whole.value, float((middle - half) / square), float((middle + half) / square))
 
 
 def _parts(score: Floats, weight: Floats, fixed: bool) -> _Parts:

@@ -23,13 +23,13 @@ from instdiff.config.base import OPERATIONAL
 from instdiff.config.compare import CompareConfig, Variant
 from instdiff.config.methods import make_method
 from instdiff.config.train import TrainSettings
-from instdiff.core import Budget, Log, Method, ModelRef
+from instdiff.core import Budget, Column, Log, Method, ModelRef
 from instdiff.core.budget import parse_budget
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
-from instdiff.errors import ConfigError, EngineError, InstDiffError
+from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
 from instdiff.experiments.engine import Engine, Roles, Scores, mark_of
 from instdiff.experiments.inputs import (
@@ -40,11 +40,12 @@ from instdiff.experiments.inputs import (
     read_rows,
     with_template,
 )
+from instdiff.experiments.records import Records
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import write_comparison
-from instdiff.methods import Random
+from instdiff.methods import Oracle, Random
 from instdiff.scoring.cost import plan
 from instdiff.scoring.crossfit import Training, lacking, splits
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
@@ -57,8 +58,12 @@ OPEN = (
     *(*OPERATIONAL, "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch"),
     *("eval.concurrency", "eval.judge_concurrency", "eval.judge_timeout", "eval.judge_tries", "eval.judge_batch"),
     *("method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by", "cells_at_once"),
+    *("headroom", "records"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
+PLACES = ("data", "model", "student", "models", "target", "eval", "train", "limit", "warmup")
+HELD = ("data", "data_path")
+"""Keys, and keys of ``eval``, that a record of a cell has by what they lead to."""
 
 
 @dataclass
@@ -80,10 +85,13 @@ class Comparison(Engine):
         """Where the models lie that were made, by what they are made of."""
         self.warmed = set[str]()
         """Variants that need a calibrated model which nobody has named."""
+        self.oracles = list[str]()
+        self.records = Records(Path(self.config.records), self.log) if self.config.records else None
         self.kinds: dict[str, str] = {}
         """Of each variant: those of a kind see the same rows with the same models, and are scored together."""
         for name, variant in self.variants.items():  # a typo must be found before anything is trained
             method, roles = self.method(name, 0), self.roles_of(variant)
+            self.oracles += [name] * isinstance(method, Oracle)
             trained = lacking([method], roles, self.holdout)
             check_roles({name: method}, {**roles, variant.rebind: self.scorer, **dict.fromkeys(trained, self.scorer)})
             folds = [repr(split) for seed in (0, 1) for split in splits([self.method(name, seed)]).values()]
@@ -96,8 +104,10 @@ class Comparison(Engine):
     def cells(self) -> Iterator[Cell]:
         """The base, then seed by seed all variants, so that a first table is there early."""
         yield Cell(BASE)
-        for seed in dict.fromkeys(seed for variant in self.variants.values() for seed in self._seeds(variant)):
-            for name, variant in self.variants.items():
+        asked = ("random", *self.oracles) if self.config.headroom else self.variants
+        variants = {name: variant for name, variant in self.variants.items() if name in asked}
+        for seed in dict.fromkeys(seed for variant in variants.values() for seed in self._seeds(variant)):
+            for name, variant in variants.items():
                 if seed in self._seeds(variant):
                     for budget in self._budgets(name):
                         yield Cell(name, budget, seed)
@@ -125,6 +135,8 @@ class Comparison(Engine):
     def run(self) -> list[CellResult]:
         """Every cell; what fails is told and passed over."""
         cells = list(self.cells())
+        for cell in cells if self.records else ():
+            self.exchange(cell)
         count = self.at_once(sum(not self._is_made(cell) for cell in cells))
         if count == 1:
             return self._one_by_one(cells, [])
@@ -207,6 +219,65 @@ class Comparison(Engine):
     def _is_made(self, cell: Cell) -> bool:
         return (self.places.cell(cell) / CELL).is_file()
 
+    def is_done(self, cell: Cell) -> bool:
+        """Whether a cell is made, here or in the kept records."""
+        return self._is_made(cell) or (self.records is not None and self.records.fit(cell, self.made_of(cell)) is None)
+
+    def exchange(self, cell: Cell) -> None:
+        """Keep a cell that is made here, and take one that is only kept."""
+        assert self.records is not None
+        facts, place = self.made_of(cell), self.places.cell(cell)
+        if not self._is_made(cell):
+            self.records.take(cell, facts, place)
+        elif self.records.fit(cell, facts) is not None:
+            self.records.keep(cell, facts, place)
+
+    def made_of(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's results depend on, by what it is and not by where it lies: the same on every machine."""
+        config, aside = self.config, {*(key for key in OPEN if "." not in key), *PLACES}
+        asked = {key: value for key, value in config.eval.items() if not {key, f"eval.{key}"} & {*OPEN, *HELD}}
+        facts: dict[str, Any] = {
+            # Without what is as it is by default, so that a record outlives keys that are added later.
+            "config": config.model_dump(mode="json", exclude=aside, exclude_defaults=True),
+            "student": self._known(self.student),
+            "eval": asked,
+            "items": {one.name: getattr(getattr(one, "pool", None), "fingerprint", None) for one in self.suites},
+        }
+        if cell.seed is None:
+            return facts
+        variant, method = self.variants[cell.line], self.method(cell.line, cell.seed)
+        signals = [one for signal in method.signals().values() for one in (*signal.needs(), signal)]
+        roles = {one.model for one in signals if one.measure.needs_model}
+        columns = {one.measure.name for one in signals if isinstance(one.measure, Column)}
+        facts |= {
+            "data": self.pool.fingerprint,
+            "target": self.target and self.target.fingerprint,
+            "columns": {name: self._labels(name) for name in sorted(columns)},
+            "models": {role: self._known(model) for role, model in self.roles_of(variant).items() if role in roles},
+            "line": variant.model_dump(mode="json", include={"rounds", "rebind", "train_from", "warmup", "limit"}),
+            "method": {"name": variant.method or cell.line, **method.params()},
+            "train": config.train.learning(),
+            "budget": cell.budget,
+            "seed": cell.seed,
+        }
+        if cell.line in self.warmed:
+            facts["warm-up"] = [self.warmup.fingerprint, config.warmup.model_dump(mode="json", exclude={"data_path"})]
+        return facts
+
+    def _known(self, model: ModelRef) -> str:
+        """A model by its weights; one at a server, or of another library, by its name."""
+        try:
+            return resolve(model, self.store.memo).fingerprint
+        except EngineError:
+            return str(model)
+
+    def _labels(self, name: str) -> str | None:
+        """What a column of the pool holds, which is no part of what its rows say; None where it is not there."""
+        try:
+            return fingerprint(list(map(str, self.pool.column(name))))
+        except DataError:
+            return None
+
     def _read(self, cell: Cell) -> CellResult | None:
         place = self.places.cell(cell)
         facts = read_whole(place / CELL, self.log)
@@ -224,6 +295,8 @@ class Comparison(Engine):
         results = self.evaluate(model, str(cell), self.places.cell(cell))
         facts |= {"seconds": round(time.monotonic() - began, 2), "suites": [one.suite for one in results]}
         write_record(self.places.cell(cell) / CELL, facts)
+        if self.records:
+            self.records.keep(cell, self.made_of(cell), self.places.cell(cell))
         return CellResult(cell, facts, results)
 
     def _train_cell(self, cell: Cell) -> tuple[ModelRef, dict[str, Any]]:
@@ -305,7 +378,7 @@ class Comparison(Engine):
         return self._scores.pop(key) if len(self.config.budgets) == 1 else self._scores[key]
 
     def _is_selected(self, cell: Cell) -> bool:
-        return self.selected(self.places.round(cell, 1)) is not None
+        return self._is_made(cell) or self.selected(self.places.round(cell, 1)) is not None
 
     def _score_together(self, names: Sequence[str], seed: int) -> None:
         variant, spent, drawn = self.variants[names[0]], dict.fromkeys(names, 0.0), list[str]()
@@ -434,10 +507,12 @@ def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None
         "student": config.student or config.model,
         "terms": terms(config),
     }
+    if run.oracles:
+        facts["oracles"] = run.oracles
     if config.by:
         facts["by"] = config.by
         facts["shares"] = shares(run.folder, [one.cell for one in results], run.pool, config.by)
-    return write_comparison(run.folder, results, summarize(results), facts)
+    return write_comparison(run.folder, results, summarize(results, oracles=run.oracles), facts)
 
 
 def terms(config: CompareConfig) -> str:
@@ -458,8 +533,12 @@ def check_named(config: CompareConfig) -> None:
     for key in ("data", "model", "output"):
         if not getattr(config, key):
             raise ConfigError(f"the comparison needs '{key}'")
-    for name, variant in config.lines().items():
-        make_method(variant.method or name, variant.params, 0)
+    methods = [make_method(one.method or name, one.params, 0) for name, one in config.lines().items()]
+    if config.headroom and not any(isinstance(one, Oracle) for one in methods):
+        raise ConfigError(
+            "'headroom' compares random rows with an oracle, and no line has one; "
+            "name the column that says what is wrong with a row: method.oracle.column=flaw"
+        )
 
 
 def open_beside(config: CompareConfig, log: Log) -> Comparison:

@@ -30,8 +30,8 @@ from instdiff.evaluation.suites import make_suites
 from instdiff.experiments.compare import Comparison, open_comparison
 from instdiff.experiments.engine import Engine, Roles, mark_of
 from instdiff.experiments.pipeline import LINE, Pipeline, budget_of, open_pipeline, selector, title
-from instdiff.experiments.run_folder import BASE, CELL, ROUND_MODEL, TRAINING, Cell
-from instdiff.methods import Full, Longest, Random
+from instdiff.experiments.run_folder import BASE, ROUND_MODEL, TRAINING, Cell
+from instdiff.methods import Full, Longest, Oracle, Random
 from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import template
@@ -234,7 +234,7 @@ class Rounds:
         if (place / RECORD).is_file():
             return run.rows_of(read_json(place / RECORD))
         budget = run.budget_of(cell, number)
-        if isinstance(method, Random | Longest | Full):
+        if isinstance(method, Random | Longest | Full | Oracle):
             return pool.take(select(pool, self.exact(cell.line, method, pool), budget).at)
         counted = self.counted(pool)
         if not budget.of_tokens:
@@ -312,7 +312,7 @@ def plan_training(
 def _comparison(run: Comparison, config: CompareConfig) -> RunCost:
     book, began = Book(run.settings, run.store, config.judge_price), _loaded(train=True)
     rounds, together = Rounds(run, book), set[tuple[str, int]]()
-    cells = [cell for cell in run.cells() if not (run.places.cell(cell) / CELL).is_file()]
+    cells = [cell for cell in run.cells() if not run.is_done(cell)]
 
     def first(cell: Cell, variant: Variant) -> None:
         """All lines that see the same rows with the same models are scored at once."""

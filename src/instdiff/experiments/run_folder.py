@@ -96,7 +96,7 @@ class RunFolder:
         if not self.begun:
             return
         theirs, mine = yaml.safe_load(self.read_config()), config.model_dump(mode="json")
-        changed = [d for d in _differences(mine, theirs, "") if d[0] not in free and d[0].split(".")[0] not in free]
+        changed = [d for d in differences(mine, theirs) if d[0] not in free and d[0].split(".")[0] not in free]
         if changed:
             key, new, old = changed[0]
             more = f" (and {len(changed) - 1} more: {', '.join(c[0] for c in changed[1:])})" if len(changed) > 1 else ""
@@ -163,10 +163,11 @@ def _sum_of(raw: bytes) -> bytes:
     return f"{zlib.crc32(raw):08x}".encode()
 
 
-def _differences(a: Any, b: Any, key: str) -> list[tuple[str, Any, Any]]:
+def differences(a: Any, b: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The keys in which two values differ, dotted, with what each has there."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = list(dict.fromkeys([*a, *b]))
-        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{key}.{k}" if key else k)]
+        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{key}.{k}" if key else k)]
     return [] if a == b else [(key, a, b)]
 
 

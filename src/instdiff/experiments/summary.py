@@ -14,7 +14,7 @@ from instdiff.core import Floats, Log, Settings
 from instdiff.core.files import read_whole, write_record
 from instdiff.data import Pool
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.statistics import Estimate, estimate, holm
+from instdiff.evaluation.statistics import Estimate, estimate, holm, ratio
 from instdiff.experiments.run_folder import BASE, Cell, CellResult, ComparisonFolder, RunFolder
 from instdiff.selection.record import read_selection
 
@@ -28,6 +28,8 @@ NOTE = (
     "either side there is no interval and no verdict. The untrained base is no sample of seeds; the other side still "
     "needs three."
 )
+LEAST_ROOM = 4.0
+"""Standard errors that the headroom must have, so that a share of it can be told."""
 COSTS = {
     "GPU seconds": "Cost is in GPU seconds: seconds by the clock, times the GPUs that were held.",
     "CPU seconds": "Cost is in seconds by the clock of a machine that computed on its CPU.",
@@ -78,11 +80,14 @@ def control_of(outcomes: Iterable[CellResult]) -> str:
     return "random" if any(one.cell.line == "random" for one in outcomes if one.error is None) else BASE
 
 
-def summarize(outcomes: Sequence[CellResult], against: str | None = None) -> list[dict[str, Any]]:
+def summarize(
+    outcomes: Sequence[CellResult], against: str | None = None, oracles: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """The lines of a comparison: the values of every method at every budget in every task.
 
     Differences are to ``against`` (by default ``control_of`` the outcomes) at the same budget (for the base and lines
     with a budget of their own: at the first), in the task's own unit; ``verdict`` is what they come to, in a word.
+    The first of the ``oracles`` that is there says what there is to gain: see ``add_shares``.
     """
     good = [one for one in outcomes if one.error is None]
     against = against or control_of(good)
@@ -96,7 +101,10 @@ def summarize(outcomes: Sequence[CellResult], against: str | None = None) -> lis
             some = [t for one in members for r in one.results if r.suite == suite for t in r.tasks if t.name == name]
             if some and (scores := sample(some)).ids:
                 samples[key] = scores
-        lines += _task_lines(suite, name, samples, groups, against)
+        found = _task_lines(suite, name, samples, groups, against)
+        if oracle := next((line for line in oracles if line in {key[0] for key in samples}), None):
+            add_shares(found, samples, against, oracle)
+        lines += found
     return lines
 
 
@@ -148,6 +156,38 @@ def add_verdicts(family: Sequence[dict[str, Any]]) -> None:
     for line, real in zip(tested, holm([line["p"] for line in tested], LEVEL), strict=True):
         up = (line["diff"] > 0) == line["higher_is_better"]
         line["verdict"] = (BETTER if up else WORSE) if real else SAME
+
+
+def add_shares(
+    lines: Sequence[dict[str, Any]], samples: Mapping[tuple[str, str], TaskScores], against: str, oracle: str
+) -> None:
+    """Add to the lines of a task which share of the headroom each has, with an interval where it is bounded.
+
+    The headroom is the difference of the oracle to the control at the line's budget; for lines with a budget of their
+    own, at the oracle's first. The oracle's line gets ``room``, this difference in standard errors, above zero where
+    the oracle is better; None with too few seeds. Below ``LEAST_ROOM`` no line has a share.
+    """
+    first = next(budget for line, budget in samples if line == oracle)
+    for line in lines:
+        name, own = line["name"], line["budget"] or ""
+        budget = own if {(oracle, own), (against, own)} <= samples.keys() else first
+        if line.get("diff") is None or (against, budget) not in samples:
+            continue
+        best, control = samples[oracle, budget], samples[against, budget]
+        common = {*control.ids} & {*samples[name, own].ids}
+        if not (ids := [one for one in best.ids if one in common]):
+            continue
+        mine, best, control = (one.only(ids) for one in (samples[name, own], best, control))
+        whole = best.estimate(oracle, control, against)
+        room = _known((1 if line["higher_is_better"] else -1) * whole.value / whole.error)
+        if name == oracle:
+            line["room"] = room
+        elif room is None or room < LEAST_ROOM:
+            line["share"] = None
+        else:
+            part, between = mine.estimate(name, control, against), mine.estimate(name, best, oracle)
+            found = ratio(part, whole, between)
+            line |= {"share": found.value, "share_low": _known(found.low), "share_high": _known(found.high)}
 
 
 def _known(value: float) -> float | None:

@@ -13,6 +13,7 @@ from instdiff.experiments.summary import (
     BETTER,
     COSTS,
     FEW,
+    LEAST_ROOM,
     NOTE,
     SAME,
     WORSE,
@@ -74,7 +75,7 @@ def left_out(results: Sequence[CellResult]) -> list[dict[str, Any]]:
 def remake(path: Path) -> str:
     """The Markdown of a comparison, made again from its ``items.parquet``."""
     results, facts = read_items(path)
-    return markdown(summarize(results), left_out(results), facts)
+    return markdown(summarize(results, oracles=facts.get("oracles", ())), left_out(results), facts)
 
 
 def footer(facts: Mapping[str, Any]) -> list[str]:
@@ -84,7 +85,7 @@ def footer(facts: Mapping[str, Any]) -> list[str]:
 
 def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
     """The cells of a table, as texts: without the task, which all have in common."""
-    out = []
+    out, shared = [], has_shares(lines)
     for line in lines:
         out.append(
             [
@@ -97,6 +98,7 @@ def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
                 interval(line),
                 difference(line),
                 line.get("verdict", ""),
+                *([share(line)] if shared else []),
                 _cost(line),
             ]
         )
@@ -106,9 +108,42 @@ def rows_of(lines: list[dict[str, Any]]) -> list[list[str]]:
 HEADER = ["method", "budget", "seeds", "rows", "tokens", "value", "95 % interval", "against random", "verdict", "cost"]
 
 
-def header(facts: Mapping[str, Any]) -> list[str]:
-    """The heads of a table, which say what lines are compared with."""
-    return [f"against {facts['against']}" if "against" in name and "against" in facts else name for name in HEADER]
+def header(facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """The heads of a table of lines, which say what these are compared with."""
+    heads = [f"against {facts['against']}" if "against" in name and "against" in facts else name for name in HEADER]
+    return [*heads[:-1], "share of headroom", heads[-1]] if has_shares(lines) else heads
+
+
+def has_shares(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether lines say which share of the headroom they have."""
+    return any("share" in line for line in lines)
+
+
+def share(line: Mapping[str, Any]) -> str:
+    """Of the headroom, with its interval where it is bounded."""
+    if line.get("share") is None:
+        return ""
+    ends = "" if line["share_low"] is None else f" [{100 * line['share_low']:.0f}, {100 * line['share_high']:.0f}]"
+    return f"{100 * line['share']:.0f} %{ends}"
+
+
+def tell_headroom(lines: Sequence[Mapping[str, Any]], against: str) -> list[str]:
+    """A sentence for each budget at which a task has an oracle: what there is to gain, or that nothing can be told."""
+    told = []
+    for line in lines:
+        if "room" not in line:
+            continue
+        found = f"{line['name']} is {difference(line)} against {against} at {line['budget']}"
+        if line["room"] is None:
+            told.append(f"Nothing can be told of the headroom: {found}, with too few seeds for an interval.")
+        elif line["room"] < LEAST_ROOM:
+            told.append(
+                f"Nothing can be told here: {found}, {line['room']:.1f} standard errors of headroom, "
+                f"and a share needs at least {LEAST_ROOM:g}."
+            )
+        else:
+            told.append(f"Headroom: {found}, {line['room']:.1f} standard errors.")
+    return told
 
 
 def interval(line: Mapping[str, Any]) -> str:
@@ -155,8 +190,10 @@ def markdown(lines: list[dict[str, Any]], failed: list[dict[str, Any]], facts: d
     """The tables as Markdown."""
     parts = [f"# Comparison on {facts.get('data', 'data')}", ""]
     for title, some in by_task(lines).items():
-        parts += [f"## {title}", "", "| " + " | ".join(header(facts)) + " |", "|" + "---|" * len(HEADER)]
+        heads = header(facts, some)
+        parts += [f"## {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         parts += ["| " + " | ".join(row) + " |" for row in rows_of(some)] + [""]
+        parts += [f"{text}\n" for text in tell_headroom(some, facts.get("against", "random"))]
     for text in footer({"note": NOTE, **facts}):
         parts += [text, ""]
     if failed:

@@ -184,8 +184,10 @@ def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against
     spent = {key: word for key, word in SPENT.items() if any(line.get(key) is not None for line in lines)}
     second = "GPU s" if any(line.get("cost_unit") == "GPU seconds" for line in lines) else "s"
     header = ["line", "budget", "seeds", "rows", "tokens", "value", "95 % interval", f"against {against}", "interval"]
-    header += ["verdict", *(f"{word} ({second})" for word in spent.values())]
-    section.tables.append(Table(header, [_cells(line, list(spent)) for line in [*told, *rest]], kind))
+    shares = any("share" in line for line in lines)
+    header += ["verdict", *(["share of headroom", "interval"] if shares else [])]
+    header += [f"{word} ({second})" for word in spent.values()]
+    section.tables.append(Table(header, [_cells(line, list(spent), shares) for line in [*told, *rest]], kind))
 
 
 def _heldout(section: Section, lines: list[dict[str, Any]]) -> None:
@@ -209,11 +211,12 @@ def _name(line: Mapping[str, Any]) -> str:
     return " ".join(str(line[key]) for key in ("name", "budget") if line.get(key))
 
 
-def _cells(line: Mapping[str, Any], spent: list[str]) -> list[Any]:
+def _cells(line: Mapping[str, Any], spent: list[str], shares: bool) -> list[Any]:
     first = [line.get(key) for key in ("name", "budget", "seeds", "rows", "tokens", "value")]
     first[2] = len(first[2]) if isinstance(first[2], list) else first[2]
     took = [None if line.get(key) is None else float(line[key]) for key in spent]
-    return [*first, _interval(line, ""), line.get("diff"), _interval(line, "diff_"), line.get("verdict"), *took]
+    share = [line.get("share"), _interval(line, "share_")] if shares else []
+    return [*first, _interval(line, ""), line.get("diff"), _interval(line, "diff_"), line.get("verdict"), *share, *took]
 
 
 def _interval(line: Mapping[str, Any], prefix: str) -> str | None:

@@ -1,7 +1,8 @@
 """A controlled pool: synthetic instruction skills of which it is known who can do what, and which rows are wrong.
 
 Data: ``builtin:skills`` (the pool), ``builtin:skills/test`` and ``builtin:skills/known``, each with ``@SEED`` behind it
-for another draw. Model: ``builtin:skills``, which has learned the known skills and none of the others.
+for another draw, and the pool with ``?noise=0.4`` for another share of wrong rows. Model: ``builtin:skills``, which has
+learned the known skills and none of the others.
 """
 
 from instdiff.data.builtin.skills.pool import AMOUNTS, KINDS, PARTS, rows, rows_named

@@ -1,0 +1,149 @@
+"""Finished cells that are kept: taken where all else is gone, and only where they are made of the same."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.shell import write_jsonl
+from compare.test_side_by_side import config
+from helpers import make_llama, some_rows
+from instdiff.config.compare import CompareConfig
+from instdiff.core.files import read_json
+from instdiff.core.progress import Quiet
+from instdiff.experiments import engine as module
+from instdiff.experiments.compare import compare, open_comparison
+from instdiff.experiments.cost import plan_run
+from instdiff.reporting import report
+
+Say = list[str]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("kept")
+    rows = some_rows(40, seed=3)
+    write_jsonl(home / "pool.jsonl", [{**row, "flaw": "copy" if at % 3 == 0 else None} for at, row in enumerate(rows)])
+    write_jsonl(home / "held.jsonl", some_rows(6, seed=9))
+    make_llama(home / "base", chat=None, num_hidden_layers=1)
+    return home
+
+
+def settings(home: Path, place: Path, **changes: Any) -> CompareConfig:
+    method = {"ifd": {}, "oracle": {}, "learnt": {"method": "instructdiff"}}
+    values = {"method": method, "records": str(home / "records"), "cells_at_once": 1, "seeds": [0], "by": "flaw"}
+    return config(home, place / "run", **{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path) -> dict[str, Any]:
+    """What a comparison found, whose run folder and store are then gone."""
+    place = home / "first"
+    found = compare(settings(home, place), log=print)
+    shutil.rmtree(place)
+    return found
+
+
+def never(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("made again")
+
+
+def test_kept_cells_stand_for_run_folder_and_store(
+    home: Path, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "make_subject", "run_suites"):
+        monkeypatch.setattr(module, name, never)
+    said: Say = []
+    elsewhere = tmp_path / "moved"
+    shutil.copytree(home / "base", elsewhere / "base")
+    for name in ("pool.jsonl", "held.jsonl"):
+        shutil.copy(home / name, elsewhere / name)
+    told = settings(home, tmp_path, data=str(elsewhere / "pool.jsonl"), model=str(elsewhere / "base"))
+    found = compare(told, log=said.append)
+    for key in ("lines", "overlaps", "shares", "failed", "oracles"):
+        assert found[key] == whole[key], key
+    assert not [line for line in said if line.startswith("warning")]
+    assert "plan" not in said and plan_run(told, log=said.append).stages == []
+    assert Path(report(tmp_path / "run")).is_file()
+
+
+def test_records_say_where_nothing_lay(home: Path, whole: dict[str, Any]) -> None:
+    paths = sorted((home / "records").rglob("*.json.gz"))
+    names = [path.relative_to(home / "records").as_posix() for path in paths]
+    assert "base/any/any.json.gz" in names and "ifd/25pct_tokens/seed_0.json.gz" in names and len(names) == 7
+    for path in paths:
+        text = gzip.decompress(path.read_bytes()).decode()
+        assert str(home) not in text and len(path.read_bytes()) < 8192
+        kept = json.loads(text)
+        assert set(kept["files"]) >= {"cell.json", "heldout.json"}
+        assert len(kept["files"]["heldout.json"]["items"]["heldout"]["score"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells", "why"),
+    [
+        ({"train.learning_rate": 0.02}, "random ifd oracle learnt", "train.learning_rate=0.01, now it is 0.02"),
+        ({"max_length": 150}, "base random ifd oracle learnt", "config.max_length=200, now it is 150"),
+        ({"method": {"ifd": {"ratio": "loss"}, "oracle": {}}}, "ifd", "method.ratio='perplexity', now it is 'loss'"),
+        ({"warmup": {"sample_size": 9}}, "learnt", "it was made with warm-up="),
+        ({"label": "swapped"}, "oracle", "columns.flaw="),
+        ({"held": 5}, "base random ifd oracle learnt", "items.heldout="),
+        ({"rows": 39}, "random ifd oracle learnt", "data="),
+    ],
+)
+def test_a_record_of_something_else_is_not_taken(
+    home: Path, whole: dict[str, Any], tmp_path: Path, changes: dict[str, Any], cells: str, why: str
+) -> None:
+    shutil.copytree(home / "records", tmp_path / "records")
+    given = {key: value for key, value in changes.items() if key not in ("label", "held", "rows")}
+    if "train.learning_rate" in given:
+        given = {"train": {**settings(home, tmp_path).train.model_dump(), "learning_rate": 0.02}}
+    pool, held = some_rows(40, seed=3)[: changes.get("rows", 40)], some_rows(6, seed=9)[: changes.get("held", 6)]
+    flaw = changes.get("label", "copy")
+    write_jsonl(tmp_path / "pool.jsonl", [{**r, "flaw": flaw if at % 3 == 0 else None} for at, r in enumerate(pool)])
+    write_jsonl(tmp_path / "held.jsonl", held)
+    given |= {"records": str(tmp_path / "records"), "data": str(tmp_path / "pool.jsonl")}
+    given["eval"] = {"suite": ["heldout"], "data": str(tmp_path / "held.jsonl"), "device": "cpu"}
+    said: Say = []
+    run = open_comparison(settings(home, tmp_path, **given), said.append, Quiet())
+    for cell in run.cells():
+        run.exchange(cell)
+    lines = [line for line in said if "is not the record of this cell" in line]
+    assert {line.rpartition("; ")[2].split()[0] for line in lines} == set(cells.split())
+    assert lines and all(why in line for line in lines), lines
+    assert all(run.is_done(cell) == (cell.line not in cells.split()) for cell in run.cells())
+
+
+def test_a_damaged_record_is_made_again_and_kept(home: Path, whole: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(home / "records", tmp_path / "records")
+    path = tmp_path / "records" / "ifd" / "25pct_tokens" / "seed_0.json.gz"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
+    said: Say = []
+    found = compare(settings(home, tmp_path, records=str(tmp_path / "records")), log=said.append)
+    (line,) = [line for line in said if "is not the record of this cell" in line]
+    assert "it cannot be read" in line and line.endswith("ifd 25% tokens seed 0 is made again")
+    assert [one["value"] for one in found["lines"]] == [one["value"] for one in whole["lines"]]
+    again = json.loads(gzip.decompress(path.read_bytes()))
+    assert again["made_of"] == json.loads(gzip.decompress(raw))["made_of"]
+
+
+def test_cells_that_were_made_without_records_are_kept_later(home: Path, tmp_path: Path) -> None:
+    told = settings(home, tmp_path, records=None, method={}, by=None)
+    compare(told, log=print)
+    kept = tmp_path / "kept"
+    compare(told.model_copy(update={"records": str(kept)}), log=print)
+    cell = json.loads(gzip.decompress((kept / "random" / "25pct_tokens" / "seed_0.json.gz").read_bytes()))
+    place = tmp_path / "run" / "cells" / "random" / "25pct_tokens" / "seed_0"
+    assert cell["files"]["cell.json"] == read_json(place / "cell.json")
+
+
+def test_headroom_runs_random_rows_and_the_oracle_first(home: Path, whole: dict[str, Any], tmp_path: Path) -> None:
+    run = open_comparison(settings(home, tmp_path, headroom=True), print, Quiet())
+    assert {cell.line for cell in run.cells()} == {"base", "random", "oracle"}
+    assert all(run.is_done(cell) for cell in run.cells())
