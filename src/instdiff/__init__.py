@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
     from instdiff.experiments.compare import compare
     from instdiff.experiments.pipeline import pipeline
+    from instdiff.experiments.search import search
     from instdiff.methods import *
     from instdiff.reporting import report
     from instdiff.scoring.cost import Bill, CostEstimate, plan
@@ -84,6 +85,7 @@ _HOMES = {
     "evaluation.results": "SuiteResult TaskResult read_results",
     "experiments.compare": "compare",
     "experiments.pipeline": "pipeline",
+    "experiments.search": "search",
     "methods": "AlpaGasus Blend CosineFilter DEITA DS2 FacilityLocation Full IFD InstructDiff KCenter KMeansQuota "
     "Longest MADS METHODS MIWV Nuggets Perplexity RDS Random ResponseEntropy SelectIT Superfiltering "
     "SuperfilteringD TShirt Then Zip",

@@ -97,6 +97,7 @@ PUBLIC: list[str] = [
     "read_scores",
     "reasons",
     "score",
+    "search",
     "select",
     "train",
     "vectors",
@@ -125,6 +126,8 @@ SURFACE = {
     "pipeline": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --output --target {TEMPLATE} --max-length "
     "--dtype --device --batch-tokens --workers --strict",
+    "search": f"{COMMON} --model --budget --trainings --output --target {TEMPLATE} --max-length --dtype --device "
+    "--batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
     f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "
     "--max-length --dtype --device --batch-tokens --workers --executor",
