@@ -74,7 +74,7 @@ def test_from_the_price_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "train", whole)
     assert len(models()) == 2
     before = {path: path.stat().st_mtime_ns for path in Path("run/models").glob("*/training.json")}
-    ran = ok(*command())
+    ran = ok(*command("cells_at_once=2"))
     assert before == {path: path.stat().st_mtime_ns for path in before}
     found = json.loads(Path("run/search.json").read_text(encoding="utf-8"))
     assert found["sentence"] in ran.out and found["recommended"] in ("random", "longest", "ifd")

@@ -222,8 +222,8 @@ def _conclude(run: SearchRun, bracket: Bracket, final: dict[str, Any] | None) ->
         untouched = final["diff"] if final["higher_is_better"] else -final["diff"]
         told |= {"gain_untouched": untouched, "optimism": bracket.gain - untouched}
         lines.append(
-            f"Optimism: the search saw {best} gain {bracket.gain:+.3f} over random rows, and the untouched half shows "
-            f"{untouched:+.3f}, so {bracket.gain - untouched:+.3f} of it was the search's own choosing."
+            f"The search saw {best} gain {bracket.gain:+.3f} over random rows, and the untouched half shows "
+            f"{untouched:+.3f}: an optimism of {bracket.gain - untouched:+.3f}."
         )
     return {**told, "sentence": sentence, "told": lines}
 
