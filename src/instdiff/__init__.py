@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
     from instdiff.experiments.compare import compare
     from instdiff.experiments.pipeline import pipeline
+    from instdiff.experiments.search import search
     from instdiff.methods import *
     from instdiff.reporting import report
     from instdiff.scoring.cost import Bill, CostEstimate, plan
@@ -85,6 +86,7 @@ _HOMES = {
     "evaluation.results": "SuiteResult TaskResult read_results",
     "experiments.compare": "compare",
     "experiments.pipeline": "pipeline",
+    "experiments.search": "search",
     "methods": "AlpaGasus Blend CosineFilter DEITA DS2 FacilityLocation Full IFD InstructDiff KCenter KMeansQuota "
     "Learnability Longest MADS METHODS MIWV Nuggets Oracle Perplexity RDS Random ResponseEntropy Rho SelectIT "
     "Superfiltering SuperfilteringD TShirt Then Zip",

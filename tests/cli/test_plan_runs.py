@@ -254,6 +254,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
         ("med/train_med_100", "train"),
         ("compare/tiny", "compare"),
         ("studies/tshirt", "compare"),
+        ("search/tiny", "search"),
     ],
 )
 def test_the_kind_of_a_configuration(name: str, kind: str) -> None:

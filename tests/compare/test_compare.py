@@ -21,7 +21,7 @@ from instdiff.core import ModelRef, Settings
 from instdiff.core.files import read_json
 from instdiff.core.progress import Quiet
 from instdiff.data import Pool, load
-from instdiff.errors import ConfigError, EngineError, PlanError
+from instdiff.errors import ConfigError, DataError, EngineError, PlanError
 from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.subject import Subject
 from instdiff.experiments import engine as module
@@ -60,7 +60,7 @@ class Weights:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("compare")
-    write_jsonl(home / "pool.jsonl", some_rows(40, seed=3))
+    write_jsonl(home / "pool.jsonl", [{**row, "source": "ab"[n % 2]} for n, row in enumerate(some_rows(40, seed=3))])
     make_llama(home / "base", chat=None, num_hidden_layers=1)
     return home
 
@@ -192,6 +192,16 @@ def test_an_order_of_methods_does_not_matter(make: Make, tmp_path: Path) -> None
         (tmp_path / path).rename(tmp_path / f"{path}_before")
     second = {str(one.cell): one.facts["rows"] for one in make(method={"entropy": {}, "ifd": {}}).run()[1:]}
     assert first == second
+
+
+def test_a_line_takes_the_same_share_of_each_group(make: Make) -> None:
+    made = make(method={"even": {"method": "ifd", "group_by": "source"}}, seeds=[0], baselines=[], budgets=["50%"])
+    (even,) = made.run()[1:]
+    assert read_json(made.places.cell(even.cell) / "selection.json")["groups"] == {
+        "by": "source", "rows": {"a": 10, "b": 10}
+    }  # fmt: skip
+    with pytest.raises(DataError, match="has a column 'sauce'; did you mean 'source'"):
+        make(method={"ifd": {"group_by": "sauce"}})
 
 
 def test_the_same_rows_and_seed_are_trained_once(make: Make) -> None:

@@ -15,7 +15,7 @@ from helpers import ALPACA, make_llama
 from .kit import Work, files, inside, ok, read_json, read_jsonl, scores, set_up, stray, write_jsonl
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-ELSEWHERE = ("cluster", "compare", "recipes", "studies")
+ELSEWHERE = ("cluster", "compare", "recipes", "search", "studies")
 """Folders of other kinds of files, which have tests of their own."""
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ELSEWHERE

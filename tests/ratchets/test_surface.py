@@ -101,6 +101,7 @@ PUBLIC: list[str] = [
     "read_scores",
     "reasons",
     "score",
+    "search",
     "select",
     "train",
     "vectors",
@@ -129,6 +130,8 @@ SURFACE = {
     "pipeline": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --headroom --records --output --target "
     f"{TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
+    "search": f"{COMMON} --model --budget --trainings --output --target {TEMPLATE} --max-length --dtype --device "
+    "--batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
     f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "
     "--max-length --dtype --device --batch-tokens --workers --executor",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from instdiff.cli import compare, evaluate, explain, merge, plan, render, report, score, select, store, train
+from instdiff.cli import compare, evaluate, explain, merge, plan, render, report, score, search, select, store, train
 from instdiff.cli.app import app
 
-VERBS = (select, plan, score, merge, store, train, evaluate, compare, report, explain, render)
+VERBS = (select, plan, score, merge, store, train, evaluate, compare, search, report, explain, render)
 """The modules that register commands."""
 ORDER = (
     *("render", "plan", "sample", "score", "select", "train", "eval", "report", "export"),
-    *("pipeline", "compare", "explain", "diff", "merge", "methods", "store"),
+    *("pipeline", "compare", "search", "explain", "diff", "merge", "methods", "store"),
 )
 """The order of the work, in which ``--help`` lists the commands."""
 app.commands = {name: app.commands[name] for name in ORDER}

@@ -39,6 +39,7 @@ class Variant(OpenPart):
     limit: PositiveInt | None = key(None, "The first rows of the pool alone.")
     seeds: tuple[int, ...] | None = key(None, "By default the comparison's own.")
     budget: str | int | None = key(None, "By default the comparison's own.")
+    group_by: str | None = key(None, "Column of the input; the same share of each of its values is taken.")
 
     @field_validator("models")
     @classmethod
@@ -47,8 +48,8 @@ class Variant(OpenPart):
         return models
 
 
-class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
-    """``instdiff compare``."""
+class CellsConfig(DataConfig, RunConfig, ExecutorConfig):
+    """What commands share that train lines on equal terms and judge them."""
 
     model: str | None = key(
         None, "Base model; scores the rows, and is trained unless there is a `student`.", also="base_model"
@@ -58,6 +59,27 @@ class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     target: str | None = key(None, TARGET, metavar="FILE")
     holdout: str | None = key(None, HOLDOUT, metavar="FILE")
     output: str | None = key(None, "The run folder.", metavar="DIR", also="output_dir")
+    train: TrainSettings = key(TrainSettings, "The same for every line.")
+    steps: Literal["epochs", "equal"] = key(
+        "epochs",
+        "`epochs` trains every subset for as many passes; `equal` for as many optimizer steps as the first random "
+        "subset of the budget takes.",
+    )
+    warmup: WarmupPart = key(WarmupPart, "For a calibrated model: see [warmup](#warmup-of-the-pipeline).")
+    eval: dict[str, Any] = key(dict, "Keys of `instdiff eval`.")
+    keep_models: bool = key(True, "False removes models as soon as no later cell begins with them.")
+    strict: bool = key(False, "A cell that fails ends the run.")
+    cells_at_once: PositiveInt | None = key(
+        None, "Cells trained and evaluated side by side; by default one for each core where the model is small."
+    )
+    records: str | None = key(
+        None, "Keeps each finished cell in a file; a cell that is there and made of the same is done.", metavar="DIR"
+    )
+
+
+class CompareConfig(CellsConfig):
+    """``instdiff compare``."""
+
     method: dict[str, Variant] = key(
         dict, "Names, comma-separated or repeated; see [lines](#a-line-of-a-comparison).", also="methods"
     )
@@ -70,26 +92,10 @@ class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
     seeds: tuple[int, ...] = key((0, 1, 2), "Of draws, warm-up and training.")
     random_seeds: int = key(3, "How many seeds the random baseline has at least, three or more.", ge=3)
     baselines: tuple[Baseline, ...] = key(BASELINES, "That are always there; the base model is too.")
-    train: TrainSettings = key(TrainSettings, "The same for every line.")
-    steps: Literal["epochs", "equal"] = key(
-        "epochs",
-        "`epochs` trains every subset for as many passes; `equal` for as many optimizer steps as the first random "
-        "subset of the budget takes.",
-    )
-    warmup: WarmupPart = key(WarmupPart, "For a calibrated model: see [warmup](#warmup-of-the-pipeline).")
-    eval: dict[str, Any] = key(dict, "Keys of `instdiff eval`.")
     headroom: bool = key(
         False, "Only the base, random rows and the lines of `oracle`, to see whether there is anything to gain."
     )
-    records: str | None = key(
-        None, "Keeps each finished cell in a file; a cell that is there and made of the same is done.", metavar="DIR"
-    )
     by: str | None = key(None, "A column, such as the source; the shares of its values in every selection are told.")
-    keep_models: bool = key(True, "False removes models as soon as no later cell begins with them.")
-    strict: bool = key(False, "A cell that fails ends the run.")
-    cells_at_once: PositiveInt | None = key(
-        None, "Cells trained and evaluated side by side; by default one for each core where the model is small."
-    )
 
     @field_validator("method", mode="before")
     @classmethod
@@ -107,6 +113,10 @@ class CompareConfig(DataConfig, RunConfig, ExecutorConfig):
         if not value or len(set(value)) < len(value):
             raise ValueError("at least one, each of them once")
         return value
+
+    def warmup_seed(self, seed: int) -> int:
+        """Of the warm-up that calibrates cells with a seed: the same, so that intervals hold what warm-ups vary."""
+        return seed
 
     def lines(self) -> dict[str, Variant]:
         """All lines by name, baselines first; the random baseline has seeds enough."""

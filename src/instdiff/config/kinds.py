@@ -10,6 +10,7 @@ from instdiff.config.base import Config, read_yaml
 from instdiff.config.commands import PipelineConfig, ScoreConfig, TrainConfig
 from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
+from instdiff.config.search import SearchConfig
 from instdiff.errors import ConfigError, did_you_mean
 
 
@@ -25,7 +26,7 @@ class PlanConfig(ScoreConfig):
 def kind_of(values: Mapping[str, Any], file: str, scoring: type[ScoreConfig] = ScoreConfig) -> type[Config]:
     """The first kind that knows all keys of a file; a ConfigError where none does."""
     kinds: dict[str, type[Config]] = {"score": scoring, "train": TrainConfig, "eval": EvalConfig}
-    kinds |= {"pipeline": PipelineConfig, "compare": CompareConfig}
+    kinds |= {"pipeline": PipelineConfig, "compare": CompareConfig, "search": SearchConfig}
     names = {name: {*kind.model_fields, *kind.aliases()} for name, kind in kinds.items()}
     unknown = {name: [str(key) for key in values if key not in known] for name, known in names.items()}
     nearest = min(unknown, key=lambda name: len(unknown[name]))

@@ -22,6 +22,7 @@ import torch
 from instdiff.config.base import OPERATIONAL
 from instdiff.config.compare import CompareConfig, Variant
 from instdiff.config.methods import make_method
+from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Column, Log, Method, ModelRef
 from instdiff.core.budget import parse_budget
@@ -35,6 +36,7 @@ from instdiff.experiments.engine import Engine, Roles, Scores, mark_of
 from instdiff.experiments.inputs import (
     builtin_heldout,
     fingerprints,
+    hold_out,
     make_suites_for,
     read_inputs,
     read_rows,
@@ -54,11 +56,13 @@ from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
 Made = TypeVar("Made")
+Opened = TypeVar("Opened", bound="Comparison")
 OPEN = (
     *(*OPERATIONAL, "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch"),
     *("eval.concurrency", "eval.judge_concurrency", "eval.judge_timeout", "eval.judge_tries", "eval.judge_batch"),
     *("method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by", "cells_at_once"),
     *("headroom", "records"),
+    *("trainings", "final_seeds", "decide"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
 PLACES = ("data", "model", "student", "models", "target", "eval", "train", "limit", "warmup")
@@ -70,7 +74,7 @@ HELD = ("data", "data_path")
 class Comparison(Engine):
     """A comparison's run folder with everything that its cells share."""
 
-    config: CompareConfig
+    config: CompareConfig | SearchConfig
 
     def __post_init__(self) -> None:
         assert self.config.model
@@ -98,13 +102,15 @@ class Comparison(Engine):
             self.kinds[name] = fingerprint(variant.models, variant.limit, variant.warmup, *folds)[:8]
             if "calibrated" in {signal.model for signal in method.signals().values()} - set(roles):
                 self.warmed.add(name)
+            if variant.group_by:
+                self.pool.column(variant.group_by)
 
     # ── what is compared ──────────────────────────────────────────────────────────────────────────────────────────
 
     def cells(self) -> Iterator[Cell]:
         """The base, then seed by seed all variants, so that a first table is there early."""
         yield Cell(BASE)
-        asked = ("random", *self.oracles) if self.config.headroom else self.variants
+        asked = ("random", *self.oracles) if getattr(self.config, "headroom", False) else self.variants
         variants = {name: variant for name, variant in self.variants.items() if name in asked}
         for seed in dict.fromkeys(seed for variant in variants.values() for seed in self._seeds(variant)):
             for name, variant in variants.items():
@@ -324,6 +330,10 @@ class Comparison(Engine):
         place = self.trained[key] = self.places.models / mark[:16]
         return place
 
+    def group_by(self, cell: Cell) -> str | None:
+        """That of the cell's line."""
+        return self.variants[cell.line].group_by
+
     def budget_of(self, cell: Cell, number: int) -> Budget:
         """That of the cell, in every round."""
         return self.budget(cell.budget)
@@ -427,15 +437,15 @@ class Comparison(Engine):
         """The scorer trained on a random subset, the ids of that subset, and what the training cost."""
         part, subset = self.config.warmup, self.warmup_rows(variant, seed)
         place = partial(self.place_of_model, self.warmup_key(variant, seed))
-        base = self.roles_of(variant)["base"]
-        model, facts = self.train(subset, base, part.train or self.config.train, seed, place)
+        base, how = self.roles_of(variant)["base"], part.train or self.config.train
+        model, facts = self.train(subset, base, how, self.config.warmup_seed(seed), place)
         return self.restore(model), list(subset.ids), facts["train_s"]
 
     def warmup_rows(self, variant: Variant, seed: int) -> Pool:
         """The random subset that a variant's first model is trained on."""
         size = parse_budget(self.config.warmup.sample_size if variant.warmup is None else variant.warmup)
         count = int(size.amount * len(self.warmup)) if size.kind == "share" else int(size.amount)
-        return self.warmup.take(sample_rows(len(self.warmup), max(1, count), seed))
+        return self.warmup.take(sample_rows(len(self.warmup), max(1, count), self.config.warmup_seed(seed)))
 
     # ── models that nothing needs any more ────────────────────────────────────────────────────────────────────────
 
@@ -468,12 +478,12 @@ class Comparison(Engine):
 
     def warmup_key(self, variant: Variant, seed: int) -> Hashable:
         """Of the model that calibrates a variant."""
-        return "warm-up", str(self.roles_of(variant)["base"]), str(variant.warmup), seed
+        return "warm-up", str(self.roles_of(variant)["base"]), str(variant.warmup), self.config.warmup_seed(seed)
 
     def _round_key(self, cell: Cell, number: int) -> Hashable:
         """Of a round; how rounds follow one another makes a difference from the second on."""
         one = self.variants[cell.line]
-        made_of = one.method or cell.line, one.params, one.models, one.limit, str(one.warmup)
+        made_of = one.method or cell.line, one.params, one.models, one.limit, str(one.warmup), one.group_by
         then = (one.rebind, one.train_from) if number > 1 else ()
         return fingerprint(made_of, then), cell.budget, cell.seed, number
 
@@ -528,31 +538,40 @@ def terms(config: CompareConfig) -> str:
     )
 
 
-def check_named(config: CompareConfig) -> None:
+def check_named(config: CompareConfig | SearchConfig) -> None:
     """Raise a ConfigError where something that a comparison cannot do without is not named."""
     for key in ("data", "model", "output"):
         if not getattr(config, key):
-            raise ConfigError(f"the comparison needs '{key}'")
+            raise ConfigError(f"the {'search' if isinstance(config, SearchConfig) else 'comparison'} needs '{key}'")
     methods = [make_method(one.method or name, one.params, 0) for name, one in config.lines().items()]
-    if config.headroom and not any(isinstance(one, Oracle) for one in methods):
+    if getattr(config, "headroom", False) and not any(isinstance(one, Oracle) for one in methods):
         raise ConfigError(
             "'headroom' compares random rows with an oracle, and no line has one; "
             "name the column that says what is wrong with a row: method.oracle.column=flaw"
         )
 
 
-def open_beside(config: CompareConfig, log: Log) -> Comparison:
+def open_beside(config: CompareConfig | SearchConfig, log: Log) -> Comparison:
     """A comparison that another process has opened, and that works on the same run."""
     run = open_comparison(config, lambda line: None, Quiet(), claim=False)
     run.beside, run.log = True, log
     return run
 
 
-def open_comparison(config: CompareConfig, log: Log, progress: Progress, *, claim: bool = True) -> Comparison:
+def open_comparison(
+    config: CompareConfig | SearchConfig, log: Log, progress: Progress, *, claim: bool = True
+) -> Comparison:
     """A comparison's run folder for this configuration: a new one, or the same one again.
 
     Without ``claim`` nothing is written; whoever runs it must have claimed the folder.
     """
+    return open_cells(Comparison, config, log, progress, claim)
+
+
+def open_cells(
+    kind: type[Opened], config: CompareConfig | SearchConfig, log: Log, progress: Progress, claim: bool
+) -> Opened:
+    """The run folder of a kind of comparison; a search judges on rows of the data where no others are named."""
     check_named(config)
     assert config.output
     places = ComparisonFolder(Path(config.output))
@@ -570,5 +589,7 @@ def open_comparison(config: CompareConfig, log: Log, progress: Progress, *, clai
         places.claim(config, inputs)
     known: dict[str, Any] = {"suite": ["heldout"], "model": config.model, **config.turns()}
     known["data"] = builtin_heldout(config.data)
+    if isinstance(config, SearchConfig):
+        data, known["heldout"] = hold_out(config, data, known, log)
     suites = make_suites_for(rendering, config.eval, store, data[0], log, **known)
-    return Comparison(config, places.path, *data, settings, store, *suites, log, progress, holdout)
+    return kind(config, places.path, *data, settings, store, *suites, log, progress, holdout)

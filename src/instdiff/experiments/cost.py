@@ -15,6 +15,7 @@ from instdiff.config.commands import PipelineConfig, TrainConfig
 from instdiff.config.compare import CompareConfig, Variant
 from instdiff.config.evaluate import EvalConfig
 from instdiff.config.methods import make_method
+from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
 from instdiff.core import Log, Method, ModelRef, Scored, Settings
 from instdiff.core.files import fingerprint, read_json
@@ -31,6 +32,7 @@ from instdiff.experiments.compare import Comparison, open_comparison
 from instdiff.experiments.engine import Engine, Roles, mark_of
 from instdiff.experiments.pipeline import LINE, Pipeline, budget_of, open_pipeline, selector, title
 from instdiff.experiments.run_folder import BASE, ROUND_MODEL, TRAINING, Cell
+from instdiff.experiments.search import open_search
 from instdiff.methods import Full, Longest, Oracle, Random
 from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.rows import Rows
@@ -201,7 +203,7 @@ class Book:
         """What was counted; ``began`` seconds of work until the run begins are spent where there is any."""
         if not self.lines:
             return RunCost(kind, [])
-        page = [StageCost("page", "write", seconds=PAGE_S)] if kind in ("pipeline", "compare") else []
+        page = [StageCost("page", "write", seconds=PAGE_S)] if kind in ("pipeline", "compare", "search") else []
         return RunCost(kind, [StageCost("start", "load", seconds=began), *merge_stages(self.lines), *page])
 
 
@@ -278,7 +280,9 @@ class Rounds:
 # ── the four kinds ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def plan_run(config: PipelineConfig | CompareConfig | TrainConfig | EvalConfig, *, log: Log = print) -> RunCost:
+def plan_run(
+    config: PipelineConfig | CompareConfig | SearchConfig | TrainConfig | EvalConfig, *, log: Log = print
+) -> RunCost:
     """What a run with this configuration would still do and cost; nothing is trained, written or asked.
 
     A few steps of a small model are tried in memory and in a temporary folder, to know how fast this machine is.
@@ -289,7 +293,9 @@ def plan_run(config: PipelineConfig | CompareConfig | TrainConfig | EvalConfig, 
     if isinstance(config, PipelineConfig):
         return _pipeline(open_pipeline(config, log, Quiet(), claim=False), config)
     if isinstance(config, CompareConfig):
-        return _comparison(open_comparison(config, log, Quiet(), claim=False), config)
+        return _comparison(open_comparison(config, log, Quiet(), claim=False), "compare")
+    if isinstance(config, SearchConfig):
+        return _comparison(open_search(config, log, Quiet(), claim=False).look_ahead(), "search")
     return _training(config, log) if isinstance(config, TrainConfig) else _evaluation(config, log)
 
 
@@ -309,7 +315,8 @@ def plan_training(
     return RunCost("score", merge_stages(book.lines)), book.bench(methods, bound, pool, target)
 
 
-def _comparison(run: Comparison, config: CompareConfig) -> RunCost:
+def _comparison(run: Comparison, kind: str) -> RunCost:
+    config = run.config
     book, began = Book(run.settings, run.store, config.judge_price), _loaded(train=True)
     rounds, together = Rounds(run, book), set[tuple[str, int]]()
     cells = [cell for cell in run.cells() if not run.is_done(cell)]
@@ -328,7 +335,8 @@ def _comparison(run: Comparison, config: CompareConfig) -> RunCost:
         if any(name in run.warmed for name in names):
             name_model = partial(run.place_of_model, run.warmup_key(variant, cell.seed))
             rows, how = run.warmup_rows(variant, cell.seed), config.warmup.train or config.train
-            roles["calibrated"] = book.train("warm-up", rows, run.warmup, roles["base"], how, cell.seed, name_model)
+            seed = config.warmup_seed(cell.seed)
+            roles["calibrated"] = book.train("warm-up", rows, run.warmup, roles["base"], how, seed, name_model)
         book.score("all lines", methods, roles, part, run.target)
 
     def rows_of(cell: Cell) -> int:
@@ -352,7 +360,7 @@ def _comparison(run: Comparison, config: CompareConfig) -> RunCost:
             how = run.settings_of(cell, rows_of)
             model, _, _ = rounds.rounds(stage, cell, variant, roles, how, cell.seed, method, pool, scores)
         rounds.evaluate(stage, model, run.places.cell(cell))
-    return book.cost("compare", began)
+    return book.cost(kind, began)
 
 
 def _pipeline(run: Pipeline, config: PipelineConfig) -> RunCost:

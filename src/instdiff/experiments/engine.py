@@ -119,6 +119,10 @@ class Engine(ABC):
     def budget_of(self, cell: Cell, number: int) -> Budget:
         """A round's budget."""
 
+    def group_by(self, cell: Cell) -> str | None:
+        """The column of which each value gives the same share, if any."""
+        return None
+
     @abstractmethod
     def place_of(self, cell: Cell, number: int) -> Path:
         """Where a round's selection goes."""
@@ -195,7 +199,7 @@ class Engine(ABC):
             (scored, meta), pool = self.score_round(cell, number, roles), self.pool
             if len(scored) < len(pool):
                 pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
-            chosen = select(pool, scored, self.budget_of(cell, number), meta=meta)
+            chosen = select(pool, scored, self.budget_of(cell, number), meta=meta, group_by=self.group_by(cell))
             if short := chosen.shortfall():
                 self.log(f"warning: {short}")
             write_selection(place, chosen)

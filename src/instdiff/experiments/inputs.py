@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from instdiff.config.base import canonical
 from instdiff.config.commands import DataConfig, PipelineConfig, RunConfig
 from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
+from instdiff.config.search import SearchConfig
 from instdiff.core import Log, Settings
 from instdiff.data import Pool, load
 from instdiff.engine.sources import find_tokenizer, tell_own_template
-from instdiff.errors import ConfigError
+from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.evaluator import HELDOUT, eval_config_of
 from instdiff.evaluation.subject import Suite
 from instdiff.evaluation.suites import HeldOutSuite, make_suites
@@ -55,7 +60,10 @@ def read_rows(
     return load(path, map=mapping, limit=limit, rejects_path=rejects, log=log, **how)
 
 
-def read_inputs(config: PipelineConfig | CompareConfig, folder: Path | None, log: Log | None = None) -> Inputs:
+Experiment = PipelineConfig | CompareConfig | SearchConfig
+
+
+def read_inputs(config: Experiment, folder: Path | None, log: Log | None = None) -> Inputs:
     """The rows of an experiment; bad lines go to ``rejected.jsonl`` in the folder."""
     assert config.data
     part, rejects = config.warmup, folder / "rejected.jsonl" if folder else None
@@ -65,9 +73,40 @@ def read_inputs(config: PipelineConfig | CompareConfig, folder: Path | None, log
     return scored_rows(config, rows), warmup, target
 
 
-def scored_rows(config: PipelineConfig | CompareConfig, rows: Pool) -> Pool:
+def scored_rows(config: Experiment, rows: Pool) -> Pool:
     """The rows that are scored: in a pipeline they may be the first ones alone."""
     return first_records(rows, config.score.max_samples) if isinstance(config, PipelineConfig) else rows
+
+
+def hold_out(config: SearchConfig, inputs: Inputs, known: Mapping[str, Any], log: Log) -> tuple[Inputs, Pool | None]:
+    """What a search chooses from, and the rows of the data that it judges models on where no others are named.
+
+    These are drawn by the hash of their content, so that copies stay together. ``known`` are the keys of ``eval`` that
+    the run itself says. Raises a DataError where the rows are too few.
+    """
+    asked = {**known, **canonical(EvalConfig, config.eval, "'eval'")}
+    if asked.get("data") or HELDOUT not in asked["suite"]:
+        return inputs, None
+    pool, warmup, target = inputs
+    share = min(0.1, config.heldout / max(1, len(pool)))
+
+    def parted(rows: Pool) -> tuple[Pool, Pool]:
+        held = np.array([place_of(name, "held out") < share for name in rows.ids], bool)
+        return rows.take(np.flatnonzero(~held)), rows.take(np.flatnonzero(held))
+
+    kept, held = parted(pool)
+    if not len(held):
+        raise DataError(f"{len(pool)} rows are too few to hold a tenth out; name held-out rows (eval.data=FILE)")
+    log(
+        f"no held-out rows are named: {len(held):,} rows of the data are held out, with whatever flaws they have; "
+        "rows that you trust are the better judge (eval.data=FILE)"
+    )
+    return (kept, parted(warmup)[0], target), held
+
+
+def place_of(name: str, salt: str) -> float:
+    """Where in [0, 1) a text falls: by its hash, apart for each salt."""
+    return int.from_bytes(hashlib.blake2b(f"{salt}|{name}".encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def first_records(pool: Pool, records: int | None) -> Pool:

@@ -67,6 +67,7 @@ class RunFolder:
         self.path, self.config, self.log = path, path / "config.yaml", path / "log.jsonl"
         names = ("comparison.json", "items.parquet", "scores/cost.json", "environment.json")
         self.comparison, self.items, self.cost, self.environment = (path / name for name in names)
+        self.search, self.search_items = path / "search.json", path / "search.items.parquet"
 
     @property
     def begun(self) -> bool:

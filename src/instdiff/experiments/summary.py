@@ -51,6 +51,12 @@ class TaskScores:
         """The mean over seeds of the weighted mean over items."""
         return float((self.score @ self.weight).mean() / self.weight.sum())
 
+    @property
+    def by_seed(self) -> list[float]:
+        """Of each seed the weighted mean over items."""
+        values: list[float] = (self.score @ self.weight / self.weight.sum()).tolist()
+        return values
+
     def only(self, ids: Sequence[str]) -> TaskScores:
         """The same for some of the items."""
         at = {name: place for place, name in enumerate(self.ids)}
@@ -132,7 +138,7 @@ def _task_lines(
             "value": one.value,
             "low": _known(own.low),
             "high": _known(own.high),
-            "by_seed": (one.score @ one.weight / one.weight.sum()).tolist(),
+            "by_seed": one.by_seed,
         }
         control = controls.get(budget) or next(iter(controls.values()), None)
         gap = _difference(line, one, against, control) if control is not None and line != against else None

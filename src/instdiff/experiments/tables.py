@@ -67,6 +67,27 @@ def tell_verdicts(lines: Sequence[dict[str, Any]], name: str, against: str) -> l
     return told
 
 
+def bracket_rows(told: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """The bracket as a table: each recipe's gain over random rows in each rung, the longest-lived first."""
+    rungs, final = told["rungs"], told["final"]
+    header = [
+        "recipe",
+        *(f"rung {n} ({rung['seeds']} seed{'s' * (rung['seeds'] > 1)})" for n, rung in enumerate(rungs, 1)),
+    ]
+    gains: dict[str, list[float | None]] = {}
+    for number, rung in enumerate(rungs):
+        for one in rung["recipes"]:
+            gains.setdefault(one["name"], [None] * len(rungs))[number] = one["gain"]
+    lasting = [one["name"] for rung in reversed(rungs) for one in rung["recipes"]]
+    rows = [[name, *gains[name]] for name in dict.fromkeys(lasting)]
+    if final is None:
+        return header, rows
+    header += ["untouched half", "95 % interval"]
+    interval = None if final["diff_low"] is None else f"{final['diff_low']:+.3f} to {final['diff_high']:+.3f}"
+    ends = {told["best"]: [told["gain_untouched"], interval]}
+    return header, [[*row, *ends.get(str(row[0]), [None, None])] for row in rows]
+
+
 def left_out(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     """The cells that failed, and why."""
     return [{"cell": str(one.cell), "error": one.error} for one in results if one.error is not None]

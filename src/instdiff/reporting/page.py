@@ -92,6 +92,7 @@ def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
         covered,
         run_sections.tags(scene),
         run_sections.training(scene),
+        run_sections.search(scene),
         run_sections.comparison(scene),
         run_sections.cost(scene),
     ]

@@ -11,6 +11,7 @@ import numpy as np
 from instdiff.core.display import visible
 from instdiff.core.files import environment
 from instdiff.errors import InstDiffError
+from instdiff.experiments.tables import bracket_rows
 from instdiff.reporting import plots, projection, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
 from instdiff.selection.record import origins
@@ -138,6 +139,16 @@ def training(scene: ReportContext) -> Section | None:
 def _thin(losses: list[float | None]) -> list[float]:
     values = [float("nan") if value is None else float(value) for value in losses]
     return values[:: max(1, -(-len(values) // STEPS))]
+
+
+def search(scene: ReportContext) -> Section | None:
+    """The bracket of a search: what each recipe gained over random rows in each rung."""
+    found = scene.material.search
+    if not found:
+        return None
+    header, rows = bracket_rows(found)
+    caption = "gain over random rows, above 0 where the recipe is better"
+    return Section("search", "Search", list(found["told"]), tables=[Table(header, rows, caption)], facts=found)
 
 
 def comparison(scene: ReportContext) -> Section | None:

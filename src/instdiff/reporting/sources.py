@@ -85,6 +85,8 @@ class ReportSources:
     """Of a pipeline's last selection, a sentence for each task."""
     against: str = "the control"
     """The line that those of the comparison are compared with."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """What a search came to."""
     paid: dict[str, Any] = field(default_factory=dict)
     training: dict[str, dict[str, Any]] = field(default_factory=dict)
     leading: list[str] = field(default_factory=list)
@@ -197,7 +199,7 @@ def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[s
     _add_cells(ComparisonFolder(folder), sources)
     if kind != "compare":
         sources.training = run.named_trainings()
-    sources.paid = read_facts(run.cost)
+    sources.paid, sources.search = read_facts(run.cost), read_facts(run.search)
     if not sources.parts and not sources.comparison and not sources.training:
         raise DataError(f"'{folder}' is no run folder: it holds no scores, comparison or trained model")
     sources.lines = _lines([*run.controls().values(), *rounds.values()]) if lines is None else lines
