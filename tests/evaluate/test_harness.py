@@ -24,12 +24,15 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Advance
 from instdiff.engine.models import Resident
+from instdiff.engine.speed import Machine
 from instdiff.errors import ConfigError, DataError, PlanError
+from instdiff.evaluation.cost import SuiteCosts
 from instdiff.evaluation.generation.generator import make_generator
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.suite import OPENLLM, HarnessSuite, openllm_suite
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.suites import make_suites
 from instdiff.store import Store
 
 CHOICES = ["the sky is blue", "why", "list 7 things", "green grass"]
@@ -327,3 +330,15 @@ def test_a_plan_counts_the_requests(ran: Ran) -> None:
     written = [one for one in asked if one.request_type == "generate_until"]
     assert len(written) == 6 + 3 and len(asked) - len(written) == 4 * (5 + 3 + 5 + 2 + 4)
     assert {sampling.max_new_tokens for _, sampling in lm.prompts(written)} == {8}
+
+
+def test_a_plan_prices_what_is_not_kept(ran: Ran, tmp_path: Path) -> None:
+    values = {"suite": "openllm", "task": "arc_challenge,gsm8k", "shots": 1, "max_new_tokens": 8, "device": "cpu"}
+    given = {**values, "dtype": "float32", "data_dir": str(ran.files), "model": str(ran.model)}
+    prices = []
+    for kept in (ran.home, tmp_path):
+        config = build(EvalConfig, {**given, "answers": str(kept / "folder")}, "test")
+        costs = SuiteCosts(Store(kept / "store"), Machine(torch.device("cpu")))
+        lines = costs.stages("eval", make_suites(config), config, ModelRef(str(ran.model)))
+        prices.append([(line.kind, line.rows, line.most_tokens_out) for line in lines])
+    assert prices == [[], [("evaluate", 20, 0), ("generate", 3, 24)]]
