@@ -373,7 +373,7 @@ def test_a_written_answer_sees_the_fixed_date() -> None:
 
 
 def test_lm_evals_conversations_see_it_too() -> None:
-    from instdiff.evaluation.harness.suite import render_history
+    from instdiff.evaluation.harness.language_model import render_history
 
     tokenizer = find_tokenizer(ModelRef(TINY), datetime.date(2024, 12, 31))
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"

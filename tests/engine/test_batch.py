@@ -34,7 +34,7 @@ def test_a_batch_is_padded_on_the_right() -> None:
     assert batch.ids.tolist() == [[5, 6, 7], [9, 0, 0], [8, 4, 0]]
     assert batch.predictors().tolist() == [0, 1, 6]  # the tokens before the targets, counted through the ids
     assert batch.target.tolist() == [6, 7, 4] and batch.counts.tolist() == [2, 0, 1]
-    for most, width in ((None, 16), (16, 16), (15, 3), (2, 3)):  # sizes are even, unless the model has no such position
+    for most, width in ((None, 16), (16, 16), (15, 3), (1, 3), (2, 2)):  # sizes are even, unless no position is there
         batch = Batch.pad(np.arange(3), arrays, most)
         assert batch.ids.shape == (3, width) and batch.predictors().tolist() == [0, 1, 2 * width]
 

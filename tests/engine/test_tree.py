@@ -66,7 +66,7 @@ def test_some_of_many_rows_are_laid_out_like_a_list_of_them(rows: list[np.ndarra
 @settings(deadline=None)
 def test_attention_over_a_tree_is_attention_row_by_row(rows: list[np.ndarray], seed: int, fill: float) -> None:
     heads, groups, size = 4, 2, 8
-    (tree,) = trees(rows, 100_000)
+    (tree,) = trees([*rows, *rows[:2]], 100_000)  # rows may be equal where a token that nobody sees is left out
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(1, h, len(tree.ids), size, generator=generator) for h in (heads, groups, groups))
     with pytest.MonkeyPatch.context() as patch:
@@ -159,6 +159,25 @@ def test_attention_holds_no_more_tokens_than_the_batch(rows: list[np.ndarray]) -
     assert all(bucket.place.numel() <= max(len(tree.ids), bucket.width) for bucket in buckets)
     assert sum(int((bucket.to < len(tree.ids)).sum()) for bucket in buckets) == len(tree.ids)
     assert all(bucket.width % EVEN == 0 and bucket.first % EVEN == 0 for bucket in buckets)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_last_token_needs_no_position(lab: Lab, packs: bool) -> None:
+    """GPT-2 has 192 positions; the 193rd token is predicted all the same, whichever it is."""
+    model, draw = lab.reference("gpt2"), np.random.default_rng(0)
+    whole = draw.integers(5, 200, 193)
+    ids = [whole, np.append(whole[:-1], 7), draw.integers(5, 200, 20), draw.integers(5, 200, 192)]
+    target = [np.arange(len(row)) > len(row) - 4 for row in ids]
+    rows = Rows(Ragged.of(ids, np.int32), np.concatenate(target), np.zeros(4, bool), np.full(4, None, object))
+    sweep, found = Sweep(model, print), dict[int, np.ndarray]()
+    sweep.forward.packs = packs
+    for batch in sweep(rows, (Nll(),)):
+        found |= {int(at): batch.columns[Nll()][place] for place, at in enumerate(batch.at)}
+    for number, (row, marks) in enumerate(zip(ids, target, strict=True)):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor(row[None, :-1])).logits[0].log_softmax(-1)
+        at = np.flatnonzero(marks)
+        np.testing.assert_allclose(found[number], -logits[at - 1, row[at]], atol=1e-5)
 
 
 def test_a_preamble_is_computed_once() -> None:

@@ -1,4 +1,4 @@
-"""Lettered options by likelihood: lm-eval's own numbers, in batches, from the store."""
+"""Medical questions with lettered options: what is asked, of which files, and what the results say."""
 
 from __future__ import annotations
 
@@ -11,27 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import Counting
+from helpers import Counting, causal, reference
 from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.harness import local_data as data
-from instdiff.evaluation.harness.multiple_choice import (
-    MED,
-    ChoicePrompt,
-    ChoiceScorer,
-    ChoiceSuite,
-    Question,
-    share_limit,
-)
-from instdiff.evaluation.harness.suite import med_suite
+from instdiff.evaluation.harness.suite import HarnessSuite, med_suite, share_limit
 from instdiff.evaluation.results import distinct
 from instdiff.evaluation.subject import Subject
 from instdiff.store import Store
 
-ENTRY = {"medqa": "medqa_4options", "medmcqa": "medmcqa", "mmlu_medical": "mmlu_anatomy"}
-FOLDER = {"medqa": "medqa", "medmcqa": "medmcqa", "mmlu_medical": "mmlu/default"}
 ANSWERS = "CADBBCA"
 
 
@@ -74,91 +64,21 @@ def subject(tmp_path: Path) -> Callable[..., Subject]:
     return make
 
 
-def by_lm_eval(model: Path, task: str, parts: dict[str, list[Any]], shots: int, chat: bool = False) -> Any:
-    """The log-likelihoods [questions, 4] of lm-eval's own task on the same rows, through its own model class."""
-    import datasets
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    def local(**_: Any) -> Any:
-        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in parts.items()})
-
-    manager = TaskManager(
-        include_path=str(Path(lm_eval.__file__).parent / "tasks" / FOLDER[task]), include_defaults=False
-    )
-    own = {
-        "custom_dataset": local,
-        "test_split": "test",
-        "validation_split": None,
-        "training_split": None,
-        "num_fewshot": shots,
-        "fewshot_split": "shots" if shots else None,
-        "fewshot_config": {"sampler": "first_n"},
-    }
-    group = {"group": "own", "task": [{"task": ENTRY[task], **own}]}
-    lm = HFLM(
-        pretrained=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
-        tokenizer=AutoTokenizer.from_pretrained(model),
-        batch_size=3,
-    )
-    found = lm_eval.evaluate(
-        lm, manager.load([group]), bootstrap_iters=0, apply_chat_template=chat, fewshot_as_multiturn=chat
-    )
-    samples = sorted(found["samples"][ENTRY[task]], key=lambda sample: sample["doc_id"])
-    assert [sample["acc"] for sample in samples]
-    return np.array([[float(reply[0][0]) for reply in sample["resps"]] for sample in samples])
-
-
-def ours(task: str, parts: dict[str, list[Any]], shots: int, asked: Subject) -> Any:
-    teller, kind = ChoiceScorer(asked), MED[task]
-    shown = [kind.ask(row) for row in parts.get("shots", [])[:shots]]
-    talks = [ChoicePrompt(kind.intro.format(subject="anatomy"), shown, kind.ask(row)) for row in parts["test"]]
-    return teller.likelihoods(talks, task)
-
-
-@pytest.mark.parametrize("task", list(MED))
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_equals_lm_eval(
-    task: str, name: str, models: dict[str, Path], subject: Callable[..., Subject], tmp_path: Path
-) -> None:
-    rows = [MED[task].read(row) for row in questions(task)]
-    parts, shots = ({"test": rows[2:], "shots": rows[:2]}, 0 if task == "medqa" else 1)
-    found = ours(task, parts, shots, subject(models[name], max_length=2048))
-    np.testing.assert_allclose(found.logs, by_lm_eval(models[name], task, parts, shots), atol=1e-4, rtol=0)
-    assert found.several.tolist() == [found.several[0]] * 5 and not found.truncated.any()
-
-
-def test_equals_lm_eval_in_the_chat_template(models: dict[str, Path], subject: Callable[..., Subject]) -> None:
-    rows = [data.medqa(row) for row in questions("medqa")]
-    parts = {"test": rows[2:], "shots": rows[:1]}
-    asked = subject(models["llama"], templates={"*": "chat"})
-    found = ours("medqa", parts, 1, asked)
-    np.testing.assert_allclose(found.logs, by_lm_eval(models["llama"], "medqa", parts, 1, True), atol=1e-4, rtol=0)
-    plain = ours("medqa", parts, 1, subject(models["llama"]))
-    assert np.abs(found.logs - plain.logs).min() > 1e-3
-
-
-@pytest.mark.shared_data
-def test_medqa_equals_lm_eval(shared: Path, subject: Callable[..., Subject]) -> None:
-    model = shared / "models" / "base-5m"
-    rows = data.parts(str(shared / "data" / "med" / "medqa_test.jsonl"), data.medqa)[""]["test"]
-    assert len(rows) == 1273
-    asked = subject(model)
-    found = ours("medqa", {"test": rows[:20]}, 0, asked)
-    assert found.logs.shape == (20, 4) and not found.several.any()
-    np.testing.assert_allclose(found.logs, by_lm_eval(model, "medqa", {"test": rows[:20]}, 0), atol=1e-4, rtol=0)
-
-
 @pytest.mark.shared_data
 def test_the_files_that_are_there(shared: Path) -> None:
     config = build(EvalConfig, {"data_dir": str(shared / "data")}, "test")
     suite = med_suite(config)
-    rows = {task.name: task.rows(where, 0) for task, where in suite.tasks}
-    sizes = {name: sum(len(splits["test"]) for splits in parts.values()) for name, parts in rows.items()}
-    assert sizes == {"medqa": 1273, "medmcqa": 4183, "mmlu_medical": 1089}
-    assert len(rows["mmlu_medical"]) == 6
+    sizes = {}
+    for task, where in suite.tasks:
+        known = {task.subject(name) for name in task.entries()}
+        parts = data.parts(str(where), task.read, subjects=task.group)
+        sizes[task.name] = [len(splits["test"]) for subject, splits in parts.items() if subject in known]
+    assert {name: sum(counts) for name, counts in sizes.items()} == {
+        "medqa": 1273,
+        "medmcqa": 4183,
+        "mmlu_medical": 1089,
+    }
+    assert len(sizes["mmlu_medical"]) == 6
 
 
 # ── the suite ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -177,24 +97,38 @@ def folder(tmp_path: Path) -> Path:
     return home
 
 
-def suite(folder: Path, **values: Any) -> ChoiceSuite:
+def suite(folder: Path, **values: Any) -> HarnessSuite:
     return med_suite(build(EvalConfig, {"data_dir": str(folder), **values}, "test"))
 
 
+def likelihoods(model: Path, prompts: list[str]) -> Any:
+    """Log-likelihood of each letter after each prompt, by a forward of the whole text."""
+    from transformers import AutoTokenizer
+
+    hf, own, out = AutoTokenizer.from_pretrained(model), causal(model), []
+    for prompt in prompts:
+        head = len(hf(prompt).input_ids)
+        rows = [hf(f"{prompt} {letter}").input_ids for letter in "ABCD"]
+        out.append([-reference(own, ids, np.arange(len(ids)) >= head)[0].sum() for ids in rows])
+    return np.array(out)
+
+
 def test_the_suite(folder: Path, models: dict[str, Path], subject: Callable[..., Subject]) -> None:
-    asked = subject(models["llama"])
-    medqa, medmcqa, mmlu = suite(folder).run(asked)
-    rows = [data.medqa(row) for row in questions("medqa")]
-    logs = ours("medqa", {"test": rows}, 0, asked).logs
+    medqa, medmcqa, mmlu = suite(folder).run(subject(models["llama"]))
+    prompts = []
+    for row in map(data.medqa, questions("medqa")):
+        options = "".join(f"{letter}. {row[f'ending{number}']}\n" for number, letter in enumerate("ABCD"))
+        prompts.append(f"Question: {row['sent1']}\n{options}Answer:")
+    logs = likelihoods(models["llama"], prompts)
     right = (logs.argmax(1) == ["ABCD".index(letter) for letter in ANSWERS]).astype(float)
     assert medqa.metric == "accuracy" and medqa.score.tolist() == right.tolist()
     sure = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
     true = [sure[row, "ABCD".index(letter)] for row, letter in enumerate(ANSWERS)]
-    assert medqa.details["answer_probability"] == pytest.approx(np.mean(true))
-    assert sum(medqa.details["chosen"].values()) == len(ANSWERS)
+    assert medqa.details["answer_probability"] == pytest.approx(np.mean(true), rel=1e-4)
+    assert list(medqa.details["chosen"].values()) == np.bincount(logs.argmax(1), minlength=4).tolist()
     assert medmcqa.reason is not None and list(medmcqa.reason) == [None] * 7 + ["no_answer"]
     assert np.isnan(medmcqa.score[-1]) and medmcqa.record()["scored"] == 7
-    assert list(mmlu.details["accuracy_by_subject"]) == ["anatomy", "college_medicine"]
+    assert list(mmlu.details["by_subject"]) == ["anatomy", "college_medicine"]
     assert [name.split(":")[0] for name in mmlu.ids] == ["anatomy"] * 7 + ["college_medicine"] * 2
 
 
@@ -222,34 +156,40 @@ def test_examples_come_from_the_file_beside(
     assert none.details["shots"] == 0 and "medmcqa has 0 examples" in lines[0]
 
 
-def test_what_is_too_long_loses_its_beginning(models: dict[str, Path], subject: Callable[..., Subject]) -> None:
-    asked = subject(models["llama"], max_length=40)
-    talks = [
-        ChoicePrompt("", [], Question(text, 0))
-        for text in ("why " * 100 + "Answer:", "the " + "why " * 100 + "Answer:")
-    ]
-    found = ChoiceScorer(asked).likelihoods(talks, "long")
-    assert found.truncated.all() and np.isfinite(found.logs).all()
-    np.testing.assert_allclose(found.logs[0], found.logs[1], atol=1e-5)
+def test_examples_are_the_first_of_their_split(
+    folder: Path, models: dict[str, Path], subject: Callable[..., Subject]
+) -> None:
+    (folder / "med" / "medqa_train.jsonl").unlink()
+    write(folder / "med" / "medqa_train.jsonl", questions("medqa")[::-1])
+    asked = suite(folder, task="medqa", shots=1, limit=1)
+    shown = asked.requests(asked.model(subject(models["llama"])))[0].args[0]
+    assert shown.startswith("Question: Which of these is number 6?") and shown.count("Question:") == 2
 
 
-def test_user_errors(folder: Path, tmp_path: Path) -> None:
+def test_what_is_too_long_loses_its_beginning(
+    folder: Path, models: dict[str, Path], subject: Callable[..., Subject]
+) -> None:
+    found = suite(folder, task="medqa", max_length=20).run(subject(models["llama"]))[0]
+    assert found.details["truncated"] == 4 * len(ANSWERS) and np.isfinite(found.score).all()
+
+
+def test_user_errors(folder: Path, tmp_path: Path, models: dict[str, Path], subject: Callable[..., Subject]) -> None:
     with pytest.raises(ConfigError, match="no task 'medqua'; did you mean 'medqa'"):
         suite(folder, task="medqua")
     with pytest.raises(DataError, match="file of task 'medqa' is not there"):
         suite(folder, task_data={"medqa": str(tmp_path / "none.jsonl")})
-    with pytest.raises(DataError, match=r"medqa: cannot load hub:GBaker.*give its file: data.medqa=PATH"):
-        MED["medqa"].rows(None, 0)
+    ask = subject(models["llama"])
+    with pytest.raises(DataError, match=r"'medqa' cannot be loaded from the hub: .*give its file: data.medqa=PATH"):
+        med_suite(build(EvalConfig, {"task": "medqa"}, "test")).run(ask)
     bad = write(tmp_path / "bad.jsonl", [{"question": "?", "options": {"A": "a"}, "answer_idx": "A"}])
-    asked = suite(folder, task="medqa", task_data={"medqa": str(bad)})
     with pytest.raises(DataError, match=r"bad.jsonl, row 1: not in a format that is read here \(KeyError: 'B'\)"):
-        asked.tasks[0][0].rows(asked.tasks[0][1], 0)
+        suite(folder, task="medqa", task_data={"medqa": str(bad)}).run(ask)
     other = write(tmp_path / "other.jsonl", [{**questions("mmlu")[0], "subject": "law"}])
     with pytest.raises(DataError, match="none of the subjects of mmlu_medical: anatomy"):
-        MED["mmlu_medical"].rows(str(other), 0)
+        suite(folder, task="mmlu_medical", task_data={"mmlu_medical": str(other)}).run(ask)
     from_one = write(tmp_path / "one.jsonl", [{**questions("medmcqa")[0], "cop": 4}])
     with pytest.raises(DataError, match="counted from 0 here, not from 1"):
-        MED["medmcqa"].rows(str(from_one), 0)
+        suite(folder, task="medmcqa", task_data={"medmcqa": str(from_one)}).run(ask)
 
 
 def test_part_of_a_file(folder: Path) -> None:

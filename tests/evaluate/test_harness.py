@@ -24,11 +24,15 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Advance
 from instdiff.engine.models import Resident
+from instdiff.engine.speed import Machine
 from instdiff.errors import ConfigError, DataError, PlanError
+from instdiff.evaluation.cost import SuiteCosts
+from instdiff.evaluation.generation.generator import make_generator
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.suite import OPENLLM, HarnessSuite, openllm_suite
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.suites import make_suites
 from instdiff.store import Store
 
 CHOICES = ["the sky is blue", "why", "list 7 things", "green grass"]
@@ -77,7 +81,7 @@ def suite(folder: Path | None, **values: Any) -> HarnessSuite:
 
 
 def subject(model: Path, home: Path, log: list[str], **settings: Any) -> Subject:
-    return Subject(
+    asked = Subject(
         "tested",
         ModelRef(str(model)),
         Settings(**{"dtype": "float32", "device": "cpu", **settings}),
@@ -87,6 +91,7 @@ def subject(model: Path, home: Path, log: list[str], **settings: Any) -> Subject
         log.append,
         Counting(),
     )
+    return replace(asked, generator=make_generator("hf", asked))
 
 
 class Ran:
@@ -181,7 +186,7 @@ def again(ran: Ran, **values: Any) -> tuple[dict[str, TaskResult], Subject]:
 
 def test_what_was_answered_is_not_asked_again(ran: Ran) -> None:
     found, asked = again(ran, task=["mmlu", "gsm8k"])
-    assert asked.progress.rows == 0 and "prompt_tokens" not in asked.cost  # type: ignore[attr-defined]
+    assert asked.progress.rows == 0  # type: ignore[attr-defined]
     for name, task in found.items():
         assert list(task.ids) == list(ran.tasks[name].ids) and task.score.tolist() == ran.tasks[name].score.tolist()
     _, longer = again(ran, task="gsm8k", max_new_tokens=4)
@@ -205,19 +210,20 @@ class Impatient(Counting):
 
             def until(more_rows: int, more_tokens: int) -> None:
                 advance(more_rows, more_tokens)
-                if self.rows == 5:
+                if self.rows >= 5:
                     raise KeyboardInterrupt
 
             yield until
 
 
 def test_an_interrupted_run_goes_on(ran: Ran, tmp_path: Path) -> None:
-    asked = replace(subject(ran.model, tmp_path, []), progress=Impatient())
+    asked = replace(subject(ran.model, tmp_path, [], batch_tokens=200), progress=Impatient())
     with pytest.raises(KeyboardInterrupt):
         suite(ran.files, task="arc_challenge", shots=1).run(asked)
+    done = asked.progress.rows  # type: ignore[attr-defined]
     asked = subject(ran.model, tmp_path, [])
     (found,) = suite(ran.files, task="arc_challenge", shots=1).run(asked)
-    assert asked.progress.rows == 4 * 5 - 5  # type: ignore[attr-defined]
+    assert 5 <= done < 20 and asked.progress.rows <= 4 * 5 - done  # type: ignore[attr-defined]
     assert found.score.tolist() == ran.tasks["arc_challenge"].score.tolist()
 
 
@@ -318,6 +324,21 @@ def test_the_files_that_are_there(shared: Path) -> None:
 
 
 def test_a_plan_counts_the_requests(ran: Ran) -> None:
-    asked = suite(ran.files, shots=1, task=[*OPENLLM, "openbookqa"], max_new_tokens=8).requests(ran.subject)
-    assert sum(not most for _, _, most in asked) == 4 * (5 + 3 + 5 + 2 + 4)
-    assert [most for _, _, most in asked if most] == [8] * (6 + 3)
+    whole = suite(ran.files, shots=1, task=[*OPENLLM, "openbookqa"], max_new_tokens=8)
+    lm = whole.model(ran.subject)
+    asked = whole.requests(lm)
+    written = [one for one in asked if one.request_type == "generate_until"]
+    assert len(written) == 6 + 3 and len(asked) - len(written) == 4 * (5 + 3 + 5 + 2 + 4)
+    assert {sampling.max_new_tokens for _, sampling in lm.prompts(written)} == {8}
+
+
+def test_a_plan_prices_what_is_not_kept(ran: Ran, tmp_path: Path) -> None:
+    values = {"suite": "openllm", "task": "arc_challenge,gsm8k", "shots": 1, "max_new_tokens": 8, "device": "cpu"}
+    given = {**values, "dtype": "float32", "data_dir": str(ran.files), "model": str(ran.model)}
+    prices = []
+    for kept in (ran.home, tmp_path):
+        config = build(EvalConfig, {**given, "answers": str(kept / "folder")}, "test")
+        costs = SuiteCosts(Store(kept / "store"), Machine(torch.device("cpu")))
+        lines = costs.stages("eval", make_suites(config), config, ModelRef(str(ran.model)))
+        prices.append([(line.kind, line.rows, line.most_tokens_out) for line in lines])
+    assert prices == [[], [("evaluate", 20, 0), ("generate", 3, 24)]]

@@ -78,7 +78,8 @@ def buckets(tree: Tree, device: torch.device) -> list[Bucket]:
     many.
     """
     room = (1 if device.type == "cpu" else ROOM) * len(tree.ids)
-    order = sorted(range(len(tree.where)), key=lambda row: -len(tree.where[row]))
+    own = [row for row, where in enumerate(tree.where) if len(where) > tree.common[row]]
+    order = sorted(own, key=lambda row: -len(tree.where[row]))
     out: list[Bucket] = []
     start = 0
     while start < len(order):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.engine.noise import Addressed
-from instdiff.engine.prefix_tree import Indices, Tree
+from instdiff.engine.prefix_tree import Indices, Tree, without_unseen
 
 EVEN = 16
 """What sizes of products are rounded up to: for every size that it meets, a library of bf16 products compiles one."""
@@ -66,12 +66,13 @@ class Batch:
 
         The width is a multiple of ``EVEN`` where that is not above ``most``, the positions that the model has.
         """
-        longest = max(len(ids) for ids, _ in rows)
+        seen = [without_unseen(ids, most) for ids, _ in rows]
+        longest = max(map(len, seen))
         width = longest if most is not None and round_up(longest) > most else round_up(longest)
         padded = np.zeros((len(rows), width), np.int64)
-        for at, (ids, _) in enumerate(rows):
+        for at, ids in enumerate(seen):
             padded[at, : len(ids)] = ids
-        where = [at * width + np.arange(len(ids)) for at, (ids, _) in enumerate(rows)]
+        where = [at * width + np.arange(len(ids)) for at, ids in enumerate(seen)]
         return cls(numbers, padded, None, None, where, *_targets(rows))
 
     @classmethod
@@ -85,8 +86,8 @@ class Batch:
         return np.array([len(hit) for hit in self.hits], np.int64)
 
     def target_places(self) -> list[Indices]:
-        """Per row the places of its marked tokens."""
-        return [where[hit] for where, hit in zip(self.where, self.hits, strict=True)]
+        """Per row the places of its marked tokens, as far as the model takes them."""
+        return [where[hit[hit < len(where)]] for where, hit in zip(self.where, self.hits, strict=True)]
 
     def predictors(self) -> Indices:
         """Per target the place of the token that predicts it."""

@@ -28,16 +28,25 @@ class Numbered(Protocol):
 
 @dataclass(frozen=True)
 class Some:
-    """Some of many rows, each looked up when it is needed: thousands of small arrays take more than their tokens."""
+    """Some of many rows, each looked up when it is needed: thousands of small arrays take more than their tokens.
+
+    ``most`` are the positions that the model has.
+    """
 
     rows: Numbered
     which: Indices
+    most: int | None = None
 
     def __len__(self) -> int:
         return len(self.which)
 
     def __getitem__(self, number: int, /) -> Ids:
-        return self.rows[int(self.which[number])]
+        return without_unseen(self.rows[int(self.which[number])], self.most)
+
+
+def without_unseen(row: Ids, most: int | None) -> Ids:
+    """A row as the model takes it: without its last token, which no token sees, where that has no position."""
+    return row[:most] if most is not None and len(row) == most + 1 else row
 
 
 @dataclass(frozen=True)

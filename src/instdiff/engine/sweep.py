@@ -162,7 +162,7 @@ class Sweep:
                 yield self._pad(rows, which[at])
             return
         share = rows.noise is None
-        for tree in trees(Some(rows.ids, which), self.batch_tokens, share=share):
+        for tree in trees(Some(rows.ids, which, self.forward.positions), self.batch_tokens, share=share):
             numbers = which[tree.rows]
             yield self._noisy(rows, Batch.pack(numbers, self._rows_of(rows, numbers), tree))
 

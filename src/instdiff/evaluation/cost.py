@@ -16,15 +16,15 @@ from instdiff.core import ModelRef, Nll, Prompted
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.files import write_json
 from instdiff.core.progress import Quiet
+from instdiff.core.settings import dtype_name
 from instdiff.engine.models import DTYPES
-from instdiff.engine.sources import Source, load_tokenizer, resolve
+from instdiff.engine.sources import Source, load_tokenizer
 from instdiff.engine.speed import Machine
 from instdiff.engine.text.judge import parse_judge
 from instdiff.evaluation.evaluator import make_subject, subject_settings
 from instdiff.evaluation.generation.backend import GenerationRequest
 from instdiff.evaluation.generation.generator import Generator, make_generator
 from instdiff.evaluation.generation.transformers_backend import BATCH_ROWS, GPU_BATCH_ROWS, PromptEncoder
-from instdiff.evaluation.harness.multiple_choice import ChoiceScorer, ChoiceSuite
 from instdiff.evaluation.harness.suite import HarnessSuite
 from instdiff.evaluation.llm_judge.items import is_model, read_items
 from instdiff.evaluation.llm_judge.judge import LLMJudge
@@ -36,8 +36,7 @@ from instdiff.scoring.cost import Planned, StageCost, cost_of_pass, price_of, st
 from instdiff.scoring.models import parse_model
 from instdiff.scoring.planner import Pass
 from instdiff.scoring.workbench import Workbench
-from instdiff.store import ColumnId, Store
-from instdiff.store.keys import first_of_each
+from instdiff.store import Store
 
 LETTERS_PER_TOKEN = 4
 """Of texts whose tokenizer is a server's."""
@@ -72,8 +71,8 @@ class SuiteCosts:
                 lines += self._heldout(stage, suite, config, ref, unmade)
                 continue
             subject = make_subject(ref, config, self.store, log=_nobody, progress=Quiet())
-            if isinstance(suite, ChoiceSuite):
-                lines += self._choice(stage, suite, subject, unmade)
+            if isinstance(suite, HarnessSuite):
+                lines += self._harness(stage, suite, config, subject, unmade)
             elif isinstance(suite, GeneralSuite):
                 lines += self._judged(stage, suite, config, subject, unmade)
             elif asked := getattr(suite, "asked", None):
@@ -81,8 +80,6 @@ class SuiteCosts:
                 for prompts, sampling in asked(_nobody):
                     filler.write(prompts, sampling)
                 lines += self._written(stage, filler, config, subject)
-            elif isinstance(suite, HarnessSuite):
-                lines += self._harness(stage, suite, subject)
         return lines
 
     def _heldout(
@@ -96,45 +93,25 @@ class SuiteCosts:
         passes = [(step, cost_of_pass(bench, step, 0, self.planned))]
         return stage_of_passes(stage, bench, passes, self.machine, "evaluate")
 
-    def _choice(self, stage: str, suite: ChoiceSuite, subject: Subject, unmade: Source | None) -> list[StageCost]:
-        teller = ChoiceScorer(subject)
-        rows = suite.rows(teller)
-        keys, dtype = rows.keys(), str(teller.resident.dtype).removeprefix("torch.")
-        lacks = first_of_each(keys)
-        if unmade is None:
-            lacks &= subject.store.missing(ColumnId(teller.source.fingerprint, dtype, Nll()), keys)
-        rows = rows.take(np.flatnonzero(lacks))
+    def _harness(
+        self, stage: str, suite: HarnessSuite, config: EvalConfig, subject: Subject, unmade: Source | None
+    ) -> list[StageCost]:
+        """What lm-eval asks and the store lacks: likelihoods, then answers."""
+        filler = _Filler(make_generator(config.generator, subject), new=unmade is not None)
+        lm = suite.model(replace(subject, generator=filler))
+        requests = suite.requests(lm)
+        rows = lm.rows([one for one in requests if one.request_type != "generate_until"])[0]
+        rows = rows.take(lm.missing(rows, new=unmade is not None))
+        lm.generate_until([one for one in requests if one.request_type == "generate_until"])
+        lines = self._written(stage, filler, config, subject)
         if not len(rows):
-            return []
-        body, head = work_of(teller.source)
+            return lines
+        body, head = work_of(lm.source)
         tokens, targets = int(rows.ids.lengths().sum()), int(rows.n_targets().sum())
         flops = tokens * body + targets * head
-        speed = self.machine.speed(teller.source, rows, DTYPES[dtype], flops / tokens)
+        speed = self.machine.speed(lm.source, rows, DTYPES[dtype_name(lm.host.dtype)], flops / tokens)
         seconds = speed.load_s + flops / speed.flops_per_s
-        return [StageCost(stage, "evaluate", rows=len(rows), tokens=tokens, flops=flops, seconds=seconds)]
-
-    def _harness(self, stage: str, suite: HarnessSuite, subject: Subject) -> list[StageCost]:
-        """Requests of lm-eval, whatever it has kept: likelihoods in padded batches, and answers."""
-        requests = suite.requests(subject)
-        source = resolve(subject.model, subject.store.memo)
-        tokenizer = load_tokenizer(source, subject.settings.template_date)
-        dtype, flops = subject.host.local().dtype, 2.0 * source.parameters
-        weighed = tokenizer.encode([text + more for text, more, most in requests if not most])
-        lines = []
-        if weighed:
-            tokens = sum(map(len, weighed))
-            speed = self.machine.speed(source, _as_rows(weighed), dtype, flops)
-            seconds = speed.load_s + tokens * flops / speed.flops_per_s
-            line = StageCost(stage, "evaluate", rows=len(weighed), tokens=tokens, flops=flops * tokens, estimated=True)
-            lines.append(replace(line, seconds=seconds))
-        asked = [
-            (GenerationRequest("", Prompt(text, raw=True), text, 0), Sampling(max_new_tokens=most))
-            for text, _, most in requests
-            if most
-        ]
-        for sampling, some in groupby(asked, key=lambda one: one[1]):
-            lines.append(replace(self._local(stage, [one for one, _ in some], sampling, subject), estimated=True))
-        return lines
+        return [StageCost(stage, "evaluate", rows=len(rows), tokens=tokens, flops=flops, seconds=seconds), *lines]
 
     def _written(self, stage: str, filler: _Filler, config: EvalConfig, subject: Subject) -> list[StageCost]:
         """The answers that are not written yet."""

@@ -44,11 +44,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is asked: an instruction, put into the model's template, or with ``raw`` the text as it is."""
+    """What the model is asked: an instruction, put into the model's template, or with ``raw`` the text as it is.
+
+    A model of this machine sees the ``last`` tokens alone, where a number is given.
+    """
 
     text: str
     system: str = ""
     raw: bool = False
+    last: int | None = None
 
 
 class Generates(Protocol):

@@ -62,6 +62,8 @@ class Generator:
         how: dict[str, Any] = {"tokens": sampling.max_new_tokens, "stop": list(sampling.stop)}
         if sampling.temperature > 0:
             how |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+        if prompt.last is not None:
+            how["last"] = prompt.last
         out = []
         for number in range(draws):
             seed = int(fingerprint(sampling.seed, shown, number)[:15], 16)

@@ -67,11 +67,14 @@ class PromptEncoder:
         return in_template(prompt, self.layout, self.tokenizer)
 
     def rows(self, asked: Sequence[GenerationRequest]) -> list[Row]:
-        """As tokens; a chat template brings its own start token."""
+        """As tokens; a chat template brings its own start token, and a raw text may."""
         ids = self.tokenizer.encode([one.prompt_text for one in asked])
-        start = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
-        text = isinstance(self.layout, TextTemplate)
-        return [(one, (start if text or one.prompt.raw else []) + row) for one, row in zip(asked, ids, strict=True)]
+        return [(one, (self._start(one) + row)[-(one.prompt.last or 0) :]) for one, row in zip(asked, ids, strict=True)]
+
+    def _start(self, one: GenerationRequest) -> list[int]:
+        bos, text = self.tokenizer.bos, isinstance(self.layout, TextTemplate)
+        brings = one.prompt_text.startswith(str(self.tokenizer.start_text)) if one.prompt.raw else not text
+        return [] if bos is None or brings else [bos]
 
     def room(self, row: Row, most: int) -> int:
         """Tokens that the model's context leaves for an answer."""

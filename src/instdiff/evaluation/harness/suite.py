@@ -1,44 +1,44 @@
-"""Suites through lm-eval: its tasks, prompts, filters and metrics, our model, item by item.
+"""Suites through lm-eval: its tasks, prompts, filters and metrics, our sweep and generator, item by item.
 
 ``openllm`` is the six tasks of the Open LLM Leaderboard's first version that the papers report, BBH in lm-eval's own
-form (chain of thought, exact match). Tasks are lm-eval's own; where a local file is given they read it in place of the
-hub. What lm-eval has computed is kept in the subject's folder, so that an interrupted run goes on.
+form (chain of thought, exact match), and any other task of lm-eval that is named; ``med`` is medical questions. Where a
+local file is given a task reads it in place of the hub.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from instdiff.config.evaluate import EvalConfig
-from instdiff.core.files import fingerprint
-from instdiff.engine.forward import out_of_memory
-from instdiff.engine.models import pick_device
-from instdiff.engine.sources import load_tokenizer, resolve
-from instdiff.engine.sweep import default_batch_tokens
-from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.evaluation.harness import local_data as data
+from instdiff.evaluation.harness.language_model import SweepLM
 from instdiff.evaluation.harness.local_data import Parts, local_file
-from instdiff.evaluation.harness.multiple_choice import MED, ChoiceSuite, ChoiceTask, chat_template, share_limit
 from instdiff.evaluation.results import TaskResult, distinct
 from instdiff.evaluation.subject import Subject
 from instdiff.evaluation.task_data import Record
 
 SEED = 1234
 """Of the draw of examples: lm-eval's own."""
-USUAL_TOKENS = 256
-"""Tokens after which lm-eval cuts an answer where a task does not say."""
+LIKELIHOODS = {
+    "perplexity": ("nll", 1.0),
+    "word_perplexity": ("nll_per_word", 1.0),
+    "byte_perplexity": ("nll_per_byte", 1.0),
+    "bits_per_byte": ("bits_per_byte", math.log(2)),
+}
+"""Metrics of lm-eval that are made of an item's log-likelihood: what the item's own score is, and its unit in nats."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,40 @@ class HarnessTask:
 
     ``entry`` is lm-eval's name of the task, or what the names of the group's tasks start with; ``folder`` is where it
     is described, so that the other thousands need not be read. ``shots`` before each question and ``metric`` are the
-    leaderboard's; ``sample`` is lm-eval's name of the metric, where it is another. ``read`` brings a row of a local
-    file, called one of ``files``, to the hub's columns. ``filter`` says what is taken of an answer, where lm-eval takes
-    several things. With ``own_shots`` the examples are written into the task, so that there are no more of them.
+    leaderboard's, or None for lm-eval's own; ``sample`` is lm-eval's name of the metric, where it is another. ``read``
+    brings a row of a local file, called one of ``files``, to the hub's columns. ``filter`` says what is taken of an
+    answer, where lm-eval takes several things. With ``own_shots`` the examples are written into the task, so that there
+    are no more of them. ``only`` are the subjects of a group, where they are not all. Of ``lettered`` options, A to D,
+    the first examples are shown, and the details say which letters were chosen.
     """
 
     name: str
     entry: str
-    folder: str
-    shots: int
-    metric: str
+    folder: str | None
+    shots: int | None
+    metric: str | None
     read: Callable[[Record], Record]
     files: tuple[str, ...]
     sample: str | None = None
     filter: str = "none"
     group: bool = False
     own_shots: bool = False
+    only: tuple[str, ...] = ()
+    lettered: bool = False
 
     def subject(self, entry: str) -> str:
         """What one of lm-eval's tasks of the group is about."""
         return entry.removeprefix(self.entry) if self.group else ""
+
+    def entries(self) -> list[str]:
+        """Lm-eval's names of the tasks."""
+        manager = _manager(self.folder)
+        if self.folder is None:
+            return list(dict.fromkeys(_leaves(manager.task_index, self.name)))
+        if not self.group:
+            return [self.entry]
+        names = [name for name in manager.all_subtasks if name.startswith(self.entry)]
+        return [name for name in names if not self.only or self.subject(name) in self.only]
 
 
 OPENLLM = {
@@ -108,53 +122,109 @@ MORE = {
         HarnessTask("openbookqa", "openbookqa", "openbookqa", 0, "acc_norm", data.openbookqa, ("openbookqa",)),
     )
 }
-"""Tasks that are run where they are named."""
+"""Tasks that are run where they are named, beside all of lm-eval's own."""
+MEDICAL = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "medical_genetics",
+    "professional_medicine",
+)
+_LETTERS: dict[str, Any] = {"sample": "acc", "lettered": True}
+MED = {
+    task.name: task
+    for task in (
+        HarnessTask(
+            "medqa", "medqa_4options", "medqa", 0, "accuracy", data.medqa, ("medqa", "medqa_4options"), **_LETTERS
+        ),
+        HarnessTask("medmcqa", "medmcqa", "medmcqa", 0, "accuracy", data.medmcqa, ("medmcqa",), **_LETTERS),
+        HarnessTask(
+            "mmlu_medical",
+            "mmlu_",
+            "mmlu/default",
+            0,
+            "accuracy",
+            data.mmlu,
+            ("mmlu_medical", "mmlu_med", "mmlu"),
+            group=True,
+            only=MEDICAL,
+            **_LETTERS,
+        ),
+    )
+}
 
 
 def openllm_suite(config: EvalConfig) -> HarnessSuite:
     """The ``openllm`` suite of a configuration.
 
-    Raises a ConfigError for a task that it does not have, a DataError where a local file is not there, a PlanError
+    Raises a ConfigError for a task that lm-eval does not have, a DataError where a local file is not there, a PlanError
     where lm-eval is not installed.
     """
-    _require_lm_eval()
-    chosen = [OPENLLM.get(name) or MORE[name] for name in _choose_tasks(config.task, OPENLLM, MORE)]
-    tasks = tuple((task, _file(task, config, "openllm")) for task in chosen)
+    return _suite("openllm", config, OPENLLM, {**OPENLLM, **MORE}, any_task=True)
+
+
+def med_suite(config: EvalConfig) -> HarnessSuite:
+    """The ``med`` suite of a configuration: questions with options A to D. Raises what ``openllm_suite`` does."""
+    return _suite("med", config, MED, MED, any_task=False)
+
+
+def _suite(
+    name: str, config: EvalConfig, usual: dict[str, HarnessTask], known: dict[str, HarnessTask], *, any_task: bool
+) -> HarnessSuite:
+    if find_spec("lm_eval") is None:
+        raise PlanError(f'the suite {name} needs lm-eval, which is missing; run: pip install "instdiff[eval]"')
+    chosen = []
+    for asked in config.task or usual:
+        task = known.get(asked) or (_find(asked) if any_task else None)
+        if task is None:
+            raise ConfigError(f"no task '{asked}'{did_you_mean(asked, known)}")
+        chosen.append((task, local_file(task.name, task.files, config.data_dir, config.task_data, name)))
     given = config.model_fields_set
     return HarnessSuite(
-        tasks,
+        tuple(chosen),
         config.shots,
         config.limit,
         config.max_length if "max_length" in given else None,
         config.max_new_tokens if "max_new_tokens" in given else None,
+        name,
+        config.unsafe,
     )
 
 
-def med_suite(config: EvalConfig) -> ChoiceSuite:
-    """The ``med`` suite of a configuration; it goes through our own sweep and does not need lm-eval.
-
-    Raises a ConfigError for a task that it does not have, a DataError where a local file is not there.
-    """
-    chosen = [MED[name] for name in _choose_tasks(config.task, MED)]
-    tasks = tuple((task, _file(task, config, "med")) for task in chosen)
-    return ChoiceSuite("med", tasks, config.shots or 0, config.limit)
-
-
-def _file(task: HarnessTask | ChoiceTask, config: EvalConfig, suite: str) -> str | None:
-    return local_file(task.name, task.files, config.data_dir, config.task_data, suite)
+def _find(name: str) -> HarnessTask | None:
+    """A task, a group or a tag of lm-eval by its name there."""
+    with quietly():
+        entry = _manager(None).task_index.get(name)
+    if entry is None:
+        return None
+    several = entry.kind.name in ("GROUP", "TAG")
+    return HarnessTask(name, "" if several else name, None, None, None, dict, (name,), group=several)
 
 
-def _choose_tasks(asked: Sequence[str], *known: dict[str, Any]) -> list[str]:
-    names = [name for table in known for name in table]
-    for name in asked:
-        if name not in names:
-            raise ConfigError(f"no task '{name}'{did_you_mean(name, names)}")
-    return list(asked) or list(known[0])
+@cache
+def _manager(folder: str | None) -> Any:
+    """Lm-eval's tasks: those of a folder, or all thousands of them."""
+    from lm_eval import tasks
+
+    if folder is None:
+        return tasks.TaskManager()
+    return tasks.TaskManager(include_path=str(Path(str(tasks.__file__)).parent / folder), include_defaults=False)
 
 
-def _require_lm_eval() -> None:
-    if find_spec("lm_eval") is None:
-        raise PlanError('the suite openllm needs lm-eval, which is missing; run: pip install "instdiff[eval]"')
+def _leaves(index: dict[str, Any], name: str) -> Iterator[str]:
+    """The tasks of a group or a tag, of the groups in it too."""
+    entry = index.get(name)
+    if entry is None:
+        raise ConfigError(f"lm-eval describes task '{name}' inside a group, by which it cannot be run; name the others")
+    if entry.kind.name not in ("GROUP", "TAG"):
+        yield name
+        return
+    open_ = list(entry.tags) if entry.kind.name == "TAG" else list(entry.cfg["task"])
+    for one in sorted(open_, key=str):
+        below = one if isinstance(one, str) else one["task"]
+        for member in [below] if isinstance(below, str) else below:
+            yield from _leaves(index, member)
 
 
 # ── the suite ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,9 +234,10 @@ def _require_lm_eval() -> None:
 class HarnessSuite:
     """Tasks of lm-eval, with their local files (None takes the hub's); the run's chat template is used where it is one.
 
-    ``shots`` before each question are the leaderboard's by default; ``limit`` items of each task are dealt over its
-    subjects. ``max_length`` are tokens of a prompt with its answer, by default the model's context; ``max_new_tokens``
-    those after which an answer is cut, by default the task's own number.
+    ``shots`` are examples before each question, by default the task's own number; ``limit`` is the number of items of
+    each task, dealt over its subjects. ``max_length`` are tokens of a prompt with its answer, by default the model's
+    context; ``max_new_tokens`` those after which an answer is cut, by default the task's own number. ``unsafe`` lets
+    tasks run what the model has written.
     """
 
     tasks: tuple[tuple[HarnessTask, str | None], ...]
@@ -175,111 +246,84 @@ class HarnessSuite:
     max_length: int | None = None
     max_new_tokens: int | None = None
     name: str = "openllm"
+    unsafe: bool = False
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Run everything.
 
-        Raises a DataError where a task's rows cannot be read or downloaded, a PlanError where lm-eval is not installed.
+        Raises a DataError where a task's rows cannot be read or downloaded, a ConfigError for one that cannot be run.
         """
-        _require_lm_eval()
-        source = resolve(subject.model, subject.store.memo)
-        resident = subject.host.local()
-        tokenizer = self._tokenizer(subject)
-        chat = chat_template(subject)
-        if chat is not None and chat.jinja:
-            tokenizer.hf.chat_template = chat.jinja
-        context = min(self.max_length or 1 << 30, tokenizer.max_length or 2048)
-        key = fingerprint(
-            source.fingerprint,
-            str(resident.dtype),
-            tokenizer.fingerprint,
-            context,
-            tokenizer.hf.chat_template if chat else "",
-        )
-        with quietly(), resident.use(source) as model:
-            lm = make_watched_class()(model, tokenizer, context, batch_rows(subject, context), subject)
-            with closing(keeping(lm, subject.folder / "openllm" / f"{key}.db")) as answers:
-                found = [
-                    self._task(task, where, answers, subject, context, chat is not None) for task, where in self.tasks
-                ]
-        return tuple(found)
+        lm = self.model(subject)
+        with quietly(), closing(lm):
+            return tuple(self._task(task, where, lm) for task, where in self.tasks)
 
-    def _task(
-        self, task: HarnessTask, where: str | None, answers: Any, subject: Subject, context: int, chat: bool
-    ) -> TaskResult:
-        started = time.monotonic()
-        answers.lm.label = f"{self.name}: {task.name}"
-        entries, samples = self._prepare(task, where, subject, context, answers.lm.max_gen_toks)
-        found = _run_harness(answers, entries, samples, chat)
-        subject.spend("seconds", time.monotonic() - started)
-        shots = min(int(entry.config.num_fewshot) for entry in entries.values())
-        return _result(task, found, {"shots": shots, "data": where or "hub", "chat_template": chat})
+    def model(self, subject: Subject) -> SweepLM:
+        """The model as lm-eval asks it."""
+        return SweepLM(subject, self.max_length, self.max_new_tokens, self.name)
 
-    def _prepare(
-        self, task: HarnessTask, where: str | None, subject: Subject, context: int, usual: int
-    ) -> tuple[dict[str, Any], dict[str, list[int]]]:
-        """Lm-eval's tasks by their names, answers cut to the context, and the items of each that are asked."""
-        entries = self._entries(task, where, subject)
-        room, short = context // 2, False
-        for entry in entries.values():
-            if entry.OUTPUT_TYPE == "generate_until":
-                own = int(entry.config.generation_kwargs.get("max_gen_toks", usual))
-                most = self.max_new_tokens or own
-                entry.set_config("generation_kwargs", {"max_gen_toks": min(most, room)}, update=True)
-                short |= most > room
-        if short:
-            subject.log(f"{task.name}: answers are cut after {room} tokens, half of the model's context")
-        takes = share_limit({name: len(entry.eval_docs) for name, entry in entries.items()}, self.limit)
-        entries = {name: entry for name, entry in entries.items() if takes[name]}
-        samples = {name: list(range(takes[name])) for name in entries}
-        return entries, samples
-
-    def requests(self, subject: Subject) -> list[tuple[str, str, int]]:
-        """What is shown, what of it is weighed, and the most tokens of an answer; in no chat template.
-
-        Raises what ``run`` does.
-        """
-        _require_lm_eval()
-        context = min(self.max_length or 1 << 30, self._tokenizer(subject).max_length or 2048)
-        out = []
+    def requests(self, lm: SweepLM) -> list[Any]:
+        """All that a model is asked, as lm-eval has it. Raises what ``run`` does."""
+        out: list[Any] = []
         with quietly():
             for task, where in self.tasks:
-                entries, samples = self._prepare(task, where, subject, context, USUAL_TOKENS)
+                entries, samples = self._prepare(task, where, lm)
                 for name, entry in entries.items():
-                    entry.build_all_requests(samples=samples[name])
-                    out += [_request(one) for one in entry.instances]
+                    how = {"chat_template": lm.apply_chat_template, "tokenizer_name": lm.tokenizer_name}
+                    entry.build_all_requests(samples=samples[name], **_chat(lm), **(how if lm.chat else {}))
+                    out += [one for one in entry.instances for _ in range(one.repeats)]
         return out
 
-    def _tokenizer(self, subject: Subject) -> HFTokenizer:
-        return load_tokenizer(resolve(subject.model, subject.store.memo), subject.settings.template_date)
+    def _task(self, task: HarnessTask, where: str | None, lm: SweepLM) -> TaskResult:
+        from lm_eval.evaluator import evaluate
+
+        lm.task, before = task.name, lm.truncated
+        entries, samples = self._prepare(task, where, lm)
+        found = evaluate(
+            lm=lm,
+            task_dict={"tasks": entries, "groups": {}},
+            samples=samples,
+            bootstrap_iters=0,
+            log_samples=True,
+            confirm_run_unsafe_code=self.unsafe,
+            **_chat(lm),
+        )
+        shots = min(int(entry.config.num_fewshot or 0) for entry in entries.values())
+        details = {"shots": shots, "data": where or "hub", "chat_template": lm.chat is not None}
+        return _result(task, entries, found, details | {"truncated": lm.truncated - before})
+
+    def _prepare(
+        self, task: HarnessTask, where: str | None, lm: SweepLM
+    ) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        """Lm-eval's tasks by their names, and the items of each that are asked."""
+        entries = self._entries(task, where, lm.subject)
+        takes = share_limit({name: len(entry.eval_docs) for name, entry in entries.items()}, self.limit)
+        entries = {name: entry for name, entry in entries.items() if takes[name]}
+        return entries, {name: list(range(takes[name])) for name in entries}
 
     def _entries(self, task: HarnessTask, where: str | None, subject: Subject) -> dict[str, Any]:
         """Lm-eval's tasks by their names, on the rows given."""
-        from lm_eval import tasks
-
-        folder = Path(str(tasks.__file__)).parent / task.folder
-        manager = tasks.TaskManager(include_path=str(folder), include_defaults=False)
-        names = [
-            name for name in manager.all_subtasks if (name.startswith(task.entry) if task.group else name == task.entry)
-        ]
+        names = task.entries()
         local = None if where is None else data.parts(where, task.read, subjects=task.group)
         if local is not None:
             known = {task.subject(name): name for name in names}
             unknown = [part for part in local if part not in known]
-            if unknown:
+            if unknown and not task.only:
                 subject.log(f"{task.name}: lm-eval has no subject {', '.join(unknown)}, so these rows are left out")
             names = [name for part, name in known.items() if part in local]
             if not names:
                 raise DataError(f"'{where}' has none of the subjects of {task.name}: {', '.join(known)}")
         members = [self._member(task, name, local, subject) for name in names]
         try:
-            loaded = manager.load([{"group": task.name, "task": members}])["tasks"]
+            loaded = _manager(task.folder).load([{"group": task.name, "task": members}])["tasks"]
         except Exception as error:
+            said = " ".join(str(error).split())[:300]
             if local is not None:
-                raise
+                raise DataError(
+                    f"task '{task.name}' cannot read '{where}': {said}; rows need the hub's columns"
+                ) from error
             raise DataError(
-                f"task '{task.name}' cannot be loaded from the hub: {' '.join(str(error).split())[:300]}; check the "
-                f"network, or give its file: data.{task.name}=PATH, or data_dir"
+                f"task '{task.name}' cannot be loaded from the hub: {said}; check the network, or give its file: "
+                f"data.{task.name}=PATH, or data_dir"
             ) from error
         for entry in loaded.values():
             entry.set_fewshot_seed(seed=SEED)
@@ -287,14 +331,29 @@ class HarnessSuite:
 
     def _member(self, task: HarnessTask, name: str, local: Parts | None, subject: Subject) -> dict[str, Any]:
         """What is to be different from lm-eval's own description of a task."""
+        described = _manager(task.folder).task_index[name].cfg
+        if described.get("doc_to_image") or described.get("doc_to_audio"):
+            raise ConfigError(f"task '{name}' shows images or sounds, which models here do not take; leave it out")
+        if described.get("unsafe_code") and not self.unsafe:
+            raise ConfigError(
+                f"task '{name}' runs what the model has written, and lm-eval does not isolate it; the suite code does, "
+                "or give --unsafe"
+            )
+        out: dict[str, Any] = {"task": name}
+        if task.lettered:
+            out["fewshot_config"] = {"sampler": "first_n"}
         shots = task.shots if self.shots is None else self.shots
+        if shots is None and local is not None:
+            shots = described.get("num_fewshot") or 0
+        if shots is None:
+            return out
         if task.own_shots:
-            shots = min(shots, task.shots)
-        out: dict[str, Any] = {"task": name, "num_fewshot": shots}
+            shots = min(shots, task.shots or 0)
+        out["num_fewshot"] = shots
         if local is None:
             return out
         splits = local[task.subject(name)]
-        if not task.own_shots:
+        if not (task.own_shots or (described.get("fewshot_config") or {}).get("samples")):
             have = len(splits.get("shots", []))
             if have < shots:
                 subject.log(f"warning: {name} has {have} examples to show, not the {shots} that are asked for")
@@ -308,10 +367,8 @@ class HarnessSuite:
         }
 
 
-def _request(one: Any) -> tuple[str, str, int]:
-    if one.request_type == "generate_until":
-        return one.args[0], "", int(one.args[1]["max_gen_toks"])
-    return one.args[0], one.args[1], 0
+def _chat(lm: SweepLM) -> dict[str, bool]:
+    return {"apply_chat_template": lm.chat is not None, "fewshot_as_multiturn": lm.chat is not None}
 
 
 def _in_memory(splits: dict[str, list[Record]], **_: Any) -> Any:
@@ -320,182 +377,118 @@ def _in_memory(splits: dict[str, list[Record]], **_: Any) -> Any:
     return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
 
 
-def _run_harness(answers: Any, entries: dict[str, Any], samples: dict[str, list[int]], chat: bool) -> dict[str, Any]:
-    """Lm-eval's log of every item, by task; what does not fit into memory is tried again in smaller batches."""
-    from lm_eval.evaluator import evaluate
-
-    while True:
-        try:
-            found = evaluate(
-                lm=answers,
-                task_dict={"tasks": entries, "groups": {}},
-                samples=samples,
-                bootstrap_iters=0,
-                log_samples=True,
-                apply_chat_template=chat,
-                fewshot_as_multiturn=chat,
-            )
-            logged: dict[str, Any] = found["samples"]
-            return logged
-        except RuntimeError as error:
-            if not out_of_memory(error) or answers.lm.batch_size_per_gpu == 1:
-                raise
-            answers.lm.batch_size_per_gpu //= 2
+def share_limit(sizes: dict[str, int], limit: int | None) -> dict[str, int]:
+    """How many items of each subject are taken, so that they are ``limit`` in all and as even as can be."""
+    if limit is None or limit >= sum(sizes.values()):
+        return dict(sizes)
+    out, left = {}, limit
+    for place, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
+        out[name] = min(sizes[name], left // (len(sizes) - place))
+        left -= out[name]
+    return {name: out[name] for name in sizes}
 
 
-def _result(task: HarnessTask, logged: dict[str, Any], details: dict[str, Any]) -> TaskResult:
-    """The leaderboard's metric of every item; the mean of every metric in the details."""
+# ── results ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _result(task: HarnessTask, entries: dict[str, Any], found: Any, details: dict[str, Any]) -> TaskResult:
+    """The metric's value of every item; the mean of every metric in the details."""
     ids: list[str] = []
-    score: list[float] = []
+    items: list[tuple[float, float, str | None]] = []
     means: dict[str, list[float]] = {}
     by: dict[str, float] = {}
-    for entry, samples in logged.items():
-        subject = task.subject(entry)
-        mine = [one for one in samples if one["filter"] == task.filter]
-        own = [float(one[task.sample or task.metric]) for one in mine]
-        ids += [f"{subject or task.name}:{one['doc_hash'][:16]}" for one in mine]
-        score += own
-        if subject and own:
-            by[subject] = float(np.mean(own))
-        for one in samples:
-            for metric in one["metrics"]:
-                name = metric if one["filter"] == "none" else f"{metric},{one['filter']}"
-                means.setdefault(name, []).append(float(one[metric]))
+    mine: list[dict[str, Any]] = []
+    for name, samples in found["samples"].items():
+        subject, (metric, kept) = task.subject(name), _metric(task, entries[name], samples[0])
+        own = [one for one in samples if one["filter"] == kept]
+        ids += [f"{subject or task.name}:{one['doc_hash'][:16]}" for one in own]
+        scored = [_item(metric, one) for one in own]
+        if subject and any(why is None for _, _, why in scored):
+            by[subject] = float(np.nanmean([score for score, _, _ in scored]))
+        items, mine = items + scored, mine + own
+        _add_means(means, samples, found["results"][name])
+    better = next(iter(entries.values())).higher_is_better().get(metric, True)
     details = {**details, "means": {name: float(np.mean(values)) for name, values in means.items()}}
-    if by:
-        details["by_subject"] = by
-    return TaskResult(task.name, task.metric, distinct(ids), np.array(score, np.float64), details=details)
+    details |= {"by_subject": by} if by else {}
+    details |= _letters(mine) if task.lettered else {}
+    score, weight, reason = (list(column) for column in zip(*items, strict=True))
+    return TaskResult(
+        task.name,
+        task.metric or LIKELIHOODS.get(metric, (metric,))[0],
+        distinct(ids),
+        np.array(score, np.float64),
+        None if set(weight) == {1.0} else np.array(weight, np.float64),
+        reason,
+        better if task.metric is None else True,
+        details,
+    )
 
 
-# ── the model under test as lm-eval asks it: ours in memory, our progress and bill, every answer kept in a file ───────
+def _metric(task: HarnessTask, entry: Any, sample: dict[str, Any]) -> tuple[str, str]:
+    """Lm-eval's names of the metric that is the score, and of what is taken of an answer."""
+    if task.metric is not None:
+        return task.sample or task.metric, task.filter
+    there = [name for name in entry.higher_is_better() if name in sample["metrics"]] or sample["metrics"]
+    return next((name for name in there if _item(name, sample)[2] != "of_all_items"), there[0]), sample["filter"]
 
 
-def batch_rows(subject: Subject, context: int) -> int:
-    """Rows at once."""
-    device = pick_device(subject.settings.device).type
-    budget = subject.settings.batch_tokens or default_batch_tokens(device)
-    return max(1, budget // min(context, 512 if device == "cpu" else 2048))
+def _item(metric: str, sample: dict[str, Any]) -> tuple[float, float, str | None]:
+    """An item's score and weight, or why there is none: BLEU, for one, is of all items together."""
+    value, logs = sample[metric], _logs(sample)
+    if not np.isfinite(logs).all():
+        return math.nan, 1.0, "non_finite"
+    if len(logs) > 1 and sample["target"] == -1:
+        return math.nan, 1.0, "no_answer"
+    if metric in LIKELIHOODS:
+        total, count = value if isinstance(value, tuple) else (value, 1)
+        return -total / max(count, 1) / LIKELIHOODS[metric][1], float(count), None
+    if isinstance(value, Real | np.bool_):
+        return float(value), 1.0, None
+    return math.nan, 1.0, "of_all_items"
 
 
-def keeping(lm: Any, path: Path) -> Any:
-    """The model with a file of the answers that it has given, to which every new one is added at once."""
-    from lm_eval.api.model import CachingLM
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    class Kept(CachingLM):  # type: ignore[misc]
-        """Closes its file."""
-
-        def close(self) -> None:
-            """Write what is not written yet."""
-            self.dbdict.close()
-
-    return Kept(lm, str(path))
+def _logs(sample: dict[str, Any]) -> Any:
+    """Log-likelihoods that the model gave, one for each of an item's options; none where it wrote."""
+    said = [reply[0] for reply in sample["resps"] if not isinstance(reply[0], str)]
+    return np.array([one[0] if isinstance(one, tuple) else one for one in said], np.float64)
 
 
-def make_watched_class() -> Any:
-    """Lm-eval's class of models, with our progress and bill."""
-    from lm_eval.models.huggingface import HFLM
-
-    class Watched(HFLM):  # type: ignore[misc]
-        """A causal language model that is in memory already."""
-
-        label = ""
-
-        def __init__(self, model: Any, tokenizer: HFTokenizer, context: int, batch: int, subject: Subject) -> None:
-            super().__init__(
-                pretrained=model, tokenizer=tokenizer.hf, backend="causal", max_length=context, batch_size=batch
-            )
-            self.subject, self.own_tokenizer = subject, tokenizer
-            self.advance: Callable[[int, int], None] = lambda rows, tokens: None
-
-        def set_cache_hook(self, hook: Any) -> None:
-            super().set_cache_hook(_WatchedHook(hook, lambda text: self.advance(1, _tokens(text))))
-
-        def apply_chat_template(self, chat_history: Sequence[Any], add_generation_prompt: bool = True) -> str:
-            return render_history(self.own_tokenizer, chat_history, ask=add_generation_prompt)
-
-        @contextmanager
-        def _show(self, requests: Sequence[Any]) -> Iterator[None]:
-            tokens = sum(_tokens(request.args) for request in requests)
-            with self.subject.progress.task(self.label, rows=len(requests), tokens=tokens) as self.advance:
-                yield
-
-        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            with self._show(requests):
-                return super().loglikelihood(requests, disable_tqdm=True)
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-            with self._show(requests):
-                return super().generate_until(requests, disable_tqdm=True)
-
-        def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
-            self.subject.spend("prompt_tokens", int(inps.numel()))
-            return super()._model_call(inps, *args, **kwargs)
-
-        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
-            out = super()._model_generate(context, *args, **kwargs)
-            self.subject.spend("prompt_tokens", int(context.numel()))
-            self.subject.spend("generated_tokens", int(out.numel() - context.numel()))
-            return out
-
-    return Watched
+def _add_means(means: dict[str, list[float]], samples: list[dict[str, Any]], told: dict[str, Any]) -> None:
+    """Of every metric the items' values, or lm-eval's own number where they have none."""
+    for name in sorted({(metric, one["filter"]) for one in samples for metric in one["metrics"]}):
+        values = [one[name[0]] for one in samples if one["filter"] == name[1]]
+        if not all(isinstance(value, Real | np.bool_) for value in values):
+            values = [value for value in [told.get(",".join(name))] if isinstance(value, Real)]
+        if values:
+            means.setdefault(name[0] if name[1] == "none" else ",".join(name), []).extend(map(float, values))
 
 
-def render_history(tokenizer: HFTokenizer, messages: Sequence[Mapping[str, str]], *, ask: bool) -> str:
-    """A conversation as lm-eval has it, but for the date: where nothing is asked, the last message is left open."""
-    try:
-        text = tokenizer.render(messages, ask=ask)
-    except TemplateError:  # as lm-eval has it: the template may know no system turn
-        text = tokenizer.render([one for one in messages if one["role"] != "system"], ask=ask)
-    if ask:
-        return text
-    last = messages[-1]["content"]
-    last = last if last in text else last.strip()  # the template may trim it
-    return text[: text.rindex(last) + len(last)]
-
-
-def _tokens(request: Any) -> int:
-    """About as many tokens as a request has."""
-    return 1 + sum(len(part) for part in request if isinstance(part, str)) // 4
-
-
-@dataclass(frozen=True)
-class _WatchedHook:
-    """Lm-eval's hook for answers as they come, with an ear to it."""
-
-    hook: Any
-    tell: Callable[[Any], None]
-
-    def add_partial(self, kind: str, request: Any, answer: Any) -> None:
-        self.hook.add_partial(kind, request, answer)
-        self.tell(request)
+def _letters(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean probability of the right one among the options, and how often each letter is the likeliest."""
+    known = [(_logs(one), one["target"]) for one in samples if _item("acc", one)[2] is None]
+    held = [np.exp(logs - logs.max()) for logs, _ in known]
+    sure = [float(one[target] / one.sum()) for one, (_, target) in zip(held, known, strict=True)]
+    chose = Counter("ABCD"[int(one.argmax())] for one in held)
+    chosen = {letter: chose[letter] for letter in "ABCD"}
+    return {"answer_probability": float(np.mean(sure)) if sure else None, "chosen": chosen}
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without the bars and lines of third parties; progress is shown by our own."""
     import datasets
-    from lm_eval.api import model, task
-    from lm_eval.models import huggingface
+    from lm_eval.api import task
 
-    modules, bars = (model, task, huggingface), model.tqdm
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    bars, loggers = task.tqdm, [logging.getLogger(name) for name in ("lm_eval", "datasets")]
     levels, shown = [logger.level for logger in loggers], datasets.are_progress_bars_disabled()
-
-    def silent(*args: Any, **kwargs: Any) -> Any:
-        return bars(*args, **{**kwargs, "disable": True})
-
     try:
         datasets.disable_progress_bars()
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        for module in modules:
-            vars(module)["tqdm"] = silent
+        task.tqdm = partial(bars, disable=True)
         yield
     finally:
-        for module in modules:
-            vars(module)["tqdm"] = bars
+        task.tqdm = bars
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if not shown:
