@@ -109,6 +109,21 @@ def test_tokens_are_those_of_the_store(model: str, calibrated: str) -> None:
     assert "\x1b" not in text and text.count("tokens, mean") == 1
 
 
+def test_informative_tokens_are_those_that_the_prompt_changes_enough(model: str) -> None:
+    score(model, "tshirt", "scores.parquet", "--set", "tshirt.draws=2", "--model", f"proxy={model}")
+    row = next(row for row in table() if row["tshirt.informative"] not in (None, 0.0, 1.0))
+    said = explain(row["row"], "--json").json
+    shown = {one["view"]: one["columns"] for one in said["tokens"]}
+    size = np.abs(np.subtract(shown["prompted"]["proxy nll"], shown["responseonly"]["proxy nll"]))
+    marks = shown["prompted"]["tshirt informative"]
+    assert marks == (size >= row["tshirt.least"]).astype(float).tolist()
+    assert np.mean(marks) == pytest.approx(row["tshirt.informative"])
+    share = f"{100 * row['tshirt.informative']:.3g} % of its tokens are informative"
+    assert share in said["methods"]["tshirt"]["reasons"][-1 if row["tshirt"] is None else 1]
+    text = explain(row["row"], "--by", "informative").out
+    assert "1 where the method selects the token" in text and text.count("tokens, mean") == 1
+
+
 def test_without_the_store_it_says_what_to_run(model: str, tmp_path: Path) -> None:
     score(model, "ifd", "scores.parquet", "--max-length", "300")
     shutil.rmtree(tmp_path / "store" / "columns")

@@ -16,7 +16,9 @@ from instdiff.experiments.compare import Comparison, check_named
 from instdiff.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted([*ROOT.glob("configs/compare/*.yaml"), *ROOT.glob("configs/studies/*.yaml")])
+PAPERS = sorted(ROOT.glob("configs/papers/*.yaml"))
+TWINS = [path.parent / "small" / path.name for path in PAPERS]
+FILES = sorted([*ROOT.glob("configs/compare/*.yaml"), *ROOT.glob("configs/studies/*.yaml"), *PAPERS, *TWINS])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -61,7 +63,7 @@ def test_real_rows_are_compared_on_equal_terms(path: Path) -> None:
 
 AXES = {
     "instructdiff": {
-        "band": {"min", "mid", "max"}, "nll_reject_ratio": {0.0}, "warmup": {"1%", "5%", "20%"}, "rounds": {2, 3},
+        "band": {"min", "mid", "max"}, "nll_reject_ratio": {0.0}, "warmup": {"1%", "5%", "20%"},
         "limit": {500, 1000}, "models": None,
     },
     "miwv": {"shots": {2, 3}, "retrieval": {"bm25", "random"}, "train_from": {"last"}, "models": None},

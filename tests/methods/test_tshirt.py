@@ -91,13 +91,18 @@ def test_scores(k: float, compat: Any) -> None:
     ifds = np.array([[np.exp(data[f"given_{i}"][r].astype(float).mean() - data[f"alone_{i}"][r].astype(float).mean())
                       for i in range(5)] for r in range(40)])  # fmt: skip
     clean = [np.exp(data["given"][r].astype(float).mean() - data["alone"][r].astype(float).mean()) for r in range(40)]
-    assert list(out.details) == ["ifd", "avg_noisy_ifd", "std_noisy_ifd", "avg_noisy_sifd", "std_noisy_sifd"]
+    noisy = ["avg_noisy_ifd", "std_noisy_ifd", "avg_noisy_sifd", "std_noisy_sifd"]
+    assert list(out.details) == ["ifd", *noisy, "informative", "least"]
+    size = [np.abs(data["given"][r][first:] - data["alone"][r]).astype(float) for r in range(40)]
+    share = [np.mean(one > least if first else one >= least) for one in size]
     for name, plain in (
         ("ifd", clean),
         ("avg_noisy_ifd", ifds.mean(1)),
         ("std_noisy_ifd", ifds.std(1)),
         ("avg_noisy_sifd", each.mean(1)),
         ("std_noisy_sifd", each.std(1)),
+        ("informative", share),
+        ("least", [least] * 40),
     ):
         np.testing.assert_allclose(out.details[name], plain, rtol=1e-6, err_msg=name)
     misled = ifds.mean(1) >= 1

@@ -15,13 +15,13 @@ from helpers import ALPACA, make_llama
 from .kit import Work, files, inside, ok, read_json, read_jsonl, scores, set_up, stray, write_jsonl
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-ELSEWHERE = ("cluster", "compare", "recipes", "search", "studies")
+ELSEWHERE = ("cluster", "compare", "papers", "search", "small", "studies")
 """Folders of other kinds of files, which have tests of their own."""
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ELSEWHERE
 )
 OTHERS = {"examples/diverse_evol.yaml": "kcenter"}
-BUDGETS = {"code/pipeline_code.yaml": "20% tokens", "examples/diverse_evol.yaml": "200"}
+BUDGETS = {"examples/diverse_evol.yaml": "200"}
 PAPER = {"lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "weight_decay": 0.01, "max_grad_norm": 1.0, "mode": "sft"}
 
 
@@ -75,9 +75,7 @@ def test_every_configuration_parses(name: str) -> None:
     ("name", "model", "rate", "batch", "epochs", "length", "rounds", "data"),
     [
         ("math/pipeline_math.yaml", "Qwen/Qwen2.5-7B", 5e-5, 256, 3, 2048, 2, "numina_cot_10k"),
-        ("general/pipeline_general.yaml", "meta-llama/Meta-Llama-3-8B", 2e-5, 64, 10, 2048, 2, "alpaca_cleaned_10k"),
         ("med/pipeline_med_iter.yaml", "meta-llama/Meta-Llama-3-8B", 2e-5, 64, 3, 512, 5, "train_medmcqa_alpaca_10k"),
-        ("code/pipeline_code.yaml", "meta-llama/Meta-Llama-3-8B", 1e-5, 256, 5, 4096, 3, "magicoder_train_sample_10k"),
     ],
 )
 def test_the_papers_hyper_parameters(

@@ -64,6 +64,8 @@ def scale(name: str) -> str:
         return f"base minus calibrated; shades change at {edges} on either side of 0"
     if name.endswith("top1"):
         return "1 where the token is the model's first guess"
+    if name.endswith("informative"):
+        return "1 where the method selects the token, because the prompt changes its NLL enough"
     return f"in nats; shades change at {', '.join(f'{edge:g}' for edge in EDGES)}"
 
 
@@ -93,8 +95,8 @@ def style(name: str, value: float) -> str:
     if name.startswith("delta"):
         shades = GAINED if value > 0 else LOST
         return shades[sum(abs(value) >= edge for edge in DELTA_EDGES)]
-    if name.endswith("top1"):
-        return RISING[0] if value else RISING[2]
+    if name.endswith(("top1", "informative")):
+        return RISING[2] if bool(value) is name.endswith("informative") else RISING[0]
     return RISING[sum(value >= edge for edge in EDGES)]
 
 

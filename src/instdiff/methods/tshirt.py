@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -23,9 +24,9 @@ from instdiff.core import (
     View,
     reasons,
 )
-from instdiff.methods.algorithms.token_selection import Running, least_size, selective
+from instdiff.methods.algorithms.token_selection import Running, least_size, selective, share_of
 from instdiff.methods.shared.race import RacingMethod, goes_on
-from instdiff.methods.shared.token_pairs import clean_rows, have_both, pair
+from instdiff.methods.shared.token_pairs import clean_rows, have_both, pair, placed
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class TShirt(RacingMethod):
 
     With ``race``, a budget such as ``10%``, rows that after ``race_after`` draws are unlikely to be among ``gamma`` of
     it have no more draws. They keep the mean so far and come last; ``contends`` tells. The threshold is that of the
-    first draws.
+    first draws. ``least`` is the threshold, ``informative`` the share of a clean row's tokens that reach it.
     """
 
     name: ClassVar[str] = "tshirt"
@@ -97,7 +98,7 @@ class TShirt(RacingMethod):
     def score(self, s: Signals) -> Scores:
         """Mean S-IFD over draws, or clean S-IFD."""
         rows, aside, ifd = clean_rows(s, self.min_response_tokens, self.compat)
-        on = goes_on(s)[rows]
+        on, strict = goes_on(s)[rows], self.compat == "official"
         ends = [f"_{draw}" for draw in self.seen_draws(on)] if self.hierarchical else [""]
         by = ends[: self.first_draws] if self.threshold == "noisy" else [""]
         every = len(rows) == 0 or (self.race is not None and self.k == 100)  # also those below the least of the first
@@ -106,21 +107,18 @@ class TShirt(RacingMethod):
         for draw, end in enumerate(ends):
             at = np.flatnonzero(on & have_both(s, rows, end)) if draw >= self.first_draws else np.arange(len(rows))
             column, ratio = pair(s, rows[at], end)
-            value, count = selective(column, least, strict=self.compat == "official")
+            value, count = selective(column, least, strict=strict)
             selected.add(value, at)
             plain.add(ratio, at)
             seen[at] += count
 
-        def wide(values: npt.ArrayLike) -> Floats:
-            out = np.full(len(s), np.nan)
-            out[rows] = values
-            return out
-
+        wide = partial(placed, rows, len(s))
         mean, unseen = wide(selected.mean), wide(seen) == 0
         drop = np.zeros(len(s), bool) if self.keep_misled else wide(plain.mean) >= 1
         drop |= unseen & (self.compat == "default")
         noisy = (plain.mean, plain.std, selected.mean, selected.std) if self.hierarchical else [np.nan] * len(DETAILS)
-        details = {"ifd": ifd} | dict(zip(DETAILS, map(wide, noisy), strict=True)) | self.told(s)
+        shown = {"informative": wide(share_of(pair(s, rows, "")[0], least, strict=strict)), "least": wide(least)}
+        details = {"ifd": ifd} | dict(zip(DETAILS, map(wide, noisy), strict=True)) | shown | self.told(s)
         return Scores(np.where(drop, np.nan, mean), reasons(len(s), **aside, filtered=drop), **details)
 
     def interval(self, scores: Scores, margin: float) -> tuple[Floats, Floats]:

@@ -86,6 +86,7 @@ def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
         score_sections.distributions(scene),
         *score_sections.details(scene),
         score_sections.domains(scene),
+        score_sections.informative(scene),
         score_sections.correlation(scene),
         score_sections.length(scene),
         score_sections.overlap(scene),

@@ -29,6 +29,8 @@ MANY = 2000
 """Points above this are drawn on the graphics card."""
 ASIDE, LINES = 1.025, 8
 """How far curves lie apart; how many are shown at first."""
+TAIL = 300
+"""Points of a curve that has more."""
 CHOSEN, REST, OUT, MARK = "#3b82f6", "#94a3b8", "#d6a35c", "#e0603f"
 PALETTE = ("#3b82f6", "#e08a3c", "#2fa37c", "#b765c9", "#d6566d", "#5aa9c4", "#9a8f3d", "#7d7ae0", "#8b9bb0", "#c47b5a")
 DASHES = ("solid", "dash", "dot")
@@ -291,8 +293,9 @@ def matrix(
     *,
     signed: bool = True,
     label: str = "",
+    top: float = 1.0,
 ) -> Figure:
-    """A matrix of correlations (-1 to 1) or shares (0 to 1), each cell with its number."""
+    """A matrix of correlations (-1 to 1), shares (0 to 1) or other numbers up to ``top``, each cell with its number."""
     go = plotly()
     across = names if across is None else across
     crowded = len(across) > 18
@@ -300,8 +303,8 @@ def matrix(
         x=list(across),
         y=list(names),
         z=[list(row) for row in values],
-        zmin=-1 if signed else 0,
-        zmax=1,
+        zmin=-top if signed else 0,
+        zmax=top,
         colorscale=SIGNED if signed else SHARE,
         xgap=1,
         ygap=1,
@@ -315,6 +318,43 @@ def matrix(
     figure = empty([heat], height=150 + 26 * len(names))
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="")
     return figure.update_xaxes(type="category", tickangle=-40, showgrid=False, ticks="")
+
+
+def tail(frequency: Sequence[int], what: str = "tag") -> Figure:
+    """How many rows show each tag, the most frequent first; both axes are logarithmic."""
+    count = np.asarray(frequency)
+    rank = np.unique(np.geomspace(1, max(len(count), 1), TAIL).round().astype(int))[: len(count)]
+    tip = f"{what} %{{x:,}}: %{{y:,}} rows<extra></extra>"
+    line = plotly().Scatter(
+        x=rank, y=count[rank - 1], mode="lines+markers", hovertemplate=tip, line={"color": CHOSEN}, marker={"size": 4}
+    )
+    return empty([line], f"{what}s, the most frequent first", "rows that show it").update_layout(
+        xaxis_type="log", yaxis_type="log"
+    )
+
+
+def token_sizes(found: Mapping[str, Any], least: float) -> Figure:
+    """How many tokens a prompt changes by how much: a ``log_histogram`` in nats; from ``least`` on it is enough."""
+    go = plotly()
+    edges, every, kept = (np.array(found[key]) for key in ("edges", "all", "chosen"))
+    x, width, ticks = (edges[1:] + edges[:-1]) / 2, np.diff(edges), np.arange(-4, np.ceil(edges[-1]) + 1)
+    text = [f"{size:.3g}" for size in 10**x]
+    look = {
+        "text": text,
+        "textposition": "none",
+        "hovertemplate": "%{text} nats: %{y:,}<extra>%{fullData.name}</extra>",
+    }
+    bars = [
+        go.Bar(x=x, y=y, width=width, name=said, marker={"color": colour, "line": {"width": 0}}, **look)
+        for y, said, colour in ((kept, "chosen", CHOSEN), (every - kept, "not chosen", REST))
+    ]
+    figure = empty(bars, "|delta NLL| of a token (nats)", "tokens", 300, barmode="stack", bargap=0)
+    figure.update_xaxes(tickvals=ticks, ticktext=[f"{10**tick:g}" for tick in ticks])
+    if least > 0:
+        font = {"color": MARK, "size": 11}
+        line = {"color": MARK, "width": 1.5, "dash": "dash"}
+        figure.add_vline(x=float(np.log10(least)), line=line, annotation_text="informative", annotation_font=font)
+    return figure
 
 
 def correlation(table: ScoreTable, more: Mapping[str, Floats] | None = None) -> Figure:

@@ -83,28 +83,46 @@ def _factors(scene: ReportContext, section: Section) -> tuple[str, projection.Ma
 
 
 def tags(scene: ReportContext) -> Section | None:
-    """Which of a method's tags tell categories apart."""
+    """How frequent a method's tags are, which of them tell categories apart, and how many these share."""
     part, pool = scene.part, scene.material.pool
     tagged = (s for s in part.table.scored.values() if s.method.tag and "n_tags" in s.details) if part else iter(())
     scored = next(tagged, None)
-    if part is None or scored is None or scene.groups is None or pool is None:
+    if part is None or scored is None or pool is None:
         return None
-    by, labels = scene.groups
-    section = Section("tags", f"Activation tags by {by}")
-    section.figures = [("tags per row", plots.domains(scored, labels, detail="n_tags"))]
-    section.facts = {"column": by, "n_tags": statistics.by_group(scored.details["n_tags"], labels)}
+    by, labels = scene.groups or ("", None)
+    section = Section("tags", f"Activation tags by {by}" if by else "Activation tags")
     try:
         found = stored_values.tags(part.table, pool, scene.material.store, labels)
     except (InstDiffError, OSError) as error:
+        found = None
         section.notes.append(f"Which tags a row has is not known: {stored_values.why_not(error)}.")
-        return section
     if found is not None:
-        _, names, kinds, share = found
-        values = share.tolist()
-        section.figures.insert(0, ("tags", plots.matrix(names, values, kinds, signed=False, label="share")))
-        section.facts |= {"tags": names, "categories": kinds, "share": values}
-    section.text = [f"Share of a category's rows that show a {scored.method.tag}; those that differ most."]
+        _tags_of(section, found, by, str(scored.method.tag))
+    if labels is not None:
+        section.figures.append(("tags per row", plots.domains(scored, labels, detail="n_tags")))
+        section.facts |= {"column": by, "n_tags": statistics.by_group(scored.details["n_tags"], labels)}
     return section
+
+
+def _tags_of(section: Section, found: stored_values.Tags, by: str, word: str) -> None:
+    """Pictures of tags: by category where there are several, and their frequency."""
+    kinds, shared = found.categories, [[statistics.finite(value) for value in row] for row in found.shared.tolist()]
+    if by:
+        top = max(1.0, float(np.nan_to_num(found.shared).max()))
+        common = plots.matrix(kinds, shared, signed=False, label="tags", top=top)
+        share = plots.matrix(found.names, found.share.tolist(), kinds, signed=False, label="share")
+        section.figures += [("tags", share), ("shared tags", common)]
+        section.text = [
+            f"Tags: share of a {by}'s rows that show a {word}; those that differ most. Shared tags: how many a row has "
+            "in common with another of its own or of another kind, on average."
+        ]
+    section.figures.append(("frequency", plots.tail(found.frequency.tolist(), word)))
+    once = int((found.frequency == 1).sum())
+    section.text.append(
+        f"Frequency: {len(found.frequency):,} {word}s are shown by a row or more, {once:,} of them by one row alone."
+    )
+    section.facts |= {"tags": found.names, "categories": kinds, "share": found.share.tolist()}
+    section.facts |= {"shared": shared, "frequency": found.frequency.tolist()}
 
 
 # ── what models learnt ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import DetailPlot, Scored
+from instdiff.errors import InstDiffError
 from instdiff.experiments.run_folder import BASE, first_seed
 from instdiff.experiments.summary import BETTER, FEW, SAME, WORSE
 from instdiff.methods import METHODS
-from instdiff.reporting import plots, statistics
+from instdiff.reporting import plots, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
 from instdiff.reporting.sources import Part, ReportSources
+from instdiff.selection.tokens import least_of, prompt_effects, selected
 
 ROUNDS, SEVERAL = 3, 12
 """Earlier rounds whose points are drawn; methods whose points are all drawn."""
 MATRIX = 32
 """Selections in a picture of their overlap."""
+NEAR_ZERO = 0.01
+"""Nats up to which T-SHIRT's paper calls a change of a token next to nothing."""
 
 
 # ── in three sentences ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -259,6 +263,49 @@ def domains(scene: ReportContext) -> Section | None:
     section.facts = {"column": by, "scores": found}
     section.text = [f"The input's column '{by}' says what kind of row each is."]
     return section
+
+
+# ── tokens ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def informative(scene: ReportContext) -> Section | None:
+    """By how much the prompt changes single tokens, and which of them T-SHIRT calls informative."""
+    part, pool = scene.part, scene.material.pool
+    mine = [s for s in part.table.scored.values() if "informative" in s.details] if part else []
+    if part is None or pool is None or not mine:
+        return None
+    section = Section("informative", "Which tokens are informative")
+    rows: list[list[Any]] = []
+    for scored in mine:
+        least = least_of(scored)
+        try:
+            at, effects = prompt_effects(scored, part.table.meta, pool, scene.material.store)
+        except (InstDiffError, OSError) as error:
+            section.notes.append(f"{scored.name}: tokens are not known: {stored_values.why_not(error)}.")
+            continue
+        if least is not None and len(effects.values):
+            chosen = np.repeat(np.isin(at, part.top(scored.name)), effects.lengths())
+            _draw_tokens(section, rows, scored, np.abs(effects.values), chosen, least)
+    section.tables = [Table(["method", "rows", "tokens", "at most 0.01 nats", "informative"], rows)] if rows else []
+    section.text = [
+        "Delta NLL is what the prompt changes of a token's NLL. From the dashed line on tokens are informative; the "
+        "score is of these alone. The rows to read show which they are."
+    ]
+    return section
+
+
+def _draw_tokens(section: Section, rows: list[list[Any]], scored: Scored, size: Any, chosen: Any, least: float) -> None:
+    """The distribution of tokens by size, and shares of all, of those in chosen rows, and of the others."""
+    found = statistics.log_histogram(size, chosen)
+    section.figures.append((scored.name, plots.token_sizes(found, least)))
+    facts: dict[str, Any] = {"least": least, "histogram": found}
+    for name, mask in {"all": chosen | True, "chosen": chosen, "not chosen": ~chosen}.items():
+        near, told = (
+            float(one[mask].mean()) if mask.any() else None for one in (size <= NEAR_ZERO, selected(scored, size))
+        )
+        facts[name] = {"tokens": int(mask.sum()), "near_zero": near, "informative": told}
+        rows.append([scored.name, name, *facts[name].values()])
+    section.facts[scored.name] = facts
 
 
 # ── columns against each other ────────────────────────────────────────────────────────────────────────────────────────

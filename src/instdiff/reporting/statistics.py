@@ -49,6 +49,14 @@ def histogram(values: Floats, chosen: npt.NDArray[np.bool_]) -> dict[str, Any] |
     return {"edges": [finite(edge) for edge in edges.tolist()], "all": every, "chosen": kept}
 
 
+def log_histogram(sizes: Floats, chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Counts of all and of the chosen by log10 of their size; what is below 0.0001 stands in the first bar."""
+    logs = np.log10(np.maximum(sizes, 1e-4))
+    edges = np.linspace(-4, max(-3.0, float(logs.max())), BINS + 1)
+    every, kept = (np.histogram(some, edges)[0].tolist() for some in (logs, logs[chosen]))
+    return {"edges": edges.tolist(), "all": every, "chosen": kept}
+
+
 def spread(values: Floats) -> dict[str, Any]:
     """Count, mean, median, deviation and extremes."""
     some = values[np.isfinite(values)]

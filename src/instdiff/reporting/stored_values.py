@@ -13,8 +13,10 @@ from instdiff.core import Embedding, Entropy, Nll, Pooled, Prompted, ResponseOnl
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Pool
 from instdiff.errors import InstDiffError
+from instdiff.methods import TShirt
 from instdiff.scoring.planner import plan
 from instdiff.scoring.table import ScoreTable
+from instdiff.selection.tokens import informative
 from instdiff.store import ColumnId, Store, info
 
 if TYPE_CHECKING:
@@ -83,10 +85,24 @@ def tokens(table: ScoreTable, pool: Pool, store: str | None) -> Tokens | None:
             columns[_signal_text(signal)] = Ragged.of(
                 [values[row] if values.lengths()[row] == len(ids[row]) else [] for row in range(len(ids))], np.float32
             )
+    columns |= _informative(table, columns)
     hf = bench.tokenizer(shown.model).hf
     spoken = {int(token): _piece(hf, int(token)) for token in np.unique(ids.values)}
     pieces = [[spoken[int(token)] for token in ids[row]] for row in range(len(ids))]
     return Tokens(pieces, columns, dict(_deltas(columns))) if columns else None
+
+
+def _informative(table: ScoreTable, columns: Mapping[str, Ragged]) -> dict[str, Ragged]:
+    """Per method which tokens it selects, where it is T-SHIRT; rows of which this is not known are empty."""
+    out = {}
+    for name, scored in table.scored.items():
+        if isinstance(scored.method, TShirt):
+            asked = scored.method.signals()
+            given, alone = (columns.get(_signal_text(asked[end])) for end in ("given", "alone"))
+            if given is not None and alone is not None:
+                marks = [informative(scored, given[row], alone[row]) for row in range(len(given))]
+                out[f"{name} informative"] = Ragged.of([[] if one is None else one for one in marks], np.float32)
+    return out
 
 
 def _of_tokens(signal: Signal) -> bool:
@@ -132,10 +148,24 @@ def find_embeddings(table: ScoreTable, pool: Pool, store: str | None) -> tuple[s
     return None
 
 
-def tags(
-    table: ScoreTable, pool: Pool, store: str | None, labels: list[str], most: int = 24
-) -> tuple[str, list[str], list[str], npt.NDArray[np.float64]] | None:
-    """The tags that differ most between categories: method, tags, categories, share of rows [tag, category].
+@dataclass(frozen=True)
+class Tags:
+    """The tags of a method: those that differ most between categories, and how often each of them all is there.
+
+    ``share`` of a category's rows that show a tag is [tag, category]; ``shared`` is how many tags a row of one category
+    has in common with another row of the other, on average: NaN for a category of one row. ``frequency`` has of each
+    tag how many rows show it, the most frequent first.
+    """
+
+    names: list[str]
+    categories: list[str]
+    share: npt.NDArray[np.float64]
+    shared: npt.NDArray[np.float64]
+    frequency: Indices
+
+
+def tags(table: ScoreTable, pool: Pool, store: str | None, labels: list[str] | None, most: int = 24) -> Tags | None:
+    """The tags of the first method that has any; ``labels`` are the rows' categories, by default one for all.
 
     Raises:
         InstDiffError: the store lacks the activations.
@@ -148,15 +178,26 @@ def tags(
     s = recalling(found, table.meta, pool, store=store).signals()
     rows = np.flatnonzero(found.method.ready(s))
     offsets, marks = found.method.tags(s, rows)
-    kinds, group = np.unique(np.array(labels, object)[rows].astype(str), return_inverse=True)
-    sizes = np.bincount(group, minlength=len(kinds))
+    groups = np.array(["all rows"] * len(s) if labels is None else labels, object)[rows].astype(str)
+    kinds, group = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group, minlength=len(kinds)).astype(float)
     names, column = np.unique(marks, return_inverse=True)
     counts = np.zeros((len(names), len(kinds)))
     np.add.at(counts, (column, np.repeat(group, np.diff(offsets))), 1)
     share = counts / np.maximum(sizes, 1)
     order = np.argsort(-(share.max(1) - share.min(1)), kind="stable")[:most]
     order = order[np.lexsort((-share[order].max(1), share[order].argmax(1)))]
-    return found.name, [f"{found.method.tag} {int(names[i])}" for i in order], kinds.tolist(), share[order]
+    frequency = np.sort(counts.sum(1).astype(np.int64))[::-1]
+    said = [f"{found.method.tag} {int(names[i])}" for i in order]
+    return Tags(said, kinds.tolist(), share[order], _shared(counts, sizes), frequency)
+
+
+def _shared(counts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Over pairs of different rows the mean number of tags in common, from the rows of each category by tag."""
+    both, pairs = counts.T @ counts, np.outer(sizes, sizes)
+    both[np.diag_indices_from(both)] -= counts.sum(0)
+    pairs[np.diag_indices_from(pairs)] -= sizes
+    return np.divide(both, pairs, out=np.full_like(both, np.nan), where=pairs > 0)
 
 
 # ── cost ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from instdiff.rendering.templates import calls_text
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import Found, origins
 from instdiff.selection.selector import check_same_rows
-from instdiff.selection.tokens import NOTHING, Spoken, stored_tokens
+from instdiff.selection.tokens import NOTHING, Spoken, least_of, stored_tokens
 
 LISTED = 5
 
@@ -275,6 +275,14 @@ def _ifd(scored: Scored, at: int) -> list[str]:
 
 
 def _tshirt(scored: Scored, at: int) -> list[str]:
+    share, least = scored.details.get("informative"), least_of(scored)
+    if share is None or least is None or not np.isfinite(share[at]):
+        return _by_noisy_ifd(scored, at)
+    of = f"{100 * share[at]:.3g} % of its tokens are informative"
+    return [*_by_noisy_ifd(scored, at), f"{of}: the prompt changes the NLL of each by {number(least)} or more"]
+
+
+def _by_noisy_ifd(scored: Scored, at: int) -> list[str]:
     mean = scored.details["avg_noisy_ifd"][at]
     if not np.isfinite(mean):
         return []

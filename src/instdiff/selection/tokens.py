@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from instdiff.core import (
     Entropy,
+    Floats,
     Joint,
     Log,
     Nll,
@@ -21,8 +23,12 @@ from instdiff.core import (
     View,
     WholeText,
 )
+from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Pool
 from instdiff.errors import InstDiffError
+from instdiff.methods import TShirt
+from instdiff.methods.algorithms.token_selection import reaches
+from instdiff.methods.shared.token_pairs import pair
 from instdiff.store import Store
 
 if TYPE_CHECKING:
@@ -61,6 +67,7 @@ def stored_tokens(
     from instdiff.scoring.models import recorded
     from instdiff.scoring.workbench import Workbench
 
+    scored = list(scored)
     asked = {signal for s in scored for signal in s.method.signals().values() if _of_tokens(signal)}
     if not asked:
         return [], [NOTHING]
@@ -77,6 +84,8 @@ def stored_tokens(
             problem = str(error)
         if problem:
             lacking[problem] = None
+    for by in scored:
+        _mark_informative(by, {view: spoken for (_, _, view), spoken in found.items()})
     return [_with_deltas(s) for s in found.values()], list(lacking)
 
 
@@ -103,6 +112,54 @@ def _add(bench: Workbench, signal: Signal, found: dict[tuple[str, str, View], Sp
         found[place] = Spoken(view_name(signal.view), pieces(tokenizer.hf, rows.ids[0].tolist()), target, {})
     found[place].columns[name] = [float(v) for v in np.asarray(values, np.float64)]
     return ""
+
+
+def _mark_informative(scored: Scored, found: Mapping[View, Spoken]) -> None:
+    """Add to the tokens after the prompt which of them T-SHIRT selects."""
+    if not isinstance(scored.method, TShirt):
+        return
+    given, alone = (found[view].columns if view in found else {} for view in scored.method.views())
+    name = f"{scored.method.model} nll"
+    marks = informative(scored, np.array(given.get(name, [])), np.array(alone.get(name, [])))
+    if marks is not None:
+        given[f"{scored.name} informative"] = marks.tolist()
+
+
+def informative(scored: Scored, given: Floats, alone: Floats) -> Floats | None:
+    """Which tokens of a row T-SHIRT selects: 1 or 0, and NaN for those that only ``given`` has.
+
+    ``given`` and ``alone`` are NLLs of its tokens with and without the prompt. None where one is not there, or where
+    the scores do not say what the least size is.
+    """
+    more = len(given) - len(alone)
+    if least_of(scored) is None or len(alone) == 0 or more < 0:
+        return None
+    return np.concatenate([np.full(more, np.nan), selected(scored, np.abs(given[more:] - alone))])
+
+
+def selected(scored: Scored, sizes: Floats) -> npt.NDArray[np.bool_]:
+    """Which tokens T-SHIRT selects, by how much the prompt changes their NLL."""
+    return reaches(sizes, least_of(scored) or 0.0, strict=scored.method.params()["compat"] == "official")
+
+
+def prompt_effects(
+    scored: Scored, meta: Mapping[str, Any], pool: Pool, store: str | None
+) -> tuple[npt.NDArray[np.int64], Ragged]:
+    """By how much the prompt changes the NLL of each token of T-SHIRT's rows without noise; and which rows these are.
+
+    Raises an InstDiffError where the store lacks the values.
+    """
+    from instdiff.scoring.scorer import recalling
+
+    rows = np.flatnonzero(np.isfinite(scored.details["informative"]))
+    return rows, pair(recalling(scored, meta, pool, store=store).signals(), rows, "")[0]
+
+
+def least_of(scored: Scored) -> float | None:
+    """The size from which on T-SHIRT selects a token; None where the scores do not say."""
+    known = scored.details.get("least", np.zeros(0))
+    known = known[np.isfinite(known)]
+    return float(known[0]) if len(known) else None
 
 
 def _with_deltas(one: Spoken) -> Spoken:

@@ -21,21 +21,27 @@ def least_size(draws: Callable[[], Iterable[Ragged]], k: float) -> float:
     return float(quantiles(sizes, 1 - k / 100).values[0])
 
 
+def reaches(size: npt.NDArray[Any], least: float, *, strict: bool) -> npt.NDArray[np.bool_]:
+    """Which sizes are at ``least`` or above, or where ``strict`` above it."""
+    return size > least if strict else size >= least
+
+
 def selective(column: Ragged, least: float, *, strict: bool) -> tuple[Floats, npt.NDArray[np.int64]]:
     """S-IFD of each row of a column (NLL with the prompt minus without, per token), and of how many tokens it is.
 
     It is exp of the mean over the tokens whose size reaches ``least``, or lies above it where ``strict``; 1 where none
     does.
     """
-
-    def keep(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        size = np.abs(values)
-        return np.where(size > least if strict else size >= least, values, np.nan)
-
-    chosen = column.map(keep)
+    chosen = column.map(lambda values: np.where(reaches(np.abs(values), least, strict=strict), values, np.nan))
     count = chosen.count()
     with np.errstate(over="ignore"):
         return np.exp(chosen.sum() / np.maximum(count, 1)), count
+
+
+def share_of(column: Ragged, least: float, *, strict: bool) -> Floats:
+    """Of each row the share of its tokens that ``selective`` takes; NaN where it has none."""
+    size = column.count()
+    return np.where(size > 0, selective(column, least, strict=strict)[1] / np.maximum(size, 1), np.nan)
 
 
 class Running:

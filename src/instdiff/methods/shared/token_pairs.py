@@ -41,3 +41,10 @@ def pair(s: Signals, rows: Indices, end: str) -> tuple[Any, Floats]:
     given, alone = getattr(s, f"given{end}").take(rows), getattr(s, f"alone{end}").take(rows)
     with np.errstate(over="ignore"):
         return given.keep_last(alone.lengths()) - alone, np.exp(given.mean() - alone.mean())
+
+
+def placed(rows: Indices, count: int, values: npt.ArrayLike) -> Floats:
+    """Values of these rows in a column of ``count``, NaN elsewhere."""
+    out = np.full(count, np.nan)
+    out[rows] = values
+    return out

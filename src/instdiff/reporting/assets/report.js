@@ -89,6 +89,7 @@
     }
     return heat.made.get(name);
   };
+  const unit = (name) => (name.endsWith(" informative") ? "" : " nats");
   const tint = (value, { signed, top }) => {
     if (Number.isNaN(value)) return "";
     const strength = Math.min(1, Math.abs(value) / top) * 0.75;
@@ -101,7 +102,7 @@
     for (let i = start; i < start + count; i++) {
       const piece = make("span", "", told.words[ids[i]]);
       piece.style.background = tint(values[i], shades);
-      piece.title = Number.isNaN(values[i]) ? "no value" : `${name}: ${values[i].toFixed(3)} nats`;
+      piece.title = Number.isNaN(values[i]) ? "no value" : `${name}: ${values[i].toFixed(3)}${unit(name)}`;
       box.append(piece);
     }
   };
@@ -158,7 +159,7 @@
           const shades = column(pick.value);
           const least = shades.signed ? `${tint(-shades.top, shades)}, ` : "";
           scale.style.background = `linear-gradient(90deg, ${least}transparent, ${tint(shades.top, shades)})`;
-          top.textContent = `${shades.signed ? "−" + figure(shades.top) : "0"} to ${figure(shades.top)} nats`;
+          top.textContent = `${shades.signed ? "−" + figure(shades.top) : "0"} to ${figure(shades.top)}${unit(pick.value)}`;
         };
         pick.value = heat.chosen;
         pick.addEventListener("change", paint);
