@@ -164,6 +164,7 @@ def test_fold_models_of_a_comparison_and_of_a_pipeline() -> None:
     config = {
         **{**RUN, "output": "other", "store": "store", "warmup": {"sample_size": 6}, "holdout": "heldout.jsonl"},
         **{"select": {"method": "blend", "of": [{"learnability": {"folds": {"epochs": 1}}}, "rho"], "budget": 5}},
+        "keep_models": False,
     }
     found = stages(plan(config))
     assert found["crossfit", "train"]["count"] == 3
@@ -172,6 +173,7 @@ def test_fold_models_of_a_comparison_and_of_a_pipeline() -> None:
     ok("pipeline", "--config", "plan.yaml")
     assert plan(config)["stages"] == []
     assert {path.name for path in Path("other/crossfit").iterdir()} == {"held_0", "held_1", "holdout"}
+    assert {path.name for path in Path("other/crossfit").glob("*/*")} == {"training.json"}
     record = json.loads(Path("other/iter_1/selection.json").read_text())
     assert set(record["models"]) == {"base", "held/0", "held/1", "holdout"}
 

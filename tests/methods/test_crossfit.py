@@ -46,7 +46,7 @@ def one_thread() -> Iterator[None]:
 
 def scored(lab: Lab, store: Store, pool: Pool, method: Any = METHOD, **more: Any) -> ScoreTable:
     models = {"base": str(lab.models["llama"])} | more.pop("models", {})
-    settings = Settings(**PLAIN, **more.pop("settings", {}))
+    settings = Settings(**{**PLAIN, **more.pop("settings", {})})
     return score(pool, [method], models, settings=settings, store=store, crossfit=TRAIN, **more)
 
 
@@ -204,6 +204,17 @@ def test_adapters_and_a_part_of_the_rows(lab: Lab) -> None:
     assert found["learnability"].eligible.sum() == 16
     counts = [len(trained_rows_of(path.parent).ids) for path in store.root.glob(f"trained/*/{TRAINED_ROWS}")]
     assert counts == [4, 4] and len(list(store.root.glob("trained/*/adapter_config.json"))) == 2
+
+
+def test_a_coarse_precision_says_what_it_takes_of_the_difference(lab: Lab) -> None:
+    store, pool = lab.store(), load(ROWS)
+    models, said = fold_models(lab, store, pool), list[str]()
+    meta = scored(lab, store, pool, models=models, settings={"dtype": "bfloat16"}, log=said.append).meta
+    names = {f"nll of prompted, base minus held/{fold}" for fold in (0, 1)}
+    assert set(meta["precision"]["differences"]) == names
+    assert all(one["noise"] > 0 for one in meta["precision"]["differences"].values())
+    assert sum("was trained in fp32" in line or "are the same again" in line for line in said) == 2
+    assert scored(lab, store, pool, models=models, settings={"dtype": "auto"}).meta["settings"]["dtype"] == "float32"
 
 
 def test_the_plan_has_a_pass_for_each_fold(lab: Lab) -> None:

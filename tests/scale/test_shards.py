@@ -78,6 +78,18 @@ def test_four_shards_merged_are_one_run(words: list[str]) -> None:
     assert Path("merged.jsonl").read_bytes() == Path("single.jsonl").read_bytes()
 
 
+def test_shards_split_the_whole_pool_into_folds(words_of_ifd: list[str]) -> None:
+    method = ["--set=learnability.folds.epochs=1"]
+    ok("score", *words_of_ifd, "--method=learnability", *method, "--output=single.parquet", "--store=single")
+    models = json.loads(pq.read_schema("single.parquet").metadata[b"instdiff"])["models"]
+    bound = [f"--model={role}={facts['where']}" for role, facts in models.items() if role != "base"]
+    assert len(bound) == 2
+    for index in range(3):
+        shard([*words_of_ifd, *bound], index, *method, count=3, method="learnability")
+    ok("merge", "shards", "--output=merged.parquet", "--store=merged")
+    assert_same(table("merged.parquet"), table("single.parquet"))
+
+
 def test_more_shards_than_rows(words_of_ifd: list[str]) -> None:
     words = [*words_of_ifd, "--limit=3"]
     for index in range(5):
