@@ -231,7 +231,10 @@ def test_a_group_is_its_tasks() -> None:
     found = _find("blimp")
     assert found is not None and found.group and len(found.entries()) == 67
     tag = _find("ai2_arc")
-    assert tag is not None and sorted(tag.entries()) == ["arc_challenge", "arc_easy"]
+    assert tag is not None and tag.entries() == ["arc_challenge", "arc_easy"]
+    changing = _find("flan_held_in")
+    with pytest.raises(ConfigError, match="changes tasks that are in it"):
+        assert changing is not None and changing.entries()
 
 
 def test_what_cannot_be_run_is_said(models: dict[str, Path], tmp_path: Path) -> None:
