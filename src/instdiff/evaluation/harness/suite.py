@@ -41,6 +41,10 @@ LIKELIHOODS = {
 """Metrics of lm-eval that are made of an item's log-likelihood: what the item's own score is, and its unit in nats."""
 
 
+OF_GROUPS = {"task", "group", "task_alias", "group_alias", "aggregate_metric_list", "metadata"}
+"""What a group may say of a member that does not change the task."""
+
+
 @dataclass(frozen=True)
 class HarnessTask:
     """A task of lm-eval, or a ``group`` of them that differ in subject only.
@@ -220,11 +224,18 @@ def _leaves(index: dict[str, Any], name: str) -> Iterator[str]:
     if entry.kind.name not in ("GROUP", "TAG"):
         yield name
         return
-    open_ = list(entry.tags) if entry.kind.name == "TAG" else list(entry.cfg["task"])
-    for one in sorted(open_, key=str):
-        below = one if isinstance(one, str) else one["task"]
-        for member in [below] if isinstance(below, str) else below:
-            yield from _leaves(index, member)
+    yield from _members(index, name, sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg["task"])
+
+
+def _members(index: dict[str, Any], group: str, members: list[Any]) -> Iterator[str]:
+    for one in members:
+        if isinstance(one, str):
+            yield from _leaves(index, one)
+            continue
+        if set(one) - OF_GROUPS:
+            raise ConfigError(f"the group '{group}' of lm-eval changes tasks that are in it; name these one by one")
+        below = one.get("task") or one["group"]
+        yield from _members(index, group, [below] if isinstance(below, str) else below)
 
 
 # ── the suite ─────────────────────────────────────────────────────────────────────────────────────────────────────────
