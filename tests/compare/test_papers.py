@@ -149,7 +149,7 @@ def test_a_twin_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         own = ["100%"] if line == "full" else [str(variant.budget)] if variant.budget else asked.budgets
         wanted |= {(line, str(budget)) for budget in own}
     assert made.keys() == wanted
-    assert {one["items"] for one in found["lines"]} == {6} and made["full", "100%"]["rows"] == asked.limit
+    assert {one["items"] for one in found["lines"]} == {3} and made["full", "100%"]["rows"] == asked.limit
     assert all(one["seeds"] == (3 if line == "random" else 1) for (line, _), one in made.items())
     assert all(one["rows"] > 0 for (line, _), one in made.items() if line != "base")
     assert (tmp_path / "run" / "report.html").is_file()

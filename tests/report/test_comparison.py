@@ -12,7 +12,9 @@ import pytest
 
 from instdiff.data import load
 from instdiff.errors import DataError
-from instdiff.reporting import plots, report, statistics
+from instdiff.reporting import plots, report, run_sections, statistics
+from instdiff.reporting.context import ReportContext
+from instdiff.reporting.sources import ReportSources
 from instdiff.selection.selector import select
 
 from .kit import make_scores, payload
@@ -167,6 +169,16 @@ def test_the_curve_is_a_function() -> None:
     assert [point["at"] for point in statistics.curves(mixed)["a"]] == [7, 40]
     with pytest.raises(DataError, match="no line has values at two budgets"):
         plots.budgets(lines[:1])
+
+
+def test_lines_with_budgets_of_their_own_have_no_curve() -> None:
+    names = {"a": "10%", "b": "10%", "c": "10% tokens", "d": "10% tokens"}
+    lines = [{"name": n, "budget": b, "task": "t", "metric": "accuracy", "value": 0.5} for n, b in names.items()]
+    scene = ReportContext(ReportSources("t", "compare", comparison=lines))
+    section = run_sections.comparison(scene)
+    assert section is not None and "curves" not in section.facts
+    assert [label for label, _ in section.figures] == ["t, accuracy at 10%", "t, accuracy at 10% tokens"]
+    assert [row[0] for row in section.tables[0].rows] == list(names)
 
 
 def test_the_scores_of_the_first_seed_are_shown(found: Any, run: Path) -> None:

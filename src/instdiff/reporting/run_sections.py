@@ -196,11 +196,12 @@ def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against
         named = [{**line, "name": _name(line)} for line in told]
         section.figures += [(kind, plots.comparison(named, kind))] if named else []
     else:
-        section.figures.append((f"{kind} by budget", plots.budgets(told, kind, against)))
-        section.facts.setdefault("curves", {})[kind] = {
-            name: {key: [point[key] for point in points] for key in ("budget", "value", "low", "high")}
-            for name, points in statistics.curves(told).items()
-        }
+        if curves := statistics.curves(told):  # lines may each have a budget of their own
+            section.figures.append((f"{kind} by budget", plots.budgets(told, kind, against)))
+            section.facts.setdefault("curves", {})[kind] = {
+                name: {key: [point[key] for point in points] for key in ("budget", "value", "low", "high")}
+                for name, points in curves.items()
+            }
         for budget in shared:
             aside = [
                 line for line in told if str(line.get("budget")) == budget or str(line.get("budget")) not in shared
