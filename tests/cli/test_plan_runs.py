@@ -196,6 +196,15 @@ def test_fold_models_of_scores() -> None:
     assert len(list(Path("store/trained").glob("*/training.json"))) == 2
     done = ok("plan", *asked, "--json").json
     assert done["crossfit"]["stages"] == [] and done["total"]["todo_rows"] == 0
+    held = ok("store", "info", "--store", "store")
+    assert held.out.count("store/trained/") == 2 and "trained for scores" in held.out
+    (one, _) = ok("store", "info", "--store", "store", "--json").json["trained"]
+    gone = ok("store", "gc", "--keep", one["folder"], "--dry-run", "--store", "store", "--json").json
+    assert one not in gone["trained"] and len(gone["trained"]) == 1
+    kept = {column["model"] for column in ok("store", "info", "--store", "store", "--json").json["columns"]}
+    assert len(kept) == 3 and len({column["model"] for column in gone["dropped"]}) == 2
+    assert "and 2 trained models would be dropped" in ok(
+        "store", "gc", "--older-than", "0h", "--dry-run", "--store", "store").out  # fmt: skip
     ok("select", "--data", "pool.jsonl", "--scores", "scores.parquet", "--budget", "3", "--output", "three.jsonl")
 
 

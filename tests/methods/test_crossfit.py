@@ -23,7 +23,7 @@ from instdiff.scoring.folds import folds_of, groups_of, rows_outside
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
-from instdiff.store import Store
+from instdiff.store import Store, collect_trained
 from instdiff.training.sft import train
 from instdiff.training.trained_rows import TRAINED_ROWS, trained_rows
 
@@ -68,6 +68,7 @@ def test_fold_models_are_trained_once_and_asked_of_their_own_folds(lab: Lab) -> 
     before = {path: path.stat().st_mtime_ns for path in store.root.glob("trained/*/*")}
     again = Counting()
     assert (scored(lab, store, pool, progress=again)["learnability"].value == found.value).all()
+    assert collect_trained(Store(store.root), set(), None) == []  # this store still uses them
     assert again.rows == 0 and before == {path: path.stat().st_mtime_ns for path in store.root.glob("trained/*/*")}
 
 
