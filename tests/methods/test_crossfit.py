@@ -13,6 +13,7 @@ import torch
 from helpers import PLAIN, Counting, Lab, some_rows
 from instdiff.config.train import TrainSettings
 from instdiff.core import Nll, Prompted, Settings, Signal
+from instdiff.core.files import read_json
 from instdiff.core.signals import Folds, Split
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, DataError, PlanError
@@ -205,6 +206,33 @@ def test_adapters_and_a_part_of_the_rows(lab: Lab) -> None:
     assert found["learnability"].eligible.sum() == 16
     counts = [len(trained_rows_of(path.parent).ids) for path in store.root.glob(f"trained/*/{TRAINED_ROWS}")]
     assert counts == [4, 4] and len(list(store.root.glob("trained/*/adapter_config.json"))) == 2
+
+
+def test_fold_models_may_be_trained_from_a_smaller_proxy(lab: Lab) -> None:
+    """Another tokenizer and template than the base's: both terms are of the proxy, and the base is not asked."""
+    method = Learnability(folds=Folds(epochs=2, model="proxy"))
+    store, pool, counting, proxy = lab.store(), load(ROWS), Counting(), str(lab.models["gpt2"])
+    shown = {"templates": {"base": "alpaca", "proxy": "plain"}}
+    found = scored(lab, store, pool, method=method, models={"proxy": proxy}, settings=shown, progress=counting)
+    table, folds = found["learnability"], folds_of(pool, SPLIT)
+    assert counting.rows == 16 + 8 + 8 and not any(label.endswith(" base") for label in counting.labels)
+    templates = {role: one["template"] for role, one in found.meta["models"].items()}
+    assert templates == {"base": "alpaca", "proxy": "plain", "held/0": "plain", "held/1": "plain"}
+    records = [read_json(path) for path in store.root.glob("trained/*/training.json")]
+    assert [(one["base"], one["rows"]) for one in records] == [("gpt2", 8), ("gpt2", 8)]
+    plain = Settings(**{**PLAIN, "templates": {"*": "plain"}})
+    np.testing.assert_allclose(
+        table.details["nll_base"], direct(Workbench(pool, bound({"base": proxy}), plain, store)), rtol=1e-5
+    )
+    for path in store.root.glob(f"trained/*/{TRAINED_ROWS}"):
+        fold = int(folds[~np.isin(list(pool.ids), list(trained_rows_of(path.parent).ids))][0])
+        own = direct(Workbench(pool, bound({"base": str(path.parent)}), plain, store))
+        np.testing.assert_allclose(table.details["nll_held"][folds == fold], own[folds == fold], rtol=1e-5)
+    base, held = table.details["nll_base"], table.details["nll_held"]
+    np.testing.assert_allclose(table.value, (base - held) / base)
+    assert (table.value > 0).mean() > 0.5  # they have learnt something
+    with pytest.raises(PlanError, match=r"role 'proxy'"):
+        scored(lab, store, pool, method=method)
 
 
 def test_a_coarse_precision_says_what_it_takes_of_the_difference(lab: Lab) -> None:
