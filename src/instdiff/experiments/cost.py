@@ -282,9 +282,9 @@ class Rounds:
                 self.evaluate(label, model, self.run.place_of(cell, number) / "results")
         return model, start, rows
 
-    def evaluate(self, stage: str, model: ModelRef, place: Path) -> None:
-        """The run's suites on a model."""
-        self.book.evaluate(stage, self.run.suites, self.eval_config, model, place)
+    def evaluate(self, stage: str, model: ModelRef, place: Path, cell: Cell = LINE) -> None:
+        """The suites of a cell on its model."""
+        self.book.evaluate(stage, self.run.suites_of(cell), self.eval_config, model, place)
 
 
 # ── the four kinds ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -369,7 +369,7 @@ def _comparison(run: Comparison, kind: str) -> RunCost:
 
             how = run.settings_of(cell, rows_of)
             model, _, _ = rounds.rounds(stage, cell, variant, roles, how, cell.seed, method, pool, scores)
-        rounds.evaluate(stage, model, run.places.cell(cell))
+        rounds.evaluate(stage, model, run.places.cell(cell), cell)
     return book.cost(kind, began)
 
 
