@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,16 @@ def test_adapters_and_a_part_of_the_rows(lab: Lab) -> None:
     assert found["learnability"].eligible.sum() == 16
     counts = [len(trained_rows_of(path.parent).ids) for path in store.root.glob(f"trained/*/{TRAINED_ROWS}")]
     assert counts == [4, 4] and len(list(store.root.glob("trained/*/adapter_config.json"))) == 2
+
+
+def test_a_model_of_the_store_that_is_bound_by_name_is_held(lab: Lab) -> None:
+    store = lab.store()
+    place = store.root / "trained" / "one"
+    shutil.copytree(lab.models["llama"], place)
+    bench = Workbench(load(ROWS), bound({"base": str(place)}), Settings(**PLAIN), store)
+    assert len(collect_trained(Store(store.root), set(), None, dry=True)) == 1
+    bench.source("base")
+    assert collect_trained(Store(store.root), set(), None) == [] and place.is_dir()
 
 
 def test_fold_models_may_be_trained_from_a_smaller_proxy(lab: Lab) -> None:

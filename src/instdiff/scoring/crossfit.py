@@ -22,7 +22,7 @@ from instdiff.scoring.folds import groups_of, rows_outside
 from instdiff.scoring.models import template_name
 from instdiff.scoring.workbench import Workbench
 from instdiff.store import Store
-from instdiff.store.trained import lock_of, trained_folder
+from instdiff.store.trained import hold_trained, lock_of, trained_folder
 from instdiff.training.trained_rows import TRAINED_ROWS, TrainedRows, trained_rows
 
 HOLDOUT = "holdout"
@@ -160,7 +160,7 @@ def bind_trained(
                 epochs = f"{one.how.num_train_epochs:g} epochs"
                 log(f"{one.role}: {one.start} is trained on {len(one.rows):,} rows, {epochs}, in '{place}'")
             bound[one.role] = train(one.rows, one.start, one.how, settings, place, store=store, seed=one.seed, log=log)
-            store.hold(place)
+            hold_trained(store, place)
     return bound
 
 

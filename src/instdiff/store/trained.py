@@ -33,6 +33,13 @@ def lock_of(model: Path) -> Path:
     return model.with_name(f".{model.name.strip('.').partition('.')[0]}.lock")
 
 
+def hold_trained(store: Store, model: Path) -> None:
+    """Keep such a model from being dropped as long as the store object is there; of any other nothing is known."""
+    folder = model.expanduser().resolve()
+    if folder.parent == trained_folder(store).resolve():
+        store.hold(folder)
+
+
 def trained(store: Store) -> list[TrainedFacts]:
     """All of them, the largest first."""
     found = list[TrainedFacts]()
