@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -187,11 +188,39 @@ def test_fold_models_of_scores() -> None:
     assert [one["role"] for one in said["passes"]] == ["base", "held/0", "held/1"]
     assert sum(one["todo_rows"] for one in said["passes"]) == 2 * 20
     assert "crossfit" in ok("plan", *asked).out
-    ok("score", *asked, "--output", "scores.parquet")
+    assert said["known"] == [{"name": "learnability", "floor": 0.1, "rows": 20, "known": None}]
+    assert "below the floor of 0.1 nats, and so known, is told after scoring" in ok("plan", *asked).out
+    told = "learnability: 0 of 20 rows (0%) are below the floor of 0.1 nats, and so known"
+    assert told in ok("score", *asked, "--output", "scores.parquet").err
+    assert told in ok("plan", *asked).out
     assert len(list(Path("store/trained").glob("*/training.json"))) == 2
     done = ok("plan", *asked, "--json").json
     assert done["crossfit"]["stages"] == [] and done["total"]["todo_rows"] == 0
+    held = ok("store", "info", "--store", "store")
+    assert held.out.count("store/trained/") == 2 and "trained for scores" in held.out
+    (one, _) = ok("store", "info", "--store", "store", "--json").json["trained"]
+    gone = ok("store", "gc", "--keep", one["folder"], "--dry-run", "--store", "store", "--json").json
+    assert one not in gone["trained"] and len(gone["trained"]) == 1
+    kept = {column["model"] for column in ok("store", "info", "--store", "store", "--json").json["columns"]}
+    assert len(kept) == 3 and len({column["model"] for column in gone["dropped"]}) == 2
+    assert "and 2 trained models would be dropped" in ok(
+        "store", "gc", "--older-than", "0h", "--dry-run", "--store", "store").out  # fmt: skip
     ok("select", "--data", "pool.jsonl", "--scores", "scores.parquet", "--budget", "3", "--output", "three.jsonl")
+
+
+def test_the_share_that_is_known_is_told_where_the_base_is_scored() -> None:
+    """Also of a method inside another one, and of a run."""
+    inner = {"learnability": {"floor": 0.0, "folds": {"epochs": 1}}}
+    config = compared(methods={"filter": {"method": "then", "first": inner, "second": "random"}}, baselines=["random"])
+    (before,) = plan(config)["known"]
+    assert before == {"name": "filter first", "floor": 0.0, "rows": 20, "known": None}
+    ok("score", "--data", "pool.jsonl", "--model", "base", "--method", "perplexity", "--output", "s.parquet",
+       "--dtype", "float32", "--max-length", "200", "--store", "store")  # fmt: skip
+    nll = np.sort(instdiff.read_scores("s.parquet")["perplexity"].details["nll"])
+    inner["learnability"]["floor"] = floor = float(nll[6] + nll[7]) / 2
+    (found,) = plan(config)["known"]
+    assert found == {"name": "filter first", "floor": floor, "rows": 20, "known": 7}
+    assert "filter first: 7 of 20 rows (35%) are below the floor" in ok("plan", "--config", "plan.yaml").out
 
 
 def evaluated(**changes: Any) -> dict[str, Any]:

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from helpers import make_llama, some_rows
+from instdiff.data import load
+from instdiff.evaluation.results import read_results
 from instdiff.experiments import engine
+from instdiff.experiments.halving import is_untouched
 
 from .shell import cli, ok, write_jsonl
 
@@ -59,6 +62,11 @@ def test_from_the_price_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan["kind"] == "search"
     assert sum(one["count"] for one in plan["stages"] if one["kind"] == "train") == 9
     assert not Path("run").exists()
+    untouched = {name for name in load("heldout.jsonl").ids if is_untouched(name)}
+    seen, unseen = len(HELD_OUT) - len(untouched), len(untouched)
+    # Three models of the only rung, twice three of the last judgement, and the base on all items.
+    judged = sum(one["rows"] for one in plan["stages"] if one["kind"] == "evaluate")
+    assert judged == 3 * seen + 6 * unseen + len(HELD_OUT) and seen != unseen
 
     whole, count = engine.train, 0
 
@@ -85,6 +93,10 @@ def test_from_the_price_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert page["sections"]["search"]["facts"]["rungs"] == found["rungs"]
     assert found["sentence"] in Path("run/report.html").read_text(encoding="utf-8")
     assert plan_is_done()
+    for path in Path("run/cells").glob("*/*/seed_*/heldout.json"):
+        ids = set(read_results(path).tasks[0].ids)
+        final = int(path.parent.name.removeprefix("seed_")) > 1000
+        assert ids == untouched if final else len(ids) == seen and not ids & untouched
     again = json.loads(ok(*command("--json")).out)
     assert again["rungs"] == found["rungs"] and again["final"] == found["final"]
     assert "with recipes.entropy=None, now it is" in cli(*command("recipes=longest,entropy")).error

@@ -27,7 +27,7 @@ def test_info_and_gc(model: str) -> None:
     assert column["measure"] == "Nll()" and column["rows"] > 10
     assert "Nll()" in ok("store", "info").out
     kept = json.loads(ok("store", "gc", "--keep", model, "--json").out)
-    assert kept == {"dropped": [], "dry_run": False}
+    assert kept == {"dropped": [], "trained": [], "dry_run": False}
     assert json.loads(ok("store", "gc", "--older-than", "1h", "--json").out)["dropped"] == []
     dry = json.loads(ok("store", "gc", "--older-than", "0h", "--dry-run", "--json").out)
     assert [c["measure"] for c in dry["dropped"]] == ["Nll()"]

@@ -31,6 +31,7 @@ from instdiff.experiments.run_folder import CellResult
 from instdiff.experiments.summary import overlaps, shares, summarize
 from instdiff.experiments.tables import rows_of, write_comparison
 from instdiff.store import Store
+from instdiff.training.trained_rows import trained_rows
 
 TRAIN = {
     "model_max_length": 200, "num_train_epochs": 1, "learning_rate": 0.01, "warmup_ratio": 0.0,
@@ -80,7 +81,7 @@ Make = Callable[..., Comparison]
 def make(home: Path, tmp_path: Path, one_thread: None) -> Make:
     pool: Pool = load(str(home / "pool.jsonl"))
 
-    def made(judge: Any = judged, log: Any = None, **changes: Any) -> Comparison:
+    def made(judge: Any = judged, log: Any = None, holdout: Pool | None = None, **changes: Any) -> Comparison:
         values = {
             "data": str(home / "pool.jsonl"), "model": str(home / "base"), "output": str(tmp_path / "run"),
             "method": {"ifd": {}}, "budgets": ["25% tokens"], "seeds": [0, 1], "train": TRAIN,
@@ -92,7 +93,7 @@ def make(home: Path, tmp_path: Path, one_thread: None) -> Make:
         store = Store(str(tmp_path / "store"))
         return Comparison(
             config, tmp_path / "run", pool, pool, None, settings, store, EvalConfig(device="cpu"), [Weights(judge)],
-            said, Quiet()
+            said, Quiet(), holdout
         )  # fmt: skip
 
     return made
@@ -346,6 +347,31 @@ def test_fold_models_are_trained_once_and_their_cost_is_told(make: Make, monkeyp
 def test_a_holdout_model_needs_its_rows(make: Make) -> None:
     with pytest.raises(PlanError, match=r"rho needs a model for role 'holdout'.*--holdout FILE"):
         make(method={"rho": {}}, seeds=[0], baselines=["random"])
+
+
+def test_models_of_a_holdout_set_and_of_a_proxy_are_trained(make: Make, home: Path, tmp_path: Path) -> None:
+    """Once for each seed, and asked of every row; the rows of the holdout set are not selected."""
+    proxy = make_llama(tmp_path / "small", 4, chat=None, num_hidden_layers=1, hidden_size=16)
+    lines = {"rho": {}, "small": {"method": "learnability", "folds": {"epochs": 1, "model": "proxy"}}}
+    pool = load(str(home / "pool.jsonl"))
+    holdout = load([*some_rows(6, seed=9), *pool.source_rows([4, 11])])
+    made = make(method=lines, baselines=["random"], holdout=holdout, models={"proxy": str(proxy)})
+    outcomes = made.run()
+    assert [one.error for one in outcomes if one.error is not None] == []
+    places = list((made.folder / "models").glob("*"))
+    seen = [rows.ids for place in places if (rows := trained_rows(ModelRef(str(place)))) is not None]
+    assert sum(ids == set(holdout.ids) for ids in seen) == 2
+    records = [read_json(place / "training.json") for place in places]
+    assert [one["rows"] for one in records if one["base"] == "small"] == [20] * 4
+    for seed in (0, 1):
+        place = made.folder / "cells" / "rho" / "25pct_tokens" / f"seed_{seed}"
+        record = read_json(place / "selection.json")
+        assert set(record["models"]) == {"base", "holdout"} and record["excluded"] == {"filtered": 2}
+        assert record["ids"] and not set(record["ids"]) & set(holdout.ids)
+        small = read_json(made.folder / "cells" / "small" / "25pct_tokens" / f"seed_{seed}" / "selection.json")
+        assert {"proxy", "held/0", "held/1"} <= set(small["models"])
+    found = {line["name"]: line for line in summarize(outcomes)}
+    assert found["rho"]["warmup_s"] > 0 and found["small"]["warmup_s"] > 0
 
 
 def test_a_failed_cell_keeps_its_model(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from helpers import some_rows
+from instdiff.config.evaluate import EvalConfig
+from instdiff.data import load
 from instdiff.errors import ConfigError, DataError, EngineError
 from instdiff.evaluation.results import SuiteResult, TaskResult
-from instdiff.experiments.halving import Found, Rung, deciding, gain, half, halve, rungs_of, trainings_of
+from instdiff.evaluation.skills import skills_suite
+from instdiff.evaluation.subject import Prompt, Sampling
+from instdiff.evaluation.suites import HeldOutSuite
+from instdiff.experiments.halving import (
+    Found,
+    Rung,
+    deciding,
+    gain,
+    half,
+    half_of,
+    halve,
+    is_untouched,
+    rungs_of,
+    trainings_of,
+)
 from instdiff.experiments.summary import sample
 
 
@@ -120,6 +139,40 @@ def test_the_halves_are_apart_and_copies_together(ids: set[str], twice: str) -> 
     assert (twice in seen.ids) == (f"{twice}#2" in seen.ids)
     for part in (seen, untouched):
         assert [names[int(value)] for value in part.score] == list(part.ids)
+
+
+def test_suites_ask_one_half() -> None:
+    rows = some_rows(30)
+    heldout = HeldOutSuite(load([*rows, rows[3]]), "rows")
+    parts: Any = [half_of(heldout, side) for side in (False, True)]
+    assert sorted(name for one in parts for name in one.pool.ids) == sorted(heldout.pool.ids)
+    for side, one in enumerate(parts):
+        assert len(one.pool) and all(is_untouched(name) == bool(side) for name in one.pool.ids)
+    skills = skills_suite(EvalConfig(limit=200))
+    whole, *halves = (asked(one) for one in (skills, half_of(skills, False), half_of(skills, True)))
+    for task in ("known", "learnable"):
+        for side, found in enumerate(halves):
+            same = half(whole[task], bool(side))
+            assert list(found[task].ids) == list(same.ids) and 10 < len(same.ids) < 90
+            assert found[task].score.tolist() == same.score.tolist() and 0 < same.value < 1
+
+
+def asked(suite: Any) -> dict[str, TaskResult]:
+    """Tasks by a writer that knows the answers to questions of even length."""
+    answers = {"\n".join(filter(None, (one.instruction, one.input))): one.response for one in suite.pool.samples()}
+
+    class Writer:
+        def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+            return [["" if len(one.text) % 2 else answers[one.text]] for one in prompts]
+
+    subject: Any = SimpleNamespace(generator=Writer(), log=print)
+    return {task.name: task for task in suite.run(subject)}
+
+
+def test_suites_that_cannot_be_halved_ask_everything() -> None:
+    one: Any = SimpleNamespace(name="fixed", run=lambda subject: ())
+    other = HeldOutSuite(load(some_rows(1)), "a row")
+    assert half_of(one, True) is one and half_of(other, True) is other
 
 
 def test_both_halves_have_about_half() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from helpers import PLAIN, Counting, Lab, some_rows
 from instdiff.config.train import TrainSettings
 from instdiff.core import Nll, Prompted, Settings, Signal
+from instdiff.core.files import read_json
 from instdiff.core.signals import Folds, Split
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, DataError, PlanError
@@ -23,7 +25,7 @@ from instdiff.scoring.folds import folds_of, groups_of, rows_outside
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
-from instdiff.store import Store
+from instdiff.store import Store, collect_trained
 from instdiff.training.sft import train
 from instdiff.training.trained_rows import TRAINED_ROWS, trained_rows
 
@@ -68,6 +70,7 @@ def test_fold_models_are_trained_once_and_asked_of_their_own_folds(lab: Lab) -> 
     before = {path: path.stat().st_mtime_ns for path in store.root.glob("trained/*/*")}
     again = Counting()
     assert (scored(lab, store, pool, progress=again)["learnability"].value == found.value).all()
+    assert collect_trained(Store(store.root), set(), None) == []  # this store still uses them
     assert again.rows == 0 and before == {path: path.stat().st_mtime_ns for path in store.root.glob("trained/*/*")}
 
 
@@ -204,6 +207,43 @@ def test_adapters_and_a_part_of_the_rows(lab: Lab) -> None:
     assert found["learnability"].eligible.sum() == 16
     counts = [len(trained_rows_of(path.parent).ids) for path in store.root.glob(f"trained/*/{TRAINED_ROWS}")]
     assert counts == [4, 4] and len(list(store.root.glob("trained/*/adapter_config.json"))) == 2
+
+
+def test_a_model_of_the_store_that_is_bound_by_name_is_held(lab: Lab) -> None:
+    store = lab.store()
+    place = store.root / "trained" / "one"
+    shutil.copytree(lab.models["llama"], place)
+    bench = Workbench(load(ROWS), bound({"base": str(place)}), Settings(**PLAIN), store)
+    assert len(collect_trained(Store(store.root), set(), None, dry=True)) == 1
+    bench.source("base")
+    assert collect_trained(Store(store.root), set(), None) == [] and place.is_dir()
+
+
+def test_fold_models_may_be_trained_from_a_smaller_proxy(lab: Lab) -> None:
+    """Another tokenizer and template than the base's: both terms are of the proxy, and the base is not asked."""
+    method = Learnability(folds=Folds(epochs=2, model="proxy"))
+    store, pool, counting, proxy = lab.store(), load(ROWS), Counting(), str(lab.models["gpt2"])
+    shown = {"templates": {"base": "alpaca", "proxy": "plain"}}
+    found = scored(lab, store, pool, method=method, models={"proxy": proxy}, settings=shown, progress=counting)
+    table, folds = found["learnability"], folds_of(pool, SPLIT)
+    assert counting.rows == 16 + 8 + 8 and not any(label.endswith(" base") for label in counting.labels)
+    templates = {role: one["template"] for role, one in found.meta["models"].items()}
+    assert templates == {"base": "alpaca", "proxy": "plain", "held/0": "plain", "held/1": "plain"}
+    records = [read_json(path) for path in store.root.glob("trained/*/training.json")]
+    assert [(one["base"], one["rows"]) for one in records] == [("gpt2", 8), ("gpt2", 8)]
+    plain = Settings(**{**PLAIN, "templates": {"*": "plain"}})
+    np.testing.assert_allclose(
+        table.details["nll_base"], direct(Workbench(pool, bound({"base": proxy}), plain, store)), rtol=1e-5
+    )
+    for path in store.root.glob(f"trained/*/{TRAINED_ROWS}"):
+        fold = int(folds[~np.isin(list(pool.ids), list(trained_rows_of(path.parent).ids))][0])
+        own = direct(Workbench(pool, bound({"base": str(path.parent)}), plain, store))
+        np.testing.assert_allclose(table.details["nll_held"][folds == fold], own[folds == fold], rtol=1e-5)
+    base, held = table.details["nll_base"], table.details["nll_held"]
+    np.testing.assert_allclose(table.value, (base - held) / base)
+    assert (table.value > 0).mean() > 0.5  # they have learnt something
+    with pytest.raises(PlanError, match=r"role 'proxy'"):
+        scored(lab, store, pool, method=method)
 
 
 def test_a_coarse_precision_says_what_it_takes_of_the_difference(lab: Lab) -> None:

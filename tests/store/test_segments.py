@@ -102,7 +102,7 @@ def test_only_one_process_merges(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for n in range(40):
         store.append(COLUMN, keys_of([n]), values_of([n]))
-    with pieces.merging(store.folder(COLUMN)) as mine:
+    with pieces.alone(store.folder(COLUMN) / ".lock") as mine:
         assert mine
         store.compact(COLUMN)
     assert len(list(store.folder(COLUMN).glob("*.parquet"))) == 40

@@ -62,17 +62,21 @@ def _stages_text(found: RunCost) -> str:
         f"about {span(found.total.seconds)} on this machine with no other work, without calls to servers",
         "tokens out are at most, and so are time and price of what is written; ~ depends on earlier stages",
     ]
-    return "\n".join([table(header, rows), "", *said])
+    return "\n".join([table(header, rows), "", *said, *map(str, found.known)])
 
 
 def _plan_scores(settings: ScoreConfig, console: Console) -> None:
+    from dataclasses import asdict
+
     from instdiff.scoring.cost import estimate_cost
+    from instdiff.scoring.known import foresee_known
 
     require_methods(settings)
     named, _ = build_methods(settings)
     bench, first = _bench(settings, named, console)
     costs = estimate_cost(bench, named, settings.judge_price)
-    facts = costs.to_dict()
+    known = [one for name, method in named.items() for one in foresee_known(bench, name, method)]
+    facts = {**costs.to_dict(), "known": [asdict(one) for one in known]}
     if first is not None:
         facts["crossfit"] = first.to_dict()
     total, alone = facts["total"], facts["alone"]
@@ -84,6 +88,7 @@ def _plan_scores(settings: ScoreConfig, console: Console) -> None:
         f"{total['passes']} passes over {total['tokens']:,} tokens; "
         f"the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens",
         *_work_left(costs, bench),
+        *map(str, known),
     ]
     if settings.cluster is not None:
         facts["cluster"], more = _on_a_cluster(settings.cluster, bench, named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
     from instdiff.config.commands import StoreConfig
+    from instdiff.store.store import ColumnFacts
+    from instdiff.store.trained import TrainedFacts
 
 place = Group("store", help="What the store holds, and dropping what nobody needs.", no_args_is_help=True)
 app.add_command(place)
@@ -20,20 +23,22 @@ SECONDS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 @command("info", "commands.StoreConfig", "store json", "Example:  instdiff store info", on=place)
 def info(settings: StoreConfig, console: Console) -> None:
-    """Show what the store holds: a line for each column."""
+    """Show what the store holds: a line for each column, and for each model that was trained for scores."""
     from dataclasses import asdict
 
-    from instdiff.store import Store
+    from instdiff.store import Store, trained
     from instdiff.store import info as columns
 
     store = Store(settings.store)
-    found = columns(store)
+    found, models = columns(store), trained(store)
     rows = [[c.measure, c.model[:12], c.dtype, c.rows, c.values, round(c.bytes / 1e6, 1), _day(c.used)] for c in found]
     text = table(["measure", "model", "dtype", "rows", "values", "MB", "last used"], rows)
-    total = sum(c.bytes for c in found) / 1e6
+    if models:
+        shown = [[one.folder, one.base, one.rows, round(one.bytes / 1e6, 1), _day(one.used)] for one in models]
+        text += "\n\n" + table(["trained for scores", "from", "rows", "MB", "last used"], shown)
     console.result(
-        {"store": str(store.root), "columns": [asdict(c) for c in found]},
-        f"{text}\n\n{len(found)} columns, {total:,.1f} MB in {store.root}",
+        {"store": str(store.root), "columns": [asdict(c) for c in found], "trained": [asdict(one) for one in models]},
+        f"{text}\n\n{_count(found, models)}, {_megabytes(found, models)} in {store.root}",
     )
 
 
@@ -45,25 +50,27 @@ def info(settings: StoreConfig, console: Console) -> None:
     on=place,
 )
 def gc(settings: StoreConfig, console: Console) -> None:
-    """Drop columns that no listed model or age needs."""
+    """Drop columns and trained models that no listed model or age needs."""
     from dataclasses import asdict
 
     from instdiff.engine.sources import resolve
     from instdiff.errors import ConfigError
     from instdiff.scoring.models import parse_model
-    from instdiff.store import Store, collect
+    from instdiff.store import Store, collect, collect_trained
 
     keep, age, dry = settings.keep, settings.older_than, settings.dry_run
     if not keep and age is None:
         raise ConfigError("nothing says what may go; give --keep WHERE, --older-than 30d, or both")
     root = Store(settings.store)
-    kept = {resolve(parse_model(where), root.memo).fingerprint for where in keep}
-    gone = collect(root, kept, None if age is None else _seconds(age), dry=dry)
-    freed = sum(facts.bytes for facts in gone) / 1e6
+    models = [parse_model(where) for where in keep]
+    kept = {resolve(model, root.memo).fingerprint for model in models}
+    kept |= {str(Path(model.adapter or model.where).expanduser().resolve()) for model in models}
+    seconds = None if age is None else _seconds(age)
+    gone, trained = collect(root, kept, seconds, dry=dry), collect_trained(root, kept, seconds, dry=dry)
     word = "would be dropped" if dry else "dropped"
     console.result(
-        {"dropped": [asdict(facts) for facts in gone], "dry_run": dry},
-        f"{len(gone)} columns {word}, {freed:,.1f} MB, of {Path(root.root)}",
+        {"dropped": [asdict(facts) for facts in gone], "trained": [asdict(one) for one in trained], "dry_run": dry},
+        f"{_count(gone, trained)} {word}, {_megabytes(gone, trained)}, of {Path(root.root)}",
     )
 
 
@@ -92,6 +99,14 @@ def check(settings: StoreConfig, console: Console) -> None:
     )
     if lines and not settings.repair:
         raise StoreError(f"{len(lines)} files are damaged; give --repair to set them aside, and score again")
+
+
+def _count(columns: Sequence[ColumnFacts], models: Sequence[TrainedFacts]) -> str:
+    return f"{len(columns)} columns" + (f" and {len(models)} trained models" if models else "")
+
+
+def _megabytes(*found: Sequence[ColumnFacts | TrainedFacts]) -> str:
+    return f"{sum(one.bytes for some in found for one in some) / 1e6:,.1f} MB"
 
 
 def _lost(rows: int | None) -> str:

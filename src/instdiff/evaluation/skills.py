@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,15 @@ class Skills:
     longest: int = LONGEST
     name: str = "skills"
 
+    def part(self, keep: Callable[[str], bool]) -> Skills:
+        """Of the items that it keeps, by their ids."""
+        return replace(self, pool=self.pool.take([at for at, name in enumerate(self._ids()) if keep(name)]))
+
+    def _ids(self) -> list[str]:
+        # The content stands in the id, so that another draw of the tests has no item in common with this one.
+        parts = zip(self.pool.column("skill"), self.pool.rows.tolist(), self.pool.ids, strict=True)
+        return [f"{skill}/{row}/{name[:8]}" for skill, row, name in parts]
+
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """One question for each row; all tasks are asked together."""
         kind, skill, samples = self.pool.column("kind"), self.pool.column("skill"), self._samples()
@@ -45,12 +54,11 @@ class Skills:
         right = {
             row: float(same(said, sample.response)) for (row, sample), (said, *_) in zip(samples, answers, strict=True)
         }
-        found = []
+        found, names = [], self._ids()
         for task in self.tasks:
             rows = [row for row in right if kind[row] == task]
             score = np.array([right[row] for row in rows], np.float64)
-            # The content stands in the id, so that another draw of the tests has no item in common with this one.
-            ids = [f"{skill[row]}/{row}/{self.pool.ids[row][:8]}" for row in rows]
+            ids = [names[row] for row in rows]
             details = {"skills": by_skill([skill[row] for row in rows], score)}
             found.append(TaskResult(task, "accuracy", ids, score, details=details))
         return tuple(found)

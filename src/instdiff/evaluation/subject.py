@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.progress import Progress
+from instdiff.data import Pool
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
 from instdiff.engine.models import Resident, pick_device, pick_dtype
 from instdiff.evaluation.results import TaskResult
@@ -116,4 +117,15 @@ class Suite(Protocol):
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Evaluate a model on every task."""
+        ...
+
+
+@runtime_checkable
+class PartedSuite(Suite, Protocol):
+    """A suite that can ask some of its items alone, which are the rows of a pool."""
+
+    pool: Pool
+
+    def part(self, keep: Callable[[str], bool]) -> PartedSuite:
+        """The suite of the items that ``keep`` takes, by their ids."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -68,6 +68,10 @@ class HeldOutSuite:
     pool: Pool
     where: str
     name: str = "heldout"
+
+    def part(self, keep: Callable[[str], bool]) -> HeldOutSuite:
+        """Of the items that it keeps, by their ids; copies of a row stay together."""
+        return replace(self, pool=self.pool.take([at for at, name in enumerate(self.pool.ids) if keep(name)]))
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Of each row the mean over its response, weighted by its tokens; rows that cannot be scored count none."""

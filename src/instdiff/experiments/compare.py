@@ -146,7 +146,7 @@ class Comparison(Engine):
         count = self.at_once(sum(not self._is_made(cell) for cell in cells))
         if count == 1:
             return self._one_by_one(cells, [])
-        workers = CellWorkers(partial(open_beside, self.config), count, torch.get_num_threads(), self.log)
+        workers = CellWorkers(partial(open_beside, type(self), self.config), count, torch.get_num_threads(), self.log)
         results: list[CellResult] = []
         try:
             self._side_by_side(cells, workers, count, results)
@@ -247,7 +247,9 @@ class Comparison(Engine):
             "config": config.model_dump(mode="json", exclude=aside, exclude_defaults=True),
             "student": self._known(self.student),
             "eval": asked,
-            "items": {one.name: getattr(getattr(one, "pool", None), "fingerprint", None) for one in self.suites},
+            "items": {
+                one.name: getattr(getattr(one, "pool", None), "fingerprint", None) for one in self.suites_of(cell)
+            },
         }
         if cell.seed is None:
             return facts
@@ -298,7 +300,7 @@ class Comparison(Engine):
         """Select, train and evaluate; what is there already is not made again."""
         began = time.monotonic()
         model, facts = (self.student, {}) if cell.line == BASE else self._train_cell(cell)
-        results = self.evaluate(model, str(cell), self.places.cell(cell))
+        results = self.evaluate(model, str(cell), self.places.cell(cell), self.suites_of(cell))
         facts |= {"seconds": round(time.monotonic() - began, 2), "suites": [one.suite for one in results]}
         write_record(self.places.cell(cell) / CELL, facts)
         if self.records:
@@ -551,9 +553,9 @@ def check_named(config: CompareConfig | SearchConfig) -> None:
         )
 
 
-def open_beside(config: CompareConfig | SearchConfig, log: Log) -> Comparison:
+def open_beside(kind: type[Comparison], config: CompareConfig | SearchConfig, log: Log) -> Comparison:
     """A comparison that another process has opened, and that works on the same run."""
-    run = open_comparison(config, lambda line: None, Quiet(), claim=False)
+    run = open_cells(kind, config, lambda line: None, Quiet(), claim=False)
     run.beside, run.log = True, log
     return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import template
 from instdiff.scoring.cost import Planned, StageCost, count_passes, merge_stages, stage_of_passes
 from instdiff.scoring.crossfit import Training, place_in_store
+from instdiff.scoring.known import KnownRows, foresee_known
 from instdiff.scoring.models import check_roles, parse_model, settings_of
 from instdiff.scoring.precision import settle_precision
 from instdiff.scoring.scorer import score
@@ -57,10 +58,14 @@ Chosen = Pool | int
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run of a ``kind`` still has to do, stage by stage, in seconds of this machine with no other work."""
+    """What a run of a ``kind`` still has to do, stage by stage, in seconds of this machine with no other work.
+
+    ``known`` says of methods with a floor how many rows are below it.
+    """
 
     kind: str
     stages: list[StageCost]
+    known: list[KnownRows] = field(default_factory=list)
 
     @property
     def total(self) -> StageCost:
@@ -70,7 +75,8 @@ class RunCost:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         total = {key: value for key, value in asdict(self.total).items() if key not in ("stage", "kind")}
-        return {"kind": self.kind, "stages": [asdict(stage) for stage in self.stages], "total": total}
+        parts = {"stages": [asdict(one) for one in self.stages], "known": [asdict(one) for one in self.known]}
+        return {"kind": self.kind, **parts, "total": total}
 
 
 class Unmade(Source):
@@ -90,6 +96,7 @@ class Book:
         self.machine, self.planned = Machine(pick_device(settings.device)), Planned()
         self.suites = SuiteCosts(store, self.machine, self.planned, price)
         self.lines: list[StageCost] = []
+        self.known: dict[str, KnownRows] = {}
         self._unmade: dict[ModelRef, Source] = {}
         self._trained: dict[str, ModelRef] = {}
         self._speeds: dict[str, TrainingSpeed] = {}
@@ -174,6 +181,8 @@ class Book:
         if not asked:
             return
         bench = self.bench(asked, roles, pool, target)
+        for one in (one for name, method in asked.items() for one in foresee_known(bench, name, method)):
+            self.known.setdefault(one.name, one)
         passes = count_passes(bench, asked, self.price, self.planned)
         self.lines += stage_of_passes(stage, bench, passes, self.machine)
 
@@ -204,7 +213,8 @@ class Book:
         if not self.lines:
             return RunCost(kind, [])
         page = [StageCost("page", "write", seconds=PAGE_S)] if kind in ("pipeline", "compare", "search") else []
-        return RunCost(kind, [StageCost("start", "load", seconds=began), *merge_stages(self.lines), *page])
+        stages = [StageCost("start", "load", seconds=began), *merge_stages(self.lines), *page]
+        return RunCost(kind, stages, list(self.known.values()))
 
 
 class Rounds:
@@ -272,9 +282,9 @@ class Rounds:
                 self.evaluate(label, model, self.run.place_of(cell, number) / "results")
         return model, start, rows
 
-    def evaluate(self, stage: str, model: ModelRef, place: Path) -> None:
-        """The run's suites on a model."""
-        self.book.evaluate(stage, self.run.suites, self.eval_config, model, place)
+    def evaluate(self, stage: str, model: ModelRef, place: Path, cell: Cell = LINE) -> None:
+        """The suites of a cell on its model."""
+        self.book.evaluate(stage, self.run.suites_of(cell), self.eval_config, model, place)
 
 
 # ── the four kinds ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -359,7 +369,7 @@ def _comparison(run: Comparison, kind: str) -> RunCost:
 
             how = run.settings_of(cell, rows_of)
             model, _, _ = rounds.rounds(stage, cell, variant, roles, how, cell.seed, method, pool, scores)
-        rounds.evaluate(stage, model, run.places.cell(cell))
+        rounds.evaluate(stage, model, run.places.cell(cell), cell)
     return book.cost(kind, began)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -277,10 +277,17 @@ class Engine(ABC):
             "model": place.name,
         }
 
-    def evaluate(self, model: ModelRef, name: str, place: Path) -> list[SuiteResult]:
+    def suites_of(self, cell: Cell) -> list[Suite]:
+        """What a cell's model is judged by."""
+        return self.suites
+
+    def evaluate(
+        self, model: ModelRef, name: str, place: Path, suites: Sequence[Suite] | None = None
+    ) -> list[SuiteResult]:
         """What each suite finds of a model, item by item; what was found before is read."""
-        paths = {suite.name: place / f"{suite.name}.json" for suite in self.suites}
-        left = [suite for suite in self.suites if read_whole(paths[suite.name], self.log) is None]
+        suites = self.suites if suites is None else suites
+        paths = {suite.name: place / f"{suite.name}.json" for suite in suites}
+        left = [suite for suite in suites if read_whole(paths[suite.name], self.log) is None]
         if left:
             assert self.eval_config is not None
             # The base is evaluated as the models are that are trained from it.

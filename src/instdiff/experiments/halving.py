@@ -10,6 +10,7 @@ import numpy as np
 
 from instdiff.errors import ConfigError, DataError, EngineError, did_you_mean
 from instdiff.evaluation.results import SuiteResult, TaskResult
+from instdiff.evaluation.subject import PartedSuite, Suite
 from instdiff.experiments.inputs import place_of
 from instdiff.experiments.summary import TaskScores
 
@@ -116,7 +117,7 @@ def half(task: TaskResult, untouched: bool) -> TaskResult:
 
     The hash of an item's id decides, which for rows is that of their content, so that copies lie in one half.
     """
-    at = [n for n, name in enumerate(task.ids) if (place_of(name.partition("#")[0], "untouched") < 0.5) is untouched]
+    at = [n for n, name in enumerate(task.ids) if is_untouched(name) is untouched]
     return replace(
         task,
         ids=[task.ids[n] for n in at],
@@ -124,6 +125,21 @@ def half(task: TaskResult, untouched: bool) -> TaskResult:
         weight=None if task.weight is None else task.weight[at],
         reason=None if task.reason is None else [task.reason[n] for n in at],
     )
+
+
+def is_untouched(item: str) -> bool:
+    """Whether an item, by its id, is of the half that a search does not see."""
+    return place_of(item.partition("#")[0], "untouched") < 0.5
+
+
+def half_of(suite: Suite, untouched: bool) -> Suite:
+    """A suite that asks one half of its items; all of them where it cannot be parted, or one half has none."""
+    if not isinstance(suite, PartedSuite):
+        return suite
+    seen, other = suite.part(lambda item: not is_untouched(item)), suite.part(is_untouched)
+    if not (len(seen.pool) and len(other.pool)):
+        return suite
+    return other if untouched else seen
 
 
 def halved(results: Sequence[SuiteResult], untouched: bool) -> list[SuiteResult]:

@@ -16,8 +16,9 @@ from instdiff.core.files import read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.errors import DataError, EngineError
 from instdiff.evaluation.results import SuiteResult, TaskResult
+from instdiff.evaluation.subject import Suite
 from instdiff.experiments.compare import Comparison, open_cells
-from instdiff.experiments.halving import Bracket, Found, deciding, gain, halve, halved, rungs_of, trainings_of
+from instdiff.experiments.halving import Bracket, Found, deciding, gain, half_of, halve, halved, rungs_of, trainings_of
 from instdiff.experiments.items import write_items
 from instdiff.experiments.run_folder import BASE, CELL, Cell, CellResult
 from instdiff.experiments.summary import BETTER, SAME, WORSE, TaskScores, devices, sample, summarize
@@ -42,6 +43,7 @@ class SearchRun(Comparison):
         super().__post_init__()
         recipes = len(self.config.recipes)
         self.rungs = rungs_of(recipes, self.config.trainings, self.config.final_seeds)
+        self.halves = {side: [half_of(suite, side) for suite in self.suites] for side in (False, True)}
         self.wanted = list[Cell]()
         self.made: dict[Cell, CellResult] = {}
 
@@ -58,6 +60,10 @@ class SearchRun(Comparison):
     def final_seeds(self) -> range:
         """Of the last judgement."""
         return range(first := self.config.seed + FINAL_SEED, first + self.config.final_seeds)
+
+    def suites_of(self, cell: Cell) -> list[Suite]:
+        """Of the half of the items that a cell is judged on; the base is on both, as far as suites can be halved."""
+        return self.suites if cell.seed is None else self.halves[cell.seed >= self.final_seeds[0]]
 
     def run_cells(self, cells: list[Cell]) -> list[CellResult]:
         """Cells with what became of them; an EngineError where the base or random rows failed."""

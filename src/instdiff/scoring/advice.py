@@ -8,6 +8,7 @@ import numpy as np
 
 from instdiff.core import NOT_REACHED, Length, Scored
 from instdiff.core.arrays.correlation import spearman
+from instdiff.scoring.known import count_known
 
 BY_LENGTH = 0.7
 """Rank correlation with response tokens from which a ranking is called one by length."""
@@ -25,8 +26,8 @@ def length_correlation(scored: Scored) -> float | None:
 
 
 def advise(scored: Scored) -> list[str]:
-    """Lines on a ranking that is mostly length, and on a method that filters most rows."""
-    lines, name = [], scored.name
+    """Lines on rows that are known, a ranking that is mostly length, and a method that filters most rows."""
+    lines, name = [str(one) for one in count_known(scored)], scored.name
     rho = length_correlation(scored)
     signals = scored.method.signals().values()
     by_length = bool(signals) and all(isinstance(signal.measure, Length) for signal in signals)

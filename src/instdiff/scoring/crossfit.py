@@ -22,6 +22,7 @@ from instdiff.scoring.folds import groups_of, rows_outside
 from instdiff.scoring.models import template_name
 from instdiff.scoring.workbench import Workbench
 from instdiff.store import Store
+from instdiff.store.trained import hold_trained, lock_of, trained_folder
 from instdiff.training.trained_rows import TRAINED_ROWS, TrainedRows, trained_rows
 
 HOLDOUT = "holdout"
@@ -130,7 +131,7 @@ def place_in_store(one: Training, settings: Settings, store: Store) -> Path:
     source = resolve(one.start, store.memo, adapters=False)
     seen = [list(one.rows.ids), source.fingerprint, one.start.template or settings.template]
     shown = [str(settings.template_date), *map(str, (one.rows.turns, one.how.learning(), one.seed))]
-    return store.root / "trained" / fingerprint(*seen, *shown)
+    return trained_folder(store) / fingerprint(*seen, *shown)
 
 
 def bind_trained(
@@ -152,13 +153,14 @@ def bind_trained(
 
         place = place_in_store(one, settings, store)
         place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_name(f".{place.name}.lock")):
+        with FileLock(lock_of(place)):
             if place.is_dir() and (flaw := changed(place, store.memo)):
                 log(f"warning: {flaw} of '{place}' was changed since it was trained; {set_aside(place)}")
             if not place.is_dir():
                 epochs = f"{one.how.num_train_epochs:g} epochs"
                 log(f"{one.role}: {one.start} is trained on {len(one.rows):,} rows, {epochs}, in '{place}'")
             bound[one.role] = train(one.rows, one.start, one.how, settings, place, store=store, seed=one.seed, log=log)
+            hold_trained(store, place)
     return bound
 
 

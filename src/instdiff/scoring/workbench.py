@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,6 +67,7 @@ from instdiff.scoring.planner import Pass, label, view_name
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId, Store, check_writable
 from instdiff.store.keys import Keys, first_of_each
+from instdiff.store.trained import hold_trained
 from instdiff.training.trained_rows import trained_rows
 
 if TYPE_CHECKING:
@@ -187,6 +189,7 @@ class Workbench:
     def source(self, role: str) -> Source:
         """The files of a role's language model."""
         if role not in self.sources:
+            hold_trained(self.store, Path(self.models[role].adapter or self.models[role].where))
             self.sources[role] = resolve(self.models[role], self.store.memo)
         return self.sources[role]
 

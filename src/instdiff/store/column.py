@@ -390,7 +390,7 @@ class ColumnFolder:
     def compact(self, least: int) -> None:
         """Merge what there is much of, unless another process does."""
         if self.hold():
-            with merging(self.folder) as mine:
+            with alone(self.folder / ".lock") as mine:
                 if mine:
                     self._compact(least)
         self.sync()
@@ -590,12 +590,12 @@ def read_sources(segment: Path) -> list[str]:
 
 
 @contextmanager
-def merging(folder: Path) -> Iterator[bool]:
-    """Whether this process alone may merge in a folder now; never waits."""
-    lock = FileLock(folder / ".lock")
+def alone(path: Path) -> Iterator[bool]:
+    """Whether this process alone may do what a lock file stands for, such as merging, now; never waits."""
+    lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
-    except (Timeout, OSError):  # another one merges, or this one may not
+    except (Timeout, OSError):  # another one does, or this one may not
         yield False
         return
     try:
@@ -632,7 +632,7 @@ def _lock(folder: Path, *, exclusive: bool) -> int | None:
 
 @contextmanager
 def hold_unused(folder: Path) -> Iterator[bool]:
-    """Whether nobody uses a column, and nobody can begin to in this block."""
+    """Whether nobody uses a column or a model, and nobody can begin to in this block."""
     try:
         handle = _lock(folder, exclusive=True)
     except BlockingIOError:

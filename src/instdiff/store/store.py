@@ -134,6 +134,12 @@ class Store:
         if name in self._columns:
             self._columns.pop(name).release()
 
+    def hold(self, model: Path) -> None:
+        """Keep the folder of a model from being dropped while this store is there, and note that it was of use."""
+        self._columns.setdefault(model.name, ColumnFolder(model, self.log)).hold()
+        with suppress(OSError):  # of another user
+            os.utime(model)
+
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
@@ -232,20 +238,29 @@ def collect(store: Store, keep: set[str], older_than_s: float | None, *, dry: bo
     ``dry`` it only tells. A column that a running process has read or written stays; the caller's own store lets go of
     what is dropped.
     """
-    now = time.time()
-    trash = store.root / "trash"
-    gone = []
-    for facts in info(store):
-        if facts.model in keep or (older_than_s is not None and now - facts.used <= older_than_s):
-            continue
-        store.release(facts.name)
-        folder = store.root / "columns" / facts.name
-        with hold_unused(folder) as free:
-            if free and (dry or _away(folder, trash)):
-                gone.append(facts)
     if not dry:
-        shutil.rmtree(trash, ignore_errors=True)  # with what a kill left there
+        _empty_trash(store)  # of what a kill left there
+    found = [one for one in info(store) if one.model not in keep and is_old(one.used, older_than_s)]
+    return [one for one in found if drop(store, store.root / "columns" / one.name, dry=dry)]
+
+
+def is_old(used: float, older_than_s: float | None) -> bool:
+    """Whether something was not used for so long; always where nothing is said."""
+    return older_than_s is None or time.time() - used > older_than_s
+
+
+def drop(store: Store, folder: Path, *, dry: bool) -> bool:
+    """Whether a folder of the store was dropped, or would be: nobody uses it."""
+    store.release(folder.name)
+    with hold_unused(folder) as free:
+        gone = free and (dry or _away(folder, store.root / "trash"))
+    if gone and not dry:
+        _empty_trash(store)
     return gone
+
+
+def _empty_trash(store: Store) -> None:
+    shutil.rmtree(store.root / "trash", ignore_errors=True)
 
 
 def _away(folder: Path, trash: Path) -> bool:
