@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,14 +76,18 @@ def shown(shares: list[float]) -> tuple[str, str]:
     return f"{mean:.2f}", f"{mean - reach:.2f} to {mean + reach:.2f}"
 
 
+def text(places: Sequence[Path]) -> str:
+    """The table of these pools, and what its numbers are."""
+    return f"{table(HEADS, gaps([read_pool(place) for place in places]))}\n\n{NOTE}"
+
+
 def main(places: list[str]) -> None:
     if not places:
         sys.exit("name one or more run folders of comparisons, or their items.parquet, one for each pool")
     try:
-        rows = gaps([read_pool(Path(place)) for place in places])
+        print(text([Path(place) for place in places]))
     except InstDiffError as error:
         sys.exit(str(error))
-    print(f"{table(HEADS, rows)}\n\n{NOTE}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ table of the README; ``costs``, what each method reads; ``method NAME``, ``cost 
 what a method's page says of defaults, cost, evidence and use; ``plan``, the bill of several methods on rows of the
 embedded data; ``commands``, all help texts; ``config NAME``, the keys of a part of the configuration; ``results NAME``,
 the table of a benchmark's committed records; ``comparison NAME``, the tables of a committed comparison;
+``gaps NAME``, how much of the gap to the oracle lines close over the pools whose items lie in ``docs/records/NAME``;
 ``skills NAME``, what the controlled pool and its model are; ``families``, which chat templates render which rows, by
 the TRL that is installed; ``packages``, the table of packages that
 ``tests/ratchets/test_floors.py`` holds.
@@ -270,6 +271,10 @@ def part(key: str) -> str:
         if what == "few":
             return compared.few(*of.split())
         return compared.chosen(of) if what == "chosen" else compared.one(name)
+    if kind == "gaps":
+        import gaps
+
+        return gaps.text(sorted((DOCS / "records" / name).glob("*.items.parquet")))
     if kind == "evidence":
         from evidence import TABLES as EVIDENCE
 
