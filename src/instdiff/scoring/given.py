@@ -15,7 +15,7 @@ from instdiff.core.settings import dtype_name
 from instdiff.data import Pool
 from instdiff.data.frames import rows_of_container
 from instdiff.data.json_values import to_json
-from instdiff.errors import ConfigError, DataError, did_you_mean
+from instdiff.errors import ConfigError, DataError, did_you_mean, kind_of
 from instdiff.scoring.models import parse_model
 from instdiff.store import Store
 
@@ -52,7 +52,7 @@ def named_methods(methods: Methods, seed: int = 42) -> dict[str, Method]:
 def _method(one: Any, seed: int, name: str = "") -> Method:
     if isinstance(one, Method):
         return one
-    if isinstance(one, str):
+    if isinstance(one, str) and one:
         return make_method(one, {}, seed)
     if isinstance(one, type) and issubclass(one, Method):
         return make_method(one.name, {}, seed) if one.name else one()
@@ -63,7 +63,7 @@ def _method(one: Any, seed: int, name: str = "") -> Method:
 
 def _no_method(one: Any) -> ConfigError:
     return ConfigError(
-        f"a method is a name such as 'ifd', or an instance such as instdiff.IFD(), or a list of these; not {_said(one)}"
+        f"a method is a name such as 'ifd', an instance such as instdiff.IFD(), or a list of these; not {kind_of(one)}"
     )
 
 
@@ -88,7 +88,7 @@ def given_model(model: Any, store: Store) -> ModelRef:
         return ModelRef(str(keep_model(model[0], model[1], store.root)))
     raise ConfigError(
         "a model is a folder, a hub id, 'builtin:tiny', a ModelRef, or a loaded one as (model, tokenizer); "
-        f"not {_said(model)}"
+        f"not {kind_of(model)}"
     )
 
 
@@ -98,13 +98,13 @@ def given_store(store: Any) -> Store:
         return store
     if store is None or isinstance(store, str | Path):
         return Store(store)
-    raise ConfigError(f"a store is a folder or an instdiff.Store; not {_said(store)}")
+    raise ConfigError(f"a store is a folder or an instdiff.Store; not {kind_of(store)}")
 
 
 def given_folder(folder: Any) -> Path:
     """Where something is written; a ConfigError where that is no path."""
     if not isinstance(folder, str | Path):
-        raise ConfigError(f"a folder is needed to write to; not {_said(folder)}")
+        raise ConfigError(f"a folder is needed to write to; not {kind_of(folder)}")
     return Path(folder)
 
 
@@ -118,20 +118,20 @@ def given_settings(settings: Any, **over: Any) -> Settings:
         if name not in fields:
             raise ConfigError(f"there is no keyword '{name}'{did_you_mean(name, fields)}")
     if settings is not None and not isinstance(settings, Settings):
-        raise ConfigError(f"settings are an instdiff.Settings; not {_said(settings)}")
+        raise ConfigError(f"settings are an instdiff.Settings; not {kind_of(settings)}")
     made, known = settings or Settings(), {name: value for name, value in over.items() if value is not None}
     template = known.pop("template", None)
     if not isinstance(template, str | Path | None):
-        raise ConfigError(f"a template is a name such as 'chat', a file, or inline text; not {_said(template)}")
+        raise ConfigError(f"a template is a name such as 'chat', a file, or inline text; not {kind_of(template)}")
     if template is not None:
         known["templates"] = {**made.templates, "*": str(template)}
     if "dtype" in known and (dtype := dtype_name(known["dtype"])) not in DTYPES:
-        raise ConfigError(f"dtype is one of {', '.join(DTYPES)}; not {_said(known['dtype'])}")
+        raise ConfigError(f"dtype is one of {', '.join(DTYPES)}; not {kind_of(known['dtype'])}")
     elif "dtype" in known:
         known["dtype"] = dtype
     length = known.get("max_length", 1)
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ConfigError(f"max_length counts tokens, from 1; not {_said(length)}")
+        raise ConfigError(f"max_length counts tokens, from 1; not {kind_of(length)}")
     return dataclasses.replace(made, **known)
 
 
@@ -163,9 +163,3 @@ def reading_of(data: Any) -> dict[str, Any]:
     """How the rows of a pool or a selection are shown and learnt, as keys of a configuration."""
     pool = data.to_pool() if hasattr(data, "to_pool") else data
     return dataclasses.asdict(pool.turns) if isinstance(pool, Pool) else {}
-
-
-def _said(value: Any) -> str:
-    return (
-        f"{type(value).__name__} {str(value)[:40]!r}" if isinstance(value, str | int | float) else type(value).__name__
-    )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core import Log
-from instdiff.errors import ConfigError, did_you_mean
+from instdiff.errors import ConfigError, did_you_mean, kind_of
+from instdiff.scoring.given import given_folder
 from instdiff.selection.chosen import Chosen
 from instdiff.selection.export.asked import Asked, Exported
 from instdiff.selection.export.formats import TRAINERS
@@ -60,7 +61,7 @@ def export(
         DataError: there is no such selection.
         StoreError: the output cannot be written, or the hub refuses it.
     """
-    folder, said = Path(output), log or (lambda line: None)
+    folder, said = given_folder(output), log or (lambda line: None)
     _check(format, folder, {"--push": push_to, "--public": public, "--license": license})
     repo = check_push(push_to, folder) if push_to else None
     found, data = _found(data, reading, log)
@@ -88,6 +89,8 @@ def _push(exported: Exported, repo: str, folder: Path, public: bool) -> Exported
 
 def _check(format: str, folder: Path, for_the_hub: Mapping[str, object]) -> None:
     """Refuse with a ConfigError an unknown format, an option of another, or an output that is no folder."""
+    if not isinstance(format, str):
+        raise ConfigError(f"a format is one of {', '.join(FORMATS)}; not {kind_of(format)}")
     if format not in FORMATS:
         raise ConfigError(f"unknown export format '{format}'{did_you_mean(format, FORMATS)}")
     given = next((option for option, value in for_the_hub.items() if value), None)
