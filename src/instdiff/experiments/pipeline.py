@@ -94,7 +94,8 @@ class PipelineResult(Shown):
 
 RESULTS = "results"
 LINE = Cell("")
-"""The line of a pipeline; other cells are controls."""
+"""The line of a pipeline; other cells are controls, or repeated trainings of a round."""
+CONTROLS = ("random", "longest", "full")
 
 
 def title(cell: Cell) -> str:
@@ -170,7 +171,7 @@ class Pipeline(Engine):
         """A control or a repeated training, trained as the rounds are."""
         config = self.config
         how = config.select_train.train or config.train
-        if cell.line in ("random", "longest", "full"):
+        if cell.line in CONTROLS:
             (done,) = self.run_rounds(cell, Variant(), self.roles, how, config.seed)
             return done
         number, seed = int(cell.line.rpartition(" ")[2]), cell.seed or 0
@@ -209,7 +210,7 @@ class Pipeline(Engine):
     def _place(self, cell: Cell) -> Path:
         if cell.line == BASE:
             return self.folder / BASE
-        if cell.line in ("random", "longest", "full"):
+        if cell.line in CONTROLS:
             return self.places.control(title(cell))
         return self.places.repeat(int(cell.line.rpartition(" ")[2]), cell.seed or 0)
 
