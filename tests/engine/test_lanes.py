@@ -20,6 +20,7 @@ from instdiff.data import load
 from instdiff.engine.batch import Batch
 from instdiff.engine.forward import Forward
 from instdiff.engine.lanes import MOST, lanes_of, twin
+from instdiff.engine.prefix_tree import LEAST_EVEN
 from instdiff.engine.sweep import BatchResult, Sweep, default_batch_tokens
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import EngineError
@@ -186,7 +187,8 @@ def test_whoever_stops_early_leaves_nothing_at_work(lab: Lab, models: dict[str, 
 
 
 def test_one_batch_has_all_threads(lab: Lab, models: dict[str, Path]) -> None:
-    sweep, rows = Sweep(causal(models["llama"]), quiet, 100_000, 2), rows_of(lab, "llama")
+    sweep, rows = Sweep(causal(models["llama"]), quiet, 100_000, 2), rows_of(lab, "llama").take(np.arange(4))
+    assert rows.ids.lengths().sum() < 2 * LEAST_EVEN  # more would be a batch for each lane
     for _ in range(2):
         assert len(list(sweep(rows, (Nll(),)))) == 1
     assert len(sweep.lanes.forwards) == 1 and sweep.lanes.tokens == sweep.forward.tokens

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from helpers import Lab, reference, some_rows
 from instdiff.core import Nll
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.engine import attention
+from instdiff.engine import attention, prefix_tree
 from instdiff.engine.batch import EVEN
 from instdiff.engine.forward import Forward
 from instdiff.engine.prefix_tree import Some, in_order, trees
@@ -34,11 +34,14 @@ def families(draw: st.DrawFn) -> list[np.ndarray]:
     return [np.array(row) for row in sorted(set(map(tuple, rows)))]
 
 
-@given(families(), st.integers(1, 400))
+@given(families(), st.integers(1, 400), st.integers(1, 3))
 @settings(deadline=None)
-def test_every_token_is_where_it_belongs(rows: list[np.ndarray], budget: int) -> None:
+def test_every_token_is_where_it_belongs(rows: list[np.ndarray], budget: int, lanes: int) -> None:
     seen: list[int] = []
-    for tree in trees(rows, budget):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix_tree, "LEAST_EVEN", 20)
+        found = list(trees(rows, budget, lanes=lanes))
+    for tree in found:
         seen += tree.rows.tolist()
         assert len(tree.ids) <= budget or len(tree.rows) == 1
         for number, where in zip(tree.rows, tree.where, strict=True):
@@ -49,6 +52,15 @@ def test_every_token_is_where_it_belongs(rows: list[np.ndarray], budget: int) ->
         beginnings = {tuple(rows[number][:end]) for number in tree.rows for end in range(1, len(rows[number]) + 1)}
         assert len(tree.ids) == len(beginnings), "no beginning is computed twice"
     assert sorted(seen) == list(range(len(rows)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sizes"), [(9000, [2250] * 4), (4000, [2000, 2000]), (600, [600]), (9600, [2400] * 4)]
+)
+def test_lanes_get_trees_of_like_size(tokens: int, sizes: list[int]) -> None:
+    rows = [np.full(50, number + 2) for number in range(tokens // 50)]
+    assert [len(tree.ids) for tree in trees(rows, 4096, lanes=2)] == sizes
+    assert len(list(trees(rows, 4096))) == -(-tokens // 4096)
 
 
 @given(families(), st.integers(1, 400), st.randoms())

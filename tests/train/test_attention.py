@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from instdiff.engine import attention as engine
 from instdiff.engine import varlen
-from instdiff.training import attention
+from instdiff.training import attention, plain_attention
+from instdiff.training.plain_attention import PlainAttention
 from instdiff.training.trainer import Job
 
 LENGTHS = [3, 40, 1, 17, 33, 40]
@@ -37,13 +38,14 @@ def test_losses_and_gradients_are_those_of_each_row_alone(
 ) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(engine, "QUERIES", 16)
-    monkeypatch.setattr(engine, "SCORE_BYTES", 4096)
+    monkeypatch.setattr(plain_attention, "SCORE_BYTES", 4096)
+    monkeypatch.setattr(plain_attention, "SHORT", 24)
     q, k, v = states(4, torch.float64), states(2, torch.float64), states(2, torch.float64)
     attention.begin(positions(LENGTHS))
     if plain:
-        packed, rows = (x[0].transpose(0, 1) for x in (q, k, v)), attention._now.layout
+        packed, rows = (x[0] for x in (q, k, v)), attention._now.layout
         assert rows is not None
-        got = attention._Rows.apply(*packed, rows.buckets, 0.3, window)[None]  # type: ignore[no-untyped-call]
+        got = PlainAttention.apply(*packed, rows.parts, 0.3, window)[None]  # type: ignore[no-untyped-call]
     else:
         got, _ = attention.row_attention(None, q, k, v, None, scaling=0.3, sliding_window=window)
     expected = []
@@ -65,13 +67,13 @@ def test_losses_and_gradients_are_those_of_each_row_alone(
 def test_bf16_takes_plain_products_and_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     used: list[torch.dtype] = []
-    apply = attention._Rows.apply
+    apply = PlainAttention.apply
 
     def watched(q: torch.Tensor, *more: Any) -> Any:
         used.append(q.dtype)
         return apply(q, *more)
 
-    monkeypatch.setattr(attention._Rows, "apply", watched)
+    monkeypatch.setattr(PlainAttention, "apply", watched)
     q, k, v = states(4, torch.float32), states(2, torch.float32), states(2, torch.float32)
     attention.begin(positions(LENGTHS))
     exact, _ = attention.row_attention(None, q, k, v, None)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from test_folders import interrupted
 from tiny_llama import distance, make_base, run, same
 
+from instdiff.engine.batch import EVEN
 from instdiff.training import lanes
-from instdiff.training.collators import WIDTHS, pack
+from instdiff.training.collators import pack
 from instdiff.training.lanes import deal, twin
 from instdiff.training.losses import IGNORED
 
@@ -40,11 +41,13 @@ def test_every_row_is_dealt_once_and_lanes_are_even(lengths: list[int], count: i
     rows = [(torch.full((n,), at + 1), torch.full((n,), at + 1)) for at, n in enumerate(lengths)]
     parts = deal(pack(rows, 0), count, 0)
     found = sorted(int(n) for part in parts for n in part["labels"].unique() if n != IGNORED)
-    assert found == [at + 1 for at, n in enumerate(lengths) if n > 1]
-    for at, n in enumerate(lengths):
-        assert sum(int((part["input_ids"] == at + 1).sum()) for part in parts) == n
+    taught = [at + 1 for at, n in enumerate(lengths) if n > 1]  # a first token is learnt from none
+    assert found == taught and parts
+    for at in taught:
+        assert sum(int((part["input_ids"] == at).sum()) for part in parts) == lengths[at - 1]
     sizes = [int((part["input_ids"] > 0).sum()) for part in parts]
-    assert max(sizes) - min(sizes) <= max(*lengths, WIDTHS)
+    assert max(sizes) - min(sizes) <= max(lengths) and sum(sizes) <= sum(lengths)
+    assert all(part["labels"].shape[1] % EVEN == 0 for part in parts)
 
 
 @pytest.mark.usefixtures("two_threads")

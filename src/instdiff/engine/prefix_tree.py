@@ -14,6 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+LEAST_EVEN = 512
+"""Tokens of a tree below which another lane does not pay."""
+
 Ids = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 
@@ -82,25 +85,34 @@ def shared_prefix(a: Ids, b: Ids) -> int:
     return int(differ[0]) if len(differ) else n
 
 
-def trees(rows: Numbered, max_tokens: int, *, share: bool = True) -> Iterator[Tree]:
+def trees(rows: Numbered, max_tokens: int, *, share: bool = True, lanes: int = 1) -> Iterator[Tree]:
     """Trees of at most ``max_tokens`` computed tokens each; a row longer than that is a tree of its own.
 
     Without ``share`` equal tokens are computed for each row, since something else than tokens tells the rows apart.
+    For several ``lanes`` trees are of like size and so many that all lanes end together.
     """
-    batch: list[int] = []
-    common: list[int] = []
-    size = 0
-    for number in in_order(rows).tolist():
-        row = rows[number]
-        overlap = shared_prefix(rows[batch[-1]], row) if batch and share else 0
-        if batch and size + len(row) - overlap > max_tokens:
-            yield _pack(rows, batch, common)
-            batch, common, size, overlap = [], [], 0, 0
-        batch.append(number)
-        common.append(overlap)
-        size += len(row) - overlap
-    if batch:
-        yield _pack(rows, batch, common)
+    order = in_order(rows).tolist()
+    lengths = [len(rows[number]) for number in order]
+    common = [0] * len(order)
+    for at in range(1, len(order) if share else 0):
+        common[at] = shared_prefix(rows[order[at - 1]], rows[order[at]])
+    ends = np.cumsum(np.array(lengths, np.int64) - common)
+    each = _even_size(int(ends[-1]), max_tokens, lanes) if order and lanes > 1 else max_tokens
+    start, size, begun = 0, 0, 0
+    for at, length in enumerate(lengths):
+        own = length - common[at] if at > start else length
+        if at > start and (size + own > max_tokens or (lanes > 1 and ends[at - 1] >= each * (begun + 1))):
+            yield _pack(rows, order[start:at], [0, *common[start + 1 : at]])
+            start, size, own, begun = at, 0, length, begun + 1
+        size += own
+    if order:
+        yield _pack(rows, order[start:], [0, *common[start + 1 :]])
+
+
+def _even_size(tokens: int, most: int, lanes: int) -> float:
+    """Tokens of each of several trees of like size, a multiple of ``lanes`` where they do not become too small."""
+    count = -(-tokens // most)
+    return tokens / max(count, min(-(-count // lanes) * lanes, tokens // LEAST_EVEN))
 
 
 def _pack(rows: Numbered, batch: list[int], common: list[int]) -> Tree:

@@ -29,6 +29,8 @@ GPU_BATCH_TOKENS = 32768
 TRIALS, MOST_TRIED = {"cpu": (1024, 2048, 4096, 8192)}, 16384
 """Budgets that are measured, smallest first, on the rows that come first; tokens in all lanes together."""
 GPU_TRIALS = (8192, 16384, 32768, 65536, 131072)
+ABREAST = ("cpu",)
+"""Devices on which several batches are computed at the same time."""
 AS_FAST = 0.97
 """A smaller batch is as good when it reaches this much of the best speed."""
 BLOCK = 1 << 14
@@ -161,8 +163,9 @@ class Sweep:
             for at in batches(round_up(rows.ids.lengths_of(which)), self.batch_tokens):
                 yield self._pad(rows, which[at])
             return
-        share = rows.noise is None
-        for tree in trees(Some(rows.ids, which, self.forward.positions), self.batch_tokens, share=share):
+        some, device = Some(rows.ids, which, self.forward.positions), self.forward.device.type
+        lanes = self.lanes.count if device in ABREAST else 1
+        for tree in trees(some, self.batch_tokens, share=rows.noise is None, lanes=lanes):
             numbers = which[tree.rows]
             yield self._noisy(rows, Batch.pack(numbers, self._rows_of(rows, numbers), tree))
 

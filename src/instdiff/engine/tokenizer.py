@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
 from instdiff.core.files import fingerprint
 from instdiff.core.settings import TEMPLATE_DATE
@@ -84,6 +83,8 @@ class HFTokenizer:
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         if not self._own.chat_template:
             return False
+        from jinja2 import TemplateError
+
         try:
             text = self._own.apply_chat_template(turns, tokenize=False)
         except (TemplateError, LookupError, TypeError, ValueError):

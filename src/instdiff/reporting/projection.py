@@ -50,7 +50,7 @@ def of_texts(texts: list[str]) -> Matrix:
     counts = HashingVectorizer(n_features=FEATURES, alternate_sign=False, norm=None).transform(texts)
     weights = TfidfTransformer(sublinear_tf=True).fit_transform(counts)
     factors = max(1, min(FACTORS, len(texts) - 1))
-    return np.asarray(TruncatedSVD(factors, random_state=0).fit_transform(weights), np.float32)
+    return np.asarray(TruncatedSVD(factors, n_iter=2, random_state=0).fit_transform(weights), np.float32)
 
 
 def of_vectors(x: npt.NDArray[Any]) -> Matrix:
@@ -73,7 +73,7 @@ def flat(factors: Matrix) -> tuple[str, Matrix]:
     from sklearn.manifold import TSNE
 
     if LEAST_TSNE <= len(factors) <= MOST_TSNE:
-        placed = TSNE(2, init="pca", perplexity=min(30, len(factors) / 4), max_iter=500, angle=0.8, random_state=0)
+        placed = TSNE(2, init="pca", perplexity=min(30, len(factors) / 4), max_iter=300, angle=0.8, random_state=0)
         return "t-SNE", np.asarray(placed.fit_transform(factors), np.float32)
     if min(factors.shape) < 2:
         return "PCA", np.concatenate([factors[:, :1], np.zeros((len(factors), 1), np.float32)], 1)

@@ -17,11 +17,12 @@ from instdiff.core import Anchored, Demonstrated, Method, Prompted, Settings
 from instdiff.core.display import html_table
 from instdiff.core.signals import Anchors, Contested, Folded
 from instdiff.data.load import as_pool
+from instdiff.engine.lanes import lanes_of
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sources import Source
 from instdiff.engine.speed import SHARE_OF_PEAK as ASSUMED_SHARE_OF_PEAK
 from instdiff.engine.speed import Machine, Speed
-from instdiff.engine.sweep import BLOCK, default_batch_tokens
+from instdiff.engine.sweep import ABREAST, BLOCK, default_batch_tokens
 from instdiff.engine.text.models import JudgeModel
 from instdiff.errors import ConfigError, did_you_mean
 from instdiff.rendering.rows import Rows as RowsOfTokens
@@ -287,9 +288,10 @@ def _shared_tokens(bench: Workbench, rows: RowsOfTokens, todo: Indices) -> int:
         return 0
     ids = rows.ids
     budget = bench.settings.batch_tokens or default_batch_tokens(bench.device.type)
-    saved = 0
+    saved, lanes = 0, lanes_of(bench.device) if bench.device.type in ABREAST else 1
     for start in range(0, len(todo), BLOCK):
-        saved += sum(tree.tokens - len(tree.ids) for tree in trees(Some(ids, todo[start : start + BLOCK]), budget))
+        some = Some(ids, todo[start : start + BLOCK])
+        saved += sum(tree.tokens - len(tree.ids) for tree in trees(some, budget, lanes=lanes))
     return saved
 
 

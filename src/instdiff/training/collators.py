@@ -60,9 +60,9 @@ class Packer(Collator):
         return pack([(torch.tensor(row["input_ids"]), torch.tensor(row["labels"])) for row in rows], self.pad)
 
 
-def pack(rows: Sequence[tuple[torch.Tensor, torch.Tensor]], pad: int) -> dict[str, torch.Tensor]:
-    """Token ids and labels of rows, each [T], as one pass; see ``Packer``."""
-    rest = -sum(len(ids) for ids, _ in rows) % WIDTHS
+def pack(rows: Sequence[tuple[torch.Tensor, torch.Tensor]], pad: int, widths: int = WIDTHS) -> dict[str, torch.Tensor]:
+    """Token ids and labels of rows, each [T], as one pass of a multiple of ``widths`` tokens; see ``Packer``."""
+    rest = -sum(len(ids) for ids, _ in rows) % widths
     rows = [*rows, (torch.full((rest,), pad), torch.full((rest,), IGNORED))]
     labels = torch.cat([row for _, row in rows])
     place = torch.cat([torch.arange(len(ids)) for ids, _ in rows])

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from instdiff.engine.batch import EVEN
 from instdiff.engine.lanes import MOST
 from instdiff.training.collators import pack
-from instdiff.training.losses import TargetLoss
+from instdiff.training.losses import IGNORED, TargetLoss
 
 MOST_WEIGHTS = 30_000_000
 """Weights up to which lanes win: each casts them for itself, and has gradients of its own."""
@@ -80,11 +81,15 @@ class Lanes:
 
 
 def deal(batch: dict[str, torch.Tensor], count: int, pad: int) -> list[dict[str, torch.Tensor]]:
-    """A packed pass as up to ``count`` smaller ones of like numbers of tokens; longest rows first."""
+    """A packed pass as up to ``count`` smaller ones of like numbers of tokens; longest rows first.
+
+    What only fills the pass up is left out, since each of them is filled up again.
+    """
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     edges = [*torch.nonzero(batch["position_ids"][0] == 0)[:, 0].tolist(), len(ids)]
-    spans = sorted(pairwise(edges), key=lambda span: (span[0] - span[1], span[0]))
+    teach = [(a, b) for a, b in pairwise(edges) if bool((labels[a:b] != IGNORED).any())]
+    spans = sorted(teach or [(0, edges[1])], key=lambda span: (span[0] - span[1], span[0]))
     hands: list[list[tuple[int, int]]] = [[] for _ in range(min(count, len(spans)))]
     for span in spans:
         min(hands, key=lambda hand: sum(stop - start for start, stop in hand)).append(span)
-    return [pack([(ids[a:b], labels[a:b]) for a, b in hand], pad) for hand in hands]
+    return [pack([(ids[a:b], labels[a:b]) for a, b in hand], pad, EVEN) for hand in hands]
