@@ -12,6 +12,7 @@ from instdiff import IFD, InstructDiff, ModelRef, Perplexity, ResponseEntropy, S
 from instdiff.config.train import TrainSettings
 from instdiff.core.arrays.correlation import spearman
 from instdiff.scoring.table import ScoreTable
+from instdiff.training.sft import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data]
 
@@ -32,7 +33,7 @@ def tables(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     pool = instdiff.load(str(shared / "data" / "alpaca" / "alpaca_union.json"))
     order = np.random.default_rng(0).permutation(len(pool))
     base = ModelRef(str(shared / "models" / "base-5m"))
-    calibrated = instdiff.train(
+    calibrated = train(
         pool.take(order[ROWS : ROWS + TRAINED]),
         base,
         TrainSettings(learning_rate=5e-4, num_train_epochs=1, global_batch_size=16, model_max_length=512),

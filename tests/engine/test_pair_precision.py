@@ -21,6 +21,7 @@ from instdiff.scoring.precision import settle_precision
 from instdiff.scoring.scorer import score
 from instdiff.store import Store
 from instdiff.store.store import info
+from instdiff.training.sft import train
 
 BASE = ModelRef("builtin:tiny")
 ROWS = instdiff.load(some_rows(24))
@@ -42,9 +43,7 @@ def calibrated(home: Path) -> ModelRef:
     """The base after four steps at the published rate."""
     how = TrainSettings(learning_rate=2e-5, num_train_epochs=2, global_batch_size=16, warmup_ratio=0, dtype="float32")
     pool = instdiff.load(some_rows(32, seed=1))
-    return instdiff.train(
-        pool, BASE, how, Settings(device="cpu"), home / "model", store=Store(home / "st"), seed=0, log=print
-    )
+    return train(pool, BASE, how, Settings(device="cpu"), home / "model", store=Store(home / "st"), seed=0, log=print)
 
 
 def scored(home: Path, calibrated: ModelRef, dtype: str, said: list[str] | None = None) -> instdiff.ScoreTable:
@@ -147,7 +146,7 @@ def test_an_adapter_keeps_its_own_numbers(models: dict[str, Path], tmp_path: Pat
     )
     pool = instdiff.load(some_rows(32, seed=1))
     base = ModelRef(str(models["llama"]))
-    made = instdiff.train(
+    made = train(
         pool, base, how, Settings(device="cpu"), tmp_path / "a", store=Store(tmp_path / "st"), seed=0, log=print
     )
     stored = load_file(tmp_path / "a" / "adapter_model.safetensors")

@@ -15,6 +15,7 @@ from instdiff.core.arrays.correlation import spearman
 from instdiff.methods import InstructDiff
 from instdiff.scoring.scorer import score
 from instdiff.store import Store
+from instdiff.training.sft import train
 
 MODEL = Path(os.environ.get("INSTDIFF_MODELS", Path.home() / ".cache" / "instdiff-models")) / "smollm2-135m"
 ROWS, WARMUP = 200, 50
@@ -28,7 +29,7 @@ def test_auto_keeps_the_order_of_smollm2(tmp_path: Path, monkeypatch: pytest.Mon
     )
     base, where, store = ModelRef(str(MODEL), template="chat"), Settings(device="cpu"), Store(tmp_path / "st")
     how = TrainSettings(learning_rate=2e-5, num_train_epochs=1, global_batch_size=16, warmup_ratio=0)
-    calibrated = instdiff.train(
+    calibrated = train(
         pool.take(np.arange(ROWS, ROWS + WARMUP)), base, how, where, tmp_path / "model", store=store, seed=0, log=print
     )
     found = {}

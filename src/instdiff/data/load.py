@@ -17,6 +17,7 @@ from instdiff.core.files import remote_place, remote_url
 from instdiff.data.arrow import Packed, TableBuilder, pack
 from instdiff.data.builtin.skills import rows_named as skills_named
 from instdiff.data.formats import Format, format_of, known_formats, misfit, requested_format
+from instdiff.data.frames import rows_of_container
 from instdiff.data.hub import hub_tables
 from instdiff.data.json_rows import read_lines
 from instdiff.data.json_values import read_rows
@@ -34,7 +35,8 @@ from instdiff.errors import ConfigError, DataError, did_you_mean
 _TOLD = 5
 _SHAPES_KEPT = 4096
 
-Source = StrPath | Sequence[StrPath] | Iterable[Mapping[str, Any]]
+Source = StrPath | Sequence[StrPath] | Iterable[Mapping[str, Any]] | Any
+"""What ``frames.TAKEN`` says; of other libraries' types none is imported here."""
 Log = Callable[[str], object]
 
 
@@ -59,7 +61,8 @@ def load(
         source: A ``.jsonl``, ``.ndjson``, ``.json``, ``.csv`` or ``.tsv`` file, also a compressed one, a ``.parquet``
             or ``.arrow`` file, a folder of them (``FOLDER:SPLIT``, or ``train`` where it has splits), an address that
             fsspec knows (``s3://``), ``builtin:demo``, ``builtin:skills``, ``hub:owner/name[@revision][:split]``,
-            ``-`` for JSON lines from standard input, or a list of dicts. A list of paths is one pool in their order.
+            or ``-`` for JSON lines from standard input. A list of paths is one pool in their order. Or rows: a
+            ``datasets.Dataset``, a pandas or polars frame, an Arrow table, a list of dicts, a selection.
         format: A format's name; by default the keys of each row decide.
         map: Which column is which (``mapping.MAP_KEYS``); of turns, which key and which speaker.
         targets: Which turns are learnt: ``all`` answers, the ``last`` one, or ``all+calls``; see ``Turns``.
@@ -71,7 +74,8 @@ def load(
         log: Is told one line about the data and one for each of the first bad records, and what was not read.
 
     Raises:
-        ConfigError: An option has a value that does not exist, or a source is given twice.
+        ConfigError: An option has a value that does not exist, or the source a type that is not taken, or is given
+            twice.
         DataError: The source is not there, cannot be read, is empty, or has more bad records than good ones.
         StoreError: ``rejects_path`` cannot be written.
     """
@@ -86,6 +90,14 @@ def load(
     loading.check(map)
     _tell(loading, log)
     return loading.pool(turns, _size(sources) if _in_part(sources, limit) else loading.total)
+
+
+def as_pool(source: Source) -> Pool:
+    """Rows as a pool: one that is there, that of a selection, or what ``load`` makes of the source."""
+    if isinstance(source, Pool):
+        return source
+    made: Pool = source.to_pool() if hasattr(source, "to_pool") else load(source)
+    return made
 
 
 def _tell(loading: _Loading, log: Log | None) -> None:
@@ -291,7 +303,7 @@ class _Source:
 
 def _sources(source: Source) -> list[_Source]:
     """The sources one by one; a ConfigError where one is given twice, a DataError where one is not there."""
-    if isinstance(source, str | os.PathLike) or not isinstance(source, Sequence):
+    if isinstance(source, str | os.PathLike) or not isinstance(source, list | tuple):
         return [_source(source)]
     names = [os.fspath(one) for one in source if isinstance(one, str | os.PathLike)]
     if not names or len(names) < len(source):
@@ -307,9 +319,7 @@ def _sources(source: Source) -> list[_Source]:
 
 def _source(source: Any) -> _Source:
     if not isinstance(source, str | os.PathLike):
-        if isinstance(source, Mapping):
-            raise DataError("a list of rows is expected, this is one dict; put it into a list")
-        return _Source(source, "rows")
+        return _Source(rows_of_container(source), "rows")
     name = os.fspath(source)
     if name == "-":
         return _Source(name, "stdin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,16 @@ import pyarrow as pa
 
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.spill import SpillingArray
+from instdiff.core.display import html_table, in_one_line, pandas, visible
 from instdiff.data.arrow import take_batches, take_table, unpack_message
+from instdiff.data.frames import dataset_of
 from instdiff.data.records import Reject
 from instdiff.data.sample import Sample, Turns
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
 
 _CHUNK = 256
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,20 @@ class Pool:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def __repr__(self) -> str:
+        rejected = f", {len(self.rejected):,} records rejected" if self.rejected else ""
+        return f"<Pool of {len(self):,} rows from {in_one_line(self.origin)}, format {self.format}{rejected}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first rows."""
+        some = self.samples(0, _SHOWN)
+        lines = [[at, in_one_line(one.instruction), in_one_line(one.response)] for at, one in enumerate(some)]
+        return f"<p>{html.escape(visible(repr(self)))}</p>{html_table(['', 'instruction', 'response'], lines)}"
+
+    def head(self, n: int = 5) -> list[dict[str, Any]]:
+        """The input's first rows."""
+        return self.source_rows(range(min(n, len(self))))
 
     @cached_property
     def ids(self) -> Ids:
@@ -101,8 +119,8 @@ class Pool:
             raise IndexError(f"sample {i} of a pool of {len(self)}")
         return next(self.samples(at, at + 1))
 
-    def source_rows(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[dict[str, Any]]:
-        """The input's own rows at these positions."""
+    def source_rows(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None) -> list[dict[str, Any]]:
+        """The input's own rows at these positions; all of them by default."""
         return [json.loads(text) for text in self._sources(indices)]
 
     def column(self, name: str) -> list[Any]:
@@ -124,6 +142,14 @@ class Pool:
     def part(self, start: int, stop: int) -> Pool:
         """Samples ``start`` to ``stop``, which are not copied; without the list of rejects."""
         return replace(self, table=self.table.slice(start, max(0, stop - start)), rejected=())
+
+    def to_pandas(self) -> Any:
+        """The input's own rows as a pandas data frame; a PlanError where pandas is missing."""
+        return pandas().DataFrame(self.source_rows())
+
+    def to_dataset(self) -> Any:
+        """The input's own rows as a ``datasets.Dataset``; a PlanError where that is missing."""
+        return dataset_of(self.source_rows())
 
     def to_jsonl(
         self, path: str | os.PathLike[str], indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None

@@ -26,6 +26,7 @@ from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.statistics import bootstrap_token_mean
 from instdiff.evaluation.subject import Prompt, Sampling, Subject, Suite
 from instdiff.evaluation.suites import make_suites
+from instdiff.scoring.given import given_model, given_store, kept_rows
 from instdiff.scoring.models import parse_model, settings_of
 from instdiff.scoring.precision import settle_precision, tell_rounded
 from instdiff.store import Store
@@ -45,10 +46,10 @@ ASIDE = (
 
 
 def evaluate(
-    model: str | ModelRef | EvalConfig,
+    model: Any,
     *,
     name: str | None = None,
-    store: Store | None = None,
+    store: Store | str | Path | None = None,
     resident: ModelHost | None = None,
     output: str | Path | None = None,
     log: Log | None = None,
@@ -58,7 +59,8 @@ def evaluate(
     """Evaluate a model on suites; what was written before is read, so that an interrupted evaluation goes on.
 
     Args:
-        model: what is evaluated, with all else in ``options``; or a whole configuration.
+        model: what is evaluated, as a name, a reference or a loaded one as ``(model, tokenizer)``, with all else in
+            ``options``; or a whole configuration.
         name: what the results call the model.
         store: where scores are kept; by default the configuration's.
         resident: models already in memory.
@@ -71,13 +73,19 @@ def evaluate(
         A result for each suite, in the order they were named.
 
     Raises:
-        ConfigError: no model, no suite, or an unknown one.
+        ConfigError: no model, no suite, or an unknown one, or a value of a type that is not taken.
     """
+    ref: ModelRef | None = None
     if isinstance(model, EvalConfig):
-        config, ref = model.model_copy(update=options), None
+        config = model.model_copy(update=options)
+        store = given_store(config.store if store is None else store)
     else:
-        config, ref = build(EvalConfig, {**options, "model": str(model)}, "the options"), model
-    store = store or Store(config.store)
+        store = given_store(store)
+        # An answering server has no files.
+        ref = None if model is None and options.get("generator") else given_model(model, store)
+        if not isinstance(options.get("data"), Mapping):
+            options["data"] = kept_rows(options.get("data"), store)
+        config = build(EvalConfig, {**options, "model": None if ref is None else str(ref)}, "the keywords")
     suites = make_suites(config)
     output = output or config.output
     places = result_paths(output, config.suite) if output else [None] * len(suites)

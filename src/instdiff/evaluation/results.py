@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import Floats
+from instdiff.core.display import Shown, html_table, in_one_line, some, visible
 from instdiff.core.files import read_json, write_record
-from instdiff.errors import DataError
+from instdiff.errors import ConfigError, DataError, did_you_mean
 from instdiff.evaluation.statistics import Interval, bootstrap_token_mean
 from instdiff.version import __version__
 
 
 @dataclass(frozen=True)
-class TaskResult:
+class TaskResult(Shown):
     """The scores of one task.
 
     Args:
@@ -49,6 +51,9 @@ class TaskResult:
         if len(set(self.ids)) < len(self.ids):
             twice = next(name for name, count in Counter(self.ids).items() if count > 1)
             raise ValueError(f"task '{self.name}' has item '{twice}' twice")
+
+    def __repr__(self) -> str:
+        return f"<TaskResult {self.name}: {self.metric} {self.value:.4g} on {len(self.ids):,} items>"
 
     @property
     def weights(self) -> Floats:
@@ -103,7 +108,21 @@ class SuiteResult:
     cost: dict[str, float] = field(default_factory=dict)
 
     def __getitem__(self, task: str) -> TaskResult:
-        return next(found for found in self.tasks if found.name == task)
+        for found in self.tasks:
+            if found.name == task:
+                return found
+        raise DataError(f"these results have no task '{task}'{did_you_mean(task, [one.name for one in self.tasks])}")
+
+    def __repr__(self) -> str:
+        tasks = some(f"{task.name} {task.metric} {task.value:.4g}" for task in self.tasks)
+        return f"<SuiteResult {self.suite} of {in_one_line(self.model)}: {tasks}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line for each task."""
+        told = [(task, task.interval()) for task in self.tasks]
+        lines = [[task.name, task.metric, one.value, one.low, one.high, len(task.ids)] for task, one in told]
+        table = html_table(["task", "metric", "value", "low", "high", "items"], lines)
+        return f"<p>{html.escape(visible(f'{self.suite} of {self.model}'))}</p>{table}"
 
     @property
     def value(self) -> float:
@@ -138,12 +157,14 @@ def distinct(ids: Sequence[str]) -> list[str]:
     return out
 
 
-def read_results(path: Path) -> SuiteResult:
+def read_results(path: str | Path) -> SuiteResult:
     """A suite's results as they were written.
 
     Raises:
         DataError: the file holds none.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"results are read from a file; not from {type(path).__name__}")
     told = read_json(path)
     try:
         tasks = [_task(name, facts, told["items"][name]) for name, facts in told["tasks"].items()]

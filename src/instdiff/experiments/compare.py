@@ -34,7 +34,9 @@ from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
 from instdiff.experiments.engine import Engine, Roles, Scores, mark_of
 from instdiff.experiments.inputs import (
+    as_lines,
     builtin_heldout,
+    configured,
     fingerprints,
     hold_out,
     make_suites_for,
@@ -46,7 +48,7 @@ from instdiff.experiments.records import Records
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
-from instdiff.experiments.tables import write_comparison
+from instdiff.experiments.tables import ComparisonResult, write_comparison
 from instdiff.methods import Oracle, Random
 from instdiff.scoring.cost import plan
 from instdiff.scoring.crossfit import Training, lacking, splits
@@ -493,23 +495,38 @@ class Comparison(Engine):
 # ── the command ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None) -> dict[str, Any]:
-    """Run or go on with a comparison.
+def compare(
+    data: Any,
+    model: Any = None,
+    methods: Any = None,
+    output: str | Path | None = None,
+    *,
+    log: Log | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ComparisonResult:
+    """Run or go on with a comparison of methods with random rows, the longest, all rows and the base model.
 
     Args:
-        config: of the comparison.
+        data: the rows, or what ``load`` reads; or a whole configuration, without the rest.
+        model: scores the rows and is trained: a folder, a hub id, or a loaded one as ``(model, tokenizer)``.
+        methods: names or instances, one or several, or a mapping from the names of lines to these or to their keys.
+        output: the run folder.
         log: is told what happens.
         progress: shows it.
+        options: keys of the configuration, such as ``budgets``, ``seeds``, ``train`` and ``eval``.
 
     Returns:
         What ``comparison.json`` holds: ``lines`` with values, intervals and differences, and the cells that failed.
 
     Raises:
-        ConfigError: something is missing, or the folder holds another comparison.
+        ConfigError: something is missing or of a type that is not taken, or the folder holds another comparison.
         DataError: the data has changed since the comparison began.
         EngineError: every cell failed.
     """
-    run = open_comparison(config, log, progress or Quiet())
+    options |= {"model": model, "method": as_lines(methods), "output": output}
+    config = configured(CompareConfig, data, **options)
+    run = open_comparison(config, log or (lambda line: None), progress or Quiet())
     results = run.run()
     if all(one.error is not None for one in results):
         raise EngineError(f"every cell of the comparison failed, first {results[0].cell}: {results[0].error}")
@@ -524,7 +541,8 @@ def compare(config: CompareConfig, *, log: Log, progress: Progress | None = None
     if config.by:
         facts["by"] = config.by
         facts["shares"] = shares(run.folder, [one.cell for one in results], run.pool, config.by)
-    return write_comparison(run.folder, results, summarize(results, oracles=run.oracles), facts)
+    found = write_comparison(run.folder, results, summarize(results, oracles=run.oracles), facts)
+    return ComparisonResult(found, run.folder)
 
 
 def terms(config: CompareConfig) -> str:

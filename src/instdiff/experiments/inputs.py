@@ -10,27 +10,75 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from instdiff.config.base import canonical
+from instdiff.config.base import Config, build, canonical
 from instdiff.config.commands import DataConfig, PipelineConfig, RunConfig
 from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
 from instdiff.config.search import SearchConfig
-from instdiff.core import Log, Settings
+from instdiff.core import Log, Method, Settings
 from instdiff.data import Pool, load
 from instdiff.engine.sources import find_tokenizer, tell_own_template
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.evaluator import HELDOUT, eval_config_of
 from instdiff.evaluation.subject import Suite
 from instdiff.evaluation.suites import HeldOutSuite, make_suites
+from instdiff.scoring.given import given_model, given_models, given_store, kept_rows, named_methods, reading_of
 from instdiff.scoring.models import parse_model
 from instdiff.store import Store
 
 Named = TypeVar("Named", bound=RunConfig)
+Run = TypeVar("Run", bound=RunConfig)
 
 
 def builtin_heldout(data: str | list[str] | None) -> str | None:
     """The held-out rows of built-in data."""
     return "builtin:demo/heldout" if data == "builtin:demo" else None
+
+
+def configured(kind: type[Run], data: Any, **options: Any) -> Run:
+    """A run's configuration from what Python is given: rows of any kind, models that are loaded, methods as objects.
+
+    A configuration is taken as it is. Options that are None are left out. Cells are made one after the other unless
+    ``cells_at_once`` says otherwise, because other processes would run the user's script once more.
+
+    Raises:
+        ConfigError: an unknown key, or a value of a type that is not taken.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(data, Config):
+        if not isinstance(data, kind) or given:
+            raise ConfigError(
+                f"give a {kind.__name__} alone, or rows with keywords; not {type(data).__name__} with {given}"
+            )
+        return data
+    store = given_store(given.get("store"))
+    values: dict[str, Any] = {"cells_at_once": 1, **reading_of(data), **given, "data": kept_rows(data, store)}
+    for name in ("target", "holdout"):
+        values[name] = kept_rows(values.get(name), store)
+    for name in ("model", "student"):
+        values |= {name: str(given_model(values[name], store))} if name in values else {}
+    if isinstance(values.get("models"), Mapping):
+        values["models"] = {role: str(ref) for role, ref in given_models(values["models"], store).items()}
+    if isinstance(values.get("eval"), Mapping) and not isinstance(rows := values["eval"].get("data"), Mapping | None):
+        values["eval"] = {**values["eval"], "data": kept_rows(rows, store)}
+    for name in ("store", "output"):
+        values |= {name: str(getattr(values[name], "root", values[name]))} if name in values else {}
+    return build(kind, {name: value for name, value in values.items() if value is not None}, "the keywords")
+
+
+def as_lines(methods: Any) -> Any:
+    """Lines of a comparison from names or methods, one or several, or a mapping; None as it is."""
+    if methods is None or isinstance(methods, str):
+        return methods
+    if not isinstance(methods, Mapping):
+        named = methods if isinstance(methods, list | tuple) else [methods]
+        if all(isinstance(one, str) for one in named):
+            return list(named)
+        methods = named_methods(methods)
+    return {
+        name: {"method": one.origin or one.name, "params": one.params()} if isinstance(one, Method) else one
+        for name, one in methods.items()
+    }
 
 
 Inputs = tuple[Pool, Pool, Pool | None]

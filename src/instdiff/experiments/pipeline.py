@@ -21,6 +21,7 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.config.methods import make_method, make_methods, short_name
 from instdiff.core import Budget, Log, Method, ModelRef
 from instdiff.core.budget import configured_budget, parse_budget
+from instdiff.core.display import Shown, some
 from instdiff.core.files import write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
@@ -32,6 +33,7 @@ from instdiff.evaluation.subject import Suite
 from instdiff.experiments.engine import Engine, Roles, Round, Scores
 from instdiff.experiments.inputs import (
     builtin_heldout,
+    configured,
     fingerprints,
     make_suites_for,
     read_flaws,
@@ -76,13 +78,18 @@ FREE = (
 
 
 @dataclass(frozen=True)
-class PipelineResult:
+class PipelineResult(Shown):
     """What a pipeline found: held-out lines, one per model, the counts of every stage, and ``comparison.json``."""
 
     folder: Path
     lines: list[dict[str, Any]]
     stages: list[dict[str, Any]]
     suites: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        told = [f"{line['model']} {line['nll']:.3f}" for line in self.lines if line.get("nll") is not None]
+        known = f", held-out NLL: {some(told)}" if told else ""
+        return f"<PipelineResult in {self.folder}: {len(self.stages)} stages{known}>"
 
 
 RESULTS = "results"
@@ -300,14 +307,32 @@ class Pipeline(Engine):
         return write_comparison(self.folder, self.results, lines, facts)
 
 
-def pipeline(config: PipelineConfig, *, log: Log, progress: Progress | None = None) -> PipelineResult:
-    """Run or go on with a pipeline.
+def pipeline(
+    data: Any,
+    model: Any = None,
+    output: str | Path | None = None,
+    *,
+    log: Log | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> PipelineResult:
+    """Run or go on with a pipeline: warm up, score, select, train, evaluate.
+
+    Args:
+        data: the rows, or what ``load`` reads; or a whole configuration, without the rest.
+        model: scores the rows and is trained: a folder, a hub id, or a loaded one as ``(model, tokenizer)``.
+        output: the run folder.
+        log: is told what happens.
+        progress: shows it.
+        options: keys of the configuration, such as ``select``, ``train``, ``warmup`` and ``eval``.
 
     Raises:
-        ConfigError: the folder holds a run with another configuration; names the keys.
+        ConfigError: something is missing or of a type that is not taken, or the folder
+            holds a run with another configuration; names the keys.
         DataError: the data has changed since the run began.
     """
-    run = open_pipeline(config, log, progress or Quiet())
+    config = configured(PipelineConfig, data, model=model, output=output, **options)
+    run = open_pipeline(config, log or (lambda line: None), progress or Quiet())
     rounds, controls = list[Any](), list[Any]()
     for done in run.run_line():
         line = run.line(done.number)

@@ -13,8 +13,8 @@ from typing import Any
 from instdiff.core import Log
 from instdiff.core.files import read_json, with_sum, without_sum, write_record, writing
 from instdiff.experiments.run_folder import CELL, Cell, differences
+from instdiff.selection.chosen import OUTPUT_SUM
 from instdiff.selection.record import RECORD
-from instdiff.selection.selector import OUTPUT_SUM
 
 PLACES = ("where", "models", "packages", "data", "data_dir", "task_data", OUTPUT_SUM)
 """Keys that say where something lay, or what was installed: a record is the same on every machine."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from instdiff.config.search import RANDOM, SearchConfig, built_in_recipes
@@ -19,10 +20,11 @@ from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.subject import Suite
 from instdiff.experiments.compare import Comparison, open_cells
 from instdiff.experiments.halving import Bracket, Found, deciding, gain, half_of, halve, halved, rungs_of, trainings_of
+from instdiff.experiments.inputs import configured
 from instdiff.experiments.items import write_items
 from instdiff.experiments.run_folder import BASE, CELL, Cell, CellResult
 from instdiff.experiments.summary import BETTER, SAME, WORSE, TaskScores, devices, sample, summarize
-from instdiff.experiments.tables import difference, write_comparison
+from instdiff.experiments.tables import ComparisonResult, difference, write_comparison
 
 FINAL_SEED = 1_000
 """Added to the run's seed: seeds of the last judgement, which the search has not seen."""
@@ -155,24 +157,38 @@ def open_search(config: SearchConfig, log: Log, progress: Progress, *, claim: bo
     return open_cells(SearchRun, config, log, progress, claim)
 
 
-def search(config: SearchConfig, *, log: Log, progress: Progress | None = None) -> dict[str, Any]:
+def search(
+    data: Any,
+    model: Any = None,
+    output: str | Path | None = None,
+    *,
+    log: Log | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> ComparisonResult:
     """Run or go on with a search.
 
     Args:
-        config: of the search.
+        data: the rows, or what ``load`` reads; or a whole configuration, without the rest.
+        model: scores the rows and is trained: a folder, a hub id, or a loaded one as ``(model, tokenizer)``.
+        output: the run folder.
         log: is told what happens.
         progress: shows it.
+        options: keys of the configuration, such as ``budget``, ``trainings`` and ``eval``.
 
     Returns:
         What ``search.json`` holds: ``rungs``, ``recommended`` (a recipe, or ``random``) with its ``recipe``, the line
         of the last judgement (``final``), ``optimism``, ``cost``, and a ``sentence`` that says it all.
 
     Raises:
-        ConfigError: something is missing, the trainings are too few, or the folder holds another search.
+        ConfigError: something is missing or of a type that is not taken, the trainings
+            are too few, or the folder holds another search.
         DataError: the data has changed since the search began, or the held-out items are too few.
         EngineError: random rows, or all recipes, failed.
     """
-    return find_recipe(open_search(config, log, progress or Quiet()))
+    config = configured(SearchConfig, data, model=model, output=output, **options)
+    run = open_search(config, log or (lambda line: None), progress or Quiet())
+    return ComparisonResult(find_recipe(run), run.folder)
 
 
 def find_recipe(run: SearchRun) -> dict[str, Any]:

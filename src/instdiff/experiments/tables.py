@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from instdiff.core.display import html_table
 from instdiff.core.files import write_record, writing
 from instdiff.experiments.items import read_items, write_items
 from instdiff.experiments.run_folder import BASE, CellResult, RunFolder
@@ -22,6 +24,34 @@ from instdiff.experiments.summary import (
     overlaps,
     summarize,
 )
+
+
+class ComparisonResult(dict[str, Any]):
+    """What a comparison or a search found: the facts of its JSON file, and the ``folder`` of the run."""
+
+    def __init__(self, facts: Mapping[str, Any], folder: Path) -> None:
+        super().__init__(facts)
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        told = self.get("told")
+        if told is None:
+            names = dict.fromkeys(line["name"] for line in self["lines"] if line["name"] != BASE)
+            told = [text for name in names for text in tell_verdicts(self["lines"], name, self["against"])]
+        more = f"\n  and {len(told) - MOST_TOLD} more; see its page" if len(told) > MOST_TOLD else ""
+        return f"<ComparisonResult in {self.folder}" + "".join(f"\n  {one}" for one in told[:MOST_TOLD]) + more + ">"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table for each task, or the bracket of a search."""
+        if "told" in self:
+            return "".join(f"<p>{escape(one)}</p>" for one in self["told"]) + html_table(*bracket_rows(self))
+        tasks = by_task(self["lines"]).items()
+        parts = [f"<p>{escape(title)}</p>{html_table(header(self, lines), rows_of(lines))}" for title, lines in tasks]
+        return "".join(parts)
+
+
+MOST_TOLD = 3
+"""Verdicts in the short form of a result."""
 
 
 def write_comparison(

@@ -16,7 +16,7 @@ from instdiff.core import Log
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.display import visible
 from instdiff.core.files import write_json, writing
-from instdiff.errors import InstDiffError
+from instdiff.errors import ConfigError, InstDiffError
 from instdiff.reporting import run_sections, score_sections, stored_values
 from instdiff.reporting.context import ReportContext, Section
 from instdiff.reporting.examples import texts
@@ -32,7 +32,7 @@ TOKENS, TOKENS_PER_ROW = 200_000, 400
 
 
 def report(
-    where: str | Path,
+    where: Any,
     *,
     data: str | list[str] | None = None,
     output: str | Path | None = None,
@@ -45,7 +45,7 @@ def report(
     """Write a page about a run folder or a score file, and the same facts as JSON beside it.
 
     Args:
-        where: the run folder or score file.
+        where: the run folder or score file, or what ``compare``, ``search`` or ``pipeline`` gave back.
         data: the rows that were scored; by default where they were then.
         output: the page; by default ``report.html`` in the folder or beside the scores.
         store: the store; by default the one that the scores name.
@@ -57,8 +57,9 @@ def report(
     Raises:
         DataError: it is no such place, ``data`` are other rows, or the scores have no such selection or method.
         PlanError: plotly is missing.
+        ConfigError: it is of a type that is not taken.
     """
-    place = Path(where)
+    place = _place(where)
     page = Path(output) if output else (place if place.is_dir() else place.parent) / "report.html"
     drawing = plotly_script()  # where it is missing, nothing is read
     scene = ReportContext(gather(place, data, store, lines, log, selection=selection, method=method))
@@ -76,6 +77,14 @@ def report(
         aside.write_text(text, encoding="utf-8")
     write_json(page.with_suffix(".json"), plain(_facts(scene, sections, facts)))
     return page
+
+
+def _place(where: Any) -> Path:
+    where = getattr(where, "folder", where)
+    if not isinstance(where, str | Path):
+        said = f"a report is of a run folder or a score file; not of {type(where).__name__}"
+        raise ConfigError(f"{said} (scores.write('scores.parquet') makes such a file)")
+    return Path(where)
 
 
 def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:

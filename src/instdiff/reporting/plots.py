@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from instdiff.core import DetailPlot, Floats, Scored
 from instdiff.core.budget import parse_budget
-from instdiff.errors import DataError, PlanError
+from instdiff.errors import DataError
 from instdiff.reporting import statistics
 from instdiff.reporting.sources import ASSUMED, head
-from instdiff.scoring.table import ScoreTable
+from instdiff.scoring.table import ScoreTable, plotly
 
 if TYPE_CHECKING:
     Figure = Any
@@ -36,19 +36,6 @@ PALETTE = ("#3b82f6", "#e08a3c", "#2fa37c", "#b765c9", "#d6566d", "#5aa9c4", "#9
 DASHES = ("solid", "dash", "dot")
 SIGNED = [[0.0, "#d9652f"], [0.5, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
 SHARE = [[0.0, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
-
-
-def plotly(what: str = "pictures need") -> Any:
-    """The drawing library.
-
-    Raises:
-        PlanError: it is missing.
-    """
-    try:
-        import plotly.graph_objects as go
-    except ImportError:
-        raise PlanError(f'{what} plotly, which is missing; run: pip install "instdiff[report]"') from None
-    return go
 
 
 def plotly_script() -> str:

@@ -17,6 +17,7 @@ from instdiff.data import Pool, load
 from instdiff.errors import DataError, InstDiffError, did_you_mean
 from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Place, RunFolder, read_facts
 from instdiff.scoring.table import ScoreTable, read_scores
+from instdiff.selection.chosen import check_same_rows
 from instdiff.selection.record import (
     RECORD,
     Found,
@@ -27,7 +28,6 @@ from instdiff.selection.record import (
     rows_beside,
     tell_changed,
 )
-from instdiff.selection.selector import check_same_rows
 
 Indices = npt.NDArray[np.int64]
 ASSUMED = "10%"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Anchored, Demonstrated, Method, ModelRef, Prompted, Settings
+from instdiff.core import Anchored, Demonstrated, Method, Prompted, Settings
+from instdiff.core.display import html_table
 from instdiff.core.signals import Anchors, Contested, Folded
-from instdiff.data import Pool
+from instdiff.data.load import as_pool
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sources import Source
 from instdiff.engine.speed import SHARE_OF_PEAK as ASSUMED_SHARE_OF_PEAK
@@ -22,9 +25,10 @@ from instdiff.engine.sweep import BLOCK, default_batch_tokens
 from instdiff.engine.text.models import JudgeModel
 from instdiff.errors import ConfigError, did_you_mean
 from instdiff.rendering.rows import Rows as RowsOfTokens
+from instdiff.scoring.given import Methods, given_models, given_settings, given_store, named_methods
 from instdiff.scoring.planner import Pass, view_name
 from instdiff.scoring.planner import plan as waves_of
-from instdiff.scoring.scorer import by_name, workbench
+from instdiff.scoring.scorer import workbench
 from instdiff.scoring.workbench import Workbench
 from instdiff.store import ColumnId, Store
 from instdiff.store.keys import Keys, among
@@ -71,6 +75,20 @@ class CostEstimate:
     seconds: float
     flops_per_second: float
 
+    def __repr__(self) -> str:
+        todo, tokens = sum(p.todo_rows > 0 for p in self.passes), sum(p.todo_tokens for p in self.passes)
+        calls = sum(p.calls for p in self.passes)
+        asked = f", {calls:,} calls to judges" if calls else ""
+        return (
+            f"<Bill: {todo} of {len(self.passes)} passes to do, {tokens:,} tokens, about {self.seconds:,.0f} s{asked}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line for each pass."""
+        header = ["view", "role", "model", "rows", "to do", "tokens to do"]
+        lines = [[p.view, p.role, p.model, p.rows, p.todo_rows, p.todo_tokens] for p in self.passes]
+        return f"<p>{html.escape(repr(self))}</p>{html_table(header, lines)}"
+
     def to_dict(self) -> dict[str, object]:
         """For ``--json``."""
         alone = {key: sum(m[key] for m in self.methods.values()) for key in ("passes", "tokens")}
@@ -103,14 +121,17 @@ Bill = CostEstimate
 
 
 def plan(
-    pool: Pool,
-    methods: Sequence[Method] | Mapping[str, Method],
-    models: str | ModelRef | Mapping[str, str | ModelRef] | None = None,
+    pool: Any,
+    methods: Methods,
+    models: Any = None,
     *,
+    model: Any = None,
     settings: Settings | None = None,
-    target: Pool | None = None,
-    store: Store | None = None,
+    target: Any = None,
+    store: Store | str | Path | None = None,
+    seed: int = 42,
     judge_price: tuple[float, float] | None = None,
+    **over: Any,
 ) -> CostEstimate:
     """What ``score`` with the same arguments would do and cost; spends nothing.
 
@@ -118,9 +139,13 @@ def plan(
 
     Raises:
         PlanError: a role that a method needs is not bound.
+        ConfigError: a value has a type that is not taken.
     """
-    named = by_name(methods)
-    return estimate_cost(workbench(pool, named, models, settings, store, target=target), named, judge_price)
+    named, store = named_methods(methods, seed), given_store(store)
+    bound = given_models(models if model is None else model, store)
+    how = given_settings(settings, **over)
+    matched = None if target is None else as_pool(target)
+    return estimate_cost(workbench(as_pool(pool), named, bound, how, store, target=matched), named, judge_price)
 
 
 def estimate_cost(

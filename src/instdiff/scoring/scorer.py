@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +33,10 @@ from instdiff.core import (
 from instdiff.core.files import environment, fingerprint
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
-from instdiff.data.load import load
-from instdiff.errors import DataError, PlanError
+from instdiff.data.load import as_pool, load
+from instdiff.errors import ConfigError, DataError, PlanError
 from instdiff.scoring.crossfit import bind_trained, check_leaks
+from instdiff.scoring.given import Methods, given_models, given_settings, given_store, named_methods
 from instdiff.scoring.models import bind, check_roles, recorded
 from instdiff.scoring.planner import plan
 from instdiff.scoring.precision import noise, reverted, settle_precision, tell_emulated, tell_losses
@@ -53,50 +55,51 @@ OF_RESPONSE = (Prompted, ResponseOnly, WholeText, Joint, Noisy, Demonstrated)
 
 
 def score(
-    pool: Pool,
-    methods: Sequence[Method] | Mapping[str, Method],
-    models: str | ModelRef | Mapping[str, str | ModelRef] | None = None,
+    pool: Any,
+    methods: Methods,
+    models: Any = None,
     *,
+    model: Any = None,
     settings: Settings | None = None,
-    store: Store | None = None,
+    store: Store | str | Path | None = None,
     listed: Mapping[str, Iterable[str]] | None = None,
-    target: Pool | None = None,
-    holdout: Pool | None = None,
+    target: Any = None,
+    holdout: Any = None,
     crossfit: TrainSettings | None = None,
     seed: int = 42,
     specs: Mapping[str, str] | None = None,
     resident: ModelHost | None = None,
     log: Log | None = None,
     progress: Progress | None = None,
+    **over: Any,
 ) -> ScoreTable:
-    """Score every row of a pool by several methods, computing only what the store lacks.
+    """Score every row of a pool by one or several methods, computing only what the store lacks.
 
-    Args:
-        pool: the rows.
-        methods: instances, or a mapping from column names to instances.
-        models: what each role is bound to; a bare path or id is ``base``.
-        settings: lengths, precision, device, templates.
-        store: where columns are kept; the user's cache folder by default.
-        listed: named lists of row ids that methods may ask for, such as ``warmup``.
-        target: the rows that targeted methods match.
-        holdout: the rows that the model of role ``holdout`` is trained on, where none is bound.
-        crossfit: how that model and those of folds are trained, into the store's folder.
-        seed: of the training of the first; folds have their own.
-        specs: how each method was named, for the record; by default its own name.
-        resident: models already in memory.
-        log: is told what happens.
-        progress: shows it.
+    ``pool`` are the rows, or what ``load`` reads; so are ``target``, which targeted methods match, and ``holdout``, on
+    which the model of that role is trained where none is bound. ``methods`` are names or instances, one or several, or
+    a mapping from column names to these. ``models`` says what each role is bound to; a bare path or id is ``base``, and
+    ``model`` is another name of it. A loaded model is ``(model, tokenizer)``, and the store keeps it.
+
+    ``settings`` are lengths, precision, device and templates; single ones, ``over`` them, go before, as
+    ``template="chat"``. ``store`` is where columns are kept, a folder or a store, by default in the user's cache.
+    ``listed`` are lists of row ids that methods may ask for, such as ``warmup``. ``crossfit`` is how models of a
+    holdout and of folds are trained, into the store's folder. ``seed`` is of methods that are named, and of the
+    training of the first; folds have their own. ``specs`` is how each method was named, for the record. ``resident``
+    are models already in memory. ``log`` is told what happens; ``progress`` shows it.
 
     Raises:
         PlanError: a role that a method needs is not bound, or a fold's model does not say what it was trained on.
-        ConfigError: a fold's model was trained on rows of its own fold.
+        ConfigError: a value of a type that is not taken, or a fold's model was trained on rows of its own fold.
         EngineError: a model cannot be loaded or run.
     """
-    named = by_name(methods)
+    pool, named, store = as_pool(pool), named_methods(methods, seed), given_store(store)
+    if model is not None and models is not None:
+        raise ConfigError("'model' and 'models' are two names of one thing; give one of them")
+    bound, how = given_models(models if model is None else model, store), given_settings(settings, **over)
+    target, holdout = (None if rows is None else as_pool(rows) for rows in (target, holdout))
     if len(pool) == 0:
         raise DataError(f"{pool.origin} has no rows to score")
-    bound, how, store, said = bind(models or {}), settings or Settings(), store or Store(), log or (lambda line: None)
-    bound = bind_trained(named.values(), bound, pool, how, store, said, crossfit, seed, holdout)
+    bound = bind_trained(named.values(), bound, pool, how, store, log or (lambda line: None), crossfit, seed, holdout)
     bench = workbench(pool, named, bound, how, store, listed=listed, target=target, resident=resident, log=log)
     with closing(bench):
         _compute(bench, named, progress or Quiet())
@@ -109,13 +112,6 @@ def _compute(bench: Workbench, methods: Mapping[str, Method], progress: Progress
     for wave in plan(signal for method in methods.values() for signal in method.signals().values()):
         for step in bench.order(wave):
             bench.run(step, progress)
-
-
-def by_name(methods: Sequence[Method] | Mapping[str, Method]) -> dict[str, Method]:
-    """Methods by the names of their columns."""
-    if isinstance(methods, Mapping):
-        return dict(methods)
-    return {method.name or type(method).__name__.lower(): method for method in methods}
 
 
 def workbench(
@@ -229,7 +225,7 @@ def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str,
         "data": {"origin": bench.pool.source, "fingerprint": bench.pool.fingerprint, "rows": len(bench.pool)},
         **({"target": {"origin": target.source, "fingerprint": target.fingerprint}} if target is not None else {}),
         "methods": {
-            name: {"spec": specs.get(name, method.name or name), "params": method.params()}
+            name: {"spec": specs.get(name, method.origin or method.name or name), "params": method.params()}
             for name, method in methods.items()
         },
         "models": dict(sorted(models.items())),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ import pyarrow as pa
 from instdiff.config.methods import NotNamed, is_file, make_method, short_name
 from instdiff.core import Budget, Method, Scored
 from instdiff.core.arrays.ids import Ids
-from instdiff.core.display import visible
+from instdiff.core.budget import parse_budget
+from instdiff.core.display import html_table, pandas, some
 from instdiff.core.files import SUM, open_file, remote_url, without_sum, write_record, writing
 from instdiff.core.sums import sum_of
-from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean
+from instdiff.errors import ConfigError, DataError, PlanError, StoreError, did_you_mean
 from instdiff.store.parquet import reading_parquet, writing_parquet
 
 META = b"instdiff"
@@ -54,7 +54,7 @@ class ScoreTable:
     def __getitem__(self, name: str) -> Scored:
         if name not in self.scored:
             raise DataError(f"these scores have no method '{name}'{did_you_mean(name, self.scored)}")
-        return self.scored[name]
+        return replace(self.scored[name], meta=self.meta)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.scored)
@@ -89,6 +89,37 @@ class ScoreTable:
         for start in range(0, max(1, len(self)), ROWS_AT_ONCE):
             yield self._part(slice(start, start + ROWS_AT_ONCE))
 
+    def __repr__(self) -> str:
+        known = some(f"{name} ({int(scored.eligible.sum()):,} with a score)" for name, scored in self.scored.items())
+        return f"<ScoreTable of {len(self):,} rows: {known or 'no method'}>"
+
+    def head(self, n: int = 5) -> list[dict[str, Any]]:
+        """The first rows of the table, as in the score file."""
+        rows: list[dict[str, Any]] = self._part(slice(0, n)).to_pylist()
+        return rows
+
+    def plot(self, name: str | None = None, budget: str | int | Budget = "10%") -> Any:
+        """A plotly figure: a histogram for each method, or for the one named, with the rows within a budget coloured.
+
+        A PlanError where plotly is missing.
+        """
+        go = plotly()
+        from plotly.subplots import make_subplots
+
+        names = [name] if name else list(self.scored)
+        figure = make_subplots(rows=len(names), cols=1, subplot_titles=names)
+        for number, scored in enumerate(map(self.__getitem__, names), 1):
+            chosen = np.zeros(len(self), bool)
+            chosen[parse_budget(budget).take(scored.best(), scored)] = True
+            edges = (
+                np.histogram_bin_edges(scored.value[scored.eligible], 40) if scored.eligible.any() else np.arange(2.0)
+            )
+            for label, mask in (("other rows", ~chosen), (f"within {budget}", chosen)):
+                count, _ = np.histogram(scored.value[mask & scored.eligible], edges)
+                bars = go.Bar(x=(edges[1:] + edges[:-1]) / 2, y=count, name=label, legendgroup=label)
+                figure.add_trace(bars.update(showlegend=number == 1), row=number, col=1)
+        return figure.update_layout(barmode="stack", bargap=0, height=120 + 220 * len(names))
+
     def _repr_html_(self) -> str:
         """What a notebook shows: a line for each method."""
         lines = [
@@ -104,7 +135,8 @@ class ScoreTable:
         return f"<p>{len(self):,} rows</p>{html_table(header, lines)}"
 
     def to_pandas(self) -> Any:
-        """A pandas data frame; needs pandas."""
+        """A pandas data frame; a PlanError where pandas is missing."""
+        pandas()
         return self.to_arrow().to_pandas()
 
     def write(self, path: str | Path) -> None:
@@ -129,15 +161,17 @@ class ScoreTable:
             write_record(sidecar(path), {**self.meta, TEXT_SUM: found})
 
 
-def html_table(header: Iterable[str], lines: Iterable[Iterable[Any]]) -> str:
-    """A table for a notebook; everything in it is text."""
+def plotly(what: str = "pictures need") -> Any:
+    """The drawing library.
 
-    def row(tag: str, cells: Iterable[Any]) -> str:
-        said = (f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
-        return "<tr>" + "".join(f"<{tag}>{html.escape(visible(text))}</{tag}>" for text in said) + "</tr>"
-
-    body = "".join(row("td", line) for line in lines)
-    return f"<table><thead>{row('th', header)}</thead><tbody>{body}</tbody></table>"
+    Raises:
+        PlanError: it is missing.
+    """
+    try:
+        import plotly.graph_objects as go
+    except ImportError:
+        raise PlanError(f'{what} plotly, which is missing; run: pip install "instdiff[report]"') from None
+    return go
 
 
 def _spread(value: npt.NDArray[np.float64]) -> list[float]:
@@ -193,6 +227,8 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
     ``run`` are users' methods, as ``file.py:Class``, that may be imported. A score file may come from anywhere, so the
     files that its metadata names are not run.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"scores are read from a file; not from {type(path).__name__}")
     path = Path(path)
     if not (path.is_file() or remote_url(path)):
         raise StoreError(f"cannot read scores '{path}': no such file; `instdiff score` writes it")

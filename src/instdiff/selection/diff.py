@@ -172,10 +172,11 @@ def _lengths(named: Mapping[str, Sequence[Row]], texts: Mapping[Row, tuple[Pool,
 
 
 def _spread(named: Mapping[str, Sequence[Row]], known: Mapping[Row, float]) -> dict[str, Any]:
-    return {name: _quantiles(np.array([known.get(row, np.nan) for row in rows])) for name, rows in named.items()}
+    return {name: quantiles(np.array([known.get(row, np.nan) for row in rows])) for name, rows in named.items()}
 
 
-def _quantiles(values: Floats) -> dict[str, Any]:
+def quantiles(values: Floats) -> dict[str, Any]:
+    """Cuts and mean of the values that are numbers, and how many are."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return {"rows": 0, **dict.fromkeys([*QUANTILES, "mean"])}
@@ -199,7 +200,7 @@ def _by_group(
         break
     else:
         return None
-    of = {row: _label(columns[id(pool)][at]) for row, (pool, at) in texts.items()}
+    of = {row: label(columns[id(pool)][at]) for row, (pool, at) in texts.items()}
     counts = {part: Counter(of[row] for row in rows if row in of) for part, rows in named.items()}
     totals = counts["A"] + counts["B"]
     order = sorted(totals, key=lambda value: (-totals[value], value))
@@ -207,7 +208,8 @@ def _by_group(
     return {"by": name, "rows": rows, "more": max(0, len(order) - MOST_GROUPS)}
 
 
-def _label(value: Any) -> str:
+def label(value: Any) -> str:
+    """A value of a column as the name of a group."""
     return "null" if value is None else str(value)
 
 

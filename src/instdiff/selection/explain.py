@@ -16,8 +16,8 @@ from instdiff.errors import DataError
 from instdiff.methods import IFD, METHODS, AlpaGasus, InstructDiff, Nuggets, TShirt
 from instdiff.rendering.templates import calls_text
 from instdiff.scoring.table import ScoreTable
+from instdiff.selection.chosen import check_same_rows
 from instdiff.selection.record import Found, origins
-from instdiff.selection.selector import check_same_rows
 from instdiff.selection.tokens import NOTHING, Spoken, least_of, stored_tokens
 
 LISTED = 5

@@ -16,7 +16,7 @@ from instdiff.core.files import read_json, writing
 from instdiff.core.sums import file_sum
 from instdiff.data import Pool, Turns, load
 from instdiff.errors import DataError, StoreError
-from instdiff.selection.selector import OUTPUT_SUM, Selection
+from instdiff.selection.chosen import OUTPUT_SUM, Chosen
 
 RECORD, ROWS, SCORES = "selection.json", "selected.jsonl", "scores.parquet"
 
@@ -27,7 +27,7 @@ def record_path(output: str | Path) -> Path:
     return path.with_name(f"{path.stem}.{RECORD}")
 
 
-def write_selection(folder: Path, chosen: Selection) -> None:
+def write_selection(folder: Path, chosen: Chosen) -> None:
     """Write the rows that a part of a run selected, and then their record, which says that they are whole."""
     chosen.write(folder / ROWS)
     chosen.write_record(folder / RECORD, folder / ROWS)
@@ -152,6 +152,11 @@ def find(where: str, reading: Reading | None = None, log: Log | None = None) -> 
         beside = None  # of another selection
     numbers = None if beside is None or beside["ids"] != pool.ids else list(beside["rows"])
     return Found(where, pool.ids, numbers, beside, files, pool)
+
+
+def found_of(chosen: Chosen) -> Found:
+    """A selection that is in memory."""
+    return Found(chosen.scored.name, chosen.ids, chosen.rows.tolist(), chosen.record(), (), chosen.to_pool())
 
 
 def _in_folder(folder: Path) -> Path | None:

@@ -2,152 +2,50 @@
 
 from __future__ import annotations
 
-import html
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Budget, Scored
 from instdiff.core.budget import divide, parse_budget
-from instdiff.core.files import write_record
-from instdiff.core.sums import file_sum
-from instdiff.data import Pool
+from instdiff.data.load import as_pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
-from instdiff.scoring.advice import excluded_text
-from instdiff.scoring.table import html_table
-from instdiff.version import __version__
+from instdiff.scoring.table import ScoreTable
+from instdiff.selection.chosen import Chosen, check_same_rows
+from instdiff.selection.contrast import Contrast, contrast
+from instdiff.selection.export.asked import Exported
+from instdiff.selection.export.export import export
 
 Order = Literal["rank", "input"]
-OUTPUT_SUM = "rows_crc32"
-"""The key of a record that has the sum of the file of rows."""
-NOTEBOOK, TEXT = 10, 200
-"""Rows that a notebook shows, and characters of their texts."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """A subset of a pool, in the order in which it is written.
+class Selection(Chosen):
+    """A subset of a pool, in the order in which it is written."""
 
-    ``at`` are positions in the pool; ``rows`` positions in the input file, which differ where records were rejected.
-    ``groups`` says, where there are any, by what column, and how many rows each has. ``asked`` is the budget as a count
-    of rows, or of response tokens.
-    """
+    def export(self, format: str, output: str | Path, **how: Any) -> Exported:
+        """Write the rows in a trainer's format, such as ``trl``, into a folder, as ``instdiff.export`` does."""
+        return export(self, format, output, **how)
 
-    pool: Pool
-    at: npt.NDArray[np.int64]
-    scored: Scored
-    budget: Budget
-    meta: dict[str, Any]
-    groups: dict[str, Any] | None = None
-    asked: int = 0
+    def compare(self, other: Chosen | str = "random", *, by: str | None = None, seed: int = 0) -> Contrast:
+        """What these rows and others of the same pool share: overlap, lengths, words covered, sources.
 
-    def __len__(self) -> int:
-        return len(self.at)
+        Nothing is trained. ``random`` draws as much of the same budget from the rows that can be taken. Sources are
+        told apart ``by`` a column; by default the first of the usual names that there is.
 
-    @property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """Positions in the input."""
-        return self.pool.rows[self.at]
-
-    @property
-    def ids(self) -> list[str]:
-        """Content hashes, in order."""
-        return [self.scored.ids[int(at)] for at in self.at]
-
-    @property
-    def n_tokens(self) -> int:
-        """Response tokens of the subset; -1 where they were not counted."""
-        tokens = self.scored.n_tokens[self.at]
-        return int(tokens.sum()) if np.all(tokens >= 0) else -1
-
-    def shortfall(self) -> str | None:
-        """What is to be said where less was taken than was asked for."""
-        got, of_tokens = self.n_tokens if self.budget.of_tokens else len(self), self.budget.of_tokens
-        if got >= self.asked:
-            return None
-        excluded = excluded_text(self.scored)
-        why = f" ({excluded})" if excluded else ""
-        what = f"rows, {got:,} have a score"
-        if of_tokens:
-            what = f"response tokens, the {len(self):,} rows that have a score hold {got:,}"
-        return (
-            f"asked for {self.asked:,} {what}{why}; give a smaller budget, or a share of the rows that have a score, "
-            "as --budget '50% eligible'"
-        )
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: how much, and the first rows."""
-        some = self.at[:NOTEBOOK]
-        lines = [
-            [int(row), float(self.scored.value[at]), sample.instruction[:TEXT], sample.response[:TEXT]]
-            for row, at, sample in zip(self.rows, some, self.pool.take(some).samples(), strict=False)
-        ]
-        tokens = f", {self.n_tokens:,} response tokens" if self.n_tokens >= 0 else ""
-        said = f"{len(self):,} of {len(self.scored):,} rows{tokens} by {self.scored.name} within {self.budget}"
-        return f"<p>{html.escape(said)}</p>{html_table(['row', 'score', 'instruction', 'response'], lines)}"
-
-    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Write the input's own rows as JSON lines."""
-        self.pool.to_jsonl(path, self.at)
-
-    def write(self, path: str | Path, *, with_scores: bool = False) -> None:
-        """Write the input's own rows, by the path's ending; optionally with the method's columns."""
-        extra: dict[str, Any] = {}
-        if with_scores:
-            columns = {self.scored.name: self.scored.value}
-            columns |= {f"{self.scored.name}.{k}": v for k, v in self.scored.details.items()}
-            extra = {name: values[self.at] for name, values in columns.items()}
-        self.pool.write(path, self.at, extra)
-
-    def record(self) -> dict[str, Any]:
-        """What decided it, and which rows it took."""
-        words = Counter(str(word) for word in self.scored.reason if word is not None)
-        approximation = getattr(self.scored.method, "approximation", None)
-        remark = self.scored.method.remark(self.scored, self.at)
-        return {
-            "instdiff": __version__,
-            "method": self.scored.name,
-            "params": self.scored.method.params(),
-            **({"approximation": approximation} if approximation else {}),
-            **({"remark": remark} if remark else {}),
-            "budget": str(self.budget),
-            "counts": {
-                "pool_rows": len(self.scored),
-                "scorable_rows": int(self.scored.scorable.sum()),
-                "eligible_rows": int(self.scored.eligible.sum()),
-                f"asked_{'tokens' if self.budget.of_tokens else 'rows'}": self.asked,
-                "selected_rows": len(self),
-                "scorable_tokens": _known_tokens(int(self.scored.n_tokens[self.scored.scorable].sum())),
-                "selected_tokens": _known_tokens(self.n_tokens),
-            },
-            **({"groups": self.groups} if self.groups else {}),
-            "excluded": dict(sorted(words.items())),
-            "rows": self.rows.tolist(),
-            "ids": self.ids,
-            **{key: self.meta[key] for key in ("data", "models", "settings", "packages") if key in self.meta},
-        }
-
-    def write_record(self, path: str | Path, output: str | Path | None = None) -> dict[str, Any]:
-        """Write the record and return it; it has a sum of the ``output`` that has the rows, where that is a file."""
-        found = file_sum(output) if output is not None else None
-        record = self.record() | ({OUTPUT_SUM: found} if found else {})
-        write_record(path, record)
-        return record
-
-
-def _known_tokens(tokens: int) -> int | None:
-    return tokens if tokens >= 0 else None
+        Raises:
+            ConfigError: the other is neither a selection of the same pool nor ``random``.
+            DataError: there is no such column.
+        """
+        return contrast(self, other, by, seed)
 
 
 def select(
-    pool: Pool,
-    scored: Scored,
+    pool: Any,
+    scored: Scored | ScoreTable,
     budget: str | int | Budget = "10%",
     *,
     order: Order = "rank",
@@ -157,18 +55,22 @@ def select(
 ) -> Selection:
     """The best rows within a budget (see ``parse_budget``), by one method's scores, as ``scores["ifd"]``.
 
+    A score table of one method is taken for that method's scores.
+
     With ``group_by``, a column of the input, each of its values gets the same share; what one cannot fill goes to the
     others, so that a count of rows holds. Of tokens each group takes its crossing row. ``quota`` are budgets of groups
     by name, each of its group's rows; groups that are not named share ``budget`` as if they were all there is. ``meta``
-    says in the record what the scores came from.
+    says in the record what the scores came from, by default what they say themselves.
 
     Raises:
         DataError: the scores are of other rows, there is no such column, or nothing is left to select.
-        ConfigError: a quota of a group that there is not.
+        ConfigError: a quota of a group that there is not, or a value of a type that is not taken.
         PlanError: a token budget without token counts, or a selection that needs a store which is not there.
     """
+    pool, scored, budget = as_pool(pool), _one_method(scored), parse_budget(budget)
     check_same_rows(pool, scored.ids)
-    budget = parse_budget(budget)
+    if order not in get_args(Order):
+        raise ConfigError(f"order is rank or input, not {order!r}")
     quotas = {name: parse_budget(amount) for name, amount in (quota or {}).items()}
     for one in (budget, *quotas.values()):
         if one.of_tokens and np.any(scored.n_tokens < 0):
@@ -187,7 +89,19 @@ def select(
         at = scored.method.pick(scored, budget)
     if len(at) == 0:
         raise DataError(f"budget '{budget}' of {len(scored)} rows takes none; give a larger one")
-    return Selection(pool, np.sort(at) if order == "input" else at, scored, budget, meta or {}, groups, asked)
+    return Selection(
+        pool, np.sort(at) if order == "input" else at, scored, budget, dict(meta or scored.meta), groups, asked
+    )
+
+
+def _one_method(scores: Scored | ScoreTable) -> Scored:
+    if isinstance(scores, Scored):
+        return scores
+    if not isinstance(scores, ScoreTable):
+        raise ConfigError(f"rows are selected by a method's scores, as scores['ifd']; not by {type(scores).__name__}")
+    if len(scores.scored) != 1:
+        raise ConfigError(f"these scores are of several methods; give one, as scores['{next(iter(scores), 'ifd')}']")
+    return scores[next(iter(scores))]
 
 
 def _by_group(
@@ -237,17 +151,6 @@ def _weight(part: Scored, budget: Budget) -> int:
 def _count_text(scored: Scored) -> str:
     words = Counter(str(word) for word in scored.reason if word is not None)
     return ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
-
-
-def check_same_rows(pool: Pool, ids: Sequence[str]) -> None:
-    """Raise a DataError that names the first row where scores and data do not belong together."""
-    if len(pool) != len(ids):
-        raise DataError(f"the scores have {len(ids)} rows, {pool.origin} has {len(pool)}; score this file again")
-    for at, (mine, theirs) in enumerate(zip(pool.ids, ids, strict=True)):
-        if mine != theirs:
-            raise DataError(
-                f"row {int(pool.rows[at])} of {pool.origin} is not the row that was scored; score this file again"
-            )
 
 
 def sample_rows(count: int, size: int, seed: int, limit: int | None = None) -> list[int]:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from instdiff.core import Log, Measure
 from instdiff.core.arrays.ragged import Ragged, offsets_of
+from instdiff.core.display import Shown
 from instdiff.core.files import fingerprint, unwritable, write_json
 from instdiff.errors import StoreError
 from instdiff.store.column import (
@@ -68,7 +69,7 @@ class ColumnId:
         return fingerprint(self.model, self.dtype, repr(self.measure))
 
 
-class Store:
+class Store(Shown):
     """Columns under one folder.
 
     New values come as small parts, named by their keys; pieces of like size are merged into sorted, memory-mapped
@@ -82,6 +83,9 @@ class Store:
         self.memo = memo or self.root / "models"
         """Where hashes of model files are remembered."""
         self._columns: dict[str, ColumnFolder] = {}
+
+    def __repr__(self) -> str:
+        return f"<Store in {self.root}>"
 
     def folder(self, column: ColumnId) -> Path:
         """Where a column is kept."""

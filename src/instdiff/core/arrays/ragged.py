@@ -33,6 +33,9 @@ class Ragged:
         if np.any(self.offsets[1:] < self.offsets[:-1]):
             raise ValueError("offsets must not fall")
 
+    def __repr__(self) -> str:
+        return f"<Ragged of {len(self):,} rows, {len(self.values):,} values, {self.values.dtype}>"
+
     @classmethod
     def of(cls, rows: Iterable[Any], dtype: npt.DTypeLike) -> Ragged:
         """Collect a sequence per row."""

@@ -27,10 +27,11 @@ from instdiff.core.signals import Anchors, Contested, Folded
 from instdiff.data.pool import Pool, concat
 from instdiff.errors import ConfigError
 from instdiff.scoring.crossfit import check_leaks
+from instdiff.scoring.given import named_methods
 from instdiff.scoring.models import bind
 from instdiff.scoring.planner import Pass
 from instdiff.scoring.planner import plan as waves_of
-from instdiff.scoring.scorer import by_name, meta_of, tabulate, workbench
+from instdiff.scoring.scorer import meta_of, tabulate, workbench
 from instdiff.scoring.sharding.shard import Shard
 from instdiff.scoring.sharding.shard_file import (
     TEXTS,
@@ -153,7 +154,7 @@ def score_shard(
     alone says what to merge. Without ``texts`` no embedder or judge runs: their columns lie in the folder already. A
     folder that holds shards of something else is a ConfigError.
     """
-    named, folder = by_name(methods), Path(folder)
+    named, folder = named_methods(methods), Path(folder)
     (own,) = read(shard.count, shard.index)
     own_target = target.part(*shard.span(len(target))) if target is not None else None
     plain = workbench(own, named, models, settings, store, listed=listed, target=own_target, log=log)
@@ -278,7 +279,7 @@ def merge(
     ``score_shard``. Shards that lack are a StoreError; those that do not belong together, or not to these rows, models,
     methods and settings, are a ConfigError.
     """
-    folder, named = Path(folder), by_name(methods)
+    folder, named = Path(folder), named_methods(methods)
     first = complete(folder)
     count = int(first["about"]["shards"])
     bench = workbench(pool, named, bind(models or {}), settings, store, listed=listed, target=target, log=log)

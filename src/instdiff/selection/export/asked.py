@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from instdiff.core import Log, Settings
-from instdiff.core.display import in_one_line
+from instdiff.core.display import Shown, in_one_line, some
 from instdiff.core.files import fingerprint, writing
 from instdiff.data import Pool
 from instdiff.data.write import write_jsonl
@@ -103,7 +103,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Shown):
     """What was written, and how many rows of which layout.
 
     ``say`` is what to do with it, for people; ``command`` trains on it, where there is one. ``changed`` rows have the
@@ -118,6 +118,10 @@ class Exported:
     changed: int = 0
     left_out: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        then = f"\n  {self.command}" if self.command else ""
+        return f"<Exported {self.rows:,} rows, layout {self.layout}: {some(map(str, self.files))}{then}>"
 
 
 def find_layout(asked: Asked, layouts: Mapping[str, Sequence[Layout]], trainer: str) -> Sequence[Layout]:

@@ -6,20 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from instdiff.core import Log
-from instdiff.errors import ConfigError, did_you_mean
+from instdiff.errors import ConfigError, did_you_mean, kind_of
+from instdiff.scoring.given import given_folder
+from instdiff.selection.chosen import Chosen
 from instdiff.selection.export.asked import Asked, Exported
 from instdiff.selection.export.formats import TRAINERS
 from instdiff.selection.export.hub import check_push, hub, push
 from instdiff.selection.export.recipe import recipe_of
-from instdiff.selection.record import RECORD, Found, Reading, find, rows_of
+from instdiff.selection.record import RECORD, Found, Reading, find, found_of, rows_of
 
 FORMATS = (*TRAINERS, "hub")
 
 
 def export(
-    data: str,
+    data: Any,
     format: str,
     output: str | Path,
     *,
@@ -39,7 +42,7 @@ def export(
     Every file is whole or absent; other files of the folder stay as they are.
 
     Args:
-        data: a file of rows, its record, or a run folder.
+        data: a selection, or a file of rows, its record, or a run folder.
         format: one of ``FORMATS``.
         output: the folder that the files go to.
         source: the input that was selected from, where a record alone is given and the input has moved.
@@ -58,16 +61,25 @@ def export(
         DataError: there is no such selection.
         StoreError: the output cannot be written, or the hub refuses it.
     """
-    folder, said = Path(output), log or (lambda line: None)
+    folder, said = given_folder(output), log or (lambda line: None)
     _check(format, folder, {"--push": push_to, "--public": public, "--license": license})
     repo = check_push(push_to, folder) if push_to else None
-    found = find(data, reading, log)
+    found, data = _found(data, reading, log)
     rows, names = rows_of(found, source, reading, log), _name(name, data)
     trained = model or (found.record or {}).get("models", {}).get("base", {}).get("where")
     protected = _inputs_read(found, data, source)
     asked = Asked(rows, found.record, folder, names, layout, template, trained, protected, recipe_of(found), said)
     exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
     return _push(exported, repo, folder, public) if repo else exported
+
+
+def _found(data: Any, reading: Reading | None, log: Log | None) -> tuple[Found, str]:
+    """The selection that is exported, and what it is called."""
+    if isinstance(data, Chosen):
+        return found_of(data), data.scored.name
+    if not isinstance(data, str | Path):
+        raise ConfigError(f"a selection, a file of rows or a run folder is exported; not {type(data).__name__}")
+    return find(str(data), reading, log), str(data)
 
 
 def _push(exported: Exported, repo: str, folder: Path, public: bool) -> Exported:
@@ -77,6 +89,8 @@ def _push(exported: Exported, repo: str, folder: Path, public: bool) -> Exported
 
 def _check(format: str, folder: Path, for_the_hub: Mapping[str, object]) -> None:
     """Refuse with a ConfigError an unknown format, an option of another, or an output that is no folder."""
+    if not isinstance(format, str):
+        raise ConfigError(f"a format is one of {', '.join(FORMATS)}; not {kind_of(format)}")
     if format not in FORMATS:
         raise ConfigError(f"unknown export format '{format}'{did_you_mean(format, FORMATS)}")
     given = next((option for option, value in for_the_hub.items() if value), None)
