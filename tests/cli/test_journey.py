@@ -524,12 +524,5 @@ def test_the_version_and_the_help() -> None:
     assert ok("--version").out == f"{version.__version__}\n"
     for verb in ("score", "select", "sample", "plan", "methods"):
         told = ok(verb, "--help").out
-        examples = told[told.index("\n  Example") :]
-        assert f"instdiff {verb} " in examples
-    told = ok("--help").out
-    # Whole lines, so that they can be copied.
-    assert (
-        "    instdiff score  --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet\n"
-        in told
-    )
-    assert "    instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget 10% --output" in told
+        assert f"\n  instdiff {verb} " in told[told.index("\nExample") :]
+    assert "  instdiff select --data my.jsonl --scores scores.parquet" in ok("--help").out

@@ -57,7 +57,8 @@ def test_files_hold_the_training(config: Path) -> None:
     assert sorted(path.name for path in where.iterdir()) == sorted(NAMES) and not Path("out").exists()
     plain = yaml.safe_load((where / "train.yaml").read_text())
     asked = yaml.safe_load(config.read_text())
-    assert plain == {**asked, "train": {**asked["train"], "learning_rate": 0.02}}
+    places = {"data": "rows.jsonl", "model": asked["train"]["model_name_or_path"], "output": "out"}
+    assert plain == {**asked, **places, "train": {**asked["train"], "learning_rate": 0.02}}
     for name in ("train", "train_fsdp2", "train_zero3"):
         loaded = load(TrainConfig, where / f"{name}.yaml", {})
         assert (loaded.seed, loaded.train.learning_rate, loaded.train.mode) == (7, 0.02, "asft")

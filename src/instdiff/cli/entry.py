@@ -9,12 +9,17 @@ from instdiff.cli.app import app
 
 VERBS = (select, plan, score, merge, store, train, evaluate, compare, search, report, explain, render)
 """The modules that register commands."""
-ORDER = (
-    *("render", "plan", "sample", "score", "select", "train", "eval", "report", "export"),
-    *("pipeline", "compare", "search", "explain", "diff", "merge", "methods", "store"),
-)
+SECTIONS = {
+    "One step at a time": (
+        *("demo", "doctor", "decontaminate", "render", "plan", "sample", "score", "select"),
+        *("report", "verdict", "export"),
+    ),
+    "Whole runs": ("pipeline", "compare", "search", "train", "eval"),
+    "Look closer": ("explain", "diff", "store", "merge", "methods"),
+}
 """The order of the work, in which ``--help`` lists the commands."""
-app.commands = {name: app.commands[name] for name in ORDER}
+app.sections = {title: [name for name in names if name in app.commands] for title, names in SECTIONS.items()}
+app.commands = {name: app.commands[name] for names in app.sections.values() for name in names}
 
 
 def main() -> None:
@@ -24,4 +29,5 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    app.context_settings["color"] = False if os.environ.get("NO_COLOR") else None
     app()

@@ -22,14 +22,14 @@ TEXT = 1200
 @command(
     "explain",
     "selection.ExplainConfig",
-    "config data scores selection by format map targets reasoning system store quiet json",
+    "config data! scores! selection by format map targets reasoning system store quiet json",
     "Examples:\n"
     "  instdiff explain 17 --data my.jsonl --scores scores.parquet\n"
     "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selected.jsonl --by entropy",
     click.Argument(["row"], help="Number of the row, from 0, or its id or the beginning of it."),
 )
 def explain(settings: ExplainConfig, console: Console, row: str) -> None:
-    """Show one row: scores, ranks, reasons, and its tokens coloured by what the models said."""
+    """Show one row: scores, ranks, tokens. Its tokens are coloured by what the models said."""
     from instdiff.cli.token_view import print_tokens
     from instdiff.errors import ConfigError
     from instdiff.scoring.table import read_scores
@@ -62,7 +62,7 @@ def explain(settings: ExplainConfig, console: Console, row: str) -> None:
     click.Argument(["b"], help="The other."),
 )
 def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
-    """Show what two selections share, and where they differ: by source, length and score."""
+    """Show what two selections share. Also where they differ: by source, length and score."""
     from instdiff.selection.diff import difference
     from instdiff.selection.record import Reading
 
@@ -82,8 +82,8 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 @command(
     "export",
     "selection.ExportConfig",
-    "config data format output name layout template model license push public source data_format map targets reasoning "
-    "system quiet json",
+    "config data! format! output! name layout template model license push public source data_format map targets "
+    "reasoning system quiet json",
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
     "  instdiff export --data selected.jsonl --format trl --output trl --model Qwen/Qwen2.5-0.5B\n"
@@ -91,7 +91,7 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
     "  instdiff export --data runs/demo --format hub --output card --license cc-by-4.0 --push hub:owner/name",
 )
 def export(settings: ExportConfig, console: Console) -> None:
-    """Write the subset in a trainer's format, with the lines to paste."""
+    """Write the subset in a trainer's format. Prints the lines to paste."""
     from instdiff.errors import ConfigError
     from instdiff.selection.export.export import FORMATS
     from instdiff.selection.export.export import export as hand_over

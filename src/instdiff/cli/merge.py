@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     click.Argument(["folder"], metavar="DIR", help="Where `score --shards` wrote its files."),
 )
 def merge(asked: MergeConfig, console: Console, folder: str) -> None:
-    """Join the shards of `score --shards` and score all rows; runs no model.
+    """Join the shards of one scoring. Scores all rows of `score --shards` and runs no model.
 
     Data and models are those of the shards; the options say where they are by now, if elsewhere.
     """

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 @command(
     "plan",
     "kinds.PlanConfig",
-    "config data model method set limit format map targets reasoning system template template_date max_length dtype "
+    "config data! model method! set limit format map targets reasoning system template template_date max_length dtype "
     "device store target holdout cluster judge_max_tokens judge_price seed quiet json",
     "Examples:\n"
     "  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest\n"
     "  instdiff plan --config configs/demo.yaml",
 )
 def plan(settings: Config, console: Console) -> None:
-    """Show what a command would cost; spends nothing."""
+    """Show what a command would cost. Spends nothing."""
     from instdiff.config.kinds import PlanConfig
 
     if isinstance(settings, PlanConfig):

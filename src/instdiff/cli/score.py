@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     click.Argument(["name"], required=False, help="One method, with all that is to say about it."),
 )
 def methods(console: Console, name: str | None) -> None:
-    """List the methods: paper, model roles, signals, defaults."""
+    """List the methods: what they do and cost. NAME shows one, with its defaults."""
     from instdiff.methods.describe import describe, describe_all
 
     if name is not None:
@@ -62,13 +62,13 @@ def methods(console: Console, name: str | None) -> None:
 @command(
     "score",
     "commands.ScoreConfig",
-    "config data model method set output limit format map targets reasoning system template template_date max_length "
-    "dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries judge_max_tokens "
-    "judge_batch store warmup target holdout trust_held shards shard_index seed strict quiet json",
+    "config data! model method! set output! limit format map targets reasoning system template "
+    "template_date max_length dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries "
+    "judge_max_tokens judge_batch store warmup target holdout trust_held shards shard_index seed strict quiet json",
     "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
 )
 def score(settings: ScoreConfig, console: Console) -> None:
-    """Score a data set with one or more methods; one row out for each row in."""
+    """Score rows with one or more methods. Each row in is one row out."""
     from instdiff.errors import ConfigError
 
     require_methods(settings)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 @command(
     "sample",
     "commands.SampleConfig",
-    "config data output max_samples limit seed format map quiet json",
+    "config data! output! max_samples! limit seed format map quiet json",
     "Example:  instdiff sample --data my.jsonl --max-samples 1000 --seed 42 --output warmup.jsonl",
 )
 def sample(settings: SampleConfig, console: Console) -> None:
-    """Draw a seeded random subset, the published way."""
+    """Draw a seeded random subset. It is the published one."""
     from instdiff.errors import ConfigError
     from instdiff.selection.selector import sample_rows
 
@@ -40,13 +40,13 @@ def sample(settings: SampleConfig, console: Console) -> None:
 @command(
     "select",
     "commands.SelectConfig",
-    "config data scores method set budget order group_by with_scores output record model limit format map targets "
+    "config data! scores method set budget order group_by with_scores output! record model limit format map targets "
     "reasoning system store seed strict quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
 )
 def select(settings: SelectConfig, console: Console) -> None:
-    """Rank by a method's scores and cut to a budget."""
+    """Rank rows by their scores, cut to a budget."""
     from instdiff.core.budget import configured_budget
     from instdiff.scoring.advice import advise
     from instdiff.selection.record import record_path

@@ -12,7 +12,7 @@ from instdiff.cli.console import Console, table
 if TYPE_CHECKING:
     from instdiff.config.commands import StoreConfig
 
-place = Group("store", help="What the store holds, and dropping what nobody needs.", no_args_is_help=True)
+place = Group("store", help="Inspect and clean the cache of computed columns", no_args_is_help=True)
 app.add_command(place)
 
 SECONDS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
