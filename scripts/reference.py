@@ -9,6 +9,7 @@ import typing
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
+import click
 from pydantic.fields import FieldInfo
 
 from instdiff.cli.app import Verb
