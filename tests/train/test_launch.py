@@ -148,7 +148,7 @@ def test_the_printed_command_trains_as_one_process(config: Path, tmp_path: Path)
         [*torchrun, *words[1:], "--device", "cpu"], env=env, capture_output=True, text=True, check=False
     )
     assert done_two.returncode == 0, done_two.stderr
-    assert done_two.stdout.count("is trained on 12 rows") == 1
+    assert done_two.stdout.count("Trained on 12 rows") == 1
     torch.set_num_threads(1)
     cli(*asked, "--output", "alone", "--device", "cpu")
     records = [json.loads(Path(name, "training.json").read_text()) for name in ("alone", "out")]

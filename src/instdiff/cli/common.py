@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from instdiff.scoring.table import ScoreTable
 
 
-def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
+def load_pool(config: DataConfig, console: Console, output: str | None, log: Log | None = None) -> Pool:
     """The rows that a command works on; bad lines go to ``NAME.rejected.jsonl`` beside its output ``NAME.…``."""
     from instdiff.data import load
 
-    return load(rejects_path=rejects_path(output) if output else None, log=console.log, **_how(config))
+    return load(rejects_path=rejects_path(output) if output else None, log=log or console.log, **_how(config))
 
 
 def rejects_path(output: str) -> Path:
@@ -51,6 +51,19 @@ def _how(config: DataConfig) -> dict[str, Any]:
         "longest_line_mb": config.longest_line_mb,
         **config.turns(),
     }
+
+
+def data_options(config: DataConfig) -> list[str]:
+    """The options that make another command read the same rows; none where they cannot be read again."""
+    from instdiff.config.base import has_stdin
+
+    if has_stdin(config.data):
+        return []
+    given = config.model_dump(include={"limit", "format", "targets", "reasoning", "system"}, exclude_defaults=True)
+    given |= {"map": ",".join(f"{name}={column}" for name, column in (config.mapping() or {}).items()) or None}
+    sources = [config.data] if isinstance(config.data, str) else config.data or []
+    words = [("data", source) for source in sources] + [(key, value) for key, value in given.items() if value]
+    return [word for key, value in words for word in (f"--{key}", str(value))]
 
 
 def require_output(output: str | None) -> str:

@@ -54,7 +54,7 @@ def write_section(title: str, records: list[tuple[str, str]], formatter: click.H
 
 def first_sentence(text: str) -> str:
     """What a list of commands says of one."""
-    return re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0].removesuffix(".")
+    return re.split(r"(?<=\.)\s(?=[A-Z`])", " ".join(text.split()), maxsplit=1)[0].removesuffix(".")
 
 
 def write_epilog(text: str, formatter: click.HelpFormatter) -> None:
@@ -68,7 +68,7 @@ def write_epilog(text: str, formatter: click.HelpFormatter) -> None:
 
 def fold_command(line: str, width: int) -> Iterator[str]:
     """The command in lines of at most ``width`` characters, broken before options; those after the first go on."""
-    first, *rest = re.split(r"\s+(?=-|\w+\.\w+=)", re.sub(r"\s+", " ", line))
+    first, *rest = re.split(r"\s+(?=-|\w+\.\w+=)", " ".join(line.split()))
     held = f"  {first}"
     for word in rest:
         if len(held) + len(word) + 3 > width:

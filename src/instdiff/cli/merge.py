@@ -42,7 +42,7 @@ def merge(asked: MergeConfig, console: Console, folder: str) -> None:
     pool, how = load_pool(settings, console, out), inputs(settings, console.log)
     scores = merged(folder, pool, named, bind(settings.model), specs=specs, **how)
     console.log(f"{first['about']['shards']} shards of {folder} are joined")
-    write_scores(scores, out, console, strict=asked.strict)
+    write_scores(scores, out, console, settings.model_copy(update={"strict": asked.strict}))
 
 
 def _again(first: dict[str, Any], asked: MergeConfig, folder: str) -> ScoreConfig:

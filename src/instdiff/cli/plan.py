@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
 from instdiff.cli.common import build_methods, load_pool, require_methods, rows_to
-from instdiff.cli.console import Console, clock, table
+from instdiff.cli.console import Console, span, table
 
 if TYPE_CHECKING:
     from instdiff.config.base import Config
@@ -120,10 +120,13 @@ def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:
     lines = []
     if here or not away:
         rows, tokens, shared = (sum(getattr(p, k) for p in here) for k in ("todo_rows", "todo_tokens", "shared_tokens"))
+        skipped = f" ({shared:,} shared prefixes skipped)" if shared else ""
+        dtype = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}[str(bench.dtype).removeprefix("torch.")]
+        device = str(bench.device).upper() if str(bench.device) == "cpu" else bench.device
+        loads = f"{costs.model_loads} model load{'s' * (costs.model_loads != 1)}"
         lines.append(
-            f"to do: {rows:,} rows, {tokens:,} tokens, of which {shared:,} are shared beginnings and not computed "
-            f"again, {costs.model_loads} model loads, about {clock(costs.seconds)} on {bench.device} in "
-            f"{str(bench.dtype).removeprefix('torch.')}"
+            f"To compute: {rows:,} rows, {tokens - shared:,} tokens{skipped}, {loads}, "
+            f"about {span(costs.seconds)} on {device}, {dtype}"
         )
     return lines + [
         f"{p.model}: {p.calls:,} calls with about {p.todo_tokens:,} tokens, and at most {p.most_tokens_out:,} tokens "
@@ -193,11 +196,3 @@ def short(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {letter}"
     return f"{number:.3g} "
-
-
-def span(seconds: float) -> str:
-    """A time in its own unit."""
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"

@@ -106,4 +106,4 @@ def _print_coloured(shown: Shown) -> None:
     text = Text()
     for part, piece in shown.parts:
         text.append(visible(piece), STYLES[part.value])
-    Rich(file=sys.stdout, highlight=False).print(text, soft_wrap=True)
+    Rich(file=sys.stdout, highlight=False).print(text)

@@ -34,7 +34,7 @@ def sample(settings: SampleConfig, console: Console) -> None:
     rows = sample_rows(len(pool), settings.max_samples, settings.seed)
     pool.write(out, rows)
     facts = {"rows": len(rows), "of": len(pool), "seed": settings.seed, "output": out}
-    console.result(facts, f"{len(rows):,} of {len(pool):,} rows (seed {settings.seed}) in {out}")
+    console.result(facts, f"Drew {len(rows):,} of {len(pool):,} rows (seed {settings.seed}) -> {out}")
 
 
 @command(
@@ -53,7 +53,10 @@ def select(settings: SelectConfig, console: Console) -> None:
     from instdiff.selection.selector import select as choose
 
     out = require_output(settings.output)
-    pool = load_pool(settings, console, out)
+    told = list[str]()
+    pool = load_pool(settings, console, out, told.append)
+    for line in told[1 if settings.scores else 0 :]:  # `score` has told the format
+        console.log(line)
     table = _scores(settings, pool, console)
     name = _one_method(settings, table)
     chosen = choose(
@@ -67,15 +70,9 @@ def select(settings: SelectConfig, console: Console) -> None:
     )
     chosen.write(out, with_scores=settings.with_scores)
     place = Path(settings.record or record_path(out))
-    earlier = ", in place of an earlier one" if place.exists() else ""
+    earlier = " (in place of an earlier one)" if place.exists() else ""
     record = chosen.write_record(place, out)
-    counts = record["counts"]
-    tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
-    console.result(
-        {**record, "output": out},
-        f"{len(chosen):,} of {len(pool):,} rows{tokens} by {name} within {chosen.budget} in {out}; "
-        f"the record is {place}{earlier}",
-    )
+    console.result({**record, "output": out}, f"{chosen.told()} -> {out}\nRecord: {place}{earlier}")
     for line in advise(chosen.scored):
         console.log(line)
     if short := chosen.shortfall():
@@ -83,6 +80,9 @@ def select(settings: SelectConfig, console: Console) -> None:
         if settings.strict:
             print("error: --strict, and the budget was not met", file=sys.stderr)
             sys.exit(3)
+    if Path(out).suffix == ".jsonl":
+        folder = Path(out).with_name(f"{Path(out).stem}_trl")
+        console.next("export", "--data", out, "--format", "trl", "--output", folder)
 
 
 def _scores(settings: SelectConfig, pool: Pool, console: Console) -> ScoreTable:

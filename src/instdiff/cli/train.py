@@ -37,7 +37,7 @@ def train(settings: TrainConfig, console: Console) -> None:
         return
     facts = _fit(settings, console)
     if main:
-        console.result(facts, f"{facts['model']} is trained on {facts['rows']:,} rows")
+        console.result(facts, f"Trained on {facts['rows']:,} rows -> {facts['output']}")
 
 
 def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:

@@ -81,6 +81,19 @@ class Selection:
             "as --budget '50% eligible'"
         )
 
+    def told(self) -> str:
+        """What was selected of what, by which method, and what was asked for."""
+        tokens = ""
+        if self.n_tokens >= 0:
+            whole = int(self.scored.n_tokens[self.scored.scorable].sum())
+            tokens = f", {self.n_tokens:,} of {whole:,} response tokens,"
+        share = 100 * len(self) / len(self.scored)
+        unit = "response tokens" if self.budget.of_tokens else "rows"
+        return (
+            f"Selected {len(self):,} of {len(self.scored):,} rows ({share:.3g} %){tokens} by {self.scored.name} "
+            f"(asked for {self.budget}: {self.asked:,} {unit})"
+        )
+
     def _repr_html_(self) -> str:
         """What a notebook shows: how much, and the first rows."""
         some = self.at[:NOTEBOOK]
@@ -88,9 +101,7 @@ class Selection:
             [int(row), float(self.scored.value[at]), sample.instruction[:TEXT], sample.response[:TEXT]]
             for row, at, sample in zip(self.rows, some, self.pool.take(some).samples(), strict=False)
         ]
-        tokens = f", {self.n_tokens:,} response tokens" if self.n_tokens >= 0 else ""
-        said = f"{len(self):,} of {len(self.scored):,} rows{tokens} by {self.scored.name} within {self.budget}"
-        return f"<p>{html.escape(said)}</p>{html_table(['row', 'score', 'instruction', 'response'], lines)}"
+        return f"<p>{html.escape(self.told())}</p>{html_table(['row', 'score', 'instruction', 'response'], lines)}"
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write the input's own rows as JSON lines."""
