@@ -164,6 +164,7 @@ class Verb(click.Command):
         arguments = {str(one.name): values.pop(str(one.name)) for one in self.arguments}
         if not self.config:
             return self.function(console, **arguments)
+        from instdiff.cli.preflight import check
         from instdiff.config.base import load
 
         file, words = values.pop("config", None), list(values.pop("overrides", ()))
@@ -177,7 +178,9 @@ class Verb(click.Command):
         kind = self.kind().of_file(file)
         if kind is not self.kind():  # whose keys take one value where ours may repeat
             given = {name: v[0] if isinstance(v, tuple) and len(v) == 1 else v for name, v in given.items()}
-        return self.function(load(kind, file, given, [*sets, *words]), console, **arguments)
+        settings = load(kind, file, given, [*sets, *words])
+        check(str(self.name), settings, self.required if kind is self.kind() else [])
+        return self.function(settings, console, **arguments)
 
 
 app = Group(

@@ -75,14 +75,6 @@ def require_output(output: str | None) -> str:
     return output
 
 
-def require_methods(config: ScoreConfig) -> None:
-    """Refuse a configuration without a method."""
-    from instdiff.errors import ConfigError
-
-    if not config.method:
-        raise ConfigError("no method is named; give --method (see `instdiff methods`)")
-
-
 def build_methods(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[str, str]]:
     """The configuration's methods, and how each was named."""
     from instdiff.config.methods import make_methods, short_name

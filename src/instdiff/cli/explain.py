@@ -31,14 +31,12 @@ TEXT = 1200
 def explain(settings: ExplainConfig, console: Console, row: str) -> None:
     """Show one row: scores, ranks, tokens. Its tokens are coloured by what the models said."""
     from instdiff.cli.token_view import print_tokens
-    from instdiff.errors import ConfigError
     from instdiff.scoring.table import read_scores
     from instdiff.selection.explain import as_json
     from instdiff.selection.explain import explain as look
     from instdiff.selection.record import Reading, find
 
-    if not settings.data or not settings.scores:
-        raise ConfigError(f"no {'scores are' if settings.data else 'data is'} named; give --data FILE --scores FILE")
+    assert settings.data and settings.scores
     scores = read_scores(settings.scores)
     reading = Reading(settings.format, settings.map, **settings.turns())
     # Rows after the last that was scored are none of its business: it may have been scored with --limit.
@@ -92,15 +90,10 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 )
 def export(settings: ExportConfig, console: Console) -> None:
     """Write the subset in a trainer's format. Prints the lines to paste."""
-    from instdiff.errors import ConfigError
-    from instdiff.selection.export.export import FORMATS
     from instdiff.selection.export.export import export as hand_over
     from instdiff.selection.record import Reading
 
-    if not settings.data:
-        raise ConfigError("no data is named; give --data selected.jsonl, its record or a run folder")
-    if not settings.format:
-        raise ConfigError(f"no trainer is named; give --format, one of {', '.join(FORMATS)}")
+    assert settings.data and settings.format
     done = hand_over(
         settings.data,
         settings.format,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
-from instdiff.cli.common import build_methods, load_pool, require_methods, rows_to
+from instdiff.cli.common import build_methods, load_pool, rows_to
 from instdiff.cli.console import Console, span, table
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ def _stages_text(found: RunCost) -> str:
 def _plan_scores(settings: ScoreConfig, console: Console) -> None:
     from instdiff.scoring.cost import estimate_cost
 
-    require_methods(settings)
     named, _ = build_methods(settings)
     bench, first = _bench(settings, named, console)
     costs = estimate_cost(bench, named, settings.judge_price)

@@ -20,7 +20,6 @@ from instdiff.cli.common import (
     listed_rows,
     load_pool,
     read_shards,
-    require_methods,
     require_output,
     rows_to,
     run_score,
@@ -105,7 +104,6 @@ def score(settings: ScoreConfig, console: Console) -> None:
     """Score rows with one or more methods. Each row in is one row out."""
     from instdiff.errors import ConfigError
 
-    require_methods(settings)
     out = require_output(settings.output)
     if settings.shards is not None or settings.shard_index is not None:
         _one_shard(settings, out, console)

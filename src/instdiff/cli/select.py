@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 )
 def sample(settings: SampleConfig, console: Console) -> None:
     """Draw a seeded random subset. It is the published one."""
-    from instdiff.errors import ConfigError
     from instdiff.selection.selector import sample_rows
 
     out = require_output(settings.output)
-    if settings.max_samples is None:
-        raise ConfigError("no size is named; give --max-samples N")
+    assert settings.max_samples
     pool = load_pool(settings, console, out)
     rows = sample_rows(len(pool), settings.max_samples, settings.seed)
     pool.write(out, rows)
