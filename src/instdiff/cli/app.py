@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, and options are made when a command ru
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import os
@@ -21,8 +22,8 @@ import click
 from instdiff.cli.console import Console
 from instdiff.cli.help import write_commands, write_epilog, write_options
 from instdiff.cli.options import OVERRIDES, SPECIAL, make_option
-from instdiff.core.display import visible, visible_json
-from instdiff.errors import ConfigError, EngineError, InstDiffError
+from instdiff.core.display import in_one_line, visible, visible_json
+from instdiff.errors import ConfigError, EngineError, InstDiffError, StoreError
 from instdiff.version import __version__
 
 if TYPE_CHECKING:
@@ -78,6 +79,25 @@ class Group(click.Group):
             close = " or ".join(map(repr, get_close_matches(args[0], self.commands, n=2)))
             ctx.fail(f"No such command '{args[0]}'{f'; did you mean {close}?' if close else ''}")
         return super().resolve_command(ctx, args)
+
+
+def _give_up_stdout() -> None:
+    """Python's own flush at exit must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_the_world(error: InstDiffError | OSError | UnicodeEncodeError) -> InstDiffError:
+    """What the system refuses, in a sentence: names that it cannot hold, files that it does not give."""
+    if isinstance(error, InstDiffError):
+        return error
+    if isinstance(error, UnicodeEncodeError):
+        return ConfigError(f"'{in_one_line(str(error.object))}' cannot be written as UTF-8; give it another name")
+    if error.filename is None and error.errno == errno.ENOSPC:
+        _give_up_stdout()
+    name = error.filename if error.filename is not None else "standard output or a file"
+    return StoreError(
+        f"'{in_one_line(os.fsdecode(name) if not isinstance(name, int) else str(name))}': {error.strerror}"
+    )
 
 
 def _usage(error: click.UsageError) -> ConfigError:
@@ -141,11 +161,10 @@ class Verb(click.Command):
             self.run(dict(ctx.params))
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader, such as `head`, has what it wanted. Python's own flush at exit must not fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_stdout()  # the reader, such as `head`, has what it wanted
             sys.exit(0)
-        except InstDiffError as error:
-            print(render_error(error, as_json=bool(ctx.params.get("json"))), file=sys.stderr)
+        except (InstDiffError, OSError, UnicodeEncodeError) as error:
+            print(render_error(_of_the_world(error), as_json=bool(ctx.params.get("json"))), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)

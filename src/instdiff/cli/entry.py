@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from instdiff.cli import compare, evaluate, explain, merge, plan, render, report, score, search, select, store, train
 from instdiff.cli.app import app
@@ -24,6 +25,11 @@ app.commands = {name: app.commands[name] for names in app.sections.values() for 
 
 def main() -> None:
     """Entry point."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    if sys.stdout is None:
+        print("error: standard output is closed; send the result to a file or to /dev/null", file=sys.stderr)
+        sys.exit(2)
     # Two busy cores must not spin on each other while they wait, but some 20 microseconds of it are cheaper than sleep
     # (a fifth of a small model's time). Both have to be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -179,7 +179,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueLoader)
     except OSError as error:
         raise ConfigError(f"config file '{path}': {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ConfigError(f"config file '{path}' is nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"config file '{path}' is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"config file '{path}' must hold a mapping of keys, not {values!r}")
@@ -190,7 +192,7 @@ def scalar(text: str) -> Any:
     """A value typed on the command line, read as YAML reads it; ``5e-5`` is a number here."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         return text
     # A text may hold a colon or '#', as templates do; only braces make a mapping, only quotes keep a number a text.
     if isinstance(value, dict) and not text.lstrip().startswith("{"):

@@ -52,6 +52,8 @@ SEED = "Seed of everything random."
 OUTPUT = "Where the result goes."
 METHODS = "Names, comma-separated or repeated; ./mine.py:Margin is your own."
 MODELS = "ROLE=WHERE, or WHERE for the base; may repeat. A folder, hub id, builtin:tiny, WHERE+ADAPTER."
+MOST = 2**53
+"""Rows beyond this are no number of rows."""
 MODEL = "Base model: a folder, hub id, builtin:tiny."
 REASONING = "Thoughts are learnt, shown only, or dropped."
 SYSTEM = "Where the template refuses system turns; fold puts them into the first user turn."
@@ -74,7 +76,7 @@ class DataConfig(Config):
     targets: Literal["all", "last", "all+calls"] = key("all", "Turns to learn (all+calls: tool calls too).")
     reasoning: Literal["learn", "context", "drop"] = key("learn", REASONING)
     system: Literal["keep", "fold"] = key("keep", SYSTEM)
-    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", also="max_samples")
+    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", le=MOST, also="max_samples")
     longest_line_mb: PositiveInt = key(256, "Megabytes of a line of data, after which it is left out unread.")
     instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
     input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
@@ -146,10 +148,10 @@ class ExecutorConfig(Config):
 class SampleConfig(DataConfig):
     """``instdiff sample``: a seeded random subset."""
 
-    limit: PositiveInt | None = key(None, "First N rows.", metavar="N")
+    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", le=MOST)
     seed: int = key(42, SEED)
     output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
-    max_samples: PositiveInt | None = key(None, "Rows that are drawn.")
+    max_samples: PositiveInt | None = key(None, "Rows that are drawn.", le=MOST)
 
 
 class MethodsConfig(DataConfig, RunConfig):
@@ -205,7 +207,7 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
 class RenderConfig(DataConfig, TemplateConfig):
     """``instdiff render``."""
 
-    limit: PositiveInt = key(5, "First N rows.", metavar="N", also="max_samples")
+    limit: PositiveInt = key(5, "First N rows.", metavar="N", le=MOST, also="max_samples")
     model: dict[str, str] = key(dict, "Whose tokenizer: a folder, hub id, builtin:tiny.", also="model_path base_model")
     row: list[str] = key(list, "A row's number, from 0, or its id or the beginning of it; may repeat.")
 

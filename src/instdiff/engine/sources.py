@@ -164,6 +164,8 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot read '{folder / name}': {first_line(error)}") from None
+    if not isinstance(settings, dict):
+        raise EngineError(f"cannot read '{folder / name}': it holds no mapping of keys")
     return settings
 
 
