@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from instdiff.config.base import verbs_with
 from instdiff.errors import ConfigError, InstDiffError, PlanError, all_of, lacking
 
 REQUIRED = {
@@ -25,11 +26,22 @@ REQUIRED = {
 SUITES = {"math": "math_verify", "openllm": "lm_eval", "med": "lm_eval"}
 """Suites with the package of the extra ``eval`` that they need."""
 
+UNUSED_IN_TRAIN = (
+    *("batch_tokens", "workers"),
+    *("judge_concurrency", "judge_timeout", "judge_tries", "judge_max_tokens", "judge_batch"),
+)
+"""Keys of runs that a training does not read; ``plan`` reads ``cluster`` and ``judge_price`` of every file."""
+
 
 def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     """Raise one error with all that is wrong: methods, what is not named, places, packages."""
     found = list(_methods(verb, settings))
     found += [ConfigError(REQUIRED[key]) for key in required if not getattr(settings, key)]
+    found += [
+        ConfigError(f"'{key}' has no effect in train; it is a key of {', '.join(sorted(verbs_with(key) - {'train'}))}")
+        for key in (UNUSED_IN_TRAIN if verb == "train" else ())
+        if key in settings.model_fields_set
+    ]
     found += _places(verb, settings)
     found += [PlanError(lacking(*one)) for one in _needs(verb, settings) if not any(map(find_spec, one[1].split("/")))]
     if found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin
 
@@ -147,10 +148,25 @@ def canonical(kind: type[Config], values: Mapping[str, Any], source: str, prefix
 def _suggest(prefix: str, given: str, kind: type[Config]) -> str:
     known = [*kind.model_fields, *kind.aliases()]
     hint = did_you_mean(given, known)
+    users = [] if prefix else sorted(verbs_with(given))
+    if users:
+        return f"; it is a key of {', '.join(users)}"
     if "did you mean" not in hint and len(known) > 12:
         verb = re.search(r"instdiff [a-z]+", kind.__doc__ or "")
         return f"; {f'`{verb[0]} --help` and ' if verb else ''}docs/configuration.md list the keys"
     return hint.replace("did you mean '", f"did you mean '{prefix}") if "did you mean" in hint else hint
+
+
+def verbs_with(key: str) -> set[str]:
+    """The commands whose configuration has this key."""
+    for module in ("kinds", "compare", "evaluate", "search", "selection"):
+        import_module(f"instdiff.config.{module}")
+    kinds, verbs = list(Config.__subclasses__()), set[str]()
+    for kind in kinds:  # which grows
+        kinds += kind.__subclasses__()
+        verb = re.match(r"``instdiff ([a-z]+)``", kind.__doc__ or "")
+        verbs |= {verb[1]} if verb and key in {*kind.model_fields, *kind.aliases()} else set()
+    return verbs
 
 
 def _config_type(annotation: Any) -> type[Config] | None:
