@@ -159,3 +159,33 @@ def test_a_sweep_tells_its_budget_also_when_memory_is_short(lab: Lab, monkeypatc
     again = Watching()
     lab.score(some_rows(40), [Perplexity()], store=store, progress=again)
     assert (again.nothing, again.budgets, again.labels) == ([("base · prompted", 40)], [], [])
+
+
+def test_no_stage_is_silent(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.stage("reading my.jsonl")
+    for seconds in (0.5, 0.6, 10, 19, 2, 29, 2):  # told after a second, and after each half minute without news
+        clock[0] += seconds
+        console.beat()
+    console.stage("preparing models")
+    console.beat()
+    clock[0] += 2
+    console.beat()
+    console.log("news")
+    clock[0] += 29
+    console.beat()
+    clock[0] += 1
+    console.beat()
+    assert capsys.readouterr().err.splitlines() == [
+        "reading my.jsonl …",
+        "reading my.jsonl: still at work after 32.1 s",
+        "reading my.jsonl: still at work after 1.05 min",
+        "preparing models …",
+        "news",
+        "preparing models: still at work after 32 s",
+    ]
+    quiet = Console(quiet=True)
+    quiet.stage("x")
+    clock[0] += 60
+    quiet.beat()
+    assert capsys.readouterr().err == ""

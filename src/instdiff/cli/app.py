@@ -111,8 +111,11 @@ def _usage(error: click.UsageError) -> ConfigError:
 class Verb(click.Command):
     """A command whose options are keys of its configuration.
 
-    User errors are one message and exit 2, interruptions 130, bugs a traceback and 1.
+    User errors are one message and exit 2, interruptions 130, bugs a traceback and 1. Where the program is a process of
+    its own the verb is ``watched``: no stage of it is silent.
     """
+
+    watched = False
 
     def __init__(
         self,
@@ -180,6 +183,9 @@ class Verb(click.Command):
     def run(self, values: dict[str, Any]) -> None:
         """Build the configuration of what was given, and call the function with it."""
         console = Console(quiet=values.pop("quiet", False), as_json=values.pop("json", False))
+        console.stage(str(self.name))
+        if Verb.watched:
+            console.keep_alive()
         arguments = {str(one.name): values.pop(str(one.name)) for one in self.arguments}
         if not self.config:
             return self.function(console, **arguments)

@@ -19,7 +19,10 @@ def load_pool(config: DataConfig, console: Console, output: str | None, log: Log
     """The rows that a command works on; bad lines go to ``NAME.rejected.jsonl`` beside its output ``NAME.…``."""
     from instdiff.data import load
 
-    return load(rejects_path=rejects_path(output) if output else None, log=log or console.log, **_how(config))
+    console.stage(f"reading {config.data}")
+    pool = load(rejects_path=rejects_path(output) if output else None, log=log or console.log, **_how(config))
+    console.stage("preparing models and rows")
+    return pool
 
 
 def rejects_path(output: str) -> Path:

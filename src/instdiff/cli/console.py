@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from instdiff.core.display import visible, visible_json
 from instdiff.core.progress import Advance, Meter
 
 PLAIN_SECONDS = 10.0
+SILENT_SECONDS = 30.0
+"""After which a stage without news is told again."""
 
 
 class Console:
@@ -30,14 +33,39 @@ class Console:
         self.quiet, self.as_json = quiet, as_json
         self.terminal = sys.stderr.isatty() and not as_json and not quiet
         self._meter: Meter | None = None
+        self._stage, self._told, self._drawn = "", False, False
+        self._began = self._news = time.monotonic()
         self._skipped = set[str]()
 
     def log(self, line: str, **facts: Any) -> None:
         """One line of what happens."""
         if self.quiet:
             return
+        self._news = time.monotonic()
         text = visible_json({"message": line, **facts}) if self.as_json else visible(line)
         print(text, file=sys.stderr, flush=True)
+
+    def stage(self, what: str) -> None:
+        """What is being done from now on; ``beat`` tells it where it takes more than a second."""
+        self._stage, self._told, self._began = what, False, time.monotonic()
+
+    def beat(self) -> None:
+        """Tell the stage after a second without news, and again after each half minute; a bar is news enough."""
+        now = time.monotonic()
+        if self._drawn or now - max(self._news, self._began) < (SILENT_SECONDS if self._told else 1.0):
+            return
+        self.log(f"{self._stage}: still at work after {span(now - self._began)}" if self._told else f"{self._stage} …")
+        self._told = True
+
+    def keep_alive(self) -> None:
+        """Beat until the process ends, so that no stage is silent."""
+
+        def go_on() -> None:
+            while True:
+                time.sleep(0.5)
+                self.beat()
+
+        threading.Thread(target=go_on, name="heartbeat", daemon=True).start()
 
     def result(self, facts: Mapping[str, Any], text: str) -> None:
         """What the command was asked for."""
@@ -54,14 +82,20 @@ class Console:
     def task(self, label: str, *, rows: int, tokens: int, cached: int = 0) -> Iterator[Advance]:
         """Show a long step."""
         self._meter = meter = Meter(rows, tokens, cached)
+        self.stage(label)
         if self.quiet:
             yield meter.add
         elif self.terminal:
-            with self._bar(label, meter) as advance:
-                yield advance
+            self._drawn = True
+            try:
+                with self._bar(label, meter) as advance:
+                    yield advance
+            finally:
+                self._drawn = False
         else:
             with self._lines(label, meter) as advance:
                 yield advance
+        self.stage(f"after {label}")
 
     def budget(self, tokens: int) -> None:
         """Show the tokens of a batch beside the running step."""

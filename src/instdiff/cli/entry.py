@@ -6,7 +6,7 @@ import os
 import sys
 
 from instdiff.cli import compare, evaluate, explain, merge, plan, render, report, score, search, select, store, train
-from instdiff.cli.app import app
+from instdiff.cli.app import Verb, app
 
 VERBS = (select, plan, score, merge, store, train, evaluate, compare, search, report, explain, render)
 """The modules that register commands."""
@@ -35,5 +35,6 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    Verb.watched = True
     app.context_settings["color"] = False if os.environ.get("NO_COLOR") else None
     app()
