@@ -28,12 +28,22 @@ def info(settings: StoreConfig, console: Console) -> None:
 
     store = Store(settings.store)
     found = columns(store)
-    rows = [[c.measure, c.model[:12], c.dtype, c.rows, c.values, round(c.bytes / 1e6, 1), _day(c.used)] for c in found]
-    text = table(["measure", "model", "dtype", "rows", "values", "MB", "last used"], rows)
-    total = sum(c.bytes for c in found) / 1e6
+    rows = [
+        [
+            ", ".join(c.where) or c.model[:12],
+            ", ".join(c.views),
+            c.measure,
+            c.dtype,
+            c.rows,
+            _size(c.bytes),
+            _day(c.used),
+        ]
+        for c in found
+    ]
+    text = table(["model", "views", "measure", "dtype", "rows", "size", "last used"], rows)
     console.result(
         {"store": str(store.root), "columns": [asdict(c) for c in found]},
-        f"{text}\n\n{len(found)} columns, {total:,.1f} MB in {store.root}",
+        f"{text}\n\n{len(found)} columns, {_size(sum(c.bytes for c in found))} in {store.root}",
     )
 
 
@@ -105,6 +115,13 @@ def _seconds(text: str) -> float:
     if found is None:
         raise ConfigError(f"--older-than '{text}' is not understood; write 12h, 30d or 8w")
     return float(found[1]) * SECONDS[found[2]]
+
+
+def _size(count: int) -> str:
+    return next(
+        (f"{count / size:.3g} {unit}" for size, unit in ((1e9, "GB"), (1e6, "MB")) if count >= size),
+        f"{count / 1e3:.3g} kB",
+    )
 
 
 def _day(seconds: float) -> str:

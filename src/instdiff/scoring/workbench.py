@@ -364,6 +364,8 @@ class Workbench:
             closing(self._sweep(step, rows, tuple(columns))) as batches,
         ):
             bad = run_pass(telling(batches, progress), keys, columns, self.store, advance)
+        for column in columns.values():
+            self.store.note(column, str(self.models[step.model]), view_name(step.view))
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 
