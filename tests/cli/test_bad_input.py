@@ -526,16 +526,16 @@ def test_all_faults_of_a_configuration_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("words", "module", "message"),
     [
-        (["pipeline"], "trl", 'training needs trl, which is missing; run: pip install "instdiff[train]"'),
-        (["compare", "--method", "ifd"], "trl", "training needs trl"),
-        (["search"], "trl", "training needs trl"),
-        (["train"], "trl", "training needs trl"),
+        (["pipeline"], "trl", 'training needs TRL, which is missing; run: pip install "instdiff[train]"'),
+        (["compare", "--method", "ifd"], "trl", "training needs TRL"),
+        (["search"], "trl", "training needs TRL"),
+        (["train"], "trl", "training needs TRL"),
         (
             ["score", "--method", "random", "executor=ray"],
             "ray",
-            "the executor ray needs ray, which is missing; run: pip",
+            "the executor ray needs Ray, which is missing; run: pip",
         ),
-        (["pipeline", "eval.suite=math"], "math_verify", "the suite math needs math_verify"),
+        (["pipeline", "eval.suite=math"], "math_verify", "the suite math needs math-verify"),
         (["score", "--method", "alpagasus", "--model", "judge=openai:m@http://h/v1"], "httpx2", "a judge behind"),
     ],
 )

@@ -154,7 +154,7 @@ def test_rows_by_id_and_their_errors(model: str) -> None:
     assert letter, "two ids begin with the same letter"
     error = cli("explain", letter, "--data", "some.jsonl", "--scores", "scores.parquet").error
     assert f"rows have an id that begins with '{letter}'" in error
-    assert "give --data FILE --scores FILE" in cli("explain", "1").error
+    assert "no scores are named; give --scores FILE" in cli("explain", "1").error
     write_jsonl("other.jsonl", ROWS[3:])
     assert "score this file again" in cli("explain", "1", "--data", "other.jsonl", "--scores", "scores.parquet").error
     said = explain(0, "--by", "nll", data="some.jsonl").out

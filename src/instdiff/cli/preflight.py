@@ -32,6 +32,12 @@ UNUSED_IN_TRAIN = (
 )
 """Keys of runs that a training does not read; ``plan`` reads ``cluster`` and ``judge_price`` of every file."""
 
+NAMES = {
+    **{"trl": "TRL", "ray": "Ray", "math_verify": "math-verify", "lm_eval": "lm-eval"},
+    **{"datasets": "datasets", "httpx2/httpx": "httpx2"},
+}
+"""Packages as people write them."""
+
 
 def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     """Raise one error with all that is wrong: methods, what is not named, places, packages."""
@@ -43,7 +49,11 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
         if key in settings.model_fields_set
     ]
     found += _places(verb, settings)
-    found += [PlanError(lacking(*one)) for one in _needs(verb, settings) if not any(map(find_spec, one[1].split("/")))]
+    found += [
+        PlanError(lacking(what, NAMES[packages], extra))
+        for what, packages, extra in _needs(verb, settings)
+        if not any(map(find_spec, packages.split("/")))
+    ]
     if found:
         raise all_of(found)
 
