@@ -18,7 +18,7 @@ REQUIRED = {
     "method": "no method is named; give --method (see `instdiff methods`)",
     "model": "no model is named; give --model WHERE",
     "scores": "no scores are named; give --scores FILE",
-    "suite": "no suite is named; give --suite",
+    "suite": "no suite is named; give --suite, one or several of heldout, math, med, openllm, code, general, skills",
     "max_samples": "no size is named; give --max-samples N",
     "format": "no trainer is named; give --format, one of llamafactory, axolotl, trl, jsonl, parquet, hub",
 }
@@ -82,10 +82,11 @@ def _places(verb: str, settings: Any) -> Iterator[InstDiffError]:
     from instdiff.engine.sources import local_folder
     from instdiff.scoring.models import parse_model
 
-    data = [] if verb in ("export", "eval", "report", "merge") else getattr(settings, "data", None) or []
+    later = verb in ("export", "eval", "report", "merge") or getattr(settings, "print_launch", None)
+    data = [] if later else getattr(settings, "data", None) or []
     try:
         for source in [data] if isinstance(data, str) else data:
-            if source != "-" and "://" not in source and not source.startswith("hub:"):
+            if source != "-" and "://" not in source and not source.startswith(("hub:", "builtin:")):
                 find_files(source)
     except InstDiffError as error:
         yield error
