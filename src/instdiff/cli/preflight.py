@@ -60,17 +60,21 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
 
 def _methods(verb: str, settings: Any) -> Iterator[InstDiffError]:
     """What is wrong with the methods that are scored, and with the roles that they need."""
-    if verb not in ("score", "plan") or not isinstance(getattr(settings, "method", None), dict):
+    from instdiff.config.commands import ScoreConfig
+
+    if verb not in ("score", "plan") or not isinstance(settings, ScoreConfig):
         return
     from instdiff.config.methods import make_methods, short_name
+    from instdiff.scoring.crossfit import HOLDOUT
+    from instdiff.scoring.crossfit import lacking as untrained
     from instdiff.scoring.models import bind, check_roles
 
     for spec, params in settings.method.items():
         try:
             named = {n: one for n, (_, one) in make_methods([spec], {short_name(spec): params}, settings.seed).items()}
-            asked = {signal.model for one in named.values() for signal in one.signals().values()}
-            trained = {role: role for role in asked if role.startswith(("held/", "holdout"))}  # here, by `crossfit`
-            check_roles(named, bind({**trained, **settings.model}))
+            bound = bind(settings.model)
+            trained = {*untrained(named.values(), bound), *([HOLDOUT] if settings.holdout else [])}
+            check_roles(named, {**dict.fromkeys(trained, bound.get("base")), **bound})
         except InstDiffError as error:
             yield error
 
