@@ -74,7 +74,7 @@ def _methods(verb: str, settings: Any) -> Iterator[InstDiffError]:
             named = {n: one for n, (_, one) in make_methods([spec], {short_name(spec): params}, settings.seed).items()}
             bound = bind(settings.model)
             trained = {*untrained(named.values(), bound), *([HOLDOUT] if settings.holdout else [])}
-            check_roles(named, {**dict.fromkeys(trained, bound.get("base")), **bound})
+            check_roles(named, {**{role: bound["base"] for role in trained if "base" in bound}, **bound})
         except InstDiffError as error:
             yield error
 
