@@ -18,7 +18,7 @@ from instdiff.engine.distributed.workers import TRIES, runs
 from instdiff.engine.models import DTYPES, Resident
 from instdiff.engine.sources import Source, at_hand, first_line, weights
 from instdiff.engine.sweep import BatchResult, default_batch_tokens
-from instdiff.errors import EngineError, InstDiffError, PlanError, StoreError
+from instdiff.errors import EngineError, InstDiffError, PlanError, StoreError, lacking
 from instdiff.rendering.rows import Rows
 from instdiff.version import __version__
 
@@ -135,8 +135,7 @@ class RayHost:
             try:
                 import ray
             except ImportError:
-                message = 'the executor ray needs Ray, which is missing; run: pip install "instdiff[ray]"'
-                raise PlanError(message) from None
+                raise PlanError(lacking("the executor ray", "Ray", "ray")) from None
             self._started_here = not ray.is_initialized()
             if self._started_here:
                 connect(ray, self.settings)

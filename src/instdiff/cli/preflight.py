@@ -1,0 +1,129 @@
+"""All that can be wrong with a command, found before anything is read or computed, and told at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from instdiff.config.base import verbs_with
+from instdiff.errors import ConfigError, InstDiffError, PlanError, all_of, lacking
+
+REQUIRED = {
+    "data": "no data is named; give --data FILE",
+    "output": "no output is named; give --output PATH",
+    "method": "no method is named; give --method (see `instdiff methods`)",
+    "model": "no model is named; give --model WHERE",
+    "scores": "no scores are named; give --scores FILE",
+    "suite": "no suite is named; give --suite, one or several of heldout, math, med, openllm, code, general, skills",
+    "max_samples": "no size is named; give --max-samples N",
+    "format": "no trainer is named; give --format, one of llamafactory, axolotl, trl, jsonl, parquet, hub",
+}
+"""What is said where a required key has no value."""
+SUITES = {"math": "math_verify", "openllm": "lm_eval", "med": "lm_eval"}
+"""Suites with the package of the extra ``eval`` that they need."""
+
+UNUSED_IN_TRAIN = (
+    *("batch_tokens", "workers"),
+    *("judge_concurrency", "judge_timeout", "judge_tries", "judge_max_tokens", "judge_batch"),
+)
+"""Keys of runs that a training does not read; ``plan`` reads ``cluster`` and ``judge_price`` of every file."""
+
+NAMES = {
+    **{"trl": "TRL", "ray": "Ray", "math_verify": "math-verify", "lm_eval": "lm-eval"},
+    **{"datasets": "datasets", "httpx2/httpx": "httpx2"},
+}
+"""Packages as people write them."""
+
+
+def check(verb: str, settings: Any, required: Sequence[str]) -> None:
+    """Raise one error with all that is wrong: methods, what is not named, places, packages."""
+    found = list(_methods(verb, settings))
+    found += [ConfigError(REQUIRED[key]) for key in required if not getattr(settings, key)]
+    found += [
+        ConfigError(f"'{key}' has no effect in train; it is a key of {', '.join(sorted(verbs_with(key) - {'train'}))}")
+        for key in (UNUSED_IN_TRAIN if verb == "train" else ())
+        if key in settings.model_fields_set
+    ]
+    found += _places(verb, settings)
+    found += [
+        PlanError(lacking(what, NAMES[packages], extra))
+        for what, packages, extra in _needs(verb, settings)
+        if not any(map(find_spec, packages.split("/")))
+    ]
+    if found:
+        raise all_of(found)
+
+
+def _methods(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """What is wrong with the methods that are scored, and with the roles that they need."""
+    from instdiff.config.commands import ScoreConfig
+
+    if verb not in ("score", "plan") or not isinstance(settings, ScoreConfig):
+        return
+    from instdiff.config.methods import make_methods, short_name
+    from instdiff.scoring.crossfit import HOLDOUT
+    from instdiff.scoring.crossfit import lacking as untrained
+    from instdiff.scoring.models import bind, check_roles
+
+    for spec, params in settings.method.items():
+        try:
+            named = {n: one for n, (_, one) in make_methods([spec], {short_name(spec): params}, settings.seed).items()}
+            bound = bind(settings.model)
+            trained = {*untrained(named.values(), bound), *([HOLDOUT] if settings.holdout else [])}
+            check_roles(named, {**{role: bound["base"] for role in trained if "base" in bound}, **bound})
+        except InstDiffError as error:
+            yield error
+
+
+def _places(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """Data and models that are not there, and an output that cannot be."""
+    from instdiff.core.files import unwritable
+    from instdiff.data.sources import find_files
+    from instdiff.engine.sources import local_folder
+    from instdiff.scoring.models import parse_model
+
+    later = verb in ("export", "eval", "report", "merge") or getattr(settings, "print_launch", None)
+    data = [] if later else getattr(settings, "data", None) or []
+    try:
+        for source in [data] if isinstance(data, str) else data:
+            if source != "-" and "://" not in source and not source.startswith(("hub:", "builtin:")):
+                find_files(source)
+    except InstDiffError as error:
+        yield error
+    models = {} if verb in ("export", "eval", "merge", "select") else getattr(settings, "model", None) or {}
+    for where in models.values() if isinstance(models, dict) else [models]:
+        try:
+            if not where.startswith("openai:"):
+                local_folder(parse_model(where).where)
+        except InstDiffError as error:
+            yield error
+    output = Path(str(getattr(settings, "output", None) or "."))
+    above = next((place for place in output.parents if place.exists()), Path("."))
+    if "://" not in str(getattr(settings, "output", "")) and not above.is_dir():
+        yield unwritable(output, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+
+
+def _needs(verb: str, settings: Any) -> Iterator[tuple[str, str, str]]:
+    """Who needs which package of which extra; of packages between slashes one is enough."""
+    if verb in ("pipeline", "compare", "search") or (verb == "train" and not settings.print_launch):
+        yield "training", "trl", "train"
+    if getattr(settings, "executor", "local") == "ray":
+        yield "the executor ray", "ray", "ray"
+    asked = getattr(settings, "eval", None)
+    keys = asked if isinstance(asked, dict) else {**asked.params, "suite": asked.suite} if asked else {}
+    suites = settings.suite if verb == "eval" else keys.get("suite") or []
+    for suite in [suites] if isinstance(suites, str) else suites:
+        if suite in SUITES:
+            yield f"the suite {suite}", SUITES[suite], "eval"
+    places = [keys.get(key, getattr(settings, key, None)) for key in ("judge", "generator")]
+    for named in (getattr(settings, "model", None), getattr(settings, "models", None)):
+        places += named.values() if isinstance(named, dict) else [named]
+    if any(str(where).startswith("openai:") for where in places):
+        yield "a judge behind an endpoint", "httpx2/httpx", "judge"
+    data = getattr(settings, "data", None)
+    if any(str(one).startswith("hub:") for one in ([data] if isinstance(data, str) else data or [])):
+        yield "data of the hub", "datasets", "hub"
