@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from instdiff.cli import heartbeat
 from instdiff.cli.console import Console
 from instdiff.cli.help import write_commands, write_epilog, write_options
 from instdiff.cli.options import OVERRIDES, SPECIAL, make_option
@@ -69,6 +71,9 @@ class Group(click.Group):
         except click.UsageError as error:
             print(render_error(_usage(error), as_json="--json" in sys.argv), file=sys.stderr)
             code = 2
+        except click.Abort:
+            heartbeat.tell_interrupted()
+            code = 130
         if more.get("standalone_mode", True):
             sys.exit(code or 0)
         return code
@@ -170,7 +175,9 @@ class Verb(click.Command):
             print(render_error(_of_the_world(error), as_json=bool(ctx.params.get("json"))), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)
+            if Verb.watched:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not break the end
+            heartbeat.tell_interrupted()
             sys.exit(130)
         except Exception as error:  # noqa: BLE001 - the last place where a bug can be shown
             if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
@@ -185,7 +192,13 @@ class Verb(click.Command):
         console = Console(quiet=values.pop("quiet", False), as_json=values.pop("json", False))
         console.stage(str(self.name))
         if Verb.watched:
-            console.keep_alive()
+            heartbeat.start(console)
+        try:
+            self._call(values, console)
+        finally:
+            console.end()
+
+    def _call(self, values: dict[str, Any], console: Console) -> None:
         arguments = {str(one.name): values.pop(str(one.name)) for one in self.arguments}
         if not self.config:
             return self.function(console, **arguments)

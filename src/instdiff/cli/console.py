@@ -6,16 +6,18 @@ import shlex
 import shutil
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.help import fold_command
 from instdiff.core.display import visible, visible_json
 from instdiff.core.progress import Advance, Meter
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 PLAIN_SECONDS = 10.0
 SILENT_SECONDS = 30.0
@@ -33,7 +35,8 @@ class Console:
         self.quiet, self.as_json = quiet, as_json
         self.terminal = sys.stderr.isatty() and not as_json and not quiet
         self._meter: Meter | None = None
-        self._stage, self._told, self._drawn = "", False, False
+        self._stage, self._told, self._ended = "", False, False
+        self._drawn: RichProgress | None = None
         self._began = self._news = time.monotonic()
         self._skipped = set[str]()
 
@@ -52,20 +55,16 @@ class Console:
     def beat(self) -> None:
         """Tell the stage after a second without news, and again after each half minute; a bar is news enough."""
         now = time.monotonic()
-        if self._drawn or now - max(self._news, self._began) < (SILENT_SECONDS if self._told else 1.0):
+        if self._ended or self._drawn or now - max(self._news, self._began) < (SILENT_SECONDS if self._told else 1.0):
             return
         self.log(f"{self._stage}: still at work after {span(now - self._began)}" if self._told else f"{self._stage} …")
         self._told = True
 
-    def keep_alive(self) -> None:
-        """Beat until the process ends, so that no stage is silent."""
-
-        def go_on() -> None:
-            while True:
-                time.sleep(0.5)
-                self.beat()
-
-        threading.Thread(target=go_on, name="heartbeat", daemon=True).start()
+    def end(self) -> None:
+        """Nothing is shown from now on but the end's own words; a bar that is drawn stays as it is."""
+        self._ended = True
+        if self._drawn is not None:
+            self._drawn.stop()
 
     def result(self, facts: Mapping[str, Any], text: str) -> None:
         """What the command was asked for."""
@@ -83,15 +82,11 @@ class Console:
         """Show a long step."""
         self._meter = meter = Meter(rows, tokens, cached)
         self.stage(label)
-        if self.quiet:
+        if self.quiet or self._ended:
             yield meter.add
         elif self.terminal:
-            self._drawn = True
-            try:
-                with self._bar(label, meter) as advance:
-                    yield advance
-            finally:
-                self._drawn = False
+            with self._bar(label, meter) as advance:
+                yield advance
         else:
             with self._lines(label, meter) as advance:
                 yield advance
@@ -123,13 +118,17 @@ class Console:
             TextColumn("{task.fields[more]}"),
         )
         with Progress(*columns, console=Rich(stderr=True), transient=False) as bar:
+            self._drawn = bar
             task = bar.add_task(escape(visible(label)), total=1.0, counts=_counts(meter), more=_more(meter))
 
             def advance(more_rows: int, more_tokens: int) -> None:
                 meter.add(more_rows, more_tokens)
                 bar.update(task, completed=meter.share, counts=_counts(meter), more=_more(meter))
 
-            yield advance
+            try:
+                yield advance
+            finally:
+                self._drawn = None
 
     @contextmanager
     def _lines(self, label: str, meter: Meter) -> Iterator[Advance]:

@@ -70,7 +70,7 @@ def select(settings: SelectConfig, console: Console) -> None:
     place = Path(settings.record or record_path(out))
     earlier = " (in place of an earlier one)" if place.exists() else ""
     record = chosen.write_record(place, out)
-    console.result({**record, "output": out}, f"{chosen.told()} -> {out}\nRecord: {place}{earlier}")
+    console.result({**record, "output": out}, f"Selected {chosen.told()} -> {out}\nRecord: {place}{earlier}")
     for line in advise(chosen.scored):
         console.log(line)
     if short := chosen.shortfall():

@@ -80,7 +80,7 @@ class Chosen:
         )
 
     def told(self) -> str:
-        """What was selected of what, by which method, and what was asked for."""
+        """How much was selected of what, by which method, and what was asked for."""
         tokens = ""
         if self.n_tokens >= 0:
             whole = int(self.scored.n_tokens[self.scored.scorable].sum())
@@ -88,7 +88,7 @@ class Chosen:
         share = 100 * len(self) / len(self.scored)
         unit = "response tokens" if self.budget.of_tokens else "rows"
         return (
-            f"Selected {len(self):,} of {len(self.scored):,} rows ({share:.3g} %){tokens} by {self.scored.name} "
+            f"{len(self):,} of {len(self.scored):,} rows ({share:.3g} %){tokens} by {self.scored.name} "
             f"(asked for {self.budget}: {self.asked:,} {unit})"
         )
 
