@@ -79,7 +79,9 @@ def test_a_training_by_hand_and_done() -> None:
     half = stages(plan({**RUN, "limit": 9}))["train", "train"]
     assert (half["rows"], half["steps"], half["tokens"]) == (9, 6, 2 * sum(lengths()[:9]))
 
-    ok("train", "--config", "plan.yaml")
+    used = {key: RUN[key] for key in ("model", "data", "output", "train")}
+    Path("train.yaml").write_text(json.dumps({**used, "limit": 9}))
+    ok("train", "--config", "train.yaml")
     record = json.loads(Path("run/training.json").read_text(encoding="utf-8"))
     assert (record["rows"], record["steps"]) == (9, 6)
     done = plan({**RUN, "limit": 9})

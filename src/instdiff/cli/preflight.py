@@ -26,11 +26,18 @@ REQUIRED = {
 SUITES = {"math": "math_verify", "openllm": "lm_eval", "med": "lm_eval"}
 """Suites with the package of the extra ``eval`` that they need."""
 
-UNUSED_IN_TRAIN = (
-    *("batch_tokens", "workers"),
-    *("judge_concurrency", "judge_timeout", "judge_tries", "judge_max_tokens", "judge_batch"),
-)
-"""Keys of runs that a training does not read; ``plan`` reads ``cluster`` and ``judge_price`` of every file."""
+JUDGES = ("judge_concurrency", "judge_timeout", "judge_tries", "judge_max_tokens", "judge_batch")
+UNUSED = {
+    "train": ("batch_tokens", "workers", "dtype", "max_length", *JUDGES),
+    "select": ("cluster", "judge_price"),
+    "select --scores": (
+        *("model", "template", "template_date", "max_length", "dtype", "device", "batch_tokens", "workers"),
+        *JUDGES,
+    ),
+}
+"""Keys without effect by verb; ``plan`` reads ``cluster`` and ``judge_price`` of every other file."""
+INSTEAD = {"train dtype": "train.dtype", "train max_length": "train.model_max_length"}
+"""What is meant by keys without effect that look as if they had one."""
 
 NAMES = {
     **{"trl": "TRL", "ray": "Ray", "math_verify": "math-verify", "lm_eval": "lm-eval"},
@@ -43,11 +50,7 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     """Raise one error with all that is wrong: methods, what is not named, places, packages."""
     found = list(_methods(verb, settings))
     found += [ConfigError(REQUIRED[key]) for key in required if not getattr(settings, key)]
-    found += [
-        ConfigError(f"'{key}' has no effect in train; it is a key of {', '.join(sorted(verbs_with(key) - {'train'}))}")
-        for key in (UNUSED_IN_TRAIN if verb == "train" else ())
-        if key in settings.model_fields_set
-    ]
+    found += _unused(verb, settings)
     found += _places(verb, settings)
     found += [
         PlanError(lacking(what, NAMES[packages], extra))
@@ -56,6 +59,25 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     ]
     if found:
         raise all_of(found)
+
+
+def _unused(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """Keys that were given and change nothing."""
+    for key in UNUSED.get(verb, ()):
+        if key in settings.model_fields_set:
+            users = ", ".join(sorted(verbs_with(key) - {verb}))
+            instead = INSTEAD.get(f"{verb} {key}")
+            yield ConfigError(
+                f"'{key}' has no effect in {verb}; {f'give {instead}' if instead else f'it is a key of {users}'}"
+            )
+    if verb == "select" and settings.scores:
+        for key in UNUSED["select --scores"]:
+            if key in settings.model_fields_set:
+                yield ConfigError(f"'{key}' has no effect on rows that are scored; leave it out, or --scores")
+    if verb == "train" and not settings.print_launch:
+        for key in ("nodes", "gpus_per_node"):
+            if key in settings.model_fields_set:
+                yield ConfigError(f"'{key}' has an effect with --print-launch only; add it, or leave '{key}' out")
 
 
 def _methods(verb: str, settings: Any) -> Iterator[InstDiffError]:

@@ -223,7 +223,7 @@ class RenderConfig(DataConfig, TemplateConfig):
 
 
 class MergeConfig(ScoreConfig):
-    """``instdiff merge``: where the data and models of the shards are by now."""
+    """What ``instdiff merge`` takes: where the data and models of the shards are by now."""
 
     method: dict[str, dict[str, Any]] = key(dict, "A ./mine.py:Margin that was scored and may be run here.")
 
