@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -571,3 +572,32 @@ def test_a_key_without_effect_names_the_verbs_that_use_it(key: str, users: str) 
         "train", "--data", "my.jsonl", "--model", "builtin:tiny", "--output", "tr", "--print-launch", "L", key
     )
     assert f"'{key.partition('=')[0]}'" in said and said.endswith(f"it is a key of {users}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train"], "a model that is trained takes 10.4 MB or more, and '{here}' has 1 MB free; free space or choose"),
+        (["pipeline", "iterations=3"], "3 models that are trained take 31.1 MB or more, and '{here}' has 1 MB free; "
+         "free space, give keep_models=false, or choose another --output"),
+        (["compare", "--method", "ifd,longest", "seeds=[0,1]"], "4 models that are trained take 41.5 MB or more"),
+        (["search"], "a model that is trained takes"),
+    ],
+)  # fmt: skip
+def test_a_disk_that_is_too_small_is_told_before_the_work(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10**6))
+    asked = (*words, "--data", "my.jsonl", "--model", "builtin:tiny", "--output", "new/run")
+    assert refused(*asked).startswith(said.format(here=Path.cwd()))
+    assert not Path("new").exists()
+
+
+def test_an_adapter_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    from instdiff.cli.preflight import check
+    from instdiff.config.base import load
+    from instdiff.config.commands import TrainConfig
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10**6))
+    given = {"data": "builtin:demo", "model": "builtin:tiny", "output": "new"}
+    check("train", load(TrainConfig, None, given, ["train.use_lora=true"]), [])

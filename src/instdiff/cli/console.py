@@ -173,6 +173,13 @@ def span(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
+def size(count: int) -> str:
+    """Bytes in their own unit."""
+    return next(
+        (f"{count / of:.3g} {unit}" for of, unit in ((1e9, "GB"), (1e6, "MB")) if count >= of), f"{count / 1e3:.3g} kB"
+    )
+
+
 def columns() -> int | None:
     """The width of the terminal that results go to; None where they go elsewhere and nothing is wrapped."""
     return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None

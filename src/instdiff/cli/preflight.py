@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from instdiff.cli.console import size
 from instdiff.config.base import verbs_with
-from instdiff.errors import ConfigError, InstDiffError, PlanError, all_of, lacking
+from instdiff.errors import ConfigError, InstDiffError, PlanError, StoreError, all_of, lacking
 
 REQUIRED = {
     "data": "no data is named; give --data FILE",
@@ -52,6 +54,7 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     found += [ConfigError(REQUIRED[key]) for key in required if not getattr(settings, key)]
     found += _unused(verb, settings)
     found += _places(verb, settings)
+    found += [] if found else _room(verb, settings)
     found += [
         PlanError(lacking(what, NAMES[packages], extra))
         for what, packages, extra in _needs(verb, settings)
@@ -127,6 +130,35 @@ def _places(verb: str, settings: Any) -> Iterator[InstDiffError]:
     above = next((place for place in output.parents if place.exists()), Path("."))
     if "://" not in str(getattr(settings, "output", "")) and not above.is_dir():
         yield unwritable(output, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+
+
+def _room(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """A disk that cannot hold the models that a new run writes, each of the size of the one that it trains."""
+    from instdiff.engine.sources import WEIGHTS, local_folder
+    from instdiff.scoring.models import parse_model
+
+    trains = verb in ("pipeline", "compare", "search") or (verb == "train" and not settings.print_launch)
+    if not trains or settings.train.use_lora or not settings.output or Path(settings.output).exists():
+        return
+    where = getattr(settings, "student", None) or settings.model
+    folder = local_folder(parse_model(where).where) if where else None
+    if folder is None:
+        return
+    count = 1
+    if getattr(settings, "keep_models", False) and not getattr(settings, "headroom", False):
+        count = getattr(settings, "iterations", 1)
+        if verb == "compare":
+            count = len(settings.method) * len(settings.budgets) * len(settings.seeds)
+    needed = max(count, 1) * sum(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern))
+    above = next(place for place in Path(settings.output).absolute().parents if place.is_dir())
+    free = shutil.disk_usage(above).free
+    if needed > free:
+        what = f"{count} models that are trained take" if count > 1 else "a model that is trained takes"
+        fewer = ", give keep_models=false," if count > 1 else ""
+        yield StoreError(
+            f"{what} {size(needed)} or more, and '{above}' has {size(free)} free; free space{fewer} or choose another "
+            "--output"
+        )
 
 
 def _needs(verb: str, settings: Any) -> Iterator[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instdiff.cli.app import Group, app, command
-from instdiff.cli.console import Console, table
+from instdiff.cli.console import Console, size, table
 
 if TYPE_CHECKING:
     from instdiff.config.commands import StoreConfig
@@ -38,14 +38,14 @@ def info(settings: StoreConfig, console: Console) -> None:
             c.measure,
             c.dtype,
             c.rows,
-            _size(c.bytes),
+            size(c.bytes),
             _day(c.used),
         ]
         for c in found
     ]
     text = table(["model", "views", "measure", "dtype", "rows", "size", "last used"], rows)
     if models:
-        shown = [[one.folder, one.base, one.rows, _size(one.bytes), _day(one.used)] for one in models]
+        shown = [[one.folder, one.base, one.rows, size(one.bytes), _day(one.used)] for one in models]
         text += "\n\n" + table(["trained for scores", "from", "rows", "size", "last used"], shown)
     console.result(
         {"store": str(store.root), "columns": [asdict(c) for c in found], "trained": [asdict(one) for one in models]},
@@ -131,13 +131,6 @@ def _seconds(text: str) -> float:
     if found is None:
         raise ConfigError(f"--older-than '{text}' is not understood; write 12h, 30d or 8w")
     return float(found[1]) * SECONDS[found[2]]
-
-
-def _size(count: int) -> str:
-    return next(
-        (f"{count / size:.3g} {unit}" for size, unit in ((1e9, "GB"), (1e6, "MB")) if count >= size),
-        f"{count / 1e3:.3g} kB",
-    )
 
 
 def _day(seconds: float) -> str:

@@ -136,10 +136,10 @@ class RayHost:
                 import ray
             except ImportError:
                 raise PlanError(lacking("the executor ray", "Ray", "ray")) from None
-            self._started_here = not ray.is_initialized()
-            if self._started_here:
+            started = not ray.is_initialized()
+            if started:
                 connect(ray, self.settings)
-            self._ray = ray
+            self._ray, self._started_here = ray, started
         return Terms.of([node["Resources"] for node in self._ray.nodes() if node["Alive"]], self.settings)
 
     def _get(self, ref: Any) -> Any:
@@ -183,7 +183,7 @@ def connect(ray: Any, settings: Settings) -> None:
         ray.init(address or "local", **how)
     except ImportError as error:
         raise PlanError(f'{address} needs what is missing ({error}); run: pip install "ray[client]"') from None
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - Ray raises plain ones too
         what = f"no Ray cluster can be used at '{address}'" if address else "Ray cannot be started on this machine"
         hint = "check the address, and that Ray and Python have the same versions there" if address else "see above"
         raise EngineError(f"{what}: {first_line(error)}; {hint}") from None
