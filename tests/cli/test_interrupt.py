@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
+from instdiff.cli.app import Verb
+from instdiff.cli.entry import app
 from instdiff.cli.heartbeat import INTERRUPTED
 
-from .shell import ROWS, files, ok, python
+from .shell import ROWS, cli, files, ok, python
 
 SLOWLY = """
 import signal, sys, time
@@ -76,3 +79,13 @@ def test_a_computation_that_hears_no_signal_is_ended_too(model: str) -> None:
     assert (run.returncode, err.splitlines()[-1], err.count("interrupted; ")) == (130, INTERRUPTED, 1)
     assert "still at work" not in err and "Traceback" not in err
     ok(*command)
+
+
+def test_also_before_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Verb, "make_params", interrupted)
+    monkeypatch.setattr(app.commands["score"], "params", [])
+    ran = cli("score", "--data", "my.jsonl")
+    assert (ran.code, ran.err.strip()) == (130, INTERRUPTED)

@@ -189,3 +189,19 @@ def test_no_stage_is_silent(clock: list[float], capsys: pytest.CaptureFixture[st
     clock[0] += 60
     quiet.beat()
     assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_drawn_after_the_end(
+    clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    console = Console()
+    console.terminal = True
+    with console.task("nll", rows=10, tokens=1000) as advance:
+        console.end()
+        assert "nll" in capsys.readouterr().err
+        advance(5, 480)
+        clock[0] += 40
+        console.beat()
+    half_done(console, clock)
+    assert capsys.readouterr().err.strip() == ""

@@ -16,7 +16,7 @@ from instdiff.cli.console import Console
 GRACE_SECONDS = 1.5
 """After Control-C, until the process is ended from beside."""
 INTERRUPTED = "interrupted; what was computed is kept: give the same command again to go on"
-_told = threading.Lock()
+_told = threading.Event()
 
 
 def start(console: Console) -> None:
@@ -32,10 +32,10 @@ def start(console: Console) -> None:
 
 
 def tell_interrupted() -> None:
-    """The last words of an interrupted command, once."""
+    """The last words of an interrupted command."""
+    _told.set()
     with suppress(OSError):  # nobody reads them
-        if _told.acquire(blocking=False):
-            print(INTERRUPTED, file=sys.stderr, flush=True)
+        print(INTERRUPTED, file=sys.stderr, flush=True)
 
 
 def _beat(console: Console, heard: int) -> None:
@@ -46,5 +46,6 @@ def _beat(console: Console, heard: int) -> None:
             console.end()
         finally:
             time.sleep(GRACE_SECONDS)
-            tell_interrupted()
+            if not _told.is_set():
+                tell_interrupted()
             os._exit(130)
