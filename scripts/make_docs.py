@@ -236,7 +236,7 @@ def plan_part() -> str:
         done = subprocess.run(
             [*asked, "--store", store], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"}
         )
-    text = re.sub(r", about \S+ on \w+ in \w+", "", done.stdout.rstrip())
+    text = re.sub(r", about \S+ \S+ on \w+, \w+", "", done.stdout.rstrip())
     command = "instdiff " + " ".join(PLAN)
     return f"```sh\n{folded(command)}\n```\n\n```\n{text}\n```"
 

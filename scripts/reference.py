@@ -9,6 +9,7 @@ import typing
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
+import click
 from pydantic.fields import FieldInfo
 
 from instdiff.cli.app import Verb
@@ -67,7 +68,7 @@ def helped(words: list[str]) -> str:
     for word in words:
         one = one.commands[word]
         context = one.make_context(word, [], parent=context, resilient_parsing=True)
-    return "\n".join(line.rstrip() for line in one.get_help(context).rstrip().splitlines())
+    return "\n".join(line.rstrip() for line in click.unstyle(one.get_help(context)).rstrip().splitlines())
 
 
 def keys(name: str) -> str:

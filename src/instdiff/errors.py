@@ -16,7 +16,7 @@ InstDiffError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InstDiffError(Exception):
@@ -41,6 +41,19 @@ class StoreError(InstDiffError):
 
 class EngineError(InstDiffError):
     """A model cannot be loaded, run or trained."""
+
+
+def all_of(faults: Sequence[InstDiffError]) -> InstDiffError:
+    """One error that says all of several, of the first one's kind."""
+    if len(faults) == 1:
+        return faults[0]
+    lines = "\n".join(f"- {fault}" for fault in faults)
+    return type(faults[0])(f"{len(faults)} things are to be mended:\n{lines}")
+
+
+def lacking(what: str, package: str, extra: str) -> str:
+    """What is said of a package that is not installed: who needs it, and the extra that brings it."""
+    return f'{what} needs {package}, which is missing; run: pip install "instdiff[{extra}]"'
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -279,25 +280,34 @@ def test_names_and_values(method: str, more: list[str], message: str | None, mod
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["scroe"], "Error: No such command 'scroe'. Did you mean 'score', 'store'?"),
-        (["score", "--modle", "x"], "Error: No such option '--modle'. (Did you mean one of: '--method', '--model'?)"),
-        (["score", "--data"], "Error: Option '--data' requires an argument."),
-        (["score", "--limit", "few"], "Error: Invalid value for '--limit'"),
+        (["scroe"], "error: no such command 'scroe'; did you mean 'score' or 'store'? (see `instdiff --help`)"),
+        (["score", "--modle", "x"], "error: no such option '--modle'; did you mean '--method', '--model'? (see "),
+        (["score", "--data"], "error: option '--data' requires an argument"),
+        (["score", "--limit", "few"], "error: invalid value for '--limit'"),
     ],
 )
 def test_verbs_and_options_that_do_not_exist(args: list[str], message: str) -> None:
     ran = cli(*args)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.splitlines()[-1].startswith(message)
-    assert "Traceback" not in ran.err
+    assert ran.err.startswith(message) and ran.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["score", "--method", "ifd"], "no output is named; give --output PATH"),
-        (["score", "--method", "ifd", "--output", "s.parquet"], "no data is named; give --data FILE"),
-        (["score", "--data", "my.jsonl"], "no method is named; give --method (see `instdiff methods`)"),
+        (["score", "--method", "random", "--data", "my.jsonl"], "no output is named; give --output PATH"),
+        (["score", "--method", "random", "--output", "s.parquet"], "no data is named; give --data FILE"),
+        (["score", "--data", "my.jsonl", "--output", "s.parquet"],
+         "no method is named; give --method (see `instdiff methods`)"),
+        (["score", "--method", "idf,tshirt", "--data", "nope.jsonl", "--model", "./nowhere"],
+         "5 things are to be mended:\n"
+         "- unknown method 'idf'; did you mean 'ifd'?\n"
+         "- tshirt needs a model for role 'proxy'; give --model proxy=WHERE, or --set tshirt.model=base\n"
+         "- no output is named; give --output PATH\n"
+         "- nope.jsonl is not there; check the path\n"
+         "- no model folder './nowhere'; give a local folder, a hub id as owner/name, or builtin:tiny"),
+        (["train"], "3 things are to be mended:\n- no data is named; give --data FILE\n"
+         "- no model is named; give --model WHERE\n- no output is named; give --output PATH"),
         (["plan", "--data", "my.jsonl"], "no method is named; give --method (see `instdiff methods`)"),
         (["sample", "--data", "my.jsonl", "--output", "o.jsonl"], "no size is named; give --max-samples N"),
         (["select", "--data", "my.jsonl", "--output", "o.jsonl"],
@@ -316,7 +326,7 @@ def test_what_is_lacking_is_named(args: list[str], message: str) -> None:
         ("a: [1\n", "config file 'c.yaml' is not YAML: "),
         ("- a\n", "config file 'c.yaml' must hold a mapping of keys, not ['a']"),
         ("", "config file 'c.yaml' must hold a mapping of keys, not None"),
-        ("slect: 1\n", "c.yaml: unknown key 'slect'; known: "),
+        ("slect: 1\n", "c.yaml: unknown key 'slect'; `instdiff select --help` and docs/configuration.md list the keys"),
         ("bugdet: 1\n", "c.yaml: unknown key 'bugdet'; did you mean 'budget'?"),
         ("data: a\ndata_path: b\n", "c.yaml: 'data_path' is another name of 'data', which is given too; keep one"),
         ("limit: few\n", "c.yaml: 'limit': Input should be a valid integer"),
@@ -500,3 +510,94 @@ def test_a_reader_that_leaves_is_no_bug(more: list[str]) -> None:
     assert command.stderr.read() == ""
     assert command.wait() == 0
     command.stderr.close()
+
+
+def test_all_faults_of_a_configuration_are_told_at_once() -> None:
+    Path("two.yaml").write_text("ouptut: a\nlimti: 3\n")
+    told = refused("score", "--config", "two.yaml").splitlines()
+    assert told == [
+        "2 things are to be mended:",
+        "- two.yaml: unknown key 'ouptut'; did you mean 'output'?",
+        "- two.yaml: unknown key 'limti'; did you mean 'limit'?",
+    ]
+    told = refused("score", "max_length=no", "targets=none").splitlines()
+    assert len(told) == 3 and "'max_length'" in told[1] and "'targets'" in told[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "message"),
+    [
+        (["pipeline"], "trl", 'training needs TRL, which is missing; run: pip install "instdiff[train]"'),
+        (["compare", "--method", "ifd"], "trl", "training needs TRL"),
+        (["search"], "trl", "training needs TRL"),
+        (["train"], "trl", "training needs TRL"),
+        (
+            ["score", "--method", "random", "executor=ray"],
+            "ray",
+            "the executor ray needs Ray, which is missing; run: pip",
+        ),
+        (["pipeline", "eval.suite=math"], "math_verify", "the suite math needs math-verify"),
+        (["score", "--method", "alpagasus", "--model", "judge=openai:m@http://h/v1"], "httpx2", "a judge behind"),
+    ],
+)
+def test_packages_that_lack_are_found_before_anything_is_made(
+    words: list[str], module: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {module, "httpx"} if module == "httpx2" else {module}:
+        monkeypatch.setitem(sys.modules, name, None)
+    said = refused(*words, "--data", "my.jsonl", "--model", "builtin:tiny", "--output", "s.parquet")
+    assert said.startswith(message)
+
+
+def test_a_hint_for_a_file_goes_by_its_stem() -> None:
+    for name in ("dup.jsonl", "esc.jsonl", "b.jsonl"):
+        Path(name).write_text("{}")
+    ask = ("sample", "--max-samples", "1", "--output", "o.jsonl", "--data")
+    assert refused(*ask, "nope.jsonl") == "nope.jsonl is not there; check the path"
+    Path("alpaca_en.json").write_text("[]")
+    assert refused(*ask, "alpca_en.jsonl") == "alpca_en.jsonl is not there; did you mean alpaca_en.json?"
+
+
+@pytest.mark.parametrize(
+    ("key", "users"),
+    [
+        ("executor=ray", "compare, eval, pipeline, plan, score, search"),
+        ("shared=s3://x", "plan, score"),
+        ("workers=2", "compare, eval, pipeline, plan, score, search, select"),
+        ("judge_tries=2", "compare, eval, pipeline, plan, score, search, select"),
+    ],
+)
+def test_a_key_without_effect_names_the_verbs_that_use_it(key: str, users: str) -> None:
+    said = refused(
+        "train", "--data", "my.jsonl", "--model", "builtin:tiny", "--output", "tr", "--print-launch", "L", key
+    )
+    assert f"'{key.partition('=')[0]}'" in said and said.endswith(f"it is a key of {users}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train"], "a model that is trained takes 10.4 MB or more, and '{here}' has 1 MB free; free space or choose"),
+        (["pipeline", "iterations=3"], "3 models that are trained take 31.1 MB or more, and '{here}' has 1 MB free; "
+         "free space, give keep_models=false, or choose another --output"),
+        (["compare", "--method", "ifd,longest", "seeds=[0,1]"], "4 models that are trained take 41.5 MB or more"),
+        (["search"], "a model that is trained takes"),
+    ],
+)  # fmt: skip
+def test_a_disk_that_is_too_small_is_told_before_the_work(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10**6))
+    asked = (*words, "--data", "my.jsonl", "--model", "builtin:tiny", "--output", "new/run")
+    assert refused(*asked).startswith(said.format(here=Path.cwd()))
+    assert not Path("new").exists()
+
+
+def test_an_adapter_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    from instdiff.cli.preflight import check
+    from instdiff.config.base import load
+    from instdiff.config.commands import TrainConfig
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10**6))
+    given = {"data": "builtin:demo", "model": "builtin:tiny", "output": "new"}
+    check("train", load(TrainConfig, None, given, ["train.use_lora=true"]), [])

@@ -57,7 +57,7 @@ def test_the_table_the_files_and_going_on() -> None:
 
 
 def test_what_is_missing_is_named() -> None:
-    assert "the comparison needs 'data'" in cli("compare", "--model", "base", "--output", "run").error
+    assert "no data is named; give --data FILE" in cli("compare", "--model", "base", "--output", "run").error
     told = cli(*[word for word in command() if not word.startswith("eval.data")]).error
     assert "'eval.data' is missing" in told
     assert "unknown suite 'heldot'" in cli(*command("eval.suite=heldot")).error

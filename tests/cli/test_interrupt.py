@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
-from .shell import ROWS, files, ok, python
+from instdiff.cli.app import Verb
+from instdiff.cli.entry import app
+from instdiff.cli.heartbeat import INTERRUPTED
+
+from .shell import ROWS, cli, files, ok, python
 
 SLOWLY = """
 import signal, sys, time
@@ -28,6 +34,13 @@ from instdiff.cli.entry import main
 main()
 """
 
+DEAF = (
+    SLOWLY.replace("time.sleep(0.05 if done < 3 else 60)", "hash_long(50_000_000 if done == 3 else 1)")
+    .replace("import signal,", "import hashlib, signal,")
+    .replace("place.Sweep =", "hash_long = lambda n: hashlib.pbkdf2_hmac('sha256', b'', b'', n)\nplace.Sweep =")
+)
+"""A long computation that hears no signal."""
+
 
 def test_an_interrupted_run_goes_on(model: str, computed: list[tuple[int, int]]) -> None:
     command = ["score", "--data", "my.jsonl", "--model", model, "--method", "perplexity", "--dtype", "float32",
@@ -41,7 +54,7 @@ def test_an_interrupted_run_goes_on(model: str, computed: list[tuple[int, int]])
     out, err = run.communicate()
     assert run.returncode == 130
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == ("interrupted; what was computed is kept: give the same command again to go on")
+    assert err.splitlines()[-1] == INTERRUPTED
     assert out == ""
     assert files() == {"my.jsonl"}
     store = Path("../store")
@@ -52,3 +65,27 @@ def test_an_interrupted_run_goes_on(model: str, computed: list[tuple[int, int]])
     ok(*command[:-1], "clean.parquet", "--store", "../clean")
     assert pq.read_table("scores.parquet").equals(pq.read_table("clean.parquet"))
     assert len(pq.read_table("scores.parquet")) == len(ROWS)
+
+
+def test_a_computation_that_hears_no_signal_is_ended_too(model: str) -> None:
+    command = ["score", "--data", "my.jsonl", "--model", model, "--method", "perplexity", "--dtype", "float32",
+               "--batch-tokens", "100", "--output", "scores.parquet"]  # fmt: skip
+    run = subprocess.Popen(python(DEAF, *command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None and any(line == "3\n" for line in run.stdout)
+    run.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = run.communicate()
+    assert time.monotonic() - began < 5  # one and a half seconds, and what a busy machine takes
+    assert (run.returncode, err.splitlines()[-1], err.count("interrupted; ")) == (130, INTERRUPTED, 1)
+    assert "still at work" not in err and "Traceback" not in err
+    ok(*command)
+
+
+def test_also_before_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Verb, "make_params", interrupted)
+    monkeypatch.setattr(app.commands["score"], "params", [])
+    ran = cli("score", "--data", "my.jsonl")
+    assert (ran.code, ran.err.strip()) == (130, INTERRUPTED)

@@ -56,7 +56,7 @@ def test_score_gives_every_row_its_columns_in_order(model: str) -> None:
         f"ifd      {eligible:>8}  {12 - eligible} filtered",
         "longest        12  -",
         "",
-        "12 rows (0 truncated) in scores.parquet",
+        "Scored 12 rows (0 truncated) -> scores.parquet",
     ]
 
 
@@ -141,7 +141,7 @@ def test_plan_says_what_will_be_computed_and_spends_nothing(model: str, computed
     passes = before["passes"]
     assert [(p["role"], p["view"], p["measures"]) for p in passes] == [
         ("base", "prompted", ["entropy", "nll"]),
-        ("base", "responseonly", ["nll"]),
+        ("base", "response only", ["nll"]),
     ]
     assert [(p["rows"], p["cached_rows"], p["todo_rows"]) for p in passes] == [(12, 0, 11), (12, 0, 11)]
     assert passes[1]["tokens"] == sum(LENGTHS) + 12  # a start token each
@@ -177,7 +177,7 @@ def test_plan_for_people(model: str) -> None:
         "GFLOP",
     ]
     assert lines[2].split()[:5] == ["0", "base", "prompted", "nll", "12"]
-    assert lines[-1].startswith("to do: 22 rows, ")
+    assert lines[-1].startswith("To compute: 22 rows, ")
     nothing = ok("plan", "--data", "my.jsonl", "--method", "random").out
     assert nothing.startswith("no model pass is needed\n")
 
@@ -320,7 +320,7 @@ def test_sample_is_pythons_own(size: int, seed: int, limit: int | None) -> None:
     data = ROWS[:limit]
     wanted = data if size >= len(data) else random.Random(seed).sample(data, size)
     assert read_jsonl("out.jsonl") == wanted
-    assert ran.out == f"{len(wanted)} of {len(data)} rows (seed {seed}) in out.jsonl\n"
+    assert ran.out == f"Drew {len(wanted)} of {len(data)} rows (seed {seed}) -> out.jsonl\n"
     assert files() == {"my.jsonl", "out.jsonl"}
 
 
@@ -340,12 +340,16 @@ def test_methods_as_json() -> None:
     for method in every:
         assert method["paper"] and method["doc"]
     assert ok("methods", "ifd", "--json").json == known["ifd"]
+    assert known["ifd"]["cost"] == "2 passes of base" and known["longest"]["cost"] == "no model"
+    assert known["instructdiff"]["cost"].endswith("training of calibrated")
     text = ok("methods").out.splitlines()
-    assert text[0].split() == ["method", "paper", "roles", "defaults"]
-    assert [line.split()[0] for line in text[2:]] == list(known)
+    assert text[0].split() == ["method", "what", "it", "does", "cost"]
+    assert [line.split()[0] for line in text[2:-2]] == list(known)
+    assert text[-1].endswith("instdiff methods NAME")
     told = ok("methods", "ifd").out
     assert told.startswith("ifd  (arXiv:2308.12032)\n")
-    assert "  ratio='perplexity'\n" in told and 'compat="official"' in told
+    assert "  ratio='perplexity'\n" in told and 'compat="official"' in told and "``" not in told
+    assert "(and 29 more draws)" in ok("methods", "tshirt").out
 
 
 # ── configuration ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -500,7 +504,7 @@ def test_quiet_says_results_alone(model: str) -> None:
     write_jsonl("my.jsonl", [*ROWS, "{broken"])
     ran = score(model, "ifd", "scores.parquet", "--quiet")
     assert ran.err == ""
-    assert ran.out.endswith("12 rows (0 truncated) in scores.parquet\n")
+    assert ran.out.endswith("Scored 12 rows (0 truncated) -> scores.parquet\n")
 
 
 def test_nothing_is_coloured_or_wrapped_without_a_terminal(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,12 +528,5 @@ def test_the_version_and_the_help() -> None:
     assert ok("--version").out == f"{version.__version__}\n"
     for verb in ("score", "select", "sample", "plan", "methods"):
         told = ok(verb, "--help").out
-        examples = told[told.index("\n  Example") :]
-        assert f"instdiff {verb} " in examples
-    told = ok("--help").out
-    # Whole lines, so that they can be copied.
-    assert (
-        "    instdiff score  --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet\n"
-        in told
-    )
-    assert "    instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget 10% --output" in told
+        assert f"\n  instdiff {verb} " in told[told.index("\nExample") :]
+    assert "  instdiff select --data my.jsonl --scores scores.parquet" in ok("--help").out

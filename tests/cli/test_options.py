@@ -111,7 +111,7 @@ def test_every_key_is_described() -> None:
 
     verbs = [verb for one in app.commands.values() for verb in getattr(one, "commands", {"": one}).values()]
     kinds = {verb.kind() for verb in verbs if verb.config}
-    assert len(kinds) == 16
+    assert len(kinds) >= 16
     for kind in kinds:
         for name, field in kind.model_fields.items():
             assert field.description and field.description.endswith("."), f"{kind.__name__}.{name}"

@@ -40,9 +40,9 @@ def half_done(console: Console, clock: list[float]) -> None:
 
 
 LINES = [
-    "nll: 5/10 rows  40 tokens/s  ETA 0:12  75% cached, batches of 8,192 tokens",
-    "nll: 10/10 rows  42 tokens/s  ETA 0:00  75% cached, batches of 4,096 tokens",
-    "nll: 10 rows, 1,000 tokens in 0:24 (42 tokens/s), 75% cached, batches of 4,096 tokens",
+    "nll: 5/10 rows  40 tok/s  ETA 12 s  75% cached, batches of 8,192 tokens",
+    "nll: 10/10 rows  42 tok/s  ETA 0 s  75% cached, batches of 4,096 tokens",
+    "nll: 10 rows, 1,000 tokens in 24 s (42 tok/s), 75% cached, batches of 4,096 tokens",
 ]
 
 
@@ -68,7 +68,7 @@ def test_a_bar(clock: list[float], capsys: pytest.CaptureFixture[str], monkeypat
     console.terminal = True
     half_done(console, clock)
     shown = capsys.readouterr().err.splitlines()[-1]
-    assert shown.startswith("nll ") and "10/10 rows  42 tokens/s  ETA" in shown
+    assert shown.startswith("nll ") and "10/10 rows  42 tok/s  ETA" in shown
     assert shown.rstrip().endswith("75% cached, batches of 4,096 tokens")
 
 
@@ -158,4 +158,50 @@ def test_a_sweep_tells_its_budget_also_when_memory_is_short(lab: Lab, monkeypatc
     assert seen.budgets[0] == 900 and set(seen.budgets[1:]) == {450} and seen.nothing == []
     again = Watching()
     lab.score(some_rows(40), [Perplexity()], store=store, progress=again)
-    assert (again.nothing, again.budgets, again.labels) == ([("nll of prompted by base", 40)], [], [])
+    assert (again.nothing, again.budgets, again.labels) == ([("base · prompted", 40)], [], [])
+
+
+def test_no_stage_is_silent(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.stage("reading my.jsonl")
+    for seconds in (0.5, 0.6, 10, 19, 2, 29, 2):  # told after a second, and after each half minute without news
+        clock[0] += seconds
+        console.beat()
+    console.stage("preparing models")
+    console.beat()
+    clock[0] += 2
+    console.beat()
+    console.log("news")
+    clock[0] += 29
+    console.beat()
+    clock[0] += 1
+    console.beat()
+    assert capsys.readouterr().err.splitlines() == [
+        "reading my.jsonl …",
+        "reading my.jsonl: still at work after 32.1 s",
+        "reading my.jsonl: still at work after 1.05 min",
+        "preparing models …",
+        "news",
+        "preparing models: still at work after 32 s",
+    ]
+    quiet = Console(quiet=True)
+    quiet.stage("x")
+    clock[0] += 60
+    quiet.beat()
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_drawn_after_the_end(
+    clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    console = Console()
+    console.terminal = True
+    with console.task("nll", rows=10, tokens=1000) as advance:
+        console.end()
+        assert "nll" in capsys.readouterr().err
+        advance(5, 480)
+        clock[0] += 40
+        console.beat()
+    half_done(console, clock)
+    assert capsys.readouterr().err.strip() == ""

@@ -119,7 +119,7 @@ def test_rows_by_number_and_by_id() -> None:
 
 
 def test_what_must_be_named() -> None:
-    assert cli("render", "--data", "talks.jsonl").error == "rows are rendered for one model; give --model WHERE once"
+    assert cli("render", "--data", "talks.jsonl").error == "no model is named; give --model WHERE"
     two = cli("render", "--data", "talks.jsonl", "--model", TINY, "--model", f"proxy={TINY}")
     assert two.error.endswith("give --model WHERE once; 2 are named")
     assert cli("render", "--model", TINY).error == "no data is named; give --data FILE"

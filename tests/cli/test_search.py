@@ -107,7 +107,7 @@ def plan_is_done() -> bool:
 
 
 def test_what_is_missing_is_named() -> None:
-    assert "the search needs 'model'" in cli("search", "--data", "pool.jsonl").error
+    assert "no model is named; give --model WHERE" in cli("search", "--data", "pool.jsonl").error
     assert "takes 9 trainings at least, and 'trainings' is 8" in cli(*command("trainings=8")).error
     assert "method 'ifd' has no parameter 'ration'" in cli(*command("recipes.ifd.ration=loss")).error
     assert "unknown suite 'heldot'" in cli(*command("eval.suite=heldot")).error

@@ -96,7 +96,7 @@ def test_tokens_are_those_of_the_store(model: str, calibrated: str) -> None:
     row = table()[4]
     said = explain(4, "--json").json
     shown = {one["view"]: one for one in said["tokens"]}
-    assert set(shown) == {"prompted", "responseonly"}
+    assert set(shown) == {"prompted", "response only"}
     one = shown["prompted"]
     pieces = [piece for piece, target in zip(one["pieces"], one["target"], strict=True) if target]
     assert "".join(pieces) == ROWS[4]["output"] and "".join(one["pieces"]).endswith(ROWS[4]["output"])
@@ -114,7 +114,7 @@ def test_informative_tokens_are_those_that_the_prompt_changes_enough(model: str)
     row = next(row for row in table() if row["tshirt.informative"] not in (None, 0.0, 1.0))
     said = explain(row["row"], "--json").json
     shown = {one["view"]: one["columns"] for one in said["tokens"]}
-    size = np.abs(np.subtract(shown["prompted"]["proxy nll"], shown["responseonly"]["proxy nll"]))
+    size = np.abs(np.subtract(shown["prompted"]["proxy nll"], shown["response only"]["proxy nll"]))
     marks = shown["prompted"]["tshirt informative"]
     assert marks == (size >= row["tshirt.least"]).astype(float).tolist()
     assert np.mean(marks) == pytest.approx(row["tshirt.informative"])
@@ -154,7 +154,7 @@ def test_rows_by_id_and_their_errors(model: str) -> None:
     assert letter, "two ids begin with the same letter"
     error = cli("explain", letter, "--data", "some.jsonl", "--scores", "scores.parquet").error
     assert f"rows have an id that begins with '{letter}'" in error
-    assert "give --data FILE --scores FILE" in cli("explain", "1").error
+    assert "no scores are named; give --scores FILE" in cli("explain", "1").error
     write_jsonl("other.jsonl", ROWS[3:])
     assert "score this file again" in cli("explain", "1", "--data", "other.jsonl", "--scores", "scores.parquet").error
     said = explain(0, "--by", "nll", data="some.jsonl").out

@@ -26,6 +26,8 @@ def test_info_and_gc(model: str) -> None:
     (column,) = said["columns"]
     assert column["measure"] == "Nll()" and column["rows"] > 10
     assert "Nll()" in ok("store", "info").out
+    assert len(column["where"]) == 1 and column["where"][0] in ok("store", "info").out  # not by its hash alone
+    assert set(column["views"]) <= {"prompted", "response only"} and column["views"]
     kept = json.loads(ok("store", "gc", "--keep", model, "--json").out)
     assert kept == {"dropped": [], "trained": [], "dry_run": False}
     assert json.loads(ok("store", "gc", "--older-than", "1h", "--json").out)["dropped"] == []

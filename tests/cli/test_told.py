@@ -43,7 +43,7 @@ def selected(*more: object) -> list[str]:
 def test_a_budget_that_is_not_met_is_told_and_recorded() -> None:
     write_jsonl("rows.jsonl", rows(20, empty=2))
     ran = ok(*selected("--budget", "100%"))
-    assert ran.err.splitlines()[-1] == (
+    assert ran.err.splitlines()[-2] == (
         "warning: asked for 20 rows, 18 have a score (2 empty_response); give a smaller budget, or a share of the rows "
         "that have a score, as --budget '50% eligible'"
     )

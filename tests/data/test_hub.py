@@ -94,5 +94,5 @@ def test_the_package_is_imported_only_for_the_hub() -> None:
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install 'instdiff\[hub\]'"):
+    with pytest.raises(DataError, match=r'pip install "instdiff\[hub\]"'):
         load("hub:owner/name")

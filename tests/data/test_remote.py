@@ -109,7 +109,7 @@ def test_what_must_be_installed_is_named(monkeypatch: pytest.MonkeyPatch, lackin
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DataError) as refused:
         load("gs://bucket/rows.jsonl")
-    assert lacking in str(refused.value) and "pip install 'instdiff[remote]'" in str(refused.value)
+    assert lacking in str(refused.value) and 'pip install "instdiff[remote]"' in str(refused.value)
 
 
 def test_addresses() -> None:

@@ -269,7 +269,7 @@ def test_what_is_not_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
 
 
 @pytest.mark.parametrize(
-    ("protocol", "command"), [("s3", "pip install 'instdiff[remote]'"), ("abfs", "pip install adlfs")]
+    ("protocol", "command"), [("s3", 'pip install "instdiff[remote]"'), ("abfs", "pip install adlfs")]
 )
 def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, protocol: str, command: str) -> None:
     import fsspec.core

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_no_cluster_there(address: str) -> None:
     message = rf"^no Ray cluster can be used at '{address}': .*Connection refused; check the address, and that Ray and"
     with pytest.raises(EngineError, match=message):
         connect(None, Settings(ray_address=address))
+
+
+def test_a_ray_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: Any, **__: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    ray = types.SimpleNamespace(init=slow, is_initialized=lambda: False)
+    monkeypatch.setattr(place, "connect", lambda _, settings: connect(ray, settings))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    host = RayHost(Settings(executor="ray"), torch.device("cpu"), torch.float32)
+    with pytest.raises(EngineError, match="Ray cannot be started on this machine: The current node timed out"):
+        host.join(print)
+    host.close()
 
 
 def test_without_ray(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_exactly_the_rows_with_a_poisoned_token_are_non_finite(lab: Lab, tmp_pat
         np.testing.assert_allclose(table.details[name][~bad], clean.details[name][~bad], rtol=1e-5)
     np.testing.assert_allclose(table.value[~bad], clean.value[~bad], rtol=1e-5)
     assert [line for line in said if "non-finite" in line] == [
-        f"warning: 3 rows of {view} by base came out non-finite" for view in ("prompted", "responseonly")
+        f"warning: 3 rows of {view} by base came out non-finite" for view in ("prompted", "response only")
     ]
     # Nothing of them was kept, so the next run tries them, and only them, again.
     counting = Counting()

@@ -425,4 +425,7 @@ def test_what_lacks_for_an_endpoint_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(exchange, "import_module", lacking)
     with pytest.raises(EngineError) as refused:
         exchange.http()
-    assert str(refused.value) == "a judge behind an endpoint needs httpx2: pip install 'instdiff[judge]'"
+    assert (
+        str(refused.value)
+        == 'a judge behind an endpoint needs httpx2, which is missing; run: pip install "instdiff[judge]"'
+    )

@@ -369,7 +369,7 @@ def make(spec: str, model: Path, tmp_path: Path) -> Generator:
 
 
 def test_what_is_not_there_is_said(models: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"needs the package vllm: pip install 'instdiff\[vllm\]'"):
+    with pytest.raises(PlanError, match=r"needs vllm, which is missing; run: pip install "):
         make("vllm", models["llama"], tmp_path)
     with pytest.raises(ConfigError, match="unknown generator 'vlm'; did you mean 'vllm'"):
         make("vlm", models["llama"], tmp_path)

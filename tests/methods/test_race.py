@@ -136,7 +136,7 @@ def test_the_late_draws_are_a_wave_of_their_own() -> None:
     first, late = plan(tshirt().signals().values())
     assert len(first) == 2 + 2 * 3 and len(late) == 2 * 5
     assert all(isinstance(step.view, Contested) for step in late)
-    assert {label(step) for step in late} >= {"nll of contested noisy 3 prompted by proxy"}
+    assert {label(step) for step in late} >= {"proxy · contested noisy 3 prompted"}
     assert [len(wave) for wave in plan(Nuggets(anchors=4, race=2, race_after=2).signals().values())] == [1, 2, 1]
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from helpers import by_hand, causal, reference
+from instdiff.cli.preflight import REQUIRED
 
 from .conftest import Done
 from .kit import (
@@ -329,8 +330,8 @@ def test_a_training_key_can_be_mended(home: Path) -> None:
 
 
 def test_what_a_pipeline_needs(home: Path) -> None:
-    for key in ("data_path", "base_model", "output_dir"):
+    for key, said in (("data_path", "data"), ("base_model", "model"), ("output_dir", "output")):
         configure(home, **{key: None})
-        assert refused(home) == f"the pipeline needs '{key}'"
+        assert refused(home) == REQUIRED[said]
     configure(home, eval={"suite": "heldout"})
     assert "'eval.data_path' is missing" in refused(home)

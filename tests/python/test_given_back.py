@@ -104,7 +104,7 @@ def test_everything_shows_itself_in_a_few_lines(scores: instdiff.ScoreTable, tmp
         "<Pool of 12 rows": POOL,
         "<ScoreTable of 12 rows: ifd (": scores,
         "<Scored by ifd: ": scores["ifd"],
-        "<Selection of 4 of 12 rows": subset,
+        "<Selection: 4 of 12 rows (33.3 %), ": subset,
         "<Bill: ": instdiff.plan(POOL, "ifd", **TINY, store=tmp_path),
         "<ifd within 4 beside random rows: 4 and 4 rows": subset.compare(),
         "<Exported 4 rows": subset.export("trl", tmp_path / "trl"),

@@ -127,7 +127,8 @@ SURFACE = {
     "select": f"{COMMON} --scores --method --set --budget --order --group-by --with-scores --output --record --model "
     "--strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
-    "pipeline": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
+    "pipeline": f"{COMMON} --model --method --budget --output {TEMPLATE} --max-length --dtype --device "
+    "--batch-tokens --workers --strict",
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --headroom --records --output --target "
     f"{TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "search": f"{COMMON} --model --budget --trainings --output --target {TEMPLATE} --max-length --dtype --device "

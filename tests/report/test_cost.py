@@ -11,7 +11,7 @@ from instdiff.reporting import report
 from pipeline.kit import CONFIG, pipeline, read_json, read_jsonl, set_up
 
 EVAL = {**CONFIG["eval"], "baselines": ["random"], "seeds": [0]}
-PASSES = ["entropy+nll of prompted by base", "entropy+nll of prompted by calibrated"]
+PASSES = ["base · prompted", "calibrated · prompted"]
 
 
 @pytest.fixture(scope="module")

@@ -256,7 +256,7 @@ def test_a_kill_while_a_file_is_written_leaves_none(words_of_ifd: list[str], mon
     assert shard_files(Path("shards")) == {} and list(Path("shards").iterdir()) == []
     monkeypatch.setattr(Store, "read", real)
     told = shard(words_of_ifd, 0, count=2, method="ifd")  # from the store: nothing is computed twice
-    assert "tokens/s" not in told.err and told.json["done"] == 1
+    assert "tok/s" not in told.err and told.json["done"] == 1
 
 
 def test_options_that_do_not_fit(words_of_ifd: list[str], here: Path) -> None:

@@ -57,7 +57,8 @@ def test_files_hold_the_training(config: Path) -> None:
     assert sorted(path.name for path in where.iterdir()) == sorted(NAMES) and not Path("out").exists()
     plain = yaml.safe_load((where / "train.yaml").read_text())
     asked = yaml.safe_load(config.read_text())
-    assert plain == {**asked, "train": {**asked["train"], "learning_rate": 0.02}}
+    places = {"data": "rows.jsonl", "model": asked["train"]["model_name_or_path"], "output": "out"}
+    assert plain == {**asked, **places, "train": {**asked["train"], "learning_rate": 0.02}}
     for name in ("train", "train_fsdp2", "train_zero3"):
         loaded = load(TrainConfig, where / f"{name}.yaml", {})
         assert (loaded.seed, loaded.train.learning_rate, loaded.train.mode) == (7, 0.02, "asft")
@@ -147,7 +148,7 @@ def test_the_printed_command_trains_as_one_process(config: Path, tmp_path: Path)
         [*torchrun, *words[1:], "--device", "cpu"], env=env, capture_output=True, text=True, check=False
     )
     assert done_two.returncode == 0, done_two.stderr
-    assert done_two.stdout.count("is trained on 12 rows") == 1
+    assert done_two.stdout.count("Trained on 12 rows") == 1
     torch.set_num_threads(1)
     cli(*asked, "--output", "alone", "--device", "cpu")
     records = [json.loads(Path(name, "training.json").read_text()) for name in ("alone", "out")]

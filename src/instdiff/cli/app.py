@@ -6,21 +6,26 @@ Heavy imports happen inside the commands, and options are made when a command ru
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import os
+import re
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from instdiff.cli import heartbeat
 from instdiff.cli.console import Console
+from instdiff.cli.help import write_commands, write_epilog, write_options
 from instdiff.cli.options import OVERRIDES, SPECIAL, make_option
-from instdiff.core.display import visible, visible_json
-from instdiff.errors import EngineError, InstDiffError
+from instdiff.core.display import in_one_line, visible, visible_json
+from instdiff.errors import ConfigError, EngineError, InstDiffError, StoreError
 from instdiff.version import __version__
 
 if TYPE_CHECKING:
@@ -36,25 +41,86 @@ SHORT = (
 
 
 class Group(click.Group):
-    """Commands in the order in which they were added; an unknown one gets a suggestion."""
+    """Commands in the order in which they were added; an unknown one gets a suggestion.
+
+    ``sections`` are titles with the names below them; without them all stand together.
+    """
+
+    sections: Mapping[str, Sequence[str]] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names."""
         return list(self.commands)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every command with one whole sentence."""
+        write_commands(self.sections or {"Commands": list(self.commands)}, self.commands, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, at the width of the terminal."""
+        if self.epilog:
+            write_epilog(self.epilog, formatter)
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run the program; what is wrong with the command line is one message, like all errors of the user."""
+        try:
+            code = super().main(*args, **{**more, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = 2
+        except click.UsageError as error:
+            print(render_error(_usage(error), as_json="--json" in sys.argv), file=sys.stderr)
+            code = 2
+        except click.Abort:
+            heartbeat.tell_interrupted()
+            code = 130
+        if more.get("standalone_mode", True):
+            sys.exit(code or 0)
+        return code
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """The command that is meant, and what follows it."""
         if args[0] not in self.commands and not args[0].startswith("-"):
-            close = ", ".join(map(repr, get_close_matches(args[0], self.commands)))
-            ctx.fail(f"No such command '{args[0]}'.{f' Did you mean {close}?' if close else ''}")
+            close = " or ".join(map(repr, get_close_matches(args[0], self.commands, n=2)))
+            ctx.fail(f"No such command '{args[0]}'{f'; did you mean {close}?' if close else ''}")
         return super().resolve_command(ctx, args)
+
+
+def _give_up_stdout() -> None:
+    """Python's own flush at exit must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_the_world(error: InstDiffError | OSError | UnicodeEncodeError) -> InstDiffError:
+    """What the system refuses, in a sentence: names that it cannot hold, files that it does not give."""
+    if isinstance(error, InstDiffError):
+        return error
+    if isinstance(error, UnicodeEncodeError):
+        return ConfigError(f"'{in_one_line(str(error.object))}' cannot be written as UTF-8; give it another name")
+    if error.filename is None and error.errno == errno.ENOSPC:
+        _give_up_stdout()
+    name = error.filename if error.filename is not None else "standard output or a file"
+    return StoreError(
+        f"'{in_one_line(os.fsdecode(name) if not isinstance(name, int) else str(name))}': {error.strerror}"
+    )
+
+
+def _usage(error: click.UsageError) -> ConfigError:
+    """What is wrong with the command line, in the style of all errors."""
+    told = re.sub(r"\. \(Did you mean (?:one of: )?(.*)\?\)$", r"; did you mean \1?", error.format_message())
+    told = told.removesuffix(".")
+    place = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+    return ConfigError(f"{told[:1].lower()}{told[1:]}{place}")
 
 
 class Verb(click.Command):
     """A command whose options are keys of its configuration.
 
-    User errors are one message and exit 2, interruptions 130, bugs a traceback and 1.
+    User errors are one message and exit 2, interruptions 130, bugs a traceback and 1. Where the program is a process of
+    its own the verb is ``watched``: no stage of it is silent.
     """
+
+    watched = False
 
     def __init__(
         self,
@@ -65,8 +131,10 @@ class Verb(click.Command):
         examples: str,
         *arguments: click.Argument,
     ) -> None:
-        super().__init__(name, help=inspect.getdoc(function), epilog=f"\b\n{examples}")
-        self.function, self.config, self.keys, self.arguments = function, config, keys.split(), arguments
+        super().__init__(name, help=inspect.getdoc(function), epilog=examples)
+        self.function, self.config, self.arguments = function, config, arguments
+        self.keys = keys.replace("!", "").split()
+        self.required = [key.removesuffix("!") for key in keys.split() if key.endswith("!")]
 
     def kind(self) -> type[Config]:
         """The class of its configuration."""
@@ -76,7 +144,10 @@ class Verb(click.Command):
 
     def make_params(self) -> list[click.Parameter]:
         """Arguments and options."""
-        options = [SPECIAL[key] if key in SPECIAL else make_option(self.kind(), key) for key in self.keys]
+        options = [
+            SPECIAL[key] if key in SPECIAL else make_option(self.kind(), key, required=key in self.required)
+            for key in self.keys
+        ]
         return [*self.arguments, *[OVERRIDES] * ("config" in self.keys), *options]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -84,20 +155,29 @@ class Verb(click.Command):
         self.params = self.params or self.make_params()
         return super().get_params(ctx)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Panels of options."""
+        write_options(self.get_params(ctx), ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, at the width of the terminal."""
+        write_epilog(self.epilog or "", formatter)
+
     def invoke(self, ctx: click.Context) -> None:
         """Run the command, and turn what goes wrong into a message and an exit code."""
         try:
             self.run(dict(ctx.params))
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader, such as `head`, has what it wanted. Python's own flush at exit must not fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up_stdout()  # the reader, such as `head`, has what it wanted
             sys.exit(0)
-        except InstDiffError as error:
-            print(render_error(error, as_json=bool(ctx.params.get("json"))), file=sys.stderr)
+        except (InstDiffError, OSError, UnicodeEncodeError) as error:
+            print(render_error(_of_the_world(error), as_json=bool(ctx.params.get("json"))), file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("interrupted; what was computed is kept: give the same command again to go on", file=sys.stderr)
+            if Verb.watched:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not break the end
+            heartbeat.tell_interrupted()
             sys.exit(130)
         except Exception as error:  # noqa: BLE001 - the last place where a bug can be shown
             if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
@@ -110,9 +190,19 @@ class Verb(click.Command):
     def run(self, values: dict[str, Any]) -> None:
         """Build the configuration of what was given, and call the function with it."""
         console = Console(quiet=values.pop("quiet", False), as_json=values.pop("json", False))
+        console.stage(str(self.name))
+        if Verb.watched:
+            heartbeat.start(console)
+        try:
+            self._call(values, console)
+        finally:
+            console.end()
+
+    def _call(self, values: dict[str, Any], console: Console) -> None:
         arguments = {str(one.name): values.pop(str(one.name)) for one in self.arguments}
         if not self.config:
             return self.function(console, **arguments)
+        from instdiff.cli.preflight import check
         from instdiff.config.base import load
 
         file, words = values.pop("config", None), list(values.pop("overrides", ()))
@@ -126,22 +216,25 @@ class Verb(click.Command):
         kind = self.kind().of_file(file)
         if kind is not self.kind():  # whose keys take one value where ours may repeat
             given = {name: v[0] if isinstance(v, tuple) and len(v) == 1 else v for name, v in given.items()}
-        return self.function(load(kind, file, given, [*sets, *words]), console, **arguments)
+        settings = load(kind, file, given, [*sets, *words])
+        check(str(self.name), settings, self.required if kind is self.kind() else [])
+        return self.function(settings, console, **arguments)
 
 
 app = Group(
     "instdiff",
     help="Choose the tenth of your instruction data that teaches your model.",
-    # "\b" keeps the lines as they are: an example that is wrapped cannot be copied.
     epilog=(
-        "\b\nThe shortest way:\n"
+        "The shortest way:\n"
         "  instdiff score  --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet\n"
-        "  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget 10% --output selected.jsonl"
+        "  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget 10% --output selected.jsonl\n"
+        "\nCompletion in this shell (or zsh_source, fish_source):\n"
+        '  eval "$(_INSTDIFF_COMPLETE=bash_source instdiff)"'
     ),
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-click.version_option(__version__, message="%(version)s", help="Print the version.")(app)
+click.version_option(__version__, "-V", "--version", message="%(version)s", help="Print the version.")(app)
 
 
 def command(
@@ -151,7 +244,8 @@ def command(
 
     ``config`` is the class of its configuration, as ``module.Class`` within ``instdiff.config``. The function gets the
     configuration, where there is one, then the console, then ``arguments`` by name. ``keys`` are options in the order
-    of the help text, or names of ``SPECIAL``; ``examples`` stand below that text. ``on`` is the group of the command.
+    of the help text, or names of ``SPECIAL``; those with ``!`` are required. ``examples`` stand below that text, a
+    command in each line. ``on`` is the group of the command.
     """
 
     def wrap(function: F) -> F:

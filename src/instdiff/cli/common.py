@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from instdiff.scoring.table import ScoreTable
 
 
-def load_pool(config: DataConfig, console: Console, output: str | None) -> Pool:
+def load_pool(config: DataConfig, console: Console, output: str | None, log: Log | None = None) -> Pool:
     """The rows that a command works on; bad lines go to ``NAME.rejected.jsonl`` beside its output ``NAME.…``."""
     from instdiff.data import load
 
-    return load(rejects_path=rejects_path(output) if output else None, log=console.log, **_how(config))
+    console.stage(f"reading {config.data}")
+    pool = load(rejects_path=rejects_path(output) if output else None, log=log or console.log, **_how(config))
+    console.stage("preparing models and rows")
+    return pool
 
 
 def rejects_path(output: str) -> Path:
@@ -53,6 +56,19 @@ def _how(config: DataConfig) -> dict[str, Any]:
     }
 
 
+def data_options(config: DataConfig) -> list[str]:
+    """The options that make another command read the same rows; none where they cannot be read again."""
+    from instdiff.config.base import has_stdin
+
+    if has_stdin(config.data):
+        return []
+    given = config.model_dump(include={"limit", "format", "targets", "reasoning", "system"}, exclude_defaults=True)
+    given |= {"map": ",".join(f"{name}={column}" for name, column in (config.mapping() or {}).items()) or None}
+    sources = [config.data] if isinstance(config.data, str) else config.data or []
+    words = [("data", source) for source in sources] + [(key, value) for key, value in given.items() if value]
+    return [word for key, value in words for word in (f"--{key}", str(value))]
+
+
 def require_output(output: str | None) -> str:
     """An output path, which has no sensible default."""
     from instdiff.errors import ConfigError
@@ -60,14 +76,6 @@ def require_output(output: str | None) -> str:
     if not output:
         raise ConfigError("no output is named; give --output PATH")
     return output
-
-
-def require_methods(config: ScoreConfig) -> None:
-    """Refuse a configuration without a method."""
-    from instdiff.errors import ConfigError
-
-    if not config.method:
-        raise ConfigError("no method is named; give --method (see `instdiff methods`)")
 
 
 def build_methods(config: ScoreConfig | SelectConfig) -> tuple[dict[str, Method], dict[str, str]]:

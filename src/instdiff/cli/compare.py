@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 @command(
     "compare",
     "compare.CompareConfig",
-    "config data model method budget headroom records output limit format map targets reasoning system target template "
-    "template_date max_length dtype device batch_tokens workers store strict quiet json",
+    "config data! model! method budget headroom records output limit format map targets reasoning system target "
+    "template template_date max_length dtype device batch_tokens workers store strict quiet json",
     "Examples:\n"
     "  instdiff compare --config configs/compare/tiny.yaml\n"
     "  instdiff compare --data my.jsonl --model Qwen/Qwen2.5-0.5B --method ifd,instructdiff --budget '10% tokens' \\\n"
     "                   --output runs/compare eval.suite=heldout eval.data=heldout.jsonl",
 )
 def compare(settings: CompareConfig, console: Console) -> None:
-    """Compare methods with random, longest, full and the base; give the same command again to go on."""
+    """Compare methods with controls, equal budgets. These are random, longest, full and the base.
+
+    Give the same command again to go on.
+    """
     from instdiff.experiments.compare import compare as run
 
     found = run(settings, log=console.log, progress=console)

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from instdiff.cli import compare, evaluate, explain, merge, plan, render, report, score, search, select, store, train
-from instdiff.cli.app import app
+from instdiff.cli.app import Verb, app
 
 VERBS = (select, plan, score, merge, store, train, evaluate, compare, search, report, explain, render)
 """The modules that register commands."""
-ORDER = (
-    *("render", "plan", "sample", "score", "select", "train", "eval", "report", "export"),
-    *("pipeline", "compare", "search", "explain", "diff", "merge", "methods", "store"),
-)
+SECTIONS = {
+    "One step at a time": (
+        *("demo", "doctor", "decontaminate", "render", "plan", "sample", "score", "select"),
+        *("report", "verdict", "export"),
+    ),
+    "Whole runs": ("pipeline", "compare", "search", "train", "eval"),
+    "Look closer": ("explain", "diff", "store", "merge", "methods"),
+}
 """The order of the work, in which ``--help`` lists the commands."""
-app.commands = {name: app.commands[name] for name in ORDER}
+app.sections = {title: [name for name in names if name in app.commands] for title, names in SECTIONS.items()}
+app.commands = {name: app.commands[name] for names in app.sections.values() for name in names}
 
 
 def main() -> None:
     """Entry point."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    if sys.stdout is None:
+        print("error: standard output is closed; send the result to a file or to /dev/null", file=sys.stderr)
+        sys.exit(2)
     # Two busy cores must not spin on each other while they wait, but some 20 microseconds of it are cheaper than sleep
     # (a fifth of a small model's time). Both have to be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    Verb.watched = True
+    app.context_settings["color"] = False if os.environ.get("NO_COLOR") else None
     app()

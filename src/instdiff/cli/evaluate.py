@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 @command(
     "eval",
     "evaluate.EvalConfig",
-    "config model suite task data format map targets reasoning system data_dir limit output n temperature top_p "
+    "config model suite! task data format map targets reasoning system data_dir limit output n temperature top_p "
     "max_new_tokens shots generator concurrency judge judge_concurrency judge_timeout judge_tries judge_max_tokens "
     "judge_batch reference answers unsafe template template_date max_length dtype device batch_tokens workers executor "
     "store seed quiet json",
     "Example:  instdiff eval --model runs/mine --suite math --task gsm8k --data-dir data --output results.json",
 )
 def evaluate(settings: EvalConfig, console: Console) -> None:
-    """Evaluate a model on suites; give the same command again to go on after an interruption."""
+    """Evaluate a model on suites. Give the same command again to go on after an interruption."""
     from instdiff.evaluation.evaluator import evaluate as run
 
     results = run(settings, log=console.log, progress=console)

@@ -22,23 +22,21 @@ TEXT = 1200
 @command(
     "explain",
     "selection.ExplainConfig",
-    "config data scores selection by format map targets reasoning system store quiet json",
+    "config data! scores! selection by format map targets reasoning system store quiet json",
     "Examples:\n"
     "  instdiff explain 17 --data my.jsonl --scores scores.parquet\n"
     "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selected.jsonl --by entropy",
     click.Argument(["row"], help="Number of the row, from 0, or its id or the beginning of it."),
 )
 def explain(settings: ExplainConfig, console: Console, row: str) -> None:
-    """Show one row: scores, ranks, reasons, and its tokens coloured by what the models said."""
+    """Show one row: scores, ranks, tokens. Its tokens are coloured by what the models said."""
     from instdiff.cli.token_view import print_tokens
-    from instdiff.errors import ConfigError
     from instdiff.scoring.table import read_scores
     from instdiff.selection.explain import as_json
     from instdiff.selection.explain import explain as look
     from instdiff.selection.record import Reading, find
 
-    if not settings.data or not settings.scores:
-        raise ConfigError(f"no {'scores are' if settings.data else 'data is'} named; give --data FILE --scores FILE")
+    assert settings.data and settings.scores
     scores = read_scores(settings.scores)
     reading = Reading(settings.format, settings.map, **settings.turns())
     # Rows after the last that was scored are none of its business: it may have been scored with --limit.
@@ -62,7 +60,7 @@ def explain(settings: ExplainConfig, console: Console, row: str) -> None:
     click.Argument(["b"], help="The other."),
 )
 def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
-    """Show what two selections share, and where they differ: by source, length and score."""
+    """Show what two selections share. Also where they differ: by source, length and score."""
     from instdiff.selection.diff import difference
     from instdiff.selection.record import Reading
 
@@ -82,8 +80,8 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 @command(
     "export",
     "selection.ExportConfig",
-    "config data format output name layout template model license push public source data_format map targets reasoning "
-    "system quiet json",
+    "config data! format! output! name layout template model license push public source data_format map targets "
+    "reasoning system quiet json",
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
     "  instdiff export --data selected.jsonl --format trl --output trl --model Qwen/Qwen2.5-0.5B\n"
@@ -91,16 +89,11 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
     "  instdiff export --data runs/demo --format hub --output card --license cc-by-4.0 --push hub:owner/name",
 )
 def export(settings: ExportConfig, console: Console) -> None:
-    """Write the subset in a trainer's format, with the lines to paste."""
-    from instdiff.errors import ConfigError
-    from instdiff.selection.export.export import FORMATS
+    """Write the subset in a trainer's format. Prints the lines to paste."""
     from instdiff.selection.export.export import export as hand_over
     from instdiff.selection.record import Reading
 
-    if not settings.data:
-        raise ConfigError("no data is named; give --data selected.jsonl, its record or a run folder")
-    if not settings.format:
-        raise ConfigError(f"no trainer is named; give --format, one of {', '.join(FORMATS)}")
+    assert settings.data and settings.format
     done = hand_over(
         settings.data,
         settings.format,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     click.Argument(["folder"], metavar="DIR", help="Where `score --shards` wrote its files."),
 )
 def merge(asked: MergeConfig, console: Console, folder: str) -> None:
-    """Join the shards of `score --shards` and score all rows; runs no model.
+    """Join the shards of one scoring. Scores all rows of `score --shards` and runs no model.
 
     Data and models are those of the shards; the options say where they are by now, if elsewhere.
     """
@@ -42,7 +42,7 @@ def merge(asked: MergeConfig, console: Console, folder: str) -> None:
     pool, how = load_pool(settings, console, out), inputs(settings, console.log)
     scores = merged(folder, pool, named, bind(settings.model), specs=specs, **how)
     console.log(f"{first['about']['shards']} shards of {folder} are joined")
-    write_scores(scores, out, console, strict=asked.strict)
+    write_scores(scores, out, console, settings.model_copy(update={"strict": asked.strict}))
 
 
 def _again(first: dict[str, Any], asked: MergeConfig, folder: str) -> ScoreConfig:

@@ -23,9 +23,10 @@ OVERRIDES = click.Argument(
 )
 
 
-def make_option(kind: type[Config], name: str) -> click.Option:
+def make_option(kind: type[Config], name: str, *, required: bool = False) -> click.Option:
     """The option of a key, with the type, the default and the description that the configuration has.
 
+    A ``required`` one is marked; the configuration may name it instead, so that its lack is told elsewhere.
     What may be written in several ways, such as a number or ``auto``, is a text here; the configuration reads it.
     """
     from pydantic import BeforeValidator
@@ -46,7 +47,13 @@ def make_option(kind: type[Config], name: str) -> click.Option:
     elif extra["alone"]:
         more |= {"is_flag": False, "flag_value": extra["alone"]}
     text = describe(str(field.description), default, get_args(one) if get_origin(one) is Literal else ())
-    return click.Option([f"--{name.replace('_', '-')}"], metavar=extra["metavar"], help=text, **more)
+    told = f"{text.removesuffix('.')} (required)." if required else text
+    return click.Option([f"--{name.replace('_', '-')}"], metavar=extra["metavar"] or _metavar(one), help=told, **more)
+
+
+def _metavar(one: Any) -> str | None:
+    """What stands for a value of this type, in a word."""
+    return None if one is bool else {int: "N", float: "X"}.get(one, "WORD" if get_origin(one) is Literal else "VALUE")
 
 
 def describe(description: str, default: Any, choices: tuple[Any, ...]) -> str:

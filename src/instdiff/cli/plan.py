@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
-from instdiff.cli.common import build_methods, load_pool, require_methods, rows_to
-from instdiff.cli.console import Console, clock, table
+from instdiff.cli.common import build_methods, load_pool, rows_to
+from instdiff.cli.console import Console, span, table
 
 if TYPE_CHECKING:
     from instdiff.config.base import Config
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 @command(
     "plan",
     "kinds.PlanConfig",
-    "config data model method set limit format map targets reasoning system template template_date max_length dtype "
+    "config data! model method! set limit format map targets reasoning system template template_date max_length dtype "
     "device store target holdout cluster judge_max_tokens judge_price seed quiet json",
     "Examples:\n"
     "  instdiff plan --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd,perplexity,longest\n"
     "  instdiff plan --config configs/demo.yaml",
 )
 def plan(settings: Config, console: Console) -> None:
-    """Show what a command would cost; spends nothing."""
+    """Show what a command would cost. Spends nothing."""
     from instdiff.config.kinds import PlanConfig
 
     if isinstance(settings, PlanConfig):
@@ -71,7 +71,6 @@ def _plan_scores(settings: ScoreConfig, console: Console) -> None:
     from instdiff.scoring.cost import estimate_cost
     from instdiff.scoring.known import foresee_known
 
-    require_methods(settings)
     named, _ = build_methods(settings)
     bench, first = _bench(settings, named, console)
     costs = estimate_cost(bench, named, settings.judge_price)
@@ -125,10 +124,13 @@ def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:
     lines = []
     if here or not away:
         rows, tokens, shared = (sum(getattr(p, k) for p in here) for k in ("todo_rows", "todo_tokens", "shared_tokens"))
+        skipped = f" ({shared:,} shared prefixes skipped)" if shared else ""
+        dtype = {"bfloat16": "bf16", "float32": "fp32", "float16": "fp16"}[str(bench.dtype).removeprefix("torch.")]
+        device = str(bench.device).upper() if str(bench.device) == "cpu" else bench.device
+        loads = f"{costs.model_loads} model load{'s' * (costs.model_loads != 1)}"
         lines.append(
-            f"to do: {rows:,} rows, {tokens:,} tokens, of which {shared:,} are shared beginnings and not computed "
-            f"again, {costs.model_loads} model loads, about {clock(costs.seconds)} on {bench.device} in "
-            f"{str(bench.dtype).removeprefix('torch.')}"
+            f"To compute: {rows:,} rows, {tokens - shared:,} tokens{skipped}, {loads}, "
+            f"about {span(costs.seconds)} on {device}, {dtype}"
         )
     return lines + [
         f"{p.model}: {p.calls:,} calls with about {p.todo_tokens:,} tokens, and at most {p.most_tokens_out:,} tokens "
@@ -198,11 +200,3 @@ def short(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {letter}"
     return f"{number:.3g} "
-
-
-def span(seconds: float) -> str:
-    """A time in its own unit."""
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"

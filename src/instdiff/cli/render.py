@@ -24,13 +24,13 @@ LEFT, RIGHT = "⟦", "⟧"
 @command(
     "render",
     "commands.RenderConfig",
-    "config data model limit row format map targets reasoning system template template_date max_length quiet json",
+    "config data! model! limit row format map targets reasoning system template template_date max_length quiet json",
     "Examples:\n"
     "  instdiff render --data my.jsonl --model Qwen/Qwen2.5-0.5B-Instruct --template chat\n"
     "  instdiff render --data my.jsonl --model Qwen/Qwen2.5-0.5B --row 17 --json",
 )
 def render(settings: RenderConfig, console: Console) -> None:
-    """Show what a model sees of rows and what is learnt of them; loads a tokenizer, no weights."""
+    """Show what a model sees and what it learns. Loads a tokenizer, no weights."""
     from instdiff.selection.shown import show
 
     tokenizer, layout = _tokenizer(settings, console)
@@ -106,4 +106,4 @@ def _print_coloured(shown: Shown) -> None:
     text = Text()
     for part, piece in shown.parts:
         text.append(visible(piece), STYLES[part.value])
-    Rich(file=sys.stdout, highlight=False).print(text, soft_wrap=True)
+    Rich(file=sys.stdout, highlight=False).print(text)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     click.Argument(["where"], metavar="RUN_OR_SCORES", help="A run folder, or a score file."),
 )
 def report(settings: ReportConfig, console: Console, where: str) -> None:
-    """Show what was chosen and why: one page that needs no network, and the same facts as JSON."""
+    """Write a page: what was chosen, and why. It needs no network; the same facts stand beside it as JSON."""
     from instdiff.reporting import report as write
 
     page = write(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
+from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +16,16 @@ import click
 from instdiff.cli.app import command
 from instdiff.cli.common import (
     build_methods,
+    data_options,
     listed_rows,
     load_pool,
     read_shards,
-    require_methods,
     require_output,
     rows_to,
     run_score,
 )
 from instdiff.cli.console import Console, table
+from instdiff.cli.help import first_sentence
 
 if TYPE_CHECKING:
     from instdiff.config.commands import ScoreConfig
@@ -41,37 +44,66 @@ if TYPE_CHECKING:
     click.Argument(["name"], required=False, help="One method, with all that is to say about it."),
 )
 def methods(console: Console, name: str | None) -> None:
-    """List the methods: paper, model roles, signals, defaults."""
+    """List the methods: what they do and cost. NAME shows one, with its defaults."""
     from instdiff.methods.describe import describe, describe_all
 
     if name is not None:
         facts = describe(name)
-        lines = [f"{facts['name']}  ({facts['paper']})", "", str(facts["doc"]), "", "signals:"]
-        lines += [f"  {key}: {value}" for key, value in facts["signals"].items()] or ["  none"]
-        lines += ["", "defaults:"] + ([f"  {key}={value!r}" for key, value in facts["defaults"].items()] or ["  none"])
+        facts["cost"] = _cost(name)
+        told = [" ".join(part.split()).replace("``", "") for part in str(facts["doc"]).split("\n\n")]
+        lines = [f"{facts['name']}  ({facts['paper']})", "", *(line for part in told for line in (part, ""))]
+        lines += ["signals:", *(_signals(facts["signals"]) or ["  none"])]
+        lines += ["", f"cost: {facts['cost']}", "", "defaults:"]
+        lines += [f"  {key}={value!r}" for key, value in facts["defaults"].items()] or ["  none"]
         console.result(facts, "\n".join(lines))
         return
-    every = describe_all()
-    rows = [
-        [m["name"], m["paper"], ", ".join(m["roles"]) or "-", ", ".join(f"{k}={v}" for k, v in m["defaults"].items())]
-        for m in every
+    every = [{**facts, "cost": _cost(str(facts["name"]))} for facts in describe_all()]
+    rows = [[m["name"], first_sentence(str(m["doc"])).replace("``", ""), m["cost"]] for m in every]
+    text = table(["method", "what it does", "cost"], rows)
+    console.result({"methods": every}, f"{text}\n\nOne with its paper, parameters and defaults: instdiff methods NAME")
+
+
+def _signals(signals: dict[str, str]) -> list[str]:
+    """A line for each signal; of those that differ in the draw alone the first, and how many follow."""
+    alike: dict[str, list[str]] = {}
+    for key, value in signals.items():
+        alike.setdefault(key.rstrip("0123456789") + re.sub(r"draw=\d+, ", "", value), []).append(key)
+    more = {keys[0]: f" (and {len(keys) - 1} more draws)" if len(keys) > 1 else "" for keys in alike.values()}
+    return [f"  {key}: {signals[key]}{told}" for key, told in more.items()]
+
+
+def _cost(name: str) -> str:
+    """The passes of a method by role, in words."""
+    from instdiff.methods import resolve
+    from instdiff.scoring.planner import plan
+
+    method = resolve(name)()
+    if name in ("then", "blend"):
+        return "that of its methods"
+    steps = [step for wave in plan(method.signals().values()) for step in wave]
+    counts = Counter(step.model.partition("/")[0] for step in steps if any(m.needs_model for m in step.measures))
+    passes = [
+        f"{n} {'calls a row' if n > 1 else 'call a row'} of {role}"
+        if role == "judge"
+        else f"{n} pass{'es' * (n > 1)} of {role}"
+        for role, n in counts.items()
     ]
-    console.result({"methods": every}, table(["method", "paper", "roles", "defaults"], rows))
+    trained = [f"training of {role}" for role in ("calibrated", "holdout", "held") if role in counts]
+    return ", ".join(passes + trained) or "no model"
 
 
 @command(
     "score",
     "commands.ScoreConfig",
-    "config data model method set output limit format map targets reasoning system template template_date max_length "
-    "dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries judge_max_tokens "
-    "judge_batch store warmup target holdout trust_held shards shard_index seed strict quiet json",
+    "config data! model method! set output! limit format map targets reasoning system template "
+    "template_date max_length dtype device batch_tokens workers executor judge_concurrency judge_timeout judge_tries "
+    "judge_max_tokens judge_batch store warmup target holdout trust_held shards shard_index seed strict quiet json",
     "Example:  instdiff score --data my.jsonl --model base=Qwen/Qwen2.5-0.5B --method ifd --output scores.parquet",
 )
 def score(settings: ScoreConfig, console: Console) -> None:
-    """Score a data set with one or more methods; one row out for each row in."""
+    """Score rows with one or more methods. Each row in is one row out."""
     from instdiff.errors import ConfigError
 
-    require_methods(settings)
     out = require_output(settings.output)
     if settings.shards is not None or settings.shard_index is not None:
         _one_shard(settings, out, console)
@@ -80,7 +112,7 @@ def score(settings: ScoreConfig, console: Console) -> None:
         raise ConfigError(f"scores go to {TABLES_SAID}, not to '{out}'")
     pool = load_pool(settings, console, out)
     scores = (_score_on_ray if settings.shared else run_score)(settings, pool, console)
-    write_scores(scores, out, console, strict=settings.strict)
+    write_scores(scores, out, console, settings)
 
 
 SHARDS_EACH = 4
@@ -89,8 +121,9 @@ TABLES = (".parquet", ".jsonl", ".csv")
 TABLES_SAID = ".parquet, .jsonl or .csv"
 
 
-def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool) -> None:
-    """Write a score table and say what is in it; exit 3 where ``strict`` and a row could not be scored."""
+def write_scores(scores: ScoreTable, out: str, console: Console, config: ScoreConfig) -> None:
+    """Write a score table, say what is in it and what comes next; exit 3 where ``strict`` and a row has no score."""
+    from instdiff.config.methods import files_in
     from instdiff.scoring.advice import advise
 
     scores.write(out)
@@ -108,13 +141,18 @@ def write_scores(scores: ScoreTable, out: str, console: Console, *, strict: bool
         },
     }
     text = table(["method", "eligible", "not eligible"], rows)
-    console.result(facts, f"{text}\n\n{len(scores):,} rows ({facts['truncated']} truncated) in {out}")
+    console.result(facts, f"{text}\n\nScored {len(scores):,} rows ({facts['truncated']} truncated) -> {out}")
     for name in scores:
         for line in advise(scores[name]):
             console.log(line)
-    if strict and any(not scores[name].scorable.all() for name in scores):
+    if config.strict and any(not scores[name].scorable.all() for name in scores):
         print("error: --strict, and some rows could not be scored (see above)", file=sys.stderr)
         sys.exit(3)
+    spec, name = next(iter(config.method)), next(iter(scores))
+    inner = [file for params in config.method.values() for file in files_in(params)]  # each wants its own --set
+    if (rows_of := data_options(config)) and scores[name].eligible.any() and not inner:
+        chosen = Path(out).with_name("selected.jsonl")
+        console.next("select", *rows_of, "--scores", out, "--method", spec, "--budget", "10%", "--output", chosen)
 
 
 ASIDE = {

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 @command(
     "search",
     "search.SearchConfig",
-    "config data model budget trainings output limit format map targets reasoning system target template template_date "
-    "max_length dtype device batch_tokens workers store seed strict quiet json",
+    "config data! model! budget trainings output limit format map targets reasoning system target template "
+    "template_date max_length dtype device batch_tokens workers store seed strict quiet json",
     "Examples:\n"
     "  instdiff search --config configs/search/tiny.yaml\n"
     "  instdiff search --data my.jsonl --model Qwen/Qwen2.5-0.5B --budget '10% tokens' --output runs/search \\\n"
     "                  eval.data=heldout.jsonl",
 )
 def search(settings: SearchConfig, console: Console) -> None:
-    """Find the recipe for this pool, model and budget by short trainings; give the same command again to go on."""
+    """Find the best recipe by short trainings. Give the same command again to go on."""
     from instdiff.experiments.search import search as run
     from instdiff.experiments.tables import bracket_rows
 

@@ -19,41 +19,42 @@ if TYPE_CHECKING:
 @command(
     "sample",
     "commands.SampleConfig",
-    "config data output max_samples limit seed format map quiet json",
+    "config data! output! max_samples! limit seed format map quiet json",
     "Example:  instdiff sample --data my.jsonl --max-samples 1000 --seed 42 --output warmup.jsonl",
 )
 def sample(settings: SampleConfig, console: Console) -> None:
-    """Draw a seeded random subset, the published way."""
-    from instdiff.errors import ConfigError
+    """Draw a seeded random subset. It is the published one."""
     from instdiff.selection.selector import sample_rows
 
     out = require_output(settings.output)
-    if settings.max_samples is None:
-        raise ConfigError("no size is named; give --max-samples N")
+    assert settings.max_samples
     pool = load_pool(settings, console, out)
     rows = sample_rows(len(pool), settings.max_samples, settings.seed)
     pool.write(out, rows)
     facts = {"rows": len(rows), "of": len(pool), "seed": settings.seed, "output": out}
-    console.result(facts, f"{len(rows):,} of {len(pool):,} rows (seed {settings.seed}) in {out}")
+    console.result(facts, f"Drew {len(rows):,} of {len(pool):,} rows (seed {settings.seed}) -> {out}")
 
 
 @command(
     "select",
     "commands.SelectConfig",
-    "config data scores method set budget order group_by with_scores output record model limit format map targets "
+    "config data! scores method set budget order group_by with_scores output! record model limit format map targets "
     "reasoning system store seed strict quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
 )
 def select(settings: SelectConfig, console: Console) -> None:
-    """Rank by a method's scores and cut to a budget."""
+    """Rank rows by their scores, cut to a budget."""
     from instdiff.core.budget import configured_budget
     from instdiff.scoring.advice import advise
     from instdiff.selection.record import record_path
     from instdiff.selection.selector import select as choose
 
     out = require_output(settings.output)
-    pool = load_pool(settings, console, out)
+    told = list[str]()
+    pool = load_pool(settings, console, out, told.append)
+    for line in told[1 if settings.scores else 0 :]:  # `score` has told the format
+        console.log(line)
     table = _scores(settings, pool, console)
     name = _one_method(settings, table)
     chosen = choose(
@@ -67,15 +68,9 @@ def select(settings: SelectConfig, console: Console) -> None:
     )
     chosen.write(out, with_scores=settings.with_scores)
     place = Path(settings.record or record_path(out))
-    earlier = ", in place of an earlier one" if place.exists() else ""
+    earlier = " (in place of an earlier one)" if place.exists() else ""
     record = chosen.write_record(place, out)
-    counts = record["counts"]
-    tokens = "" if counts["selected_tokens"] is None else f", {counts['selected_tokens']:,} response tokens"
-    console.result(
-        {**record, "output": out},
-        f"{len(chosen):,} of {len(pool):,} rows{tokens} by {name} within {chosen.budget} in {out}; "
-        f"the record is {place}{earlier}",
-    )
+    console.result({**record, "output": out}, f"Selected {chosen.told()} -> {out}\nRecord: {place}{earlier}")
     for line in advise(chosen.scored):
         console.log(line)
     if short := chosen.shortfall():
@@ -83,6 +78,9 @@ def select(settings: SelectConfig, console: Console) -> None:
         if settings.strict:
             print("error: --strict, and the budget was not met", file=sys.stderr)
             sys.exit(3)
+    if Path(out).suffix == ".jsonl":
+        folder = Path(out).with_name(f"{Path(out).stem}_trl")
+        console.next("export", "--data", out, "--format", "trl", "--output", folder)
 
 
 def _scores(settings: SelectConfig, pool: Pool, console: Console) -> ScoreTable:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instdiff.cli.app import Group, app, command
-from instdiff.cli.console import Console, table
+from instdiff.cli.console import Console, size, table
 
 if TYPE_CHECKING:
     from instdiff.config.commands import StoreConfig
     from instdiff.store.store import ColumnFacts
     from instdiff.store.trained import TrainedFacts
 
-place = Group("store", help="What the store holds, and dropping what nobody needs.", no_args_is_help=True)
+place = Group("store", help="Inspect and clean the cache of computed columns", no_args_is_help=True)
 app.add_command(place)
 
 SECONDS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -23,7 +23,7 @@ SECONDS = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 @command("info", "commands.StoreConfig", "store json", "Example:  instdiff store info", on=place)
 def info(settings: StoreConfig, console: Console) -> None:
-    """Show what the store holds: a line for each column, and for each model that was trained for scores."""
+    """List the columns and trained models of the store."""
     from dataclasses import asdict
 
     from instdiff.store import Store, trained
@@ -31,11 +31,22 @@ def info(settings: StoreConfig, console: Console) -> None:
 
     store = Store(settings.store)
     found, models = columns(store), trained(store)
-    rows = [[c.measure, c.model[:12], c.dtype, c.rows, c.values, round(c.bytes / 1e6, 1), _day(c.used)] for c in found]
-    text = table(["measure", "model", "dtype", "rows", "values", "MB", "last used"], rows)
+    rows = [
+        [
+            ", ".join(c.where) or c.model[:12],
+            ", ".join(c.views),
+            c.measure,
+            c.dtype,
+            c.rows,
+            size(c.bytes),
+            _day(c.used),
+        ]
+        for c in found
+    ]
+    text = table(["model", "views", "measure", "dtype", "rows", "size", "last used"], rows)
     if models:
-        shown = [[one.folder, one.base, one.rows, round(one.bytes / 1e6, 1), _day(one.used)] for one in models]
-        text += "\n\n" + table(["trained for scores", "from", "rows", "MB", "last used"], shown)
+        shown = [[one.folder, one.base, one.rows, size(one.bytes), _day(one.used)] for one in models]
+        text += "\n\n" + table(["trained for scores", "from", "rows", "size", "last used"], shown)
     console.result(
         {"store": str(store.root), "columns": [asdict(c) for c in found], "trained": [asdict(one) for one in models]},
         f"{text}\n\n{_count(found, models)}, {_megabytes(found, models)} in {store.root}",
@@ -50,7 +61,7 @@ def info(settings: StoreConfig, console: Console) -> None:
     on=place,
 )
 def gc(settings: StoreConfig, console: Console) -> None:
-    """Drop columns and trained models that no listed model or age needs."""
+    """Drop columns and trained models nobody needs."""
     from dataclasses import asdict
 
     from instdiff.engine.sources import resolve

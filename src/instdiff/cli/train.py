@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
-from instdiff.cli.common import load_pool, require_output, write_page
+from instdiff.cli.common import load_pool, write_page
 from instdiff.cli.compare import tables
 from instdiff.cli.console import Console, table
 
@@ -19,37 +19,25 @@ if TYPE_CHECKING:
 @command(
     "train",
     "commands.TrainConfig",
-    "config data model output limit format map targets reasoning system template template_date device store seed "
+    "config data! model! output! limit format map targets reasoning system template template_date device store seed "
     "print_launch nodes gpus_per_node strict quiet json",
     "Example:  instdiff train --config configs/med/train_med_100.yaml\n"
     "          instdiff train --config configs/med/train_med_100.yaml --print-launch launch",
 )
 def train(settings: TrainConfig, console: Console) -> None:
-    """Fine-tune a model on a data set: all parameters, or LoRA with train.use_lora=true."""
+    """Fine-tune a model on a data set. All parameters, or LoRA with train.use_lora=true."""
     from instdiff.training.launch import write_launch
 
     main = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     if not main:
         console = Console(quiet=True, as_json=console.as_json)
     if settings.print_launch:
-        _places(settings)
         launch = write_launch(settings, Path(settings.print_launch))
         console.result({"files": [str(file) for file in launch.files], "commands": launch.commands}, launch.as_text())
         return
     facts = _fit(settings, console)
     if main:
-        console.result(facts, f"{facts['model']} is trained on {facts['rows']:,} rows")
-
-
-def _places(settings: TrainConfig) -> tuple[str | list[str] | None, str, str]:
-    """Data, model and output. What stands at the top, an option for one, goes before the published place."""
-    from instdiff.errors import ConfigError
-
-    part = settings.train
-    model = settings.model or part.model_name_or_path
-    if not model:
-        raise ConfigError("no model is named; give --model WHERE or train.model_name_or_path")
-    return settings.data or part.data_path, model, require_output(settings.output or part.output_dir)
+        console.result(facts, f"Trained on {facts['rows']:,} rows -> {facts['output']}")
 
 
 def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
@@ -58,32 +46,32 @@ def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
     from instdiff.store import Store
     from instdiff.training.sft import train as fit
 
-    data, model, out = _places(settings)
-    pool = load_pool(settings.model_copy(update={"data": data}), console, out)
+    assert settings.model and settings.output
+    pool = load_pool(settings, console, settings.output)
     fields = {key: getattr(settings.train, key) for key in TrainSettings.model_fields}
     trained = fit(
         pool,
-        parse_model(model),
+        parse_model(settings.model),
         TrainSettings(**fields, **(settings.train.model_extra or {})),
         settings_of(settings),
-        Path(out),
+        Path(settings.output),
         strict=settings.strict,
         store=Store(settings.store),
         seed=settings.seed,
         log=console.log,
     )
-    return {"output": out, "model": str(trained), "rows": len(pool)}
+    return {"output": settings.output, "model": str(trained), "rows": len(pool)}
 
 
 @command(
     "pipeline",
     "commands.PipelineConfig",
-    "config data model output limit format map targets reasoning system template template_date max_length dtype device "
-    "batch_tokens workers store seed strict quiet json",
+    "config data! model! method budget output! limit format map targets reasoning system template "
+    "template_date max_length dtype device batch_tokens workers store seed strict quiet json",
     "Example:  instdiff pipeline --config configs/demo.yaml",
 )
 def pipeline(settings: PipelineConfig, console: Console) -> None:
-    """Warm up, score, select, train, evaluate, iterate; give the same command again to go on."""
+    """Score, select, train and evaluate in rounds. Give the same command again to go on."""
     from instdiff.experiments.pipeline import pipeline as run
 
     outcome = run(settings, log=console.log, progress=console)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from instdiff.errors import ConfigError, did_you_mean
+from instdiff.errors import ConfigError, all_of, did_you_mean
 
 C = TypeVar("C", bound="Config")
 
@@ -105,11 +107,13 @@ def build(kind: type[C], values: Mapping[str, Any], source: str) -> C:
     try:
         return kind.model_validate(canonical(kind, values, source))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        value = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
-        raise ConfigError(f"{source}: '{key}': {message}{value}") from None
+        raise all_of([ConfigError(f"{source}: {_fault(one)}") for one in error.errors()]) from None
+
+
+def _fault(one: Any) -> str:
+    """What pydantic says of a key."""
+    value = "" if one["type"] == "missing" else f" (given: {one['input']!r})"
+    return f"'{'.'.join(map(str, one['loc']))}': {one['msg'].removeprefix('Value error, ')}{value}"
 
 
 def canonical(kind: type[Config], values: Mapping[str, Any], source: str, prefix: str = "") -> dict[str, Any]:
@@ -122,11 +126,14 @@ def canonical(kind: type[Config], values: Mapping[str, Any], source: str, prefix
     out: dict[str, Any] = {}
     aliases = kind.aliases()
     names: dict[str, str] = {}
+    unknown = [str(given) for given in values if aliases.get(str(given), str(given)) not in kind.model_fields]
+    if unknown and not kind.open_keys():
+        raise all_of(
+            [ConfigError(f"{source}: unknown key '{prefix}{one}'{_suggest(prefix, one, kind)}") for one in unknown]
+        )
     for given, value in values.items():
         key = aliases.get(str(given), str(given))
         field = kind.model_fields.get(key)
-        if field is None and not kind.open_keys():
-            raise ConfigError(f"{source}: unknown key '{prefix}{given}'{_suggest(prefix, str(given), kind)}")
         if key in out:
             other = given if given != key else names[key]
             raise ConfigError(
@@ -139,8 +146,27 @@ def canonical(kind: type[Config], values: Mapping[str, Any], source: str, prefix
 
 
 def _suggest(prefix: str, given: str, kind: type[Config]) -> str:
-    hint = did_you_mean(given, [*kind.model_fields, *kind.aliases()])
+    known = [*kind.model_fields, *kind.aliases()]
+    hint = did_you_mean(given, known)
+    users = [] if prefix else sorted(verbs_with(given))
+    if users:
+        return f"; it is a key of {', '.join(users)}"
+    if "did you mean" not in hint and len(known) > 12:
+        verb = re.search(r"instdiff [a-z]+", kind.__doc__ or "")
+        return f"; {f'`{verb[0]} --help` and ' if verb else ''}docs/configuration.md list the keys"
     return hint.replace("did you mean '", f"did you mean '{prefix}") if "did you mean" in hint else hint
+
+
+def verbs_with(key: str) -> set[str]:
+    """The commands whose configuration has this key."""
+    for module in ("kinds", "compare", "evaluate", "search", "selection"):
+        import_module(f"instdiff.config.{module}")
+    kinds, verbs = list(Config.__subclasses__()), set[str]()
+    for kind in kinds:  # which grows
+        kinds += kind.__subclasses__()
+        verb = re.match(r"``instdiff ([a-z]+)``", kind.__doc__ or "")
+        verbs |= {verb[1]} if verb and key in {*kind.model_fields, *kind.aliases()} else set()
+    return verbs
 
 
 def _config_type(annotation: Any) -> type[Config] | None:
@@ -169,7 +195,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueLoader)
     except OSError as error:
         raise ConfigError(f"config file '{path}': {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ConfigError(f"config file '{path}' is nested too deep") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"config file '{path}' is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"config file '{path}' must hold a mapping of keys, not {values!r}")
@@ -180,7 +208,7 @@ def scalar(text: str) -> Any:
     """A value typed on the command line, read as YAML reads it; ``5e-5`` is a number here."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         return text
     # A text may hold a colon or '#', as templates do; only braces make a mapping, only quotes keep a number a text.
     if isinstance(value, dict) and not text.lstrip().startswith("{"):

@@ -52,6 +52,8 @@ SEED = "Seed of everything random."
 OUTPUT = "Where the result goes."
 METHODS = "Names, comma-separated or repeated; ./mine.py:Margin is your own."
 MODELS = "ROLE=WHERE, or WHERE for the base; may repeat. A folder, hub id, builtin:tiny, WHERE+ADAPTER."
+MOST = 2**53
+"""Rows beyond this are no number of rows."""
 MODEL = "Base model: a folder, hub id, builtin:tiny."
 REASONING = "Thoughts are learnt, shown only, or dropped."
 SYSTEM = "Where the template refuses system turns; fold puts them into the first user turn."
@@ -74,7 +76,7 @@ class DataConfig(Config):
     targets: Literal["all", "last", "all+calls"] = key("all", "Turns to learn (all+calls: tool calls too).")
     reasoning: Literal["learn", "context", "drop"] = key("learn", REASONING)
     system: Literal["keep", "fold"] = key("keep", SYSTEM)
-    limit: PositiveInt | None = key(None, "First N rows.", metavar="N")
+    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", le=MOST, also="max_samples")
     longest_line_mb: PositiveInt = key(256, "Megabytes of a line of data, after which it is left out unread.")
     instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
     input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
@@ -146,9 +148,10 @@ class ExecutorConfig(Config):
 class SampleConfig(DataConfig):
     """``instdiff sample``: a seeded random subset."""
 
+    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", le=MOST)
     seed: int = key(42, SEED)
     output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
-    max_samples: PositiveInt | None = key(None, "Rows that are drawn.")
+    max_samples: PositiveInt | None = key(None, "Rows that are drawn.", le=MOST)
 
 
 class MethodsConfig(DataConfig, RunConfig):
@@ -174,7 +177,6 @@ class MethodsConfig(DataConfig, RunConfig):
 class ScoreConfig(MethodsConfig, ExecutorConfig):
     """``instdiff score`` and ``instdiff plan``."""
 
-    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", also="max_samples")
     model: dict[str, str] = key(dict, MODELS, also="model_path models base_model")
     method: dict[str, dict[str, Any]] = key(dict, METHODS, also="methods")
     warmup: str | None = key(None, "jsonl of warm-up rows, for exclude_warmup.", metavar="FILE")
@@ -205,7 +207,7 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
 class RenderConfig(DataConfig, TemplateConfig):
     """``instdiff render``."""
 
-    limit: PositiveInt = key(5, "First N rows.", metavar="N")
+    limit: PositiveInt = key(5, "First N rows.", metavar="N", le=MOST, also="max_samples")
     model: dict[str, str] = key(dict, "Whose tokenizer: a folder, hub id, builtin:tiny.", also="model_path base_model")
     row: list[str] = key(list, "A row's number, from 0, or its id or the beginning of it; may repeat.")
 
@@ -221,7 +223,7 @@ class RenderConfig(DataConfig, TemplateConfig):
 
 
 class MergeConfig(ScoreConfig):
-    """``instdiff merge``: where the data and models of the shards are by now."""
+    """What ``instdiff merge`` takes: where the data and models of the shards are by now."""
 
     method: dict[str, dict[str, Any]] = key(dict, "A ./mine.py:Margin that was scored and may be run here.")
 
@@ -325,6 +327,15 @@ class TrainConfig(DataConfig, RunConfig):
     gpus_per_node: PositiveInt = key(1, "Processes on each, for --print-launch.", metavar="M")
     strict: bool = key(False, "Exit 2 where no row has an end to learn.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _places(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What stands at the top, an option for one, goes before the published place."""
+        published = {"data": "data_path", "model": "model_name_or_path", "output": "output_dir"}
+        part = values.get("train") or {}
+        found = {key: part[name] for key, name in published.items() if isinstance(part, dict) and part.get(name)}
+        return {**found, **{key: value for key, value in values.items() if key not in found or value}}
+
 
 class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff pipeline``."""
@@ -335,6 +346,10 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     holdout: str | None = key(None, HOLDOUT, metavar="FILE")
     output: str | None = key(None, "The run folder.", metavar="DIR", also="output_dir")
     iterations: PositiveInt = key(1, "Rounds of scoring, selecting and training.")
+    method: str | None = key(None, "The method that selects (default instructdiff); `select.method` is the same.")
+    budget: str | int | None = key(
+        None, "500, 10%, '10% tokens' (default 10%); `select.budget` is the same.", metavar="BUDGET"
+    )
     train: TrainSettings = key(TrainSettings, "How to train, everywhere: see [training settings](#training-settings).")
     warmup: WarmupPart = key(WarmupPart, "See [warmup](#warmup-of-the-pipeline).")
     score: ScorePart = key(ScorePart, "See [score](#score-of-the-pipeline).")
@@ -350,6 +365,12 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
         None, "Controls trained and evaluated side by side; by default one for each core where the model is small."
     )
     strict: bool = key(False, "Exit 2 where no row of a training has an end to learn.")
+
+    @classmethod
+    def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """``method`` and ``budget`` where the published keys have them."""
+        given = {key: values.pop(key) for key in ("method", "budget") if values.get(key) is not None}
+        return {**values, "select": {**(values.get("select") or {}), **given}} if given else values
 
 
 class ReportConfig(Config):

@@ -17,7 +17,6 @@ LISTS = ("suite", "task")
 class EvalConfig(DataConfig, RunConfig, ExecutorConfig):
     """``instdiff eval``."""
 
-    limit: PositiveInt | None = key(None, "First N rows.", metavar="N", also="max_samples")
     data: Data = key(None, "Rows of the suite heldout.", also="data_path")
     model: str | None = key(
         None,

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from instdiff.core.settings import Log
-from instdiff.errors import DataError, InstDiffError, StoreError
+from instdiff.errors import DataError, InstDiffError, StoreError, lacking
 from instdiff.version import __version__
 
 SUM = "crc32"
@@ -41,9 +41,7 @@ def remote_place(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
     except ImportError:
-        raise DataError(
-            f"'{url}' is opened with fsspec, which is not installed: pip install 'instdiff[remote]'"
-        ) from None
+        raise DataError(lacking(f"'{url}'", "fsspec", "remote")) from None
     try:
         system, place = url_to_fs(url)
     except ImportError as error:
@@ -58,7 +56,7 @@ def _install(protocol: str) -> str:
     from fsspec.registry import known_implementations  # type: ignore[import-untyped]
 
     package = known_implementations.get(protocol, {}).get("class", "").partition(".")[0]
-    return f"pip install {package}" if package not in _IN_REMOTE else "pip install 'instdiff[remote]'"
+    return f"pip install {package}" if package not in _IN_REMOTE else 'pip install "instdiff[remote]"'
 
 
 _IN_REMOTE = ("", "fsspec", "s3fs", "gcsfs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -172,7 +173,7 @@ class Recorded:
         worked = bool(meter.done_rows)
         self.steps.append(
             {
-                "label": label,
+                "label": re.sub(r"^\[\d+/\d+\] ", "", label),
                 "rows": meter.done_rows,
                 "tokens": meter.done_tokens,
                 "cached": meter.cached,

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from instdiff.data.tables import BATCH
-from instdiff.errors import DataError
+from instdiff.errors import DataError, lacking
 
 Parts = tuple[str, str | None, str | None, str | None]
 """Name, configuration, revision and split."""
@@ -33,7 +33,7 @@ def hub_tables(spec: str, limit: int | None, shard: tuple[int, int] | None = Non
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"hub:{spec} needs the package datasets: pip install 'instdiff[hub]'") from error
+        raise DataError(lacking(f"hub:{spec}", "datasets", "hub")) from error
     with TemporaryDirectory() if os.path.isdir(name) else nullcontext() as aside:
         # The package keeps a local folder by its name: another one of that name would be taken for it.
         yield from _tables(datasets, spec, (name, config, revision, split), aside, limit, shard)

@@ -334,5 +334,7 @@ def _missing_message(path: Path, name: str) -> str:
     if not folder.is_dir():
         hint = f"; for a data set on the Hugging Face hub write hub:{name}" if name.count("/") == 1 else ""
         return f"{name} is not there: no folder {folder}{hint}"
-    close = get_close_matches(path.name, sorted(os.listdir(folder)), n=3, cutoff=0.6)
+    there = {other: other.partition(".")[0] for other in sorted(os.listdir(folder))}
+    near = get_close_matches(path.name.partition(".")[0], set(there.values()), n=2, cutoff=0.5)  # all end alike
+    close = [other for stem in near for other in there if there[other] == stem][:3]
     return f"{name} is not there" + (f"; did you mean {' or '.join(close)}?" if close else "; check the path")

@@ -92,14 +92,21 @@ def _places(ref: ModelRef, *, adapters: bool = True, weights: bool = True) -> tu
     return folder, adapter, commit
 
 
-def _folder(where: str, revision: str | None, weights: bool = True) -> tuple[Path, str | None]:
+def local_folder(where: str) -> Path | None:
+    """The folder of a model on this machine; None for a hub id, an EngineError for what can be neither."""
     if where.startswith("builtin:"):
-        return builtin_path(where.removeprefix("builtin:")), None
+        return builtin_path(where.removeprefix("builtin:"))
     local = Path(where).expanduser()
     if local.is_dir():
-        return local, None
+        return local
     if local.is_absolute() or where.startswith((".", "~")) or where.count("/") != 1:
         raise EngineError(f"no model folder '{where}'; give a local folder, a hub id as owner/name, or builtin:tiny")
+    return None
+
+
+def _folder(where: str, revision: str | None, weights: bool = True) -> tuple[Path, str | None]:
+    if (local := local_folder(where)) is not None:
+        return local, None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -157,6 +164,8 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot read '{folder / name}': {first_line(error)}") from None
+    if not isinstance(settings, dict):
+        raise EngineError(f"cannot read '{folder / name}': it holds no mapping of keys")
     return settings
 
 

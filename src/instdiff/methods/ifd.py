@@ -13,7 +13,7 @@ from instdiff.methods.shared.short import too_short
 
 @dataclass(frozen=True)
 class IFD(Method):
-    """How little the prompt helps the model to say the response; highest first, below 1.
+    """Response loss with the prompt over loss without it. Higher = harder to follow. Rows at 1 or above are dropped.
 
     ``ratio="perplexity"`` is PPL(y|x) / PPL(y) (Superfiltering's form), ``ratio="loss"`` the ratio of the mean losses
     (Cherry_LLM's form); they rank differently. At 1 and above the prompt misleads the model: ``filtered``, as in the

@@ -31,7 +31,7 @@ from instdiff.methods.shared.token_pairs import clean_rows, have_both, pair, pla
 
 @dataclass(frozen=True)
 class TShirt(RacingMethod):
-    """Highest mean S-IFD over noisy copies, and of ``gamma`` times the budget of those the ones with least deviation.
+    """Shortlist ``gamma`` x budget rows by mean S-IFD over noisy copies; keep those of the lowest standard deviation.
 
     S-IFD is IFD of the tokens alone whose difference is among the top ``k`` percent of the data set: by ``threshold``
     of all noisy copies, as published, or of the ``clean`` rows. ``draws`` copies have noise of size ``alpha`` on their

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.data import Pool, Sample
-from instdiff.errors import PlanError
+from instdiff.errors import PlanError, lacking
 
 Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -22,9 +22,7 @@ def _sklearn() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        raise PlanError(
-            'this picture needs scikit-learn, which is missing; run: pip install "instdiff[report]"'
-        ) from None
+        raise PlanError(lacking("this picture", "scikit-learn", "report")) from None
 
 
 def words(pool: Pool) -> list[str]:

@@ -168,7 +168,7 @@ def funnel(scene: ReportContext) -> Section | None:
 def distributions(scene: ReportContext) -> Section | None:
     """Each score with the cut, and the details of the method that decided."""
     section = Section("distributions", "How the scores are distributed")
-    section.text = ["Blue are the chosen rows; the dashed line is the lowest score among them."]
+    section.text = ["Blue: chosen rows; the dashed line is the lowest score among them."]
     section.notes = ["The outermost half percent of each column stands in its first and last bar."]
     rows = []
     for part, scored, prefix in _scored_methods(scene.material):
@@ -334,7 +334,7 @@ def length(scene: ReportContext) -> Section | None:
     if part is None or known is None:
         return None
     unit, size = known
-    section = Section("length", "Does the score go by length?")
+    section = Section("length", "Is the score mostly length?")
     rows = []
     few = scene.at
     if len(part.table.scored) > SEVERAL and len(few) > 10_000:

@@ -72,9 +72,10 @@ def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -
             for asked in (*signal.needs(), signal):
                 bound = asked.model in models or asked.model == "embedder"
                 if asked.measure.needs_model and not bound:
+                    own = getattr(method, "model", None) == asked.model and "base" in models
+                    hint = f", or --set {name}.model=base" if own else _HINTS.get(asked.model, "")
                     raise PlanError(
-                        f"{name} needs a model for role '{asked.model}'; "
-                        f"give --model {asked.model}=WHERE{_HINTS.get(asked.model, '')}"
+                        f"{name} needs a model for role '{asked.model}'; give --model {asked.model}=WHERE{hint}"
                     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -67,14 +68,13 @@ def plan(signals: Iterable[Signal]) -> list[list[Pass]]:
 
 def label(step: Pass) -> str:
     """A pass for people."""
-    measures = "+".join(type(m).__name__.lower() for m in step.measures)
     other = "" if step.of == "pool" else f" of {step.of}"
-    return f"{measures} of {view_name(step.view)}{other} by {step.model}"
+    return f"{step.model} · {view_name(step.view)}{other}"
 
 
 def view_name(view: View) -> str:
     """A view for people."""
-    words = [type(view).__name__.lower()]
+    words = [re.sub(r"(?<!^)(?=[A-Z])", " ", type(view).__name__).lower()]
     match view:
         case Contested(view=inner):
             words.append(view_name(inner))

@@ -109,9 +109,12 @@ def score(
 def _compute(bench: Workbench, methods: Mapping[str, Method], progress: Progress) -> None:
     """Run all passes, wave by wave, with models that may be asked."""
     check_leaks(bench, methods.values())
-    for wave in plan(signal for method in methods.values() for signal in method.signals().values()):
+    waves = plan(signal for method in methods.values() for signal in method.signals().values())
+    count, at = sum(map(len, waves)), 0
+    for wave in waves:
         for step in bench.order(wave):
-            bench.run(step, progress)
+            at += 1
+            bench.run(step, progress, f"[{at}/{count}] " if count > 1 else "")
 
 
 def workbench(

@@ -351,22 +351,24 @@ class Workbench:
         rows = take(rendered.scorable, flatnonzero(lack))
         return take(rows, flatnonzero(first_of_each(take(rendered.keys, rows)))), len(keys) - len(rows)
 
-    def run(self, step: Pass, progress: Progress) -> None:
-        """Compute what the store lacks for a pass."""
+    def run(self, step: Pass, progress: Progress, place: str = "") -> None:
+        """Compute what the store lacks for a pass; ``place`` stands before its label, as ``[2/3] ``."""
         rendered = self.render_for(step)
         todo, cached = self._lacking(step)
         if len(todo) == 0:
-            tell_skipped(progress, label(step), len(rendered.scorable))
+            tell_skipped(progress, f"{place}{label(step)}", len(rendered.scorable))
             return
         check_writable(self.store.root)
         rows, keys = rendered.rows.take(todo), take(rendered.keys, todo)
         columns = {self.resolve(step.model, m): self.column(step.model, m) for m in step.measures}
         tokens = int(rendered.lengths[todo].sum())
         with (
-            progress.task(label(step), rows=len(todo), tokens=tokens, cached=cached) as advance,
+            progress.task(f"{place}{label(step)}", rows=len(todo), tokens=tokens, cached=cached) as advance,
             closing(self._sweep(step, rows, tuple(columns))) as batches,
         ):
             bad = run_pass(telling(batches, progress), keys, columns, self.store, advance)
+        for column in columns.values():
+            self.store.note(column, str(self.models[step.model]), view_name(step.view))
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 

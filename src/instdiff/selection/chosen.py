@@ -79,12 +79,21 @@ class Chosen:
             "as --budget '50% eligible'"
         )
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._said()}>"
+    def told(self) -> str:
+        """How much was selected of what, by which method, and what was asked for."""
+        tokens = ""
+        if self.n_tokens >= 0:
+            whole = int(self.scored.n_tokens[self.scored.scorable].sum())
+            tokens = f", {self.n_tokens:,} of {whole:,} response tokens,"
+        share = 100 * len(self) / len(self.scored)
+        unit = "response tokens" if self.budget.of_tokens else "rows"
+        return (
+            f"{len(self):,} of {len(self.scored):,} rows ({share:.3g} %){tokens} by {self.scored.name} "
+            f"(asked for {self.budget}: {self.asked:,} {unit})"
+        )
 
-    def _said(self) -> str:
-        tokens = f", {self.n_tokens:,} response tokens," if self.n_tokens >= 0 else ""
-        return f"{len(self):,} of {len(self.scored):,} rows{tokens} by {self.scored.name} within {self.budget}"
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.told()}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: how much, and the first rows."""
@@ -93,7 +102,7 @@ class Chosen:
             [int(row), float(self.scored.value[at]), sample.instruction[:TEXT], sample.response[:TEXT]]
             for row, at, sample in zip(self.rows, some, self.pool.take(some).samples(), strict=False)
         ]
-        return f"<p>{html.escape(self._said())}</p>{html_table(['row', 'score', 'instruction', 'response'], lines)}"
+        return f"<p>{html.escape(self.told())}</p>{html_table(['row', 'score', 'instruction', 'response'], lines)}"
 
     def to_pool(self) -> Pool:
         """The rows as a pool, in order."""

@@ -129,6 +129,15 @@ class Store(Shown):
         _touch(pieces.folder)
         return Ragged(values, offsets)
 
+    def note(self, column: ColumnId, where: str, view: str) -> None:
+        """Keep for ``info`` where the model of a column was found and which views of rows were read off it."""
+        place = self.folder(column) / FACTS
+        with suppress(OSError, ValueError, StoreError):  # it is for people alone
+            about = json.loads(place.read_bytes())
+            seen = {key: sorted({*about.get(key, []), value}) for key, value in (("where", where), ("views", view))}
+            if any(about.get(key) != value for key, value in seen.items()):
+                write_json(place, {**about, **seen})
+
     def compact(self, column: ColumnId, least: int = MANY_PARTS) -> None:
         """Merge a column's parts where there are so many, and segments of like size, unless another process does."""
         self._pieces(column).compact(least)
@@ -177,6 +186,9 @@ class ColumnFacts:
     values: int
     bytes: int
     used: float
+    where: tuple[str, ...] = ()
+    """Folders or hub ids under which the model was found."""
+    views: tuple[str, ...] = ()
 
 
 def info(store: Store) -> list[ColumnFacts]:
@@ -192,7 +204,7 @@ def _facts(folder: Path, log: Log) -> ColumnFacts | None:
     for attempt in range(TRIES):
         try:
             used, about = (folder / FACTS).stat().st_mtime, read_about(folder)
-            counts = list(_count(folder, log))
+            counts, seen = list(_count(folder, log)), read_seen(folder)
         except FileNotFoundError:  # merged or dropped meanwhile
             if not (folder / FACTS).is_file():
                 return None
@@ -202,7 +214,7 @@ def _facts(folder: Path, log: Log) -> ColumnFacts | None:
             log(f"warning: {error}; {MEND}")
             return None
         rows, values = (sum(count[n] for count in counts) for n in (0, 1))
-        return ColumnFacts(folder.name, *about, rows, values, sum(sizes(folder)), used)
+        return ColumnFacts(folder.name, *about, rows, values, sum(sizes(folder)), used, *seen)
     raise StoreError(f"'{folder}' keeps changing while it is counted; run again when other processes are done")
 
 
@@ -225,6 +237,13 @@ def read_about(folder: Path) -> tuple[str, str, str]:
     if fingerprint(model, dtype, measure) != folder.name:
         raise DamagedPiece(f"store file '{folder / FACTS}' is damaged (it is of another column)")
     return model, dtype, measure
+
+
+def read_seen(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Where a column's model was found, and the views that were read; empty where nobody has noted it."""
+    about = json.loads((folder / FACTS).read_bytes())
+    where, views = (tuple(map(str, about.get(key) or ())) for key in ("where", "views"))
+    return where, views
 
 
 def sizes(folder: Path) -> Iterator[int]:

@@ -66,7 +66,7 @@ def write_launch(config: TrainConfig, folder: Path) -> Launch:
     Raises a ConfigError where the data are on standard input or so many processes cannot share the global batch, a
     StoreError where a file cannot be written.
     """
-    if has_stdin(config.data or config.train.data_path):
+    if has_stdin(config.data):
         raise ConfigError("the data come from standard input, which several processes cannot read; give a file")
     split_batch(config.train, config.nodes * config.gpus_per_node, limit=1)
     plain = config.model_dump(

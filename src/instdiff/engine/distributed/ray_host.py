@@ -18,7 +18,7 @@ from instdiff.engine.distributed.workers import TRIES, runs
 from instdiff.engine.models import DTYPES, Resident
 from instdiff.engine.sources import Source, at_hand, first_line, weights
 from instdiff.engine.sweep import BatchResult, default_batch_tokens
-from instdiff.errors import EngineError, InstDiffError, PlanError, StoreError
+from instdiff.errors import EngineError, InstDiffError, PlanError, StoreError, lacking
 from instdiff.rendering.rows import Rows
 from instdiff.version import __version__
 
@@ -135,12 +135,11 @@ class RayHost:
             try:
                 import ray
             except ImportError:
-                message = 'the executor ray needs Ray, which is missing; run: pip install "instdiff[ray]"'
-                raise PlanError(message) from None
-            self._started_here = not ray.is_initialized()
-            if self._started_here:
+                raise PlanError(lacking("the executor ray", "Ray", "ray")) from None
+            started = not ray.is_initialized()
+            if started:
                 connect(ray, self.settings)
-            self._ray = ray
+            self._ray, self._started_here = ray, started
         return Terms.of([node["Resources"] for node in self._ray.nodes() if node["Alive"]], self.settings)
 
     def _get(self, ref: Any) -> Any:
@@ -184,7 +183,7 @@ def connect(ray: Any, settings: Settings) -> None:
         ray.init(address or "local", **how)
     except ImportError as error:
         raise PlanError(f'{address} needs what is missing ({error}); run: pip install "ray[client]"') from None
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - Ray raises plain ones too
         what = f"no Ray cluster can be used at '{address}'" if address else "Ray cannot be started on this machine"
         hint = "check the address, and that Ray and Python have the same versions there" if address else "see above"
         raise EngineError(f"{what}: {first_line(error)}; {hint}") from None

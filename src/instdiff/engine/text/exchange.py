@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from instdiff.errors import EngineError
+from instdiff.errors import EngineError, lacking
 
 LARGEST = 1 << 20
 """Bytes of an answer after unpacking, and of one line of a stream."""
@@ -292,4 +292,4 @@ def http() -> Any:
     for name in ("httpx2", "httpx"):
         with suppress(ImportError):
             return import_module(name)
-    raise EngineError("a judge behind an endpoint needs httpx2: pip install 'instdiff[judge]'")
+    raise EngineError(lacking("a judge behind an endpoint", "httpx2", "judge"))

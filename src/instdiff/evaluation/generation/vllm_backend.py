@@ -40,8 +40,8 @@ class VLLM:
     def __init__(self, model: ModelRef, settings: Settings, memo: Path, log: Log) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise PlanError(
-                "generator 'vllm' needs the package vllm: pip install 'instdiff[vllm]', in an environment of its own; "
-                "or serve the model elsewhere and give --generator openai:MODEL@http://host:port/v1"
+                "generator 'vllm' needs vllm, which is missing; run: pip install \"instdiff[vllm]\" in an environment "
+                "of its own; or serve the model elsewhere and give --generator openai:MODEL@http://host:port/v1"
             )
         self._side, self.log = PromptEncoder(model, settings, memo), log
         self.name, self.dtype = self._side.name, settings.dtype

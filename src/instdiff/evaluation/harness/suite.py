@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
-from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
+from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean, lacking
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.language_model import SweepLM
 from instdiff.evaluation.harness.local_data import Parts, local_file
@@ -177,7 +177,7 @@ def _suite(
     name: str, config: EvalConfig, usual: dict[str, HarnessTask], known: dict[str, HarnessTask], *, any_task: bool
 ) -> HarnessSuite:
     if find_spec("lm_eval") is None:
-        raise PlanError(f'the suite {name} needs lm-eval, which is missing; run: pip install "instdiff[eval]"')
+        raise PlanError(lacking(f"the suite {name}", "lm-eval", "eval"))
     chosen = []
     for asked in config.task or usual:
         task = known.get(asked) or (_find(asked) if any_task else None)

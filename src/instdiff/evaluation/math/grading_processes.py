@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from instdiff.errors import EngineError, PlanError
+from instdiff.errors import EngineError, PlanError, lacking
 from instdiff.evaluation.math.grading import Verdict, grade_at_once
 
 TIMEOUT = 10.0
@@ -36,7 +36,7 @@ class Solution(NamedTuple):
 def check_math_verify() -> None:
     """Raise a PlanError with what to install, where the library is not there."""
     if importlib.util.find_spec("math_verify") is None:
-        raise PlanError("grading mathematics needs the package math-verify: pip install 'instdiff[eval]'")
+        raise PlanError(lacking("grading mathematics", "math-verify", "eval"))
 
 
 def grade_all(

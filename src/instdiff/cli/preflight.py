@@ -1,0 +1,183 @@
+"""All that can be wrong with a command, found before anything is read or computed, and told at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from instdiff.cli.console import size
+from instdiff.config.base import verbs_with
+from instdiff.errors import ConfigError, InstDiffError, PlanError, StoreError, all_of, lacking
+
+REQUIRED = {
+    "data": "no data is named; give --data FILE",
+    "output": "no output is named; give --output PATH",
+    "method": "no method is named; give --method (see `instdiff methods`)",
+    "model": "no model is named; give --model WHERE",
+    "scores": "no scores are named; give --scores FILE",
+    "suite": "no suite is named; give --suite, one or several of heldout, math, med, openllm, code, general, skills",
+    "max_samples": "no size is named; give --max-samples N",
+    "format": "no trainer is named; give --format, one of llamafactory, axolotl, trl, jsonl, parquet, hub",
+}
+"""What is said where a required key has no value."""
+SUITES = {"math": "math_verify", "openllm": "lm_eval", "med": "lm_eval"}
+"""Suites with the package of the extra ``eval`` that they need."""
+
+JUDGES = ("judge_concurrency", "judge_timeout", "judge_tries", "judge_max_tokens", "judge_batch")
+UNUSED = {
+    "train": ("batch_tokens", "workers", "dtype", "max_length", *JUDGES),
+    "select": ("cluster", "judge_price"),
+    "select --scores": (
+        *("model", "template", "template_date", "max_length", "dtype", "device", "batch_tokens", "workers"),
+        *JUDGES,
+    ),
+}
+"""Keys without effect by verb; ``plan`` reads ``cluster`` and ``judge_price`` of every other file."""
+INSTEAD = {"train dtype": "train.dtype", "train max_length": "train.model_max_length"}
+"""What is meant by keys without effect that look as if they had one."""
+
+NAMES = {
+    **{"trl": "TRL", "ray": "Ray", "math_verify": "math-verify", "lm_eval": "lm-eval"},
+    **{"datasets": "datasets", "httpx2/httpx": "httpx2"},
+}
+"""Packages as people write them."""
+
+
+def check(verb: str, settings: Any, required: Sequence[str]) -> None:
+    """Raise one error with all that is wrong: methods, what is not named, places, packages."""
+    found = list(_methods(verb, settings))
+    found += [ConfigError(REQUIRED[key]) for key in required if not getattr(settings, key)]
+    found += _unused(verb, settings)
+    found += _places(verb, settings)
+    found += [] if found else _room(verb, settings)
+    found += [
+        PlanError(lacking(what, NAMES[packages], extra))
+        for what, packages, extra in _needs(verb, settings)
+        if not any(map(find_spec, packages.split("/")))
+    ]
+    if found:
+        raise all_of(found)
+
+
+def _unused(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """Keys that were given and change nothing."""
+    for key in UNUSED.get(verb, ()):
+        if key in settings.model_fields_set:
+            users = ", ".join(sorted(verbs_with(key) - {verb}))
+            instead = INSTEAD.get(f"{verb} {key}")
+            yield ConfigError(
+                f"'{key}' has no effect in {verb}; {f'give {instead}' if instead else f'it is a key of {users}'}"
+            )
+    if verb == "select" and settings.scores:
+        for key in UNUSED["select --scores"]:
+            if key in settings.model_fields_set:
+                yield ConfigError(f"'{key}' has no effect on rows that are scored; leave it out, or --scores")
+    if verb == "train" and not settings.print_launch:
+        for key in ("nodes", "gpus_per_node"):
+            if key in settings.model_fields_set:
+                yield ConfigError(f"'{key}' has an effect with --print-launch only; add it, or leave '{key}' out")
+
+
+def _methods(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """What is wrong with the methods that are scored, and with the roles that they need."""
+    from instdiff.config.commands import ScoreConfig
+
+    if verb not in ("score", "plan") or not isinstance(settings, ScoreConfig):
+        return
+    from instdiff.config.methods import make_methods, short_name
+    from instdiff.scoring.crossfit import HOLDOUT
+    from instdiff.scoring.crossfit import lacking as untrained
+    from instdiff.scoring.models import bind, check_roles
+
+    for spec, params in settings.method.items():
+        try:
+            named = {n: one for n, (_, one) in make_methods([spec], {short_name(spec): params}, settings.seed).items()}
+            bound = bind(settings.model)
+            trained = {*untrained(named.values(), bound), *([HOLDOUT] if settings.holdout else [])}
+            check_roles(named, {**{role: bound["base"] for role in trained if "base" in bound}, **bound})
+        except InstDiffError as error:
+            yield error
+
+
+def _places(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """Data and models that are not there, and an output that cannot be."""
+    from instdiff.core.files import unwritable
+    from instdiff.data.sources import find_files
+    from instdiff.engine.sources import local_folder
+    from instdiff.scoring.models import parse_model
+
+    later = verb in ("export", "eval", "report", "merge") or getattr(settings, "print_launch", None)
+    data = [] if later else getattr(settings, "data", None) or []
+    try:
+        for source in [data] if isinstance(data, str) else data:
+            if source != "-" and "://" not in source and not source.startswith(("hub:", "builtin:")):
+                find_files(source)
+    except InstDiffError as error:
+        yield error
+    models = {} if verb in ("export", "eval", "merge", "select") else getattr(settings, "model", None) or {}
+    for where in models.values() if isinstance(models, dict) else [models]:
+        try:
+            if not where.startswith("openai:"):
+                local_folder(parse_model(where).where)
+        except InstDiffError as error:
+            yield error
+    output = Path(str(getattr(settings, "output", None) or "."))
+    above = next((place for place in output.parents if place.exists()), Path("."))
+    if "://" not in str(getattr(settings, "output", "")) and not above.is_dir():
+        yield unwritable(output, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+
+
+def _room(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """A disk that cannot hold the models that a new run writes, each of the size of the one that it trains."""
+    from instdiff.engine.sources import WEIGHTS, local_folder
+    from instdiff.scoring.models import parse_model
+
+    trains = verb in ("pipeline", "compare", "search") or (verb == "train" and not settings.print_launch)
+    if not trains or settings.train.use_lora or not settings.output or Path(settings.output).exists():
+        return
+    where = getattr(settings, "student", None) or settings.model
+    folder = local_folder(parse_model(where).where) if where else None
+    if folder is None:
+        return
+    count = 1
+    if getattr(settings, "keep_models", False) and not getattr(settings, "headroom", False):
+        count = getattr(settings, "iterations", 1)
+        if verb == "compare":
+            count = len(settings.method) * len(settings.budgets) * len(settings.seeds)
+    needed = max(count, 1) * sum(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern))
+    above = next(place for place in Path(settings.output).absolute().parents if place.is_dir())
+    free = shutil.disk_usage(above).free
+    if needed > free:
+        what = f"{count} models that are trained take" if count > 1 else "a model that is trained takes"
+        fewer = ", give keep_models=false," if count > 1 else ""
+        yield StoreError(
+            f"{what} {size(needed)} or more, and '{above}' has {size(free)} free; free space{fewer} or choose another "
+            "--output"
+        )
+
+
+def _needs(verb: str, settings: Any) -> Iterator[tuple[str, str, str]]:
+    """Who needs which package of which extra; of packages between slashes one is enough."""
+    if verb in ("pipeline", "compare", "search") or (verb == "train" and not settings.print_launch):
+        yield "training", "trl", "train"
+    if getattr(settings, "executor", "local") == "ray":
+        yield "the executor ray", "ray", "ray"
+    asked = getattr(settings, "eval", None)
+    keys = asked if isinstance(asked, dict) else {**asked.params, "suite": asked.suite} if asked else {}
+    suites = settings.suite if verb == "eval" else keys.get("suite") or []
+    for suite in [suites] if isinstance(suites, str) else suites:
+        if suite in SUITES:
+            yield f"the suite {suite}", SUITES[suite], "eval"
+    places = [keys.get(key, getattr(settings, key, None)) for key in ("judge", "generator")]
+    for named in (getattr(settings, "model", None), getattr(settings, "models", None)):
+        places += named.values() if isinstance(named, dict) else [named]
+    if any(str(where).startswith("openai:") for where in places):
+        yield "a judge behind an endpoint", "httpx2/httpx", "judge"
+    data = getattr(settings, "data", None)
+    if any(str(one).startswith("hub:") for one in ([data] if isinstance(data, str) else data or [])):
+        yield "data of the hub", "datasets", "hub"

@@ -1,0 +1,80 @@
+"""What the system refuses is a sentence and exit 2: long names, odd bytes, closed and full outputs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from .shell import cli
+
+ASKED = {
+    "sample": "--data my.jsonl --max-samples 1 --output o.jsonl",
+    "render": "--data my.jsonl --model builtin:tiny",
+    "plan": "--data my.jsonl --method random",
+    "score": "--data my.jsonl --method random --output o.parquet",
+    "select": "--data my.jsonl --method random --output o.jsonl",
+    "export": "--data my.jsonl --format trl --output o",
+    "train": "--data my.jsonl --model ./nowhere --output o",
+    "eval": "--suite heldout --data my.jsonl --model nowhere --output o",
+    "pipeline": "--data my.jsonl --model ./nowhere --output o",
+    "compare": "--data my.jsonl --model ./nowhere --output o",
+    "search": "--data my.jsonl --model ./nowhere --output o",
+    "explain": "1 --data my.jsonl --scores s.parquet",
+    "diff": "a.jsonl b.jsonl --data my.jsonl",
+    "report": "s.parquet --data my.jsonl --output o.html",
+    "merge": "here --output o.parquet",
+}
+NAMES = {
+    "long": "n" * 300 + ".jsonl",
+    "deep": "d/" * 2500 + "my.jsonl",
+    "bytes": "b\udcff.jsonl",
+    "beyond": "\U0001f600.jsonl",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("verb", ASKED)
+def test_names_that_the_system_refuses(verb: str, name: str) -> None:
+    words = ASKED[verb].split()
+    for option in ("--data", "--output", "--scores", "--model"):
+        if option in words:
+            changed = list(words)
+            changed[words.index(option) + 1] = NAMES[name]
+            ran = cli(verb, *changed)
+            assert ran.code in (0, 2) and "Traceback" not in ran.err, (changed, ran.err[-600:])
+            if name in ("long", "deep"):
+                assert ran.code == 2 and ran.err.splitlines()[-1], changed
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, "a: " + "{b: " * 3000, "\x00\x01\xff", "limit: " + "9" * 30, "limit: " + "9" * 5000],
+    ids=["deep", "deep mapping", "binary", "30 digits", "5000 digits"],
+)
+def test_configuration_files_that_are_none(text: str) -> None:
+    Path("c.yaml").write_bytes(text.encode("latin-1"))
+    ran = cli("score", "--config", "c.yaml", "--data", "my.jsonl", "--method", "random", "--output", "o.parquet")
+    assert ran.error and len(ran.error) < 7000
+
+
+def test_a_model_whose_configuration_is_a_list() -> None:
+    Path("m").mkdir()
+    Path("m/config.json").write_text("[1]")
+    save_file({"a": np.zeros(1, np.float32)}, "m/model.safetensors")
+    ran = cli("score", "--data", "my.jsonl", "--method", "ifd", "--model", "./m", "--output", "o.parquet")
+    assert "config.json" in ran.error
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [(">&-", "standard output is closed"), ("> /dev/full", "No space left"), ("2>&-", "")]
+)
+def test_outputs_that_are_closed_or_full(place: str, said: str) -> None:
+    line = f"{sys.executable} -m instdiff methods {place}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if said else 0) and "Traceback" not in done.stderr
+    assert said in done.stderr and done.stderr.count("\n") == bool(said)
