@@ -1,7 +1,7 @@
 """Whole commands in processor seconds and by the clock: ``random`` with a base model, ``make demo``, a comparison.
 
 With ``--before FOLDER``, the sources of an older version, each command runs there too, right after ours. Every command
-has a store of its own. ``random`` is the fastest of three.
+has a store of its own. ``random`` is the fastest of three. ``--only`` takes some of the commands, as ``random,demo``.
 """
 
 from __future__ import annotations
@@ -48,11 +48,13 @@ def commands(place: Path, quick: bool) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    args = arguments(before="")
+    args = arguments(before="", only="")
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for name, words in commands(place, args.quick).items():
+            if args.only and name not in args.only.split(","):
+                continue
             record: dict[str, Any] = {"kind": name}
             for key, source in (("", HOME), *([("before_", Path(args.before))] if args.before else [])):
                 runs = []

@@ -47,6 +47,7 @@ STATUS = Path("/proc/self/status")
 def arguments(**extra: Any) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--json", type=Path, help="write the records there")
+    parser.add_argument("--add", action="store_true", help="keep other records of that file")
     parser.add_argument("--quick", action="store_true", help="under a minute")
     for name, default in extra.items():
         how: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default)}
@@ -98,8 +99,8 @@ def reference(model: Any, rows: Rows, *, published: bool = False) -> list[tuple[
             hit = np.flatnonzero(rows.target[rows.ids.offsets[at] : rows.ids.offsets[at + 1]])
             hit = torch.from_numpy(hit).to(model.device)
             logits = model(input_ids=ids, use_cache=published).logits[0, :-1]
-            log_p = torch.log_softmax(logits.float(), -1)
-            p = torch.softmax(logits.float(), -1)
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            log_p, p = torch.log_softmax(logits, -1), torch.softmax(logits, -1)
             nll = -log_p.gather(-1, ids[0, 1:, None])[:, 0][hit - 1]
             entropy = -(p * log_p).sum(-1)[hit - 1]
             out.append((nll.detach().cpu().numpy(), entropy.detach().cpu().numpy()))
@@ -291,10 +292,25 @@ BEFORE = machine()
 
 
 def save(args: argparse.Namespace, records: list[dict[str, Any]]) -> None:
-    """Write what there is, with the machine and the command."""
-    if args.json:
-        about = {"machine": BEFORE | {"peak_gflops": peaks()}, "command": " ".join(["python", *sys.argv])}
-        args.json.write_text(json.dumps([record | about for record in records], indent=2) + "\n", encoding="utf-8")
+    """Write what there is, with the machine and the command.
+
+    With ``--add`` other records of the file stay, and a record takes the place of an earlier one whose texts (shape,
+    model, data and the like) are the same.
+    """
+    if not args.json:
+        return
+    about = {"machine": BEFORE | {"peak_gflops": peaks()}, "command": " ".join(["python", *sys.argv])}
+    kept = json.loads(args.json.read_text(encoding="utf-8")) if args.add and args.json.is_file() else []
+    whole = [record | about for record in records]
+    if kept:
+        whole = list(
+            ({_texts(record): record for record in kept} | {_texts(record): record for record in whole}).values()
+        )
+    args.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
+def _texts(record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in record.items() if isinstance(value, str) and key != "command")
 
 
 def _short(value: Any) -> Any:

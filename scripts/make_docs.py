@@ -233,9 +233,8 @@ def plan_part() -> str:
     """What ``instdiff plan`` says, but for the time, the device and the precision, which are the machine's."""
     asked = [sys.executable, "-m", "instdiff", *PLAN, "--device", "cpu", "--dtype", "float32"]
     with tempfile.TemporaryDirectory() as store:
-        done = subprocess.run(
-            [*asked, "--store", store], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"}
-        )
+        env = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}  # batches depend on the number of threads
+        done = subprocess.run([*asked, "--store", store], capture_output=True, text=True, check=True, env=env)
     text = re.sub(r", about \S+ \S+ on \w+, \w+", "", done.stdout.rstrip())
     command = "instdiff " + " ".join(PLAN)
     return f"```sh\n{folded(command)}\n```\n\n```\n{text}\n```"
