@@ -140,6 +140,7 @@ def test_a_ray_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch
         raise Exception("The current node timed out during startup.")
 
     ray = types.SimpleNamespace(init=slow, is_initialized=lambda: False)
+    monkeypatch.setattr(pytest.importorskip("ray"), "is_initialized", ray.is_initialized)  # whatever came before
     monkeypatch.setattr(place, "connect", lambda _, settings: connect(ray, settings))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     host = RayHost(Settings(executor="ray"), torch.device("cpu"), torch.float32)
