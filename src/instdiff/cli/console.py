@@ -90,7 +90,7 @@ class Console:
         else:
             with self._lines(label, meter) as advance:
                 yield advance
-        self.stage(f"after {label}")
+        self.stage(f"what follows {label}")
 
     def budget(self, tokens: int) -> None:
         """Show the tokens of a batch beside the running step."""
