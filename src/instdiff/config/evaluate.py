@@ -24,7 +24,7 @@ class EvalConfig(DataConfig, RunConfig, ExecutorConfig):
         also="model_path base_model",
     )
     suite: list[str] = key(list, "Comma-separated: heldout, math, med, openllm, code, general, skills.", also="suites")
-    task: list[str] = key(list, "Tasks of the suites (default: all), comma-separated.", also="tasks")
+    task: list[str] = key(list, "Tasks of the suites, comma-separated (default: the usual ones).", also="tasks")
     data_dir: str | None = key(None, "Folder with the tasks' files, in place of the hub.", metavar="DIR")
     task_data: dict[str, str] = key(dict, "The file of a task by its name; `data.gsm8k=PATH` is the same.")
     output: str | None = key(

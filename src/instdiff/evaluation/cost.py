@@ -67,8 +67,10 @@ class SuiteCosts:
         """The lines of suites on a model, or on one that is yet to be made from the model ``ref`` of the same shape."""
         lines: list[StageCost] = []
         for suite in suites:
-            if isinstance(suite, HeldOutSuite) and ref is not None:
-                lines += self._heldout(stage, suite, config, ref, unmade)
+            swept = suite if isinstance(suite, HeldOutSuite) else getattr(suite, "solutions", None)
+            if swept is not None and ref is not None:
+                lines += self._heldout(stage, swept, config, ref, unmade)
+            if swept is suite:
                 continue
             subject = make_subject(ref, config, self.store, log=_nobody, progress=Quiet())
             if isinstance(suite, HarnessSuite):

@@ -6,11 +6,12 @@ import html
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from instdiff.core import Floats
 from instdiff.core.display import Shown, html_table, in_one_line, some, visible
@@ -66,6 +67,16 @@ class TaskResult(Shown):
         """The weighted mean over the items that have a score."""
         weights = self.weights
         return float(np.nansum(self.score * weights) / weights.sum()) if weights.sum() else math.nan
+
+    def take(self, at: Sequence[int] | npt.NDArray[np.int64]) -> TaskResult:
+        """The task on the items at these places alone."""
+        return replace(
+            self,
+            ids=[self.ids[n] for n in at],
+            score=self.score[at],
+            weight=None if self.weight is None else self.weight[at],
+            reason=None if self.reason is None else [self.reason[n] for n in at],
+        )
 
     def interval(self, level: float = 0.95) -> Interval:
         """The mean with its bootstrap interval over items."""

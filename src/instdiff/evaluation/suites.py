@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class HeldOutSuite:
     where: str
     name: str = "heldout"
 
-    def part(self, keep: Callable[[str], bool]) -> HeldOutSuite:
+    def part(self, keep: Callable[[str], bool]) -> Self:
         """Of the items that it keeps, by their ids; copies of a row stay together."""
         return replace(self, pool=self.pool.take([at for at, name in enumerate(self.pool.ids) if keep(name)]))
 

@@ -117,14 +117,7 @@ def half(task: TaskResult, untouched: bool) -> TaskResult:
 
     The hash of an item's id decides, which for rows is that of their content, so that copies lie in one half.
     """
-    at = [n for n, name in enumerate(task.ids) if is_untouched(name) is untouched]
-    return replace(
-        task,
-        ids=[task.ids[n] for n in at],
-        score=task.score[at],
-        weight=None if task.weight is None else task.weight[at],
-        reason=None if task.reason is None else [task.reason[n] for n in at],
-    )
+    return task.take([n for n, name in enumerate(task.ids) if is_untouched(name) is untouched])
 
 
 def is_untouched(item: str) -> bool:

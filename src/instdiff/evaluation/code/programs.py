@@ -240,10 +240,14 @@ class CodeTask:
 
     def problems(self, data: Found, limit: int | None) -> list[Problem]:
         """The first so many problems; a DataError where a row lacks a column, or none is left."""
+        return [self.read(row, where) for where, row in self.rows(data, limit)]
+
+    def rows(self, data: Found, limit: int | None) -> list[tuple[str, Record]]:
+        """The first so many rows that are tested, behind what messages call them; a DataError where there is none."""
         rows = [(number, row) for number, row in enumerate(data.rows) if self.keep(row)][:limit]
         if not rows:
             raise DataError(f"task '{self.place.name}': no row of {data.where} belongs to the test split")
-        return [self.read(row, f"task '{self.place.name}', row {number} of {data.where}") for number, row in rows]
+        return [(f"task '{self.place.name}', row {number} of {data.where}", row) for number, row in rows]
 
 
 MANY_TESTS = Limits(cpu=30, wall=90)

@@ -14,6 +14,7 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log
 from instdiff.evaluation.code.programs import SKIPPED, TASKS, Problem
 from instdiff.evaluation.code.sandbox import PASSED, Program, Sandbox, Verdict, run_programs
+from instdiff.evaluation.code.solutions import SOLUTIONS, SolutionSuite, solution_suite
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.subject import Prompt, Sampling, Subject
 from instdiff.evaluation.task_data import Found, choose_tasks, find
@@ -28,7 +29,7 @@ class CodeSuite:
     """pass@1, of each problem the share of its samples that pass; ``tasks`` are names out of ``TASKS``.
 
     With ``raw`` the model continues code, else it follows an instruction. ``limit`` takes the first so many problems of
-    each task; ``unsafe`` runs programs even where they cannot be shut in.
+    each task; ``unsafe`` runs programs even where they cannot be shut in. ``solutions`` are tasks beside these.
     """
 
     tasks: tuple[str, ...]
@@ -38,6 +39,7 @@ class CodeSuite:
     data_dir: str | None = None
     task_data: Mapping[str, str] | None = None
     unsafe: bool = False
+    solutions: SolutionSuite | None = None
     name: str = "code"
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
@@ -50,7 +52,8 @@ class CodeSuite:
         for words in lacking:
             subject.log(f"warning: programs are run unsafely: {words}")
         tasks = self._read(subject.log)
-        return tuple(self._task(name, data, some, lacking, subject) for name, (data, some) in tasks.items())
+        written = [self._task(name, data, some, lacking, subject) for name, (data, some) in tasks.items()]
+        return (*written, *(self.solutions.run(subject) if self.solutions else ()))
 
     def _read(self, log: Log) -> dict[str, tuple[Found, Sequence[Problem]]]:
         found = {n: find(TASKS[n].place, self.task_data or {}, self.data_dir, None, log) for n in self.tasks}
@@ -144,18 +147,25 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def code_suite(config: EvalConfig) -> CodeSuite:
-    """The suite as configured; a ConfigError for an unknown task.
+def code_suite(config: EvalConfig) -> CodeSuite | SolutionSuite:
+    """The suite as configured; a ConfigError for an unknown task. Solutions are read where they are named.
 
     A model continues code under a template that has no instruction, or where worked examples are asked for: the
     problems bring their own, and none is added.
     """
+    asked = choose_tasks([*TASKS, *SOLUTIONS], config.task or list(TASKS), "code")
+    written = tuple(name for name in asked if name in TASKS)
+    named = [name for name in asked if name in SOLUTIONS]
+    solutions = solution_suite(named, config) if named else None
+    if solutions and not written:
+        return solutions
     return CodeSuite(
-        tuple(choose_tasks(list(TASKS), config.task, "code")),
+        written,
         Sampling.of(config),
         raw=bool(config.shots) or config.template in CONTINUE,
         limit=config.limit,
         data_dir=config.data_dir,
         task_data=config.task_data,
         unsafe=config.unsafe,
+        solutions=solutions,
     )

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.util import find_spec
 from numbers import Real
@@ -26,6 +26,7 @@ from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean, lac
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.language_model import SweepLM
 from instdiff.evaluation.harness.local_data import Parts, local_file
+from instdiff.evaluation.harness.number_choices import GSM8K_CHOICE
 from instdiff.evaluation.results import TaskResult, distinct
 from instdiff.evaluation.subject import Subject
 from instdiff.evaluation.task_data import Record
@@ -55,7 +56,8 @@ class HarnessTask:
     brings a row of a local file, called one of ``files``, to the hub's columns. ``filter`` says what is taken of an
     answer, where lm-eval takes several things. With ``own_shots`` the examples are written into the task, so that there
     are no more of them. ``only`` are the subjects of a group, where they are not all. Of ``lettered`` options, A to D,
-    the first examples are shown, and the details say which letters were chosen.
+    the first examples are shown, and the details say which letters were chosen. ``changes`` are what is different from
+    lm-eval's description of the task.
     """
 
     name: str
@@ -71,6 +73,7 @@ class HarnessTask:
     own_shots: bool = False
     only: tuple[str, ...] = ()
     lettered: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def subject(self, entry: str) -> str:
         """What one of lm-eval's tasks of the group is about."""
@@ -124,6 +127,9 @@ MORE = {
     for task in (
         HarnessTask("winogrande", "winogrande", "winogrande", 5, "acc", data.winogrande, ("winogrande",)),
         HarnessTask("openbookqa", "openbookqa", "openbookqa", 0, "acc_norm", data.openbookqa, ("openbookqa",)),
+        HarnessTask(
+            "gsm8k_choice", "gsm8k", "gsm8k", 0, "acc", data.gsm8k, ("gsm8k_choice", "gsm8k"), changes=GSM8K_CHOICE
+        ),
     )
 }
 """Tasks that are run where they are named, beside all of lm-eval's own."""
@@ -350,7 +356,7 @@ class HarnessSuite:
                 f"task '{name}' runs what the model has written, and lm-eval does not isolate it; the suite code does, "
                 "or give --unsafe"
             )
-        out: dict[str, Any] = {"task": name}
+        out: dict[str, Any] = {"task": name, **task.changes}
         if task.lettered:
             out["fewshot_config"] = {"sampler": "first_n"}
         shots = task.shots if self.shots is None else self.shots
