@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from instdiff.core import files
 from instdiff.errors import StoreError
 from instdiff.evaluation.generation.answers import AnswerCache
 from instdiff.store import ColumnId, Store, check, collect, info
@@ -244,6 +245,21 @@ def looking(root: str, work: str, rounds: int) -> None:
             collect(store, set(), None)
         else:
             fill(Path(root), 6)
+
+
+def test_a_folder_that_is_taken_as_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make = list[Path](), files.make_folder
+
+    def taken(folder: Path) -> None:
+        make(folder)
+        made.append(folder)
+        if len(made) == 1:
+            folder.rmdir()
+
+    monkeypatch.setattr(files, "make_folder", taken)
+    fill(tmp_path, 1)
+    assert len(made) > 1 and made[0] == made[1]
+    assert len(list((tmp_path / "columns").iterdir())) == 1
 
 
 def test_info_and_gc_at_once(tmp_path: Path) -> None:

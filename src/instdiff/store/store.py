@@ -112,7 +112,11 @@ class Store(Shown):
         pieces = self._pieces(column)
         while not (pieces.hold() and _touch(pieces.folder)):
             facts = {"model": column.model, "dtype": column.dtype, "measure": repr(column.measure)}
-            write_json(pieces.folder / FACTS, facts)
+            try:
+                write_json(pieces.folder / FACTS, facts)
+            except StoreError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):  # a `gc` may take the folder before it is held
+                    raise
         pieces.add(keys, values)
 
     def read(self, column: ColumnId, keys: Keys) -> Ragged:
