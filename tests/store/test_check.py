@@ -262,6 +262,12 @@ def test_a_folder_that_is_taken_as_it_is_made_is_made_again(tmp_path: Path, monk
     assert len(list((tmp_path / "columns").iterdir())) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder here in which none can be made")
+def test_where_no_folder_can_be_made_that_is_told() -> None:
+    with pytest.raises(StoreError, match="cannot write '/proc/nowhere/columns"):
+        fill(Path("/proc/nowhere"), 1)
+
+
 def test_info_and_gc_at_once(tmp_path: Path) -> None:
     how = multiprocessing.get_context("spawn")
     jobs = [how.Process(target=looking, args=(str(tmp_path), work, 15)) for work in ("gc", "gc", "info", "fill")]

@@ -115,7 +115,8 @@ class Store(Shown):
             try:
                 write_json(pieces.folder / FACTS, facts)
             except StoreError as error:
-                if not isinstance(error.__cause__, FileNotFoundError):  # a `gc` may take the folder before it is held
+                # A `gc` may take the folder before it is held; it leaves the one above.
+                if not (isinstance(error.__cause__, FileNotFoundError) and pieces.folder.parent.is_dir()):
                     raise
         pieces.add(keys, values)
 
