@@ -71,7 +71,7 @@ def flat(factors: Matrix) -> tuple[str, Matrix]:
     from sklearn.manifold import TSNE
 
     if LEAST_TSNE <= len(factors) <= MOST_TSNE:
-        placed = TSNE(2, init="pca", perplexity=min(30, len(factors) / 4), max_iter=300, angle=0.8, random_state=0)
+        placed = TSNE(2, init="pca", perplexity=min(30, len(factors) / 4), max_iter=500, angle=0.8, random_state=0)
         return "t-SNE", np.asarray(placed.fit_transform(factors), np.float32)
     if min(factors.shape) < 2:
         return "PCA", np.concatenate([factors[:, :1], np.zeros((len(factors), 1), np.float32)], 1)
