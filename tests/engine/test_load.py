@@ -16,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import instdiff
 from helpers import Lab, make_llama, some_rows
 from instdiff.core import ModelRef
+from instdiff.engine import sources
 from instdiff.engine.models import Resident, is_emulated, pick_device, pick_dtype
 from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.errors import ConfigError, EngineError, PlanError
@@ -103,6 +105,24 @@ def test_a_checkpoint_that_takes_the_place_of_another_is_seen(models: dict[str, 
     shutil.copy2(new, old)
     assert old.stat().st_mtime_ns == new.stat().st_mtime_ns
     assert resolve(ModelRef(str(home)), memo).fingerprint != mark
+
+
+def test_who_needs_the_tokenizer_alone_reads_no_weights(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2,000 rows in random order wait for no hash of 270 MB; what has no weights is told at once all the same."""
+
+    def read(root: Path, names: list[str]) -> str:
+        raise AssertionError(f"{names} were read")
+
+    monkeypatch.setattr(sources, "fingerprint_files", read)
+    pool = instdiff.load([{"instruction": f"Question {n}?", "output": f"Answer {n}."} for n in range(6)])
+    scores = instdiff.score(pool, ["random"], models={"base": str(models["llama"])}, store=tmp_path / "store")
+    assert (scores.n_tokens > 0).all()
+    bare = copied(models["llama"], tmp_path / "bare")
+    (bare / "model.safetensors").unlink()
+    with pytest.raises(EngineError, match="has no weights"):
+        instdiff.score(pool, ["random"], models={"base": str(bare)}, store=tmp_path / "store")
 
 
 def test_changed_weights_in_the_same_place_are_seen(models: dict[str, Path], tmp_path: Path) -> None:

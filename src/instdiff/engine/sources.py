@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,29 @@ NOT_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype"
 class Source:
     """A model reference resolved to files on this machine.
 
-    ``fingerprint`` is the hash of weights and architecture, so a copy of a model is the same model; ``commit`` is the
-    hub's revision, where it came from there.
+    ``commit`` is the hub's revision, where it came from there; ``beside`` are files of its folder that change what it
+    gives, other than weights and architecture. ``memo`` remembers hashes by path, size, times and inode.
     """
 
     ref: ModelRef
     folder: Path
-    adapter: Path | None
-    fingerprint: str
+    adapter: Path | None = None
     commit: str | None = None
+    beside: tuple[str, ...] | None = None
+    memo: Path | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of weights and architecture, so that a copy of a model is the same model.
+
+        The weights are read when it is first asked for: who needs the tokenizer alone does not wait for them.
+        """
+        digest = _hash(self.folder, "config.json", self.memo)
+        if self.adapter is not None:
+            digest = fingerprint(digest, _hash(self.adapter, "adapter_config.json", self.memo))
+        if self.beside is not None:
+            digest = fingerprint(digest, fingerprint_files(self.folder, list(self.beside)))
+        return digest
 
     @property
     def base_key(self) -> str:
@@ -69,15 +83,15 @@ class Source:
 
 
 def resolve(ref: ModelRef, memo: Path | None = None, *, adapters: bool = True) -> Source:
-    """Find a model's files and hash them; ``memo`` remembers hashes by path, size, times and inode.
+    """Find a model's files; ``memo`` is the folder of hashes that are known.
 
     An EngineError where there is no such folder or hub id, no weights in it, or an adapter without its base.
     """
     folder, adapter, commit = _places(ref, adapters=adapters)
-    digest = _hash(folder, "config.json", memo)
-    if adapter is not None:
-        digest = fingerprint(digest, _hash(adapter, "adapter_config.json", memo))
-    return Source(ref, folder, adapter, digest, commit)
+    for place, config in ((folder, "config.json"), *(((adapter, "adapter_config.json"),) if adapter else ())):
+        _architecture(place, config)
+        _weight_files(place)
+    return Source(ref, folder, adapter, commit, memo=memo)
 
 
 def _places(ref: ModelRef, *, adapters: bool = True, weights: bool = True) -> tuple[Path, Path | None, str | None]:
@@ -122,12 +136,22 @@ def _folder(where: str, revision: str | None, weights: bool = True) -> tuple[Pat
 
 
 def _hash(folder: Path, config: str, memo: Path | None) -> str:
+    return fingerprint(hash_weights(folder, memo), json.dumps(_architecture(folder, config), sort_keys=True))
+
+
+def _architecture(folder: Path, config: str) -> dict[str, Any]:
+    """What a configuration says of the model, without what it says of its files."""
     if not (folder / config).is_file():
         raise EngineError(f"'{folder}' has no {config}, so it is no Hugging Face model folder")
-    weights = hash_weights(folder, memo)
-    settings = _config(folder, config)
-    kept = {key: value for key, value in settings.items() if key not in (*NOT_THE_MODEL, "base_model_name_or_path")}
-    return fingerprint(weights, json.dumps(kept, sort_keys=True))
+    without = (*NOT_THE_MODEL, "base_model_name_or_path")
+    return {key: value for key, value in _config(folder, config).items() if key not in without}
+
+
+def _weight_files(folder: Path) -> list[str]:
+    names = sorted({file.name for pattern in WEIGHTS for file in folder.glob(pattern)})
+    if not names:
+        raise EngineError(f"'{folder}' has no weights (*.safetensors)")
+    return names
 
 
 def hash_weights(folder: Path, memo: Path | None = None, *, again: bool = False) -> str:
@@ -135,9 +159,7 @@ def hash_weights(folder: Path, memo: Path | None = None, *, again: bool = False)
 
     An EngineError where there are none.
     """
-    names = sorted({file.name for pattern in WEIGHTS for file in folder.glob(pattern)})
-    if not names:
-        raise EngineError(f"'{folder}' has no weights (*.safetensors)")
+    names = _weight_files(folder)
     stamps = [((folder / n).resolve(), (folder / n).stat()) for n in names]
     key = fingerprint([[str(p), s.st_size, s.st_mtime_ns, s.st_ino, s.st_ctime_ns] for p, s in stamps])
     known = memo / f"{key}.txt" if memo else None

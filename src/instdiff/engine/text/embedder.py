@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from instdiff.core import Embedding, Log, Measure, ModelRef
 from instdiff.core.arrays.ragged import Ragged
-from instdiff.core.files import fingerprint, fingerprint_files, read_json
+from instdiff.core.files import read_json
 from instdiff.engine.batch import batches
 from instdiff.engine.forward import out_of_memory
 from instdiff.engine.sources import PACKAGED, Source, resolve, unloadable
@@ -21,7 +22,6 @@ from instdiff.engine.sweep import BatchResult
 from instdiff.errors import EngineError, StoreError
 from instdiff.rendering.texts import Texts
 
-"""The name of the model that comes with the extra, and the default."""
 EXTRA = "install instdiff[embed]"
 MODULES = "modules.json"
 POOLINGS = (None, "mean", "cls")
@@ -36,7 +36,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def resolve_embedder(ref: ModelRef | None, memo: Path | None = None) -> Source:
-    """Find an embedder's files and hash all that changes its vectors; None is the packaged model.
+    """Find an embedder's files, and all that changes its vectors; None is the packaged model.
 
     An EngineError where the extra, the folder, its weights or one of its modules is missing, or it is an adapter.
     """
@@ -45,8 +45,7 @@ def resolve_embedder(ref: ModelRef | None, memo: Path | None = None) -> Source:
         raise EngineError(f"an embedder takes no adapter, but '{ref}' names one; merge it into the model first")
     packaged = ref.where == PACKAGED and not Path(PACKAGED).is_dir()
     found = resolve(ModelRef(str(_packaged_path())) if packaged else ref, memo, adapters=False)
-    digest = fingerprint(found.fingerprint, fingerprint_files(found.folder, _beside(found.folder)))
-    return Source(ref, found.folder, None, digest, found.commit)
+    return replace(found, ref=ref, beside=tuple(_beside(found.folder)))
 
 
 def _packaged_path() -> Path:

@@ -74,5 +74,5 @@ def tokenizer_of(where: str, template_date: str | None = None) -> HFTokenizer | 
 
     date = datetime.date.fromisoformat(template_date) if template_date else TEMPLATE_DATE
     with suppress(EngineError):
-        return load_tokenizer(Source(ModelRef(where), Path(name), None, ""), date)
+        return load_tokenizer(Source(ModelRef(where), Path(name)), date)
     return None
