@@ -181,6 +181,20 @@ def test_fold_models_of_a_comparison_and_of_a_pipeline() -> None:
     assert set(record["models"]) == {"base", "held/0", "held/1", "holdout"}
 
 
+def test_a_second_round_of_fold_models() -> None:
+    """Which rows it trains on is not known yet, but how many."""
+    learn = {"learnability": {"folds": {"epochs": 1, "rounds": 2}}}
+    config = compared(methods=learn, baselines=["random"], seeds=[0])
+    found = stages(plan(config))
+    folds = found["crossfit", "train"]
+    assert (folds["count"], folds["rows"]) == (4, 20 + 10) and folds["estimated"]
+    assert found["crossfit", "score"]["rows"] == 2 * 20 and found["all lines", "score"]["rows"] == 20
+    ok("compare", "--config", "plan.yaml", "keep_models=true")
+    rows = [json.loads(path.read_text())["rows"] for path in Path(config["output"]).glob("models/*/training.json")]
+    assert rows.count(10) == 2 and rows.count(5) >= 2
+    assert [one["name"] for one in plan(config)["known"]] == []
+
+
 def test_fold_models_of_scores() -> None:
     asked = ["--data", "pool.jsonl", "--model", "base", "--method", "learnability", "--store", "store",
              "--set", "learnability.folds.epochs=1", "--max-length", "200", "crossfit.global_batch_size=4"]  # fmt: skip

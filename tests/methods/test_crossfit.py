@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import PLAIN, Counting, Lab, some_rows
 from instdiff.config.train import TrainSettings
@@ -266,6 +269,33 @@ def test_the_plan_has_a_pass_for_each_fold(lab: Lab) -> None:
         ("base", "prompted", 16), ("held/0", "prompted in fold 0", 8), ("held/1", "prompted in fold 1", 8)
     ]  # fmt: skip
     assert passes[1].tokens + passes[2].tokens == passes[0].tokens
+
+
+def test_a_second_round_trains_on_the_better_half_by_the_first(lab: Lab) -> None:
+    store, pool, said = lab.store(), load(ROWS), list[str]()
+    twice = Learnability(folds=Folds(epochs=2, rounds=2), rehearse=0.2)
+    found = scored(lab, store, pool, twice, log=said.append)["learnability"]
+    assert [sum(f"trained on {count} rows" in line for line in said) for count in (8, 4)] == [2, 2]
+    trained, again = set(store.root.glob("trained/*")), Counting()
+    once = scored(lab, store, pool, progress=again)["learnability"]
+    assert again.rows == 0 and trained == set(store.root.glob("trained/*"))  # its first round is that of one alone
+    fold = once.details["fold"]
+    better = {frozenset(pool.ids[at] for at in [at for at in once.best() if fold[at] != k][:4]) for k in range(2)}
+    seen = {frozenset(rows.ids) for place in trained if (rows := trained_rows_of(place)) and len(rows.ids) == 4}
+    assert seen == better
+    assert (found.details["fold"] == fold).all() and (found.details["nll_held"] != once.details["nll_held"]).all()
+    assert (scored(lab, store, pool, twice, progress=again)["learnability"].value == found.value).all()
+    assert again.rows == 0
+
+
+@given(st.permutations(range(12)), st.integers(2, 3), st.sampled_from([0.1, 0.5, 1.0]))
+def test_the_kept_rows_are_the_best_outside_the_fold(order: list[int], k: int, keep: float) -> None:
+    pool, best = load(some_rows(12, seed=5)), np.array(order)[:9]  # three rows cannot be taken
+    split = Split(Folds(k=k, keep=keep))
+    folds = folds_of(pool, split)
+    for fold, rows in enumerate(rows_outside(pool, split, best)):
+        allowed = [at for at in best if folds[at] != fold]
+        assert list(rows.rows) == sorted(allowed[: math.ceil(keep * len(allowed))])
 
 
 def test_rho_trains_on_the_holdout_set_and_leaves_its_rows_out(lab: Lab) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from instdiff.core import Method
     from instdiff.experiments.cost import RunCost
     from instdiff.scoring.cost import Cluster, CostEstimate, PassCost
+    from instdiff.scoring.crossfit import Best, Training
     from instdiff.scoring.workbench import Workbench
 
 
@@ -97,7 +98,7 @@ def _plan_scores(settings: ScoreConfig, console: Console) -> None:
 
 def _bench(settings: ScoreConfig, named: dict[str, Method], console: Console) -> tuple[Workbench, RunCost | None]:
     """Rows with models, and what is to be trained before they are scored, where methods want that."""
-    from instdiff.scoring.crossfit import training_of_scores, trainings
+    from instdiff.scoring.crossfit import lacking, training_of_scores, trainings
     from instdiff.scoring.models import bind, settings_of
     from instdiff.scoring.scorer import workbench
     from instdiff.store import Store
@@ -109,10 +110,12 @@ def _bench(settings: ScoreConfig, named: dict[str, Method], console: Console) ->
     )
     how, store, roles = settings_of(settings), Store(settings.store), bind(settings.model)
     train_as = training_of_scores(settings.crossfit, how)
-    asked = list(trainings(named.values(), roles, pool, how, train_as, settings.seed, holdout))
-    if not asked:
+    if not lacking(named.values(), roles, holdout):
         return workbench(pool, named, roles, how, store, target=target, log=console.log), None
     from instdiff.experiments.cost import plan_training
+
+    def asked(methods: Mapping[str, Method], best: Best) -> Iterator[Training]:
+        return trainings(methods.values(), roles, pool, how, train_as, settings.seed, holdout, best)
 
     first, bench = plan_training(asked, named, roles, pool, target, how, store)
     return bench, first

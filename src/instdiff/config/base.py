@@ -39,7 +39,7 @@ def key(
 class Config(BaseModel):
     """A part of the configuration tree; unknown keys are errors with a suggestion."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, defer_build=True)  # few are ever filled
 
     @classmethod
     def aliases(cls) -> dict[str, str]:

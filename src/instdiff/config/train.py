@@ -60,7 +60,7 @@ FIXED = {
 class TrainSettings(Config):
     """Settings of one training; keys that are not listed here are passed to the trainer."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), defer_build=True)
 
     model_max_length: int = key(2048, "Tokens after which a row is cut (also `max_length`).", ge=2, also="max_length")
     num_train_epochs: float = key(3, "Passes over the rows; may be a fraction.", gt=0)

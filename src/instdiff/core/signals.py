@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from instdiff.core.columns import Signals
 from instdiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instdiff.core.method import Method
 
 # ── rows in folds ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -20,6 +23,7 @@ class Folds:
 
     There are ``k`` folds. Training makes ``epochs`` passes, from the model of the role ``model``, over the ``fraction``
     of those rows; ``lora`` is the rank of adapters in place of all weights. ``learning_rate`` replaces the run's.
+    With several ``rounds`` the models are trained again, each round on the best ``keep`` of the rows by the last one.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -30,23 +34,30 @@ class Folds:
     lora: int | None = None
     fraction: float = 1.0
     learning_rate: float | None = None
+    rounds: int = 1
+    keep: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.k < 2 or not self.epochs > 0 or not 0 < self.fraction <= 1 or (self.lora or 1) < 1:
+        shares = 0 < self.fraction <= 1 and 0 < self.keep <= 1
+        if self.k < 2 or not self.epochs > 0 or not shares or (self.lora or 1) < 1 or self.rounds < 1:
             given = f"k: {self.k}, epochs: {self.epochs:g}, lora: {self.lora}, fraction: {self.fraction:g}"
             raise ConfigError(
-                f"folds {{{given}}} do not fit; k is 2 or more, epochs lie above 0, lora is none or 1 or more, and "
-                "fraction lies above 0 and up to 1"
+                f"folds {{{given}, rounds: {self.rounds}, keep: {self.keep:g}}} do not fit; k is 2 or more, epochs lie "
+                "above 0, lora is none or 1 or more, rounds 1 or more, and fraction and keep lie above 0 and up to 1"
             )
 
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of a pool in folds; rows that share a prompt, or a value of the column ``group``, share a fold."""
+    """The rows of a pool in folds; rows that share a prompt, or a value of the column ``group``, share a fold.
+
+    Where a method comes ``before``, models are trained on the best ``folds.keep`` by it of the rows outside their fold.
+    """
 
     folds: Folds
     seed: int = 42
     group: str | None = None
+    before: Method | None = None
 
 
 # ── what is read off a row ────────────────────────────────────────────────────────────────────────────────────────────

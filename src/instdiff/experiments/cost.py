@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from instdiff.config.commands import PipelineConfig, TrainConfig
 from instdiff.config.compare import CompareConfig, Variant
@@ -38,7 +39,7 @@ from instdiff.rendering.renderer import Renderer
 from instdiff.rendering.rows import Rows
 from instdiff.rendering.templates import template
 from instdiff.scoring.cost import Planned, StageCost, count_passes, merge_stages, stage_of_passes
-from instdiff.scoring.crossfit import Training, place_in_store
+from instdiff.scoring.crossfit import Best, Training, place_in_store
 from instdiff.scoring.known import KnownRows, foresee_known
 from instdiff.scoring.models import check_roles, parse_model, settings_of
 from instdiff.scoring.precision import settle_precision
@@ -50,10 +51,14 @@ from instdiff.store import Store
 from instdiff.training.cost import TrainingSpeed, training_speed, training_work
 from instdiff.training.sft import trained_model
 
+CROSSFIT = "crossfit"
+"""The stage of models that methods score by."""
 PAGE_S = 7.0
 """Seconds of a run's page."""
 Chosen = Pool | int
 """The rows of a selection, or how many there will be."""
+Lacking = Callable[[Mapping[str, Method], Best], Iterable[Training]]
+"""What methods lack."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,22 @@ class RunCost:
         return {"kind": self.kind, **parts, "total": total}
 
 
+@dataclass(frozen=True)
 class Unmade(Source):
     """A model that is yet to be trained: of the shape of what it is trained from, and no row is scored by it."""
 
+    number: int = 0
+    full: bool = True
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of no other model."""
+        return f"planned {self.number}"
+
     @property
     def base_key(self) -> str:
-        """It is loaded by itself."""
-        return self.fingerprint
+        """It is loaded by itself, if it is no adapter."""
+        return self.fingerprint if self.full else super().base_key
 
 
 class Book:
@@ -97,7 +111,7 @@ class Book:
         self.suites = SuiteCosts(store, self.machine, self.planned, price)
         self.lines: list[StageCost] = []
         self.known: dict[str, KnownRows] = {}
-        self._unmade: dict[ModelRef, Source] = {}
+        self._unmade: dict[ModelRef, Unmade] = {}
         self._trained: dict[str, ModelRef] = {}
         self._speeds: dict[str, TrainingSpeed] = {}
         self._rows: dict[tuple[str, str, int], tuple[Rows, Any, dict[str, int]]] = {}
@@ -141,8 +155,7 @@ class Book:
     def _promise(self, start: ModelRef, source: Source, how: TrainSettings, mark: str) -> ModelRef:
         number = len(self._unmade) + 1
         model = ModelRef(f"model {number} of the plan", template=start.template)
-        kind = Source if how.use_lora else Unmade
-        self._unmade[model] = kind(source.ref, source.folder, None, f"planned {number}")
+        self._unmade[model] = Unmade(source.ref, source.folder, number=number, full=not how.use_lora)
         if mark:
             self._trained[mark] = model
         return model
@@ -164,13 +177,26 @@ class Book:
         return self._rows[place]
 
     def train_lacking(
-        self, asked: Iterable[Training], roles: Roles, place: Callable[[Training, str], Path]
+        self,
+        lacking: Lacking,
+        methods: Mapping[str, Method],
+        roles: Roles,
+        pool: Pool,
+        target: Pool | None,
+        place: Callable[[Training, str], Path],
     ) -> dict[str, ModelRef]:
         """Roles with the models that methods score by and that are trained for them, into the places."""
+
+        def best(before: Method) -> npt.NDArray[np.int64]:
+            made = self.train_lacking(lacking, {"before": before}, roles, pool, target, place)
+            self.score(CROSSFIT, {"before": before}, made, pool, target)
+            return np.arange(len(pool))  # nobody knows yet which are the best, but how many are taken
+
         bound = dict(roles)
-        for one in asked:
-            name = partial(place, one)
-            bound[one.role] = self.train("crossfit", one.rows, one.rows, one.start, one.how, one.seed, name)
+        for one in lacking(methods, best):
+            guessed = one.split is not None and one.split.before is not None
+            rows, of = (len(one.rows), pool) if guessed else (one.rows, one.rows)
+            bound[one.role] = self.train(CROSSFIT, rows, of, one.start, one.how, one.seed, partial(place, one))
         return bound
 
     # ── scores, selections and evaluations ────────────────────────────────────────────────────────────────────────────
@@ -181,7 +207,8 @@ class Book:
         if not asked:
             return
         bench = self.bench(asked, roles, pool, target)
-        for one in (one for name, method in asked.items() for one in foresee_known(bench, name, method)):
+        told = asked if stage != CROSSFIT else {}
+        for one in (one for name, method in told.items() for one in foresee_known(bench, name, method)):
             self.known.setdefault(one.name, one)
         passes = count_passes(bench, asked, self.price, self.planned)
         self.lines += stage_of_passes(stage, bench, passes, self.machine)
@@ -194,7 +221,7 @@ class Book:
 
     def _precision(self, methods: Mapping[str, Method], roles: Roles) -> Settings:
         settings = settle_precision(self.settings, list(methods.values()), roles)
-        full = any(isinstance(self._unmade.get(model), Unmade) for model in roles.values())
+        full = any(self._unmade[model].full for model in roles.values() if model in self._unmade)
         return replace(settings, dtype="float32") if full and settings.dtype == "auto" else settings
 
     def evaluate(
@@ -310,7 +337,7 @@ def plan_run(
 
 
 def plan_training(
-    asked: Sequence[Training],
+    lacking: Lacking,
     methods: Mapping[str, Method],
     roles: Roles,
     pool: Pool,
@@ -320,7 +347,9 @@ def plan_training(
 ) -> tuple[RunCost, Workbench]:
     """What `score` trains before its passes, and a workbench that prices these; nothing is trained or written."""
     book = Book(settings, store, None)
-    bound = book.train_lacking(asked, roles, lambda one, mark: place_in_store(one, settings, store))
+    bound = book.train_lacking(
+        lacking, methods, roles, pool, target, lambda one, mark: place_in_store(one, settings, store)
+    )
     check_roles(methods, bound)
     return RunCost("score", merge_stages(book.lines)), book.bench(methods, bound, pool, target)
 
@@ -341,7 +370,8 @@ def _comparison(run: Comparison, kind: str) -> RunCost:
         names = [name for name in run.variants if name in left and run.kinds[name] == place[0]]
         methods, part = {name: run.method(name, cell.seed) for name in names}, run.part_of(variant)
         roles = run.roles_of(variant)
-        roles = book.train_lacking(run.lacking(methods, roles, part, cell.seed), roles, run.place_of_trained)
+        lacking = partial(run.lacking, roles, part, cell.seed)
+        roles = book.train_lacking(lacking, methods, roles, part, run.target, run.place_of_trained)
         if any(name in run.warmed for name in names):
             name_model = partial(run.place_of_model, run.warmup_key(variant, cell.seed))
             rows, how = run.warmup_rows(variant, cell.seed), config.warmup.train or config.train
@@ -363,9 +393,9 @@ def _comparison(run: Comparison, kind: str) -> RunCost:
                 if number == 1:
                     first(cell, variant)  # noqa: B023 - called within this turn
                 else:
-                    lack = run.lacking({line: method}, bound, pool, cell.seed or 0)  # noqa: B023
-                    bound = book.train_lacking(lack, bound, run.place_of_trained)
-                    book.score(stage, {line: method}, bound, pool, run.target)  # noqa: B023
+                    mine, lack = {line: method}, partial(run.lacking, bound, pool, cell.seed or 0)  # noqa: B023
+                    bound = book.train_lacking(lack, mine, bound, pool, run.target, run.place_of_trained)  # noqa: B023
+                    book.score(stage, mine, bound, pool, run.target)  # noqa: B023
 
             how = run.settings_of(cell, rows_of)
             model, _, _ = rounds.rounds(stage, cell, variant, roles, how, cell.seed, method, pool, scores)
@@ -383,9 +413,9 @@ def _pipeline(run: Pipeline, config: PipelineConfig) -> RunCost:
 
     def scores(number: int, bound: Roles) -> None:
         if not (run.place_of(LINE, number) / SCORES).is_file():
-            lack = run.lacking({name: method}, bound, run.pool, config.seed)
-            bound = book.train_lacking(lack, bound, run.place_of_trained)
-            book.score(f"round {number}", {name: method}, bound, run.pool, run.target)
+            mine, lack = {name: method}, partial(run.lacking, bound, run.pool, config.seed)
+            bound = book.train_lacking(lack, mine, bound, run.pool, run.target, run.place_of_trained)
+            book.score(f"round {number}", mine, bound, run.pool, run.target)
 
     roles = {**run.roles, "calibrated": model}
     line = Variant(rounds=config.iterations)

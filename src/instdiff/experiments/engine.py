@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from filelock import FileLock
 
@@ -32,7 +34,7 @@ from instdiff.evaluation.subject import Suite
 from instdiff.experiments import run_folder
 from instdiff.experiments.run_folder import Cell
 from instdiff.experiments.side_by_side import cells_at_once
-from instdiff.scoring.crossfit import Training, trainings
+from instdiff.scoring.crossfit import Best, Training, trainings
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.record import RECORD, ROWS, SCORES, places, tell_changed, write_selection
@@ -164,19 +166,30 @@ class Engine(ABC):
         trained, facts = self.train(self.rows_of(done.record), done.start, how, seed, lambda mark: model)
         return replace(done, folder=place, model=trained, facts={**done.facts, **facts})
 
-    def lacking(self, methods: Mapping[str, Method], roles: Roles, pool: Pool, seed: int) -> Iterator[Training]:
+    def lacking(
+        self, roles: Roles, pool: Pool, seed: int, methods: Mapping[str, Method], best: Best
+    ) -> Iterator[Training]:
         """The models that methods score by and that are trained for them: of folds, and of a holdout."""
-        return trainings(methods.values(), roles, pool, self.settings, self.config.train, seed, self.holdout)
+        return trainings(methods.values(), roles, pool, self.settings, self.config.train, seed, self.holdout, best)
 
     def crossfit(
         self, methods: Mapping[str, Method], roles: Roles, pool: Pool, seed: int
     ) -> tuple[dict[str, ModelRef], dict[str, float]]:
-        """Roles with the models that the methods lack, and the seconds that the training of each took."""
-        bound, seconds = dict(roles), dict[str, float]()
-        for one in self.lacking(methods, roles, pool, seed):
+        """Roles with the models that the methods lack, and the seconds that each took with all that came before it."""
+        bound, seconds, earlier = dict(roles), dict[str, float](), 0.0
+
+        def best(before: Method) -> npt.NDArray[np.int64]:
+            nonlocal earlier
+            made, took = self.crossfit({"before": before}, roles, pool, seed)
+            began = time.monotonic()
+            table = self.score({"before": before}, made, pool=pool)
+            earlier += sum(took.values()) + time.monotonic() - began
+            return table["before"].best()
+
+        for one in self.lacking(roles, pool, seed, methods, best):
             name = partial(self.place_of_trained, one)
             bound[one.role], facts = self.train(one.rows, one.start, one.how, one.seed, name)
-            seconds[one.role] = facts["train_s"]
+            seconds[one.role], earlier = facts["train_s"] + earlier, 0.0
         return bound, seconds
 
     def score(self, methods: dict[str, Method], roles: Roles, *, stage: str = "", **options: Any) -> ScoreTable:

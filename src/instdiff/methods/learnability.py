@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -38,8 +38,9 @@ class Learnability(Method):
     and secrets do not. ``folds`` says how many there are and how they are trained: ``k``, ``epochs``, the role
     ``model`` that training begins with (with ``proxy`` a smaller one, whose NLL then stands for the base's too),
     ``lora`` for adapters of that rank, the ``fraction`` of the other rows that is trained on, and a ``learning_rate``
-    of their own. Rows share a fold where their prompts are equal up to case, punctuation and blanks; a column
-    ``group``, such as problem numbers, replaces the prompt.
+    of their own. Where many rows are wrong, ``rounds: 2`` trains them again on the best ``keep``. Rows share a fold
+    where their prompts are equal up to case, punctuation and blanks; a column ``group``, such as problem numbers,
+    replaces the prompt.
 
     ``form="difference"`` ranks by the nats themselves. Rows below ``floor`` nats are known, and ``filtered`` as copies
     are. Known rows come back with ``rehearse``, the share of the budget that goes to them, so that they are not
@@ -82,7 +83,7 @@ class Learnability(Method):
 
     def signals(self) -> dict[str, Signal]:
         """NLL of the response under the start model and under that of the row's fold; fold and group."""
-        split, start = Split(self.folds, self.seed, self.group), self.folds.model
+        split, start = Split(self.folds, self.seed, self.group, self._before()), self.folds.model
         balance = {"balance": Signal(Column(self.balance))} if self.balance else {}
         return balance | {
             "base": Signal(Nll(), Prompted(), self.base if start == "base" else start),
@@ -90,6 +91,12 @@ class Learnability(Method):
             "fold": Signal(Fold(split)),
             "group": Signal(Group(self.group)),
         }
+
+    def _before(self) -> Learnability | None:
+        """The round before the last one, whose models have a role of their own."""
+        last = self.folds.rounds - 1
+        folds, held = replace(self.folds, rounds=last or 1), f"{self.held}.{last}"
+        return replace(self, folds=folds, held=held, rehearse=0.0, balance=None) if last else None
 
     def score(self, s: Signals) -> Scores:
         """The ratio or the difference, without copies and known rows."""

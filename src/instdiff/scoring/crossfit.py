@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from instdiff.store import Store
 from instdiff.store.trained import hold_trained, lock_of, trained_folder
 from instdiff.training.trained_rows import TRAINED_ROWS, TrainedRows, trained_rows
 
+Best = Callable[[Method], npt.NDArray[np.int64]]
+"""Rows of the pool by a method that comes before others, best first; it trains what that method lacks."""
 HOLDOUT = "holdout"
 """The role of a model that was trained on the rows of a holdout set."""
 
@@ -77,7 +79,8 @@ def trainings(
     settings: Settings,
     how: TrainSettings,
     seed: int,
-    holdout: Pool | None = None,
+    holdout: Pool | None,
+    best: Best,
 ) -> Iterator[Training]:
     """What is to be trained before the methods can score, as ``how`` says; the holdout's model with this seed.
 
@@ -90,7 +93,7 @@ def trainings(
             yield Training(role, holdout, _start("base", roles, settings), how, seed)
             continue
         if split not in outside:
-            outside[split] = rows_outside(pool, split)
+            outside[split] = rows_outside(pool, split, best(split.before) if split.before else None)
         rows, start = outside[split][int(role.rpartition("/")[2])], _start(split.folds.model, roles, settings)
         yield Training(role, rows, start, settings_of_folds(how, split), split.seed, split)
 
@@ -144,10 +147,11 @@ def bind_trained(
     crossfit: TrainSettings | None,
     seed: int,
     holdout: Pool | None,
+    best: Best,
 ) -> dict[str, ModelRef]:
     """Roles with what the methods lack, trained into the store's folder ``trained``; what lies there is taken."""
     bound = dict(roles)
-    for one in trainings(methods, roles, pool, settings, training_of_scores(crossfit, settings), seed, holdout):
+    for one in trainings(methods, roles, pool, settings, training_of_scores(crossfit, settings), seed, holdout, best):
         from instdiff.training.digests import changed
         from instdiff.training.sft import train
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from instdiff.core.signals import Split
@@ -29,8 +31,12 @@ def folds_of(pool: Pool, split: Split) -> Indices:
     return deal(group_order(groups_of(pool, split.group), split.seed), split.folds.k)
 
 
-def rows_outside(pool: Pool, split: Split) -> list[Pool]:
-    """For each fold the rows that its model is trained on."""
+def rows_outside(pool: Pool, split: Split, best: Indices | None = None) -> list[Pool]:
+    """For each fold the rows that its model is trained on; with ``best``, best first, ``folds.keep`` of these."""
     order = group_order(groups_of(pool, split.group), split.seed)
     folds, part = deal(order, split.folds.k), split.folds.fraction
-    return [pool.take(outside(order, folds, fold, part)) for fold in range(split.folds.k)]
+    rows = [outside(order, folds, fold, part) for fold in range(split.folds.k)]
+    if best is not None:
+        ranked = [best[np.isin(best, at)] for at in rows]
+        rows = [np.sort(at[: math.ceil(split.folds.keep * len(at))]) for at in ranked]
+    return [pool.take(at) for at in rows]

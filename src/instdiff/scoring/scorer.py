@@ -99,7 +99,14 @@ def score(
     target, holdout = (None if rows is None else as_pool(rows) for rows in (target, holdout))
     if len(pool) == 0:
         raise DataError(f"{pool.origin} has no rows to score")
-    bound = bind_trained(named.values(), bound, pool, how, store, log or (lambda line: None), crossfit, seed, holdout)
+    shared: dict[str, Any] = {"settings": how, "store": store, "crossfit": crossfit, "seed": seed, "holdout": holdout}
+    shared |= {"target": target, "resident": resident, "log": log, "progress": progress}
+
+    def best(before: Method) -> npt.NDArray[np.int64]:
+        return score(pool, {"before": before}, bound, **shared)["before"].best()
+
+    said = log or (lambda line: None)
+    bound = bind_trained(named.values(), bound, pool, how, store, said, crossfit, seed, holdout, best)
     bench = workbench(pool, named, bound, how, store, listed=listed, target=target, resident=resident, log=log)
     with closing(bench):
         _compute(bench, named, progress or Quiet())
@@ -219,7 +226,7 @@ def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str,
     """What a score file says of data, methods, models and settings."""
     asked = [signal for method in methods.values() for s in method.signals().values() for signal in (*s.needs(), s)]
     models: dict[str, dict[str, Any]] = {}
-    for signal in asked:
+    for signal in sorted(asked, key=lambda one: one.measure.needs_model):
         if signal.model in bench.models and (signal.measure.needs_model or signal.model != "embedder"):
             models[signal.model] = _about(bench, signal)
     target = bench.target
@@ -244,14 +251,15 @@ def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str,
 
 
 def _about(bench: Workbench, signal: Signal) -> dict[str, Any]:
-    """A role's model, for the record."""
+    """A role's model, for the record; its weights only where something was asked of them."""
     role = signal.model
     where = {"where": str(bench.models[role])}
     if signal.measure.of_text:
         return {**where, "fingerprint": bench.text_model(role, signal.measure).fingerprint}
+    weights = {"fingerprint": bench.source(role).fingerprint} if signal.measure.needs_model else {}
     return {
         **where,
-        "fingerprint": bench.source(role).fingerprint,
+        **weights,
         "commit": bench.source(role).commit,
         "tokenizer": bench.tokenizer(role).fingerprint,
         "start_token": bench.tokenizer(role).start_text,
