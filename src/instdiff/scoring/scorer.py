@@ -75,17 +75,15 @@ def score(
 ) -> ScoreTable:
     """Score every row of a pool by one or several methods, computing only what the store lacks.
 
-    ``pool`` are the rows, or what ``load`` reads; so are ``target``, which targeted methods match, and ``holdout``, on
-    which the model of that role is trained where none is bound. ``methods`` are names or instances, one or several, or
-    a mapping from column names to these. ``models`` says what each role is bound to; a bare path or id is ``base``, and
-    ``model`` is another name of it. A loaded model is ``(model, tokenizer)``, and the store keeps it.
+    ``pool`` are the rows, or what ``load`` reads; so are ``target``, which methods match, and ``holdout``, on which the
+    model of that role is trained. ``methods`` are names or instances, one or several, or a mapping from column names
+    to these. ``models`` binds roles; a bare path or id is ``base``, so is ``model``; ``(model, tokenizer)`` is loaded.
 
-    ``settings`` are lengths, precision, device and templates; single ones, ``over`` them, go before, as
-    ``template="chat"``. ``store`` is where columns are kept, a folder or a store, by default in the user's cache.
-    ``listed`` are lists of row ids that methods may ask for, such as ``warmup``. ``crossfit`` is how models of a
-    holdout and of folds are trained, into the store's folder. ``seed`` is of methods that are named, and of the
-    training of the first; folds have their own. ``specs`` is how each method was named, for the record. ``resident``
-    are models already in memory. ``log`` is told what happens; ``progress`` shows it.
+    ``settings`` are lengths, precision, device and templates; ``over`` them go single ones, as ``template="chat"``.
+    ``store`` is where columns are kept, by default in the user's cache. ``listed`` are row ids that methods may ask
+    for, such as ``warmup``. ``crossfit`` is how models of a holdout and of folds are trained. ``seed`` is of methods
+    that are named, and of the training of the first. ``specs`` is how each method was named, for the record.
+    ``resident`` are models in memory. ``log`` is told what happens; ``progress`` shows it.
 
     Raises:
         PlanError: a role that a method needs is not bound, or a fold's model does not say what it was trained on.
@@ -100,17 +98,17 @@ def score(
     if len(pool) == 0:
         raise DataError(f"{pool.origin} has no rows to score")
     shared: dict[str, Any] = {"settings": how, "store": store, "crossfit": crossfit, "seed": seed, "holdout": holdout}
-    shared |= {"target": target, "resident": resident, "log": log, "progress": progress}
-
-    def best(before: Method) -> npt.NDArray[np.int64]:
-        return score(pool, {"before": before}, bound, **shared)["before"].best()
-
-    said = log or (lambda line: None)
-    bound = bind_trained(named.values(), bound, pool, how, store, said, crossfit, seed, holdout, best)
+    best = partial(_rank, pool, bound, **shared, target=target, resident=resident, log=log, progress=progress)
+    bound = bind_trained(named.values(), bound, pool, best=best, **shared, log=log or (lambda line: None))
     bench = workbench(pool, named, bound, how, store, listed=listed, target=target, resident=resident, log=log)
     with closing(bench):
         _compute(bench, named, progress or Quiet())
         return tabulate(bench, named, specs or {}, measured=True)
+
+
+def _rank(pool: Pool, models: Mapping[str, ModelRef], before: Method, **how: Any) -> npt.NDArray[np.int64]:
+    """Rows by a method whose best ones models of another are trained on, best first."""
+    return score(pool, {"before": before}, models, **how)["before"].best()
 
 
 def _compute(bench: Workbench, methods: Mapping[str, Method], progress: Progress) -> None:
