@@ -55,6 +55,19 @@ def flaws() -> str:
     return lines(heads, [flaws_line(record) for record in records("flaws")])
 
 
+def filters() -> str:
+    """One line for each choice of a tenth of the response tokens by a published model."""
+    heads = ["a tenth of the response tokens by", "rows", "flawed", "95 % interval", *KINDS]
+    rows = []
+    for record in records("flaws-smollm2"):
+        low, high = percent(record["best_low"]), percent(record["best_high"])
+        of_kinds = [percent(record[f"best_{kind}"]) for kind in KINDS]
+        rows.append(
+            [record["method"], str(record["best_rows"]), percent(record["best_flawed"]), f"{low} to {high}", *of_kinds]
+        )
+    return lines(heads, rows)
+
+
 def flaws_line(record: Record) -> list[str]:
     low, high = record["auc_low"], record["auc_high"]
     best = [percent(record[key]) for key in ("best_flawed", "best_low", "best_high")]
@@ -132,5 +145,5 @@ def coverage() -> str:
 
 TABLES = {
     "flaws": flaws, "coverage": coverage, "skills": skills, "skill means": skill_means, "skill aucs": skill_aucs,
-    "halves": halves,
+    "halves": halves, "filters": filters,
 }  # fmt: skip
