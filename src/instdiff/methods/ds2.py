@@ -35,7 +35,7 @@ _NEIGHBOURS, _NEAR = 14, 10
 
 @dataclass(frozen=True)
 class DS2(Method):
-    """Curated score, highest first; among equal ones the rarest row, by its distance to its ten nearest.
+    """Judge scores corrected by similar rows, highest first. Ties go to the row farthest from its ten nearest.
 
     The score is a judge's overall rating of the row from 1 to 10 or, with ``column``, a number in the input file. It is
     rounded and brought into ``low`` to ``high``: each whole number is a level. From the levels of near rows follows how
@@ -43,7 +43,7 @@ class DS2(Method):
     neighbours of other levels are found by Bayes' rule, which is ours; ``compat="official"`` votes as published,
     rounds rarity to four decimals, counts a row among its own neighbours for it, and breaks ties by row. The published
     search over two copies of the pool in every round is one search here. It is exact, and refused where that would take
-    hours; ``how`` names an index of faiss, or the exact way whatever it takes.
+    hours; ``how`` names an index of faiss, or the exact way, which may take long.
 
     The value is curated score + rarity, which lies in 0 to 1.
     """
