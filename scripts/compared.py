@@ -136,25 +136,6 @@ def repeated() -> str:
     return table(["rows", "line", "was", "", "is", ""], rows)
 
 
-SHOWN = {
-    "oracle": "oracle (reads the labels)", "full": "all rows (ten times the tokens)",
-    "perplexity_mid": "perplexity, middle", "tshirt": "tshirt", "entropy_max": "entropy, highest", "ifd": "ifd",
-    "instructdiff": "instructdiff", "random": "random", "miwv": "miwv", "longest": "longest",
-}  # fmt: skip
-"""Lines of the README's table."""
-
-
-def few(name: str, task: str) -> str:
-    """Some lines of one task of a comparison, best first."""
-    lines = [line for line in comparison(name)["lines"] if line["task"] == task and line["name"] in SHOWN]
-    rows = [
-        [SHOWN[line["name"]], f"{line['value']:.2f}",
-         "" if line["low"] is None else f"{line['low']:z.2f} to {line['high']:z.2f}", verdict(line).replace("*", "")]
-        for line in sorted(lines, key=lambda line: -line["value"])
-    ]  # fmt: skip
-    return table(["method", "new skills", "95 % interval", "against random"], rows)
-
-
 def chosen(name: str) -> str:
     """What the selections of a comparison consist of."""
     found = comparison(name)["shares"]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from instdiff.core import Method, ModelRef, Settings
 from instdiff.core.progress import Advance
 from instdiff.data import Pool, load
+from instdiff.errors import EXTRAS
 from instdiff.scoring.table import ScoreTable
 from instdiff.store import Store
 
@@ -279,3 +280,22 @@ def some_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
         {"instruction": f"{text(1, 6)} {row}", "input": text(1, 4) if row % 3 == 0 else "", "output": text(1, 9)}
         for row in range(count)
     ]
+
+
+ABSENT = ",".join(
+    name for extra in EXTRAS.keys() - {"report", "remote"} for name in EXTRAS[extra].split() if name != "scipy"
+)
+"""The modules of extras, but for what draws a report: plotly, and scikit-learn, which brings scipy."""
+WITHOUT = """
+import sys
+absent = sys.argv.pop(1).split(",")
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in absent else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+"""A program's first lines: the modules of its first argument cannot be found, as if they were not installed."""

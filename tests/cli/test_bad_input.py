@@ -300,13 +300,13 @@ def test_verbs_and_options_that_do_not_exist(args: list[str], message: str) -> N
         (["score", "--data", "my.jsonl", "--output", "s.parquet"],
          "no method is named; give --method (see `instdiff methods`)"),
         (["score", "--method", "idf,tshirt", "--data", "nope.jsonl", "--model", "./nowhere"],
-         "5 things are to be mended:\n"
+         "5 things to fix:\n"
          "- unknown method 'idf'; did you mean 'ifd'?\n"
          "- tshirt needs a model for role 'proxy'; give --model proxy=WHERE, or --set tshirt.model=base\n"
          "- no output is named; give --output PATH\n"
          "- nope.jsonl is not there; check the path\n"
          "- no model folder './nowhere'; give a local folder, a hub id as owner/name, or builtin:tiny"),
-        (["train"], "3 things are to be mended:\n- no data is named; give --data FILE\n"
+        (["train"], "3 things to fix:\n- no data is named; give --data FILE\n"
          "- no model is named; give --model WHERE\n- no output is named; give --output PATH"),
         (["plan", "--data", "my.jsonl"], "no method is named; give --method (see `instdiff methods`)"),
         (["sample", "--data", "my.jsonl", "--output", "o.jsonl"], "no size is named; give --max-samples N"),
@@ -516,7 +516,7 @@ def test_all_faults_of_a_configuration_are_told_at_once() -> None:
     Path("two.yaml").write_text("ouptut: a\nlimti: 3\n")
     told = refused("score", "--config", "two.yaml").splitlines()
     assert told == [
-        "2 things are to be mended:",
+        "2 things to fix:",
         "- two.yaml: unknown key 'ouptut'; did you mean 'output'?",
         "- two.yaml: unknown key 'limti'; did you mean 'limit'?",
     ]

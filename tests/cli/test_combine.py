@@ -30,7 +30,7 @@ def test_scores_of_a_combination_are_selected_from() -> None:
     ok("score", "--data", "my.jsonl", *THEN, "--output", "scores.parquet")
     select = ["select", "--data", "my.jsonl", "--scores", "scores.parquet", "--output", "out.jsonl", "--budget", "2"]
     plain = ok(*select).out
-    assert ok(*select, *THEN).out.replace(" (in place of an earlier one)", "") == plain  # the same, written another way
+    assert ok(*select, *THEN).out.replace(" (instead of an earlier one)", "") == plain  # the same, written another way
     changed = cli(*select, *THEN[:-1], "then.second=full")
     assert "'scores.parquet' was scored with then.second={'random': {'seed': 42, 'balance': None}}, not 'full'" in (
         changed.error

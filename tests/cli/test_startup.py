@@ -1,4 +1,4 @@
-"""What runs no model imports no library of models. (pyarrow imports pandas when it makes an array, if it is there.)"""
+"""What runs no model works without the packages of the extras, of which `report` alone draws."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from pathlib import Path
 
 import pytest
 
-RUN = """
-import sys
-from instdiff.cli.entry import main
-sys.argv = ["instdiff", *sys.argv[1:]]
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-heavy = {"torch", "transformers", "datasets", "trl"} & set(sys.modules)
-assert not heavy, heavy
-"""
+from helpers import ABSENT, WITHOUT
+
+RUN = f"{WITHOUT}\nfrom instdiff.cli.entry import main\nmain()"
 
 
-def run(home: Path, *words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *words], cwd=home, capture_output=True, text=True, timeout=120, check=False
-    )
+def ask(code: str, home: Path, *words: str, absent: str = ABSENT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, absent, *words],
+        cwd=home, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def run(home: Path, *words: str) -> str:
+    done = ask(RUN, home, *words)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +34,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = "select --scores s.parquet --data builtin:demo --limit 60 --method longest --budget 10 --output sel.jsonl"
     run(home, *words.split())
     return home
+
+
+def test_a_method_of_text_alone(home: Path) -> None:
+    words = "score --data builtin:demo --limit 60 --method zip --store st --output z.parquet"
+    run(home, *words.split())
+    words = "select --data builtin:demo --limit 60 --method zip --budget 10 --output zip.jsonl"
+    said = run(home, *words.split())
+    assert "10 of 60 rows" in said and len((home / "zip.jsonl").read_text().splitlines()) == 10
 
 
 def test_scores_with_a_base_model_that_only_counts(home: Path) -> None:
@@ -56,3 +62,41 @@ def test_scores_with_a_base_model_that_only_counts(home: Path) -> None:
 )
 def test_the_rest_of_the_work(home: Path, words: str) -> None:
     run(home, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "absent", "said"),
+    [
+        ("score --method ifd --model builtin:tiny --output i.parquet", "torch", ("the method ifd", "torch", "models")),
+        ("select --method ifd --model builtin:tiny --budget 5 --output i.jsonl", "torch",
+         ("the method ifd", "torch", "models")),
+        ("score --method kcenter --output k.parquet", "sentence_transformers",
+         ("the method kcenter", "sentence-transformers", "embed")),
+        ("eval --suite skills --model builtin:tiny --output e", "torch", ("the suite skills", "torch", "models")),
+        ("report sel.selection.json --output p.html", "plotly", ("a report", "plotly", "report")),
+    ],
+)  # fmt: skip
+def test_an_extra_that_lacks_is_told_before_anything_is_read(
+    home: Path, words: str, absent: str, said: tuple[str, str, str]
+) -> None:
+    data = [] if words.startswith("report") else ["--data", "builtin:demo"]
+    before = sorted(home.iterdir())
+    done = ask(RUN, home, *words.split(), *data, absent=absent)
+    who, package, extra = said
+    assert done.returncode == 2
+    assert done.stderr == f'error: {who} needs {package}, which is missing; run: pip install "instdiff[{extra}]"\n'
+    assert sorted(home.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("i.train", "instdiff.train needs torch"),
+        ("i.score(i.load('builtin:demo', limit=5), 'ifd', model='builtin:tiny')", "the method ifd needs torch"),
+        ("i.load('builtin:demo', limit=5).to_pandas()", "a data frame needs pandas"),
+    ],
+)
+def test_python_says_the_same(home: Path, asked: str, said: str) -> None:
+    code = f"{WITHOUT}\nimport instdiff as i\ntry:\n    {asked}\nexcept i.PlanError as error:\n    print(error)"
+    told = ask(code, home, absent="torch,pandas")
+    assert told.stdout.startswith(f"{said}, which is missing; run: pip install ") and "Traceback" not in told.stderr

@@ -15,7 +15,7 @@ import yaml
 from .pages import PAGES, ROOT, blocks, commands, lines, run, shown, title
 
 ELSEWHERE = {
-    "README.md": "tests/cli/test_readme_journey.py",
+    "README.md": "tests/cli/test_readme_journey.py and tests/cli/test_demo.py",
     "CONTRIBUTING.md": "only targets of the Makefile",
     "docs/add-a-method.md": "tests/cli/test_docs.py",
     "docs/export.md": "tests/cli/test_export_page.py",
@@ -128,7 +128,19 @@ def test_each_method_has_a_page() -> None:
         assert text.startswith(f"# `{name}`\n")
         heads = re.findall(r"^## (.*)", text, re.M)
         assert [head for head in heads if head in HEADS] == HEADS, name
-        assert all(f"scripts/make_docs.py: {kind} {name} -->" in text for kind in ("method", "cost", "found", "try"))
+        assert all(f"scripts/make_docs.py: {kind} {name} -->" in text for kind in KINDS)
+        idea = re.search(r"idea \S+ -->\n(.+)\n<!-- end -->\n\n## When to use it\n\n(.+)", text)
+        assert idea and 20 < len(idea[1]) < 220 and idea[2].startswith("Take it "), name
 
 
-HEADS = ["Formula", "Cost", "When it fails", "Evidence", "Try it"]
+HEADS = ["When to use it", "Formula", "Cost", "Options", "When it fails", "Evidence", "Try it"]
+KINDS = ("idea", "cost", "options", "found", "try")
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    first = [
+        text.index(one) for one in ("# instdiff", "pip install", "instdiff demo", "instdiff score", "Does it work?")
+    ]
+    assert first == sorted(first) and "make demo" in text and "make test" in text

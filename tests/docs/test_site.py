@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
 import pytest
+import yaml
 
 from .pages import ROOT
 
@@ -38,3 +40,41 @@ def test_the_site_is_built_strictly(tmp_path: Path) -> None:
     assert (
         "benchmarks/results" in pages["evidence"].read_text() and "../benchmarks" not in pages["evidence"].read_text()
     )
+
+
+CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+
+def leaves(node: object) -> list[str]:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else None
+    return [str(node)] if children is None else [leaf for child in children for leaf in leaves(child)]
+
+
+def test_the_navigation_has_every_page_once() -> None:
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(leaves(CONFIG["nav"])) == sorted(pages)
+    assert leaves(CONFIG["nav"])[:3] == ["index.md", "quickstart.md", "glossary.md"]
+
+
+def test_the_search_works_in_files(tmp_path: Path) -> None:
+    """The plugin writes the index as a script; the worker that reads it runs in a frame."""
+    assert CONFIG["plugins"] == ["search", "offline"] and CONFIG["use_directory_urls"] is False
+    (shim,) = CONFIG["extra"]["polyfills"]
+    assert "iframe-worker" in shim  # by which the plugin knows that it need not name one in the network
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing; it comes with .[dev]")
+    chromium = which("chromium") or which("chromium-browser") or which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium")
+    (tmp_path / "worker.js").write_text("addEventListener('message', (e) => postMessage(`${e.data} and back`))")
+    (tmp_path / "page.html").write_text(
+        f"<script src='{(ROOT / 'docs' / shim).as_uri()}'></script><body><script>"
+        "const worker = new Worker('worker.js');"
+        "worker.addEventListener('message', (e) => document.title = e.data);"
+        "worker.postMessage('there')</script>"
+    )
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_function("document.title === 'there and back'")
+        browser.close()

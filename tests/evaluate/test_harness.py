@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -285,7 +286,7 @@ def test_user_errors(ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     asked = suite(None, task="bbh", task_data={"bbh": str(tmp_path / "cooking.jsonl")})
     with pytest.raises(DataError, match="has none of the subjects of bbh: boolean_expressions"):
         asked.run(subject(ran.model, tmp_path, []))
-    monkeypatch.setattr("instdiff.evaluation.harness.suite.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(PlanError, match=r'pip install "instdiff\[eval\]"'):
         suite(None)
 

@@ -139,7 +139,7 @@ def test_a_file_of_the_working_folder_is_not_run(tmp_path: Path, monkeypatch: py
 def test_what_cannot_be_started_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="cannot be started; see what `"):
         grade_all([Solution(r"\boxed{a}", ("b",))], command=[sys.executable, "-c", "import no_such_module"])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(PlanError, match=r"math-verify, which is missing; run: pip install "):
         check_math_verify()
 
@@ -278,7 +278,7 @@ def test_what_is_missing_is_said_before_anything_is_written(tmp_path: Path) -> N
     with pytest.raises(DataError, match="there is no answer in its column"):
         run(config, silent, tmp_path)
     (tmp_path / "amc23.jsonl").write_text('{"question": "Q?", "answer": "7"}\n{"ques\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"amc23\.jsonl:2: .*; mend the file"):
+    with pytest.raises(DataError, match=r"amc23\.jsonl:2: .*; correct the file"):
         run(config, silent, tmp_path)
 
 

@@ -51,7 +51,7 @@ def test_rows_with_their_lines(tmp_path: Path) -> None:
     touch(tmp_path, "b[1:2]")
     assert split_slice(str(tmp_path / "b[1:2]")) == (tmp_path / "b[1:2]", slice(None))
     (tmp_path / "broken.jsonl").write_text('{"a": 1}\n[]\n')
-    with pytest.raises(DataError, match=r"broken\.jsonl:2: .*; mend the file"):
+    with pytest.raises(DataError, match=r"broken\.jsonl:2: .*; correct the file"):
         read_rows(tmp_path / "broken.jsonl")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(DataError, match=r"broken\.json"):

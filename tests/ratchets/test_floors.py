@@ -17,7 +17,7 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "instdiff"
 # A package imports only packages above it in this list, so that no two packages import each other.
 PACKAGES: dict[str, tuple[str, list[str]]] = {
     # package: what it is, the third parties that it brings in; those above it may be imported as well
-    "errors": ("errors that a user can mend", []),
+    "errors": ("errors that a user can fix", []),
     "version": ("the version", []),
     "core": (
         "the vocabulary: signals, columns, method, budget, settings, progress, files",

@@ -118,6 +118,7 @@ SURFACE = {
     "store info": "--store --json",
     "store gc": "--keep --older-than --dry-run --store --json",
     "store check": "--repair --store --json",
+    "demo": "--output --device --quiet --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "render": f"--config --data --model --limit --row --format --map {TURNS} {TEMPLATE} --max-length --quiet --json",
     "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --holdout "
@@ -148,6 +149,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "store info": [],
     "store gc": [],
     "store check": [],
+    "demo": [],
     "report": ["where"],
     "explain": ["row", "overrides"],
     "diff": ["a", "b", "overrides"],
@@ -189,9 +191,8 @@ def test_help_says_what_every_option_is_and_shows_an_example(verb: str) -> None:
         assert param.help, f"--{param.name} has no help"
 
 
-CONFIGURED = [
-    verb for verb in SURFACE if verb not in ("methods", "store info", "store gc", "store check", "report", "merge")
-]
+UNCONFIGURED = ("demo", "methods", "store info", "store gc", "store check", "report", "merge")
+CONFIGURED = [verb for verb in SURFACE if verb not in UNCONFIGURED]
 
 
 @pytest.mark.parametrize("verb", CONFIGURED)

@@ -25,7 +25,7 @@ from instdiff.cli.console import Console
 from instdiff.cli.help import write_commands, write_epilog, write_options
 from instdiff.cli.options import OVERRIDES, SPECIAL, make_option
 from instdiff.core.display import in_one_line, visible, visible_json
-from instdiff.errors import ConfigError, EngineError, InstDiffError, StoreError
+from instdiff.errors import ConfigError, EngineError, InstDiffError, StoreError, without_extra
 from instdiff.version import __version__
 
 if TYPE_CHECKING:
@@ -195,6 +195,8 @@ class Verb(click.Command):
             heartbeat.start(console)
         try:
             self._call(values, console)
+        except ModuleNotFoundError as error:
+            raise without_extra(error, f"instdiff {self.name}") from None
         finally:
             console.end()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
-from instdiff.cli import compare, evaluate, explain, merge, plan, render, report, score, search, select, store, train
 from instdiff.cli.app import Verb, app
 
-VERBS = (select, plan, score, merge, store, train, evaluate, compare, search, report, explain, render)
+VERBS = "demo select plan score merge store train evaluate compare search report explain render"
 """The modules that register commands."""
+for name in VERBS.split():
+    import_module(f"instdiff.cli.{name}")
 SECTIONS = {
     "One step at a time": (
         *("demo", "doctor", "decontaminate", "render", "plan", "sample", "score", "select"),

@@ -41,12 +41,6 @@ UNUSED = {
 INSTEAD = {"train dtype": "train.dtype", "train max_length": "train.model_max_length"}
 """What is meant by keys without effect that look as if they had one."""
 
-NAMES = {
-    **{"trl": "TRL", "ray": "Ray", "math_verify": "math-verify", "lm_eval": "lm-eval"},
-    **{"datasets": "datasets", "httpx2/httpx": "httpx2"},
-}
-"""Packages as people write them."""
-
 
 def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     """Raise one error with all that is wrong: methods, what is not named, places, packages."""
@@ -56,9 +50,9 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     found += _places(verb, settings)
     found += [] if found else _room(verb, settings)
     found += [
-        PlanError(lacking(what, NAMES[packages], extra))
-        for what, packages, extra in _needs(verb, settings)
-        if not any(map(find_spec, packages.split("/")))
+        PlanError(lacking(what, modules[0]))
+        for what, *modules in dict.fromkeys(_needs(verb, settings))
+        if not any(map(find_spec, modules))
     ]
     if found:
         raise all_of(found)
@@ -84,22 +78,25 @@ def _unused(verb: str, settings: Any) -> Iterator[InstDiffError]:
 
 
 def _methods(verb: str, settings: Any) -> Iterator[InstDiffError]:
-    """What is wrong with the methods that are scored, and with the roles that they need."""
-    from instdiff.config.commands import ScoreConfig
+    """What is wrong with the methods that are scored, and with the roles and extras that they need."""
+    from instdiff.config.commands import ScoreConfig, SelectConfig
 
-    if verb not in ("score", "plan") or not isinstance(settings, ScoreConfig):
+    scores = not settings.scores if isinstance(settings, SelectConfig) else isinstance(settings, ScoreConfig)
+    if verb not in ("score", "plan", "select") or not scores:
         return
     from instdiff.config.methods import make_methods, short_name
     from instdiff.scoring.crossfit import HOLDOUT
     from instdiff.scoring.crossfit import lacking as untrained
-    from instdiff.scoring.models import bind, check_roles
+    from instdiff.scoring.models import bind, check_extras, check_roles
 
     for spec, params in settings.method.items():
         try:
             named = {n: one for n, (_, one) in make_methods([spec], {short_name(spec): params}, settings.seed).items()}
-            bound = bind(settings.model)
-            trained = {*untrained(named.values(), bound), *([HOLDOUT] if settings.holdout else [])}
-            check_roles(named, {**{role: bound["base"] for role in trained if "base" in bound}, **bound})
+            if verb != "select":
+                bound = bind(settings.model)
+                trained = {*untrained(named.values(), bound), *([HOLDOUT] if settings.holdout else [])}
+                check_roles(named, {**{role: bound["base"] for role in trained if "base" in bound}, **bound})
+            check_extras(named)
         except InstDiffError as error:
             yield error
 
@@ -161,23 +158,25 @@ def _room(verb: str, settings: Any) -> Iterator[InstDiffError]:
         )
 
 
-def _needs(verb: str, settings: Any) -> Iterator[tuple[str, str, str]]:
-    """Who needs which package of which extra; of packages between slashes one is enough."""
-    if verb in ("pipeline", "compare", "search") or (verb == "train" and not settings.print_launch):
-        yield "training", "trl", "train"
+def _needs(verb: str, settings: Any) -> Iterator[tuple[str, ...]]:
+    """Who needs which module of an extra; of several one is enough."""
+    if verb in ("demo", "pipeline", "compare", "search") or (verb == "train" and not settings.print_launch):
+        yield "training", "trl"
+    if verb in ("demo", "report"):
+        yield "a report", "plotly"
     if getattr(settings, "executor", "local") == "ray":
-        yield "the executor ray", "ray", "ray"
+        yield "the executor ray", "ray"
     asked = getattr(settings, "eval", None)
     keys = asked if isinstance(asked, dict) else {**asked.params, "suite": asked.suite} if asked else {}
     suites = settings.suite if verb == "eval" else keys.get("suite") or []
     for suite in [suites] if isinstance(suites, str) else suites:
-        if suite in SUITES:
-            yield f"the suite {suite}", SUITES[suite], "eval"
+        if verb == "eval" or suite in SUITES:
+            yield f"the suite {suite}", SUITES.get(suite, "torch")
     places = [keys.get(key, getattr(settings, key, None)) for key in ("judge", "generator")]
     for named in (getattr(settings, "model", None), getattr(settings, "models", None)):
         places += named.values() if isinstance(named, dict) else [named]
     if any(str(where).startswith("openai:") for where in places):
-        yield "a judge behind an endpoint", "httpx2/httpx", "judge"
+        yield "a judge behind an endpoint", "httpx2", "httpx"
     data = getattr(settings, "data", None)
     if any(str(one).startswith("hub:") for one in ([data] if isinstance(data, str) else data or [])):
-        yield "data of the hub", "datasets", "hub"
+        yield "data of the hub", "datasets"

@@ -68,7 +68,7 @@ def select(settings: SelectConfig, console: Console) -> None:
     )
     chosen.write(out, with_scores=settings.with_scores)
     place = Path(settings.record or record_path(out))
-    earlier = " (in place of an earlier one)" if place.exists() else ""
+    earlier = " (instead of an earlier one)" if place.exists() else ""
     record = chosen.write_record(place, out)
     console.result({**record, "output": out}, f"Selected {chosen.told()} -> {out}\nRecord: {place}{earlier}")
     for line in advise(chosen.scored):

@@ -61,7 +61,7 @@ def info(settings: StoreConfig, console: Console) -> None:
     on=place,
 )
 def gc(settings: StoreConfig, console: Console) -> None:
-    """Drop columns and trained models nobody needs."""
+    """Drop columns and trained models that are not needed."""
     from dataclasses import asdict
 
     from instdiff.engine.sources import resolve

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt, field_validator
 
-from instdiff.config.base import OpenPart, key
+from instdiff.config.base import Config, OpenPart, key
 from instdiff.config.commands import (
     HOLDOUT,
     TARGET,
@@ -32,7 +32,7 @@ class Variant(OpenPart):
     rounds: PositiveInt = key(1, "How often rows are scored, selected and trained on.")
     rebind: str = key("calibrated", "The role that a round's model takes in the next one.")
     train_from: Literal["base", "last"] = key(
-        "base", "`base` trains every round anew, `last` goes on from the round before (dynamic re-selection)."
+        "base", "`base` trains every round from the start, `last` goes on from the round before (dynamic re-selection)."
     )
     models: dict[str, str] = key(dict, "Bound to roles for this line alone, such as a smaller `base` for scoring.")
     warmup: PositiveInt | str | None = key(None, "Rows of the warm-up, or `10%`; by default the comparison's own.")
@@ -125,3 +125,10 @@ class CompareConfig(CellsConfig):
             more = range(max(self.seeds) + 1, max(self.seeds) + 1 + max(0, self.random_seeds - len(self.seeds)))
             named["random"] = named["random"].model_copy(update={"seeds": (*self.seeds, *more)})
         return named
+
+
+class DemoConfig(Config):
+    """``instdiff demo``."""
+
+    output: str = key("instdiff-demo", "The run folder.", metavar="DIR")
+    device: str = key("auto", "cpu, cuda, cuda:1, mps, or auto.")

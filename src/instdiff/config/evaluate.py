@@ -25,7 +25,7 @@ class EvalConfig(DataConfig, RunConfig, ExecutorConfig):
     )
     suite: list[str] = key(list, "Comma-separated: heldout, math, med, openllm, code, general, skills.", also="suites")
     task: list[str] = key(list, "Tasks of the suites, comma-separated (default: the usual ones).", also="tasks")
-    data_dir: str | None = key(None, "Folder with the tasks' files, in place of the hub.", metavar="DIR")
+    data_dir: str | None = key(None, "Folder with the tasks' files, instead of the hub.", metavar="DIR")
     task_data: dict[str, str] = key(dict, "The file of a task by its name; `data.gsm8k=PATH` is the same.")
     output: str | None = key(
         None, "The results' file, or a folder where there are several suites.", metavar="PATH", also="output_path"

@@ -35,7 +35,7 @@ class SearchConfig(CellsConfig):
     )
     group_by: str | None = key(None, "Column, such as the source; built-in recipes that take equal shares of it join.")
     trained_scorers: bool = key(
-        True, "Whether built-in recipes may need a warm-up or fold models, which are trained beforehand."
+        True, "Whether built-in recipes may need a warm-up or fold models, which are trained first."
     )
     keep_models: bool = key(False, "True keeps the models of all cells.")
 

@@ -42,12 +42,12 @@ FIXED = {
     "model_init_kwargs": "the model is loaded by instdiff",
     "output_dir": "it belongs to the command, not to the training settings",
     "packing_strategy": "write packing: true, or packing: false; rows are never cut to fit",
-    "pad_token": "padding is masked, whatever its token",
+    "pad_token": "padding is masked, with any token",
     "padding_free": "write packing: true",
     "push_to_hub": "training makes a local folder; upload it afterwards",
     "remove_unused_columns": "the rows hold ids and labels alone",
     "resume_from_checkpoint": "write resume: true, or resume: false",
-    "save_only_model": "write resume: false for a training that starts anew",
+    "save_only_model": "write resume: false for a training that starts again",
     "save_strategy": "write checkpoint_minutes or checkpoint_steps",
     "save_total_limit": "only the newest checkpoint is kept, and none at the end",
     "shuffle_dataset": "the sampler shuffles by the seed",
@@ -105,7 +105,7 @@ class TrainSettings(Config):
     checkpoint_steps: int | None = key(
         None, "Steps between checkpoints, beside the minutes (also `save_steps`).", ge=1, also="save_steps"
     )
-    resume: bool = key(True, "Go on from an interrupted training's newest checkpoint; False begins anew.")
+    resume: bool = key(True, "Go on from an interrupted training's newest checkpoint; False starts again.")
     cache_dir: str | None = key(None, "Published key, unused: models are resolved by the command.")
     alpha: float | None = key(None, "Published key, unused there as here.")
     clip_min: float | None = key(None, "Published key, unused there as here.")

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from instdiff.errors import PlanError
+from instdiff.errors import require
 
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 """Categories of characters that have no picture of their own: control, direction, private, line separators."""
@@ -64,8 +64,7 @@ def some(names: Iterable[str], most: int = 4) -> str:
 
 def pandas() -> Any:
     """The library of data frames; a PlanError where it is missing."""
-    try:
-        import pandas as pd
-    except ImportError:
-        raise PlanError('data frames need pandas, which is missing; run: pip install "instdiff[pandas]"') from None
+    require("pandas", "a data frame")
+    import pandas as pd
+
     return pd

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from instdiff.core.settings import Log
-from instdiff.errors import DataError, InstDiffError, StoreError, lacking
+from instdiff.errors import DataError, InstDiffError, StoreError, require
 from instdiff.version import __version__
 
 SUM = "crc32"
@@ -38,10 +38,9 @@ def remote_url(path: str | os.PathLike[str]) -> str | None:
 
 def remote_place(url: str) -> tuple[Any, str]:
     """An address's fsspec file system, and the path in it; a DataError where nothing here opens it."""
-    try:
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-    except ImportError:
-        raise DataError(lacking(f"'{url}'", "fsspec", "remote")) from None
+    require("fsspec", f"'{url}'", DataError)
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
     try:
         system, place = url_to_fs(url)
     except ImportError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from instdiff.errors import ConfigError, DataError, PlanError
+from instdiff.errors import ConfigError, DataError, require
 
 TAKEN = (
     "a path, hub:owner/name, a datasets.Dataset, a pandas or polars frame, an Arrow table, a pool, a selection, "
@@ -45,10 +45,9 @@ def rows_of_container(source: Any) -> Iterable[Any]:
 
 def dataset_of(rows: list[dict[str, Any]]) -> Any:
     """Rows as a ``datasets.Dataset``; a PlanError where that is missing, a DataError where a column has two types."""
-    try:
-        from datasets import Dataset
-    except ImportError:
-        raise PlanError('data sets need the package datasets; run: pip install "instdiff[hub]"') from None
+    require("datasets", "a data set")
+    from datasets import Dataset
+
     names = dict.fromkeys(name for row in rows for name in row)
     try:
         return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from instdiff.data.tables import BATCH
-from instdiff.errors import DataError, lacking
+from instdiff.errors import DataError, require
 
 Parts = tuple[str, str | None, str | None, str | None]
 """Name, configuration, revision and split."""
@@ -30,10 +30,9 @@ def hub_tables(spec: str, limit: int | None, shard: tuple[int, int] | None = Non
     it.
     """
     name, config, revision, split = parse_hub(spec)
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(lacking(f"hub:{spec}", "datasets", "hub")) from error
+    require("datasets", f"hub:{spec}", DataError)
+    import datasets
+
     with TemporaryDirectory() if os.path.isdir(name) else nullcontext() as aside:
         # The package keeps a local folder by its name: another one of that name would be taken for it.
         yield from _tables(datasets, spec, (name, config, revision, split), aside, limit, shard)

@@ -233,7 +233,7 @@ def _broken_json(text: str, at: int, name: str, reason: str) -> DataError:
     line = text.count("\n", 0, at) + 1
     column = at - text.rfind("\n", 0, at)
     return DataError(
-        f"{name}:{line}: broken JSON: {reason} at column {column}; mend the file, "
+        f"{name}:{line}: broken JSON: {reason} at column {column}; correct the file, "
         "or give it as .jsonl, where only the bad line would be lost"
     )
 

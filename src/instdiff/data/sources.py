@@ -138,7 +138,7 @@ def _list(folder: str) -> tuple[list[str], list[str]]:
 
 def _is_there(entry: os.DirEntry[str]) -> bool:
     if not entry.name.startswith(".") and entry.is_symlink() and not os.path.exists(entry.path):
-        raise DataError(f"{entry.path} is a link to '{os.readlink(entry.path)}', which is not there; mend or remove it")
+        raise DataError(f"{entry.path} is a link to '{os.readlink(entry.path)}', which is not there; fix or remove it")
     return True
 
 

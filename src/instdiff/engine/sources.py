@@ -16,7 +16,7 @@ from instdiff.core.files import fingerprint, fingerprint_files, read_json, writi
 from instdiff.data.builtin import path as builtin_path
 from instdiff.engine.direct_tokenizer import context_of, read_directly
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.errors import EngineError, StoreError
+from instdiff.errors import EngineError, StoreError, require
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 PACKAGED = "minilm"
@@ -234,11 +234,12 @@ def tell_own_template(model: ModelRef, settings: Settings, tokenizer: HFTokenize
 
 
 def _read_tokenizer(folder: Path, adapter: Path | None, template_date: datetime.date) -> HFTokenizer:
+    beside = _beside(folder, adapter)
+    require("transformers", f"the tokenizer in '{beside}'", EngineError)
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    beside = _beside(folder, adapter)
     try:
         hf = AutoTokenizer.from_pretrained(str(beside), trust_remote_code=False)
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)

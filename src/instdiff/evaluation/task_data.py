@@ -149,7 +149,7 @@ def read_rows(where: str | Path) -> list[tuple[int, Record]]:
     rows = []
     for record in read_file(path, str(path)):
         if record.value is None:
-            raise DataError(f"{path}:{record.line}: {record.reason}; mend the file")
+            raise DataError(f"{path}:{record.line}: {record.reason}; correct the file")
         rows.append((record.line, record.value))
     return rows[taken]
 

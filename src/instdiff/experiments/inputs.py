@@ -146,7 +146,7 @@ def hold_out(config: SearchConfig, inputs: Inputs, known: Mapping[str, Any], log
     if not len(held):
         raise DataError(f"{len(pool)} rows are too few to hold a tenth out; name held-out rows (eval.data=FILE)")
     log(
-        f"no held-out rows are named: {len(held):,} rows of the data are held out, with whatever flaws they have; "
+        f"no held-out rows are named: {len(held):,} rows of the data are held out, with the flaws they have; "
         "rows that you trust are the better judge (eval.data=FILE)"
     )
     return (kept, parted(warmup)[0], target), held

@@ -13,7 +13,7 @@ from instdiff.core import Asked, Budget, Judged, Length, Method, Scored, Scores,
 
 @dataclass(frozen=True)
 class AlpaGasus(Method):
-    """The judge's score from 0 to 5, highest first; below ``threshold`` rows are ``filtered``.
+    """The judge's score from 0 to 5, highest first. Rows below ``threshold`` are ``filtered``.
 
     Scores are heavily tied: among equal ones the longest response comes first, which is ours (``ties="longest"``), or
     the lowest id (``ties="id"``). ``prompt`` names the question, a file of the package or of one's own. Where the judge

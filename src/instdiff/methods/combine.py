@@ -21,7 +21,7 @@ _NONE = Method()
 
 @dataclass(frozen=True)
 class Then(Method):
-    """Keep rows by ``first``, rank them by ``second``, for which the kept rows are all there are.
+    """Keep rows by ``first``, then rank them by ``second`` as if there were no others.
 
     ``keep`` is ``500`` or ``20%`` of the rows, best first; ``20% eligible``, of those with a score; ``10%-90%``, the
     rows between these quantiles of the score; ``mid 30%``, the middle ones; ``>=4.5``, ``<``, ..., a limit on the

@@ -16,7 +16,7 @@ from instdiff.methods.shared.set_method import Indices, Parts, VectorMethod, cel
 
 @dataclass(frozen=True)
 class CosineFilter(VectorMethod):
-    """Keep a row unless ``alike`` kept rows have a cosine above ``threshold`` with it.
+    """Drop a row where ``alike`` kept rows have a cosine above ``threshold`` with it.
 
     Rows are visited best first by the method before it (``then``), or by id without one. With ``alike`` = m it caps
     near-duplicates: of rows that are all similar m stay. ``threshold`` is a similarity, not a distance.

@@ -40,7 +40,7 @@ PUBLISHED_TURNS, FALLBACK = 10, 3.0
 
 @dataclass(frozen=True)
 class DEITA(Method):
-    """Complexity times quality, highest first; a selection leaves out rows too similar to one that it has.
+    """Complexity times quality, highest first. A selection skips rows that are too similar to one it has.
 
     Each is what a rater answers, sum over i of i * p_i, p over the six digits alone, from the raw logits after the
     question. Where that fails there is no score (``no_rating``); the published code writes 3.0, which made all rows of

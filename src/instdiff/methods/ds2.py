@@ -35,15 +35,15 @@ _NEIGHBOURS, _NEAR = 14, 10
 
 @dataclass(frozen=True)
 class DS2(Method):
-    """Curated score, highest first; among equal ones the rarest row, by its distance to its ten nearest.
+    """Judge scores corrected by similar rows, highest first. Ties go to the row farthest from its ten nearest.
 
     The score is a judge's overall rating of the row from 1 to 10 or, with ``column``, a number in the input file. It is
-    rounded and brought into ``low`` to ``high``: each whole number is a level. From the levels of near rows follows how
-    levels go wrong, and which rows have a wrong one; a suggestion of at least ``confidence`` is taken. Rows with near
-    neighbours of other levels are found by Bayes' rule, which is ours; ``compat="official"`` votes as published,
-    rounds rarity to four decimals, counts a row among its own neighbours for it, and breaks ties by row. The published
-    search over two copies of the pool in every round is one search here. It is exact, and refused where that would take
-    hours; ``how`` names an index of faiss, or the exact way whatever it takes.
+    rounded and brought into ``low`` to ``high``; each whole number is a level. The levels of similar rows show how
+    ratings go wrong, and which rows have a wrong one. A correction of at least ``confidence`` is taken. Rows whose
+    neighbours have other levels are found by Bayes' rule, which is ours. ``compat="official"`` votes as published,
+    rounds rarity to four decimals, counts a row among its own neighbours for it, and breaks ties by row. The search for
+    neighbours is exact and made once. Where it would take hours it is refused; ``how`` names an index of faiss, or
+    ``exact`` to wait.
 
     The value is curated score + rarity, which lies in 0 to 1.
     """

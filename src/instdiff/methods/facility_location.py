@@ -16,7 +16,7 @@ from instdiff.methods.shared.set_method import Indices, PartitionedMethod
 
 @dataclass(frozen=True)
 class FacilityLocation(PartitionedMethod):
-    """Greedily the row that raises most the sum, over all rows, of the similarity to their nearest chosen row.
+    """Greedy: add the row that most raises the total similarity of all rows to their nearest chosen row.
 
     ``kernel`` is ``cosine``, ``rbf`` = exp(-gamma |x - y|^2), or ``official`` = exp(-|x - y| / width), that of
     Superfiltering.D. With ``alpha`` above 0 it is QDIT (arXiv:2311.14736): (1 - alpha) gain + alpha quality. Quality is

@@ -12,7 +12,7 @@ from instdiff.core import Length, Method, Scores, Signal, Signals
 
 @dataclass(frozen=True)
 class Full(Method):
-    """Every row that has a response, all equally good."""
+    """Every row that has a response, all with the same score."""
 
     name: ClassVar[str] = "full"
     paper: ClassVar[str] = "control"

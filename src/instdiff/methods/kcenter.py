@@ -15,7 +15,7 @@ from instdiff.methods.shared.set_method import Indices, PartitionedMethod
 
 @dataclass(frozen=True)
 class KCenter(PartitionedMethod):
-    """Farthest first, by Euclidean distance between vectors: the chosen rows cover the data within a small radius.
+    """Greedy: add the row farthest from the chosen ones, which then cover the data within a small radius.
 
     It starts at a row drawn by ``seed`` (``start="random"``, the paper's) or at the one nearest to the mean of all.
     Outliers come early: a quality filter before it (``then``) is well spent. ``onto`` begins with the rows of the list

@@ -16,7 +16,7 @@ from instdiff.methods.shared.set_method import Indices, VectorMethod
 
 @dataclass(frozen=True)
 class KMeansQuota(VectorMethod):
-    """The best row of each cluster, then the second of each, and so on; clusters that are used up are passed over.
+    """The best row of each cluster, then the second best of each, and so on.
 
     Best is the score of the method before it (``then``) or, without one, nearest to the centroid. ``clusters`` is
     sqrt(n / 2) where nothing is said, as in CaR. ``spherical`` compares by cosine. The clusters are those of all rows,

@@ -32,7 +32,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Learnability(Method):
-    """By how large a share the NLL of the response falls under a model that was trained without the row; highest first.
+    """Relative drop of the response NLL under a model trained without the row, highest first.
 
     Rows are split into folds, and a model is trained for each on what lies outside it: what generalises falls, noise
     and secrets do not. ``folds`` says how many there are and how they are trained: ``k``, ``epochs``, the role

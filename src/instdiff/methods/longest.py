@@ -12,7 +12,7 @@ from instdiff.core import Length, Method, Scores, Signal, Signals
 
 @dataclass(frozen=True)
 class Longest(Method):
-    """Rows by length: of the response (the paper's), of the instruction, or their ratio; longest or shortest first.
+    """Rows by length of the response (as in the paper), of the instruction, or by their ratio.
 
     ``of="ratio"`` is instruction length over response length (the Inst/Resp baselines of the InstructDiff paper).
     Tokens are the base tokenizer's; without a base model they become characters, and the log says so.

@@ -22,15 +22,15 @@ _CALIBRATION, _COMPARED = 100, 512
 
 @dataclass(frozen=True)
 class MADS(SetMethod):
-    """Take the row with the most neurons that no row has shown yet; when all are shown, begin again.
+    """Greedy: add the row that activates most neurons that no chosen row activates; begin again when there are none.
 
-    What is published is the abstract and the captions: data are told apart by neuron activations during inference, in
-    three stages; "strongly activated neurons" and "activation tags" of single layers are shown, the tags with a
-    long-tailed frequency; 15 % of Alpaca-GPT4 are chosen by coverage. All else is our reading, and may differ from
-    theirs: a tag is a strongly activated neuron, layers count from 0; a neuron is an input of an MLP's down
-    projection; its activation is the magnitude ``over`` the tokens of the instruction (``max``, ``mean`` or ``last``);
-    it is strong above the ``quantile`` of its layer, over a seeded ``calibration`` share of the rows; tags in more than
-    ``common`` of the rows are dropped; coverage is greedy and starts again when nothing is left to cover.
+    Only the abstract and the captions are published. Data are distinguished by neuron activations during inference, in
+    three stages. "Strongly activated neurons" and "activation tags" of single layers are shown, with a long-tailed
+    frequency of tags, and 15 % of Alpaca-GPT4 are chosen by coverage. All else is our reading. A tag is a strongly
+    activated neuron, and a neuron is an input of an MLP's down projection; layers count from 0. Its activation is the
+    magnitude ``over`` the tokens of the instruction (``max``, ``mean`` or ``last``). It is strong above the
+    ``quantile`` of its layer, over a seeded ``calibration`` share of the rows. Tags in more than ``common`` of the rows
+    are dropped. Coverage is greedy and starts again when nothing is left to cover.
 
     ``layers``: the ``middle`` one; ``spread``, ``count`` evenly over the depth; ``diverse``, of these the one whose tag
     sets overlap least (mean pairwise Jaccard); or a list, whole numbers as layers, fractions as shares of the depth.

@@ -13,7 +13,7 @@ from instdiff.core.signals import Neighbours
 
 @dataclass(frozen=True)
 class MIWV(Method):
-    """NLL of the response after a demonstration minus NLL without it, per token; highest first (eq. 8).
+    """Response NLL after a demonstration minus NLL without it, per token, highest first (eq. 8).
 
     The demonstration is the row whose instruction and input are most similar, by cosine of mean-pooled embeddings
     (eq. 1 to 4; ``pooling="own"`` is the embedder's own way); ``shots`` takes several, ``retrieval`` chooses by

@@ -15,7 +15,7 @@ from instdiff.methods.shared.race import RacingMethod, goes_on
 
 @dataclass(frozen=True)
 class Nuggets(RacingMethod):
-    """Share of the anchors whose response gets likelier after the row as a demonstration; highest first.
+    """Share of the anchors whose response becomes likelier with the row as a demonstration, highest first.
 
     Anchors are the rows nearest to the centres of ``anchors`` clusters of mean-pooled hidden states, cut to ``limit``
     tokens. Rows whose prompt alone is that long are never anchors, both terms are of the same tokens, and hidden states

@@ -16,7 +16,7 @@ UNSPOILED = ("None", "")
 
 @dataclass(frozen=True)
 class Oracle(Method):
-    """Random rows among those whose ``column`` names no flaw; the others are ``filtered``.
+    """Random rows among those whose ``column`` names no flaw. The others are ``filtered``.
 
     It is a control, not a method: it measures what there is to gain. ``wanted`` are the values of the column that are
     taken instead, the best first. ``balance`` goes round the values of another column, until each is used up.

@@ -16,7 +16,7 @@ from instdiff.methods.shared.set_method import Indices, SetMethod
 
 @dataclass(frozen=True)
 class RDS(SetMethod):
-    """Each row of the target file in turn takes the row of highest cosine that nobody has.
+    """For each target row in turn, take the row of highest cosine similarity that is left.
 
     A row's vector is the mean of the model's last hidden states over the whole text, token t weighing t; the end token,
     as the last, weighs most. ``task`` names

@@ -13,7 +13,7 @@ from instdiff.errors import ConfigError
 
 @dataclass(frozen=True)
 class Rho(Method):
-    """How much lower the NLL of the response is under a model that was trained on a holdout set; highest first.
+    """Drop of the response NLL under a model trained on a holdout set, highest first.
 
     Such rows can be learnt, are worth it, and are not learnt yet: noise stays as unlikely as it was, and what is known
     has nothing to lose. Rows of the holdout set are ``filtered``. Published is a choice in each batch by the model of
@@ -21,7 +21,7 @@ class Rho(Method):
     Nothing is cut off, as published, and there is no outlier rule. `learnability` does without a holdout set.
 
     Two models with unlike tokenizers have unlike means, which is an error; ``per="char"`` divides both sums by the
-    response's characters in place of its tokens.
+    response's characters instead of its tokens.
     """
 
     name: ClassVar[str] = "rho"

@@ -17,7 +17,7 @@ DIGITS = ("1", "2", "3", "4", "5")
 
 @dataclass(frozen=True)
 class SelectIT(Method):
-    """A rating from 1 to 5 under several prompts and by one model or more; highest first.
+    """The model's own rating from 1 to 5, under several prompts and by one model or more, highest first.
 
     Token level: the likeliest digit times how far it stands out. Sentence level: the mean over the first ``questions``
     prompts of the file ``prompts``, less where they disagree (``alpha``). Model level: the mean over ``models``, roles

@@ -10,7 +10,7 @@ from instdiff.methods.ifd import IFD
 
 @dataclass(frozen=True)
 class Superfiltering(IFD):
-    """``IFD`` as a ratio of perplexities under the role ``proxy``, whose template is ``plain``; GPT-2 in the paper.
+    """IFD as a ratio of perplexities under a small ``proxy`` model (GPT-2 in the paper), with the template ``plain``.
 
     ``compat="official"`` leaves out the published selector's fixed data size of 52,002 rows: a budget is always of
     the data at hand.

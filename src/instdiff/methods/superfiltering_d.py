@@ -17,7 +17,7 @@ from instdiff.methods.superfiltering import Superfiltering
 
 @dataclass(frozen=True)
 class SuperfilteringD(Method):
-    """The best ``keep`` by ``superfiltering``, and of these the rows that stand for them best (facility location).
+    """The best ``keep`` rows by ``superfiltering``, then those that represent them best (facility location).
 
     The kernel is the published one, exp(-distance / width) between mean-pooled embeddings; MiniLM-L6 in the paper. It
     is ``then`` with these two methods. ``reach`` is the share of the rows kept that scoring ranks: 10 % of 20 % is the

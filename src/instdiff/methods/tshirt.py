@@ -33,10 +33,10 @@ from instdiff.methods.shared.token_pairs import clean_rows, have_both, pair, pla
 class TShirt(RacingMethod):
     """Shortlist ``gamma`` x budget rows by mean S-IFD over noisy copies; keep those of the lowest standard deviation.
 
-    S-IFD is IFD of the tokens alone whose difference is among the top ``k`` percent of the data set: by ``threshold``
-    of all noisy copies, as published, or of the ``clean`` rows. ``draws`` copies have noise of size ``alpha`` on their
-    embeddings. ``k=100`` is IFD of every token; ``hierarchical=false`` is clean S-IFD without any noise;
-    ``variance="high"`` prefers the unsteady rows (the paper's ablations).
+    S-IFD is IFD of some tokens: those whose difference is among the top ``k`` percent of the data set. ``threshold``
+    takes the percentile over all noisy copies, as published, or over the ``clean`` rows. ``draws`` copies have noise of
+    size ``alpha`` on their embeddings. ``k=100`` is IFD of every token, ``hierarchical=false`` is clean S-IFD without
+    noise, and ``variance="high"`` prefers unsteady rows (the paper's ablations).
 
     Where the mean noisy IFD is 1 or more the prompt misleads the model: ``filtered``, as in the published code but not
     in the paper; ``keep_misled`` keeps them. A row none of whose tokens is ever selected says nothing: ``filtered``.

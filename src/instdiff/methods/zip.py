@@ -17,7 +17,7 @@ from instdiff.methods.shared.set_method import Indices, SetMethod
 
 @dataclass(frozen=True)
 class Zip(SetMethod):
-    """Greedily the row that keeps the compression ratio of all that is taken lowest, in three stages.
+    """Greedy, in three stages: add the row that keeps the compression ratio of the selection lowest.
 
     In each round the ``k1`` rows of lowest ratio are looked at again, and of the ``k2`` best of them a batch of ``k3``
     is taken. A row's text is what is said in it, so that names of columns, ids and escapes do not count. Numbers

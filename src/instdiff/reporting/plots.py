@@ -44,7 +44,7 @@ def plotly_script() -> str:
     Raises:
         PlanError: it is missing.
     """
-    plotly("a report needs")
+    plotly("a report")
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())

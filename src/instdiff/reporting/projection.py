@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.data import Pool, Sample
-from instdiff.errors import PlanError, lacking
+from instdiff.errors import require
 
 Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -16,13 +16,6 @@ FACTORS, FEATURES, CHARACTERS = 32, 1 << 14, 1500
 MOST_TSNE, LEAST_TSNE = 3000, 50
 _BLOCK = 1 << 22
 """Similarities held at once."""
-
-
-def _sklearn() -> None:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        raise PlanError(lacking("this picture", "scikit-learn", "report")) from None
 
 
 def words(pool: Pool) -> list[str]:
@@ -41,7 +34,7 @@ def of_texts(texts: list[str]) -> Matrix:
     Raises:
         PlanError: scikit-learn is missing.
     """
-    _sklearn()
+    require("sklearn", "this picture")
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
@@ -57,7 +50,7 @@ def of_vectors(x: npt.NDArray[Any]) -> Matrix:
     Raises:
         PlanError: scikit-learn is missing.
     """
-    _sklearn()
+    require("sklearn", "this picture")
     from sklearn.decomposition import PCA
 
     factors = max(1, min(FACTORS, x.shape[1], len(x)))

@@ -181,7 +181,7 @@ def check_leaks(bench: Workbench, methods: Iterable[Method]) -> None:
             if seen is None and not bench.settings.trust_held:
                 raise PlanError(
                     f"'{bench.models[part]}' does not say which rows it was trained on (it has no {TRAINED_ROWS}), so "
-                    f"nobody knows whether it has seen fold {fold}; train it with `instdiff train`, leave --model "
+                    f"it is unknown whether it has seen fold {fold}; train it with `instdiff train`, leave --model "
                     f"{part} out so that it is trained here, or say --trust-held"
                 )
             if seen is not None:

@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from instdiff.config.commands import TemplateConfig
-from instdiff.core import TEMPLATE_DATE, Method, ModelRef, Settings
-from instdiff.errors import PlanError
+from instdiff.core import TEMPLATE_DATE, Embedding, Method, ModelRef, Settings
+from instdiff.errors import PlanError, require
 from instdiff.rendering.templates import ROLE_TEMPLATES
 
 
@@ -77,6 +77,16 @@ def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -
                     raise PlanError(
                         f"{name} needs a model for role '{asked.model}'; give --model {asked.model}=WHERE{hint}"
                     )
+
+
+def check_extras(methods: Mapping[str, Method]) -> None:
+    """The packages that read what methods need are installed, else a PlanError."""
+    for name, method in methods.items():
+        signals = [one for signal in method.signals().values() for one in (*signal.needs(), signal)]
+        if any(signal.measure.needs_model for signal in signals):
+            require("torch", f"the method {name}")
+        if any(isinstance(signal.measure, Embedding) for signal in signals):
+            require("sentence_transformers", f"the method {name}")
 
 
 _HINTS = {

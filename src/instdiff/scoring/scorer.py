@@ -37,7 +37,7 @@ from instdiff.data.load import as_pool, load
 from instdiff.errors import ConfigError, DataError, PlanError
 from instdiff.scoring.crossfit import bind_trained, check_leaks
 from instdiff.scoring.given import Methods, given_models, given_settings, given_store, named_methods
-from instdiff.scoring.models import bind, check_roles, recorded
+from instdiff.scoring.models import bind, check_extras, check_roles, recorded
 from instdiff.scoring.planner import plan
 from instdiff.scoring.precision import noise, reverted, settle_precision, tell_emulated, tell_losses
 from instdiff.scoring.table import ScoreTable
@@ -137,6 +137,7 @@ def workbench(
     """Check roles and store, and bind everything that scoring or planning needs."""
     bound = bind(models or {})
     check_roles(methods, bound)
+    check_extras(methods)
     store = store or Store()
     said = log or (lambda line: None)
     if log is not None:

@@ -21,7 +21,7 @@ from instdiff.core.budget import parse_budget
 from instdiff.core.display import html_table, pandas, some
 from instdiff.core.files import SUM, open_file, remote_url, without_sum, write_record, writing
 from instdiff.core.sums import sum_of
-from instdiff.errors import ConfigError, DataError, PlanError, StoreError, did_you_mean
+from instdiff.errors import ConfigError, DataError, StoreError, did_you_mean, require
 from instdiff.store.parquet import reading_parquet, writing_parquet
 
 META = b"instdiff"
@@ -161,16 +161,15 @@ class ScoreTable:
             write_record(sidecar(path), {**self.meta, TEXT_SUM: found})
 
 
-def plotly(what: str = "pictures need") -> Any:
+def plotly(what: str = "a picture") -> Any:
     """The drawing library.
 
     Raises:
         PlanError: it is missing.
     """
-    try:
-        import plotly.graph_objects as go
-    except ImportError:
-        raise PlanError(f'{what} plotly, which is missing; run: pip install "instdiff[report]"') from None
+    require("plotly", what)
+    import plotly.graph_objects as go
+
     return go
 
 

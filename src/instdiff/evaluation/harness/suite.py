@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib.util import find_spec
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
-from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean, lacking
+from instdiff.errors import ConfigError, DataError, did_you_mean, require
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.language_model import SweepLM
 from instdiff.evaluation.harness.local_data import Parts, local_file
@@ -182,8 +181,7 @@ def med_suite(config: EvalConfig) -> HarnessSuite:
 def _suite(
     name: str, config: EvalConfig, usual: dict[str, HarnessTask], known: dict[str, HarnessTask], *, any_task: bool
 ) -> HarnessSuite:
-    if find_spec("lm_eval") is None:
-        raise PlanError(lacking(f"the suite {name}", "lm-eval", "eval"))
+    require("lm_eval", f"the suite {name}")
     chosen = []
     for asked in config.task or usual:
         task = known.get(asked) or (_find(asked) if any_task else None)

@@ -1,4 +1,4 @@
-"""What is asked in a comparison, and whose answers a model's are compared with."""
+"""Benchmark prompts, and the reference answers to compare against."""
 
 from __future__ import annotations
 

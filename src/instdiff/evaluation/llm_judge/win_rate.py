@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats
+from instdiff.errors import require
 
 VERDICTS: dict[str, tuple[float, float]] = {
     "A>>B": (1.0, 3.0),
@@ -120,6 +121,7 @@ def length_controlled(preference: Floats, ours: npt.ArrayLike, theirs: npt.Array
     longer = np.asarray(ours, np.float64)[known] - np.asarray(theirs, np.float64)[known]
     if wins.min() == wins.max() or not longer.std():
         return float(wins.mean())
+    require("sklearn", "a win rate by length")
     from sklearn.linear_model import LogisticRegression
 
     x = np.tanh(longer / longer.std())[:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import selectors
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from instdiff.errors import EngineError, PlanError, lacking
+from instdiff.errors import EngineError, require
 from instdiff.evaluation.math.grading import Verdict, grade_at_once
 
 TIMEOUT = 10.0
@@ -35,8 +34,7 @@ class Solution(NamedTuple):
 
 def check_math_verify() -> None:
     """Raise a PlanError with what to install, where the library is not there."""
-    if importlib.util.find_spec("math_verify") is None:
-        raise PlanError(lacking("grading mathematics", "math-verify", "eval"))
+    require("math_verify", "grading mathematics")
 
 
 def grade_all(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.errors import require
 from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, nearest_rows, top_k, unit
 
 _FLOATS = 1 << 24
@@ -44,6 +45,7 @@ def nearest(
 
 
 def _approximate(vectors: Matrix, k: int, how: str, seed: int) -> npt.NDArray[np.int64]:
+    require("faiss", f"the index {how}")
     import faiss
 
     n, width = vectors.shape

@@ -156,7 +156,7 @@ def _read_dataset_info(info: Path) -> dict[str, Any]:
         return {}
     known = read_json(info)
     if not isinstance(known, dict):
-        raise StoreError(f"'{info}' is no list of LLaMA-Factory data sets: an object of names is expected; mend it")
+        raise StoreError(f"'{info}' is no list of LLaMA-Factory data sets: an object of names is expected; correct it")
     return known
 
 

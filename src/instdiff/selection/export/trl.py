@@ -184,7 +184,7 @@ def _notes(asked: Asked, plan: Plan) -> list[str]:
         )
     if plan.exact is None:
         notes.append(
-            "the tokenizer is not on this machine, so nobody has seen whether TRL learns the tokens that were scored; "
+            "the tokenizer is not on this machine, so it is unknown whether TRL learns the tokens that were scored; "
             "give --model with its folder"
         )
     elif not plan.exact:
