@@ -194,6 +194,7 @@ SET = {
     "superfiltering_d": "--set superfiltering_d.keep=50%",
     "blend": "--set 'blend.of=[ifd, longest]'",
     "learnability": "--set learnability.folds.epochs=1",
+    "column": "--set column.file=longest.parquet:longest",
     "oracle": "--set oracle.column=domain --set 'oracle.wanted=[python, arithmetic]'",
 }
 """Parameters of the commands on the pages: what a method needs, or what makes it quick."""
@@ -214,7 +215,10 @@ def try_part(name: str) -> str:
     models = [f"--model {role}=builtin:tiny" for role in roles if role not in ("embedder", "judge")]
     models += ["--model judge=openai:NAME@http://localhost:8000/v1"] * judged
     rest = [*models, f"--method {name}", *([SET[name]] if name in SET else [])]
-    if name in OTHER_ROWS:
+    if name == "column":
+        first = "instdiff score --data builtin:demo --limit 20 --method longest --output longest.parquet"
+        lines = [first, " ".join(["instdiff select", data, *rest, f"--budget 5 --output {name}.jsonl"])]
+    elif name in OTHER_ROWS:
         score = ["instdiff score", data, *rest, OTHER_ROWS[name], f"--output {name}.parquet"]
         select = ["instdiff select", data, f"--scores {name}.parquet --budget 5 --output {name}.jsonl"]
         lines = [" ".join(score), " ".join(select)]

@@ -200,6 +200,8 @@ WORDS = {
     ("reporting.statistics", "perplexity"),  # a metric of a comparison, of which less is better
     ("reporting.plots", "rho"),  # a rank correlation, and so is the next
     ("reporting.score_sections", "rho"),
+    ("reporting.run_sections", "column"),  # a key of facts, and so is the next
+    ("reporting.score_sections", "column"),
     ("reporting.stored_values", "entropy"),  # what a signal measures
 }
 """Words of the report that are also names of methods."""

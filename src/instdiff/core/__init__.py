@@ -26,6 +26,7 @@ from instdiff.core.signals import (
     Neurons,
     Nll,
     Noisy,
+    Number,
     Pooled,
     Prompted,
     PromptOnly,

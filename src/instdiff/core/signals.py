@@ -173,6 +173,20 @@ class Column(Measure):
 
 
 @dataclass(frozen=True)
+class Number(Measure):
+    """A number that each row has: under ``path``, which may be dotted, in the input or in the records of a ``file``.
+
+    Records are joined ``by`` the column ``id`` of rows and records, or by their lines. ``FILE.parquet:METHOD`` are the
+    scores of a method. Null or absent is ``no_value``, and what is not finite ``non_finite``.
+    """
+
+    path: str
+    file: str | None = None
+    by: str = "id"
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
 class Listed(Measure):
     """Whether the row is in a named list of rows, such as the warm-up subset."""
 

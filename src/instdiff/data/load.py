@@ -92,6 +92,11 @@ def load(
     return loading.pool(turns, _size(sources) if _in_part(sources, limit) else loading.total)
 
 
+def read_records(source: Source) -> Iterator[Record]:
+    """The rows of files as they are, whatever their columns are; those that cannot be read are among them."""
+    return (one for given in _sources(source) for _, _, some in _open(given, None, LONGEST_LINE) for one in some)
+
+
 def as_pool(source: Source) -> Pool:
     """Rows as a pool: one that is there, that of a selection, or what ``load`` makes of the source."""
     if isinstance(source, Pool):

@@ -21,7 +21,7 @@ from instdiff.core.arrays.spill import SpillingArray
 from instdiff.core.display import html_table, in_one_line, pandas, visible
 from instdiff.data.arrow import take_batches, take_table, unpack_message
 from instdiff.data.frames import dataset_of
-from instdiff.data.records import Reject
+from instdiff.data.records import LACKS, Reject, value_at
 from instdiff.data.sample import Sample, Turns
 from instdiff.data.write import write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
@@ -124,16 +124,15 @@ class Pool:
         return [json.loads(text) for text in self._sources(indices)]
 
     def column(self, name: str) -> list[Any]:
-        """What the input's rows hold under ``name``, None where a row lacks it; a DataError where all do."""
-        values: list[Any] = []
-        keys: set[str] = set()
-        for chunk in self._column("source"):
-            for row in map(json.loads, chunk):
-                keys.update(row)
-                values.append(row.get(name))
-        if name not in keys:
+        """What the input's rows hold under ``name``, None where a row lacks it; a DataError where all do.
+
+        Dots lead into objects: ``stats.length`` is the key ``length`` of what lies under ``stats``.
+        """
+        found = [value_at(row, name) for chunk in self._column("source") for row in map(json.loads, chunk)]
+        if all(value is LACKS for value in found):
+            keys = {key for row in self.source_rows() for key in row}
             raise DataError(f"no row of {self.origin} has a column '{name}'{did_you_mean(name, keys)}")
-        return values
+        return [None if value is LACKS else value for value in found]
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Pool:
         """The samples at these positions, in the order given; without the list of rejects."""

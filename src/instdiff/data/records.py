@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,22 @@ class Record(NamedTuple):
     text: str
     reason: str = ""
     note: tuple[str, str] | None = None
+
+
+LACKS = object()
+"""What a row has under a key that is not there."""
+
+
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """What lies under a key, or under keys within each other with dots between them; ``LACKS`` where nothing does."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for key in path.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return LACKS
+        value = value[key]
+    return value
 
 
 def record(name: str, number: int, value: dict[str, Any], text: str, note: tuple[str, str] | None = None) -> Record:

@@ -16,6 +16,7 @@ from instdiff.core import (
     Choice,
     Column,
     Demonstrated,
+    Floats,
     Judged,
     Length,
     Listed,
@@ -25,6 +26,7 @@ from instdiff.core import (
     ModelRef,
     Neurons,
     Noisy,
+    Number,
     Prompted,
     Reasons,
     ResponseOnly,
@@ -63,6 +65,7 @@ from instdiff.rendering.texts import Texts, text_column, texts
 from instdiff.scoring.demonstrations import anchor_rows, demonstrated_rows, neighbours
 from instdiff.scoring.folds import folds_of, groups_of
 from instdiff.scoring.models import template_name
+from instdiff.scoring.numbers import read_numbers
 from instdiff.scoring.planner import Pass, label, view_name
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId, Store, check_writable
@@ -153,6 +156,7 @@ class Workbench:
         self._renderers: dict[tuple[str, str], Renderer] = {}
         self._render: dict[tuple[str, str, View, str], Rendered] = {}
         self._contenders: dict[Race, npt.NDArray[np.bool_]] = {}
+        self._numbers: dict[Number, tuple[Floats, Reasons]] = {}
         self._folds: dict[Split, npt.NDArray[np.int64]] = {}
 
     # ── where models compute; torch is not imported before one does ──────────────────────────────────────────────────
@@ -408,6 +412,8 @@ class Workbench:
         """Per row why a signal has no value."""
         if isinstance(signal.measure, Length) and signal.measure.part == "response":
             return self._why_no_response(np.asarray(self._read(signal)) == 0)
+        if isinstance(signal.measure, Number):
+            return self.numbers(signal.measure)[1]
         if not signal.measure.needs_model:
             return no_reasons(len(self.pool))
         rendered = self.render_for(signal)
@@ -423,6 +429,12 @@ class Workbench:
         from instdiff.engine.text.judge import reasons_unanswered
 
         return first_reason(rendered.reason(), reasons_unanswered(self._read_stored(signal), gone))
+
+    def numbers(self, of: Number) -> tuple[Floats, Reasons]:
+        """A number for each row, and why it has none."""
+        if of not in self._numbers:
+            self._numbers[of] = read_numbers(self.pool, of)
+        return self._numbers[of]
 
     def _why_no_response(self, silent: npt.NDArray[np.bool_]) -> Reasons:
         """Why rows without a response have none."""
@@ -451,6 +463,8 @@ class Workbench:
                 return np.array([str(v) for v in self.samples(signal.of).column(name)], object)
             case Text(part=part):
                 return text_column(self.samples(signal.of), part)
+            case Number():
+                return self.numbers(signal.measure)[0]
             case Listed(name=name):
                 known = self._list(name)
                 return np.array([i in known for i in self.pool.ids], bool)
