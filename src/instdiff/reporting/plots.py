@@ -17,6 +17,7 @@ import numpy.typing as npt
 from instdiff.core import DetailPlot, Floats, Scored
 from instdiff.core.budget import parse_budget
 from instdiff.errors import DataError
+from instdiff.experiments.summary import lower_is_better
 from instdiff.reporting import statistics
 from instdiff.reporting.sources import ASSUMED, head
 from instdiff.scoring.table import ScoreTable, plotly
@@ -466,7 +467,7 @@ def budgets(lines: Sequence[Mapping[str, Any]], label: str = "", against: str = 
     found = statistics.curves(lines)
     if not found:
         raise DataError("no line has values at two budgets; a curve needs them")
-    sign = 1 if statistics.lower_is_better(lines[0]) else -1
+    sign = 1 if lower_is_better(lines[0]) else -1
     order = sorted(found, key=lambda name: sign * found[name][-1]["value"])
     shown = {*order[:LINES], against}
     traces = []

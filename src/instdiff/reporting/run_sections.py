@@ -11,6 +11,7 @@ import numpy as np
 from instdiff.core.display import visible
 from instdiff.core.files import environment
 from instdiff.errors import InstDiffError
+from instdiff.experiments.summary import lower_is_better
 from instdiff.experiments.tables import bracket_rows
 from instdiff.reporting import plots, projection, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
@@ -189,7 +190,7 @@ def comparison(scene: ReportContext) -> Section | None:
 def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against: str) -> None:
     """The lines of a task: one picture for each budget, the curve over budgets, and the table, best first."""
     told = [line for line in lines if isinstance(line.get("value"), int | float)]
-    told.sort(key=lambda line: line["value"] if statistics.lower_is_better(line) else -line["value"])
+    told.sort(key=lambda line: line["value"] if lower_is_better(line) else -line["value"])
     every = dict.fromkeys(str(line["budget"]) for line in lines if line.get("budget"))
     shared = [budget for budget in every if sum(str(line.get("budget")) == budget for line in told) > 1]
     if len(shared) < 2:

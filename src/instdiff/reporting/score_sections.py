@@ -12,9 +12,8 @@ import numpy as np
 
 from instdiff.core import DetailPlot, Scored
 from instdiff.errors import InstDiffError
-from instdiff.experiments.run_folder import BASE, first_seed
-from instdiff.experiments.summary import BETTER, FEW, SAME, WORSE
-from instdiff.methods import METHODS
+from instdiff.experiments.run_folder import first_seed
+from instdiff.experiments.summary import BETTER, FEW, SAME, WORSE, is_control, lower_is_better
 from instdiff.reporting import plots, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
 from instdiff.reporting.sources import Part, ReportSources
@@ -97,7 +96,7 @@ def _comparison_text(material: ReportSources) -> str:
     if not some:
         return ""
     metric = str(first.get("metric", "value"))
-    best = (min if statistics.lower_is_better(first) else max)(some, key=lambda line: line["value"])
+    best = (min if lower_is_better(first) else max)(some, key=lambda line: line["value"])
     interval = f" ({best['low']:.4g} to {best['high']:.4g})" if best.get("low") is not None else ""
     return (
         f"Of {len(some)} lines of {first.get('task') or first.get('suite')}, {best['name']} has the best {metric}: "
@@ -105,14 +104,9 @@ def _comparison_text(material: ReportSources) -> str:
     )
 
 
-def _controls(name: str) -> bool:
-    """Whether a line is there to be compared with: the base model, all rows, random ones."""
-    return name == BASE or (name in METHODS and METHODS[name].paper == "control")
-
-
 def _against_random(lines: list[dict[str, Any]]) -> str:
     """Which selections are told apart from random rows."""
-    some = [line for line in lines if line.get("verdict") and not _controls(line["name"])]
+    some = [line for line in lines if line.get("verdict") and not is_control(line["name"])]
     if not some:
         return ""
     count = Counter(str(line["verdict"]) for line in some)

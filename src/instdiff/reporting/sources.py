@@ -16,6 +16,7 @@ from instdiff.core.files import read_json
 from instdiff.data import Pool, load
 from instdiff.errors import DataError, InstDiffError, did_you_mean
 from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Place, RunFolder, read_facts
+from instdiff.experiments.summary import selections
 from instdiff.scoring.table import ScoreTable, read_scores
 from instdiff.selection.chosen import check_same_rows
 from instdiff.selection.record import (
@@ -85,6 +86,12 @@ class ReportSources:
     """Of a pipeline's last selection, a sentence for each task."""
     against: str = "the control"
     """The line that those of the comparison are compared with."""
+    oracles: list[str] = field(default_factory=list)
+    """Lines that know what no selection can know."""
+    unit: str = ""
+    """What the run's cost is counted in."""
+    made: int | None = None
+    """Of a comparison that is not finished: the cells that are done."""
     search: dict[str, Any] = field(default_factory=dict)
     """What a search came to."""
     paid: dict[str, Any] = field(default_factory=dict)
@@ -182,8 +189,11 @@ def _label(part: Part) -> str:
 
 def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[str, Any]) -> ReportSources:
     run, rounds = PipelineFolder(folder), PipelineFolder(folder).rounds()
-    kind = "pipeline" if rounds else "compare" if run.comparison.is_file() else "scores"
-    sources = ReportSources(f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind, **asked)
+    made = None if run.comparison.is_file() else ComparisonFolder(folder).count_made()
+    kind = "pipeline" if rounds else "compare" if run.comparison.is_file() or made is not None else "scores"
+    sources = ReportSources(
+        f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind, made=made, **asked
+    )
     for number, place in rounds.items() or [(0, folder)]:
         path = next((place / name for name in SCORES if (place / name).is_file()), None)
         if path is not None:
@@ -193,6 +203,7 @@ def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[s
         facts = read_json(run.comparison)
         sources.comparison = [line for line in facts.get("lines", []) if isinstance(line, dict)]
         sources.against = str(facts.get("against") or sources.against)
+        sources.oracles, sources.unit = list(facts.get("oracles", [])), str(facts.get("cost_unit") or "")
         sources.verdicts = list(map(str, facts.get("verdicts", [])))
         sources.terms = [str(facts[key]) for key in ("terms", "note") if facts.get(key)]
         sources.notes += [f"Left out: {one.get('cell')}: {one.get('error')}" for one in facts.get("failed", [])]
@@ -200,7 +211,7 @@ def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[s
     if kind != "compare":
         sources.training = run.named_trainings()
     sources.paid, sources.search = read_facts(run.cost), read_facts(run.search)
-    if not sources.parts and not sources.comparison and not sources.training:
+    if not sources.parts and not sources.comparison and not sources.training and made is None:
         raise DataError(f"'{folder}' is no run folder: it holds no scores, comparison or trained model")
     sources.lines = _lines([*run.controls().values(), *rounds.values()]) if lines is None else lines
     for name, place in run.controls().items():
@@ -213,29 +224,32 @@ def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[s
 
 
 def _add_cells(run: ComparisonFolder, sources: ReportSources) -> None:
-    """The cells of a comparison, and the scores of its first seed, the table with the most lines last."""
+    """The cells of a comparison, and the scores of its first seed, the table with the best line last."""
     places = run.places(sources.comparison)
     if sources.kind == "compare":
         sources.cells = places
         sources.training, sources.leading = run.named_trainings(places)
         sources.selections = {str(one): np.asarray(one.record["rows"], np.int64) for one in places}
     seed, paths, more = run.first_scores()
-    tables = sorted(map(read_scores, paths), key=lambda table: len(table.scored))
+    best = [line["name"] for line in selections(sources.comparison, sources.oracles)[:1]]
+    tables = sorted(map(read_scores, paths), key=lambda table: ({*best} <= {*table}, len(table.scored)))
     for number, table in enumerate(tables, 1):
         name = ", ".join(table) if number < len(tables) else f"seed {seed}"
-        sources.parts.append(_part(name, table, _first_cell(places, table, sources.wanted), sources))
+        sources.parts.append(_part(name, table, _first_cell(places, table, sources), sources))
     if more:
         sources.notes.append(f"Scores are those of seed {seed}; 'scores' in the folder has those of the others.")
 
 
-def _first_cell(places: list[Place], table: ScoreTable, wanted: str | None = None) -> list[Path]:
-    """The first selection of a comparison that was made from a table; rather the one wanted, or one by a model."""
+def _first_cell(places: list[Place], table: ScoreTable, sources: ReportSources) -> list[Path]:
+    """The selection of a comparison that a table's page is about: the one wanted, or the one that did best."""
     mine = [one for one in places if one.record["method"] in table.scored]
+    best = [(line["name"], str(line["budget"])) for line in selections(sources.comparison, sources.oracles)]
 
-    def order(one: Place) -> tuple[bool, bool, str]:
-        name = one.record["method"]
-        by_model = any(signal.measure.needs_model for signal in table.scored[name].method.signals().values())
-        return name != wanted, not by_model, str(one.folder)
+    def order(one: Place) -> tuple[Any, ...]:
+        by_model = any(s.measure.needs_model for s in table.scored[one.record["method"]].method.signals().values())
+        line = (one.line, one.budget)
+        place = best.index(line) if line in best else len(best)
+        return one.record["method"] != sources.wanted, place, not by_model, one.seed, str(one.folder)
 
     first = min(mine, key=order, default=None)
     return records_in(first.folder) if first else []

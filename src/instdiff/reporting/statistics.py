@@ -210,13 +210,6 @@ def score_columns(table: ScoreTable) -> dict[str, Floats]:
     return out
 
 
-def lower_is_better(line: Mapping[str, Any]) -> bool:
-    """Whether a line's metric is a loss; by its name where nothing is said."""
-    said = line.get("higher_is_better")
-    metric = str(line.get("metric", "value")).lower()
-    return any(word in metric for word in ("nll", "loss", "perplexity")) if said is None else not said
-
-
 def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Each line that has several budgets: its values by budget, the smallest first, with ``at`` on the axis.
 
