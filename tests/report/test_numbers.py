@@ -38,8 +38,8 @@ def test_correlations_over_the_rows_that_have_both() -> None:
     a, b = rng.normal(size=(2, 50))
     b[:5], a[7] = np.nan, np.nan
     both = np.isfinite(a) & np.isfinite(b)
-    found = statistics.pearson({"a": a, "b": b, "same": np.ones(50)})
-    assert np.isclose(found[0][1], np.corrcoef(a[both], b[both])[0, 1], atol=1e-3)  # type: ignore[arg-type]
+    found = statistics.spearman({"a": a, "b": b, "same": np.ones(50)})
+    assert np.isclose(found[0][1], correlation.spearman(a, b), atol=1e-4) and both.sum() == 44  # type: ignore[arg-type]
     assert found[0][1] == found[1][0] and found[0][0] == 1.0
     assert found[2] == [None, None, None]
     assert statistics.spearman({"a": a, "b": np.exp(a)})[0][1] == 1.0
@@ -51,10 +51,10 @@ def test_jaccard_is_shared_over_either() -> None:
     assert found == [[1.0, 0.25, 0.0], [0.25, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
 
-def test_a_spread_has_mean_median_deviation_and_extremes() -> None:
+def test_a_spread_has_mean_median_sd_and_extremes() -> None:
     found = statistics.spread(np.array([1.0, 2.0, 3.0, 10.0, np.nan]))
     assert (found["rows"], found["mean"], found["median"], found["min"], found["max"]) == (4, 4.0, 2.5, 1.0, 10.0)
-    assert np.isclose(found["deviation"], np.std([1, 2, 3, 10]), atol=1e-4)
+    assert np.isclose(found["sd"], np.std([1, 2, 3, 10]), atol=1e-4)
     assert statistics.spread(np.full(2, np.nan)) == {"rows": 0}
 
 
@@ -85,10 +85,16 @@ def test_examples_are_chosen_borderline_extreme_and_random() -> None:
     assert {"chosen", "borderline", "extreme", "random"} <= set(few.kinds)
     mask = some.mask
     for row, status, reason in zip(few.at.tolist(), few.status, few.reason, strict=True):
-        assert (status == "chosen") == mask[row] and (status == "not eligible") == (some.scored.reason[row] is not None)
-        assert "filtered" in reason if status == "not eligible" else "rank" in reason
+        assert (status == "chosen") == mask[row] and (status == "excluded") == (some.scored.reason[row] is not None)
+        assert "filtered" in reason if status == "excluded" else "rank" in reason
     first = few.at.tolist().index(int(some.chosen[0]))
-    assert few.reason[first] == "taken as number 1; rank 1 of 80 by instructdiff"
+    assert few.order[first] == 1 and few.best.tolist() == some.chosen[:10].tolist()
+    value, last = (f"{some.scored.value[some.chosen[at]]:.4g}" for at in (0, -1))
+    said = f"chosen: rank 1 of 80 (best 1.2 %) with {value}; budget 20% took the best 20, down to {last}"
+    assert few.reason[first] == said
+    next_one = few.at.tolist().index(int(few.missed[0]))
+    assert few.reason[next_one].startswith("not chosen: rank 21 of 80 (best 26 %) with ")
+    assert "; a budget of 21 rows or more takes it, or of " in few.reason[next_one]
     assert len(examples(some).at) == 100
 
 

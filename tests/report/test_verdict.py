@@ -127,7 +127,7 @@ def told(found: Verdict) -> dict[str, str]:
 
 def test_the_alerts_are_computed(tmp_path: Path) -> None:
     flawed = [{"model": f"random seed {n}", "flawed": share} for n, share in enumerate((0.31, 0.37))]
-    here = scene(tmp_path, lines=[*flawed, {"model": "longest", "flawed": 0.46}])
+    here = scene(tmp_path, lines=[*flawed, {"model": "longest", "flawed": 0.46}], against="random")
     found = told(judge(here, {"nearest_chosen": 0.832, "nearest_random": 0.947}))
     assert found["comparison"] == "46 % of the chosen rows are flawed, of random ones 31 to 37 %"
     assert "0.832 against 0.947" in found["coverage"]
@@ -135,7 +135,7 @@ def test_the_alerts_are_computed(tmp_path: Path) -> None:
     assert part is not None
     mine = np.median(part.scored.n_tokens[part.chosen])
     assert found["length"] == (
-        f"length: the median chosen row has {mine:,.0f} response tokens, of all rows "
+        f"Length: the median chosen row has {mine:,.0f} response tokens, of all rows "
         f"{np.median(part.scored.n_tokens):,.0f}; rank correlation of score and length +1.00"
     )
     assert told(judge(scene(tmp_path, "random"), {"nearest_chosen": 0.95, "nearest_random": 0.947})) == {}
@@ -152,8 +152,8 @@ def test_a_source_nearly_gone_a_weak_model_and_an_unmet_budget(tmp_path: Path) -
     scored.reason[np.setdiff1d(np.arange(200), keep[:40])] = "filtered"
     here.material.parts[0] = Part("scores", part.table, "random", part.budget, keep, record)
     found = told(judge(here))
-    assert found["domains"].startswith("nearly gone: source 'code': 0 rows; as many random rows have about 2")
-    assert found["funnel"] == f"the budget asks for 150 rows; there are {len(keep)}"
+    assert found["domains"].startswith("Nearly gone: source 'code': 0 rows; as many random rows have about 2")
+    assert found["funnel"] == f"The budget asks for 150 rows; there are {len(keep)}"
     first = next(alert for alert in judge(here).alerts)
     assert first.text == "random filtered 160 of 200 rows; the model may be too weak for this method"
 

@@ -50,14 +50,16 @@ class Verdict:
     ``difference`` and its corrected 95 % interval from ``low`` to ``high`` are of ``line`` and in ``unit``. With too
     few seeds there is no interval, and ``beside`` says where the seeds of ``against`` lie. ``seconds`` are those of
     choosing and training on the ``device``. ``asked`` and ``got`` are in the budget's ``counted``: rows or tokens.
-    ``others`` are sentences on further tasks. None stands for what nothing was written of.
+    ``family`` counts the lines of a comparison; ``others`` are sentences on further tasks. None stands for what nothing
+    was written of.
     """
 
     kind: str
     word: str
     sentence: str
+    family: str = ""
     line: str | None = None
-    against: str = "random"
+    against: str = ""
     measured: str = ""
     unit: str = ""
     lower_is_better: bool = False
@@ -126,12 +128,17 @@ def _outcome(material: ReportSources, found: Sequence[dict[str, Any]]) -> Verdic
     """The verdict on the best of some lines of one task."""
     line, lines, against = found[0], material.comparison, material.against
     control, kind, told = control_for(line, lines, against), str(line["verdict"]), tell(line, lines, against)
-    of = f"{_counted(found, against)} The best: {told}." if len(found) > 1 else f"{told}."
+    family = _counted(found, against) if len(found) > 1 else ""
     others = [one for one in lines if one is not line and one.get("verdict") and _alike(one, line)]
     return Verdict(
         kind,
         heading(kind, against),
-        " ".join(material.search["told"]) if material.search else of,
+        " ".join(material.search["told"])
+        if material.search
+        else f"{family} The best: {told}."
+        if family
+        else f"{told}.",
+        family=family,
         line=line["name"],
         against=against,
         measured=measured(line),
@@ -258,7 +265,7 @@ def _taken(part: Part | None, verdict: Verdict) -> dict[str, Any]:
 def _alerts(scene: ReportContext, verdict: Verdict, covered: Mapping[str, Any]) -> Iterator[Alert | None]:
     """The gravest first."""
     yield _few_seeds(scene.material, verdict)
-    yield _flawed(scene.material.lines)
+    yield _flawed(scene.material)
     if scene.part is not None:
         yield _filtered(scene.part)
         yield _unmet(verdict)
@@ -273,21 +280,19 @@ def _few_seeds(material: ReportSources, verdict: Verdict) -> Alert | None:
     key = "eval.train_seeds" if material.kind == "pipeline" else "seeds"
     mine = f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)} of {verdict.line}"
     many = f"{mine}, {verdict.seeds_against} of {verdict.against}"
-    return Alert(f"{many}: a verdict needs {MIN_SEEDS} on either side; `{key}` adds some", "comparison")
+    return Alert(f"{many}: a verdict needs {MIN_SEEDS} on either side; {key} adds some", "comparison")
 
 
-def _flawed(lines: Sequence[Mapping[str, Any]]) -> Alert | None:
+def _flawed(material: ReportSources) -> Alert | None:
     """Of a pipeline's held-out lines, the last of which is the newest round's."""
-    random = [
-        one["flawed"] for one in lines if str(one["model"]).startswith("random") and one.get("flawed") is not None
-    ]
-    mine = lines[-1].get("flawed") if lines else None
-    if mine is None or not random or mine <= max(random):
+    known = {str(one["model"]): one["flawed"] for one in material.lines if one.get("flawed") is not None}
+    control = [share for name, share in known.items() if name.startswith(f"{material.against} ")]
+    mine = known.get(str(material.lines[-1]["model"])) if material.lines else None
+    if mine is None or not control or mine <= max(control):
         return None
-    ends = sorted({f"{100 * one:.0f}" for one in (min(random), max(random))})
-    return Alert(
-        f"{100 * mine:.0f} % of the chosen rows are flawed, of random ones {' to '.join(ends)} %", "comparison"
-    )
+    ends = sorted({f"{100 * one:.0f}" for one in (min(control), max(control))})
+    said = f"{100 * mine:.0f} % of the chosen rows are flawed, of {material.against} ones {' to '.join(ends)} %"
+    return Alert(said, "comparison")
 
 
 def _filtered(part: Part) -> Alert | None:
@@ -300,14 +305,14 @@ def _filtered(part: Part) -> Alert | None:
 def _unmet(verdict: Verdict) -> Alert | None:
     if verdict.asked is None or verdict.got is None or verdict.got >= verdict.asked:
         return None
-    return Alert(f"the budget asks for {verdict.asked:,} {verdict.counted}; there are {verdict.got:,}", "funnel")
+    return Alert(f"The budget asks for {verdict.asked:,} {verdict.counted}; there are {verdict.got:,}", "funnel")
 
 
 def _uncovered(covered: Mapping[str, Any]) -> Alert | None:
     mine, theirs = covered.get("nearest_chosen"), covered.get("nearest_random")
     if mine is None or theirs is None or mine > theirs - UNCOVERED:
         return None
-    said = f"the chosen rows cover less than random ones: {mine:.3f} against {theirs:.3f}"
+    said = f"The chosen rows cover less than random ones: {mine:.3f} against {theirs:.3f}"
     return Alert(f"{said} (median cosine of a row to the chosen row most like it)", "coverage")
 
 
@@ -322,7 +327,7 @@ def _by_length(scene: ReportContext, part: Part) -> Alert | None:
     if abs(rho or 0) < CLOSE and 1 / FAR < apart < FAR:
         return None
     related = "" if rho is None else f"; rank correlation of score and length {rho:+.2f}"
-    return Alert(f"length: the median chosen row has {mine:,.0f} {unit}, of all rows {usual:,.0f}{related}", "length")
+    return Alert(f"Length: the median chosen row has {mine:,.0f} {unit}, of all rows {usual:,.0f}{related}", "length")
 
 
 def _gone(scene: ReportContext, part: Part) -> Alert | None:
@@ -337,4 +342,4 @@ def _gone(scene: ReportContext, part: Part) -> Alert | None:
         usual, mine = float(rows.mean() * chosen.sum()), int(chosen[rows].sum())
         if usual >= EXPECTED and mine < GONE * usual:
             lost.append((usual - mine, f"{by} '{kind}': {mine:,} rows; as many random rows have about {usual:,.0f}"))
-    return Alert(f"nearly gone: {max(lost)[1]}", "domains") if lost else None
+    return Alert(f"Nearly gone: {max(lost)[1]}", "domains") if lost else None
