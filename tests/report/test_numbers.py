@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from instdiff.core import Budget
+from instdiff.config.methods import make_method
+from instdiff.core import Budget, Scored
 from instdiff.core.arrays import correlation
 from instdiff.reporting import projection, statistics
 from instdiff.reporting.examples import examples
@@ -117,3 +118,42 @@ def test_arrays_are_packed_once_and_points_refer_to_columns() -> None:
     assert found["x"]["$"] != found["y"]["$"] and found["x"]["at"] == found["customdata"]["$"]
     assert "at" not in found["y"] and packer.array(column) == {"$": found["x"]["$"]}
     assert packer._walk({"z": [np.nan, np.inf, 1.5]}) == {"z": [None, None, 1.5]}
+
+
+def test_a_score_is_shown_as_people_know_it() -> None:
+    rng = np.random.default_rng(0)
+    nll, n_tokens = rng.gamma(3, 1, 100), np.arange(100) + 1
+    value = np.where(np.arange(100) < 90, -nll, np.nan)
+    reason = np.where(np.arange(100) < 90, None, "filtered").astype(object)
+    scored = Scored("perplexity", make_method("perplexity", {}, 0), value, reason, {"nll": nll}, IDS, n_tokens)
+    name, shown, sign = statistics.natural(scored)
+    assert (name, sign) == ("perplexity: mean NLL (nats per token)", -1)
+    assert np.array_equal(shown[:90], nll[:90]) and np.isnan(shown[90:]).all()  # not minus it
+    columns = {"a": nll, "minus a": -nll, "same": nll + 0.0, "b": rng.random(100), "flat": np.ones(100)}
+    kept, copies = statistics.distinct(columns)
+    assert list(kept) == ["a", "b"] and copies == {"minus a": "a", "same": "a"}
+    assert (
+        statistics.spoken("ifd", "ifd") == "ifd"
+        and statistics.spoken("x", "diff_nll") == "x: delta NLL (nats per token)"
+    )
+
+
+def test_an_outlier_says_nothing_of_a_rank_correlation() -> None:
+    rng = np.random.default_rng(1)
+    a = rng.random(100)
+    b = a + 0.1 * rng.random(100)
+    b[0] = 16_580
+    found = statistics.spearman({"a": a, "b": b})[0][1]
+    assert found is not None and found > 0.9 and abs(np.corrcoef(a, b)[0, 1]) < 0.3
+
+
+def test_what_chance_gives() -> None:
+    rng = np.random.default_rng(2)
+    draws = [(rng.choice(200, 40, replace=False), rng.choice(200, 100, replace=False)) for _ in range(200)]
+    mean = np.mean([len({*a} & {*b}) / len({*a} | {*b}) for a, b in draws])
+    assert np.isclose(statistics.chance([40, 100], 200)[0][1], mean, atol=0.01)  # type: ignore[arg-type]
+    every = np.array([50, 100, 50])
+    low, high = statistics.random_band(every.tolist(), 40)
+    bars = np.repeat(np.arange(3), every)
+    counts = np.array([np.bincount(bars[rng.choice(200, 40, replace=False)], minlength=3) for _ in range(500)])
+    assert ((counts >= low) & (counts <= high)).mean() > 0.9 and (high - low < 20).all()

@@ -107,6 +107,7 @@ def test_differences_to_random_are_drawn(runs: dict[str, Path]) -> None:
     (label, figure), *_ = payload(runs["worse"])["figures"]["comparison"]
     (trace,) = figure["data"]
     assert label == "held-out NLL" and trace["x"] == [pytest.approx(1.868)] and trace["name"] == "worse"
+    assert figure["layout"]["yaxis"]["ticktext"] == ["<b>instructdiff round 1</b>"]
     (band,) = figure["layout"]["shapes"]
     assert (band["x0"], band["x1"]) == (pytest.approx(2.877 - 2.885), pytest.approx(2.895 - 2.885))
     assert "difference to random (lower is better)" in figure["layout"]["xaxis"]["title"]["text"]

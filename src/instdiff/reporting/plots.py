@@ -441,7 +441,11 @@ def training(curves: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def comparison(
-    lines: Sequence[Mapping[str, Any]], label: str = "", band: Sequence[float] = (), against: str = "the control"
+    lines: Sequence[Mapping[str, Any]],
+    label: str = "",
+    band: Sequence[float] = (),
+    against: str = "the control",
+    marked: str | None = None,
 ) -> Figure:
     """A value of each line with its interval, the first line at the top.
 
@@ -450,6 +454,7 @@ def comparison(
         label: what the value is.
         band: values of the control with several seeds.
         against: what the control is called.
+        marked: the line that stands out.
     """
     go = plotly()
     names = [str(line["name"]) for line in lines]
@@ -475,6 +480,7 @@ def comparison(
     if len(band):
         words = {"annotation_text": against, "annotation_position": "top left", "annotation_font": {"size": 11}}
         figure.add_vrect(x0=min(band), x1=max(band), fillcolor=BAND, line_width=0, layer="below", **words)
+    figure.update_yaxes(tickvals=names, ticktext=[f"<b>{name}</b>" if name == marked else name for name in names])
     return figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=names)
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from instdiff.core.display import visible
 from instdiff.core.files import environment
 from instdiff.errors import InstDiffError
-from instdiff.experiments.summary import lower_is_better
+from instdiff.experiments.summary import lower_is_better, selections
 from instdiff.experiments.tables import bracket_rows, control_for, measured
 from instdiff.reporting import plots, projection, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
-from instdiff.reporting.verdict import cost_of
+from instdiff.reporting.sources import ReportSources
+from instdiff.reporting.verdict import about_line, cost_of
 from instdiff.selection.record import origins
 
 CURVES, STEPS = 32, 2000
@@ -183,7 +184,7 @@ def comparison(scene: ReportContext) -> Section | None:
     for line in cells:
         kinds.setdefault(_task(line), []).append(line)
     for kind, some in kinds.items():
-        _draw_task(section, kind, some, scene.material.against)
+        _draw_task(section, kind, some, scene.material)
     if lines:
         _heldout(section, lines, scene.material.against)
     section.notes += scene.material.terms
@@ -199,14 +200,15 @@ def _task(line: Mapping[str, Any]) -> str:
     return suite + measured({"metric": line["task"], **line})
 
 
-def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against: str) -> None:
+def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], material: ReportSources) -> None:
     """The lines of a task: one picture for each budget, the curve over budgets, and the table, best first."""
+    against = material.against
     told = [line for line in lines if isinstance(line.get("value"), int | float)]
     told.sort(key=lambda line: line["value"] if lower_is_better(line) else -line["value"])
     every = dict.fromkeys(str(line["budget"]) for line in lines if line.get("budget"))
     shared = [budget for budget in every if sum(str(line.get("budget")) == budget for line in told) > 1]
     if len(shared) < 2:
-        section.figures += [(kind, _forest(told, kind, against))] if told else []
+        section.figures += [(kind, _forest(told, kind, material))] if told else []
     else:
         if curves := statistics.curves(told):  # lines may each have a budget of their own
             section.figures.append((f"{kind} by budget", plots.budgets(told, kind, against)))
@@ -218,7 +220,7 @@ def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against
             aside = [
                 line for line in told if str(line.get("budget")) == budget or str(line.get("budget")) not in shared
             ]
-            section.figures.append((f"{kind} at {budget}", _forest(aside, f"{kind} at {budget}", against)))
+            section.figures.append((f"{kind} at {budget}", _forest(aside, f"{kind} at {budget}", material)))
     place = {budget: number for number, budget in enumerate(every)}
     told.sort(key=lambda line: place.get(str(line.get("budget")), -1) if len(shared) > 1 else 0)
     rest = [line for line in lines if line not in told]
@@ -231,8 +233,10 @@ def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against
     section.tables.append(Table(header, [_cells(line, list(spent), shares) for line in [*told, *rest]], kind))
 
 
-def _forest(lines: list[dict[str, Any]], kind: str, against: str) -> Any:
+def _forest(lines: list[dict[str, Any]], kind: str, material: ReportSources) -> Any:
     """Differences to the control, with the seeds of the control as a band; values where nothing is compared."""
+    best = selections(lines, material.oracles)
+    against, about = material.against, about_line(material) or (best[0]["name"] if best else None)
     better = "lower" if lower_is_better(lines[0]) else "higher"
     if not any(line.get("diff") is not None for line in lines):
         return plots.comparison([{**line, "name": _name(line)} for line in lines], f"{kind} ({better} is better)")
@@ -244,7 +248,8 @@ def _forest(lines: list[dict[str, Any]], kind: str, against: str) -> Any:
     ]
     control = control_for(lines[0], lines, against)
     band = [one - control["value"] for one in control.get("by_seed", [])]
-    return plots.comparison(gaps, f"{kind}: difference to {against} ({better} is better)", band, against)
+    marked = next((_name(line) for line in lines if line["name"] == about), None)
+    return plots.comparison(gaps, f"{kind}: difference to {against} ({better} is better)", band, against, marked)
 
 
 def _heldout(section: Section, lines: list[dict[str, Any]], against: str) -> None:
@@ -260,8 +265,8 @@ def _heldout(section: Section, lines: list[dict[str, Any]], against: str) -> Non
         row += [_three(line["gain"]), _interval(line, "gain_")]
         rows.append([*row, None if line.get("flawed") is None else 100 * line["flawed"]] if flawed else row)
     section.tables.append(Table([*header, *(["planted flaws (%)"] if flawed else [])], rows, "held-out rows"))
-    section.text.append(
-        "Lower NLL is better. Intervals are of single models, and say nothing of other seeds: percentiles of 1,000 "
+    section.notes.append(
+        "Intervals of held-out rows are of single models, and say nothing of other seeds: percentiles of 1,000 "
         "bootstrap draws over held-out rows; differences to the base are paired by row."
     )
 

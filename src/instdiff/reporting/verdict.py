@@ -110,15 +110,19 @@ def read_verdict(
 def judge(scene: ReportContext, covered: Mapping[str, Any] | None = None) -> Verdict:
     """The verdict on what is gathered; ``covered`` are the facts of the section on coverage."""
     material, part = scene.material, scene.part
-    found = selections(material.comparison, material.oracles)
-    if material.kind == "pipeline" and part is not None:
-        found = [line for line in found if line["name"] == f"{part.method} {part.name}"]
-    name = material.search.get("best") or (material.wanted if material.kind == "compare" else None)
-    found = [line for line in found if name in (None, line["name"])]
+    found, about = selections(material.comparison, material.oracles), about_line(material)
+    found = [line for line in found if about in (None, line["name"])]
     verdict = _outcome(material, found) if found else _no_outcome(material, part)
     verdict = replace(verdict, **_spent(material, verdict, found), **_taken(part, verdict))
     alerts = [one for one in _alerts(scene, verdict, covered or {}) if one is not None]
     return replace(verdict, alerts=tuple(alerts[:MOST]))
+
+
+def about_line(material: ReportSources) -> str | None:
+    """The line that the page is about, where it is about one: the newest round, the best recipe, or the one wanted."""
+    if material.kind == "pipeline" and material.last is not None:
+        return f"{material.last.method} {material.last.name}"
+    return material.search.get("best") or (material.wanted if material.kind == "compare" else None)
 
 
 # ── the outcome ───────────────────────────────────────────────────────────────────────────────────────────────────────
