@@ -51,8 +51,8 @@ def test_score_gives_every_row_its_columns_in_order(model: str) -> None:
     eligible = sum(row["ifd"] is not None for row in rows)
     assert 0 < eligible < 12
     assert ran.out.splitlines() == [
-        "method   eligible  not eligible",
-        "-------  --------  ------------",
+        "method   eligible  excluded",
+        f"-------  --------  {'-' * len(f'{12 - eligible} filtered')}",
         f"ifd      {eligible:>8}  {12 - eligible} filtered",
         "longest        12  -",
         "",

@@ -71,7 +71,7 @@ def test_ranks_and_reasons(model: str) -> None:
     said = explain(out["row"], "--selection", "a/selected.selection.json", "--json").json
     assert said["methods"]["ifd"]["rank"] is None and said["methods"]["ifd"]["why"] == "filtered"
     assert "at or above 1" in said["methods"]["ifd"]["reasons"][1]
-    assert said["selection"]["reason"] == "not chosen: it has no score (filtered)"
+    assert said["selection"]["reason"] == "excluded: it has no score (filtered)"
     assert explain(3, "--json").json["copies"] == [11]
 
 

@@ -36,7 +36,7 @@ def test_the_page_runs_as_printed(aside: Path) -> None:
     script = next(code for code in codes if "use_lora" in code)
     assert len([line for line in script.splitlines() if line.strip()]) <= 12
     assert (aside / "adapter" / "adapter_config.json").is_file()
-    assert re.search(r"ifd has a heldout nll of [\d.]+", repr(space["found"]))
+    assert re.search(r"ifd has a held-out NLL of [\d.]+", repr(space["found"]))
     assert {line["name"] for line in space["found"]["lines"]} == {"base", "random", "ifd"}  # type: ignore[index]
 
 

@@ -120,7 +120,7 @@ def test_with_fewer_than_three_seeds_a_pipeline_tells_the_fact_alone(home: Path)
     lines = {line["name"]: line for line in told["lines"]}
     seeds = lines["random"]["by_seed"]
     assert told["verdicts"] == [
-        f"Too few seeds for a verdict: instructdiff round 1 has a heldout nll of "
+        f"Too few seeds for a verdict: instructdiff round 1 has a held-out NLL of "
         f"{lines['instructdiff round 1']['value']:.3f}; each of 3 random selections lies between {min(seeds):.3f} and "
         f"{max(seeds):.3f}."
     ]

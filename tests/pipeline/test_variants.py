@@ -166,11 +166,14 @@ def test_hostile_rows_are_shown_as_text(home: Path) -> None:
     pipeline(home)
     path = home / "run <b>1" / "report.html"
     text = path.read_text(encoding="utf-8")
-    assert "<img" not in text and "<b>1" not in text and "Run run &lt;b&gt;1" in text
+    assert "<img" not in text and "<b>1" not in text and "run &lt;b&gt;1</bdi>" in text
     assert not any(ord(c) in range(0x202A, 0x202F) or ord(c) in range(0x2066, 0x206A) for c in text)
     assert all(c in "\n\t" or ord(c) >= 32 for c in text)
     found = read_json(path.with_suffix(".json"))
-    assert found["title"] == "Run run <b>1" and found["examples"]["status"] == ["chosen"] * 9
+    assert found["title"].startswith("instructdiff on ") and found["title"].endswith(
+        f": 9 of {len(found['examples']['row'])} rows"
+    )
+    assert found["examples"]["status"] == ["chosen"] * 9
     texts = carried(path)["examples"]["texts"]
     shown = next(said for said in texts if said[0].startswith("<script>"))
     assert shown[0] == (
@@ -199,8 +202,12 @@ def test_the_page_says_what_the_table_says(done: Done) -> None:
     for row, record_ in zip(record["rows"], read_jsonl(done.run / "iter_2/selected.jsonl"), strict=True):
         assert texts[row][0].startswith(record_["instruction"]) and texts[row][1] == record_["output"]
     (verdict,) = read_json(done.run / "comparison.json")["verdicts"]
-    assert found["summary"]["text"][-1] == verdict and "each of 2 random selections lies between" in verdict
-    assert "diff_entropy" in text and "learning_rate: 0.01" in text
+    told = read_json(done.run / "report.json")["verdict"]
+    assert (
+        verdict == f"{told['word']} for a verdict: {told['sentence']}"
+        and "each of 2 random selections lies between" in verdict
+    )
+    assert "delta entropy" in text and "learning_rate: 0.01" in text
     curves = found["training"]["facts"]
     assert {"round 1, calibration model", "round 2, selected train model", "random seed 0"} <= set(curves)
     assert len(curves["random seed 0"]["losses"]) == curves["random seed 0"]["steps"]

@@ -197,7 +197,7 @@ def test_engine_and_methods_never_meet() -> None:
 
 WORDS = {
     ("reporting.examples", "random"),  # rows to read that were drawn
-    ("reporting.statistics", "perplexity"),  # a metric of a comparison, of which less is better
+    ("reporting.statistics", "entropy"),  # a part of the names of details
     ("reporting.plots", "rho"),  # a rank correlation, and so is the next
     ("reporting.score_sections", "rho"),
     ("reporting.run_sections", "column"),  # a key of facts, and so is the next

@@ -104,9 +104,18 @@ def column(page: Path, ref: dict[str, int]) -> np.ndarray[Any, Any]:
 
 @contextmanager
 def opened(
-    page: Path, scheme: str = "light", scripts: bool = True, ready: str = "html[data-ready]", complaints: int = 0
+    page: Path,
+    scheme: str = "light",
+    scripts: bool = True,
+    ready: str = "html[data-ready]",
+    complaints: int = 0,
+    width: int = 1360,
+    at: str = "",
 ) -> Iterator[Any]:
-    """The page in headless Chromium, with its scripts or without; it may ask for nothing and complain of nothing."""
+    """The page in headless Chromium, with its scripts or without; it may ask for nothing and complain of nothing.
+
+    ``at`` is the part of the address after the file.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium is installed")
@@ -114,7 +123,7 @@ def opened(
     with api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
-            size = {"width": 1360, "height": 900}
+            size = {"width": width, "height": 900}
             tab = browser.new_page(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
             said: list[str] = []
             tab.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
@@ -123,7 +132,7 @@ def opened(
                 "request",
                 lambda ask: said.append(ask.url) if not ask.url.startswith(("file:", "data:", "blob:")) else None,
             )
-            tab.goto(page.resolve().as_uri())
+            tab.goto(page.resolve().as_uri() + at)
             if scripts:
                 tab.wait_for_selector(ready, timeout=120_000)
             yield tab

@@ -50,14 +50,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sorting_searching_and_filtering(page: Path) -> None:
     table = read_scores(page.parent / "scores.parquet")
     with opened(page) as tab:
+        tab.select_option("#show", "")
         assert tab.text_content("#count") == "200 of 200 rows"
-        heads = tab.locator("#rows thead th")
+        heads = tab.locator("#rows thead button")
         heads.filter(has_text="random").click()
         values = [float(row[-1]) for row in cells(tab)]
         assert len(values) == 25 and values == sorted(values, reverse=True)
-        assert np.isclose(values[0], table["random"].value.max(), rtol=1e-3)
+        assert np.isclose(values[0], table["random"].value.max(), rtol=1e-2)
         heads.filter(has_text="random").click()
-        assert np.isclose(float(cells(tab)[0][-1]), table["random"].value.min(), rtol=1e-3)
+        assert np.isclose(float(cells(tab)[0][-1]), table["random"].value.min(), rtol=1e-2)
         heads.filter(has_text="instructdiff").click()
         assert cells(tab)[0][1] == "chosen"
         tab.select_option("#show", "chosen")
@@ -65,27 +66,28 @@ def test_sorting_searching_and_filtering(page: Path) -> None:
         tab.click("#after")
         assert tab.text_content("#page") == "page 2 of 2" and len(cells(tab)) == 15
         tab.select_option("#show", "borderline")
-        assert {row[1] for row in cells(tab)} == {"chosen", "rejected"}
+        assert {row[1] for row in cells(tab)} == {"chosen", "not chosen"}
         tab.select_option("#show", "")
         tab.select_option("#group", "code")
         assert {row[3] for row in cells(tab)} == {"code"}
         tab.select_option("#group", "")
-        tab.fill("#search", "fdp.EXE")
+        tab.fill("#find", "fdp.EXE")
         assert tab.text_content("#count") == "3 of 200 rows"
-        tab.fill("#search", "117")
+        tab.fill("#find", "117")
         assert [row[0] for row in cells(tab)] == ["117"]
 
 
 def test_hostile_rows_stay_text(page: Path) -> None:
     with opened(page) as tab:
-        tab.fill("#search", "fdp.exe")
+        tab.select_option("#show", "")
+        tab.fill("#find", "fdp.exe")
         tab.locator("#rows tr.row").first.click()
         whole = tab.text_content("#rows td.whole")
         assert "<img src=x onerror=document.title='owned'> ⟨U+202E⟩fdp.exe" in whole
         assert "<style>*{display:none}</style>" in whole and "⟨U+2066⟩x⟨U+2069⟩ ⟨U+0007⟩" in whole
         scroll(tab)
-        assert tab.title() == "instdiff: Scores " + page.parent.name
-        assert tab.locator("main img, main a[href], #rows b, #rows script, #rows style").count() == 0
+        assert tab.title() == "No outcome yet: instructdiff on rows.jsonl: 40 of 200 rows"
+        assert tab.locator("main img, main a:not([href^='#']), #rows b, #rows script, #rows style").count() == 0
         drawn = tab.evaluate("document.querySelector('#delta .figures').textContent")
         assert "chosen" in drawn
 
@@ -151,8 +153,9 @@ def test_rows_and_funnel_do_not_wait_for_the_library(page: Path) -> None:
     without = page.with_name("without.html")
     without.write_text(text[:start] + text[text.index("</script>", start) :], encoding="utf-8")
     with opened(without, ready="#rows tbody tr.row", complaints=1) as tab:  # of the library, which is not there
-        assert tab.text_content("#count") == "200 of 200 rows"
-        tab.fill("#search", "fdp.EXE")
+        assert tab.text_content("#count") == "40 of 200 rows"
+        tab.select_option("#show", "")
+        tab.fill("#find", "fdp.EXE")
         assert tab.text_content("#count") == "3 of 200 rows"
         assert tab.locator("#funnel .bars dd").first.is_visible()
         assert tab.locator(".main-svg").count() == 0
@@ -200,6 +203,7 @@ def test_fifty_thousand_rows_open(tmp_path: Path) -> None:
     page = report(tmp_path / "scores.parquet")
     assert page.stat().st_size < 15_000_000
     with opened(page) as tab:
+        tab.select_option("#show", "")
         assert tab.text_content("#count") == "2,000 of 2,000 rows"
         tab.locator("#delta .card").scroll_into_view_if_needed()
         tab.wait_for_selector("#delta .gl-canvas, #delta .main-svg")
@@ -210,14 +214,14 @@ def test_fifty_thousand_rows_open(tmp_path: Path) -> None:
             "Boolean(document.createElement('canvas').getContext('webgl'))"
         )
         table = read_scores(tmp_path / "scores.parquet")
-        heads = tab.locator("#rows thead th")
+        heads = tab.locator("#rows thead button")
         heads.filter(has_text="random").click()
-        assert np.isclose(float(cells(tab)[0][-1]), table["random"].value.max(), rtol=1e-3)
+        assert np.isclose(float(cells(tab)[0][-1]), table["random"].value.max(), rtol=1e-2)
         tab.select_option("#show", "chosen")
         assert {row[1] for row in cells(tab)} == {"chosen"}
         tab.select_option("#show", "")
         best = str(int(np.argmax(table["random"].value)))  # the ends of every score are among the rows shown
-        tab.fill("#search", best)
+        tab.fill("#find", best)
         assert [row[0] for row in cells(tab)] == [best]
 
 
@@ -229,25 +233,26 @@ def test_fifty_thousand_rows_with_their_texts(tmp_path: Path) -> None:
     table = read_scores(tmp_path / "scores.parquet")
     with opened(page) as tab:
         scroll(tab)
+        tab.select_option("#show", "")
         assert tab.text_content("#count") == "2,000 of 2,000 rows"
-        tab.fill("#search", "fdp.exe")
+        tab.fill("#find", "fdp.exe")
         assert cells(tab) and all(int(row[0]) < 2000 for row in cells(tab))
         tab.locator("#rows tr.row").first.click()
         whole = tab.text_content("#rows td.whole")
         assert "<img src=x onerror=document.title='owned'> ⟨U+202E⟩fdp.exe" in whole
         assert "<style>*{display:none}</style>" in whole and "⟨U+2066⟩x⟨U+2069⟩ ⟨U+0007⟩" in whole
-        assert tab.title() == "instdiff: Scores " + tmp_path.name
-        assert tab.locator("main img, main a[href], #rows b, #rows script, #rows style").count() == 0
-        tab.fill("#search", "")
+        assert tab.title() == "No outcome yet: instructdiff on rows.jsonl: 10,000 of 50,000 rows"
+        assert tab.locator("main img, main a:not([href^='#']), #rows b, #rows script, #rows style").count() == 0
+        tab.fill("#find", "")
         tab.select_option("#group", "code")
         assert {row[3] for row in cells(tab)} == {"code"}
         tab.select_option("#group", "")
         tab.select_option("#show", "chosen")
-        heads = tab.locator("#rows thead th")
+        heads = tab.locator("#rows thead button")
         heads.filter(has_text="instructdiff").click()
         values = [float(row[5]) for row in cells(tab)]
         assert values == sorted(values, reverse=True)
-        assert np.isclose(values[0], np.nanmax(table["instructdiff"].value), rtol=1e-3)
+        assert np.isclose(values[0], np.nanmax(table["instructdiff"].value), rtol=1e-2)
 
 
 def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,8 +265,10 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = read_scores(tmp_path / "scores.parquet")
     with opened(tmp_path / "report.html") as tab:
         scroll(tab)
+        assert tab.text_content("#count") == "10 of 40 rows"
+        tab.select_option("#show", "")
         assert tab.text_content("#count") == "40 of 40 rows"
-        tab.locator("#rows thead th").filter(has_text="longest").click()
+        tab.locator("#rows thead button").filter(has_text="longest").click()
         assert float(cells(tab)[0][-1].replace(",", "")) == table["longest"].value.max()
         tab.select_option("#show", "chosen")
         assert tab.text_content("#count") == "10 of 40 rows"
@@ -271,5 +278,5 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tab.select_option("#show", "")
         text = load("builtin:demo", limit=40).samples()
         words = list(text)[7].instruction[:40]
-        tab.fill("#search", words.upper())
+        tab.fill("#find", words.upper())
         assert "7" in [row[0] for row in cells(tab)]

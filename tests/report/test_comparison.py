@@ -140,18 +140,18 @@ def test_jaccard_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_curves_over_budgets(run: Path, found: Any) -> None:
     facts = found["comparison"]["facts"]
-    curves = facts["curves"]["heldout, nll"]
+    curves = facts["curves"]["held-out NLL"]
     assert set(curves) == set(METHODS)
     assert curves["random"]["budget"] == list(BUDGETS)
     assert curves["longest"]["value"] == pytest.approx([value("longest", budget) for budget in BUDGETS])
     assert curves["longest"]["low"] == pytest.approx([value("longest", budget) - 0.05 for budget in BUDGETS])
     drawn = figures(run, "comparison")
-    assert list(drawn) == ["heldout, nll by budget", *(f"heldout, nll at {budget}" for budget in BUDGETS)]
-    traces = drawn["heldout, nll by budget"]["data"]
+    assert list(drawn) == ["held-out NLL by budget", *(f"held-out NLL at {budget}" for budget in BUDGETS)]
+    traces = drawn["held-out NLL by budget"]["data"]
     assert [trace["name"] for trace in traces] == ["ours, 2 rounds", "longest", "random"]  # the lowest NLL first
-    assert drawn["heldout, nll by budget"]["layout"]["xaxis"]["ticktext"] == ["5", "10", "20"]
-    assert [a["text"] for a in drawn["heldout, nll by budget"]["layout"]["annotations"]] == ["full", "base"]
-    one = drawn["heldout, nll at 10%"]["data"][0]
+    assert drawn["held-out NLL by budget"]["layout"]["xaxis"]["ticktext"] == ["5", "10", "20"]
+    assert [a["text"] for a in drawn["held-out NLL by budget"]["layout"]["annotations"]] == ["full", "base"]
+    one = drawn["held-out NLL at 10%"]["data"][0]
     assert one["y"] == ["full 100%", "ours, 2 rounds 10%", "longest 10%", "random 10%", "base"]
     assert "against longest" in run.read_text(encoding="utf-8")
 
@@ -177,7 +177,7 @@ def test_lines_with_budgets_of_their_own_have_no_curve() -> None:
     scene = ReportContext(ReportSources("t", "compare", comparison=lines))
     section = run_sections.comparison(scene)
     assert section is not None and "curves" not in section.facts
-    assert [label for label, _ in section.figures] == ["t, accuracy at 10%", "t, accuracy at 10% tokens"]
+    assert [label for label, _ in section.figures] == ["t accuracy at 10%", "t accuracy at 10% tokens"]
     assert [row[0] for row in section.tables[0].rows] == list(names)
 
 

@@ -68,3 +68,13 @@ def test_going_on_says_nothing_again(home: Path) -> None:
     assert again["sections"]["cost"]["facts"]["steps"] == [
         {key: value for key, value in line.items() if key != "crc32"} for line in before if "tokens_per_s" in line
     ]
+
+
+def test_the_total_comes_first_and_no_saving_is_told_where_nothing_is_saved(home: Path) -> None:
+    found = read_json(report(home / "run").with_suffix(".json"))["sections"]["cost"]
+    stages, total = found["facts"]["stages"], found["facts"]["total"]
+    assert set(stages) == {"warm-up", "scoring", "training", "controls", "evaluation"}
+    assert total == pytest.approx(sum(stages.values()))
+    assert found["text"][0].startswith(f"In all {total:,.0f} s on the CPU: warm-up ")
+    assert found["facts"]["passes"] == found["facts"]["passes_alone"]
+    assert not any("one by one" in text for text in found["text"])

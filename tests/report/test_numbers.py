@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from instdiff.core import Budget
+from instdiff.config.methods import make_method
+from instdiff.core import Budget, Scored
 from instdiff.core.arrays import correlation
 from instdiff.reporting import projection, statistics
 from instdiff.reporting.examples import examples
@@ -38,8 +39,8 @@ def test_correlations_over_the_rows_that_have_both() -> None:
     a, b = rng.normal(size=(2, 50))
     b[:5], a[7] = np.nan, np.nan
     both = np.isfinite(a) & np.isfinite(b)
-    found = statistics.pearson({"a": a, "b": b, "same": np.ones(50)})
-    assert np.isclose(found[0][1], np.corrcoef(a[both], b[both])[0, 1], atol=1e-3)  # type: ignore[arg-type]
+    found = statistics.spearman({"a": a, "b": b, "same": np.ones(50)})
+    assert np.isclose(found[0][1], correlation.spearman(a, b), atol=1e-4) and both.sum() == 44  # type: ignore[arg-type]
     assert found[0][1] == found[1][0] and found[0][0] == 1.0
     assert found[2] == [None, None, None]
     assert statistics.spearman({"a": a, "b": np.exp(a)})[0][1] == 1.0
@@ -51,10 +52,10 @@ def test_jaccard_is_shared_over_either() -> None:
     assert found == [[1.0, 0.25, 0.0], [0.25, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
 
-def test_a_spread_has_mean_median_deviation_and_extremes() -> None:
+def test_a_spread_has_mean_median_sd_and_extremes() -> None:
     found = statistics.spread(np.array([1.0, 2.0, 3.0, 10.0, np.nan]))
     assert (found["rows"], found["mean"], found["median"], found["min"], found["max"]) == (4, 4.0, 2.5, 1.0, 10.0)
-    assert np.isclose(found["deviation"], np.std([1, 2, 3, 10]), atol=1e-4)
+    assert np.isclose(found["sd"], np.std([1, 2, 3, 10]), atol=1e-4)
     assert statistics.spread(np.full(2, np.nan)) == {"rows": 0}
 
 
@@ -85,10 +86,16 @@ def test_examples_are_chosen_borderline_extreme_and_random() -> None:
     assert {"chosen", "borderline", "extreme", "random"} <= set(few.kinds)
     mask = some.mask
     for row, status, reason in zip(few.at.tolist(), few.status, few.reason, strict=True):
-        assert (status == "chosen") == mask[row] and (status == "not eligible") == (some.scored.reason[row] is not None)
-        assert "filtered" in reason if status == "not eligible" else "rank" in reason
+        assert (status == "chosen") == mask[row] and (status == "excluded") == (some.scored.reason[row] is not None)
+        assert "filtered" in reason if status == "excluded" else "rank" in reason
     first = few.at.tolist().index(int(some.chosen[0]))
-    assert few.reason[first] == "taken as number 1; rank 1 of 80 by instructdiff"
+    assert few.order[first] == 1 and few.best.tolist() == some.chosen[:10].tolist()
+    value, last = (f"{some.scored.value[some.chosen[at]]:.4g}" for at in (0, -1))
+    said = f"chosen: rank 1 of 80 (best 1.2 %) with {value}; budget 20% took the best 20, down to {last}"
+    assert few.reason[first] == said
+    next_one = few.at.tolist().index(int(few.missed[0]))
+    assert few.reason[next_one].startswith("not chosen: rank 21 of 80 (best 26 %) with ")
+    assert "; a budget of 21 rows or more takes it, or of " in few.reason[next_one]
     assert len(examples(some).at) == 100
 
 
@@ -111,3 +118,42 @@ def test_arrays_are_packed_once_and_points_refer_to_columns() -> None:
     assert found["x"]["$"] != found["y"]["$"] and found["x"]["at"] == found["customdata"]["$"]
     assert "at" not in found["y"] and packer.array(column) == {"$": found["x"]["$"]}
     assert packer._walk({"z": [np.nan, np.inf, 1.5]}) == {"z": [None, None, 1.5]}
+
+
+def test_a_score_is_shown_as_people_know_it() -> None:
+    rng = np.random.default_rng(0)
+    nll, n_tokens = rng.gamma(3, 1, 100), np.arange(100) + 1
+    value = np.where(np.arange(100) < 90, -nll, np.nan)
+    reason = np.where(np.arange(100) < 90, None, "filtered").astype(object)
+    scored = Scored("perplexity", make_method("perplexity", {}, 0), value, reason, {"nll": nll}, IDS, n_tokens)
+    name, shown, sign = statistics.natural(scored)
+    assert (name, sign) == ("perplexity: mean NLL (nats per token)", -1)
+    assert np.array_equal(shown[:90], nll[:90]) and np.isnan(shown[90:]).all()  # not minus it
+    columns = {"a": nll, "minus a": -nll, "same": nll + 0.0, "b": rng.random(100), "flat": np.ones(100)}
+    kept, copies = statistics.distinct(columns)
+    assert list(kept) == ["a", "b"] and copies == {"minus a": "a", "same": "a"}
+    assert (
+        statistics.spoken("ifd", "ifd") == "ifd"
+        and statistics.spoken("x", "diff_nll") == "x: delta NLL (nats per token)"
+    )
+
+
+def test_an_outlier_says_nothing_of_a_rank_correlation() -> None:
+    rng = np.random.default_rng(1)
+    a = rng.random(100)
+    b = a + 0.1 * rng.random(100)
+    b[0] = 16_580
+    found = statistics.spearman({"a": a, "b": b})[0][1]
+    assert found is not None and found > 0.9 and abs(np.corrcoef(a, b)[0, 1]) < 0.3
+
+
+def test_what_chance_gives() -> None:
+    rng = np.random.default_rng(2)
+    draws = [(rng.choice(200, 40, replace=False), rng.choice(200, 100, replace=False)) for _ in range(200)]
+    mean = np.mean([len({*a} & {*b}) / len({*a} | {*b}) for a, b in draws])
+    assert np.isclose(statistics.chance([40, 100], 200)[0][1], mean, atol=0.01)  # type: ignore[arg-type]
+    every = np.array([50, 100, 50])
+    low, high = statistics.random_band(every.tolist(), 40)
+    bars = np.repeat(np.arange(3), every)
+    counts = np.array([np.bincount(bars[rng.choice(200, 40, replace=False)], minlength=3) for _ in range(500)])
+    assert ((counts >= low) & (counts <= high)).mean() > 0.9 and (high - low < 20).all()

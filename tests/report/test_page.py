@@ -22,7 +22,7 @@ from instdiff.core.budget import parse_budget
 from instdiff.data import load
 from instdiff.errors import DataError
 from instdiff.methods import IFD, MADS, Longest, Perplexity, ResponseEntropy
-from instdiff.reporting import plots, report, run_sections, score_sections, statistics
+from instdiff.reporting import plots, report, score_sections, statistics
 from instdiff.reporting.context import ReportContext
 from instdiff.reporting.sources import Part, ReportSources
 from instdiff.scoring.table import ScoreTable, read_scores
@@ -80,14 +80,16 @@ def test_the_facts_are_those_of_the_scores(made: Path) -> None:
     math = found["delta"]["facts"]["instructdiff"]["domains"]["math"]
     own = scored.details["diff_entropy"][4::4]
     assert math["rows"] == 49 and np.isclose(math["mean"], own.mean(), atol=1e-4) and math["max"] <= own.max() + 1e-4
-    pearson = found["correlation"]["facts"]
-    at = [pearson["columns"].index(name) for name in ("longest", "response tokens")]
-    assert pearson["pearson"][at[0]][at[1]] == 1.0
+    related = found["correlation"]["facts"]
+    assert related["copies"] == {"longest: length": "response tokens"}
+    at = [related["columns"].index(name) for name in ("random", "response tokens")]
+    both = statistics.spearman({"a": table["random"].value, "b": table.n_tokens.astype(float)})
+    assert related["spearman"][at[0]][at[1]] == both[0][1]
     assert found["length"]["facts"]["longest"]["rank_correlation"] == 1.0
     overlap = found["overlap"]["facts"]
     assert list(overlap["selections"].values()) == [40, 40, 40] and overlap["jaccard"][0][0] == 1.0
     assert found["coverage"]["facts"]["projection"] == "t-SNE"
-    assert len(found["summary"]["text"]) == 3
+    assert len(found["summary"]["text"]) == 2
     assert found["summary"]["text"][0].startswith("instructdiff chose 40 of 200 rows, with ")
 
 
@@ -161,7 +163,7 @@ def test_data_stay_text_and_only_two_scripts_may_run(made: Path) -> None:
     assert "unsafe-inline" not in policy.split("style-src")[0]
     assert not any(ord(c) in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028) for c in page.raw)
     assert all(c in "\n\t" or ord(c) >= 32 for c in page.raw)
-    assert "onerror" not in page.raw.replace(page.scripts[0], "") and "<b>bold</b>" not in page.raw
+    assert "<img" not in page.raw.replace(page.scripts[0], "") and "<b>bold</b>" not in page.raw
     assert "<b>bold</b>" in page.text
     asked, said = payload(made)["examples"]["texts"][0]
     assert asked.startswith("<script>document.title='owned'</script><img src=x") and "⟨U+202E⟩fdp.exe" in asked
@@ -211,12 +213,13 @@ def test_a_comparison_with_its_cells(tmp_path: Path) -> None:
          "verdict": "better"}
         for name, value in (("random", 0.4), ("instructdiff", 0.5))
     ]  # fmt: skip
-    (tmp_path / "comparison.json").write_text(json.dumps({"lines": [*lines, {"name": "half a line"}]}))
+    (tmp_path / "comparison.json").write_text(
+        json.dumps({"lines": [*lines, {"name": "half a line"}], "against": "random"})
+    )
     page = report(tmp_path)
-    found = facts(page)["sections"]
-    assert found["summary"]["text"][0] == (
-        "Of 2 lines of t, instructdiff has the best accuracy: 0.5 (0.4 to 0.6). Of 1 selection instructdiff is better "
-        "than random rows, 0 are worse, and 0 are not told apart."
+    found, told = facts(page)["sections"], facts(page)["verdict"]
+    assert told["word"] == "Better than random" and told["sentence"].startswith(
+        "instructdiff has a t accuracy of 0.500"
     )
     assert found["summary"]["facts"]["method"] == "instructdiff"
     assert [line["name"] for line in found["comparison"]["facts"]["lines"]] == ["random", "instructdiff", "half a line"]
@@ -237,21 +240,13 @@ def test_too_few_seeds_are_told_and_have_no_interval(tmp_path: Path) -> None:
     ]
     (tmp_path / "comparison.json").write_text(json.dumps({"lines": lines, "against": "random"}))
     page = report(tmp_path)
-    (text,) = facts(page)["sections"]["summary"]["text"]
-    assert text == (
-        "Of 4 lines of t, miwv has the best accuracy: 0.9. Of 3 selections ifd is better than random rows, 0 are "
-        "worse, 1 is not told apart, and 1 has too few seeds for a verdict."
+    told = facts(page)["verdict"]
+    assert (told["word"], told["line"]) == ("Better than random", "ifd")
+    assert told["family"] == (
+        "Of 3 selections: 1 better than random: ifd at 10%, 1 not told apart, 1 with too few seeds."
     )
     shown = " ".join(Page(page).text.split())
     assert "too few seeds" in shown and shown.count("0.400 to 0.600") == 2
-
-
-def test_the_verdict_on_the_last_selection_is_in_the_summary(tmp_path: Path) -> None:
-    make_scores(tmp_path, 60)
-    sentence = "Not told apart from random: ifd has a heldout nll of 2.000, +0.100 [-0.100, +0.300] against random."
-    lines = [{"name": "random", "suite": "heldout", "task": "heldout", "metric": "nll", "value": 1.9}]
-    (tmp_path / "comparison.json").write_text(json.dumps({"lines": lines, "verdicts": [sentence]}))
-    assert facts(report(tmp_path))["sections"]["summary"]["text"][-1] == sentence
 
 
 def test_every_selection_beside_the_scores_is_found(tmp_path: Path) -> None:
@@ -335,7 +330,10 @@ def test_values_of_tokens_come_from_the_store(lab: Lab, tmp_path: Path) -> None:
     cost = facts(page)["sections"]["cost"]["facts"]
     assert cost["passes"] == 2 and cost["passes_alone"] == 4
     used = {line["signal"]: (line["methods"], line["rows"]) for line in cost["signals"]}
-    assert used["Nll of Prompted by base"][0] == ["ifd", "perplexity"] and used["Entropy of Prompted by base"][1] == 12
+    assert (
+        used["NLL with the prompt, by base"][0] == ["ifd", "perplexity"]
+        and used["entropy with the prompt, by base"][1] == 12
+    )
 
 
 def test_tags_by_category_come_from_the_store(lab: Lab, tmp_path: Path) -> None:
@@ -369,12 +367,15 @@ def test_pictures_are_functions(tmp_path: Path) -> None:
     table = make_table(100, [f"{row:032x}" for row in range(100)])
     scored = table["instructdiff"]
     bars = plots.distribution(scored)
-    assert [sum(bar.y) for bar in bars.data] == [10, 70]
-    counts = {"not eligible": 20, "not chosen": 70, "chosen": 10}
+    assert [sum(bar.y) for bar in bars.data[:2]] == [10, 70]
+    low, high = (np.array(trace.y) for trace in bars.data[2:])
+    assert (low <= high).all() and low.sum() < 10 < high.sum()
+    counts = {"excluded": 20, "not chosen": 70, "chosen": 10}
     assert {t.name: len(t.x) for t in plots.details(scored).data} == counts
     assert sum(len(t.x) for t in plots.details(scored, labels=["a", "b"] * 50).data) == 100
     assert plots.overlap(table).data[0].z[0][0] == 1.0
-    assert len(plots.correlation(table).data[0].x) == 7 and len(plots.rank_correlation(table).data[0].x) == 3
+    assert plots.correlation(table).data[0].x[0] == "response tokens"
+    assert len(plots.correlation(table).data[0].x) == 4 and len(plots.rank_correlation(table).data[0].x) == 3
     assert plots.length_bias(table, name="longest").data[0].name == "not chosen"
     with pytest.raises(DataError, match="name one of instructdiff, longest, random"):
         plots.distribution(table)
@@ -404,7 +405,6 @@ def test_details_and_tags_of_a_method_of_one_s_own(tmp_path: Path) -> None:
     assert [label for label, _ in section.figures] == ["own", "own by source", "own: gap per source"]
     figure = section.figures[0][1]
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("margin (nats)", "gap (nats)")
-    assert run_sections.tags(scene) is None  # it does not count them
 
 
 def test_notebooks_show_tables(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.shell import ok
 from helpers import Lab, some_rows
 from instdiff.core.budget import parse_budget
 from instdiff.data import load
@@ -110,8 +111,46 @@ def test_tags_without_categories(lab: Lab, tmp_path: Path) -> None:
     scored(lab, tmp_path, MADS(common=1.0), category=False)
     page = report(tmp_path / "scores.parquet")
     found = facts(page)["sections"]["tags"]
-    assert found["title"] == "Activation tags" and found["facts"]["categories"] == ["all rows"]
+    assert found["title"] == "Neuron tags" and found["facts"]["categories"] == ["all rows"]
     assert [label for label, _ in payload(page)["figures"]["tags"]] == ["frequency"]
+
+
+TOPICS = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from instdiff.methods import Longest
+
+
+@dataclass(frozen=True)
+class Topics(Longest):
+    name: ClassVar[str] = "topics"
+    tag: ClassVar[str] = "topic"
+
+    def tags(self, s, rows):
+        return np.arange(len(rows) + 1), (s.response[rows] % 3).astype(np.int32)
+"""
+
+
+def test_a_method_of_one_s_own_declares_its_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{**row, "category": "ab"[at % 2]} for at, row in enumerate(some_rows(ROWS))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.py").write_text(TOPICS)
+    ok("score", "--data", "rows.jsonl", "--method", "./mine.py:Topics", "--store", "st", "--output", "scores.parquet")
+    ok("report", "scores.parquet", "--store", "st")
+    assert "tags" not in facts(tmp_path / "report.html")["sections"]  # a file that nobody names is not run
+    ok("report", "scores.parquet", "--store", "st", "--method", "./mine.py:Topics")
+    found = facts(tmp_path / "report.html")["sections"]["tags"]
+    length = [len(row["output"]) for row in rows]
+    assert found["title"] == "Topic tags by category" and set(found["facts"]["tags"]) <= {
+        "topic 0",
+        "topic 1",
+        "topic 2",
+    }
+    assert sum(found["facts"]["frequency"]) == len(length) and found["facts"]["n_tags"]["a"]["mean"] == 1.0
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sets(st.integers(0, 5))), min_size=1, max_size=7))

@@ -140,7 +140,7 @@ def write_scores(scores: ScoreTable, out: str, console: Console, config: ScoreCo
             name: {"eligible": row[1], "excluded": reasons[name]} for name, row in zip(scores, rows, strict=True)
         },
     }
-    text = table(["method", "eligible", "not eligible"], rows)
+    text = table(["method", "eligible", "excluded"], rows)
     console.result(facts, f"{text}\n\nScored {len(scores):,} rows ({facts['truncated']} truncated) -> {out}")
     for name in scores:
         for line in advise(scores[name]):

@@ -197,7 +197,16 @@ class Method:
     filters: ClassVar[str] = ""
     """Which rows it leaves out as ``filtered``, in a few words."""
     tag: ClassVar[str] = ""
-    """What ``tags`` gives to rows, such as ``neuron``; the report counts them by the detail ``n_tags``."""
+    """What ``tags`` gives to rows, such as ``neuron``; the report counts them."""
+
+    official_order: ClassVar[bool] = False
+    """Whether ``pick`` differs from best first with ``compat="official"`` alone."""
+
+    @property
+    def by_score(self) -> bool:
+        """Whether it takes rows in the order of their scores."""
+        usual = self.official_order and getattr(self, "compat", None) == "default"
+        return usual or type(self).pick is Method.pick
 
     def signals(self) -> dict[str, Signal]:
         """The columns that ``score`` reads, by the names it uses."""

@@ -248,6 +248,10 @@ class ComparisonFolder(RunFolder):
         """The score table of all variants of a kind, with a seed."""
         return self.path / "scores" / f"{kind}_seed_{seed}.parquet"
 
+    def count_made(self) -> int | None:
+        """How many cells are done; None where there are none and have never been any."""
+        return len([*self.path.glob(f"cells/*/*/*/{CELL}")]) if (self.path / "cells").is_dir() else None
+
     def first_scores(self) -> tuple[str, list[Path], bool]:
         """The first seed, its score tables, and whether there are other seeds."""
         seeds: dict[str, list[Path]] = {}

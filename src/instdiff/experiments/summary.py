@@ -16,6 +16,7 @@ from instdiff.data import Pool
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.statistics import Estimate, estimate, holm, ratio
 from instdiff.experiments.run_folder import BASE, Cell, CellResult, ComparisonFolder, RunFolder
+from instdiff.methods import METHODS
 from instdiff.selection.record import read_selection
 
 LEVEL = 0.05
@@ -149,6 +150,34 @@ def _task_lines(
     for family in families.values():
         add_verdicts(family)
     return lines
+
+
+def is_control(name: str) -> bool:
+    """Whether a line is there to be compared with: the base model, all rows, random ones, the oracle."""
+    return name == BASE or (name in METHODS and METHODS[name].paper == "control")
+
+
+def lower_is_better(line: Mapping[str, Any]) -> bool:
+    """Whether a line's metric is a loss; by its name where nothing is said."""
+    said = line.get("higher_is_better")
+    metric = str(line.get("metric", "value")).lower()
+    return any(word in metric for word in ("nll", "loss", "perplexity")) if said is None else not said
+
+
+def selections(lines: Sequence[dict[str, Any]], oracles: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The lines of the first task that have a verdict on a selection, the one that did best first."""
+    order = (BETTER, SAME, FEW, WORSE)
+    task = [(line.get("suite"), line.get("task"), line.get("metric")) for line in lines]
+    mine = [line for line, of in zip(lines, task, strict=True) if of == task[0]]
+    aside = {line["name"] for line in mine if is_control(str(line["name"]))} | {*oracles}
+    found = [line for line in mine if line.get("verdict") in order and line["name"] not in aside]
+    return sorted(found, key=lambda one: (order.index(one["verdict"]), -gain(one)))
+
+
+def gain(line: Mapping[str, Any]) -> float:
+    """By how much a line is better than its control, in the unit of its task."""
+    difference = float(line.get("diff") or 0.0)
+    return -difference if lower_is_better(line) else difference
 
 
 def add_verdicts(family: Sequence[dict[str, Any]]) -> None:

@@ -76,25 +76,48 @@ def tell_verdicts(lines: Sequence[dict[str, Any]], name: str, against: str) -> l
     """A sentence for each task: whether a line is told apart from its control; with too few seeds the facts alone."""
     told = []
     for line in lines:
-        if line["name"] != name or "verdict" not in line:
-            continue
-        same = (line["suite"], line["task"])
-        control = next(one for one in lines if one["name"] == against and (one["suite"], one["task"]) == same)
-        words = {
-            BETTER: f"Better than {against}",
-            WORSE: f"Worse than {against}",
-            SAME: f"Not told apart from {against}",
-        }
-        begin = f"{words.get(line['verdict'], 'Too few seeds for a verdict')}: {name} has a {line['task']}"
-        begin += "" if line["metric"] == line["task"] else f" {line['metric']}"
-        if line["verdict"] == FEW:
-            many, seeds = len(control["by_seed"]), control["by_seed"]
-            beside = f"each of {many} {against} selections lies between {min(seeds):.3f} and {max(seeds):.3f}"
-            one = f"{'that' if against == BASE else 'one'} of {against} is {control['value']:.3f}"
-            told.append(f"{begin} of {line['value']:.3f}; {beside if many > 1 else one}.")
-        else:
-            told.append(f"{begin} of {line['value']:.3f}, {difference(line)} against {against}.")
+        if line["name"] == name and "verdict" in line:
+            begin = heading(line["verdict"], against) + " for a verdict" * (line["verdict"] == FEW)
+            told.append(f"{begin}: {tell(line, lines, against)}.")
     return told
+
+
+def heading(verdict: str, against: str) -> str:
+    """What a verdict comes to, in the words that stand above everything else."""
+    words = {BETTER: "Better than", WORSE: "Worse than", SAME: "Not told apart from"}
+    return f"{words[verdict]} {against}" if verdict in words else FEW.capitalize()
+
+
+def measured(line: Mapping[str, Any]) -> str:
+    """What a line's value is of, as people call it."""
+    words = {"heldout": "held-out", "nll": "NLL"}
+    return " ".join(dict.fromkeys(words.get(str(line[key]), str(line[key])) for key in ("task", "metric")))
+
+
+def tell(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], against: str) -> str:
+    """A line's value, and its difference to the control; with too few seeds what the control has."""
+    begin = f"{line['name']} has a {measured(line)} of {line['value']:.3f}"
+    return (
+        f"{begin}; {beside(line, lines, against)}"
+        if line["verdict"] == FEW
+        else (f"{begin}, {difference(line)} against {against}")
+    )
+
+
+def control_for(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], against: str) -> Mapping[str, Any]:
+    """The control that a line is compared with: at its budget, else the first of the task."""
+    same = ("suite", "task")
+    mine = [one for one in lines if one["name"] == against and all(one.get(k) == line.get(k) for k in same)]
+    return next((one for one in mine if one.get("budget") == line.get("budget")), mine[0] if mine else {})
+
+
+def beside(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], against: str) -> str:
+    """Where the seeds of the control lie, as a fact beside a line's value."""
+    control = control_for(line, lines, against)
+    seeds = control.get("by_seed", [])
+    if len(seeds) > 1:
+        return f"each of {len(seeds)} {against} selections lies between {min(seeds):.3f} and {max(seeds):.3f}"
+    return f"{'that' if against == BASE else 'one'} of {against} is {control['value']:.3f}" if control else ""
 
 
 def bracket_rows(told: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -207,7 +230,7 @@ def difference(line: Mapping[str, Any]) -> str:
     if line.get("diff") is None:
         return ""
     gap = f"{line['diff']:+.3f}"
-    return gap if line["diff_low"] is None else f"{gap} [{line['diff_low']:+.3f}, {line['diff_high']:+.3f}]"
+    return gap if line.get("diff_low") is None else f"{gap} [{line['diff_low']:+.3f}, {line['diff_high']:+.3f}]"
 
 
 def _count(value: float | None) -> str:

@@ -50,6 +50,7 @@ class DS2(Method):
 
     name: ClassVar[str] = "ds2"
     paper: ClassVar[str] = "arXiv:2410.10877"
+    official_order: ClassVar[bool] = True
 
     column: str | None = None
     low: int = 4

@@ -46,6 +46,7 @@ class InstructDiff(Method):
 
     name: ClassVar[str] = "instructdiff"
     paper: ClassVar[str] = "arXiv:2601.23006"
+    official_order: ClassVar[bool] = True
     filters: ClassVar[str] = "an end of delta NLL"
     plots: ClassVar[tuple[DetailPlot, ...]] = (
         DetailPlot(

@@ -31,6 +31,7 @@ class SelectIT(Method):
 
     name: ClassVar[str] = "selectit"
     paper: ClassVar[str] = "arXiv:2402.16705"
+    official_order: ClassVar[bool] = True
 
     questions: int = 5
     alpha: float = 0.2

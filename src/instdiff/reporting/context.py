@@ -17,7 +17,7 @@ from instdiff.reporting.examples import Examples, examples
 from instdiff.reporting.sources import Part, ReportSources
 
 Indices = npt.NDArray[np.int64]
-INTERVAL = re.compile(r"-?[0-9.,]+ to -?[0-9.,]+")
+INTERVAL = re.compile(r"[-+]?[0-9.,]+( to [-+]?[0-9.,]+)?")
 POINTS = 50_000
 """Points of a picture; of more rows a seeded sample is shown."""
 
@@ -36,16 +36,6 @@ class Table:
         columns = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
         return [any(v is not None for v in column) and all(map(_is_number, column)) for column in columns]
 
-    @cached_property
-    def digits(self) -> list[int]:
-        """Decimals of each column: four digits of its largest number."""
-        out = []
-        for column in zip(*self.rows, strict=True):
-            floats = [abs(v) for v in column if isinstance(v, float) and np.isfinite(v)]
-            top = max(floats, default=1.0)
-            out.append(int(np.clip(3 - np.floor(np.log10(top)) if top > 0 else 3, 0, 6)))
-        return out
-
 
 def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, int | float) or bool(INTERVAL.fullmatch(str(value)))
@@ -53,7 +43,10 @@ def _is_number(value: Any) -> bool:
 
 @dataclass
 class Section:
-    """A part of the page: sentences, stages and pictures by label, tables, and the same as plain facts."""
+    """A part of the page: sentences, stages and pictures by label, tables, and the same as plain facts.
+
+    ``alerts`` link to other sections; ``reads`` are lists of rows under their titles.
+    """
 
     id: str
     title: str
@@ -63,6 +56,8 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    alerts: Sequence[Any] = ()
+    reads: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
 
 
 @dataclass

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from instdiff.core.display import visible
 from instdiff.data import Pool
 from instdiff.reporting.sources import Part
-from instdiff.selection.explain import turn_text, turns
+from instdiff.selection.explain import Ranking, turn_text, turns
 
 Indices = npt.NDArray[np.int64]
-MOST = 2000
+MOST, READ = 2000, 10
 SHARES = {"chosen": 0.35, "borderline": 0.2, "extreme": 0.2}
 """Parts of the rows shown; random ones fill up."""
 
@@ -25,12 +25,18 @@ def cut(text: str, most: int) -> str:
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of a table by position, each with what it is here for, its status, and the reason for that."""
+    """Rows of a table by position: what each is here for, its status, the reason for that, its place from the best on.
+
+    ``best`` and ``missed`` are the rows that were taken first, and those that the next larger budget takes.
+    """
 
     at: Indices
     kinds: list[str]
     status: list[str]
     reason: list[str]
+    order: list[int]
+    best: Indices
+    missed: Indices
 
 
 def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
@@ -45,21 +51,26 @@ def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
 
     whole = len(part.table) <= most
     sizes = {kind: len(part.table) if whole else int(share * most) for kind, share in SHARES.items()}
+    ranking = Ranking(part.scored)
+    best, missed = part.chosen[:READ], ranking.best[~part.mask[ranking.best]][:READ]
+    add(best, "chosen", READ)
+    add(missed, "borderline", READ)
     edge = borderline(part, max(1, sizes["borderline"] // 2 if not whole else len(part.chosen) // 10))
     add(edge, "borderline", sizes["borderline"])
     add(part.chosen, "chosen", sizes["chosen"])
     ends = max(1, min(sizes["extreme"], most // 5) // max(1, 2 * len(part.table.scored)))
     for scored in part.table.scored.values():
-        best = scored.best()
-        add(np.concatenate([best[:ends], best[-ends:]]), "extreme", 2 * ends)
+        ordered = scored.best()
+        add(np.concatenate([ordered[:ends], ordered[-ends:]]), "extreme", 2 * ends)
     rest = np.random.default_rng(seed).permutation(len(part.table))
     add(rest[~np.isin(rest, list(kinds))], "random", max(0, min(most, len(part.table)) - len(kinds)))
     at = np.array(sorted(kinds), np.int64)
-    mask = part.mask
-    status = [
-        "chosen" if mask[row] else "rejected" if part.scored.takeable[row] else "not eligible" for row in at.tolist()
-    ]
-    return Examples(at, [kinds[int(row)] for row in at], status, _reasons(part, at))
+    mask, place = part.mask, {int(row): place for place, row in enumerate(part.chosen.tolist(), 1)}
+    status = ["chosen" if mask[row] else "not chosen" if part.scored.takeable[row] else "excluded" for row in at]
+    last = len(part.table)
+    order = [place.get(int(row), last + (int(ranking.rank[row]) or last)) for row in at]
+    reason = [_reason(part, ranking, int(row), place.get(int(row))) for row in at]
+    return Examples(at, [kinds[int(row)] for row in at], status, reason, order, best, missed)
 
 
 def borderline(part: Part, each: int) -> Indices:
@@ -69,22 +80,12 @@ def borderline(part: Part, each: int) -> Indices:
     return np.concatenate([best[taken][-each:], best[~taken][:each]])
 
 
-def _reasons(part: Part, at: Indices) -> list[str]:
-    scored, best = part.scored, part.scored.best()
-    rank = np.zeros(len(scored), np.int64)
-    rank[best] = np.arange(1, len(best) + 1)
-    picked = {int(row): place for place, row in enumerate(part.chosen.tolist(), 1)}
-    last = int(rank[part.chosen].max(initial=0))
-    said = []
-    for row in at.tolist():
-        by = f"rank {rank[row]:,} of {len(best):,} by {scored.name}" if rank[row] else f"no score by {scored.name}"
-        if row in picked:
-            said.append(f"taken as number {picked[row]:,}; {by}")
-        elif rank[row]:
-            said.append(f"{by}, behind the last taken ({last:,})" if rank[row] > last else f"{by}, passed over")
-        else:
-            said.append(f"{by}: {str(scored.reason[row] or 'no reason').replace('_', ' ')}")
-    return said
+def _reason(part: Part, ranking: Ranking, row: int, place: int | None) -> str:
+    """The sentence of ``explain``, and from which budget on a row that is not chosen would be."""
+    by = ((part.record or {}).get("groups") or {}).get("by")
+    said = ranking.reason(row, place, len(part.chosen), str(part.budget), by)
+    reached = None if place else ranking.budget_reached(row)
+    return f"{said}; {reached}" if reached else said
 
 
 def texts(pool: Pool, at: Indices, most: int) -> list[tuple[str, str]]:

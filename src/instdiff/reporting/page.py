@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from instdiff.reporting.packing import Packer, pack, pack_json
 from instdiff.reporting.plots import plotly_script
 from instdiff.reporting.sources import gather
 from instdiff.reporting.statistics import plain
+from instdiff.reporting.verdict import Verdict, judge
 from instdiff.version import __version__
 
 TEXT, TEXT_BYTES = 2000, 3_000_000
@@ -63,20 +65,34 @@ def report(
     page = Path(output) if output else (place if place.is_dir() else place.parent) / "report.html"
     drawing = plotly_script()  # where it is missing, nothing is read
     scene = ReportContext(gather(place, data, store, lines, log, selection=selection, method=method))
-    sections, points = _sections(scene)
+    sections, points, verdict = _sections(scene)
     about, folded = run_sections.provenance(scene)
     sections.append(about)
+    payload, facts, notes = _payload(scene, sections, points, drawing)
+    told: dict[str, Any] = {
+        "verdict": verdict,
+        "basis": score_sections.basis(scene, verdict),
+        "name": place.resolve().name,
+    }
+    text = _page(scene, sections, drawing, payload, example_notes=notes, folded=folded, examples=bool(facts), **told)
+    with writing(page) as aside:
+        aside.write_text(text, encoding="utf-8")
+    write_json(page.with_suffix(".json"), plain({**_facts(scene, sections, facts), "verdict": asdict(verdict)}))
+    return page
+
+
+def _payload(
+    scene: ReportContext, sections: list[Section], points: dict[str, Any], drawing: str
+) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """What the page carries, packed; the facts of its rows, and what is to say about them."""
     packer = Packer([*_columns(scene), *(points.pop(axis) for axis in "xy" if axis in points)])
     figures = {s.id: [[label, packer.figure(figure)] for label, figure in s.figures] for s in sections}
     facts, table, notes = _examples(scene, packer)
     points = {name: packer.array(values) for name, values in points.items()}
-    body = {"figures": figures, "examples": table, "points": points, "arrays": packer.index}
+    cuts = score_sections.cuts(scene, packer) if "recut" in figures else None
+    body = {"figures": figures, "examples": table, "points": points, "cuts": cuts, "arrays": packer.index}
     payload = {"figures": pack_json(body), "arrays": packer.pack(), "plotly": pack(drawing)}
-    text = _page(scene, sections, drawing, payload, example_notes=notes, folded=folded, examples=bool(facts))
-    with writing(page) as aside:
-        aside.write_text(text, encoding="utf-8")
-    write_json(page.with_suffix(".json"), plain(_facts(scene, sections, facts)))
-    return page
+    return payload, facts, notes
 
 
 def _place(where: Any) -> Path:
@@ -87,11 +103,16 @@ def _place(where: Any) -> Path:
     return Path(where)
 
 
-def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
+def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any], Verdict]:
     covered, points = run_sections.coverage(scene)
+    verdict = judge(scene, covered.facts if covered else None)
     sections = [
+        score_sections.best_rows(scene),
         score_sections.summary(scene),
         score_sections.funnel(scene),
+        score_sections.recut(scene),
+        run_sections.comparison(scene),
+        run_sections.search(scene),
         score_sections.distributions(scene),
         *score_sections.details(scene),
         score_sections.domains(scene),
@@ -102,11 +123,13 @@ def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any]]:
         covered,
         run_sections.tags(scene),
         run_sections.training(scene),
-        run_sections.search(scene),
-        run_sections.comparison(scene),
         run_sections.cost(scene),
     ]
-    return [section for section in sections if section is not None], points
+    there = [section for section in sections if section is not None]
+    ids = {section.id for section in there}
+    alerts = [one if one.section in ids else replace(one, section="summary") for one in verdict.alerts]
+    first = [Section("attention", "Attention", alerts=alerts, facts={"alerts": [asdict(one) for one in alerts]})]
+    return (first if alerts else []) + there, points, verdict
 
 
 def _columns(scene: ReportContext) -> Iterator[Any]:
@@ -134,6 +157,7 @@ def _examples(scene: ReportContext, packer: Packer) -> tuple[dict[str, Any], dic
         "kind": shown.kinds,
         "status": shown.status,
         "reason": shown.reason,
+        "order": shown.order,
         "n_tokens": [n if n >= 0 else None for n in table.n_tokens[at].tolist()],
         "scores": {name: table.scored[name].value[at].tolist() for name in table},
     }
@@ -235,7 +259,7 @@ def _page(
     # Two scripts may run, each by its hash: what data bring into the page never can. The drawing library makes code for
     # the graphics card from text of its own, for which a policy has no finer word than 'unsafe-eval'.
     hashes = [f"sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}" for s in (script, drawing)]
-    after = ("training", "comparison", "cost", "provenance")
+    after = ("training", "cost", "provenance")
     before = next(s.id for s in sections if s.id in after) if examples else None
     return template.render(
         title=scene.material.title,
@@ -253,15 +277,15 @@ def _page(
     )
 
 
-def cell(value: Any, digits: int = 3) -> str:
-    """A table's cell."""
+def cell(value: Any) -> str:
+    """A value as a person reads it: whole numbers whole, others to three significant digits."""
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.{digits}f}" if isinstance(value, float) else visible(str(value))
+    if isinstance(value, int | float):
+        return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{float(f'{value:.3g}'):g}"
+    return visible(str(value))
 
 
 def _facts(scene: ReportContext, sections: list[Section], examples: dict[str, Any]) -> dict[str, Any]:

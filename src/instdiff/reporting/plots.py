@@ -17,6 +17,7 @@ import numpy.typing as npt
 from instdiff.core import DetailPlot, Floats, Scored
 from instdiff.core.budget import parse_budget
 from instdiff.errors import DataError
+from instdiff.experiments.summary import BETTER, FEW, SAME, WORSE, lower_is_better
 from instdiff.reporting import statistics
 from instdiff.reporting.sources import ASSUMED, head
 from instdiff.scoring.table import ScoreTable, plotly
@@ -34,8 +35,12 @@ TAIL = 300
 CHOSEN, REST, OUT, MARK = "#3b82f6", "#94a3b8", "#d6a35c", "#e0603f"
 PALETTE = ("#3b82f6", "#e08a3c", "#2fa37c", "#b765c9", "#d6566d", "#5aa9c4", "#9a8f3d", "#7d7ae0", "#8b9bb0", "#c47b5a")
 DASHES = ("solid", "dash", "dot")
-SIGNED = [[0.0, "#d9652f"], [0.5, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
-SHARE = [[0.0, "rgba(148,163,184,0.12)"], [1.0, "#2f6fe0"]]
+SIGNED = [[0.0, "#f0a27c"], [0.5, "rgba(148,163,184,0.12)"], [1.0, "#86aef2"]]
+SHARE = [[0.0, SIGNED[1][1]], SIGNED[2]]
+"""Pale enough for a number on them; the page has darker ones on dark paper."""
+PALE, BAND = "rgba(148,163,184,0.4)", "rgba(100,116,139,0.4)"
+"""Bars of what was not chosen, and where random selections lie in them."""
+VERDICTS = {BETTER: "#16a34a", WORSE: "#dc2626", SAME: "#64748b", FEW: "#d97706"}
 
 
 def plotly_script() -> str:
@@ -116,10 +121,11 @@ def distribution(
     name: str | None = None,
     values: Floats | None = None,
     label: str | None = None,
+    cut: float | None = None,
 ) -> Figure:
-    """How a score is distributed, with the chosen rows in it and the cut.
+    """How a score is distributed, with the chosen rows in it, the cut, and where random selections would lie.
 
-    ``values`` are another column of the same rows, such as a detail, which ``label`` names; it has no cut.
+    ``values`` are another column of the same rows, such as a detail, which ``label`` names; ``cut`` is one of them.
     """
     go = plotly()
     scored = one(scores, name)
@@ -130,22 +136,34 @@ def distribution(
         raise DataError(f"no row has a value of {label or scored.name}")
     edges, every, kept = np.array(found["edges"], float), np.array(found["all"]), np.array(found["chosen"])
     middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
-    tip = "%{x:.4g}: %{y:,} rows<extra>%{fullData.name}</extra>"
+    tip = "%{x:.3g}: %{y:,} rows<extra>%{fullData.name}</extra>"
     bars = [
         go.Bar(x=middle, y=y, width=width, name=said, marker={"color": c, "line": {"width": 0}}, hovertemplate=tip)
-        for y, said, c in ((kept, "chosen", CHOSEN), (every - kept, "not chosen", REST))
+        for y, said, c in ((kept, "chosen", CHOSEN), (every - kept, "not chosen", PALE))
     ]
-    figure = empty(bars, label or scored.name, "rows", 260, barmode="stack", bargap=0)
-    cut = None if values is not None else statistics.threshold(scored, mask)
+    low, high = statistics.random_band(found["all"], int(kept.sum()))
+    line = {
+        "x": middle,
+        "mode": "lines",
+        "line": {"width": 1.2, "color": "#64748b", "shape": "hvh"},
+        "hoverinfo": "skip",
+    }
+    band = [
+        go.Scatter(**line, y=low, showlegend=False),
+        go.Scatter(**line, y=high, name="random selections (95 %)", fill="tonexty", fillcolor=BAND),
+    ]
+    figure = empty([*bars, *band], label or scored.name, "rows", 280, barmode="stack", bargap=0)
+    cut = statistics.threshold(scored, mask) if values is None else cut
     if cut is not None and edges[0] <= cut <= edges[-1]:
-        figure.add_vline(
-            x=cut,
-            line={"color": MARK, "width": 1.5, "dash": "dash"},
-            annotation_text="cut",
-            annotation_font={"color": MARK, "size": 11},
-            annotation_position="top left",
-        )
+        _mark(figure, cut, "cut")
     return figure
+
+
+def _mark(figure: Figure, at: float, text: str) -> None:
+    """A dashed line upwards, with a word."""
+    line = {"color": MARK, "width": 1.5, "dash": "dash"}
+    figure.add_vline(x=at, line=line, annotation_text=text, annotation_font={"size": 11})
+    figure.layout.annotations[-1].update(xanchor="right", xshift=-2)
 
 
 def details(
@@ -209,7 +227,7 @@ def _parts(
     *,
     values_only: bool = False,
 ) -> list[Any]:
-    """A trace for each kind of row: chosen, not chosen, not eligible; or for each domain."""
+    """A trace for each kind of row: chosen, not chosen, excluded; or for each domain."""
     mask, here = _chosen_mask(scored, chosen), np.arange(len(scored)) if at is None else at
     many = len(here) > MANY
     size = 3.5 if len(here) > 10_000 else 5
@@ -219,7 +237,7 @@ def _parts(
         rest = scored.takeable & ~mask
         kinds = [("not chosen", rest, REST, 0.55), ("chosen", mask, CHOSEN, 0.85)]
         if not values_only:
-            kinds.insert(0, ("not eligible", ~mask & ~rest, OUT, 0.5))
+            kinds.insert(0, ("excluded", ~mask & ~rest, OUT, 0.5))
     return [
         _points(x[rows], y[rows], said, colour, rows, size, many=many, opacity=opacity)
         for said, kind, colour, opacity in kinds
@@ -281,28 +299,42 @@ def matrix(
     signed: bool = True,
     label: str = "",
     top: float = 1.0,
+    usual: Sequence[Sequence[float | None]] | None = None,
 ) -> Figure:
-    """A matrix of correlations (-1 to 1), shares (0 to 1) or other numbers up to ``top``, each cell with its number."""
+    """A matrix of correlations (-1 to 1), shares (0 to 1) or other numbers up to ``top``, each cell with its number.
+
+    ``usual`` is what chance gives, which stands below each number.
+    """
     go = plotly()
     across = names if across is None else across
     crowded = len(across) > 18
+
+    def text(row: int, column: int) -> str:
+        value, by_chance = values[row][column], None if usual is None else usual[row][column]
+        if value is None or crowded:
+            return ""
+        return f"{value:z.2f}" if by_chance is None else f"{value:z.2f}<br><sub>{by_chance:.2f}</sub>"
+
+    tip = "%{y}<br>%{x}<br>%{z:.3f}" + ("" if usual is None else ", by chance %{customdata:.3f}")
     heat = go.Heatmap(
         x=list(across),
         y=list(names),
         z=[list(row) for row in values],
+        customdata=usual,
         zmin=-top if signed else 0,
         zmax=top,
         colorscale=SIGNED if signed else SHARE,
         xgap=1,
         ygap=1,
         hoverongaps=False,
-        text=[["" if v is None or crowded else f"{v:.2f}" for v in row] for row in values],
+        text=[[text(row, column) for column in range(len(across))] for row in range(len(names))],
         texttemplate="%{text}",
         textfont={"size": 11},
+        showscale=crowded,
         colorbar={"thickness": 10, "len": 0.9, "outlinewidth": 0, "title": {"text": label}},
-        hovertemplate="%{y}<br>%{x}<br>%{z:.3f}<extra></extra>",
+        hovertemplate=f"{tip}<extra></extra>",
     )
-    figure = empty([heat], height=150 + 26 * len(names))
+    figure = empty([heat], height=150 + (26 if usual is None else 36) * len(names))
     figure.update_yaxes(autorange="reversed", type="category", showgrid=False, ticks="")
     return figure.update_xaxes(type="category", tickangle=-40, showgrid=False, ticks="")
 
@@ -338,22 +370,22 @@ def token_sizes(found: Mapping[str, Any], least: float) -> Figure:
     figure = empty(bars, "|delta NLL| of a token (nats)", "tokens", 300, barmode="stack", bargap=0)
     figure.update_xaxes(tickvals=ticks, ticktext=[f"{10**tick:g}" for tick in ticks])
     if least > 0:
-        font = {"color": MARK, "size": 11}
-        line = {"color": MARK, "width": 1.5, "dash": "dash"}
-        figure.add_vline(x=float(np.log10(least)), line=line, annotation_text="informative", annotation_font=font)
+        _mark(figure, float(np.log10(least)), "informative")
     return figure
 
 
 def correlation(table: ScoreTable, more: Mapping[str, Floats] | None = None) -> Figure:
-    """Pearson correlation of every score and detail with each other and with the lengths."""
-    columns = statistics.score_columns(table) | dict(more or statistics.lengths(None, table.n_tokens))
-    return matrix(list(columns), statistics.pearson(columns), label="r")
+    """Rank correlation of every score and detail with each other and with the lengths; copies are left out."""
+    lengths = statistics.lengths(None, table.n_tokens) if more is None else more
+    columns, _ = statistics.distinct({**lengths, **statistics.columns_of(table)})
+    return matrix(list(columns), statistics.spearman(columns), label="rho")
 
 
 def overlap(table: ScoreTable, budget: str = ASSUMED) -> Figure:
-    """Which share of their best rows within a budget the methods have in common (Jaccard)."""
+    """Which share of their best rows within a budget the methods have in common (Jaccard), and what chance gives."""
     sets = {name: head(scored, parse_budget(budget)) for name, scored in table.scored.items()}
-    return matrix(list(sets), statistics.jaccard(sets), signed=False, label="Jaccard")
+    usual = statistics.chance([len(rows) for rows in sets.values()], len(table))
+    return matrix(list(sets), statistics.jaccard(sets), signed=False, label="Jaccard", usual=usual)
 
 
 def rank_correlation(table: ScoreTable) -> Figure:
@@ -385,28 +417,6 @@ def coverage(
 # ── runs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def funnel(stages: Sequence[Mapping[str, Any]]) -> Figure:
-    """Rows and tokens of each stage, as shares of the first."""
-    go = plotly()
-    names = [stage["stage"] for stage in stages]
-    bars = [
-        go.Bar(
-            y=names,
-            x=share,
-            orientation="h",
-            name=key,
-            text=[f"{stage[key]:,}" for stage in stages],
-            textposition="auto",
-            insidetextanchor="end",
-            marker={"color": CHOSEN if key == "rows" else REST},
-            hovertemplate="%{y}: %{text} " + key + " (%{x:.1f} %)<extra></extra>",
-        )
-        for key, share in statistics.shares(stages).items()
-    ]
-    figure = empty(bars, "share of the input (%)", "", 90 + 46 * len(names), barmode="group", bargap=0.3)
-    return figure.update_yaxes(autorange="reversed", type="category").update_xaxes(range=[0, 104])
-
-
 def training(curves: Mapping[str, Sequence[float]]) -> Figure:
     """Loss by step; thin what each step had, thick its running mean."""
     go = plotly()
@@ -430,22 +440,48 @@ def training(curves: Mapping[str, Sequence[float]]) -> Figure:
     return empty(traces, "step", "loss (nats per token)", 380)
 
 
-def comparison(lines: Sequence[Mapping[str, Any]], label: str = "") -> Figure:
-    """A value of each line with its interval, the first line at the top."""
+def comparison(
+    lines: Sequence[Mapping[str, Any]],
+    label: str = "",
+    band: Sequence[float] = (),
+    against: str = "the control",
+    marked: str | None = None,
+) -> Figure:
+    """A value of each line with its interval, the first line at the top.
+
+    Args:
+        lines: each with ``name``, ``value``, ``low`` and ``high``, and where it has one its ``verdict``.
+        label: what the value is.
+        band: values of the control with several seeds.
+        against: what the control is called.
+        marked: the line that stands out.
+    """
     go = plotly()
     names = [str(line["name"]) for line in lines]
+    kinds = [str(line.get("verdict") or "") for line in lines]
     value, low, high = _values(lines)
-    trace = go.Scatter(
-        x=value,
-        y=names,
-        mode="markers",
-        marker={"color": CHOSEN, "size": 9},
-        error_x=_interval(value, low, high, color=REST, thickness=1.5, width=4),
-        hovertemplate="%{y}: %{x:.4g}<extra></extra>",
-        showlegend=False,
-    )
-    figure = empty([trace], label, "", 90 + 30 * len(names))
-    return figure.update_yaxes(autorange="reversed", type="category")
+    traces = []
+    for kind in dict.fromkeys(kinds):
+        at = np.array([one == kind for one in kinds])
+        colour = VERDICTS.get(kind, CHOSEN)
+        traces.append(
+            go.Scatter(
+                x=value[at],
+                y=[name for name, mine in zip(names, at, strict=True) if mine],
+                mode="markers",
+                name=kind or "not judged",
+                marker={"color": colour, "size": 9, "symbol": "circle-open" if kind == FEW else "circle"},
+                error_x=_interval(value[at], low[at], high[at], color=colour, thickness=1.5, width=4),
+                hovertemplate="%{y}: %{x:.3g}<extra>%{fullData.name}</extra>",
+                showlegend=any(kinds),
+            )
+        )
+    figure = empty(traces, label, "", 110 + 30 * len(names))
+    if len(band):
+        words = {"annotation_text": against, "annotation_position": "top left", "annotation_font": {"size": 11}}
+        figure.add_vrect(x0=min(band), x1=max(band), fillcolor=BAND, line_width=0, layer="below", **words)
+    figure.update_yaxes(tickvals=names, ticktext=[f"<b>{name}</b>" if name == marked else name for name in names])
+    return figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=names)
 
 
 def budgets(lines: Sequence[Mapping[str, Any]], label: str = "", against: str = "") -> Figure:
@@ -466,7 +502,7 @@ def budgets(lines: Sequence[Mapping[str, Any]], label: str = "", against: str = 
     found = statistics.curves(lines)
     if not found:
         raise DataError("no line has values at two budgets; a curve needs them")
-    sign = 1 if statistics.lower_is_better(lines[0]) else -1
+    sign = 1 if lower_is_better(lines[0]) else -1
     order = sorted(found, key=lambda name: sign * found[name][-1]["value"])
     shown = {*order[:LINES], against}
     traces = []

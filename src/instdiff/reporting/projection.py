@@ -14,6 +14,7 @@ Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 FACTORS, FEATURES, CHARACTERS = 32, 1 << 14, 1500
 MOST_TSNE, LEAST_TSNE = 3000, 50
+CLUSTERS = 64
 _BLOCK = 1 << 22
 """Similarities held at once."""
 
@@ -95,6 +96,14 @@ def near(factors: Matrix, shown: Indices, count: int = 3) -> npt.NDArray[np.int3
             out[start : start + step, nth] = best
             like[np.arange(len(like)), best] = -3
     return out
+
+
+def clusters(factors: Matrix, count: int = CLUSTERS) -> npt.NDArray[np.int32]:
+    """Of each row the cluster of its texts or vectors."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    made = MiniBatchKMeans(min(count, max(1, len(factors) // 2)), n_init=1, random_state=0)
+    return np.asarray(made.fit_predict(unit(factors)), np.int32)
 
 
 def reach(factors: Matrix, chosen: Indices) -> float | None:

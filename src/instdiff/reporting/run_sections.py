@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import numpy as np
 from instdiff.core.display import visible
 from instdiff.core.files import environment
 from instdiff.errors import InstDiffError
-from instdiff.experiments.tables import bracket_rows
+from instdiff.experiments.summary import lower_is_better, selections
+from instdiff.experiments.tables import bracket_rows, control_for, measured
 from instdiff.reporting import plots, projection, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
+from instdiff.reporting.sources import ReportSources
+from instdiff.reporting.verdict import about_line, cost_of
 from instdiff.selection.record import origins
 
 CURVES, STEPS = 32, 2000
@@ -62,9 +66,11 @@ def coverage(scene: ReportContext) -> tuple[Section | None, dict[str, Any]]:
     near = np.where(near >= 0, back[near], -1) if len(back) else near
     if len(shown.at) < scene.count:
         section.notes.append(f"The rows most like a point are looked for among the {len(shown.at):,} rows with texts.")
+    places = np.full(scene.count, -1, np.int32)
+    places[at] = projection.clusters(factors)
     whole = np.full((scene.count, 2), np.nan)
     whole[at] = xy.astype(np.float64)
-    return section, {"at": at, "near": near.ravel(), "x": whole[:, 0], "y": whole[:, 1]}
+    return section, {"at": at, "near": near.ravel(), "x": whole[:, 0], "y": whole[:, 1], "clusters": places}
 
 
 def _factors(scene: ReportContext, section: Section) -> tuple[str, projection.Matrix]:
@@ -85,22 +91,23 @@ def _factors(scene: ReportContext, section: Section) -> tuple[str, projection.Ma
 def tags(scene: ReportContext) -> Section | None:
     """How frequent a method's tags are, which of them tell categories apart, and how many these share."""
     part, pool = scene.part, scene.material.pool
-    tagged = (s for s in part.table.scored.values() if s.method.tag and "n_tags" in s.details) if part else iter(())
-    scored = next(tagged, None)
+    scored = next((s for s in part.table.scored.values() if s.method.tag), None) if part else None
     if part is None or scored is None or pool is None:
         return None
     by, labels = scene.groups or ("", None)
-    section = Section("tags", f"Activation tags by {by}" if by else "Activation tags")
+    word = scored.method.tag
+    section = Section("tags", f"{word.capitalize()} tags by {by}" if by else f"{word.capitalize()} tags")
     try:
         found = stored_values.tags(part.table, pool, scene.material.store, labels)
     except (InstDiffError, OSError) as error:
-        found = None
         section.notes.append(f"Which tags a row has is not known: {stored_values.why_not(error)}.")
-    if found is not None:
-        _tags_of(section, found, by, str(scored.method.tag))
+        return section
+    assert found is not None
+    _tags_of(section, found, by, word)
     if labels is not None:
-        section.figures.append(("tags per row", plots.domains(scored, labels, detail="n_tags")))
-        section.facts |= {"column": by, "n_tags": statistics.by_group(scored.details["n_tags"], labels)}
+        counted = replace(scored, details={f"{word}s": found.per_row})
+        section.figures.append(("tags per row", plots.domains(counted, labels, detail=f"{word}s")))
+        section.facts |= {"column": by, "n_tags": statistics.by_group(found.per_row, labels)}
     return section
 
 
@@ -173,28 +180,35 @@ def comparison(scene: ReportContext) -> Section | None:
     """Models against each other, with intervals."""
     section = Section("comparison", "Models against each other")
     lines, cells = scene.material.lines, scene.material.comparison
-    if lines:
-        _heldout(section, lines)
     kinds: dict[str, list[dict[str, Any]]] = {}
     for line in cells:
-        words = dict.fromkeys(str(line[key]) for key in ("suite", "task", "metric") if line.get(key))
-        kinds.setdefault(", ".join(words), []).append(line)
+        kinds.setdefault(_task(line), []).append(line)
     for kind, some in kinds.items():
-        _draw_task(section, kind, some, scene.material.against)
-    section.text += scene.material.terms
+        _draw_task(section, kind, some, scene.material)
+    if lines:
+        _heldout(section, lines, scene.material.against)
+    section.notes += scene.material.terms
     section.facts = {**section.facts, "heldout": lines, "lines": cells, "terms": scene.material.terms}
     return section if section.figures else None
 
 
-def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against: str) -> None:
+def _task(line: Mapping[str, Any]) -> str:
+    """What a line's value is of, with the suite where that is more than the task."""
+    if not line.get("task"):
+        return str(line.get("suite") or "")
+    suite = "" if line.get("suite") in (None, line["task"]) else f"{line['suite']}: "
+    return suite + measured({"metric": line["task"], **line})
+
+
+def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], material: ReportSources) -> None:
     """The lines of a task: one picture for each budget, the curve over budgets, and the table, best first."""
+    against = material.against
     told = [line for line in lines if isinstance(line.get("value"), int | float)]
-    told.sort(key=lambda line: line["value"] if statistics.lower_is_better(line) else -line["value"])
+    told.sort(key=lambda line: line["value"] if lower_is_better(line) else -line["value"])
     every = dict.fromkeys(str(line["budget"]) for line in lines if line.get("budget"))
     shared = [budget for budget in every if sum(str(line.get("budget")) == budget for line in told) > 1]
     if len(shared) < 2:
-        named = [{**line, "name": _name(line)} for line in told]
-        section.figures += [(kind, plots.comparison(named, kind))] if named else []
+        section.figures += [(kind, _forest(told, kind, material))] if told else []
     else:
         if curves := statistics.curves(told):  # lines may each have a budget of their own
             section.figures.append((f"{kind} by budget", plots.budgets(told, kind, against)))
@@ -206,8 +220,7 @@ def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against
             aside = [
                 line for line in told if str(line.get("budget")) == budget or str(line.get("budget")) not in shared
             ]
-            named = [{**line, "name": _name(line)} for line in aside]
-            section.figures.append((f"{kind} at {budget}", plots.comparison(named, f"{kind} at {budget}")))
+            section.figures.append((f"{kind} at {budget}", _forest(aside, f"{kind} at {budget}", material)))
     place = {budget: number for number, budget in enumerate(every)}
     told.sort(key=lambda line: place.get(str(line.get("budget")), -1) if len(shared) > 1 else 0)
     rest = [line for line in lines if line not in told]
@@ -220,19 +233,40 @@ def _draw_task(section: Section, kind: str, lines: list[dict[str, Any]], against
     section.tables.append(Table(header, [_cells(line, list(spent), shares) for line in [*told, *rest]], kind))
 
 
-def _heldout(section: Section, lines: list[dict[str, Any]]) -> None:
+def _forest(lines: list[dict[str, Any]], kind: str, material: ReportSources) -> Any:
+    """Differences to the control, with the seeds of the control as a band; values where nothing is compared."""
+    best = selections(lines, material.oracles)
+    against, about = material.against, about_line(material) or (best[0]["name"] if best else None)
+    better = "lower" if lower_is_better(lines[0]) else "higher"
+    if not any(line.get("diff") is not None for line in lines):
+        return plots.comparison([{**line, "name": _name(line)} for line in lines], f"{kind} ({better} is better)")
+    gaps = [
+        {"name": _name(line), "verdict": line.get("verdict")}
+        | {key: line.get(old) for key, old in (("value", "diff"), ("low", "diff_low"), ("high", "diff_high"))}
+        for line in lines
+        if line.get("diff") is not None
+    ]
+    control = control_for(lines[0], lines, against)
+    band = [one - control["value"] for one in control.get("by_seed", [])]
+    marked = next((_name(line) for line in lines if line["name"] == about), None)
+    return plots.comparison(gaps, f"{kind}: difference to {against} ({better} is better)", band, against, marked)
+
+
+def _heldout(section: Section, lines: list[dict[str, Any]], against: str) -> None:
     named = [{"name": r["model"], "value": r["nll"], "low": r["nll_low"], "high": r["nll_high"]} for r in lines]
-    section.figures.append(("held-out NLL", plots.comparison(named, "NLL per response token (nats)")))
+    band = [one["value"] for one in named if str(one["name"]).startswith(f"{against} ")]
+    label = "held-out NLL (nats per token, lower is better)"
+    section.figures.append(("held-out NLL of each model", plots.comparison(named, label, band, against)))
     flawed = "flawed" in lines[0]
     header = ["model", "rows", "response tokens", "NLL", "95 % interval", "against base", "interval"]
     rows = []
     for line in lines:
-        row = [line["model"], line["rows"], line["tokens"], line["nll"], _interval(line, "nll_"), line["gain"]]
-        row.append(_interval(line, "gain_"))
+        row = [line["model"], line["rows"], line["tokens"], _three(line["nll"]), _interval(line, "nll_")]
+        row += [_three(line["gain"]), _interval(line, "gain_")]
         rows.append([*row, None if line.get("flawed") is None else 100 * line["flawed"]] if flawed else row)
     section.tables.append(Table([*header, *(["planted flaws (%)"] if flawed else [])], rows, "held-out rows"))
-    section.text.append(
-        "Lower NLL is better. Intervals are of single models, and say nothing of other seeds: percentiles of 1,000 "
+    section.notes.append(
+        "Intervals of held-out rows are of single models, and say nothing of other seeds: percentiles of 1,000 "
         "bootstrap draws over held-out rows; differences to the base are paired by row."
     )
 
@@ -242,11 +276,17 @@ def _name(line: Mapping[str, Any]) -> str:
 
 
 def _cells(line: Mapping[str, Any], spent: list[str], shares: bool) -> list[Any]:
-    first = [line.get(key) for key in ("name", "budget", "seeds", "rows", "tokens", "value")]
+    first = [line.get(key) for key in ("name", "budget", "seeds", "rows", "tokens")]
     first[2] = len(first[2]) if isinstance(first[2], list) else first[2]
+    value, gap = (_three(line.get(key)) for key in ("value", "diff"))
     took = [None if line.get(key) is None else float(line[key]) for key in spent]
     share = [line.get("share"), _interval(line, "share_")] if shares else []
-    return [*first, _interval(line, ""), line.get("diff"), _interval(line, "diff_"), line.get("verdict"), *share, *took]
+    return [*first, value, _interval(line, ""), gap, _interval(line, "diff_"), line.get("verdict"), *share, *took]
+
+
+def _three(value: float | None) -> str | None:
+    """A value as its interval has it."""
+    return None if value is None else f"{value:.3f}"
 
 
 def _interval(line: Mapping[str, Any], prefix: str) -> str | None:
@@ -258,39 +298,44 @@ def _interval(line: Mapping[str, Any], prefix: str) -> str | None:
 
 
 def cost(scene: ReportContext) -> Section | None:
-    """Signals, who uses them, what the store holds; and what the log says of time and cache."""
+    """What the run took in all; signals, who uses them, what the store holds; and what the log says of each pass."""
     if scene.part is None:
         return None
-    section = Section("cost", "What it cost")
-    found = stored_values.costs(scene.part.table, scene.material.store)
+    section, material = Section("cost", "What it cost"), scene.material
+    spent, device = cost_of(material), material.unit.removesuffix(" seconds")
+    if spent:
+        parts = ", ".join(f"{word} {seconds:,.0f} s" for word, seconds in spent.items())
+        where = f" on the {device}" if device else ""
+        section.text.append(f"In all {sum(spent.values()):,.0f} s{where}: {parts}.")
+    found = stored_values.costs(scene.part.table, material.store)
+    section.facts = {**found, "total": sum(spent.values()), "stages": spent, "device": device}
     rows = [
         [line["signal"], ", ".join(line["methods"]), line["rows"], line["values"], line["megabytes"]]
         for line in found["signals"]
     ]
-    section.facts = found
     if rows:
         header = ["signal", "used by", "rows in the store", "values", "MB"]
         section.tables.append(Table(header, rows, "signals"))
+        section.notes.append(
+            "A column of the store may hold rows of other data and views too; a signal without numbers is not in it."
+        )
+    else:
+        section.text.append("These methods need no model.")
+    if found["passes_alone"] > found["passes"]:
         section.text.append(
             f"All methods together need {found['passes']} model pass{'es' * (found['passes'] != 1)}; one by one they "
             f"would need {found['passes_alone']}."
         )
-    else:
-        section.text.append("These methods need no model.")
-    section.notes.append(
-        "A column of the store may hold rows of other data and views too; a signal without numbers is not in it."
-    )
-    paid = scene.material.paid
+    paid = material.paid
     if paid.get("methods"):
         alone = [[name, one.get("passes"), one.get("tokens")] for name, one in paid["methods"].items()]
         section.tables.append(Table(["method", "passes", "tokens"], alone, "methods one by one"))
         section.text.append(f"Scoring computed {paid.get('tokens', 0):,} tokens in {paid.get('seconds', 0):,.0f} s.")
-        section.facts = {**section.facts, "paid": paid}
-    steps = [line for line in scene.material.log if {"cached", "tokens_per_s"} & line.keys()]
-    if steps:
+        section.facts |= {"paid": paid}
+    if steps := [line for line in material.log if {"cached", "tokens_per_s"} & line.keys()]:
         section.tables.append(_steps(steps))
         section.text.append(_cost_text(steps))
-        section.facts = {**section.facts, "steps": steps}
+        section.facts |= {"steps": steps}
     return section
 
 
@@ -307,6 +352,7 @@ def _steps(steps: list[dict[str, Any]]) -> Table:
     rows = []
     for stage in steps:
         name = str(stage.get("event") or stage.get("step") or stage.get("message") or "step")
+        name = name.replace("judged ", "evaluated ", 1)
         for line in stage.get("passes") or [stage]:
             done, cached = line.get("rows"), line.get("cached")
             share = (

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from instdiff.core import DetailPlot, Scored
+from instdiff.core.display import visible
 from instdiff.errors import InstDiffError
-from instdiff.experiments.run_folder import BASE, first_seed
-from instdiff.experiments.summary import BETTER, FEW, SAME, WORSE
-from instdiff.methods import METHODS
+from instdiff.experiments.run_folder import first_seed
 from instdiff.reporting import plots, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
+from instdiff.reporting.examples import texts
+from instdiff.reporting.packing import Packer
 from instdiff.reporting.sources import Part, ReportSources
+from instdiff.reporting.verdict import Verdict
+from instdiff.selection.explain import number
 from instdiff.selection.tokens import least_of, prompt_effects, selected
 
 ROUNDS, SEVERAL = 3, 12
 """Earlier rounds whose points are drawn; methods whose points are all drawn."""
 MATRIX = 32
 """Selections in a picture of their overlap."""
+FEW_COPIES, SHORT = 4, 160
+"""Columns left out that are named; characters of a row in a list of rows."""
+CUT = 200_000
+"""Rows up to which the page can be cut anew."""
 NEAR_ZERO = 0.01
 """Nats up to which T-SHIRT's paper calls a change of a token next to nothing."""
 
 
-# ── in three sentences ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what was chosen ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def summary(scene: ReportContext) -> Section:
@@ -36,17 +42,13 @@ def summary(scene: ReportContext) -> Section:
     section = Section("summary", "What was chosen, and why")
     part, material = scene.part, scene.material
     if part is None:
-        section.text = [_comparison_text(material) or "This folder holds trained models, and no scores."]
         return section
-    picked, of = len(part.chosen), len(part.table)
-    of_lines = "" if material.verdicts else _comparison_text(material)
-    told = [_what(part, material), _why(part)]
-    section.text = [of_lines, *told] if of_lines else [*told, " ".join(material.verdicts) or _bias(scene)]
     tokens = part.scored.n_tokens
     known = bool(np.all(tokens >= 0))
+    section.text = [_what(part, material), _why(part)]
     section.facts = {
-        "rows": of,
-        "chosen_rows": picked,
+        "rows": len(part.table),
+        "chosen_rows": len(part.chosen),
         "scorable_tokens": int(tokens[part.scored.scorable].sum()) if known else None,
         "chosen_tokens": int(tokens[part.chosen].sum()) if known else None,
         "method": part.method,
@@ -57,6 +59,49 @@ def summary(scene: ReportContext) -> Section:
         "methods": list(part.table),
     }
     return section
+
+
+def basis(scene: ReportContext, verdict: Verdict) -> list[tuple[str, str]]:
+    """What a verdict rests on, as terms and what is said of them."""
+    facts, out = summary(scene).facts, []
+    if verdict.seeds is not None:
+        out.append(("seeds", f"{verdict.seeds} against {verdict.seeds_against}"))
+    for term, mine, of in (
+        ("rows", verdict.rows, facts.get("rows")),
+        ("response tokens", verdict.tokens, facts.get("scorable_tokens")),
+    ):
+        out += [(term, f"{mine:,}" + ("" if of is None else f" of {of:,}"))] if mine is not None else []
+    if verdict.seconds is not None:
+        out.append(("cost", f"{verdict.seconds:,.0f} s" + (f" on the {verdict.device}" if verdict.device else "")))
+    if verdict.budget is not None:
+        got = "" if verdict.asked is None else f" ({verdict.asked:,} asked, {verdict.got:,} got)"
+        out.append(("budget", verdict.budget + got))
+    return [*out, ("method", verdict.method)] if verdict.method else out
+
+
+def best_rows(scene: ReportContext) -> Section | None:
+    """The rows that were taken first, and those that the next larger budget takes."""
+    part, shown, pool = scene.part, scene.shown, scene.material.pool
+    if part is None or shown is None:
+        return None
+    section = Section("best", "The best rows, and those just missed")
+    for title, rows in (("Best", shown.best), ("Nearest misses", shown.missed)):
+        said = [" → ".join(text) for text in texts(pool, rows, SHORT)] if pool is not None else [""] * len(rows)
+        told = [
+            {"row": int(part.table.rows[row]), "about": _about(part, int(row)), "text": text}
+            for row, text in zip(rows, said, strict=True)
+        ]
+        section.reads += [(title, told)] if told else []
+        section.facts[title.lower()] = part.table.rows[rows].tolist()
+    return section if section.reads else None
+
+
+def _about(part: Part, row: int) -> str:
+    """A row's score and length."""
+    tokens = int(part.table.n_tokens[row])
+    value = part.scored.value[row]
+    told = [f"score {number(value)}"] if np.isfinite(value) else []
+    return ", ".join([*told, *([f"{tokens:,} tokens"] if tokens >= 0 else [])])
 
 
 def _what(part: Part, material: ReportSources) -> str:
@@ -77,68 +122,11 @@ def _why(part: Part) -> str:
     doc = inspect.cleandoc(type(part.scored.method).__doc__ or "").split("\n\n")[0].replace("\n", " ")
     idea = re.sub(r" \([^)]*\)", "", doc).split(". ")[0].rstrip(".")
     cut = statistics.threshold(part.scored, part.mask)
-    at = "" if cut is None else f" the lowest score taken is {cut:.4g} (higher is better), and"
+    at = "" if cut is None else f" the lowest score taken is {number(cut)} (higher is better), and"
     reason = statistics.count_excluded(part.scored)
     left = ", ".join(f"{count:,} {word.replace('_', ' ')}" for word, count in reason.items())
     without = f"{sum(reason.values()):,} rows have no score ({left})" if reason else "every row has a score"
     return f"The idea of {part.method}: {idea[:1].lower()}{idea[1:]};{at} {without}."
-
-
-def _comparison_text(material: ReportSources) -> str:
-    if not material.comparison:
-        return ""
-    first = material.comparison[0]
-    same = ("suite", "task", "metric")
-    some = [
-        line
-        for line in material.comparison
-        if all(line.get(k) == first.get(k) for k in same) and isinstance(line.get("value"), int | float)
-    ]
-    if not some:
-        return ""
-    metric = str(first.get("metric", "value"))
-    best = (min if statistics.lower_is_better(first) else max)(some, key=lambda line: line["value"])
-    interval = f" ({best['low']:.4g} to {best['high']:.4g})" if best.get("low") is not None else ""
-    return (
-        f"Of {len(some)} lines of {first.get('task') or first.get('suite')}, {best['name']} has the best {metric}: "
-        f"{best['value']:.4g}{interval}.{_against_random(some)}"
-    )
-
-
-def _controls(name: str) -> bool:
-    """Whether a line is there to be compared with: the base model, all rows, random ones."""
-    return name == BASE or (name in METHODS and METHODS[name].paper == "control")
-
-
-def _against_random(lines: list[dict[str, Any]]) -> str:
-    """Which selections are told apart from random rows."""
-    some = [line for line in lines if line.get("verdict") and not _controls(line["name"])]
-    if not some:
-        return ""
-    count = Counter(str(line["verdict"]) for line in some)
-    better = [str(line["name"]) for line in some if line["verdict"] == BETTER]
-    names = f"{', '.join(better) or 'none'} {'are' if len(better) > 1 else 'is'}"
-    few = f", and {count[FEW]} {'has' if count[FEW] == 1 else 'have'} too few seeds for a verdict" if count[FEW] else ""
-    return (
-        f" Of {len(some)} selection{'s' * (len(some) > 1)} {names} better than random rows, {count[WORSE]} "
-        f"{'is' if count[WORSE] == 1 else 'are'} worse, {'' if few else 'and '}{count[SAME]} "
-        f"{'is' if count[SAME] == 1 else 'are'} not told apart{few}."
-    )
-
-
-def _bias(scene: ReportContext) -> str:
-    assert scene.part is not None
-    known = statistics.response_length(scene.lengths)
-    if known is None:
-        return "How long the responses are is not known."
-    unit, length = known
-    mask = scene.part.mask
-    if not mask.any():
-        return "No row is chosen."
-    rho = statistics.spearman({"score": scene.part.scored.value, "length": length})[0][1]
-    rest = f", of the others {np.median(length[~mask]):,.0f}" if (~mask).any() else ""
-    related = "" if rho is None else f"; the rank correlation of score and length is {rho:+.2f}"
-    return f"The median of the chosen rows is {np.median(length[mask]):,.0f} {unit}{rest}{related}."
 
 
 # ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -157,42 +145,74 @@ def funnel(scene: ReportContext) -> Section | None:
             {**stage, "share": {unit: share[at] for unit, share in shares.items()}} for at, stage in enumerate(stages)
         ]
         section.bars.append((part.name, told))
-        rows = [[stage["stage"], stage["rows"], stage["tokens"]] for stage in stages]
-        rows += [[f"left out: {word.replace('_', ' ')}", count, None] for word, count in reason.items()]
-        several = len(parts) > 1
-        section.tables.append(Table(["stage", "rows", "response tokens"], rows, part.name if several else ""))
-    section.text = ["Scorable rows could be scored; eligible ones may be taken; tokens are those of the responses."]
+        rows = [[word.replace("_", " "), count] for word, count in reason.items()]
+        several = f", {part.name}" * (len(parts) > 1)
+        section.tables += [Table(["why", "rows"], rows, f"excluded{several}")] if rows else []
+    section.text = ["Scorable rows could be scored; eligible ones may be chosen; tokens are those of the responses."]
     return section if section.bars else None
 
 
+def recut(scene: ReportContext) -> Section | None:
+    """A place to try other budgets and methods in, where there are methods that go by the score alone."""
+    if scene.part is None or scene.count > CUT or not _by_score(scene.part):
+        return None
+    text = "What another method or budget takes of these rows. Nothing is trained: this says what would be chosen."
+    return Section("recut", "Another cut", [text])
+
+
+def cuts(scene: ReportContext, packer: Packer) -> dict[str, Any]:
+    """What the page needs to cut anew: rows by each method from the best on, and what is told of them."""
+    part = scene.part
+    assert part is not None
+    kinds = sorted(set(scene.groups[1])) if scene.groups else []
+    number = {kind: at for at, kind in enumerate(kinds)}
+    labels = np.array([number[kind] for kind in scene.groups[1]] if scene.groups else [], np.int32)
+    best = {name: packer.array(scored.best().astype(np.int32)) for name, scored in _by_score(part).items()}
+    named = {"rows": part.table.rows, "n_tokens": part.table.n_tokens, "chosen": part.chosen, "labels": labels}
+    arrays = {name: packer.array(np.asarray(values, np.int32)) for name, values in named.items()}
+    return {"best": best, "kinds": [visible(kind) for kind in kinds], "method": part.method, **arrays}
+
+
+def _by_score(part: Part) -> dict[str, Scored]:
+    """Methods that take rows in the order of their scores."""
+    return {name: s for name, s in part.table.scored.items() if s.method.by_score and s.eligible.any()}
+
+
 def distributions(scene: ReportContext) -> Section | None:
-    """Each score with the cut, and the details of the method that decided."""
+    """Each score with the cut and the band of random selections, and the details of the method that decided."""
     section = Section("distributions", "How the scores are distributed")
-    section.text = ["Blue: chosen rows; the dashed line is the lowest score among them."]
+    section.text = [
+        "Blue: chosen rows; the dashed line is the last of them. Grey band: where as many random rows would lie."
+    ]
     section.notes = ["The outermost half percent of each column stands in its first and last bar."]
     rows = []
     for part, scored, prefix in _scored_methods(scene.material):
-        top = part.top(scored.name)
-        mask = np.zeros(len(part.table), bool)
+        top, mask = part.top(scored.name), np.zeros(len(part.table), bool)
         mask[top] = True
+        told, own, sign = statistics.natural(scored)
+        cut = statistics.threshold(scored, mask)
+        drawn = {told: own}
         columns = {scored.name: scored.value} | {f"{scored.name}.{k}": v for k, v in scored.details.items()}
+        if scored.name == part.method:
+            drawn |= {statistics.spoken(scored.name, k): v for k, v in scored.details.items()}
+            drawn, _ = statistics.distinct({**drawn, told: own})
         for name, values in columns.items():
-            found = statistics.histogram(values, mask)
-            if found is None:
-                continue
-            own = name == scored.name
-            if own or scored.name == part.method:
-                figure = plots.distribution(scored, top, values=None if own else values, label=name)
-                section.figures.append((prefix + name, figure))
-            cut = statistics.threshold(scored, mask) if own else None
+            if found := statistics.histogram(values, mask):
+                at = statistics.finite(cut) if name == scored.name else None
+                section.facts[prefix + name] = {**statistics.spread(values), "cut": at, "histogram": found}
+        for label, values in drawn.items():
             spread = statistics.spread(values)
-            rows.append([prefix + name, *(spread[k] for k in _SPREAD), cut])
-            section.facts[prefix + name] = {**spread, "cut": statistics.finite(cut), "histogram": found}
+            if not spread["rows"] or spread["min"] == spread["max"]:
+                continue
+            at = sign * cut if label == told and cut is not None else None
+            figure = plots.distribution(scored, top, values=values, label=label, cut=at)
+            section.figures.append((prefix + label, figure))
+            rows.append([prefix + label, *(spread[k] for k in _SPREAD), at])
     section.tables = [Table(["score", *_SPREAD, "cut"], rows)]
     return section if section.figures else None
 
 
-_SPREAD = ("rows", "mean", "median", "deviation", "min", "max")
+_SPREAD = ("rows", "mean", "median", "sd", "min", "max")
 
 
 def _scored_methods(material: ReportSources) -> Iterator[tuple[Part, Scored, str]]:
@@ -312,18 +332,22 @@ def _draw_tokens(section: Section, rows: list[list[Any]], scored: Scored, size: 
 
 
 def correlation(scene: ReportContext) -> Section | None:
-    """Every score with the lengths and every other score."""
+    """Every score with the lengths and every other score, each once."""
     if scene.part is None:
         return None
-    columns = statistics.score_columns(scene.part.table) | scene.lengths
-    columns = {name: v for name, v in columns.items() if np.isfinite(v).sum() > 2}
+    columns, copies = statistics.distinct({**scene.lengths, **statistics.columns_of(scene.part.table)})
     if len(columns) < 2:
         return None
-    found = statistics.pearson(columns)
+    found = statistics.spearman(columns)
     section = Section("correlation", "Scores and lengths against each other")
-    section.text = ["Pearson correlation over the rows that have both; an empty cell is a column that does not vary."]
-    section.figures = [("Pearson", plots.matrix(list(columns), found, label="r"))]
-    section.facts = {"columns": list(columns), "pearson": found}
+    section.text = [
+        "Rank correlation (Spearman) over the rows that have both; an empty cell is a column that does not vary."
+    ]
+    same = ", ".join(f"{name} (as {first})" for name, first in copies.items())
+    same = same if len(copies) <= FEW_COPIES else f"{len(copies)} columns"
+    section.notes = [f"Left out, since others here say the same: {same}."] if same else []
+    section.figures = [("rank correlation", plots.matrix(list(columns), found, label="rho"))]
+    section.facts = {"columns": list(columns), "spearman": found, "copies": copies}
     return section
 
 
@@ -340,11 +364,11 @@ def length(scene: ReportContext) -> Section | None:
     if len(part.table.scored) > SEVERAL and len(few) > 10_000:
         few = statistics.sample(scene.count, 10_000)
         section.notes.append(f"Of methods after the {SEVERAL}th a seeded sample of {len(few):,} rows is drawn.")
-    for number, name in enumerate(sorted(part.table, key=lambda name: name != part.method)):
+    for place, name in enumerate(sorted(part.table, key=lambda name: name != part.method)):
         scored, top = part.table.scored[name], part.top(name)
         if not scored.eligible.any():
             continue
-        at = scene.at if number < SEVERAL else few
+        at = scene.at if place < SEVERAL else few
         section.figures.append((name, plots.length_bias(scored, size, top, unit=unit, at=at)))
         rho = statistics.spearman({"score": scored.value, "length": size})[0][1]
         rest = np.setdiff1d(np.arange(len(size)), top)
@@ -367,23 +391,24 @@ def overlap(scene: ReportContext) -> Section | None:
             if name != part.method:
                 sets[f"{name}, best {part.budget}"] = part.table.rows[part.top(name)]
     if len(sets) > 1:
-        found = statistics.jaccard(sets)
-        section.facts |= {"selections": {name: len(rows) for name, rows in sets.items()}, "jaccard": found}
-        _draw_overlaps(section, material, sets, found)
+        found, sizes = statistics.jaccard(sets), {name: len(rows) for name, rows in sets.items()}
+        usual = statistics.chance(list(sizes.values()), scene.count)
+        section.facts |= {"selections": sizes, "jaccard": found, "by_chance": usual}
+        _draw_overlaps(section, material, sets, found, usual)
     columns = _columns(material)
     if len(columns) > 1:
         ranked = statistics.spearman(columns)
         section.figures.append(("rank correlation", plots.matrix(list(columns), ranked, label="rho")))
         section.facts |= {"methods": list(columns), "spearman": ranked}
     section.text = [
-        "Jaccard is the rows that two selections share over the rows in either; rank correlation is "
-        "Spearman's, over the rows to which both give a score."
+        "Jaccard is the rows that two selections share over the rows in either; the small number is what random "
+        "selections of these sizes share. Rank correlation is Spearman's, over the rows to which both give a score."
     ]
     return section if section.figures else None
 
 
 def _draw_overlaps(
-    section: Section, material: ReportSources, sets: Mapping[str, Any], found: list[list[float | None]]
+    section: Section, material: ReportSources, sets: Mapping[str, Any], found: list[Any], usual: list[Any]
 ) -> None:
     """Pictures of an overlap: of a comparison one for each budget, with the first seed of each line."""
     number = {name: place for place, name in enumerate(sets)}
@@ -400,8 +425,9 @@ def _draw_overlaps(
         if len(names) > MATRIX:
             section.notes.append(f"{label}: the first {MATRIX} of {len(names)} selections are drawn.")
         at = {line: number[name] for line, name in list(names.items())[:MATRIX]}
-        values = [[found[a][b] for b in at.values()] for a in at.values()]
-        section.figures.append((label, plots.matrix(list(at), values, signed=False, label="Jaccard")))
+        values, by_chance = ([[of[a][b] for b in at.values()] for a in at.values()] for of in (found, usual))
+        figure = plots.matrix(list(at), values, signed=False, label="Jaccard", usual=by_chance)
+        section.figures.append((label, figure))
 
 
 def _columns(material: ReportSources) -> dict[str, Any]:

@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.config.methods import short_name
 from instdiff.core import Budget, Log, Scored
 from instdiff.core.budget import parse_budget
 from instdiff.core.files import read_json
 from instdiff.data import Pool, load
 from instdiff.errors import DataError, InstDiffError, did_you_mean
 from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Place, RunFolder, read_facts
+from instdiff.experiments.summary import selections
 from instdiff.scoring.table import ScoreTable, read_scores
 from instdiff.selection.chosen import check_same_rows
 from instdiff.selection.record import (
     RECORD,
     Found,
     find,
+    origins,
     read_selection,
     recorded_turns,
     records_in,
@@ -81,10 +84,14 @@ class ReportSources:
     lines: list[dict[str, Any]] = field(default_factory=list)
     comparison: list[dict[str, Any]] = field(default_factory=list)
     terms: list[str] = field(default_factory=list)
-    verdicts: list[str] = field(default_factory=list)
-    """Of a pipeline's last selection, a sentence for each task."""
     against: str = "the control"
     """The line that those of the comparison are compared with."""
+    oracles: list[str] = field(default_factory=list)
+    """Lines that know what no selection can know."""
+    unit: str = ""
+    """What the run's cost is counted in."""
+    made: int | None = None
+    """Of a comparison that is not finished: the cells that are done."""
     search: dict[str, Any] = field(default_factory=dict)
     """What a search came to."""
     paid: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +105,8 @@ class ReportSources:
     store: str | None = None
     notes: list[str] = field(default_factory=list)
     wanted: str | None = None
+    run: list[str] = field(default_factory=list)
+    """Methods in users' files that may be run, since they are named."""
     found: Found | None = None
 
     @property
@@ -132,21 +141,22 @@ def gather(
         lines: held-out lines, one for each model; by default those of the folder.
         log: is told what happens.
         selection: the one that is shown, where there are several: its rows, record or folder; by default the newest.
-        method: that of the selection that is shown.
+        method: that of the selection that is shown; a user's own, as ``file.py:Class``, is run.
 
     Raises:
         DataError: it is no such place, ``data`` are other rows, or the scores have no such selection or method.
     """
     place = Path(where)
     found = find(selection, log=log) if selection else None
-    asked: dict[str, Any] = {"wanted": method, "found": found}
+    named = [method] if method else []
+    asked: dict[str, Any] = {"wanted": short_name(method) if method else None, "found": found, "run": named}
     if found and not found.record:
         raise DataError(f"no record of the selection '{selection}' is beside it; `select` writes one")
     if place.is_dir():
         sources = _read_folder(place, lines, asked)
     elif place.is_file():
-        table = read_scores(place)
-        sources = ReportSources(f"Scores {place.name}", "scores", store=table.meta.get("store"), **asked)
+        table = read_scores(place, run=named)
+        sources = ReportSources("", "scores", store=table.meta.get("store"), **asked)
         sources.parts.append(_part(place.name, table, records_in(place.parent), sources))
     else:
         raise DataError(f"there is no '{place}'; give a run folder, or the score file that `instdiff score` wrote")
@@ -155,8 +165,24 @@ def gather(
     # Those of a comparison stand in its cells already.
     fresh = [part for part in sources.parts if not (sources.kind == "compare" and part.record)]
     sources.selections = {_label(part): part.table.rows[part.chosen] for part in fresh} | sources.selections
+    sources.title = _title(sources)
     _texts(sources, place, data, log)
     return sources
+
+
+def _title(sources: ReportSources) -> str:
+    """What the page is about: who chose of which data."""
+    part = sources.last
+    named = origins(part.table.meta) if part else []
+    data = " and ".join(one if ":" in one else Path(one).name for one in named) or "unnamed data"
+    if sources.kind == "compare":
+        count = len({line["name"] for line in selections(sources.comparison, sources.oracles)})
+        what = "Search for a recipe" if sources.search else f"{count} selections against {sources.against}"
+        return f"{what} on {data}" if part else what
+    if part is None:
+        return "Trained models"
+    chose = f"{len(part.chosen):,} of {len(part.table):,} rows" if part.record else f"{len(part.table):,} rows scored"
+    return f"{part.method if part.record else ', '.join(part.table)} on {data}: {chose}"
 
 
 def _check_wanted(sources: ReportSources) -> None:
@@ -182,25 +208,26 @@ def _label(part: Part) -> str:
 
 def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[str, Any]) -> ReportSources:
     run, rounds = PipelineFolder(folder), PipelineFolder(folder).rounds()
-    kind = "pipeline" if rounds else "compare" if run.comparison.is_file() else "scores"
-    sources = ReportSources(f"{'Scores' if kind == 'scores' else 'Run'} {folder.resolve().name}", kind, **asked)
+    made = None if run.comparison.is_file() else ComparisonFolder(folder).count_made()
+    kind = "pipeline" if rounds else "compare" if run.comparison.is_file() or made is not None else "scores"
+    sources = ReportSources("", kind, made=made, **asked)
     for number, place in rounds.items() or [(0, folder)]:
         path = next((place / name for name in SCORES if (place / name).is_file()), None)
         if path is not None:
             name = f"round {number}" if rounds else path.name
-            sources.parts.append(_part(name, read_scores(path), records_in(place), sources))
+            sources.parts.append(_part(name, read_scores(path, run=sources.run), records_in(place), sources))
     if run.comparison.is_file():
         facts = read_json(run.comparison)
         sources.comparison = [line for line in facts.get("lines", []) if isinstance(line, dict)]
         sources.against = str(facts.get("against") or sources.against)
-        sources.verdicts = list(map(str, facts.get("verdicts", [])))
+        sources.oracles, sources.unit = list(facts.get("oracles", [])), str(facts.get("cost_unit") or "")
         sources.terms = [str(facts[key]) for key in ("terms", "note") if facts.get(key)]
         sources.notes += [f"Left out: {one.get('cell')}: {one.get('error')}" for one in facts.get("failed", [])]
     _add_cells(ComparisonFolder(folder), sources)
     if kind != "compare":
         sources.training = run.named_trainings()
     sources.paid, sources.search = read_facts(run.cost), read_facts(run.search)
-    if not sources.parts and not sources.comparison and not sources.training:
+    if not sources.parts and not sources.comparison and not sources.training and made is None:
         raise DataError(f"'{folder}' is no run folder: it holds no scores, comparison or trained model")
     sources.lines = _lines([*run.controls().values(), *rounds.values()]) if lines is None else lines
     for name, place in run.controls().items():
@@ -213,29 +240,33 @@ def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[s
 
 
 def _add_cells(run: ComparisonFolder, sources: ReportSources) -> None:
-    """The cells of a comparison, and the scores of its first seed, the table with the most lines last."""
+    """The cells of a comparison, and the scores of its first seed, the table with the best line last."""
     places = run.places(sources.comparison)
     if sources.kind == "compare":
         sources.cells = places
         sources.training, sources.leading = run.named_trainings(places)
         sources.selections = {str(one): np.asarray(one.record["rows"], np.int64) for one in places}
     seed, paths, more = run.first_scores()
-    tables = sorted(map(read_scores, paths), key=lambda table: len(table.scored))
+    best = [line["name"] for line in selections(sources.comparison, sources.oracles)[:1]]
+    read = [read_scores(path, run=sources.run) for path in paths]
+    tables = sorted(read, key=lambda table: ({*best} <= {*table}, len(table.scored)))
     for number, table in enumerate(tables, 1):
         name = ", ".join(table) if number < len(tables) else f"seed {seed}"
-        sources.parts.append(_part(name, table, _first_cell(places, table, sources.wanted), sources))
+        sources.parts.append(_part(name, table, _first_cell(places, table, sources), sources))
     if more:
         sources.notes.append(f"Scores are those of seed {seed}; 'scores' in the folder has those of the others.")
 
 
-def _first_cell(places: list[Place], table: ScoreTable, wanted: str | None = None) -> list[Path]:
-    """The first selection of a comparison that was made from a table; rather the one wanted, or one by a model."""
+def _first_cell(places: list[Place], table: ScoreTable, sources: ReportSources) -> list[Path]:
+    """The selection of a comparison that a table's page is about: the one wanted, or the one that did best."""
     mine = [one for one in places if one.record["method"] in table.scored]
+    best = [(line["name"], str(line["budget"])) for line in selections(sources.comparison, sources.oracles)]
 
-    def order(one: Place) -> tuple[bool, bool, str]:
-        name = one.record["method"]
-        by_model = any(signal.measure.needs_model for signal in table.scored[name].method.signals().values())
-        return name != wanted, not by_model, str(one.folder)
+    def order(one: Place) -> tuple[Any, ...]:
+        by_model = any(s.measure.needs_model for s in table.scored[one.record["method"]].method.signals().values())
+        line = (one.line, one.budget)
+        place = best.index(line) if line in best else len(best)
+        return one.record["method"] != sources.wanted, place, not by_model, one.seed, str(one.folder)
 
     first = min(mine, key=order, default=None)
     return records_in(first.folder) if first else []

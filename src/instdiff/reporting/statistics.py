@@ -58,7 +58,7 @@ def log_histogram(sizes: Floats, chosen: npt.NDArray[np.bool_]) -> dict[str, Any
 
 
 def spread(values: Floats) -> dict[str, Any]:
-    """Count, mean, median, deviation and extremes."""
+    """Count, mean, median, standard deviation and extremes."""
     some = values[np.isfinite(values)]
     if len(some) == 0:
         return {"rows": 0}
@@ -67,7 +67,7 @@ def spread(values: Floats) -> dict[str, Any]:
         "rows": len(some),
         "mean": finite(float(some.mean())),
         "median": finite(q[2]),
-        "deviation": finite(float(some.std())),
+        "sd": finite(float(some.std())),
         "min": finite(float(some.min())),
         "q05": finite(q[0]),
         "q25": finite(q[1]),
@@ -77,31 +77,46 @@ def spread(values: Floats) -> dict[str, Any]:
     }
 
 
-def pearson(columns: Mapping[str, Floats]) -> list[list[float | None]]:
-    """Correlation of every pair, over the rows that have both."""
-    names = list(columns)
-    x = np.stack([columns[name] for name in names]) if names else np.zeros((0, 0))
-    some = np.isfinite(x)
-    centre = np.array([row[mask].mean() if mask.any() else 0.0 for row, mask in zip(x, some, strict=True)])
-    x = np.where(some, x - centre[:, None], 0.0)
-    m = some.astype(np.float64)
-    n, sx = m @ m.T, x @ m.T
-    sxx, sxy = (x * x) @ m.T, x @ x.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        var = sxx - sx * sx / n
-        out = (sxy - sx * sx.T / n) / np.sqrt(var * var.T)
-    out[(n < 3) | (np.minimum(var, var.T) <= 1e-12 * np.maximum(sxx, 1e-300))] = np.nan
-    return [[finite(float(v), 4) for v in row] for row in np.clip(out, -1, 1)]
-
-
 def spearman(columns: Mapping[str, Floats]) -> list[list[float | None]]:
-    """Rank correlation of every pair, over the rows that have both."""
-    names = list(columns)
+    """Rank correlation of every pair, over the rows that have both; columns that lack the same rows are ranked once."""
+    names, ranked = list(columns), dict[str, Floats]()
+    some = {name: np.isfinite(values) for name, values in columns.items()}
+
+    def ranks(name: str, both: npt.NDArray[np.bool_]) -> Floats:
+        whole = np.array_equal(both, some[name])
+        if not (whole and name in ranked):
+            place = correlation.ranks(columns[name][both])
+            place = place - place.mean() if len(place) else place
+            if not whole:
+                return place
+            ranked[name] = place
+        return ranked[name]
+
     out: list[list[float | None]] = [[None] * len(names) for _ in names]
     for i, a in enumerate(names):
         for j, b in enumerate(names[: i + 1]):
-            out[i][j] = out[j][i] = finite(correlation.spearman(columns[a], columns[b]), 4)
+            x, y = (ranks(name, some[a] & some[b]) for name in (a, b))
+            size = float(np.sqrt((x @ x) * (y @ y)))
+            out[i][j] = out[j][i] = finite(float(x @ y) / size, 4) if len(x) > 2 and size else None
     return out
+
+
+def chance(sizes: Sequence[int], rows: int) -> list[list[float | None]]:
+    """The Jaccard index that random selections of these sizes have on average, about; 1 of a selection with itself."""
+    n = np.array(sizes, np.float64)
+    shared = np.outer(n, n) / max(rows, 1)
+    out = shared / np.maximum(n[:, None] + n - shared, 1)
+    np.fill_diagonal(out, 1.0)
+    return [[finite(float(value), 4) for value in row] for row in out]
+
+
+def random_band(every: Sequence[int], chosen: int) -> tuple[Floats, Floats]:
+    """Between which counts of each bar 95 % of random selections of so many rows lie, about."""
+    counts = np.array(every, np.float64)
+    total = max(counts.sum(), 1)
+    mean = counts * chosen / total
+    reach = 1.96 * np.sqrt(mean * (1 - counts / total) * max(total - chosen, 0) / max(total - 1, 1))
+    return np.maximum(mean - reach, 0), np.minimum(mean + reach, counts)
 
 
 def jaccard(sets: Mapping[str, Indices]) -> list[list[float | None]]:
@@ -195,26 +210,70 @@ def band(scored: Scored, detail: str) -> tuple[float, float] | None:
 
 
 def by_group(column: Floats, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Mean, median, deviation and extremes of a column in each group."""
+    """Mean, median, standard deviation and extremes of a column in each group."""
     names = np.array(labels, object)
     return {kind: spread(column[names == kind]) for kind in sorted(set(labels))}
 
 
-def score_columns(table: ScoreTable) -> dict[str, Floats]:
-    """Every score and detail of a table, without repetitions."""
+NATS = "nats per token"
+WORDS = {"nll": "NLL", "diff": "delta", "avg": "mean", "std": "sd of", "n": "number of"}
+"""Parts of a detail's name, as people say them."""
+
+
+def spoken(name: str, detail: str) -> str:
+    """A detail as people call it, with its unit."""
+    if detail == name:
+        return name
+    words = " ".join(WORDS.get(part, part) for part in detail.split("_"))
+    words = {"NLL": "mean NLL", "entropy": "mean entropy"}.get(words, words)
+    return f"{name}: {words}" + (f" ({NATS})" if {"nll", "entropy"} & set(detail.split("_")) else "")
+
+
+def natural(scored: Scored) -> tuple[str, Floats, int]:
+    """A score as people know it: the detail that it is but for its sign, else itself.
+
+    Returns its name, its values where the row is eligible, and the sign that makes it the score.
+    """
+    for detail, values in scored.details.items():
+        if sign := copy_sign(scored.value, values):
+            return spoken(scored.name, detail), np.where(scored.eligible, values, np.nan), sign
+    return scored.name, scored.value, 1
+
+
+def copy_sign(a: Floats, b: Floats) -> int:
+    """1 where two columns say the same, -1 where one is the other's negative, else 0."""
+    both = np.flatnonzero(np.isfinite(a) & np.isfinite(b))
+    for sign in (1, -1):
+        if len(both) > 2 and all(np.allclose(a[rows], sign * b[rows], rtol=1e-5) for rows in (both[:64], both)):
+            return sign
+    return 0
+
+
+def columns_of(table: ScoreTable) -> dict[str, Floats]:
+    """Every score and detail of a table under the name that people know."""
     out: dict[str, Floats] = {}
     for name, scored in table.scored.items():
-        out[name] = scored.value
-        for detail, values in scored.details.items():
-            out[f"{name}.{detail}"] = values
+        said, values, _ = natural(scored)
+        prefix = "" if len(table.scored) > 1 else f"{name}: "
+        for word, column in {said: values, **{spoken(name, k): v for k, v in scored.details.items()}}.items():
+            out.setdefault(word.removesuffix(f" ({NATS})").removeprefix(prefix), values if word == said else column)
     return out
 
 
-def lower_is_better(line: Mapping[str, Any]) -> bool:
-    """Whether a line's metric is a loss; by its name where nothing is said."""
-    said = line.get("higher_is_better")
-    metric = str(line.get("metric", "value")).lower()
-    return any(word in metric for word in ("nll", "loss", "perplexity")) if said is None else not said
+def distinct(columns: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, str]]:
+    """The columns that vary, without copies and negatives of earlier ones; and of these which one each is a copy of."""
+    kept: dict[str, Floats] = {}
+    copies: dict[str, str] = {}
+    for name, values in columns.items():
+        some = values[np.isfinite(values)]
+        if len(some) < 3 or np.ptp(some) == 0:
+            continue
+        first = next((other for other, known in kept.items() if copy_sign(known, values)), None)
+        if first is None:
+            kept[name] = values
+        else:
+            copies[name] = first
+    return kept, copies
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -115,6 +115,13 @@ def _signal_text(signal: Signal) -> str:
     return f"{word} by {signal.model}{' without the prompt' if isinstance(signal.view, ResponseOnly) else ''}"
 
 
+def _signal_name(signal: Signal) -> str:
+    """What a model says of what it sees, in words."""
+    measure, view = (type(part).__name__ for part in (signal.measure, signal.view))
+    words = {"Nll": "NLL", "MeanNll": "mean NLL", "Prompted": "with the prompt", "ResponseOnly": "without the prompt"}
+    return f"{words.get(measure, measure.lower())} {words.get(view, f'of {view.lower()}')}, by {signal.model}"
+
+
 def _deltas(columns: Mapping[str, Ragged]) -> Iterator[tuple[str, tuple[str, str]]]:
     for name in columns:
         word, _, role = name.partition(" by ")
@@ -154,7 +161,8 @@ class Tags:
 
     ``share`` of a category's rows that show a tag is [tag, category]; ``shared`` is how many tags a row of one category
     has in common with another row of the other, on average: NaN for a category of one row. ``frequency`` has of each
-    tag how many rows show it, the most frequent first.
+    tag how many rows show it, the most frequent first; ``per_row`` has of each row how many tags it shows, NaN
+    where that is not known.
     """
 
     names: list[str]
@@ -162,6 +170,7 @@ class Tags:
     share: npt.NDArray[np.float64]
     shared: npt.NDArray[np.float64]
     frequency: Indices
+    per_row: npt.NDArray[np.float64]
 
 
 def tags(table: ScoreTable, pool: Pool, store: str | None, labels: list[str] | None, most: int = 24) -> Tags | None:
@@ -189,7 +198,9 @@ def tags(table: ScoreTable, pool: Pool, store: str | None, labels: list[str] | N
     order = order[np.lexsort((-share[order].max(1), share[order].argmax(1)))]
     frequency = np.sort(counts.sum(1).astype(np.int64))[::-1]
     said = [f"{found.method.tag} {int(names[i])}" for i in order]
-    return Tags(said, kinds.tolist(), share[order], _shared(counts, sizes), frequency)
+    per_row = np.full(len(s), np.nan)
+    per_row[rows] = np.diff(offsets)
+    return Tags(said, kinds.tolist(), share[order], _shared(counts, sizes), frequency, per_row)
 
 
 def _shared(counts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -213,7 +224,7 @@ def costs(table: ScoreTable, store: str | None) -> dict[str, Any]:
         facts = held.get(_column(signal, table.meta))
         lines.append(
             {
-                "signal": f"{type(signal.measure).__name__} of {type(signal.view).__name__} by {signal.model}",
+                "signal": _signal_name(signal),
                 "methods": used,
                 "rows": facts.rows if facts else None,
                 "values": facts.values if facts else None,

@@ -131,7 +131,7 @@ class ScoreTable:
             ]
             for name, scored in self.scored.items()
         ]
-        header = ["method", "eligible", "lowest", "median", "highest", "not eligible"]
+        header = ["method", "eligible", "lowest", "median", "highest", "excluded"]
         return f"<p>{len(self):,} rows</p>{html_table(header, lines)}"
 
     def to_pandas(self) -> Any:

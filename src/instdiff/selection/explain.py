@@ -49,7 +49,7 @@ def explain(
         "truncated": bool(table.truncated[at]),
         "copies": [int(table.rows[k]) for k, other in enumerate(table.ids) if other == name and k != at],
         "turns": turns(pool.sample(at)),
-        "methods": {method: _by_method(scored, at) for method, scored in table.scored.items()},
+        "methods": {method: _by_method(Ranking(scored), at) for method, scored in table.scored.items()},
         "tokens": shown,
         "lacking": lacking,
     }
@@ -97,11 +97,12 @@ def turn_text(turn: Mapping[str, str]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _by_method(scored: Scored, at: int) -> dict[str, Any]:
+def _by_method(ranking: Ranking, at: int) -> dict[str, Any]:
+    scored = ranking.scored
     facts = rank_of(scored.value, at)
-    if scored.eligible[at]:
-        facts["rank"] = int(np.flatnonzero(scored.best() == at)[0]) + 1  # as selecting breaks ties
-    budget = budget_reached(scored, at)
+    if rank := int(ranking.rank[at]):
+        facts["rank"] = rank
+    budget = ranking.budget_reached(at)
     return {
         **facts,
         "why": scored.reason[at],
@@ -315,48 +316,53 @@ _RULES: tuple[tuple[type[Method], Any], ...] = (
 )
 
 
-def budget_reached(scored: Scored, at: int) -> str | None:
-    """Which budget takes a row, where the method goes by the score alone."""
-    if not scored.eligible[at] or type(scored.method).pick is not Method.pick:
-        return None
-    best = scored.best()
-    rank = int(np.flatnonzero(best == at)[0]) + 1
-    text = f"a budget of {rank:,} rows or more takes it"
-    if np.all(scored.n_tokens >= 0):
-        text += f", or of {int(scored.n_tokens[best[: rank - 1]].sum()) + 1:,} tokens or more"
-    return text
+class Ranking:
+    """The order of a method's eligible rows, as selecting breaks ties; ``rank`` is 0 where a row has none."""
+
+    def __init__(self, scored: Scored) -> None:
+        self.scored, self.best = scored, scored.best()
+        self.rank = np.zeros(len(scored), np.int64)
+        self.rank[self.best] = np.arange(1, len(self.best) + 1)
+        self.by_score = scored.method.by_score
+        self._tokens = np.cumsum(scored.n_tokens[self.best]) if np.all(scored.n_tokens >= 0) else None
+
+    def budget_reached(self, at: int) -> str | None:
+        """Which budget takes a row, where the method goes by the score alone."""
+        rank = int(self.rank[at])
+        if not rank or not self.by_score:
+            return None
+        text = f"a budget of {rank:,} rows or more takes it"
+        if self._tokens is not None:
+            text += f", or of {int(self._tokens[rank - 1] - self.scored.n_tokens[at]) + 1:,} tokens or more"
+        return text
+
+    def reason(self, at: int, place: int | None, rows: int, budget: str | None, by: str | None = None) -> str:
+        """Why a selection of so many ``rows`` within a ``budget`` has a row at a ``place``, or has it not.
+
+        ``by`` names the column whose values were given shares.
+        """
+        scored, why = self.scored, self.scored.reason[at]
+        if not self.by_score or by is not None:
+            goes = f"shares of '{by}'" if by is not None else "more than the score of each row by itself"
+            went = f"{scored.name} goes by {goes}"
+            if place:
+                return f"chosen at place {place:,} of {rows:,}: {went}"
+            return f"excluded: {why}" if why else f"not chosen within {budget}: {went}"
+        if not scored.eligible[at]:
+            return f"excluded: it has no score ({why})"
+        rank, of = int(self.rank[at]), len(self.best)
+        said = f"rank {rank:,} of {of:,} (best {100 * rank / of:.2g} %) with {number(scored.value[at])}"
+        word = "chosen" if place else "not chosen"
+        if (rank <= rows) != bool(place):
+            return f"{word}: {said}; these scores are not those it was selected by"
+        last = number(scored.value[self.best[:rows]][-1]) if rows else "none"
+        return f"{word}: {said}; budget {budget} took the best {rows:,}, down to {last}"
 
 
 def place_in_selection(scored: Scored, record: dict[str, Any], at: int, row: int) -> dict[str, Any]:
     """Whether a selection has the row, at which place, and why."""
     rows, budget = list(record["rows"]), record.get("budget")
-    taken = row in rows
-    facts: dict[str, Any] = {
-        "method": scored.name,
-        "budget": budget,
-        "rows": len(rows),
-        "chosen": taken,
-        "place": rows.index(row) + 1 if taken else None,
-    }
-    return {**facts, "reason": _reason(scored, at, facts, record.get("groups"))}
-
-
-def _reason(scored: Scored, at: int, facts: dict[str, Any], groups: dict[str, Any] | None) -> str:
-    by_score = type(scored.method).pick is Method.pick and groups is None
-    if not by_score:
-        by = f"shares of '{groups['by']}'" if groups else "more than the score of each row by itself"
-        went = f"{scored.name} goes by {by}"
-        if facts["chosen"]:
-            return f"chosen at place {facts['place']:,} of {facts['rows']:,}: {went}"
-        why = scored.reason[at]
-        return f"not chosen: {why}" if why else f"not chosen within {facts['budget']}: {went}"
-    if not scored.eligible[at]:
-        return f"not chosen: it has no score ({scored.reason[at]})"
-    best = scored.best()
-    rank = int(np.flatnonzero(best == at)[0]) + 1
-    last = scored.value[best[: facts["rows"]]][-1]
-    said = f"rank {rank:,} of {len(best):,} with {number(scored.value[at])}"
-    cut = f"budget {facts['budget']} took the best {facts['rows']:,}, down to {number(last)}"
-    if facts["chosen"] != (rank <= facts["rows"]):
-        return f"{'chosen' if facts['chosen'] else 'not chosen'}: {said}; these scores are not those it was selected by"
-    return f"{'chosen' if facts['chosen'] else 'not chosen'}: {said}; {cut}"
+    place = rows.index(row) + 1 if row in rows else None
+    facts = {"method": scored.name, "budget": budget, "rows": len(rows), "chosen": place is not None, "place": place}
+    by = (record.get("groups") or {}).get("by")
+    return {**facts, "reason": Ranking(scored).reason(at, place, len(rows), budget, by)}
