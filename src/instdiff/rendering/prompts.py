@@ -18,12 +18,13 @@ def prompt_groups(pool: Pool) -> npt.NDArray[np.object_]:
     """Per row a hash that rows share whose prompts are near copies: one template renders equal turns equally."""
     out = np.empty(len(pool), object)
     for row, sample in enumerate(pool.samples()):
-        text = _prompt(sample, pool.turns.targets)
-        out[row] = hashlib.blake2b((_plain(text) or text).encode(), digest_size=8).hexdigest()
+        text = prompt_of(sample, pool.turns.targets)
+        out[row] = hashlib.blake2b((plain(text) or text).encode(), digest_size=8).hexdigest()
     return out
 
 
-def _prompt(sample: Sample, targets: str) -> str:
+def prompt_of(sample: Sample, targets: str) -> str:
+    """Who says what before the first turn that is learnt, and the tools on offer."""
     told = [sample.tools]
     for at, turn in enumerate(sample.messages):
         if is_target(sample.messages, at, targets):
@@ -32,7 +33,7 @@ def _prompt(sample: Sample, targets: str) -> str:
     return "\n".join(told)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Without differences that change no meaning: NFKC, lower case, and blanks for punctuation."""
     return " ".join(unicodedata.normalize("NFKC", text).lower().translate(_blanks()).split())
 
