@@ -89,3 +89,23 @@ def test_also_before_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app.commands["score"], "params", [])
     ran = cli("score", "--data", "my.jsonl")
     assert (ran.code, ran.err.strip()) == (130, INTERRUPTED)
+
+
+EARLY = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupts:
+    def find_spec(self, name, *more):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("instdiff", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["instdiff.cli", "click", "instdiff.cli.train"])
+def test_also_while_the_program_is_read(module: str) -> None:
+    done = subprocess.run(python(EARLY, module), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
