@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from instdiff.evaluation.evaluator import evaluate
     from instdiff.evaluation.results import SuiteResult, TaskResult, read_results
     from instdiff.experiments.compare import compare
+    from instdiff.experiments.doctor import doctor
     from instdiff.experiments.fine_tuning import train
     from instdiff.experiments.pipeline import pipeline
     from instdiff.experiments.search import search
@@ -87,6 +88,7 @@ _HOMES = {
     "evaluation.evaluator": "evaluate",
     "evaluation.results": "SuiteResult TaskResult read_results",
     "experiments.compare": "compare",
+    "experiments.doctor": "doctor",
     "experiments.fine_tuning": "train",
     "experiments.pipeline": "pipeline",
     "experiments.search": "search",

@@ -19,8 +19,8 @@ from instdiff.version import __version__
 from .shell import cli, ok
 
 VERBS = [(name,) for name in app.commands if name != "store"] + [("store", sub) for sub in ("info", "gc", "check")]
-WORK = ("render", "plan", "score", "select", "report", "export", "pipeline", "compare", "search", "train", "eval")
-WORK += ("explain", "diff", "store", "merge", "methods")
+WORK = ("doctor", "render", "plan", "score", "select", "report", "verdict", "export", "pipeline", "compare", "search")
+WORK += ("train", "eval", "explain", "diff", "store", "merge", "methods")
 
 
 @pytest.mark.parametrize("width", [60, 80, 140])

@@ -16,6 +16,7 @@ PUBLIC: list[str] = [
     "export",
     "report",
     "compare",
+    "doctor",
     "evaluate",
     "read_results",
     "TaskResult",
@@ -123,6 +124,7 @@ SURFACE = {
     "demo": "--output --device --quiet --json",
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "render": f"--config --data --model --limit --row --format --map {TURNS} {TEMPLATE} --max-length --quiet --json",
+    "doctor": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device",
     "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --holdout "
     "--cluster --judge-max-tokens --judge-price",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
@@ -140,6 +142,7 @@ SURFACE = {
     f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "
     "--max-length --dtype --device --batch-tokens --workers --executor",
     "report": "--data --selection --method --output --store --quiet --json",
+    "verdict": "--data --output --store --quiet --json",
     "explain": f"--config --data --scores --selection --by --format --map {TURNS} --store --quiet --json",
     "diff": f"--config --data --scores --by --examples --format --map {TURNS} --quiet --json",
     "export": "--config --data --format --output --name --layout --template --model --license --push --public "
@@ -153,6 +156,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "store check": [],
     "demo": [],
     "report": ["where"],
+    "verdict": ["run"],
     "explain": ["row", "overrides"],
     "diff": ["a", "b", "overrides"],
     "merge": ["folder"],
@@ -193,7 +197,7 @@ def test_help_says_what_every_option_is_and_shows_an_example(verb: str) -> None:
         assert param.help, f"--{param.name} has no help"
 
 
-UNCONFIGURED = ("demo", "methods", "store info", "store gc", "store check", "report", "merge")
+UNCONFIGURED = ("demo", "methods", "store info", "store gc", "store check", "report", "verdict", "merge")
 CONFIGURED = [verb for verb in SURFACE if verb not in UNCONFIGURED]
 
 

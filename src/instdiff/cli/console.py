@@ -13,7 +13,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.help import fold_command
-from instdiff.core.display import visible, visible_json
+from instdiff.core.display import span, visible, visible_json
 from instdiff.core.progress import Advance, Meter
 
 if TYPE_CHECKING:
@@ -165,14 +165,6 @@ def _more(meter: Meter) -> str:
     return f"{100 * meter.cached_share:.0f}% cached{batches}"
 
 
-def span(seconds: float) -> str:
-    """A time in its own unit."""
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
 def size(count: int) -> str:
     """Bytes in their own unit."""
     return next(
@@ -201,10 +193,10 @@ def fit(text: str, width: int | None) -> str:
     return "\n".join(out)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], indent: int = 0) -> str:
     """Aligned columns: text to the left, numbers to the right; cells go on below where a terminal is too narrow.
 
-    Where it is too narrow for that, each row is a list of its values.
+    Where it is too narrow for that, each row is a list of its values. ``indent`` characters stand before each line.
     """
     cells = [[_cell(value) for value in line] for line in (header, *rows)]
     right = [
@@ -212,10 +204,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         for i in range(len(header))
     ]
     room = columns()
+    room = None if room is None else room - indent
     widths = _widths(cells, right, room)
     if widths is None:
         lists = ["\n".join(f"{name}: {value}" for name, value in zip(cells[0], row, strict=True)) for row in cells[1:]]
-        return fit("\n\n".join(lists), room)
+        return textwrap.indent(fit("\n\n".join(lists), room), " " * indent)
 
     def lines(values: Sequence[str]) -> Iterator[str]:
         parts = [
@@ -226,9 +219,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
             put = [v.rjust(w) if r else v.ljust(w) for v, w, r in zip(line, widths, right, strict=True)]
             yield "  ".join(put).rstrip()
 
-    return "\n".join(
-        [*lines(cells[0]), *lines(["-" * w for w in widths]), *(x for row in cells[1:] for x in lines(row))]
-    )
+    whole = [*lines(cells[0]), *lines(["-" * w for w in widths]), *(x for row in cells[1:] for x in lines(row))]
+    return textwrap.indent("\n".join(whole), " " * indent)
 
 
 def _widths(cells: list[list[str]], right: list[bool], room: int | None) -> list[int] | None:

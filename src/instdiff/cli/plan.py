@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
 from instdiff.cli.common import build_methods, load_pool, rows_to
-from instdiff.cli.console import Console, span, table
+from instdiff.cli.console import Console, table
+from instdiff.core.display import span
 
 if TYPE_CHECKING:
     from instdiff.config.base import Config

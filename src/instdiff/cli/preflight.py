@@ -30,6 +30,7 @@ SUITES = {"math": "math_verify", "openllm": "lm_eval", "med": "lm_eval"}
 
 JUDGES = ("judge_concurrency", "judge_timeout", "judge_tries", "judge_max_tokens", "judge_batch")
 UNUSED = {
+    "doctor": ("cluster", "judge_price", *JUDGES),
     "train": ("batch_tokens", "workers", "dtype", "max_length", *JUDGES),
     "select": ("cluster", "judge_price"),
     "select --scores": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from instdiff.cli.app import command
@@ -90,13 +91,13 @@ def _print_row(shown: Shown, coloured: bool) -> None:
     if coloured:
         _print_coloured(shown)
     else:
-        print(mark_learnt(shown))
+        print(mark_learnt(shown.runs))
     print()
 
 
-def mark_learnt(shown: Shown) -> str:
-    """The text with brackets around what is learnt."""
-    return "".join(f"{LEFT}{visible(text)}{RIGHT}" if learnt else visible(text) for learnt, text in shown.runs)
+def mark_learnt(runs: Iterable[tuple[bool, str]]) -> str:
+    """A text with brackets around what is learnt."""
+    return "".join(f"{LEFT}{visible(text)}{RIGHT}" if learnt else visible(text) for learnt, text in runs)
 
 
 def _print_coloured(shown: Shown) -> None:

@@ -222,6 +222,13 @@ class RenderConfig(DataConfig, TemplateConfig):
         return [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
 
 
+class DoctorConfig(MethodsConfig):
+    """``instdiff doctor``."""
+
+    model: dict[str, str] = key(dict, f"{MODELS} Without one, what the rows alone tell.", also="model_path base_model")
+    output: str | None = key(None, "Where the diagnosis goes as JSON.", metavar="FILE", also="output_path")
+
+
 class MergeConfig(ScoreConfig):
     """What ``instdiff merge`` takes: where the data and models of the shards are by now."""
 
@@ -385,6 +392,14 @@ class ReportConfig(Config):
     selection: str | None = key(None, "Which selection is shown, of several; by default the newest.", metavar="PATH")
     method: str | None = key(None, "The method whose selection is shown.", metavar="NAME")
     output: str | None = key(None, "Where the page goes.", metavar="FILE")
+    store: str | None = key(None, STORE, metavar="DIR")
+
+
+class VerdictConfig(Config):
+    """``instdiff verdict``."""
+
+    data: Data = key(None, "The rows that were scored, where the scores do not say where they are.", metavar="PATH")
+    output: list[str] = key(list, "Where the card goes: .svg, .md, .txt or .json; may repeat.", metavar="FILE")
     store: str | None = key(None, STORE, metavar="DIR")
 
 

@@ -68,3 +68,11 @@ def pandas() -> Any:
     import pandas as pd
 
     return pd
+
+
+def span(seconds: float) -> str:
+    """A time in its own unit."""
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -365,22 +365,31 @@ def merge_stages(lines: Iterable[StageCost]) -> list[StageCost]:
 
 
 def stage_of_passes(
-    stage: str, bench: Workbench, passes: Sequence[tuple[Pass, PassCost]], machine: Machine, kind: str = "score"
+    stage: str,
+    bench: Workbench,
+    passes: Sequence[tuple[Pass, PassCost]],
+    machine: Machine,
+    kind: str = "score",
+    times: float = 1.0,
 ) -> list[StageCost]:
-    """The passes as lines of a plan, those of servers apart; none where all is done."""
+    """The passes as lines of a plan, those of servers apart; none where all is done.
+
+    The rows of the bench may stand for ``times`` as many.
+    """
     lines, home = [], ""
     for step, cost in passes:
         if not cost.todo_rows:
             continue
+        counts = {key: round(times * getattr(cost, key)) for key in ("most_tokens_out", "calls")}
+        flops, price = times * cost.flops, None if cost.most_price is None else times * cost.most_price
         seconds = 0.0
         if not cost.calls:
             speed = _speed(bench, step, machine)
-            seconds = cost.flops / speed.flops_per_s + (speed.load_s if bench.home(step) != home else 0.0)
+            seconds = flops / speed.flops_per_s + (speed.load_s if bench.home(step) != home else 0.0)
             home = bench.home(step)
-        numbers = {key: getattr(cost, key) for key in ("most_tokens_out", "calls", "flops", "most_price", "estimated")}
-        tokens = cost.todo_tokens
-        what = "judge" if cost.calls else kind
-        lines.append(StageCost(stage, what, rows=cost.todo_rows, tokens=tokens, seconds=seconds, **numbers))
+        counts |= {"rows": round(times * cost.todo_rows), "tokens": round(times * cost.todo_tokens)}
+        more: dict[str, Any] = {"most_price": price, "estimated": cost.estimated, **counts}
+        lines.append(StageCost(stage, "judge" if cost.calls else kind, flops=flops, seconds=seconds, **more))
     return lines
 
 
