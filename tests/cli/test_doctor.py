@@ -164,6 +164,17 @@ def test_calls_that_nobody_learns_have_their_option() -> None:
     assert "teach nothing" not in ok("doctor", "--data", "calls.jsonl", "--targets", "all+calls").out
 
 
+def test_a_small_model_alone_has_the_methods_of_its_role() -> None:
+    ran = ok("doctor", "--data", "builtin:demo", "--limit", 60, "--model", "proxy=builtin:tiny", "--json")
+    against = {one["name"]: one["against"] for one in ran.json["methods"]}
+    assert ran.json["template"] == "plain" and ran.json["begin"] == "superfiltering"
+    assert against["superfiltering"] is against["superfiltering_d"] is against["tshirt"] is None
+    assert against["ifd"] == "a model for role 'base'; give --model base=WHERE"
+    assert [one["because"] for one in ran.json["methods"] if one["name"] == "superfiltering_d"] == [
+        "how much the prompt helps"
+    ]
+
+
 def test_standard_input_has_no_next_command() -> None:
     line = json.dumps({"instruction": "say it", "output": "here it is"})
     assert "next: " not in ok("doctor", "--data", "-", stdin=f"{line}\n").err

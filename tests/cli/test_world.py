@@ -14,6 +14,7 @@ from .shell import cli
 
 ASKED = {
     "sample": "--data my.jsonl --max-samples 1 --output o.jsonl",
+    "doctor": "--data my.jsonl --model builtin:tiny --output o.json",
     "render": "--data my.jsonl --model builtin:tiny",
     "plan": "--data my.jsonl --method random",
     "score": "--data my.jsonl --method random --output o.parquet",
@@ -27,6 +28,7 @@ ASKED = {
     "explain": "1 --data my.jsonl --scores s.parquet",
     "diff": "a.jsonl b.jsonl --data my.jsonl",
     "report": "s.parquet --data my.jsonl --output o.html",
+    "verdict": "run --data my.jsonl --output o.svg",
     "merge": "here --output o.parquet",
 }
 NAMES = {

@@ -178,7 +178,7 @@ def diagnose(
         from instdiff.scoring.scorer import workbench
         from instdiff.scoring.strength import try_model
 
-        bench = workbench(seen, {}, models, settings, store, log=log)
+        bench = workbench(seen, {}, models, settings, store, log=_once(log))
         lengths, examples = _lengths(bench, role), _rendered(bench, role, at)
         machine, chat = Machine(bench.device), bool(bench.tokenizer(role).chat_template)
         strength = try_model(bench, role, machine, seed, progress)
@@ -191,6 +191,18 @@ def diagnose(
     about = pool.origin, len(pool), len(pool.rejected), pool.format, tuple(read), _unread(seen)
     findings = _findings(pool, told, lengths, strength, untold, next((one for one in found if one.name == begin), None))
     return Diagnosis(*about, told, examples, named, layout, lengths, strength, tuple(found), findings, begin)
+
+
+def _once(log: Log | None) -> Log:
+    """Tells each line once: the same rows are rendered for several ends."""
+    told = set[str]()
+
+    def tell(line: str) -> None:
+        if log is not None and line not in told:
+            told.add(line)
+            log(line)
+
+    return tell
 
 
 def _with_costs(found: list[Fit], bench: Workbench, role: str, machine: Machine, rows: int) -> list[Fit]:

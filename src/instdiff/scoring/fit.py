@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
-from instdiff.core import Choice, Length, Method, ModelRef
+from instdiff.core import Choice, Length, Method, ModelRef, ResponseOnly
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
 from instdiff.scoring.crossfit import HOLDOUT
@@ -66,7 +66,12 @@ def _because(method: Method, steps: list[Pass], trains: tuple[str, ...]) -> str:
         return "how rows differ: copies come last"
     if trains:
         return "what the model learns from your rows"
-    return "how much the prompt helps" if "IFD" in method.filters else "what the model says of each row"
+    return "how much the prompt helps" if _is_ifd(method) else "what the model says of each row"
+
+
+def _is_ifd(method: Method) -> bool:
+    """Whether it looks at responses without their prompt too, and so leaves out what the prompt does not help with."""
+    return any(isinstance(signal.view, ResponseOnly) for signal in method.signals().values())
 
 
 def with_trained(methods: Iterable[Method], models: Mapping[str, ModelRef]) -> dict[str, ModelRef]:
@@ -103,7 +108,7 @@ def _against(
     if asks and not chat:
         return "the base is asked for ratings, which takes a model that is tuned for instructions"
     if misled is not None and misled >= WEAK:
-        if "IFD" in method.filters:
+        if _is_ifd(method):
             return f"IFD is 1 or more in {misled:.0%} of the rows, which are left out: the model is too weak"
         if trains or asks:
             return "the model is too weak: it would learn the language of the data first"
