@@ -16,8 +16,8 @@ from instdiff.scoring.workbench import Workbench
 
 ROWS, FEWEST = 200, 20
 """Rows of a trial, and the least that tell anything."""
-TRIAL_S = 15.0
-"""Seconds that a trial may take."""
+TRIAL_S = 10.0
+"""Seconds that a trial may take by the speed that was measured."""
 
 
 @dataclass(frozen=True)
