@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cli.shell import cli, ok
 from instdiff.core.budget import parse_budget
 from instdiff.reporting import report
 from instdiff.scoring.table import read_scores
@@ -51,6 +53,29 @@ def test_another_budget_and_method(page: Path, tmp_path: Path) -> None:
         asked.value.save_as(tmp_path / "rows.txt")
         assert asked.value.suggested_filename == "longest.rows.txt"
     assert [int(one) for one in (tmp_path / "rows.txt").read_text().split()] == table.rows[best].tolist()
+    some = ["--data", page.parent / "rows.jsonl", "--rows", tmp_path / "rows.txt", "--output", tmp_path / "cut.jsonl"]
+    ok("select", *some, "--scores", page.parent / "scores.parquet", "--method", "longest")
+    assert json.loads((tmp_path / "cut.selection.json").read_text())["rows"] == table.rows[best].tolist()
+    ok("select", *some)  # without scores
+    record = json.loads((tmp_path / "cut.selection.json").read_text())
+    assert (record["rows"], record["budget"]) == (table.rows[best].tolist(), "41")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1\n200\n", ":2: '200' is no row of"),
+        ("1\nx\n", ":2: 'x' is no row of"),
+        ("1\n\n1\n", ":3: '1' stands there twice"),
+        ("\n", "lists no row"),
+    ],
+)
+def test_row_numbers_that_are_none_are_named(page: Path, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "rows.txt").write_text(text)
+    some = ["--data", page.parent / "rows.jsonl", "--rows", tmp_path / "rows.txt", "--output", tmp_path / "cut.jsonl"]
+    ran = cli("select", *some)
+    assert ran.code == 2 and said in ran.error and not (tmp_path / "cut.jsonl").exists()
+    assert "give one of them" in cli("select", *some, "--budget", "10").error
 
 
 def test_a_part_of_a_histogram_is_a_filter(page: Path) -> None:

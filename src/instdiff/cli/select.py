@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from instdiff.cli.app import command
 from instdiff.cli.common import load_pool, require_output, run_score
@@ -38,8 +38,8 @@ def sample(settings: SampleConfig, console: Console) -> None:
 @command(
     "select",
     "commands.SelectConfig",
-    "config data! scores method set budget order group_by with_scores output! record model limit format map targets "
-    "reasoning system store seed strict quiet json",
+    "config data! scores method set budget rows order group_by with_scores output! record model limit format map "
+    "targets reasoning system store seed strict quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
 )
@@ -49,23 +49,22 @@ def select(settings: SelectConfig, console: Console) -> None:
     from instdiff.scoring.advice import advise
     from instdiff.selection.record import record_path
     from instdiff.selection.selector import select as choose
+    from instdiff.selection.selector import select_listed
 
     out = require_output(settings.output)
+    settings = _listed(settings)
     told = list[str]()
     pool = load_pool(settings, console, out, told.append)
     for line in told[1 if settings.scores else 0 :]:  # `score` has told the format
         console.log(line)
     table = _scores(settings, pool, console)
     name = _one_method(settings, table)
-    chosen = choose(
-        pool,
-        table[name],
-        configured_budget(settings.budget, settings.select_ratio),
-        order=settings.order,
-        group_by=settings.group_by,
-        quota=settings.quota,
-        meta=table.meta,
-    )
+    how: dict[str, Any] = {"order": settings.order, "meta": table.meta}
+    if settings.rows:
+        chosen = select_listed(pool, table[name], settings.rows, **how)
+    else:
+        budget = configured_budget(settings.budget, settings.select_ratio)
+        chosen = choose(pool, table[name], budget, group_by=settings.group_by, quota=settings.quota, **how)
     chosen.write(out, with_scores=settings.with_scores)
     place = Path(settings.record or record_path(out))
     earlier = " (in place of an earlier one)" if place.exists() else ""
@@ -81,6 +80,17 @@ def select(settings: SelectConfig, console: Console) -> None:
     if Path(out).suffix == ".jsonl":
         folder = Path(out).with_name(f"{Path(out).stem}_trl")
         console.next("export", "--data", out, "--format", "trl", "--output", folder)
+
+
+def _listed(settings: SelectConfig) -> SelectConfig:
+    """Where rows are listed, no budget says how many; without scores, all rows are equally good."""
+    from instdiff.errors import ConfigError
+
+    if not settings.rows:
+        return settings
+    if more := [key for key in ("budget", "select_ratio", "group_by") if getattr(settings, key) is not None]:
+        raise ConfigError(f"'rows' lists what is taken, and '{more[0]}' says how much; give one of them")
+    return settings if settings.scores or settings.method else settings.model_copy(update={"method": {"full": {}}})
 
 
 def _scores(settings: SelectConfig, pool: Pool, console: Console) -> ScoreTable:

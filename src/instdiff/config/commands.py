@@ -283,6 +283,11 @@ class SelectConfig(MethodsConfig):
     budget: str | int | None = key(
         None, "500, 10% of the rows, '25% eligible', '200000 tokens', '10% tokens' (default 10%).", metavar="BUDGET"
     )
+    rows: str | None = key(
+        None,
+        "The numbers of the rows to take, one a line, in place of a budget; the page writes such files.",
+        metavar="FILE",
+    )
     select_ratio: float | None = key(
         None, "The budget as a share, 0.1 for 10 %; `budget: tokens`, `rows` or `filtered` says of what."
     )

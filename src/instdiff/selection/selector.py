@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from instdiff.core import Budget, Scored
 from instdiff.core.budget import divide, parse_budget
+from instdiff.data import Pool
 from instdiff.data.load import as_pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
 from instdiff.scoring.table import ScoreTable
@@ -92,6 +93,34 @@ def select(
     return Selection(
         pool, np.sort(at) if order == "input" else at, scored, budget, dict(meta or scored.meta), groups, asked
     )
+
+
+def select_listed(
+    pool: Pool, scored: Scored, path: str, *, order: Order = "rank", meta: dict[str, Any] | None = None
+) -> Selection:
+    """The rows whose numbers a file lists, one in each line, in its order.
+
+    Raises:
+        DataError: a line is no number of a row, or one that stands there already; or the file cannot be read.
+    """
+    check_same_rows(pool, scored.ids)
+    place = {row: at for at, row in enumerate(pool.rows.tolist())}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"the row numbers '{path}' cannot be read: {error}") from None
+    at: dict[int, int] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        row = place.get(int(text)) if text.isdecimal() else None
+        if text and (row is None or row in at):
+            why = "stands there twice" if row in at else f"is no row of {pool.origin}"
+            raise DataError(f"{path}:{number}: '{text[:40]}' {why}; give the number of a row, from 0, in each line")
+        at |= {} if row is None else {row: number}
+    if not at:
+        raise DataError(f"'{path}' lists no row; give the number of a row, from 0, in each line")
+    rows = np.array(sorted(at) if order == "input" else list(at), np.int64)
+    return Selection(pool, rows, scored, Budget(len(rows), "rows"), dict(meta or scored.meta), None, len(rows))
 
 
 def _one_method(scores: Scored | ScoreTable) -> Scored:
