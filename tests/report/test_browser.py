@@ -71,16 +71,16 @@ def test_sorting_searching_and_filtering(page: Path) -> None:
         tab.select_option("#group", "code")
         assert {row[3] for row in cells(tab)} == {"code"}
         tab.select_option("#group", "")
-        tab.fill("#search", "fdp.EXE")
+        tab.fill("#find", "fdp.EXE")
         assert tab.text_content("#count") == "3 of 200 rows"
-        tab.fill("#search", "117")
+        tab.fill("#find", "117")
         assert [row[0] for row in cells(tab)] == ["117"]
 
 
 def test_hostile_rows_stay_text(page: Path) -> None:
     with opened(page) as tab:
         tab.select_option("#show", "")
-        tab.fill("#search", "fdp.exe")
+        tab.fill("#find", "fdp.exe")
         tab.locator("#rows tr.row").first.click()
         whole = tab.text_content("#rows td.whole")
         assert "<img src=x onerror=document.title='owned'> ⟨U+202E⟩fdp.exe" in whole
@@ -155,7 +155,7 @@ def test_rows_and_funnel_do_not_wait_for_the_library(page: Path) -> None:
     with opened(without, ready="#rows tbody tr.row", complaints=1) as tab:  # of the library, which is not there
         assert tab.text_content("#count") == "40 of 200 rows"
         tab.select_option("#show", "")
-        tab.fill("#search", "fdp.EXE")
+        tab.fill("#find", "fdp.EXE")
         assert tab.text_content("#count") == "3 of 200 rows"
         assert tab.locator("#funnel .bars dd").first.is_visible()
         assert tab.locator(".main-svg").count() == 0
@@ -221,7 +221,7 @@ def test_fifty_thousand_rows_open(tmp_path: Path) -> None:
         assert {row[1] for row in cells(tab)} == {"chosen"}
         tab.select_option("#show", "")
         best = str(int(np.argmax(table["random"].value)))  # the ends of every score are among the rows shown
-        tab.fill("#search", best)
+        tab.fill("#find", best)
         assert [row[0] for row in cells(tab)] == [best]
 
 
@@ -235,7 +235,7 @@ def test_fifty_thousand_rows_with_their_texts(tmp_path: Path) -> None:
         scroll(tab)
         tab.select_option("#show", "")
         assert tab.text_content("#count") == "2,000 of 2,000 rows"
-        tab.fill("#search", "fdp.exe")
+        tab.fill("#find", "fdp.exe")
         assert cells(tab) and all(int(row[0]) < 2000 for row in cells(tab))
         tab.locator("#rows tr.row").first.click()
         whole = tab.text_content("#rows td.whole")
@@ -243,7 +243,7 @@ def test_fifty_thousand_rows_with_their_texts(tmp_path: Path) -> None:
         assert "<style>*{display:none}</style>" in whole and "⟨U+2066⟩x⟨U+2069⟩ ⟨U+0007⟩" in whole
         assert tab.title() == "No outcome yet: instructdiff on rows.jsonl: 10,000 of 50,000 rows"
         assert tab.locator("main img, main a:not([href^='#']), #rows b, #rows script, #rows style").count() == 0
-        tab.fill("#search", "")
+        tab.fill("#find", "")
         tab.select_option("#group", "code")
         assert {row[3] for row in cells(tab)} == {"code"}
         tab.select_option("#group", "")
@@ -278,5 +278,5 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tab.select_option("#show", "")
         text = load("builtin:demo", limit=40).samples()
         words = list(text)[7].instruction[:40]
-        tab.fill("#search", words.upper())
+        tab.fill("#find", words.upper())
         assert "7" in [row[0] for row in cells(tab)]

@@ -131,3 +131,21 @@ def test_too_few_seeds_of_random_are_told(tmp_path: Path) -> None:
     (tmp_path / "comparison.json").write_text(json.dumps(facts))
     found = json.loads(report(tmp_path).with_suffix(".json").read_text())["verdict"]
     assert found["beside"] == "one of random is 2.885" and found["seeds_against"] == 1
+
+
+def test_the_page_of_a_search(tmp_path: Path) -> None:
+    (tmp_path / "scores").mkdir()
+    make_scores(tmp_path, 60, selected=False)
+    (tmp_path / "scores.parquet").rename(tmp_path / "scores" / "a_seed_0.parquet")
+    final = line("longest", 2.5, 0.001)
+    compared(tmp_path, final)
+    recipes = [{"name": "longest", "gain": 0.3}]
+    told = {"told": ["Choose rows by longest."], "best": "longest", "final": final, "gain_untouched": 0.3}
+    (tmp_path / "search.json").write_text(json.dumps({**told, "rungs": [{"seeds": 1, "recipes": recipes}]}))
+    with opened(report(tmp_path)) as tab:
+        assert tab.text_content("h1") == "Search for a recipe on rows.jsonl"
+        assert tab.text_content("#verdict .word") == "Better than random" and tab.locator("#search table").count() == 1
+        tab.fill("#find", "117")
+        assert tab.locator("#rows tr.row").count() == 0
+        ids = tab.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
+        assert len(ids) == len(set(ids))

@@ -84,6 +84,17 @@ def test_further_tasks_of_the_same_line_are_told(tmp_path: Path) -> None:
     assert found.others[0].startswith("Worse than random: ifd has a gsm8k accuracy of 0.700")
 
 
+def test_a_search_is_judged_by_the_task_that_decides(tmp_path: Path) -> None:
+    other = line("ifd", 0.7, 0.001, task="skills", suite="skills", metric="accuracy", higher_is_better=True)
+    final = line("ifd", 2.5, 0.001)
+    compared(tmp_path, other, final, line("zip", 2.0, 0.001))
+    told = ["Choose rows by ifd.", "The search saw it gain."]
+    (tmp_path / "search.json").write_text(json.dumps({"best": "ifd", "final": final, "told": told, "rungs": []}))
+    found = read_verdict(tmp_path)
+    assert (found.word, found.line, found.measured) == ("Better than random", "ifd", "held-out NLL")
+    assert found.sentence == " ".join(told) and found.others[0].startswith("Worse than random: ifd has a skills")
+
+
 def test_a_comparison_that_is_not_finished_is_called_so(tmp_path: Path) -> None:
     for seed in (0, 1):
         cell = tmp_path / "cells" / "random" / "10pct" / f"seed_{seed}"

@@ -110,7 +110,9 @@ def read_verdict(
 def judge(scene: ReportContext, covered: Mapping[str, Any] | None = None) -> Verdict:
     """The verdict on what is gathered; ``covered`` are the facts of the section on coverage."""
     material, part = scene.material, scene.part
-    found, about = selections(material.comparison, material.oracles), about_line(material)
+    final = material.search.get("final") or {}  # a search is decided by one of its tasks
+    lines = [line for line in material.comparison if line.get("task") == final.get("task", line.get("task"))]
+    found, about = selections(lines, material.oracles), about_line(material)
     found = [line for line in found if about in (None, line["name"])]
     verdict = _outcome(material, found) if found else _no_outcome(material, part)
     verdict = replace(verdict, **_spent(material, verdict, found), **_taken(part, verdict))
@@ -284,7 +286,7 @@ def _few_seeds(material: ReportSources, verdict: Verdict) -> Alert | None:
     key = "eval.train_seeds" if material.kind == "pipeline" else "seeds"
     mine = f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)} of {verdict.line}"
     many = f"{mine}, {verdict.seeds_against} of {verdict.against}"
-    return Alert(f"{many}: a verdict needs {MIN_SEEDS} on either side; {key} adds some", "comparison")
+    return Alert(f"{many}: a verdict needs {MIN_SEEDS} on either side; add some with {key}", "comparison")
 
 
 def _flawed(material: ReportSources) -> Alert | None:

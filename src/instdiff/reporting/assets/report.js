@@ -117,7 +117,7 @@
     ...Object.keys(scores).map((name) => ({ name, number: true, value: (i) => scores[name][i], said: figure })),
   ];
   const matching = () => {
-    const asked = $("search").value.trim().toLowerCase(), show = $("show").value, group = $("group").value;
+    const asked = $("find").value.trim().toLowerCase(), show = $("show").value, group = $("group").value;
     const found = [];
     for (let i = 0; i < some; i++) {
       if (show && rows.status[i] !== show && rows.kind[i] !== show) continue;
@@ -179,7 +179,7 @@
   // Filter, order, page and open rows stand in the address, so that a view can be sent.
   const tell = () => {
     const told = new URLSearchParams();
-    for (const [key, id] of [["show", "show"], ["group", "group"], ["q", "search"]]) if ($(id).value) told.set(key, $(id).value);
+    for (const [key, id] of [["show", "show"], ["group", "group"], ["q", "find"]]) if ($(id).value) told.set(key, $(id).value);
     if (state.sort !== null) told.set("sort", columns[state.sort].name);
     if (state.sort !== null && state.down) told.set("down", "1");
     for (const [n, ends] of state.within) told.set(`in ${columns[n].name}`, ends.map((end) => (Number.isFinite(end) ? end : "")).join(","));
@@ -190,7 +190,7 @@
   const go = () => {
     if (!location.hash.startsWith("#examples?")) return;
     const asked = new URLSearchParams(location.hash.slice(10));
-    for (const [key, id] of [["show", "show"], ["group", "group"], ["q", "search"]]) $(id).value = asked.get(key) || "";
+    for (const [key, id] of [["show", "show"], ["group", "group"], ["q", "find"]]) $(id).value = asked.get(key) || "";
     const sort = columns.findIndex((one) => one.name === asked.get("sort"));
     const open = (asked.get("row") || "").split(",").filter(Boolean).map((row) => rows.row.indexOf(Number(row))).filter((i) => i >= 0);
     state.within = new Map(columns.flatMap(({ name, number }, n) => {
@@ -335,7 +335,7 @@
     $("group").append(new Option(`any ${rows.group_name}`, ""), ...[...new Set(rows.group)].sort().map((v) => new Option(v, v)));
     $("group").hidden = !(rows.group && rows.group.length);
     const first = () => { state.page = 0; change(); };
-    $("search").addEventListener("input", first);
+    $("find").addEventListener("input", first);
     for (const id of ["show", "group"]) $(id).addEventListener("change", first);
     $("before").addEventListener("click", () => { state.page--; change(); });
     $("after").addEventListener("click", () => { state.page++; change(); });
