@@ -56,7 +56,7 @@ def findings(ran: Ran) -> list[str]:
 def test_without_a_model(data: str) -> None:
     ran = ok("doctor", "--data", data)
     assert "  planted.jsonl: 83 rows, format alpaca (instruction, output); 2 rejected\n" in ran.out
-    assert "  nobody reads the columns domain\n" in ran.out
+    assert "  columns that are not read: domain\n" in ran.out
     assert re.search(r"copies of an earlier row +6 +7\.2%\n", ran.out)
     assert re.search(r"near copies of an earlier row +4 +4\.8%\n", ran.out)
     assert re.search(r"nothing to learn +3 +3\.6%\n", ran.out)
@@ -70,7 +70,7 @@ def test_without_a_model(data: str) -> None:
         "4. 2 of 85 rows (2.4%) cannot be read",
         "5. there is a column 'domain'",
     ]
-    assert findings(ran)[7].startswith("-> mend or drop them; the first is planted.jsonl:84: broken JSON")
+    assert findings(ran)[7].startswith("-> fix or drop them; the first is planted.jsonl:84: broken JSON")
     assert len(findings(ran)) == 10, "five findings, each with what to do"
     assert next_of(ran) == [
         "select",

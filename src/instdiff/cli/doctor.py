@@ -71,7 +71,7 @@ def _next(settings: DoctorConfig, found: Diagnosis) -> list[str]:
 
 def _sections(found: Diagnosis) -> Iterator[str]:
     """The diagnosis for people, the verdict last."""
-    unread = [f"nobody reads the columns {', '.join(found.unread)}"] if found.unread else []
+    unread = [f"columns that are not read: {', '.join(found.unread)}"] if found.unread else []
     yield _section("data", [*found.read, *unread])
     yield "rows\n" + table(["", "rows", "share"], list(_counts(found)), INDENT)
     scripts = ", ".join(f"{name} {count:,}" for name, count in found.survey.scripts.items())

@@ -292,7 +292,7 @@ class SelectConfig(MethodsConfig):
     )
     rows: str | None = key(
         None,
-        "The numbers of the rows to take, one a line, in place of a budget; the page writes such files.",
+        "The numbers of the rows to take, one a line, instead of a budget; the page writes such files.",
         metavar="FILE",
     )
     select_ratio: float | None = key(

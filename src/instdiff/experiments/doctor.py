@@ -323,7 +323,7 @@ def _share(count: int, of: int) -> str:
 def _of_rows(pool: Pool, told: Survey, seen: int) -> Iterator[tuple[float, str, str]]:
     if pool.rejected:
         of = len(pool) + len(pool.rejected)
-        first = f"mend or drop them; the first is {pool.rejected[0]}"
+        first = f"fix or drop them; the first is {pool.rejected[0]}"
         yield 3 * len(pool.rejected) / of, f"{_share(len(pool.rejected), of)} cannot be read", first
     if (copies := told.row_copies + told.near_row_copies) >= SHARE * seen:
         do = "rank by `then` with `cosine_filter` second, which leaves copies out; likelihood cannot tell them apart"
