@@ -203,7 +203,8 @@ def _no_outcome(material: ReportSources, part: Part | None) -> Verdict:
         model = part.table.meta.get("models", {}).get("base", {}).get("where", "MODEL")
         said = (
             f"Nothing was trained yet, so it is unknown whether {part.method} is better than random rows. Run: "
-            f"instdiff compare {data} --model {model} --method {part.method} --budget '{part.budget}' --output runs/compare"
+            f"instdiff compare {data} --model {model} --method {part.method} --budget '{part.budget}' "
+            "--output runs/compare"
         )
     return Verdict(NO_OUTCOME, NO_OUTCOME.capitalize(), said, against=material.against)
 
