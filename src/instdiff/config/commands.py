@@ -108,13 +108,19 @@ class TemplateConfig(Config):
     max_length: PositiveInt = key(2048, "Tokens of prompt and response, after which a row is cut.")
 
 
-class RunConfig(TemplateConfig):
-    """What all commands that run a model share."""
+class DeviceConfig(TemplateConfig):
+    """Where a model runs, and where what it computes is kept."""
 
     store: str | None = key(None, STORE, metavar="DIR")
     device: str = key("auto", "cpu, cuda, cuda:1, mps, or auto.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", "Precision (auto: bf16 where faster).")
     batch_tokens: Auto = key(None, "Tokens per batch (default: auto, the fastest is found).")
+    seed: int = key(42, SEED)
+
+
+class RunConfig(DeviceConfig):
+    """What all commands that run models or ask judges share."""
+
     workers: Auto = key(None, "Processes that score (default: auto, one for each GPU).")
     judge_concurrency: PositiveInt | None = key(None, "Calls at once to a judge's server (default 8).", metavar="N")
     judge_timeout: float = key(120.0, "Seconds that a judge's server may be silent.", metavar="S", gt=0)
@@ -125,7 +131,6 @@ class RunConfig(TemplateConfig):
     judge_batch: bool = key(False, "Ask a judge's server by its batch API: cheaper, answers within a day.")
     judge_price: Price = key(None, "For plan: a judge's price of a million tokens in and out.", metavar="IN,OUT")
     cluster: str | dict[str, Any] | None = key(None, "For plan: the GPUs, as gpus=64,flops=990e12,price=2.5.")
-    seed: int = key(42, SEED)
 
 
 class ExecutorConfig(Config):
@@ -204,17 +209,21 @@ class ScoreConfig(MethodsConfig, ExecutorConfig):
         return value
 
 
-class RenderConfig(DataConfig, TemplateConfig):
-    """``instdiff render``."""
-
-    limit: PositiveInt = key(5, "First N rows.", metavar="N", le=MOST, also="max_samples")
-    model: dict[str, str] = key(dict, "Whose tokenizer: a folder, hub id, builtin:tiny.", also="model_path base_model")
-    row: list[str] = key(list, "A row's number, from 0, or its id or the beginning of it; may repeat.")
+class LookConfig(DataConfig, TemplateConfig):
+    """What commands share that look at rows, and do not score them."""
 
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
         """``model`` by its role."""
         return {name: parse_models(v) if name == "model" and v is not None else v for name, v in values.items()}
+
+
+class RenderConfig(LookConfig):
+    """``instdiff render``."""
+
+    limit: PositiveInt = key(5, "First N rows.", metavar="N", le=MOST, also="max_samples")
+    model: dict[str, str] = key(dict, "Whose tokenizer: a folder, hub id, builtin:tiny.", also="model_path base_model")
+    row: list[str] = key(list, "A row's number, from 0, or its id or the beginning of it; may repeat.")
 
     @field_validator("row", mode="before")
     @classmethod
@@ -222,7 +231,7 @@ class RenderConfig(DataConfig, TemplateConfig):
         return [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
 
 
-class DoctorConfig(MethodsConfig):
+class DoctorConfig(LookConfig, DeviceConfig):
     """``instdiff doctor``."""
 
     model: dict[str, str] = key(dict, f"{MODELS} Without one, what the rows alone tell.", also="model_path base_model")
