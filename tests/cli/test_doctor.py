@@ -183,7 +183,9 @@ def test_standard_input_has_no_next_command() -> None:
 def test_what_is_wrong_is_one_sentence() -> None:
     assert cli("doctor").error == "no data is named; give --data FILE"
     assert "no model folder './nowhere'" in cli("doctor", "--data", "my.jsonl", "--model", "./nowhere").error
-    assert "unknown key 'cluster'; it is a key of compare" in cli("doctor", "--data", "my.jsonl", "cluster=gpus=1").error
+    assert (
+        "unknown key 'cluster'; it is a key of compare" in cli("doctor", "--data", "my.jsonl", "cluster=gpus=1").error
+    )
 
 
 def test_in_python() -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import uuid
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 import instdiff
 from cli.shell import cli, ok
-from instdiff import Random
+from instdiff import Random, errors
 from instdiff.core.files import remote_url, writing
 from instdiff.data import load
 from instdiff.data.load import load_shards
@@ -107,6 +108,7 @@ def test_what_must_be_installed_is_named(monkeypatch: pytest.MonkeyPatch, lackin
         return real(name, *args, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == lacking else find_spec(name))
     with pytest.raises(DataError) as refused:
         load("gs://bucket/rows.jsonl")
     assert lacking in str(refused.value) and 'pip install "instdiff[remote]"' in str(refused.value)
