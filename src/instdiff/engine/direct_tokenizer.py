@@ -6,6 +6,7 @@ Only what the generic class would do is done here. Where the files ask for more,
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ BESIDE = ("special_tokens_map.json", "added_tokens.json", "additional_chat_templ
 """Files that the class reads too."""
 LARGEST = 100_000
 """Tokens above which the class may mend a vocabulary."""
+RESERVE = 128 << 20
+"""Bytes that have to be there beside what is asked for: below that much, no model runs."""
 
 
 class DirectTokenizer:
@@ -111,6 +114,7 @@ def _names_texts(facts: Mapping[str, Any]) -> bool:
 
 
 def _backend(folder: Path) -> Any:
+    ask_for_memory(16 * (folder / "tokenizer.json").stat().st_size)
     from tokenizers import Tokenizer, processors
 
     try:
@@ -122,6 +126,14 @@ def _backend(folder: Path) -> Any:
     if backend.post_processor is None:
         backend.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     return backend
+
+
+def ask_for_memory(size: int) -> None:
+    """Raise a MemoryError where so many bytes and a reserve are not there: the tokenizers library would abort."""
+    try:
+        mmap.mmap(-1, RESERVE + size).close()
+    except OSError:
+        raise MemoryError from None
 
 
 def context_of(folder: Path) -> int | None:

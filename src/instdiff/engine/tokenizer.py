@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from instdiff.core.files import fingerprint
 from instdiff.core.settings import TEMPLATE_DATE
+from instdiff.engine.direct_tokenizer import ask_for_memory
 from instdiff.errors import ConfigError, EngineError
 from instdiff.rendering.bounded import bounded_template, counting, render_template
 from instdiff.rendering.chat_tokens import Placed
@@ -130,6 +131,7 @@ class HFTokenizer:
 
     def _quickly(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         backend = self._own.backend_tokenizer
+        ask_for_memory(64 * sum(map(len, texts)))
         backend.no_truncation()
         backend.no_padding()
         return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=special)]
