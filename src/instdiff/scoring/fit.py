@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
-from instdiff.core import Choice, Length, Method, ModelRef, ResponseOnly
+from instdiff.core import Choice, Length, Method, ModelRef, Number, ResponseOnly
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
 from instdiff.scoring.crossfit import HOLDOUT
@@ -96,6 +96,8 @@ def _against(
         return "clean rows to train on are wanted: --holdout FILE"
     if any(signal.of == "target" for signal in signals):
         return "rows of what is wanted are needed: --target FILE"
+    if any(isinstance(signal.measure, Number) and not signal.measure.path for signal in signals):
+        return "a column of numbers is wanted: --set column.path=COLUMN"
     try:
         check_roles({name: method}, with_trained([method], models))
     except PlanError as error:
