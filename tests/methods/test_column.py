@@ -76,6 +76,10 @@ def test_a_file_of_scores_is_joined_by_id(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"jsonl:5: id '2' has another value at .*jsonl:1; keep one"):
         scored(instdiff.load(rows), tmp_path, path="scores.Deita.score", file=file)
     written(tmp_path / "pointwise_scores.jsonl", records)
+    with pytest.raises(DataError, match=r"no record of .* has a value under 'scores.Other.score'; name another"):
+        scored(instdiff.load(rows), tmp_path, path="scores.Other.score", file=file)
+    with pytest.raises(DataError, match=r"no record of .* has the id of a row of .*; for scores of instdiff write"):
+        scored(pool_of([1], id=77), tmp_path, path="scores.Deita.score", file=file)
     with pytest.raises(DataError, match=r"have no column 'id' to join .* by; where lines correspond, give by: line"):
         scored(pool_of([1]), tmp_path, path="scores.Deita.score", file=file)
 

@@ -82,7 +82,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All of it. ``read`` are the lines that reading the data told; ``unread`` are columns that nobody reads.
+    """All of it. ``read`` are the lines that reading the data told; ``unread`` are columns that are not read.
 
     ``survey`` is of all rows, or of as many drawn at random. What needs a model is None without one, and ``strength``
     where the model is too slow for a trial. ``findings`` are at most five, the weightiest first; ``begin`` is the

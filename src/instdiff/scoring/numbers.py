@@ -64,6 +64,8 @@ def _joined(pool: Pool, of: Number, file: str) -> Iterable[Found]:
         known = {one: (value, name, word or "") for one, value, word in pairs}
         return [known.get(one, (None, name, "")) for one in pool.ids]
     records = [_record(one, of.path) for one in read_records(file)]
+    if all(found[0] is None for _, found in records):
+        raise DataError(f"no record of '{file}' has a value under '{of.path}'; name another column.path")
     if of.by == "line":
         if len(records) != len(pool):
             raise DataError(
@@ -83,6 +85,11 @@ def _joined(pool: Pool, of: Number, file: str) -> Iterable[Found]:
         raise DataError(
             f"the rows of {pool.origin} have no column 'id' to join '{file}' by; where lines correspond, give by: line"
         ) from None
+    if by_id.keys().isdisjoint(map(str, own)):
+        raise DataError(
+            f"no record of '{file}' has the id of a row of {pool.origin}; for scores of instdiff write "
+            "FILE.parquet:METHOD"
+        )
     return [by_id.get(str(key), (None, file, "")) if key is not None else (None, file, "") for key in own]
 
 
