@@ -1,6 +1,7 @@
-"""Links that lead out of the documents' folder: the site has no such pages, so that it names them instead.
+"""What the site changes of the documents and of its theme; mkdocs calls these functions.
 
-In the repository they are links to files, such as ``../configs/demo.yaml``. mkdocs calls ``on_page_markdown``.
+Links that lead out of the documents' folder, such as ``../configs/demo.yaml``, are files of the repository. The site
+has no such pages, so that it names them instead. The theme gives its search no name for screen readers.
 """
 
 from __future__ import annotations
@@ -24,3 +25,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return text if text.strip("`") in where else f"{text} (`{where}`)"
 
     return LINK.sub(named, markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """The page with a name for the theme's search."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for the page that a server gives where there is none."""
+    return on_post_page(output_content)
