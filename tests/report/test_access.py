@@ -119,6 +119,32 @@ def test_pictures_are_named_and_have_one_stop_each(page: Path) -> None:
         assert tab.evaluate("getComputedStyle(document.activeElement.closest('.modebar')).opacity") == "1"
 
 
+def test_a_legend_hides_and_shows_by_keyboard(page: Path) -> None:
+    with opened(page) as tab:
+        tab.locator("#delta").scroll_into_view_if_needed()
+        tab.wait_for_function("document.querySelector('#delta .legend .traces[tabindex]')")
+        entries = tab.locator("#delta .legend .traces")
+        names = [entry.get_attribute("aria-label") for entry in entries.all()]
+        drawn = (
+            "document.querySelector('#delta .js-plotly-plot')._fullData.map(one => [`Show ${one.name}`, one.visible])"
+        )
+        assert len(names) > 1 and dict(tab.evaluate(drawn)) == dict.fromkeys(names, True)
+        assert tab.locator("#delta .legend .traces[tabindex='0']").count() == 1
+        entries.first.focus()
+        for key, shown in (("Enter", "legendonly"), (" ", True)):
+            tab.keyboard.press(key)
+            tab.wait_for_function(f"() => ({drawn})[0][1] === {json.dumps(shown)}")
+            assert dict(tab.evaluate(drawn)) == {**dict.fromkeys(names, True), names[0]: shown}
+            pressed = "document.querySelector('#delta .legend .traces').getAttribute('aria-pressed')"
+            tab.wait_for_function(f"{pressed} === '{json.dumps(shown is True)}'")
+            assert tab.evaluate("document.activeElement.getAttribute('aria-label')") == names[0]  # the place is kept
+        tab.keyboard.press("ArrowRight")
+        assert tab.evaluate("document.activeElement.getAttribute('aria-label')") == names[1]
+        tab.keyboard.press("ArrowLeft")
+        tab.keyboard.press("ArrowLeft")
+        assert tab.evaluate("document.activeElement.getAttribute('aria-label')") == names[-1]
+
+
 # ── the rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -460,6 +460,24 @@
       });
     });
   };
+  // An entry of a legend hides and shows its traces by Enter or the space bar too; arrows go from entry to entry.
+  const entries = (box) => [...box.querySelectorAll(".legend .traces")];
+  const name_legend = (box, focused) => entries(box).forEach((entry, n) => {
+    const { trace } = entry.__data__[0];
+    const facts = { role: "button", tabindex: n === Math.max(0, focused) ? 0 : -1, "aria-label": `Show ${trace.name}`, "aria-pressed": trace.visible === true };
+    for (const [key, value] of Object.entries(facts)) entry.setAttribute(key, value);
+    if (n === focused) entry.focus({ preventScroll: true });
+  });
+  const press_legend = (event) => {
+    const box = event.currentTarget, all = entries(box), n = all.findIndex((entry) => entry === event.target);
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (n < 0 || !(step || event.key === "Enter" || event.key === " ")) return;
+    event.preventDefault();
+    if (step) return name_legend(box, (n + step + all.length) % all.length);
+    const { trace } = all[n].__data__[0], whole = (one) => trace.legendgroup && one.legendgroup === trace.legendgroup;
+    const at = box.data.flatMap((one, i) => (i === trace.index || whole(one) ? [i] : []));
+    Plotly.restyle(box, { visible: trace.visible === true ? "legendonly" : true }, at).then(() => name_legend(box, n));
+  };
   const draw = (spot, printing) => {
     const { data, layout } = themed(spot.spec(), printing, printing ? 640 : spot.box.clientWidth);
     if (printing) layout.height = Math.min(layout.height, 880);
@@ -467,6 +485,10 @@
     const options = { displaylogo: false, showSendToCloud: false, plotlyServerURL: "", responsive: true, displayModeBar: printing ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
     Plotly.newPlot(spot.box, data, layout, options);
     name_picture(spot.box, layout, spot.label());
+    name_legend(spot.box, -1);
+    spot.box.addEventListener("keydown", press_legend);
+    spot.box.removeAllListeners?.("plotly_afterplot");
+    spot.box.on("plotly_afterplot", () => name_legend(spot.box, entries(spot.box).indexOf(document.activeElement)));
     spot.drawn = true;
     spot.heavy = data.some((trace) => trace.type === "scattergl");
     spot.box.removeAllListeners?.("plotly_hover");
