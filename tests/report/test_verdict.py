@@ -14,7 +14,7 @@ import pytest
 from instdiff.core.budget import parse_budget
 from instdiff.experiments.summary import add_verdicts
 from instdiff.reporting.context import ReportContext
-from instdiff.reporting.sources import Part, ReportSources
+from instdiff.reporting.sources import Part, ReportSources, gather
 from instdiff.reporting.verdict import NO_OUTCOME, Verdict, cost_of, judge, read_verdict
 from instdiff.selection.selector import select
 
@@ -109,9 +109,20 @@ def test_scores_alone_have_no_outcome_and_say_what_to_run(tmp_path: Path) -> Non
     make_scores(tmp_path, 60)
     found = read_verdict(tmp_path / "scores.parquet")
     assert found.word == "No outcome yet" and found.difference is None and found.seconds is None
-    assert "instdiff compare --data " in found.sentence and "--method instructdiff --budget '20%'" in found.sentence
+    assert str(tmp_path) not in found.sentence  # a card is sent to others
+    assert (
+        "instdiff compare --data rows.jsonl " in found.sentence
+        and "--method instructdiff --budget '20%'" in found.sentence
+    )
     assert (found.method, found.rows, found.budget, found.counted) == ("instructdiff", 12, "20%", "rows")
     assert (found.asked, found.got) == (12, 12)
+
+
+def test_random_rows_are_not_compared_with_themselves(tmp_path: Path) -> None:
+    make_scores(tmp_path, 60, selected=False)
+    sentence = judge(ReportContext(gather(tmp_path / "scores.parquet", method="random"))).sentence
+    assert "whether a method is better than these random rows. Run: instdiff compare --data rows.jsonl" in sentence
+    assert "--method METHOD" in sentence
 
 
 def test_a_pipeline_that_judges_nothing_says_so(tmp_path: Path) -> None:

@@ -170,11 +170,16 @@ def gather(
     return sources
 
 
+def name_alone(origin: str) -> str:
+    """A file's name without its folder, since pages and cards are sent to others; addresses stay whole."""
+    return origin if ":" in origin else Path(origin).name or origin
+
+
 def _title(sources: ReportSources) -> str:
     """What the page is about: who chose of which data."""
     part = sources.last
     named = origins(part.table.meta) if part else []
-    data = " and ".join(one if ":" in one else Path(one).name for one in named) or "unnamed data"
+    data = " and ".join(map(name_alone, named)) or "unnamed data"
     if sources.kind == "compare":
         count = len({line["name"] for line in selections(sources.comparison, sources.oracles)})
         what = "Search for a recipe" if sources.search else f"{count} selections against {sources.against}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from instdiff.experiments.summary import BETTER, FEW, SAME, WORSE, lower_is_bett
 from instdiff.experiments.tables import beside, control_for, heading, measured, tell
 from instdiff.reporting import statistics
 from instdiff.reporting.context import ReportContext
-from instdiff.reporting.sources import Part, ReportSources, gather
+from instdiff.reporting.sources import Part, ReportSources, gather, name_alone
 from instdiff.selection.record import origins
 
 NO_OUTCOME = "no outcome yet"
@@ -199,14 +200,22 @@ def _no_outcome(material: ReportSources, part: Part | None) -> Verdict:
     elif part is None:
         said = "There are trained models here, and nothing that judges them."
     else:
-        data = " ".join(f"--data {one}" for one in origins(part.table.meta)) or "--data DATA"
-        model = part.table.meta.get("models", {}).get("base", {}).get("where", "MODEL")
-        said = (
-            f"Nothing was trained yet, so it is unknown whether {part.method} is better than random rows. Run: "
-            f"instdiff compare {data} --model {model} --method {part.method} --budget '{part.budget}' "
-            "--output runs/compare"
-        )
+        said = _untried(part)
     return Verdict(NO_OUTCOME, NO_OUTCOME.capitalize(), said, against=material.against)
+
+
+def _untried(part: Part) -> str:
+    """What compares a selection that nobody has trained on; folders of this machine are nobody's business."""
+    data = " ".join(f"--data {shlex.quote(name_alone(one))}" for one in origins(part.table.meta)) or "--data DATA"
+    model = str(part.table.meta.get("models", {}).get("base", {}).get("where", "MODEL"))
+    model = name_alone(model) if Path(model).is_absolute() else model
+    control = part.method == "random"
+    unknown = "whether a method is better than these" if control else f"whether {part.method} is better than"
+    return (
+        f"Nothing was trained yet, so it is unknown {unknown} random rows. Run: instdiff compare {data} "
+        f"--model {shlex.quote(model)} --method {'METHOD' if control else part.method} --budget '{part.budget}' "
+        "--output runs/compare"
+    )
 
 
 # ── what it took ──────────────────────────────────────────────────────────────────────────────────────────────────────
