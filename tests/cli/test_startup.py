@@ -72,6 +72,8 @@ def test_the_rest_of_the_work(home: Path, words: str) -> None:
          ("the method ifd", "torch", "models")),
         ("score --method kcenter --output k.parquet", "sentence_transformers",
          ("the method kcenter", "sentence-transformers", "embed")),
+        ("score --method kcenter --output k.parquet", "torch,sentence_transformers",
+         ("the method kcenter", "sentence-transformers", "embed")),  # one extra brings both
         ("eval --suite skills --model builtin:tiny --output e", "torch", ("the suite skills", "torch", "models")),
         ("report sel.selection.json --output p.html", "plotly", ("a report", "plotly", "report")),
     ],

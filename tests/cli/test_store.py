@@ -37,6 +37,10 @@ def test_info_and_gc(model: str) -> None:
     assert json.loads(ok("store", "info", "--json").out)["columns"] == []
 
 
+def test_an_empty_store_has_no_empty_table() -> None:
+    assert ok("store", "info", "--store", "nothing").out.splitlines()[0].startswith("0 columns, 0.0 MB in ")
+
+
 def test_gc_needs_a_reason() -> None:
     said = cli("store", "gc").error
     assert said == "nothing says what may go; give --keep WHERE, --older-than 30d, or both"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,20 @@ def test_names_that_the_system_refuses(verb: str, name: str) -> None:
                 assert ran.code == 2 and ran.err.splitlines()[-1], changed
 
 
+def test_a_name_that_records_cannot_hold_is_refused_before_the_work() -> None:
+    name = os.fsencode("my.jsonl").replace(b"my", b"\xff")
+    Path(os.fsdecode(name)).write_text('{"instruction": "a", "output": "b"}\n')
+    line = f"{sys.executable} -m instdiff score --data $'\\xff.jsonl' --method random --output o.parquet"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and not Path("o.parquet").exists()
+    assert done.stderr.splitlines()[-1] == "error: data '⟨U+DCFF⟩.jsonl' is not UTF-8; rename it, or set LC_ALL=C.UTF-8"
+
+
+def test_each_of_several_outputs_is_named_alone() -> None:
+    ran = cli("verdict", "run", "--output", "a.svg", "--output", NAMES["deep"].replace("jsonl", "svg"))
+    assert ran.code == 2 and "error: 'd/d/d/" in ran.err and "['" not in ran.err
+
+
 @pytest.mark.parametrize(
     "text",
     ["[" * 5000, "a: " + "{b: " * 3000, "\x00\x01\xff", "limit: " + "9" * 30, "limit: " + "9" * 5000],
@@ -72,11 +87,17 @@ def test_a_model_whose_configuration_is_a_list() -> None:
     assert "config.json" in ran.error
 
 
+@pytest.mark.parametrize("words", ["methods", "--help", "score --help", "--version"])
 @pytest.mark.parametrize(
     ("place", "said"), [(">&-", "standard output is closed"), ("> /dev/full", "No space left"), ("2>&-", "")]
 )
-def test_outputs_that_are_closed_or_full(place: str, said: str) -> None:
-    line = f"{sys.executable} -m instdiff methods {place}"
+def test_outputs_that_are_closed_or_full(words: str, place: str, said: str) -> None:
+    line = f"{sys.executable} -m instdiff {words} {place}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.returncode == (2 if said else 0) and "Traceback" not in done.stderr
     assert said in done.stderr and done.stderr.count("\n") == bool(said)
+
+
+def test_messages_that_nobody_can_read() -> None:
+    line = f"{sys.executable} -m instdiff plan --data builtin:demo --method random 2> /dev/full"
+    assert subprocess.run(["bash", "-c", line], capture_output=True, check=False).returncode == 2

@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -86,19 +86,27 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _give_up_stdout() -> None:
+def _give_up(stream: TextIO) -> None:
     """Python's own flush at exit must not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _of_the_world(error: InstDiffError | OSError | UnicodeEncodeError) -> InstDiffError:
+def say(text: str) -> None:
+    """Tell the user what ended the program; where not even this can be written, nothing."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _give_up(sys.stderr)
+
+
+def of_the_world(error: InstDiffError | OSError | UnicodeEncodeError) -> InstDiffError:
     """What the system refuses, in a sentence: names that it cannot hold, files that it does not give."""
     if isinstance(error, InstDiffError):
         return error
     if isinstance(error, UnicodeEncodeError):
         return ConfigError(f"'{in_one_line(str(error.object))}' cannot be written as UTF-8; give it another name")
     if error.filename is None and error.errno == errno.ENOSPC:
-        _give_up_stdout()
+        _give_up(sys.stdout)
     name = error.filename if error.filename is not None else "standard output or a file"
     return StoreError(
         f"'{in_one_line(os.fsdecode(name) if not isinstance(name, int) else str(name))}': {error.strerror}"
@@ -169,10 +177,10 @@ class Verb(click.Command):
             self.run(dict(ctx.params))
             sys.stdout.flush()
         except BrokenPipeError:
-            _give_up_stdout()  # the reader, such as `head`, has what it wanted
+            _give_up(sys.stdout)  # the reader, such as `head`, has what it wanted
             sys.exit(0)
         except (InstDiffError, OSError, UnicodeEncodeError) as error:
-            print(render_error(_of_the_world(error), as_json=bool(ctx.params.get("json"))), file=sys.stderr)
+            say(render_error(of_the_world(error), as_json=bool(ctx.params.get("json"))))
             sys.exit(2)
         except KeyboardInterrupt:
             if Verb.watched:
@@ -181,10 +189,9 @@ class Verb(click.Command):
             sys.exit(130)
         except Exception as error:  # noqa: BLE001 - the last place where a bug can be shown
             if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-                print(render_error(EngineError(SHORT), as_json=bool(ctx.params.get("json"))), file=sys.stderr)
+                say(render_error(EngineError(SHORT), as_json=bool(ctx.params.get("json"))))
                 sys.exit(2)
-            print(visible(traceback.format_exc()), end="", file=sys.stderr)
-            print("this is a bug of instdiff; please report it with the lines above", file=sys.stderr)
+            say(visible(traceback.format_exc()) + "this is a bug of instdiff; please report it with the lines above")
             sys.exit(1)
 
     def run(self, values: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 
-from instdiff.cli.app import Verb, app
+from instdiff.cli.app import Verb, app, of_the_world, render_error, say
 
 VERBS = "demo select plan score merge store train evaluate compare search report explain render doctor verdict"
 """The modules that register commands."""
@@ -39,4 +39,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     Verb.watched = True
     app.context_settings["color"] = False if os.environ.get("NO_COLOR") else None
-    app()
+    try:
+        app()
+    except OSError as error:  # of texts that no verb writes, such as --help
+        say(render_error(of_the_world(error), as_json=False))
+        sys.exit(2)

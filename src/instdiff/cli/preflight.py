@@ -12,6 +12,7 @@ from typing import Any
 
 from instdiff.cli.console import size
 from instdiff.config.base import verbs_with
+from instdiff.core.display import in_one_line
 from instdiff.errors import ConfigError, InstDiffError, PlanError, StoreError, all_of, lacking
 
 REQUIRED = {
@@ -45,7 +46,7 @@ INSTEAD = {"train dtype": "train.dtype", "train max_length": "train.model_max_le
 
 def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     """Raise one error with all that is wrong: methods, what is not named, places, packages."""
-    found = list(_methods(verb, settings))
+    found = [*_methods(verb, settings), *_odd_names(settings)]
     found += [ConfigError(REQUIRED[key]) for key in required if not getattr(settings, key)]
     found += _unused(verb, settings)
     found += _places(verb, settings)
@@ -57,6 +58,15 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     ]
     if found:
         raise all_of(found)
+
+
+def _odd_names(settings: Any) -> Iterator[InstDiffError]:
+    """Names with bytes that are no UTF-8, which records cannot hold; in a locale of ASCII so are all other letters."""
+    for key in sorted(settings.model_fields_set):
+        given = getattr(settings, key)
+        for name in given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]:
+            if isinstance(name, str) and any("\ud800" <= letter <= "\udfff" for letter in name):
+                yield ConfigError(f"{key} '{in_one_line(name)}' is not UTF-8; rename it, or set LC_ALL=C.UTF-8")
 
 
 def _unused(verb: str, settings: Any) -> Iterator[InstDiffError]:
@@ -124,10 +134,11 @@ def _places(verb: str, settings: Any) -> Iterator[InstDiffError]:
                 local_folder(parse_model(where).where)
         except InstDiffError as error:
             yield error
-    output = Path(str(getattr(settings, "output", None) or "."))
-    above = next((place for place in output.parents if place.exists()), Path("."))
-    if "://" not in str(getattr(settings, "output", "")) and not above.is_dir():
-        yield unwritable(output, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    named = getattr(settings, "output", None) or "."
+    for output in map(Path, named if isinstance(named, list) else [named]):
+        above = next((place for place in output.parents if place.exists()), Path("."))
+        if "://" not in str(named) and not above.is_dir():
+            yield unwritable(output, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
 
 
 def _room(verb: str, settings: Any) -> Iterator[InstDiffError]:

@@ -43,13 +43,18 @@ def info(settings: StoreConfig, console: Console) -> None:
         ]
         for c in found
     ]
-    text = table(["model", "views", "measure", "dtype", "rows", "size", "last used"], rows)
-    if models:
-        shown = [[one.folder, one.base, one.rows, size(one.bytes), _day(one.used)] for one in models]
-        text += "\n\n" + table(["trained for scores", "from", "rows", "size", "last used"], shown)
+    shown = [[one.folder, one.base, one.rows, size(one.bytes), _day(one.used)] for one in models]
+    tables = [
+        table(heads, some)
+        for heads, some in (
+            (["model", "views", "measure", "dtype", "rows", "size", "last used"], rows),
+            (["trained for scores", "from", "rows", "size", "last used"], shown),
+        )
+        if some
+    ]
     console.result(
         {"store": str(store.root), "columns": [asdict(c) for c in found], "trained": [asdict(one) for one in models]},
-        f"{text}\n\n{_count(found, models)}, {_megabytes(found, models)} in {store.root}",
+        "\n\n".join([*tables, f"{_count(found, models)}, {_megabytes(found, models)} in {store.root}"]),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from instdiff.core.settings import Log
-from instdiff.errors import DataError, InstDiffError, StoreError, require
+from instdiff.errors import DataError, InstDiffError, StoreError, lacking, require
 from instdiff.version import __version__
 
 SUM = "crc32"
@@ -44,21 +44,21 @@ def remote_place(url: str) -> tuple[Any, str]:
     try:
         system, place = url_to_fs(url)
     except ImportError as error:
-        raise DataError(f"'{url}' cannot be opened: {error}; {_install(url.partition('://')[0])}") from None
+        raise DataError(_without(url, error)) from None
     except ValueError as error:
         raise DataError(f"'{url}' cannot be opened: {error}") from None
     return system, str(place)
 
 
-def _install(protocol: str) -> str:
-    """The command that installs what opens such addresses."""
+def _without(url: str, error: ImportError) -> str:
+    """What is said where the package that opens such addresses is missing."""
     from fsspec.registry import known_implementations  # type: ignore[import-untyped]
 
-    package = known_implementations.get(protocol, {}).get("class", "").partition(".")[0]
-    return f"pip install {package}" if package not in _IN_REMOTE else 'pip install "instdiff[remote]"'
-
-
-_IN_REMOTE = ("", "fsspec", "s3fs", "gcsfs")
+    package = known_implementations.get(url.partition("://")[0], {}).get("class", "").partition(".")[0]
+    if package in ("s3fs", "gcsfs"):
+        return lacking(f"'{url}'", package)
+    missing = "'instdiff[remote]'" if package in ("", "fsspec") else package
+    return f"'{url}' cannot be opened: {error}; run: pip install {missing}"
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:

@@ -83,10 +83,10 @@ def check_extras(methods: Mapping[str, Method]) -> None:
     """The packages that read what methods need are installed, else a PlanError."""
     for name, method in methods.items():
         signals = [one for signal in method.signals().values() for one in (*signal.needs(), signal)]
+        if any(isinstance(signal.measure, Embedding) for signal in signals):  # its extra brings torch too
+            require("sentence_transformers", f"the method {name}")
         if any(signal.measure.needs_model for signal in signals):
             require("torch", f"the method {name}")
-        if any(isinstance(signal.measure, Embedding) for signal in signals):
-            require("sentence_transformers", f"the method {name}")
 
 
 _HINTS = {
