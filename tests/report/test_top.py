@@ -133,15 +133,20 @@ def test_too_few_seeds_of_random_are_told(tmp_path: Path) -> None:
     assert found["beside"] == "one of random is 2.885" and found["seeds_against"] == 1
 
 
-def test_the_page_of_a_search(tmp_path: Path) -> None:
-    (tmp_path / "scores").mkdir()
-    make_scores(tmp_path, 60, selected=False)
-    (tmp_path / "scores.parquet").rename(tmp_path / "scores" / "a_seed_0.parquet")
+def searched(folder: Path) -> None:
+    """The folder of a search that found ``longest``."""
+    (folder / "scores").mkdir()
+    make_scores(folder, 60, selected=False)
+    (folder / "scores.parquet").rename(folder / "scores" / "a_seed_0.parquet")
     final = line("longest", 2.5, 0.001)
-    compared(tmp_path, final)
+    compared(folder, final)
     recipes = [{"name": "longest", "gain": 0.3}]
     told = {"told": ["Choose rows by longest."], "best": "longest", "final": final, "gain_untouched": 0.3}
-    (tmp_path / "search.json").write_text(json.dumps({**told, "rungs": [{"seeds": 1, "recipes": recipes}]}))
+    (folder / "search.json").write_text(json.dumps({**told, "rungs": [{"seeds": 1, "recipes": recipes}]}))
+
+
+def test_the_page_of_a_search(tmp_path: Path) -> None:
+    searched(tmp_path)
     with opened(report(tmp_path)) as tab:
         assert tab.text_content("h1") == "Search for a recipe on rows.jsonl"
         assert tab.text_content("#verdict .word") == "Better than random" and tab.locator("#search table").count() == 1
