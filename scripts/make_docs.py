@@ -195,6 +195,7 @@ SET = {
     "blend": "--set 'blend.of=[ifd, longest]'",
     "learnability": "--set learnability.folds.epochs=1",
     "column": "--set column.file=longest.parquet:longest",
+    "decontaminate": "--set decontaminate.report=leaks.json",
     "oracle": "--set oracle.column=domain --set 'oracle.wanted=[python, arithmetic]'",
 }
 """Parameters of the commands on the pages: what a method needs, or what makes it quick."""
@@ -207,6 +208,14 @@ OTHER_ROWS = {
 """Options of methods that need rows beside the data."""
 
 
+BEFORE = {
+    "column": "instdiff score --data builtin:demo --limit 20 --method longest --output longest.parquet",
+    "decontaminate": "instdiff decontaminate --data builtin:demo --limit 20 --against builtin:demo/heldout --near pool "
+    "--output leaks.json",
+}
+"""The command that writes the file by which a method goes."""
+
+
 def try_part(name: str) -> str:
     """A command that chooses five embedded rows; with a judge, who is not embedded, a command to be adapted."""
     roles = ["base"] if name in ("then", "blend", "learnability", "rho") else describe(name)["roles"]
@@ -215,9 +224,8 @@ def try_part(name: str) -> str:
     models = [f"--model {role}=builtin:tiny" for role in roles if role not in ("embedder", "judge")]
     models += ["--model judge=openai:NAME@http://localhost:8000/v1"] * judged
     rest = [*models, f"--method {name}", *([SET[name]] if name in SET else [])]
-    if name == "column":
-        first = "instdiff score --data builtin:demo --limit 20 --method longest --output longest.parquet"
-        lines = [first, " ".join(["instdiff select", data, *rest, f"--budget 5 --output {name}.jsonl"])]
+    if name in BEFORE:
+        lines = [BEFORE[name], " ".join(["instdiff select", data, *rest, f"--budget 5 --output {name}.jsonl"])]
     elif name in OTHER_ROWS:
         score = ["instdiff score", data, *rest, OTHER_ROWS[name], f"--output {name}.parquet"]
         select = ["instdiff select", data, f"--scores {name}.parquet --budget 5 --output {name}.jsonl"]

@@ -9,7 +9,7 @@ from instdiff.methods.algorithms.near_copies import near_copies
 
 
 def found(rows: list[list[int]], **how: float) -> list[int]:
-    return np.flatnonzero(near_copies(Ragged.of(rows, np.int64), **how)).tolist()  # type: ignore[arg-type]
+    return np.flatnonzero(near_copies(Ragged.of(rows, np.int64), **how) >= 0).tolist()
 
 
 def test_the_later_row_of_each_pair_is_found_and_no_other() -> None:

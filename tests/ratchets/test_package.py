@@ -37,7 +37,7 @@ def test_the_core_has_no_library_of_models() -> None:
     core = {name_of(one) for one in PROJECT["dependencies"]}
     assert core == {
         *("numpy", "pyarrow", "pydantic", "click", "rich", "pyyaml", "jinja2", "filelock", "tokenizers"),
-        "huggingface-hub",
+        *("huggingface-hub", "datasketch"),
     }
     assert {name_of(one) for one in OPTIONAL["models"]} == set(EXTRAS["models"].split())
 

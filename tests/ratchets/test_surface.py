@@ -35,6 +35,9 @@ PUBLIC: list[str] = [
     "DEITA",
     "DS2",
     "DataError",
+    "Decontaminate",
+    "decontaminate",
+    "Leak",
     "Demonstrated",
     "Embedding",
     "EngineError",
@@ -125,17 +128,19 @@ SURFACE = {
     "sample": "--config --data --output --max-samples --limit --seed --format --map --quiet --json",
     "render": f"--config --data --model --limit --row --format --map {TURNS} {TEMPLATE} --max-length --quiet --json",
     "doctor": f"{COMMON} --model --output {TEMPLATE} --max-length --dtype --device",
+    "decontaminate": f"{COMMON.replace(' --seed', '')} --suite --task --data-dir --against --n --threshold --fields "
+    "--near-duplicates --near --cosine --model --output --clean",
     "plan": f"{COMMON} --model --method --set {TEMPLATE} --max-length --dtype --device --target --holdout "
     "--cluster --judge-max-tokens --judge-price",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
     f"--workers --executor --warmup --target --holdout --trust-held {JUDGE} --shards --shard-index --strict",
-    "select": f"{COMMON} --scores --method --set --budget --rows --order --group-by --with-scores --output --record "
-    "--model --strict",
+    "select": f"{COMMON} --scores --method --set --budget --rows --order --group-by --near-duplicates --with-scores "
+    "--output --record --model --strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
-    "pipeline": f"{COMMON} --model --method --budget --output {TEMPLATE} --max-length --dtype --device "
-    "--batch-tokens --workers --strict",
-    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --headroom --records --output --target "
-    f"{TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
+    "pipeline": f"{COMMON} --model --method --budget --near-duplicates --output {TEMPLATE} --max-length --dtype "
+    "--device --batch-tokens --workers --strict",
+    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --near-duplicates --headroom --records "
+    f"--output --target {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "search": f"{COMMON} --model --budget --trainings --output --target {TEMPLATE} --max-length --dtype --device "
     "--batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "

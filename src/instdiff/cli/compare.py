@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 @command(
     "compare",
     "compare.CompareConfig",
-    "config data! model! method budget headroom records output limit format map targets reasoning system target "
-    "template template_date max_length dtype device batch_tokens workers store strict quiet json",
+    "config data! model! method budget near_duplicates headroom records output limit format map targets reasoning "
+    "system target template template_date max_length dtype device batch_tokens workers store strict quiet json",
     "Examples:\n"
     "  instdiff compare --config configs/compare/tiny.yaml\n"
     "  instdiff compare --data my.jsonl --model Qwen/Qwen2.5-0.5B --method ifd,instructdiff --budget '10% tokens' \\\n"
@@ -37,9 +37,21 @@ def compare(settings: CompareConfig, console: Console) -> None:
 
 def tables(found: dict[str, Any]) -> list[str]:
     """A table for each task, and below them the terms, how to read them, and what is left out."""
-    from instdiff.experiments.tables import by_task, footer, header, rows_of, tell_headroom
+    from instdiff.experiments.tables import (
+        LEAKS,
+        by_task,
+        footer,
+        header,
+        leak_rows,
+        rows_of,
+        tell_headroom,
+        tell_leaks,
+    )
 
     parts: list[str] = []
     for title, lines in by_task(found["lines"]).items():
         parts += [title, table(header(found, lines), rows_of(lines)), *tell_headroom(lines, found["against"]), ""]
+    if found.get("leaks"):
+        heads, rows = leak_rows(found["leaks"])
+        parts += [*([LEAKS, table(heads, rows)] if rows else []), *tell_leaks(found["leaks"]), ""]
     return [*parts, *footer(found), *(f"left out: {one['cell']}: {one['error']}" for one in found["failed"])]

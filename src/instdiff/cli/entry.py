@@ -9,6 +9,7 @@ from importlib import import_module
 from instdiff.cli.app import Verb, app, of_the_world, render_error, say
 
 VERBS = "demo select plan score merge store train evaluate compare search report explain render doctor verdict"
+VERBS += " decontaminate"
 """The modules that register commands."""
 for name in VERBS.split():
     import_module(f"instdiff.cli.{name}")

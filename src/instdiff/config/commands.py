@@ -12,7 +12,15 @@ from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, field_validat
 
 from instdiff.config.base import Config, Data, key
 from instdiff.config.methods import short_name
-from instdiff.config.pipeline import EvalPart, ScorePart, SelectPart, SelectTrainPart, WarmupPart
+from instdiff.config.pipeline import (
+    LEAKS,
+    NEAR_DUPLICATES,
+    EvalPart,
+    ScorePart,
+    SelectPart,
+    SelectTrainPart,
+    WarmupPart,
+)
 from instdiff.config.train import TrainSettings
 from instdiff.core import TEMPLATE_DATE
 from instdiff.errors import ConfigError, did_you_mean
@@ -310,6 +318,7 @@ class SelectConfig(MethodsConfig):
     order: Literal["rank", "input"] = key("rank", "Order of the rows.")
     group_by: str | None = key(None, "Column of the input; the same share of each of its values.")
     quota: dict[str, str | int] = key(dict, "Budgets of single groups by name, with `group_by`.")
+    near_duplicates: float | None = key(None, NEAR_DUPLICATES, metavar="X", gt=0, le=1)
     with_scores: bool = key(False, "Add the method's columns to the rows.")
     output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
     record: str | None = key(None, "Where the record goes (default: beside the output).", metavar="PATH")
@@ -371,12 +380,16 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     budget: str | int | None = key(
         None, "500, 10%, '10% tokens' (default 10%); `select.budget` is the same.", metavar="BUDGET"
     )
+    near_duplicates: float | None = key(
+        None, f"{NEAR_DUPLICATES} `select.near_duplicates` is the same.", metavar="X", gt=0, le=1
+    )
     train: TrainSettings = key(TrainSettings, "How to train, everywhere: see [training settings](#training-settings).")
     warmup: WarmupPart = key(WarmupPart, "See [warmup](#warmup-of-the-pipeline).")
     score: ScorePart = key(ScorePart, "See [score](#score-of-the-pipeline).")
     select: SelectPart = key(SelectPart, "See [select](#select-of-the-pipeline).")
     select_train: SelectTrainPart = key(SelectTrainPart, "See [select_train](#select_train-of-the-pipeline).")
     eval: EvalPart | None = key(None, "See [eval](#eval-of-the-pipeline); without it nothing is evaluated.")
+    leaks: bool = key(True, LEAKS)
     keep_models: bool = key(
         True,
         "False removes models that nothing later needs: of calibration, folds and controls, and of all rounds but the "
@@ -389,8 +402,8 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
 
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """``method`` and ``budget`` where the published keys have them."""
-        given = {key: values.pop(key) for key in ("method", "budget") if values.get(key) is not None}
+        """``method``, ``budget`` and ``near_duplicates`` where the published keys have them."""
+        given = {key: values.pop(key) for key in ("method", "budget", "near_duplicates") if values.get(key) is not None}
         return {**values, "select": {**(values.get("select") or {}), **given}} if given else values
 
 

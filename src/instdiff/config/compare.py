@@ -16,7 +16,7 @@ from instdiff.config.commands import (
     check_role_names,
     parse_methods,
 )
-from instdiff.config.pipeline import WarmupPart
+from instdiff.config.pipeline import LEAKS, NEAR_DUPLICATES, WarmupPart
 from instdiff.config.train import TrainSettings
 
 Baseline = Literal["random", "longest", "full"]
@@ -40,6 +40,7 @@ class Variant(OpenPart):
     seeds: tuple[int, ...] | None = key(None, "By default the comparison's own.")
     budget: str | int | None = key(None, "By default the comparison's own.")
     group_by: str | None = key(None, "Column of the input; the same share of each of its values is taken.")
+    near_duplicates: float | None = key(None, NEAR_DUPLICATES, gt=0, le=1)
 
     @field_validator("models")
     @classmethod
@@ -92,6 +93,10 @@ class CompareConfig(CellsConfig):
     seeds: tuple[int, ...] = key((0, 1, 2), "Of draws, warm-up and training.")
     random_seeds: int = key(3, "How many seeds the random baseline has at least, three or more.", ge=3)
     baselines: tuple[Baseline, ...] = key(BASELINES, "That are always there; the base model is too.")
+    near_duplicates: float | None = key(
+        None, f"{NEAR_DUPLICATES} Of all lines but the baselines.", metavar="X", gt=0, le=1
+    )
+    leaks: bool = key(True, LEAKS)
     headroom: bool = key(
         False, "Only the base, random rows and the lines of `oracle`, to see whether there is anything to gain."
     )
@@ -120,7 +125,11 @@ class CompareConfig(CellsConfig):
 
     def lines(self) -> dict[str, Variant]:
         """All lines by name, baselines first; the random baseline has seeds enough."""
-        named: dict[str, Variant] = {**dict.fromkeys(self.baselines, Variant()), **self.method}
+        near = {"near_duplicates": self.near_duplicates}
+        mine = {
+            n: one.model_copy(update=near) if one.near_duplicates is None else one for n, one in self.method.items()
+        }
+        named: dict[str, Variant] = {**dict.fromkeys(self.baselines, Variant()), **mine}
         if "random" in self.baselines and named["random"].seeds is None:
             more = range(max(self.seeds) + 1, max(self.seeds) + 1 + max(0, self.random_seeds - len(self.seeds)))
             named["random"] = named["random"].model_copy(update={"seeds": (*self.seeds, *more)})

@@ -17,6 +17,10 @@ def names(value: Any) -> list[str]:
     return list(dict.fromkeys(name for name in found if name))
 
 
+LEAKS = "Tell which selected rows overlap the items of the suites, and the results without these items."
+NEAR_DUPLICATES = "Leaves out rows that share so much of their word triples with a better row (Jaccard), as 0.8."
+
+
 class WarmupPart(Config):
     """``warmup:`` of the pipeline: the random subset that the first calibration model is trained on."""
 
@@ -45,6 +49,7 @@ class SelectPart(OpenPart):
         None, "As `--budget`; or `tokens`, `rows` or `filtered`, of which `select_ratio` is the share."
     )
     grow: str | int | None = key(None, "What each round after the first adds to the budget.")
+    near_duplicates: float | None = key(None, NEAR_DUPLICATES, gt=0, le=1)
     select_ratio: float = key(0.1, "The share, where `budget` is none or one of the three words.")
     params: dict[str, Any] = key(dict, "The method's parameters; they may also stand beside `method`.")
 

@@ -6,7 +6,16 @@ The planner turns signals into forward passes, the engine fills them, and the me
 
 from instdiff.core.budget import Budget
 from instdiff.core.columns import Floats, Reasons, Signals, vectors
-from instdiff.core.method import FILTERED, NOT_REACHED, DetailPlot, Method, Scored, Scores, reasons
+from instdiff.core.method import (
+    FILTERED,
+    NEAR_DUPLICATE,
+    NOT_REACHED,
+    DetailPlot,
+    Method,
+    Scored,
+    Scores,
+    reasons,
+)
 from instdiff.core.settings import TEMPLATE_DATE, Log, ModelRef, Settings
 from instdiff.core.signals import (
     Anchored,
@@ -19,6 +28,7 @@ from instdiff.core.signals import (
     Folds,
     Joint,
     Judged,
+    Leak,
     Length,
     Listed,
     MeanNll,

@@ -157,7 +157,9 @@ class Scored:
 
 NOT_REACHED = "not_reached"
 """Why a row has no rank by a method that takes rows one after the other, and stopped before it."""
-FILTERED = ("filtered", "warmup", NOT_REACHED)
+NEAR_DUPLICATE = "near_duplicate"
+"""Why a row is left out that says nearly what another says, which stays."""
+FILTERED = ("filtered", "warmup", NOT_REACHED, "contaminated", NEAR_DUPLICATE)
 """Reasons by which a method leaves out rows that it could score; they count in a token budget's total."""
 
 

@@ -187,6 +187,19 @@ class Number(Measure):
 
 
 @dataclass(frozen=True)
+class Leak(Measure):
+    """What a ``report`` of ``instdiff decontaminate`` says of a row, 0 where it does not name the row.
+
+    ``what``: ``hit`` is 1 for a row that overlaps an item; ``coverage`` and ``jaccard`` are of the item that it
+    overlaps most; ``copy`` is 1 for a near copy of another row that stays.
+    """
+
+    what: str = "hit"
+    report: str = ""
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
 class Listed(Measure):
     """Whether the row is in a named list of rows, such as the warm-up subset."""
 

@@ -13,7 +13,7 @@ from instdiff.data import Pool, Sample, load
 from instdiff.data.builtin.skills import SKILLS
 from instdiff.errors import DataError
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import BenchmarkItem, Prompt, Sampling, Subject
 from instdiff.evaluation.task_data import choose_tasks
 
 DATA = "builtin:skills/test"
@@ -62,6 +62,12 @@ class Skills:
             details = {"skills": by_skill([skill[row] for row in rows], score)}
             found.append(TaskResult(task, "accuracy", ids, score, details=details))
         return tuple(found)
+
+    def items(self, log: Log) -> list[BenchmarkItem]:
+        """The questions, task by task."""
+        kind, names, ((prompts, _),) = self.pool.column("kind"), self._ids(), self.asked(log)
+        asked = zip(self._samples(), prompts, strict=True)
+        return [BenchmarkItem(kind[row], names[row], prompt.text) for (row, _), prompt in asked]
 
     def _samples(self) -> list[tuple[int, Sample]]:
         kind = self.pool.column("kind")

@@ -110,10 +110,29 @@ def host_of(settings: Settings) -> Resident:
     return Resident(device, pick_dtype(settings.dtype, device))
 
 
+@dataclass(frozen=True)
+class BenchmarkItem:
+    """What an item of a task asks, without examples and without the words that a suite puts around it.
+
+    Args:
+        task: its name.
+        id: of the item, as in the task's results.
+        text: the question.
+    """
+
+    task: str
+    id: str
+    text: str
+
+
 class Suite(Protocol):
     """A set of tasks; what else it needs, such as data and judges, are its own fields."""
 
     name: str
+
+    def items(self, log: Log) -> list[BenchmarkItem]:
+        """What all items ask; nothing is answered."""
+        ...
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Evaluate a model on every task."""

@@ -11,11 +11,12 @@ from typing import Any, Self
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
-from instdiff.core import Nll, Prompted
+from instdiff.core import Log, Nll, Prompted
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, did_you_mean
 from instdiff.evaluation.results import TaskResult, distinct
-from instdiff.evaluation.subject import Subject, Suite
+from instdiff.evaluation.subject import BenchmarkItem, Subject, Suite
+from instdiff.rendering.texts import words
 from instdiff.scoring.planner import Pass
 from instdiff.scoring.workbench import Workbench
 
@@ -72,6 +73,11 @@ class HeldOutSuite:
     def part(self, keep: Callable[[str], bool]) -> Self:
         """Of the items that it keeps, by their ids; copies of a row stay together."""
         return replace(self, pool=self.pool.take([at for at, name in enumerate(self.pool.ids) if keep(name)]))
+
+    def items(self, log: Log) -> list[BenchmarkItem]:
+        """The prompts of the rows."""
+        samples = zip(distinct(self.pool.ids), self.pool.samples(), strict=True)
+        return [BenchmarkItem("heldout", name, words(one, "instruction", self.pool.turns)) for name, one in samples]
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """Of each row the mean over its response, weighted by its tokens; rows that cannot be scored count none."""

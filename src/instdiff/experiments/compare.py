@@ -44,6 +44,7 @@ from instdiff.experiments.inputs import (
     read_rows,
     with_template,
 )
+from instdiff.experiments.leaks import find_leaks
 from instdiff.experiments.records import Records
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
@@ -53,7 +54,7 @@ from instdiff.methods import Oracle, Random
 from instdiff.scoring.cost import plan
 from instdiff.scoring.crossfit import Training, lacking, splits
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
-from instdiff.selection.record import RECORD, copy_record
+from instdiff.selection.record import RECORD, copy_record, read_selection
 from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
@@ -63,11 +64,11 @@ OPEN = (
     *(*OPERATIONAL, "judge_concurrency", "judge_timeout", "judge_tries", "judge_batch"),
     *("eval.concurrency", "eval.judge_concurrency", "eval.judge_timeout", "eval.judge_tries", "eval.judge_batch"),
     *("method", "budgets", "seeds", "random_seeds", "baselines", "keep_models", "strict", "by", "cells_at_once"),
-    *("headroom", "records"),
+    *("headroom", "records", "leaks"),
     *("trainings", "final_seeds", "decide"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
-PLACES = ("data", "model", "student", "models", "target", "eval", "train", "limit", "warmup")
+PLACES = ("data", "model", "student", "models", "target", "eval", "train", "limit", "warmup", "near_duplicates")
 HELD = ("data", "data_path")
 """Keys, and keys of ``eval``, that a record of a cell has by what they lead to."""
 
@@ -264,7 +265,8 @@ class Comparison(Engine):
             "target": self.target and self.target.fingerprint,
             "columns": {name: self._labels(name) for name in sorted(columns)},
             "models": {role: self._known(model) for role, model in self.roles_of(variant).items() if role in roles},
-            "line": variant.model_dump(mode="json", include={"rounds", "rebind", "train_from", "warmup", "limit"}),
+            "line": variant.model_dump(mode="json", include={"rounds", "rebind", "train_from", "warmup", "limit"})
+            | ({} if variant.near_duplicates is None else {"near_duplicates": variant.near_duplicates}),
             "method": {"name": variant.method or cell.line, **method.params()},
             "train": config.train.learning(),
             "budget": cell.budget,
@@ -338,6 +340,10 @@ class Comparison(Engine):
         """That of the cell's line."""
         return self.variants[cell.line].group_by
 
+    def near_duplicates(self, cell: Cell) -> float | None:
+        """That of the cell's line."""
+        return self.variants[cell.line].near_duplicates
+
     def budget_of(self, cell: Cell, number: int) -> Budget:
         """That of the cell, in every round."""
         return self.budget(cell.budget)
@@ -368,6 +374,14 @@ class Comparison(Engine):
 
     def _rows_of(self, cell: Cell) -> int:
         return len(self.select(cell, 1, self.roles_of(self.variants[cell.line]))["ids"])
+
+    def find_leaks(self, results: Sequence[CellResult]) -> dict[str, Any] | None:
+        """What the selections have in common with the items that judge them; the log is told of it."""
+        chosen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for cell in (one.cell for one in results if one.error is None and one.cell.line != BASE):
+            record = read_selection(self.places.cell(cell))
+            chosen.setdefault((cell.line, cell.budget), []).extend([record] if record else [])
+        return find_leaks(self.pool, self.suites, chosen, results, self.log)
 
     # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -487,7 +501,8 @@ class Comparison(Engine):
     def _round_key(self, cell: Cell, number: int) -> Hashable:
         """Of a round; how rounds follow one another makes a difference from the second on."""
         one = self.variants[cell.line]
-        made_of = one.method or cell.line, one.params, one.models, one.limit, str(one.warmup), one.group_by
+        made_of: tuple[Any, ...] = (one.method or cell.line, one.params, one.models, one.limit, str(one.warmup))
+        made_of += (one.group_by, *([] if one.near_duplicates is None else [one.near_duplicates]))
         then = (one.rebind, one.train_from) if number > 1 else ()
         return fingerprint(made_of, then), cell.budget, cell.seed, number
 
@@ -541,6 +556,8 @@ def compare(
     if config.by:
         facts["by"] = config.by
         facts["shares"] = shares(run.folder, [one.cell for one in results], run.pool, config.by)
+    if config.leaks and (leaks := run.find_leaks(results)) is not None:
+        facts["leaks"] = leaks
     found = write_comparison(run.folder, results, summarize(results, oracles=run.oracles), facts)
     return ComparisonResult(found, run.folder)
 

@@ -41,6 +41,7 @@ from instdiff.experiments.inputs import (
     read_rows,
     with_template,
 )
+from instdiff.experiments.leaks import find_leaks
 from instdiff.experiments.run_folder import (
     BASE,
     CONTROL_MODEL,
@@ -67,7 +68,7 @@ TERMS = (
     "seeds of a selection are of its training alone, those of random rows also of their draw."
 )
 FREE = (
-    *(*OPERATIONAL, "keep_models", "cells_at_once", "strict"),
+    *(*OPERATIONAL, "keep_models", "cells_at_once", "strict", "leaks"),
     *("judge_concurrency", "judge_timeout", "judge_tries", "judge_batch"),
     *(
         f"eval.params.{key}"
@@ -117,6 +118,8 @@ class Pipeline(Engine):
         self.flaws = read_flaws(self.config)
         self.drawn: list[str] = []
         self.results: list[CellResult] = []
+        self.chosen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        """By line and budget the records of the selections that were evaluated."""
         self.trained: dict[Hashable, Path] = {}
         """Nothing: each model has a place of its own."""
         self._events: list[tuple[str, dict[str, Any]]] = []
@@ -237,6 +240,10 @@ class Pipeline(Engine):
         table, root = read_scores(path, run=[self.config.select.method]), str(self.store.root)
         return recalling(table[name], table.meta, self.pool, store=root, listed=listed, log=self.log), table.meta
 
+    def near_duplicates(self, cell: Cell) -> float | None:
+        """That of the rounds; controls are as they are."""
+        return self.config.select.near_duplicates if cell == LINE else None
+
     def budget_of(self, cell: Cell, number: int) -> Budget:
         """A round's own, or that of all controls."""
         return budget_of(self.config, number) if cell == LINE else parse_budget(cell.budget)
@@ -271,7 +278,10 @@ class Pipeline(Engine):
         mine = self._results(name, done)
         others = {suite: result for suite, result in mine.items() if suite != HELDOUT}
         facts = {**done.facts, "cost_unit": devices(self.settings)[0]} if done else {}
-        self.results.append(CellResult(cell or Cell(name), facts, list(mine.values())))
+        cell = cell or Cell(name)
+        self.results.append(CellResult(cell, facts, list(mine.values())))
+        if done:
+            self.chosen.setdefault((cell.line, cell.budget), []).append(done.record)
         record: dict[str, Any] = {}
         if HELDOUT in mine:
             base = self._results(BASE, None)[HELDOUT][HELDOUT]
@@ -304,7 +314,10 @@ class Pipeline(Engine):
         """What ``comparison.json`` holds: all models against each other, and a verdict on the last selection."""
         lines = summarize(self.results)
         verdicts = tell_verdicts(lines, last, control_of(self.results))
-        facts = {"data": self.config.data, "model": self.config.model, "terms": TERMS, "verdicts": verdicts}
+        facts: dict[str, Any] = {"data": self.config.data, "model": self.config.model, "terms": TERMS}
+        facts["verdicts"] = verdicts
+        leaks = find_leaks(self.pool, self.suites, self.chosen, self.results, self.log) if self.config.leaks else None
+        facts |= {} if leaks is None else {"leaks": leaks}
         return write_comparison(self.folder, self.results, lines, facts)
 
 

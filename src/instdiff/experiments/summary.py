@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,21 +98,31 @@ def summarize(
     """
     good = [one for one in outcomes if one.error is None]
     against = against or control_of(good)
-    groups: dict[tuple[str, str], list[CellResult]] = {}
+    lines = list[dict[str, Any]]()
+    for suite, name, samples, groups in task_samples(good):
+        found = _task_lines(suite, name, samples, groups, against)
+        if oracle := next((line for line in oracles if line in {key[0] for key in samples}), None):
+            add_shares(found, samples, against, oracle)
+        lines += found
+    return lines
+
+
+Groups = dict[tuple[str, str], list[CellResult]]
+"""Cells by line and budget."""
+
+
+def task_samples(good: Sequence[CellResult]) -> Iterator[tuple[str, str, dict[tuple[str, str], TaskScores], Groups]]:
+    """Suite and task, the scores of each line and budget that has any, and the cells of all."""
+    groups: Groups = {}
     for one in good:
         groups.setdefault((one.cell.line, one.cell.budget), []).append(one)
-    lines = list[dict[str, Any]]()
     for suite, name in dict.fromkeys((r.suite, t.name) for one in good for r in one.results for t in r.tasks):
         samples = {}
         for key, members in groups.items():
             some = [t for one in members for r in one.results if r.suite == suite for t in r.tasks if t.name == name]
             if some and (scores := sample(some)).ids:
                 samples[key] = scores
-        found = _task_lines(suite, name, samples, groups, against)
-        if oracle := next((line for line in oracles if line in {key[0] for key in samples}), None):
-            add_shares(found, samples, against, oracle)
-        lines += found
-    return lines
+        yield suite, name, samples, groups
 
 
 def _task_lines(
@@ -142,7 +152,7 @@ def _task_lines(
             "by_seed": one.by_seed,
         }
         control = controls.get(budget) or next(iter(controls.values()), None)
-        gap = _difference(line, one, against, control) if control is not None and line != against else None
+        gap = difference_of(line, one, against, control) if control is not None and line != against else None
         if gap is not None:
             facts |= gap
             families.setdefault(budget if budget in controls else next(iter(controls)), []).append(facts)
@@ -230,7 +240,7 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _difference(line: str, one: TaskScores, against: str, control: TaskScores) -> dict[str, Any] | None:
+def difference_of(line: str, one: TaskScores, against: str, control: TaskScores) -> dict[str, Any] | None:
     """Over the items that both have; None where there are none, which is no difference of zero."""
     known = set(control.ids)
     both = [name for name in one.ids if name in known]

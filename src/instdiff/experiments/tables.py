@@ -141,6 +141,48 @@ def bracket_rows(told: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return header, [[*row, *ends.get(str(row[0]), [None, None])] for row in rows]
 
 
+LEAKS = "Overlap with the evaluation"
+
+
+def leak_rows(leaks: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The lines whose rows, or the control's, overlap items of a task: results with and without these items."""
+    against = leaks["against"]
+    heads = ["method", "budget", "task", "rows that overlap", "items", "value", "without these items"]
+    heads += [f"against {against}", "of it on these items", "without these items", "verdict without"]
+    return heads, [
+        [
+            line["name"],
+            line["budget"] or "",
+            measured(line),
+            f"{line['rows']:,.0f}",
+            f"{line['items_hit']:,} of {line['items']:,}",
+            f"{line['value']:.3f}",
+            "" if line["value_without"] is None else f"{line['value_without']:.3f}",
+            *(_gap(line, suffix) for suffix in ("", "_on", "_without")),
+            line.get("verdict_without", ""),
+        ]
+        for line in leaks["lines"]
+        if line["items_hit"]
+    ]
+
+
+def _gap(line: Mapping[str, Any], suffix: str) -> str:
+    return difference({f"diff{end}": line.get(f"diff{suffix}{end}") for end in ("", "_low", "_high")})
+
+
+def tell_leaks(leaks: Mapping[str, Any]) -> list[str]:
+    """What counts as an overlap, and that there is none where that is so."""
+    rule = leaks["rule"]
+    what = f"runs of {rule['n']} words, or word triples with a Jaccard similarity of {rule['near_duplicates']:g}"
+    short = f"; {leaks['too_short']:,} of {leaks['items']:,} items are too short to look for" * bool(leaks["too_short"])
+    if not any(line["items_hit"] for line in leaks["lines"]):
+        return [f"No selected row overlaps an item of the evaluation ({what}){short}."]
+    return [
+        f"Selected rows overlap items of the evaluation ({what}){short}. A gain on such items says nothing of others: "
+        "look at the difference without them. Leave the rows out with instdiff decontaminate."
+    ]
+
+
 def left_out(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     """The cells that failed, and why."""
     return [{"cell": str(one.cell), "error": one.error} for one in results if one.error is not None]
@@ -268,6 +310,13 @@ def markdown(lines: list[dict[str, Any]], failed: list[dict[str, Any]], facts: d
         parts += [f"## {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         parts += ["| " + " | ".join(row) + " |" for row in rows_of(some)] + [""]
         parts += [f"{text}\n" for text in tell_headroom(some, facts.get("against", "random"))]
+    if facts.get("leaks"):
+        heads, rows = leak_rows(facts["leaks"])
+        parts += [f"## {LEAKS}", ""]
+        if rows:
+            parts += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+            parts += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+        parts += [f"{text}\n" for text in tell_leaks(facts["leaks"])]
     for text in footer({"note": NOTE, **facts}):
         parts += [text, ""]
     if failed:

@@ -18,6 +18,7 @@ from instdiff.methods.column import ByColumn as ByColumn
 from instdiff.methods.combine import Blend as Blend
 from instdiff.methods.combine import Then as Then
 from instdiff.methods.cosine_filter import CosineFilter as CosineFilter
+from instdiff.methods.decontaminate import Decontaminate as Decontaminate
 from instdiff.methods.deita import DEITA as DEITA
 from instdiff.methods.ds2 import DS2 as DS2
 from instdiff.methods.entropy import ResponseEntropy as ResponseEntropy

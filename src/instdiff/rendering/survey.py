@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -15,13 +14,12 @@ import numpy.typing as npt
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Pool
 from instdiff.methods.algorithms.near_copies import near_copies
-from instdiff.rendering.prompts import plain, prompt_of
+from instdiff.rendering.prompts import prompt_of
 from instdiff.rendering.templates import why_nothing
 from instdiff.rendering.texts import words
 from instdiff.rendering.tokenise import response_texts
+from instdiff.rendering.vocabulary import Vocabulary
 
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+")
-"""Scripts without blanks are cut into their characters."""
 CHARACTERS = 4000
 """Of a row, by which its script is told."""
 
@@ -60,24 +58,19 @@ def survey(pool: Pool) -> Survey:
         no_prompt += not words(sample, "instruction", pool.turns).strip()
         one_word += len(answers[-1].split()) == 1
         scripts[script_of(words(sample, "row", pool.turns)[:CHARACTERS])] += 1
-    known: dict[str, int] = {}
-    asked, said = ([_numbers(text, known) for text in texts] for texts in (prompts, answers))
+    known = Vocabulary()
+    asked, said = ([known.number(text) for text in texts] for texts in (prompts, answers))
     same, near = _copies(list(zip(prompts, answers, strict=True)), list(map(np.append, asked, said)))
     same_prompts, near_prompts = _copies(prompts, asked)
     told = dict(silent.most_common()), no_prompt, one_word, dict(scripts.most_common())
     return Survey(len(pool), same, near, same_prompts, near_prompts, *told)
 
 
-def _numbers(text: str, known: dict[str, int]) -> npt.NDArray[np.int64]:
-    """The words of a text by their numbers, which new ones get."""
-    return np.array([known.setdefault(word, len(known)) for word in WORD.findall(plain(text))], np.int64)
-
-
 def _copies(texts: Sequence[Hashable], numbers: Sequence[npt.NDArray[np.int64]]) -> tuple[int, int]:
     """How many texts are equal to an earlier one, and how many others are nearly so."""
     same = np.ones(len(texts), bool)
     same[list({text: at for at, text in reversed(list(enumerate(texts)))}.values())] = False
-    near = near_copies(Ragged.of(numbers, np.int64))
+    near = near_copies(Ragged.of(numbers, np.int64)) >= 0
     return int(same.sum()), int((near & ~same).sum())
 
 

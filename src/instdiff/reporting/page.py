@@ -112,6 +112,7 @@ def _sections(scene: ReportContext) -> tuple[list[Section], dict[str, Any], Verd
         score_sections.funnel(scene),
         score_sections.recut(scene),
         run_sections.comparison(scene),
+        run_sections.leaks(scene),
         run_sections.search(scene),
         score_sections.distributions(scene),
         *score_sections.details(scene),

@@ -13,7 +13,7 @@ from instdiff.core.display import visible
 from instdiff.core.files import environment
 from instdiff.errors import InstDiffError
 from instdiff.experiments.summary import lower_is_better, selections
-from instdiff.experiments.tables import bracket_rows, control_for, measured
+from instdiff.experiments.tables import LEAKS, bracket_rows, control_for, leak_rows, measured, tell_leaks
 from instdiff.reporting import plots, projection, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
 from instdiff.reporting.sources import ReportSources
@@ -190,6 +190,16 @@ def comparison(scene: ReportContext) -> Section | None:
     section.notes += scene.material.terms
     section.facts = {**section.facts, "heldout": lines, "lines": cells, "terms": scene.material.terms}
     return section if section.figures else None
+
+
+def leaks(scene: ReportContext) -> Section | None:
+    """Which selected rows overlap items of the evaluation, and the results without these items."""
+    found = scene.material.leaks
+    if not found:
+        return None
+    heads, rows = leak_rows(found)
+    tables = [Table(heads, [list(row) for row in rows])] if rows else []
+    return Section("leaks", LEAKS, tell_leaks(found), tables=tables, facts=found)
 
 
 def _task(line: Mapping[str, Any]) -> str:

@@ -92,6 +92,8 @@ class ReportSources:
     """What the run's cost is counted in."""
     made: int | None = None
     """Of a comparison that is not finished: the cells that are done."""
+    leaks: dict[str, Any] = field(default_factory=dict)
+    """What the selections have in common with the items of the evaluation."""
     search: dict[str, Any] = field(default_factory=dict)
     """What a search came to."""
     paid: dict[str, Any] = field(default_factory=dict)
@@ -226,6 +228,7 @@ def _read_folder(folder: Path, lines: list[dict[str, Any]] | None, asked: dict[s
         sources.comparison = [line for line in facts.get("lines", []) if isinstance(line, dict)]
         sources.against = str(facts.get("against") or sources.against)
         sources.oracles, sources.unit = list(facts.get("oracles", [])), str(facts.get("cost_unit") or "")
+        sources.leaks = facts.get("leaks") or {}
         sources.terms = [str(facts[key]) for key in ("terms", "note") if facts.get(key)]
         sources.notes += [f"Left out: {one.get('cell')}: {one.get('error')}" for one in facts.get("failed", [])]
     _add_cells(ComparisonFolder(folder), sources)

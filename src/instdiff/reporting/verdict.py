@@ -281,6 +281,7 @@ def _taken(part: Part | None, verdict: Verdict) -> dict[str, Any]:
 def _alerts(scene: ReportContext, verdict: Verdict, covered: Mapping[str, Any]) -> Iterator[Alert | None]:
     """The gravest first."""
     yield _few_seeds(scene.material, verdict)
+    yield _leaked(scene.material, verdict)
     yield _flawed(scene.material)
     if scene.part is not None:
         yield _filtered(scene.part)
@@ -297,6 +298,18 @@ def _few_seeds(material: ReportSources, verdict: Verdict) -> Alert | None:
     mine = f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)} of {verdict.line}"
     many = f"{mine}, {verdict.seeds_against} of {verdict.against}"
     return Alert(f"{many}: a verdict needs {MIN_SEEDS} on either side; add some with {key}", "comparison")
+
+
+def _leaked(material: ReportSources, verdict: Verdict) -> Alert | None:
+    """Of the task with most items that the line's rows overlap."""
+    lines = [one for one in material.leaks.get("lines", []) if one["name"] == verdict.line and one["rows"]]
+    if not lines:
+        return None
+    one = max(lines, key=lambda line: line["items_hit"] / line["items"])
+    hit = f"{one['items_hit']:,} of {one['items']:,} are hit"
+    said = f"{one['rows']:,.0f} of its rows overlap items of {one['task']}; {hit}"
+    rest = f", and without these it is {one['verdict_without']}" if one.get("verdict_without") else ""
+    return Alert(f"{said}{rest}", "leaks")
 
 
 def _flawed(material: ReportSources) -> Alert | None:

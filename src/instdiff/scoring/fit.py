@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
-from instdiff.core import Choice, Length, Method, ModelRef, Number, ResponseOnly
+from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
 from instdiff.scoring.crossfit import HOLDOUT
@@ -98,6 +98,8 @@ def _against(
         return "rows of what is wanted are needed: --target FILE"
     if any(isinstance(signal.measure, Number) and not signal.measure.path for signal in signals):
         return "a column of numbers is wanted: --set column.path=COLUMN"
+    if any(isinstance(signal.measure, Leak) and not signal.measure.report for signal in signals):
+        return "a report is wanted: instdiff decontaminate --output leaks.json"
     try:
         check_roles({name: method}, with_trained([method], models))
     except PlanError as error:

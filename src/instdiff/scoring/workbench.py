@@ -18,6 +18,7 @@ from instdiff.core import (
     Demonstrated,
     Floats,
     Judged,
+    Leak,
     Length,
     Listed,
     Log,
@@ -64,6 +65,7 @@ from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template, why
 from instdiff.rendering.texts import Texts, text_column, texts
 from instdiff.scoring.demonstrations import anchor_rows, demonstrated_rows, neighbours
 from instdiff.scoring.folds import folds_of, groups_of
+from instdiff.scoring.leaks import read_leaks
 from instdiff.scoring.models import template_name
 from instdiff.scoring.numbers import read_numbers
 from instdiff.scoring.planner import Pass, label, view_name
@@ -465,6 +467,8 @@ class Workbench:
                 return text_column(self.samples(signal.of), part)
             case Number():
                 return self.numbers(signal.measure)[0]
+            case Leak():
+                return read_leaks(self.pool, signal.measure)
             case Listed(name=name):
                 known = self._list(name)
                 return np.array([i in known for i in self.pool.ids], bool)

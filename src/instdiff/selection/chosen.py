@@ -34,7 +34,7 @@ class Chosen:
 
     ``at`` are positions in the pool; ``rows`` positions in the input file, which differ where records were rejected.
     ``groups`` says, where there are any, by what column, and how many rows each has. ``asked`` is the budget as a count
-    of rows, or of response tokens.
+    of rows, or of response tokens. ``near_duplicates`` is the similarity from which rows were left out as near copies.
     """
 
     pool: Pool
@@ -44,6 +44,7 @@ class Chosen:
     meta: dict[str, Any]
     groups: dict[str, Any] | None = None
     asked: int = 0
+    near_duplicates: float | None = None
 
     def __len__(self) -> int:
         return len(self.at)
@@ -156,6 +157,7 @@ class Chosen:
                 "selected_tokens": _known_tokens(self.n_tokens),
             },
             **({"groups": self.groups} if self.groups else {}),
+            **({"near_duplicates": self.near_duplicates} if self.near_duplicates is not None else {}),
             "excluded": dict(sorted(words.items())),
             "rows": self.rows.tolist(),
             "ids": self.ids,

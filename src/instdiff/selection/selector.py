@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Budget, Scored
+from instdiff.core import NEAR_DUPLICATE, Budget, Scored
 from instdiff.core.budget import divide, parse_budget
 from instdiff.data import Pool
 from instdiff.data.load import as_pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
+from instdiff.methods.algorithms.near_copies import near_copies
+from instdiff.rendering.texts import words
+from instdiff.rendering.vocabulary import Vocabulary
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.chosen import Chosen, check_same_rows
 from instdiff.selection.contrast import Contrast, contrast
@@ -52,16 +56,17 @@ def select(
     order: Order = "rank",
     group_by: str | None = None,
     quota: Mapping[str, str | int | Budget] | None = None,
+    near_duplicates: float | None = None,
     meta: dict[str, Any] | None = None,
 ) -> Selection:
     """The best rows within a budget (see ``parse_budget``), by one method's scores, as ``scores["ifd"]``.
 
-    A score table of one method is taken for that method's scores.
-
-    With ``group_by``, a column of the input, each of its values gets the same share; what one cannot fill goes to the
-    others, so that a count of rows holds. Of tokens each group takes its crossing row. ``quota`` are budgets of groups
-    by name, each of its group's rows; groups that are not named share ``budget`` as if they were all there is. ``meta``
-    says in the record what the scores came from, by default what they say themselves.
+    A score table of one method is taken for its scores. With ``group_by``, a column of the input, each of its
+    values gets the same share; what one cannot fill goes to the others, so that a count of rows holds. Of tokens each
+    group takes its crossing row. ``quota`` are budgets of groups by name, each of its group's rows; groups that are not
+    named share ``budget`` as if they were all there is. With ``near_duplicates``, such as 0.8, a row that shares so
+    much of its word triples with a better row (Jaccard) is left out, and the budget is met by others. ``meta`` says in
+    the record what the scores came from, by default what they say themselves.
 
     Raises:
         DataError: the scores are of other rows, there is no such column, or nothing is left to select.
@@ -80,6 +85,7 @@ def select(
             )
     if not scored.eligible.any():
         raise DataError(f"no row has a score by {scored.name}: {_count_text(scored)}")
+    scored = scored if near_duplicates is None else without_copies(pool, scored, near_duplicates)
     groups, asked = None, budget.target(scored)
     if group_by is not None:
         at, counts, asked = _by_group(scored, budget, pool.column(group_by), quotas)
@@ -87,12 +93,36 @@ def select(
     elif quotas:
         raise ConfigError("'quota' is of groups, and none are named; give --group-by COLUMN")
     else:
-        at = scored.method.pick(scored, budget)
+        at = _pick(scored, np.arange(len(scored)), budget)
     if len(at) == 0:
         raise DataError(f"budget '{budget}' of {len(scored)} rows takes none; give a larger one")
-    return Selection(
-        pool, np.sort(at) if order == "input" else at, scored, budget, dict(meta or scored.meta), groups, asked
-    )
+    at = np.sort(at) if order == "input" else at
+    return Selection(pool, at, scored, budget, dict(meta or scored.meta), groups, asked, near_duplicates)
+
+
+def without_copies(pool: Pool, scored: Scored, alike: float) -> Scored:
+    """The scores without rows that are near copies of a better row, by their whole text; these are ``near_duplicate``.
+
+    Rows that a set method did not come to are behind all others, in the order of their ids. Raises a ConfigError where
+    ``alike`` is no similarity.
+    """
+    if not 0 < alike <= 1:
+        raise ConfigError(f"near_duplicates is {alike:g}; it is a Jaccard similarity above 0 and up to 1, such as 0.8")
+    left = np.flatnonzero(scored.takeable & ~scored.eligible)
+    order = np.concatenate([scored.best(), left[np.argsort(np.array(scored.ids)[left], kind="stable")]])
+    texts = (words(one, "row", pool.turns) for one in pool.take(order).samples())
+    gone = order[near_copies(Vocabulary().column(texts), alike) >= 0]
+    value, reason = scored.value.copy(), scored.reason.copy()
+    value[gone], reason[gone] = np.nan, NEAR_DUPLICATE
+    return replace(scored, value=value, reason=reason)
+
+
+def _pick(scored: Scored, rows: npt.NDArray[np.int64], budget: Budget) -> npt.NDArray[np.int64]:
+    """What the method picks of some rows; near copies are no part of its problem, and shares are of all rows."""
+    kept = rows[scored.reason[rows] != NEAR_DUPLICATE]
+    if len(kept) == len(rows):
+        return rows[scored.method.pick(scored if len(rows) == len(scored) else scored.take(rows), budget)]
+    return kept[scored.method.pick(scored.take(kept), budget.as_count(scored.take(rows)))]
 
 
 def select_listed(
@@ -161,7 +191,7 @@ def _by_group(
     chosen = {}
     for name, rows in parts.items():
         part = scored.take(rows)
-        chosen[name] = rows[scored.method.pick(part, amounts[name])] if amounts[name].target(part) else rows[:0]
+        chosen[name] = _pick(scored, rows, amounts[name]) if amounts[name].target(part) else rows[:0]
     # Best first over all groups; rows that only the ranking of their group came to are last.
     rank = np.full(len(scored), len(scored))
     best = scored.best()

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
+from instdiff.core import Log
 from instdiff.data import load
 from instdiff.evaluation.code.programs import TASKS
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.subject import BenchmarkItem, Subject
 from instdiff.evaluation.suites import HeldOutSuite
 from instdiff.evaluation.task_data import column, find
 
@@ -33,6 +34,11 @@ class SolutionSuite(HeldOutSuite):
 
     name: str = "code"
     files: Mapping[str, str] = field(default_factory=dict)
+
+    def items(self, log: Log) -> list[BenchmarkItem]:
+        """The problems."""
+        own = self.pool.column(TASK)
+        return [replace(one, task=task) for one, task in zip(super().items(log), own, strict=True)]
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         """The NLL of all solutions in one pass, a result for each task."""

@@ -16,7 +16,7 @@ from instdiff.evaluation.code.programs import SKIPPED, TASKS, Problem
 from instdiff.evaluation.code.sandbox import PASSED, Program, Sandbox, Verdict, run_programs
 from instdiff.evaluation.code.solutions import SOLUTIONS, SolutionSuite, solution_suite
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import BenchmarkItem, Prompt, Sampling, Subject
 from instdiff.evaluation.task_data import Found, choose_tasks, find
 
 CONTINUE = ("plain", "direct")
@@ -58,6 +58,11 @@ class CodeSuite:
     def _read(self, log: Log) -> dict[str, tuple[Found, Sequence[Problem]]]:
         found = {n: find(TASKS[n].place, self.task_data or {}, self.data_dir, None, log) for n in self.tasks}
         return {name: (data, TASKS[name].problems(data, self.limit)) for name, data in found.items()}
+
+    def items(self, log: Log) -> list[BenchmarkItem]:
+        """The problems, as a model that continues code has them."""
+        found = [BenchmarkItem(n, one.id, one.start) for n, (_, some) in self._read(log).items() for one in some]
+        return found + (self.solutions.items(log) if self.solutions else [])
 
     def _asked(self, name: str, problems: Sequence[Problem]) -> tuple[list[Prompt], Sampling]:
         sampling = replace(self.sampling, stop=(TASKS[name].stops or ()) if self.raw else ())

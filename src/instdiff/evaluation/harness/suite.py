@@ -7,6 +7,7 @@ local file is given a task reads it in place of the hub.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import Counter
@@ -21,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
+from instdiff.core import Log
 from instdiff.errors import ConfigError, DataError, did_you_mean, require
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.language_model import SweepLM
 from instdiff.evaluation.harness.local_data import Parts, local_file
 from instdiff.evaluation.harness.number_choices import GSM8K_CHOICE
 from instdiff.evaluation.results import TaskResult, distinct
-from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.subject import BenchmarkItem, Subject
 from instdiff.evaluation.task_data import Record
 
 SEED = 1234
@@ -281,18 +283,30 @@ class HarnessSuite:
         out: list[Any] = []
         with quietly():
             for task, where in self.tasks:
-                entries, samples = self._prepare(task, where, lm)
+                entries, samples = self._prepare(task, where, lm.subject.log)
                 for name, entry in entries.items():
                     how = {"chat_template": lm.apply_chat_template, "tokenizer_name": lm.tokenizer_name}
                     entry.build_all_requests(samples=samples[name], **_chat(lm), **(how if lm.chat else {}))
                     out += [one for one in entry.instances for _ in range(one.repeats)]
         return out
 
+    def items(self, log: Log) -> list[BenchmarkItem]:
+        """What lm-eval's tasks ask, without examples."""
+        out = list[BenchmarkItem]()
+        with quietly():
+            for task, where in self.tasks:
+                entries, samples = self._prepare(task, where, log)
+                docs = [(name, one.eval_docs[at]) for name, one in entries.items() for at in samples[name]]
+                ids = distinct([_id(task, name, _hash(doc)) for name, doc in docs])
+                said = [_said(entries[name], doc) for name, doc in docs]
+                out += [BenchmarkItem(task.name, name, text) for name, text in zip(ids, said, strict=True)]
+        return out
+
     def _task(self, task: HarnessTask, where: str | None, lm: SweepLM) -> TaskResult:
         from lm_eval.evaluator import evaluate
 
         lm.task, before = task.name, lm.truncated
-        entries, samples = self._prepare(task, where, lm)
+        entries, samples = self._prepare(task, where, lm.subject.log)
         found = evaluate(
             lm=lm,
             task_dict={"tasks": entries, "groups": {}},
@@ -306,16 +320,14 @@ class HarnessSuite:
         details = {"shots": shots, "data": where or "hub", "chat_template": lm.chat is not None}
         return _result(task, entries, found, details | {"truncated": lm.truncated - before})
 
-    def _prepare(
-        self, task: HarnessTask, where: str | None, lm: SweepLM
-    ) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    def _prepare(self, task: HarnessTask, where: str | None, log: Log) -> tuple[dict[str, Any], dict[str, list[int]]]:
         """Lm-eval's tasks by their names, and the items of each that are asked."""
-        entries = self._entries(task, where, lm.subject)
+        entries = self._entries(task, where, log)
         takes = share_limit({name: len(entry.eval_docs) for name, entry in entries.items()}, self.limit)
         entries = {name: entry for name, entry in entries.items() if takes[name]}
         return entries, {name: list(range(takes[name])) for name in entries}
 
-    def _entries(self, task: HarnessTask, where: str | None, subject: Subject) -> dict[str, Any]:
+    def _entries(self, task: HarnessTask, where: str | None, log: Log) -> dict[str, Any]:
         """Lm-eval's tasks by their names, on the rows given."""
         names = task.entries()
         local = None if where is None else data.parts(where, task.read, subjects=task.group)
@@ -323,11 +335,11 @@ class HarnessSuite:
             known = {task.subject(name): name for name in names}
             unknown = [part for part in local if part not in known]
             if unknown and not task.only:
-                subject.log(f"{task.name}: lm-eval has no subject {', '.join(unknown)}, so these rows are left out")
+                log(f"{task.name}: lm-eval has no subject {', '.join(unknown)}, so these rows are left out")
             names = [name for part, name in known.items() if part in local]
             if not names:
                 raise DataError(f"'{where}' has none of the subjects of {task.name}: {', '.join(known)}")
-        members = [self._member(task, name, local, subject) for name in names]
+        members = [self._member(task, name, local, log) for name in names]
         try:
             loaded = _manager(task.folder).load([{"group": task.name, "task": members}])["tasks"]
         except Exception as error:
@@ -344,7 +356,7 @@ class HarnessSuite:
             entry.set_fewshot_seed(seed=SEED)
         return {name: loaded[name] for name in names}
 
-    def _member(self, task: HarnessTask, name: str, local: Parts | None, subject: Subject) -> dict[str, Any]:
+    def _member(self, task: HarnessTask, name: str, local: Parts | None, log: Log) -> dict[str, Any]:
         """What is to be different from lm-eval's own description of a task."""
         described = _manager(task.folder).task_index[name].cfg
         if described.get("doc_to_image") or described.get("doc_to_audio"):
@@ -371,7 +383,7 @@ class HarnessSuite:
         if not (task.own_shots or (described.get("fewshot_config") or {}).get("samples")):
             have = len(splits.get("shots", []))
             if have < shots:
-                subject.log(f"warning: {name} has {have} examples to show, not the {shots} that are asked for")
+                log(f"warning: {name} has {have} examples to show, not the {shots} that are asked for")
             out |= {"num_fewshot": min(shots, have), "fewshot_split": "shots" if have else None}
         return out | {
             "custom_dataset": partial(_in_memory, splits),
@@ -416,7 +428,7 @@ def _result(task: HarnessTask, entries: dict[str, Any], found: Any, details: dic
     for name, samples in found["samples"].items():
         subject, (metric, kept) = task.subject(name), _metric(task, entries[name], samples[0])
         own = [one for one in samples if one["filter"] == kept]
-        ids += [f"{subject or task.name}:{one['doc_hash'][:16]}" for one in own]
+        ids += [_id(task, name, one["doc_hash"]) for one in own]
         scored = [_item(metric, one) for one in own]
         if subject and any(why is None for _, _, why in scored):
             by[subject] = float(np.nanmean([score for score, _, _ in scored]))
@@ -437,6 +449,25 @@ def _result(task: HarnessTask, entries: dict[str, Any], found: Any, details: dic
         better if task.metric is None else True,
         details,
     )
+
+
+def _id(task: HarnessTask, entry: str, mark: str) -> str:
+    """An item's id, by the hash of its row."""
+    return f"{task.subject(entry) or task.name}:{mark[:16]}"
+
+
+def _hash(doc: Record) -> str:
+    """The hash of a row as lm-eval's results have it."""
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    text = json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return str(hash_string(text))
+
+
+def _said(entry: Any, doc: Record) -> str:
+    """What is asked in a row; of tasks that ask in several ways, all its texts."""
+    text = entry.doc_to_text(doc)
+    return text if isinstance(text, str) else " ".join(value for value in doc.values() if isinstance(value, str))
 
 
 def _metric(task: HarnessTask, entry: Any, sample: dict[str, Any]) -> tuple[str, str]:

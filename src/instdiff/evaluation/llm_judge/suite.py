@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instdiff.core import Log
 from instdiff.core.files import fingerprint, write_json, writing
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError
@@ -44,7 +45,7 @@ from instdiff.evaluation.llm_judge.protocols import (
     score_ratings,
 )
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import BenchmarkItem, Prompt, Sampling, Subject
 from instdiff.evaluation.task_data import choose_tasks, find_file
 
 if TYPE_CHECKING:
@@ -133,6 +134,16 @@ class GeneralSuite:
             _export(match, subject.name, place / match.name)
         subject.log(f"answers in the formats of alpaca_eval and Arena-Hard: {place}")
         return tuple(TASKS[match.name].judged(match, referee) for match in matches)
+
+    def items(self, log: Log) -> list[BenchmarkItem]:
+        """The prompts; of tasks whose turns are rated each turn."""
+        out = list[BenchmarkItem]()
+        for task, path in self.files.items():
+            for one in read_items(path, self.limit):
+                rated = [] if TASKS[task].against else list(enumerate(one.turns, 1))
+                out += [BenchmarkItem(task, f"{one.id}/{place}", turn) for place, turn in rated]
+                out += [] if rated else [BenchmarkItem(task, one.id, one.question)]
+        return out
 
     def matches(self, subject: Subject) -> list[TaskAnswers]:
         """The answers of each task, ours and those that they are compared with."""

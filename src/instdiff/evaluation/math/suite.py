@@ -15,7 +15,7 @@ from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.math.grading import last_boxed
 from instdiff.evaluation.math.grading_processes import Solution, check_math_verify, grade_all
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import BenchmarkItem, Prompt, Sampling, Subject
 from instdiff.evaluation.task_data import Found, Place, choose_tasks, column, find
 
 ASK = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
@@ -162,6 +162,14 @@ class MathSuite:
     def _read(self, log: Log) -> dict[str, tuple[Found, Problems]]:
         found = {n: find(TASKS[n].place, self.task_data or {}, self.data_dir, self.limit, log) for n in self.tasks}
         return {name: (data, read_problems(TASKS[name], data)) for name, data in found.items()}
+
+    def items(self, log: Log) -> list[BenchmarkItem]:
+        """The problems."""
+        return [
+            BenchmarkItem(name, f"{name}/{number}", problem)
+            for name, (_, problems) in self._read(log).items()
+            for number, (problem, _) in enumerate(problems)
+        ]
 
     def asked(self, log: Log) -> list[tuple[list[Prompt], Sampling]]:
         """What the model is asked, task by task."""

@@ -1,86 +1,89 @@
-"""Near copies among texts: MinHash finds the pairs (Broder, 1997), and their Jaccard similarity decides."""
+"""Near copies among texts: datasketch's MinHash finds candidates (Broder, 1997), exact Jaccard similarity decides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core.arrays.ragged import Ragged, offsets_of
+from instdiff.core.arrays.ragged import Ragged
+from instdiff.methods.algorithms.runs import Hashes, distinct, jaccard, runs
 
-_WORDS = 3
+WORDS = 3
 """Words of a shingle."""
-_BANDS, _DEEP = 16, 4
-"""At a similarity of 0.8 two rows meet in a band with a probability of 0.9998."""
-_SPARE = 0.2
-"""By how much a guess of the similarity, by the share of equal minima, may lie below it: three standard deviations."""
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+PERMUTATIONS = 128
+_WEIGHTS = (0.01, 0.99)
+"""Of false candidates, which cost a comparison, and missed ones: of pairs with a similarity of 0.8, one of 70."""
 
 
-def near_copies(words: Ragged, alike: float = 0.8, seed: int = 0) -> npt.NDArray[np.bool_]:
-    """Rows that share at least ``alike`` of their shingles (Jaccard) with an earlier row; equal rows do.
+class NearIndex:
+    """Sets of shingles by number, among which those that are ``alike`` to another set are found."""
 
-    ``words`` [rows, words of each] are numbers of words. A shingle is three words side by side, and a shorter row is
-    one shingle. A row without words is no copy. Pairs are found by MinHash, so a few may be missed.
+    def __init__(self, alike: float) -> None:
+        from datasketch import MinHashLSH
+
+        self.alike = alike
+        self._index = MinHashLSH(threshold=alike, num_perm=PERMUTATIONS, weights=_WEIGHTS)
+        self._sets: dict[int, Hashes] = {}
+
+    def add(self, number: int, shingles: Hashes, sketch: Any) -> None:
+        """Take a set in."""
+        self._index.insert(number, sketch, check_duplication=False)
+        self._sets[number] = shingles
+
+    def extend(self, sets: Sequence[Hashes]) -> NearIndex:
+        """Take in sets, numbered in their order; what is empty is like nothing."""
+        for number, sketch in zip(range(len(sets)), sketches(sets), strict=True):
+            if len(sets[number]):
+                self.add(number, sets[number], sketch)
+        return self
+
+    def pairs(self, sets: Sequence[Hashes]) -> Iterator[tuple[int, int, float]]:
+        """Each of these sets with each of the index that is alike, and the share of shingles in both (Jaccard)."""
+        for at, sketch in zip(range(len(sets)), sketches(sets), strict=True):
+            if len(sets[at]):
+                yield from ((at, number, share) for number, share in self.near(sets[at], sketch))
+
+    def near(self, shingles: Hashes, sketch: Any) -> Iterator[tuple[int, float]]:
+        """The sets that share at least ``alike`` of their shingles with this one (Jaccard), with the share."""
+        for number in sorted(self._index.query(sketch)):
+            share = jaccard(shingles, self._sets[number])
+            if share >= self.alike:
+                yield number, share
+
+
+def sketches(sets: Sequence[Hashes]) -> Iterator[Any]:
+    """The MinHash of each set of shingles."""
+    from datasketch import MinHash
+
+    numbers = ((one >> np.uint64(32)).tolist() for one in sets)
+    yield from MinHash.generator(numbers, num_perm=PERMUTATIONS, hashfunc=int)
+
+
+def shingles_of(words: Ragged) -> list[Hashes]:
+    """The distinct word triples of each row, as hashes; a shorter row is one shingle, one without words has none."""
+    return distinct(runs(words, WORDS, whole=True))
+
+
+def near_copies(words: Ragged, alike: float = 0.8) -> npt.NDArray[np.int64]:
+    """Per row the first earlier row that stays and is a near copy of it, or -1: such a row stays itself.
+
+    ``words`` [rows, words of each] are numbers of words. Near copies share at least ``alike`` of their shingles
+    (Jaccard); equal rows do, and a row without words is no copy. Pairs are found by MinHash, so a few may be missed.
     """
-    shingles = _shingles(words)
-    some = np.flatnonzero(shingles.lengths())
-    out = np.zeros(len(words), bool)
-    if not len(some):
-        return out
-    draws = np.random.default_rng(seed).integers(0, 1 << 63, _BANDS * _DEEP, np.uint64) * np.uint64(2) + np.uint64(1)
-    lowest = [np.minimum.reduceat(_mixed(shingles.values * draw), shingles.offsets[some]) for draw in draws]
-    signatures = np.stack(lowest, 1)
-    pairs = np.unique(
-        np.concatenate([_pairs(signatures[:, at : at + _DEEP]) for at in range(0, len(draws), _DEEP)]), axis=0
-    )
-    guess = np.concatenate([(signatures[a] == signatures[b]).mean(1) for a, b in _parts(pairs)] or [np.zeros(0)])
-    for at in np.argsort(-guess, kind="stable")[: int((guess >= alike - _SPARE).sum())].tolist():
-        row, other = some[pairs[at]]
-        out[row] = out[row] or _similarity(shingles[row], shingles[other]) >= alike
-    return out
-
-
-def _pairs(band: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Rows that meet in a band, each with the one before it and with the first: with all it would be a square."""
-    mark = np.zeros(len(band), np.uint64)
-    for column in band.T:
-        mark = _mixed(np.bitwise_xor(mark, column))
-    order = np.argsort(mark, kind="stable")
-    new = np.r_[True, mark[order][1:] != mark[order][:-1]]
-    first = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
-    at = np.flatnonzero(~new)
-    return np.concatenate([np.stack([order[at], order[at - 1]], 1), np.stack([order[at], first[at]], 1)])
-
-
-def _parts(pairs: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Both sides of some thousand pairs at once."""
-    for start in range(0, len(pairs), 1 << 14):
-        yield pairs[start : start + (1 << 14), 0], pairs[start : start + (1 << 14), 1]
-
-
-def _shingles(words: Ragged) -> Ragged:
-    """Numbers of word triples; those of equal triples are equal."""
-    sizes = words.lengths()
-    offsets = offsets_of(np.where(sizes, np.maximum(sizes, _WORDS), 0))
-    padded = np.zeros(offsets[-1] + _WORDS, np.uint64)
-    padded[np.repeat(offsets[:-1] - words.offsets[:-1], sizes) + np.arange(len(words.values))] = words.values + 1
-    hashes = np.zeros(offsets[-1], np.uint64)
-    for place in range(_WORDS):
-        hashes = _mixed(np.bitwise_xor(hashes, padded[place : place + offsets[-1]]))
-    counts = np.maximum(np.diff(offsets) - _WORDS + 1, 0)
-    inside = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets)) < np.repeat(counts, np.diff(offsets))
-    return Ragged(hashes[inside], offsets_of(counts))
-
-
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Other numbers, one for each, in which all bits depend on all bits."""
-    values = (values ^ (values >> np.uint64(31))) * _MIX
-    return values ^ (values >> np.uint64(29))
-
-
-def _similarity(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> float:
-    """Shingles in both over shingles in either."""
-    mine, other = set(a.tolist()), set(b.tolist())
-    return len(mine & other) / len(mine | other)
+    sets = shingles_of(words)
+    out = np.full(len(sets), -1, np.int64)
+    equal: dict[bytes, int] = {}
+    for row, one in enumerate(sets):
+        if len(one) and (first := equal.setdefault(one.tobytes(), row)) != row:
+            out[row] = first
+    some = [row for row in np.flatnonzero(out < 0).tolist() if len(sets[row])]
+    index = NearIndex(alike)
+    for row, sketch in zip(some, sketches([sets[row] for row in some]), strict=True):
+        out[row] = next((number for number, _ in index.near(sets[row], sketch)), -1)
+        if out[row] < 0:
+            index.add(row, sets[row], sketch)
+    # What is equal to a row that goes is a copy of the row that stays.
+    return np.where((out >= 0) & (out[out] >= 0), out[out], out)
