@@ -31,6 +31,7 @@ from instdiff.core.signals import (
     Prompted,
     PromptOnly,
     ResponseOnly,
+    Side,
     Signal,
     Text,
     Top1,
