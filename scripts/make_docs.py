@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from instdiff.core import Choice, Noisy, Signal
+from instdiff.core import Choice, Noisy, Side, Signal
 from instdiff.core.signals import Folded
 from instdiff.methods import METHODS
 from instdiff.methods.describe import describe, describe_all
@@ -128,7 +128,7 @@ def group(name: str, roles: set[str]) -> str:
     """By what a method costs; ``nuggets`` reads a hundred rows for each row of a pass."""
     if name in INSIDE or not roles:
         return GROUPS[-1] if name in INSIDE else GROUPS[0]
-    if roles & {"judge", "calibrated", "holdout", "held/0"}:
+    if roles & {"judge", "calibrated", "holdout", "held/0", "dpo/0/0"}:
         return GROUPS[-2] if "judge" in roles else GROUPS[-3]
     passes = 100 if name == "nuggets" else int(cost(name)[1])
     return GROUPS[2] if roles == {"embedder"} else GROUPS[[1, 3, 4, 4, 4, 5][min(passes, 6) - 1]]
@@ -217,7 +217,9 @@ BEFORE = {
 
 
 def try_part(name: str) -> str:
-    """A command that chooses five embedded rows; with a judge, who is not embedded, a command to be adapted."""
+    """A command that chooses five embedded rows; with a judge or pairs, which are not embedded, one to be adapted."""
+    if any(isinstance(signal.view, Side) for signal in METHODS[name]().signals().values()):
+        return f"```text\n{try_pairs(name)}\n```"
     roles = ["base"] if name in ("then", "blend", "learnability", "rho") else describe(name)["roles"]
     judged = "judge" in roles
     data = "--data my.jsonl" if judged else "--data builtin:demo --limit 20"
@@ -236,6 +238,18 @@ def try_part(name: str) -> str:
     return f"```{'text' if judged else 'sh'}\n" + "\n".join(map(folded, lines)) + "\n```"
 
 
+def try_pairs(name: str) -> str:
+    """Commands for preference pairs, with the models that a method reads."""
+    roles = describe(name)["roles"]
+    models = [f"--model {role}={'MODEL' if role == 'base' else role.replace('/', '-')}" for role in roles]
+    halves = [role for role in roles if "/" in role][:1]
+    lines = [f"instdiff export --data pairs.jsonl --format trl --half {role} --output half" for role in halves]
+    lines.append(" ".join(["instdiff score --data pairs.jsonl", *models, f"--method {name} --output {name}.parquet"]))
+    select = f"instdiff select --data pairs.jsonl --scores {name}.parquet --budget 50% --output selected.jsonl"
+    lines += [select, "instdiff export --data selected.jsonl --format trl --output trl"]
+    return "\n".join(map(folded, lines))
+
+
 def said(signal: Signal) -> str:
     """A column in words: what is read of which view by which role."""
     measure, view = type(signal.measure).__name__, signal.view
@@ -244,7 +258,7 @@ def said(signal: Signal) -> str:
     if isinstance(view, Noisy | Folded):
         shown = f"{type(view).__name__}({type(view.view).__name__})"
     else:
-        part = getattr(view, "part", "") or getattr(view, "prompt", "")
+        part = getattr(view, "part", "") or getattr(view, "prompt", "") or getattr(view, "name", "")
         shown = type(view).__name__ + (f"({part})" if part else "")
     if isinstance(signal.measure, Choice):
         measure = f"Choice of {len(signal.measure.options)}"

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Scored,
         Scores,
         Settings,
+        Side,
         Signal,
         Signals,
         Text,

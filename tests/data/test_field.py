@@ -79,7 +79,7 @@ def test_lf_pref(field: Path) -> None:
     pool, said = read(field / "lf_pref.jsonl")
     assert pool.format == "preference"
     assert [sample.response for sample in pool.samples()] == ["Hardly any.", "A lot."]
-    assert "2 rows are pairs: 'chosen' is the response, 'rejected' is not used" in said
+    assert "2 rows are pairs; methods that know no pairs see the chosen side as the response" in said
     assert pool.source_rows([0])[0]["rejected"] == {"from": "gpt", "value": "dunno"}
 
 

@@ -215,9 +215,11 @@ def test_described_pairs(tmp_path: Path) -> None:
     columns = {"prompt": "p", "chosen": "good", "rejected": "bad"}
     pool = described(tmp_path, {"p": "q", "good": "a", "bad": "b"}, ranking=True, columns=columns)
     assert turns(pool) == [(U, "q", None), (A, "a", None)]
-    row = {"conversations": [{"from": "human", "value": "q"}], "good": {"from": "gpt", "value": "a"}, "bad": {}}
+    good, bad = ({"from": "gpt", "value": said} for said in "ab")
+    row = {"conversations": [{"from": "human", "value": "q"}], "good": good, "bad": bad}
     pool = described(tmp_path, row, ranking=True, formatting="sharegpt", columns={"chosen": "good", "rejected": "bad"})
     assert turns(pool) == [(U, "q", None), (A, "a", None)]
+    assert pool.sample(0).rejected == (Message(U, "q"), Message(A, "b"))
 
 
 def test_a_file_that_is_only_named_is_read_by_its_keys(tmp_path: Path) -> None:

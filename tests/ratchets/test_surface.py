@@ -80,13 +80,16 @@ PUBLIC: list[str] = [
     "Random",
     "ResponseEntropy",
     "ResponseOnly",
+    "RewardGap",
     "Sample",
     "ScoreTable",
     "Scored",
     "Scores",
     "SelectIT",
+    "SelectiveDPO",
     "Selection",
     "Settings",
+    "Side",
     "Signal",
     "Signals",
     "Store",
@@ -150,7 +153,7 @@ SURFACE = {
     "verdict": "--data --output --store --quiet --json",
     "explain": f"--config --data --scores --selection --by --format --map {TURNS} --store --quiet --json",
     "diff": f"--config --data --scores --by --examples --format --map {TURNS} --quiet --json",
-    "export": "--config --data --format --output --name --layout --template --model --license --push --public "
+    "export": "--config --data --format --output --name --layout --template --model --half --license --push --public "
     f"--source --data-format --map {TURNS} --quiet --json",
     "merge": "--output --data --model --method --warmup --target --store --strict --quiet --json",
 }

@@ -110,11 +110,12 @@ def _counts(found: Diagnosis) -> Iterator[list[Any]]:
 
 
 def _example(one: Example) -> list[str]:
+    head = f"row {one.row:,}{f', {one.side} side' if one.side else ''}"
     if one.why is not None:
-        return [f"row {one.row:,}: {one.why}", ""]
+        return [f"{head}: {one.why}", ""]
     counts = "" if one.tokens is None else f": {one.tokens[0]:,} tokens, {one.tokens[1]:,} learnt"
     text = mark_learnt((learnt, _clip(part, *(LEARNT if learnt else CONTEXT))) for learnt, part in one.runs)
-    return [f"row {one.row:,}{counts}", *(f"  {line}" for line in text.splitlines() if line.strip()), ""]
+    return [f"{head}{counts}", *(f"  {line}" for line in text.splitlines() if line.strip()), ""]
 
 
 def _clip(text: str, head: int, tail: int) -> str:

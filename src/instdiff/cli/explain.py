@@ -80,7 +80,7 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 @command(
     "export",
     "selection.ExportConfig",
-    "config data! format! output! name layout template model license push public source data_format map targets "
+    "config data! format! output! name layout template model half license push public source data_format map targets "
     "reasoning system quiet json",
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
@@ -106,6 +106,7 @@ def export(settings: ExportConfig, console: Console) -> None:
         license=settings.license,
         push_to=settings.push,
         public=settings.public,
+        half=settings.half,
         reading=Reading(settings.data_format, settings.map, **settings.turns()),
         log=console.log,
     )

@@ -82,7 +82,8 @@ def _rows(settings: RenderConfig, console: Console) -> Pool:
 def _print_row(shown: Shown, coloured: bool) -> None:
     from instdiff.selection.explain import WORDS
 
-    head = f"row {shown.row:,}, id {shown.id[:12]}"
+    side = f", {shown.side} side" if shown.side else ""
+    head = f"row {shown.row:,}, id {shown.id[:12]}{side}"
     if shown.why is not None:
         print(f"{head}: {shown.why}, {WORDS.get(shown.why, 'nothing is learnt')}\n")
         return

@@ -44,10 +44,11 @@ def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
     from instdiff.config.train import TrainSettings
     from instdiff.scoring.models import parse_model, settings_of
     from instdiff.store import Store
+    from instdiff.training.pairs import refuse_pairs
     from instdiff.training.sft import train as fit
 
     assert settings.model and settings.output
-    pool = load_pool(settings, console, settings.output)
+    pool = refuse_pairs(load_pool(settings, console, settings.output))
     fields = {key: getattr(settings.train, key) for key in TrainSettings.model_fields}
     trained = fit(
         pool,

@@ -274,13 +274,16 @@ def parse_models(value: Any) -> dict[str, str]:
     return out
 
 
-ROLES = ("base", "calibrated", "proxy", "holdout", "embedder", "rater", "complexity_rater", "quality_rater", "judge")
+ROLES = (
+    *("base", "calibrated", "proxy", "holdout", "policy"),
+    *("embedder", "rater", "complexity_rater", "quality_rater", "judge"),
+)
 
 
 def check_role_names(models: dict[str, str]) -> None:
     """Roles are a closed list: an unknown one is a ConfigError with a suggestion."""
     for role in models:
-        if role not in ROLES and not role.startswith(("warmup/", "held/")):
+        if role not in ROLES and not role.startswith(("warmup/", "held/", "dpo/")):
             raise ConfigError(f"unknown model role '{role}'{did_you_mean(role, ROLES)}")
 
 

@@ -62,5 +62,6 @@ class ExportConfig(ReadConfig):
     template: str | None = key(None, "What rows are rendered with (default: as they were scored).")
     model: str | None = key(None, "Model to be trained (default: the base of the selection).")
     license: str | None = key(None, "Of the source, as the hub spells it.")
+    half: str | None = key(None, "Pairs to train this model of selective_dpo on, as dpo/0/1.", metavar="ROLE")
     push: str | None = key(None, "hub:owner/name; private unless --public.", metavar="HUB")
     public: bool = key(False, "Make a new repository on the hub public.")

@@ -41,6 +41,7 @@ from instdiff.core.signals import (
     Prompted,
     PromptOnly,
     ResponseOnly,
+    Side,
     Signal,
     Text,
     Top1,

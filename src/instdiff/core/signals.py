@@ -52,12 +52,14 @@ class Split:
     """The rows of a pool in folds; rows that share a prompt, or a value of the column ``group``, share a fold.
 
     Where a method comes ``before``, models are trained on the best ``folds.keep`` by it of the rows outside their fold.
+    Models that are ``given`` are never trained here.
     """
 
     folds: Folds
     seed: int = 42
     group: str | None = None
     before: Method | None = None
+    given: bool = False
 
 
 # ── what is read off a row ────────────────────────────────────────────────────────────────────────────────────────────
@@ -275,6 +277,21 @@ class Prompted(View):
     """
 
     score_eos: bool = False
+
+
+@dataclass(frozen=True)
+class Side(View):
+    """The prompted view of one side of a preference pair, ``chosen`` or ``rejected``; other rows are ``no_pair``.
+
+    A pass has both sides at once, so that the prompt that they share is computed once.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Sides(View):
+    """Both sides of each pair, side by side: two rows for each sample. Methods ask for a ``Side``."""
 
 
 @dataclass(frozen=True)

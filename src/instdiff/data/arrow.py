@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("messages", pa.list_(_TURN)),
         ("tools", pa.string()),
         ("template_values", pa.string()),
+        ("rejected", pa.list_(_TURN)),  # of a preference pair; else empty
         ("source", pa.large_string()),
     ]
 )
@@ -122,9 +123,10 @@ _canonical = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def content_id(sample: Sample) -> str:
-    """32 hex digits that depend on what is said by whom and on the tools, and on nothing else."""
+    """32 hex digits that depend on what is said by whom, on either side, and on the tools, and on nothing else."""
     turns = [[m.role, m.content, m.input, *([said] if (said := _more(m)) else [])] for m in sample.messages]
-    values = [sample.template_values] if sample.template_values else []
+    values = [sample.template_values] if sample.template_values or sample.rejected else []
+    values += [content_id(sample.side("rejected"))] if sample.rejected else []
     return hashlib.blake2b(_canonical([turns, sample.tools, *values]).encode(), digest_size=16).hexdigest()
 
 
@@ -157,12 +159,15 @@ def unpack_message(role: str, content: str, input: str, more: str | None) -> Mes
 
 
 Packed = tuple[Sample, str, list[str | None] | None]
-"""A sample, its ``content_id``, and of each turn what goes into the column ``more``; None where no turn has it."""
+"""A sample, its ``content_id``, and of each turn, the rejected ones last, what goes into the column ``more``.
+
+None where no turn has it.
+"""
 
 
 def pack(sample: Sample) -> Packed:
     """A sample that can be written; what cannot be, such as a lone surrogate, raises here and spoils no other."""
-    more = [_pack(message) for message in sample.messages]
+    more = [_pack(message) for message in (*sample.messages, *sample.rejected)]
     if not any(more):
         return sample, content_id(sample), None
     "".join(filter(None, more)).encode()
@@ -212,17 +217,51 @@ def _batch(
     more: Sequence[list[str | None] | None],
     sources: Sequence[str],
 ) -> pa.RecordBatch:
-    turns = [message for sample in samples for message in sample.messages]
-    parts = [pa.array([getattr(turn, part.name) for turn in turns], part.type) for part in list(_TURN)[:-1]]
-    extras = (own or repeat(None, len(sample.messages)) for own, sample in zip(more, samples, strict=True))
-    parts.append(pa.array(chain.from_iterable(extras), _TURN.field("more").type))
-    offsets = pa.array(offsets_of([len(sample.messages) for sample in samples]), pa.int32())
+    chosen = [(own or [])[: len(sample.messages)] for own, sample in zip(more, samples, strict=True)]
+    other = [(own or [])[len(sample.messages) :] for own, sample in zip(more, samples, strict=True)]
     columns = {
         "row": pa.array(rows, pa.int64()),
         "id": pa.array(ids, pa.string()),
-        "messages": pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(parts, fields=list(_TURN))),
+        "messages": _conversations([sample.messages for sample in samples], chosen),
         "tools": pa.array([sample.tools for sample in samples], pa.string()),
         "template_values": pa.array([sample.template_values for sample in samples], pa.string()),
+        "rejected": _conversations([sample.rejected for sample in samples], other),
         "source": pa.array(sources, pa.large_string()),
     }
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=SCHEMA)
+
+
+def _conversations(rows: Sequence[Sequence[Message]], more: Sequence[Sequence[str | None]]) -> pa.ListArray:
+    turns = list(chain.from_iterable(rows))
+    parts = [pa.array([getattr(turn, part.name) for turn in turns], part.type) for part in list(_TURN)[:-1]]
+    extras = (own or repeat(None, len(row)) for own, row in zip(more, rows, strict=True))
+    parts.append(pa.array(chain.from_iterable(extras), _TURN.field("more").type))
+    offsets = pa.array(offsets_of([len(row) for row in rows]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(parts, fields=list(_TURN)))
+
+
+def side_table(table: pa.Table, name: str) -> pa.Table:
+    """The rows of a table with one side of each pair as their only conversation, and the ids of that."""
+    out = Batches(SCHEMA)
+    for batch in table.to_batches(max_chunksize=_ROWS):
+        samples, ids, more = zip(*(pack(sample.side(name)) for sample in samples_of(batch)), strict=True)
+        out.add(_batch(batch.column("row"), samples, ids, more, batch.column("source")))
+    return out.table()
+
+
+def samples_of(batch: pa.RecordBatch) -> Iterator[Sample]:
+    """The samples that were put into a table."""
+    sides = (_talks(batch.column(name)) for name in ("messages", "rejected"))
+    beside = (batch.column(name).to_pylist() for name in ("tools", "template_values"))
+    for messages, tools, values, rejected in zip(next(sides), *beside, next(sides), strict=True):
+        yield Sample(messages, tools, values, rejected)
+
+
+def _talks(turns: pa.ListArray) -> Iterator[tuple[Message, ...]]:
+    flat = turns.flatten()
+    parts = [flat.field(name).to_pylist() for name in ("role", "content", "input", "more")]
+    at = 0
+    for count in turns.value_lengths().to_pylist():
+        end = at + count
+        yield tuple(map(unpack_message, *(part[at:end] for part in parts))) if count else ()
+        at = end

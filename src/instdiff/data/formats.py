@@ -107,7 +107,7 @@ def _template_values(row: Record) -> str:
     return json.dumps(value, ensure_ascii=False) if value else ""
 
 
-def _talk(row: Record, key: str, notes: Notes, role: str, keys: TurnKeys = USUAL) -> list[Message]:
+def talk(row: Record, key: str, notes: Notes, role: str, keys: TurnKeys = USUAL) -> list[Message]:
     """What stands under a key: a list of turns, one turn, or the text of a ``role``."""
     value = require(row, key)
     if isinstance(value, str):
@@ -173,48 +173,59 @@ def history(row: Record, key: str) -> list[Message]:
 
 def prompt_completion(row: Record, notes: Notes) -> Sample:
     """``prompt``, of which nothing is learnt, and ``completion``, each a text or a list of turns."""
-    prompt = not_learnt(_talk(row, "prompt", notes, "user"))
-    return sample_of(row, prompt + _talk(row, "completion", notes, "assistant"), notes)
+    prompt = not_learnt(talk(row, "prompt", notes, "user"))
+    return sample_of(row, prompt + talk(row, "completion", notes, "assistant"), notes)
 
 
 def preference(row: Record, notes: Notes) -> Sample:
-    """``chosen`` is the response to ``prompt``, ``question`` or ``conversations``; ``rejected`` is not used."""
+    """``chosen`` and ``rejected`` are two responses to ``prompt``, ``question`` or ``conversations``."""
     key = first_key(row, ("prompt", "question", "conversations", "conversation"))
-    before = _talk(row, key, notes, "user") if key else []
+    before = talk(row, key, notes, "user") if key else []
     return pair(row, notes, before, "chosen", "rejected")
 
 
 def pair(row: Record, notes: Notes, before: list[Message], chosen: str, rejected: str, **how: Any) -> Sample:
-    """The messages before a chosen response, and the response.
+    """The messages before two responses, and both.
 
-    Where the chosen one is the whole conversation, the part that the rejected one shares is not learnt.
+    Where one of them is the whole conversation, what it begins with is the prompt: of two, all that they share. No turn
+    of a prompt is learnt.
     """
     keys: TurnKeys = how.pop("keys", USUAL)
-    said = _talk(row, chosen, notes, "assistant", keys)
-    whole = bool(said) and said[0].role != "assistant"
-    if not whole and not before:
+    good, bad = talk(row, chosen, notes, "assistant", keys), talk(row, rejected, Notes(), "assistant", keys)
+    wholes = [said for said in (good, bad) if said[0].role != "assistant"]
+    if not wholes and not before:
         if isinstance(row[chosen], str):
             raise ValueError(
                 f"'{chosen}' and '{rejected}': two whole conversations as plain text, with no prompt beside them"
             )
         raise ValueError(f"no user turn before the assistant's in '{chosen}'")
-    if whole:
-        end = max((at for at, m in enumerate(said) if m.role == "assistant"), default=0)
-        shared = min(_shared(said, row, rejected, keys), end)
-        before, said = said[:shared], said[shared:]
+    if wholes and (good in wholes or not before):
+        before = wholes[0][: min(_shared(*wholes), *map(_last_answer, wholes))]
+    good, bad = (_reply(said, before) for said in (good, bad))
+    if not (good and bad):
+        raise ValueError(f"'{chosen}' and '{rejected}' are no two answers to one prompt")
     notes.see(Notes.PAIR)
-    return sample_of(row, not_learnt(before) + said, notes, **how)
+    sample = sample_of(row, not_learnt(before) + good, notes, **how)
+    return replace(sample, rejected=(*sample.messages[: -len(good)], *bad))
 
 
-def _shared(said: list[Message], row: Record, key: str, keys: TurnKeys) -> int:
-    """How many turns the rejected conversation begins with too; all, where it is none."""
-    try:
-        other = _talk(row, key, Notes(), "assistant", keys)
-    except ValueError:
-        return len(said)
-    if other[0].role == "assistant":
-        return len(said)
-    return next((at for at, (m, n) in enumerate(zip(said, other, strict=False)) if m != n), min(len(said), len(other)))
+def _shared(one: list[Message], other: list[Message] | None = None) -> int:
+    """How many turns two conversations begin with; all, where there is one."""
+    if other is None:
+        return len(one)
+    return next((at for at, (m, n) in enumerate(zip(one, other, strict=False)) if m != n), min(len(one), len(other)))
+
+
+def _reply(said: list[Message], before: list[Message]) -> list[Message]:
+    """What follows a prompt; nothing where another one stands there, or no answer follows."""
+    if said[0].role != "assistant":
+        said = said[len(before) :] if said[: len(before)] == before else []
+    return said if said and said[0].role == "assistant" else []
+
+
+def _last_answer(said: list[Message]) -> int:
+    """The place of the last answer, behind the end where there is none."""
+    return max((at for at, m in enumerate(said) if m.role == "assistant"), default=len(said))
 
 
 def xlam(row: Record, notes: Notes) -> Sample:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from instdiff.data.formats import Format, conversation, history, not_learnt, pair, sample_of
+from instdiff.data.formats import Format, conversation, history, not_learnt, pair, sample_of, talk
 from instdiff.data.notes import Notes
 from instdiff.data.sample import Message, Sample
 from instdiff.data.turns import SPEAKERS, TurnKeys, turns
 from instdiff.data.values import Record, optional_text, text, unpack_if_whole
 from instdiff.errors import ConfigError, DataError, did_you_mean
 
-_COLUMNS = ("instruction", "input", "response", "system", "messages", "tools")
+_COLUMNS = ("instruction", "input", "response", "chosen", "rejected", "system", "messages", "tools")
+_PAIR = ("chosen", "rejected")
 _TURNS = ("role", "content")
 _SPEAKERS = ("user", "assistant", "tool")
 MAP_KEYS = (*_COLUMNS, *_TURNS, *_SPEAKERS)
@@ -27,6 +29,8 @@ def mapping_format(map: Mapping[str, str]) -> Format:
             raise ConfigError(f"unknown map key '{key}'{did_you_mean(key, MAP_KEYS)}")
     columns = tuple(map[key] for key in _COLUMNS if key in map)
     of_turns = sorted(set(map) & {*_TURNS, *_SPEAKERS})
+    if set(map) & set(_PAIR):
+        return _pair_format(map, columns)
     if "messages" in map or (of_turns and "instruction" not in map):
         clash = sorted(set(map) & {"instruction", "input", "response"})
         if clash:
@@ -42,6 +46,28 @@ def mapping_format(map: Mapping[str, str]) -> Format:
     return Format(
         "map", lambda row, notes: _single(row, notes, map), ((map["instruction"],), (map["response"],)), columns
     )
+
+
+def _pair_format(map: Mapping[str, str], columns: tuple[str, ...]) -> Format:
+    """Preference pairs: two responses to an instruction or messages, or two whole conversations."""
+    if lacks := next((key for key in _PAIR if key not in map), None):
+        raise ConfigError(f"map lacks '{lacks}': a pair has both, chosen=COLUMN,rejected=COLUMN")
+    if "response" in map or {"instruction", "messages"} <= set(map):
+        raise ConfigError(
+            "map: a pair is chosen=COLUMN,rejected=COLUMN and, where these are no whole conversations, "
+            "instruction=COLUMN or messages=COLUMN"
+        )
+    before = next((key for key in ("instruction", "messages") if key in map), None)
+    keys = TurnKeys(map.get("role"), map.get("content"), _speakers(map))
+    needed = tuple((map[key],) for key in (*_PAIR, *([before] if before else [])))
+    return Format("map", lambda row, notes: _two(row, notes, map, before, keys), needed, columns)
+
+
+def _two(row: Record, notes: Notes, map: Mapping[str, str], before: str | None, keys: TurnKeys) -> Sample:
+    prompt = talk(row, map[before], notes, "user", keys) if before else []
+    if prompt and "input" in map:
+        prompt[-1] = replace(prompt[-1], input=optional_text(row, map["input"]))
+    return pair(row, notes, prompt, map["chosen"], map["rejected"], keys=keys, **_named(map))
 
 
 def check_columns(map: Mapping[str, str], keys: Iterable[str], origin: str) -> None:

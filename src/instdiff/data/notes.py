@@ -25,7 +25,7 @@ class Notes(Counter[tuple[str, str]]):
         if media := self._named(self.MEDIA):
             yield f"media are not read: {media}"
         if pairs := self[self.PAIR, ""]:
-            yield f"{pairs:,} rows are pairs: 'chosen' is the response, 'rejected' is not used"
+            yield f"{pairs:,} rows are pairs; methods that know no pairs see the chosen side as the response"
         if nulls := self[self.NULLS, ""]:
             yield f"{nulls:,} rows: nulls in tools and calls, which the columns of the file put there, are dropped"
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.core.display import html_table, in_one_line, pandas, visible
-from instdiff.data.arrow import take_batches, take_table, unpack_message
+from instdiff.data.arrow import samples_of, side_table, take_batches, take_table
 from instdiff.data.frames import dataset_of
 from instdiff.data.records import LACKS, Reject, value_at
 from instdiff.data.sample import Sample, Turns
@@ -36,7 +36,7 @@ class Pool:
 
     Indices are positions in the pool, from 0. They differ from ``rows`` as soon as a record was rejected. A large table
     lies in a mapped file that is gone with the pool: columns ``row``, ``id``, ``messages``, ``tools``,
-    ``template_values``, ``source``.
+    ``template_values``, ``rejected``, ``source``.
 
     ``format`` is the recognised one, or several joined by ``+`` for a folder of mixed files; ``map`` for a mapping.
     ``origin`` says in messages where the data came from, and ``sources`` are its parts; ``turns`` says how its
@@ -108,9 +108,11 @@ class Pool:
     def samples(self, start: int = 0, stop: int | None = None) -> Iterator[Sample]:
         """Samples ``start`` to ``stop`` in order, converted a few hundred at a time."""
         begin, end, _ = slice(start, stop).indices(len(self))
-        piece = self.table.slice(begin, max(0, end - begin)).select(["messages", "tools", "template_values"])
+        piece = self.table.slice(begin, max(0, end - begin)).select(
+            ["messages", "tools", "template_values", "rejected"]
+        )
         for batch in piece.to_batches(max_chunksize=_CHUNK):
-            yield from _samples_of(batch)
+            yield from samples_of(batch)
 
     def sample(self, i: int) -> Sample:
         """Sample ``i``, negative from the end; an IndexError where there is none."""
@@ -118,6 +120,19 @@ class Pool:
         if not 0 <= at < len(self):
             raise IndexError(f"sample {i} of a pool of {len(self)}")
         return next(self.samples(at, at + 1))
+
+    @cached_property
+    def pairs(self) -> npt.NDArray[np.bool_]:
+        """Which samples are preference pairs."""
+        lengths = [chunk.value_lengths().to_numpy() for chunk in self.table.column("rejected").chunks]
+        return np.concatenate([np.zeros(0, np.int32), *lengths]) > 0
+
+    def side(self, name: str) -> Pool:
+        """The same rows with one side of each pair, ``chosen`` or ``rejected``, as their only conversation.
+
+        Ids are those of the side. Rows that are no pairs have one conversation on either side.
+        """
+        return replace(self, table=side_table(self.table, name), rejected=())
 
     def source_rows(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None) -> list[dict[str, Any]]:
         """The input's own rows at these positions; all of them by default."""
@@ -197,15 +212,3 @@ def _positions(indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDA
     if values.dtype == np.bool_:
         raise TypeError("positions are expected, this is a mask; use numpy.flatnonzero(mask)")
     return values.astype(np.int64)
-
-
-def _samples_of(batch: pa.RecordBatch) -> Iterator[Sample]:
-    turns = batch.column("messages")
-    flat = turns.flatten()
-    parts = [flat.field(name).to_pylist() for name in ("role", "content", "input", "more")]
-    beside = (batch.column(name).to_pylist() for name in ("tools", "template_values"))
-    at = 0
-    for count, tools, values in zip(turns.value_lengths().to_pylist(), *beside, strict=True):
-        end = at + count
-        yield Sample(tuple(map(unpack_message, *(part[at:end] for part in parts))), tools, values)
-        at = end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -51,12 +51,14 @@ class Sample:
     """One conversation in the form that all input formats are brought to.
 
     ``tools`` are those on offer as JSON text, or the row's text where that is no JSON; ``template_values`` is what the
-    row hands to its chat template (``chat_template_kwargs``) as JSON text.
+    row hands to its chat template (``chat_template_kwargs``) as JSON text. Of a preference pair ``messages`` are the
+    chosen side and ``rejected`` the whole conversation of the other; of other rows it is empty.
     """
 
     messages: tuple[Message, ...]
     tools: str = ""
     template_values: str = ""
+    rejected: tuple[Message, ...] = ()
 
     @property
     def instruction(self) -> str:
@@ -72,6 +74,21 @@ class Sample:
     def response(self) -> str:
         """Text of the last assistant turn that is more than a call; empty where there is none."""
         return next((m.content for m in reversed(self.messages) if m.role == "assistant" and not m.only_calls), "")
+
+    def side(self, name: str) -> Sample:
+        """One side of a pair, ``chosen`` or ``rejected``, as a conversation; what is no pair has one side."""
+        messages = self.rejected if name == "rejected" and self.rejected else self.messages
+        return replace(self, messages=messages, rejected=())
+
+    @property
+    def shared_turns(self) -> int:
+        """How many turns both sides of a pair begin with: its prompt. Each side has an answer after it."""
+        same = (at for at, (one, other) in enumerate(zip(self.messages, self.rejected, strict=False)) if one != other)
+        ends = [
+            max((at for at, m in enumerate(side) if m.role == "assistant"), default=len(side))
+            for side in (self.messages, self.rejected)
+        ]
+        return min(next(same, len(self.messages)), *ends)
 
     @property
     def system(self) -> str:

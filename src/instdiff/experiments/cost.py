@@ -49,6 +49,7 @@ from instdiff.selection.record import RECORD, SCORES
 from instdiff.selection.selector import sample_rows, select
 from instdiff.store import Store
 from instdiff.training.cost import TrainingSpeed, training_speed, training_work
+from instdiff.training.pairs import refuse_pairs
 from instdiff.training.sft import trained_model
 
 CROSSFIT = "crossfit"
@@ -448,7 +449,7 @@ def _training(config: TrainConfig, log: Log) -> RunCost:
     if not data or not model:
         raise ConfigError("a training needs 'data' and 'model'")
     how = {"format": config.format, "longest_line_mb": config.longest_line_mb, **config.turns()}
-    rows = load(data, map=config.mapping(), limit=config.limit, log=log, **how)
+    rows = refuse_pairs(load(data, map=config.mapping(), limit=config.limit, log=log, **how))
     book, began = Book(settings_of(config), Store(config.store), None), _loaded(train=True)
     output = Path(config.output or part.output_dir or "")
     book.train("train", rows, rows, parse_model(model), part, config.seed, partial(_same, output))

@@ -46,13 +46,14 @@ TEXTS = ("judge", "embedder")
 class Example:
     """A row as a model sees it: its text in stretches, each with whether it is learnt, or in ``why`` why nothing is.
 
-    ``tokens`` are all and the learnt ones, None without a tokenizer.
+    ``tokens`` are all and the learnt ones, None without a tokenizer. ``side`` is that of a preference pair.
     """
 
     row: int
     runs: tuple[tuple[bool, str], ...]
     why: str | None = None
     tokens: tuple[int, int] | None = None
+    side: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,9 @@ def diagnose(
     at = np.sort(rng.choice(len(seen), min(SHOWN_ROWS, len(seen)), replace=False))
     told, role = survey(seen), next((role for role in ("base", *models) if role in models and role not in TEXTS), None)
     layout = template_name(role or "base", models.get(role or ""), settings)
-    chat, lengths, strength = layout == "chat", None, None
+    chat, lengths, strength, pairs = layout == "chat", None, None, bool(seen.pairs.any())
     if role is None:
-        found, examples = list(fits(models, len(pool), None, chat)), _examples(seen.take(at), layout)
+        found, examples = list(fits(models, len(pool), None, chat, pairs)), _examples(seen.take(at), layout)
     else:
         from instdiff.engine.speed import Machine
         from instdiff.scoring.scorer import workbench
@@ -183,7 +184,7 @@ def diagnose(
         machine, chat = Machine(bench.device), bool(bench.tokenizer(role).chat_template)
         strength = try_model(bench, role, machine, seed, progress)
         misled = strength.misled if strength is not None else None
-        found = _with_costs(list(fits(models, len(pool), misled, chat)), bench, role, machine, len(pool))
+        found = _with_costs(list(fits(models, len(pool), misled, chat, pairs)), bench, role, machine, len(pool))
     silent = told.silent if lengths is None else lengths.silent
     begin = first_choice(found) if sum(silent.values()) < len(seen) else None
     untold = chat and role not in (None, *ROLE_TEMPLATES) and "*" not in settings.templates
@@ -259,10 +260,12 @@ def _examples(pool: Pool, name: str) -> tuple[Example, ...]:
         return ()
     out = []
     for row, sample in zip(pool.rows.tolist(), pool.samples(), strict=True):
-        parts = text_segments(sample, layout, pool.turns)
-        runs = tuple((part.kind is Kind.RESPONSE, part.text) for part in parts if part.text)
-        why = why_nothing(sample, pool.targets)
-        out.append(Example(row, () if why else runs, why))
+        for side in ("chosen", "rejected") if sample.rejected else (None,):
+            shown = sample.side(side) if side else sample
+            parts = text_segments(shown, layout, pool.turns)
+            runs = tuple((part.kind is Kind.RESPONSE, part.text) for part in parts if part.text)
+            why = why_nothing(shown, pool.targets)
+            out.append(Example(row, () if why else runs, why, side=side))
     return tuple(out)
 
 
@@ -270,7 +273,7 @@ def _rendered(bench: Workbench, role: str, at: Any) -> tuple[Example, ...]:
     from instdiff.selection.shown import show
 
     shown = show(bench.pool.take(at), bench.tokenizer(role), bench.template(role), bench.settings.max_length, bench.log)
-    return tuple(Example(one.row, tuple(one.runs), one.why, (len(one.ids), sum(one.target))) for one in shown)
+    return tuple(Example(one.row, tuple(one.runs), one.why, (len(one.ids), sum(one.target)), one.side) for one in shown)
 
 
 def _lengths(bench: Workbench, role: str) -> Lengths:

@@ -11,6 +11,7 @@ from instdiff.core import Log, ModelRef, Settings
 from instdiff.data.load import as_pool
 from instdiff.scoring.given import given_folder, given_model, given_settings, given_store
 from instdiff.store import Store
+from instdiff.training.pairs import refuse_pairs
 from instdiff.training.sft import train as fit
 
 
@@ -46,14 +47,14 @@ def train(
     Returns the trained model, which ``score``, ``evaluate`` and ``train`` take; for LoRA the base with its adapter.
 
     Raises:
-        ConfigError: a key is unknown, or a value has a type that is not taken.
+        ConfigError: a key is unknown, a value has a type that is not taken, or rows are preference pairs.
         DataError: no row can be trained on.
         StoreError: something else is in the folder.
         PlanError: the training extra is missing.
     """
     place, folder = given_store(store), given_folder(output)
     return fit(
-        as_pool(data),
+        refuse_pairs(as_pool(data)),
         given_model(model, place),
         build(TrainSettings, training, "the keywords"),
         given_settings(settings, template=template, device=device),

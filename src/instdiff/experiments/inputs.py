@@ -25,6 +25,7 @@ from instdiff.evaluation.suites import HeldOutSuite, make_suites
 from instdiff.scoring.given import given_model, given_models, given_store, kept_rows, named_methods, reading_of
 from instdiff.scoring.models import parse_model
 from instdiff.store import Store
+from instdiff.training.pairs import refuse_pairs
 
 Named = TypeVar("Named", bound=RunConfig)
 Run = TypeVar("Run", bound=RunConfig)
@@ -115,8 +116,11 @@ def read_inputs(config: Experiment, folder: Path | None, log: Log | None = None)
     """The rows of an experiment; bad lines go to ``rejected.jsonl`` in the folder."""
     assert config.data
     part, rejects = config.warmup, folder / "rejected.jsonl" if folder else None
-    rows = read_rows(config, config.data, config.limit, log, rejects)
-    warmup = read_rows(config, part.data_path, part.limit, log) if part.data_path else first_records(rows, part.limit)
+    rows = refuse_pairs(read_rows(config, config.data, config.limit, log, rejects))
+    first = part.limit
+    warmup = (
+        refuse_pairs(read_rows(config, part.data_path, first, log)) if part.data_path else first_records(rows, first)
+    )
     target = read_rows(config, config.target, None, log) if config.target else None
     return scored_rows(config, rows), warmup, target
 

@@ -37,8 +37,10 @@ from instdiff.methods.oracle import Oracle as Oracle
 from instdiff.methods.perplexity import Perplexity as Perplexity
 from instdiff.methods.random import Random as Random
 from instdiff.methods.rds import RDS as RDS
+from instdiff.methods.reward_gap import RewardGap as RewardGap
 from instdiff.methods.rho import Rho as Rho
 from instdiff.methods.selectit import SelectIT as SelectIT
+from instdiff.methods.selective_dpo import SelectiveDPO as SelectiveDPO
 from instdiff.methods.superfiltering import Superfiltering as Superfiltering
 from instdiff.methods.superfiltering_d import SuperfilteringD as SuperfilteringD
 from instdiff.methods.tshirt import TShirt as TShirt

@@ -8,13 +8,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Asked, Joint, Noisy, Prompted, PromptOnly, Reasons, ResponseOnly, View, WholeText
+from instdiff.core import (
+    Asked,
+    Joint,
+    Noisy,
+    Prompted,
+    PromptOnly,
+    Reasons,
+    ResponseOnly,
+    Side,
+    View,
+    WholeText,
+    reasons,
+)
 from instdiff.core.arrays.ragged import Ragged, offsets_of, spans
 from instdiff.core.arrays.spill import SpillingArray
+from instdiff.core.columns import first_reason
+from instdiff.core.signals import Sides
 from instdiff.data import Pool, Sample
 from instdiff.errors import PlanError
 from instdiff.rendering.chat_tokens import KINDS
@@ -63,7 +78,11 @@ class Renderer:
     def report(self) -> list[str]:
         """What the log should say of the rendering; each line once."""
         lines, self.tokenised.notes = self.tokenised.notes, []
-        return lines
+        return list(dict.fromkeys([*lines, *(self._rejected.report() if "_rejected" in vars(self) else [])]))
+
+    @cached_property
+    def _rejected(self) -> Renderer:
+        return Renderer(self.tokenised.pool.side("rejected"), self.tokenizer)
 
     def _make(self, view: View, layout: Template, limit: int) -> Rows:
         match view:
@@ -71,6 +90,12 @@ class Renderer:
                 bos = self.tokenizer.bos if isinstance(layout, TextTemplate) else None
                 learnt = [Kind.RESPONSE, Kind.END, Kind.HEAD] if score_eos else [Kind.RESPONSE]
                 return _join_prompted(self.tokenised.parts(layout, limit), bos, self.tokenizer.start, limit, learnt)
+            case Side(name=name):
+                rows = (self if name == "chosen" else self._rejected).rows(Prompted(), layout, limit)
+                lone = reasons(len(rows), no_pair=~self.tokenised.pool.pairs)
+                return replace(rows, reason=first_reason(lone, rows.reason))
+            case Sides():
+                return _side_by_side(*(self.rows(Side(name), layout, limit) for name in ("chosen", "rejected")))
             case ResponseOnly(context=context):
                 first = self.tokenizer.start if context else self.tokenizer.bos
                 return _targets_alone(self.rows(Prompted(), layout, limit), first)
@@ -152,6 +177,14 @@ def _join_prompted(parts: Parts, bos: int | None, start: int | None, limit: int,
         led = Ragged(prepend(ids, keep, lead, token or 0), offsets_of(keep + lead))
         out.add(led, prepend(target, keep, lead, False), cut, reason)
     return out.rows()
+
+
+def _side_by_side(*views: Rows) -> Rows:
+    """The rows of several views, those of a sample one after the other."""
+    out = RowsBuilder()
+    for rows in views:
+        out.add(rows.ids, rows.target, rows.truncated, rows.reason)
+    return out.rows().take(np.arange(len(views) * len(views[0])).reshape(len(views), -1).T.ravel())
 
 
 def _end_in_end(parts: Parts) -> Marks:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from instdiff.core import Embedding, Entropy, Nll, Pooled, Prompted, ResponseOnly, Signal, vectors
+from instdiff.core import Embedding, Entropy, Nll, Pooled, Prompted, ResponseOnly, Side, Signal, vectors
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.data import Pool
 from instdiff.errors import InstDiffError
@@ -117,7 +117,8 @@ def _signal_text(signal: Signal) -> str:
 
 def _signal_name(signal: Signal) -> str:
     """What a model says of what it sees, in words."""
-    measure, view = (type(part).__name__ for part in (signal.measure, signal.view))
+    measure = type(signal.measure).__name__
+    view = f"{signal.view.name} side" if isinstance(signal.view, Side) else type(signal.view).__name__
     words = {"Nll": "NLL", "MeanNll": "mean NLL", "Prompted": "with the prompt", "ResponseOnly": "without the prompt"}
     return f"{words.get(measure, measure.lower())} {words.get(view, f'of {view.lower()}')}, by {signal.model}"
 

@@ -205,8 +205,11 @@ def _steps(bench: Workbench, methods: Mapping[str, Method]) -> list[tuple[int, P
 def _lengths(bench: Workbench, step: Pass) -> Indices:
     """Tokens of each row of a pass, as far as they are known before earlier passes have run."""
     if isinstance(step.view, Folded):
-        mine = bench.folds(step.view.split) == step.view.fold
-        return np.where(mine, _lengths(bench, replace(step, view=step.view.view)), 0)
+        mine, whole = (
+            bench.folds(step.view.split) == step.view.fold,
+            _lengths(bench, replace(step, view=step.view.view)),
+        )
+        return np.where(np.repeat(mine, len(whole) // len(mine)), whole, 0)
     if bench.ready(step):
         return bench.render_for(step).lengths
     plain = bench.render(step.model, Prompted(), step.of).lengths

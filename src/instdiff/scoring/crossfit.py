@@ -67,6 +67,8 @@ def lacking(
     listed = list(methods)
     out: dict[str, Split | None] = {}
     for role, split in splits(listed).items():
+        if split.given:
+            continue
         out |= {part: split for part in (f"{role}/{k}" for k in range(split.folds.k)) if part not in roles}
     asked = {signal.model for method in listed for signal in method.signals().values()}
     return out | ({HOLDOUT: None} if holdout is not None and HOLDOUT in asked - set(roles) else {})
@@ -179,13 +181,15 @@ def check_leaks(bench: Workbench, methods: Iterable[Method]) -> None:
             part = f"{role}/{fold}"
             seen = trained_rows(bench.models[part])
             if seen is None and not bench.settings.trust_held:
+                do = f"train it with `instdiff train`, leave --model {part} out so that it is trained here"
+                if split.given:
+                    do = f"put the {TRAINED_ROWS} beside it that `instdiff export --half {part}` wrote with its pairs"
                 raise PlanError(
                     f"'{bench.models[part]}' does not say which rows it was trained on (it has no {TRAINED_ROWS}), so "
-                    f"it is unknown whether it has seen fold {fold}; train it with `instdiff train`, leave --model "
-                    f"{part} out so that it is trained here, or say --trust-held"
+                    f"it is unknown whether it has seen fold {fold}; {do}, or say --trust-held"
                 )
             if seen is not None:
-                _check_fold(bench, part, seen, np.flatnonzero(folds == fold), groups, by_prompt=split.group is None)
+                _check_fold(bench, part, seen, np.flatnonzero(folds == fold), groups, split)
 
 
 def _check_fold(
@@ -194,16 +198,18 @@ def _check_fold(
     seen: TrainedRows,
     rows: npt.NDArray[np.int64],
     groups: npt.NDArray[Any],
-    *,
-    by_prompt: bool,
+    split: Split,
 ) -> None:
     ids = list(bench.pool.ids)
-    known = set(seen.groups) if by_prompt else {groups[at] for at, name in enumerate(ids) if name in seen.ids}
+    known = set(seen.groups) if split.group is None else {groups[at] for at, name in enumerate(ids) if name in seen.ids}
     for at in rows.tolist():
         if ids[at] in seen.ids or groups[at] in known:
             what = "" if ids[at] in seen.ids else "another row of the same prompt as "
+            do = (
+                f"that `instdiff export --half {role}` wrote the pairs of" if split.given else "that never saw the fold"
+            )
+            more = "" if split.given else f", or leave --model {role} out so that one is trained"
             raise ConfigError(
                 f"{role} ('{bench.models[role]}') was trained on {what}row {int(bench.pool.rows[at])} "
-                f"(id {ids[at][:12]}…), which is in its own fold; bind a model that never saw the fold, or leave "
-                f"--model {role} out so that one is trained"
+                f"(id {ids[at][:12]}…), which is in its own fold; bind a model {do}{more}"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
-from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly
+from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly, Side
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
 from instdiff.scoring.crossfit import HOLDOUT
@@ -19,6 +19,7 @@ WEAK = 0.5
 """Share of rows with an IFD of 1 or more from which a model is too weak for the data."""
 FEW = 1000
 """Rows below which a tenth is too few to train a model of another role on."""
+NO_PAIRS = "pairs are wanted: rows with 'chosen' and 'rejected'"
 CALIBRATED = "calibrated"
 """The role of a model that a pipeline trains."""
 
@@ -41,19 +42,20 @@ class Fit:
     seconds: float | None = None
 
 
-def fits(models: Mapping[str, ModelRef], rows: int, misled: float | None, chat: bool) -> Iterator[Fit]:
+def fits(models: Mapping[str, ModelRef], rows: int, misled: float | None, chat: bool, pairs: bool) -> Iterator[Fit]:
     """Every method but the controls and those made of others, in the order of the table of methods.
 
     ``misled`` is the share of rows with an IFD of 1 or more, where it is known. ``chat`` is whether the base has a chat
-    template.
+    template, and ``pairs`` whether there are preference pairs.
     """
     for name, kind in METHODS.items():
         method = kind()
+        sides = any(isinstance(signal.view, Side) for signal in method.signals().values())
         if kind.paper == "control" or (inner_methods(kind) and not method.signals()):
             continue
         steps = [step for wave in plan(method.signals().values()) for step in wave]
         trains = tuple(sorted({step.model.partition("/")[0] for step in steps} & {CALIBRATED, "held"} - set(models)))
-        against = _against(name, method, models, rows, misled, chat, trains)
+        against = NO_PAIRS if sides and not pairs else _against(name, method, models, rows, misled, chat, trains)
         yield Fit(name, _because(method, steps, trains), against, len(steps), trains)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from instdiff.config.commands import TemplateConfig
 from instdiff.core import TEMPLATE_DATE, Embedding, Method, ModelRef, Settings
+from instdiff.core.signals import Folded
 from instdiff.errors import PlanError, require
 from instdiff.rendering.templates import ROLE_TEMPLATES
 
@@ -74,6 +75,8 @@ def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -
                 if asked.measure.needs_model and not bound:
                     own = getattr(method, "model", None) == asked.model and "base" in models
                     hint = f", or --set {name}.model=base" if own else _HINTS.get(asked.model, "")
+                    if isinstance(asked.view, Folded) and asked.view.split.given:
+                        hint = f", trained by DPO on the pairs that `instdiff export --half {asked.model}` writes"
                     raise PlanError(
                         f"{name} needs a model for role '{asked.model}'; give --model {asked.model}=WHERE{hint}"
                     )
@@ -90,6 +93,7 @@ def check_extras(methods: Mapping[str, Method]) -> None:
 
 
 _HINTS = {
+    "policy": ", trained by DPO",
     "calibrated": " or let `instdiff pipeline` train it",
     "holdout": ", or the rows to train it on with --holdout FILE",
     "judge": ", such as openai:MODEL@http://host:port/v1",

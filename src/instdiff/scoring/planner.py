@@ -10,11 +10,12 @@ from instdiff.core import (
     Asked,
     Measure,
     Noisy,
+    Side,
     Signal,
     View,
     Words,
 )
-from instdiff.core.signals import Contested, Folded
+from instdiff.core.signals import Contested, Folded, Sides
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def plan(signals: Iterable[Signal]) -> list[list[Pass]]:
         {} for _ in range(max(depth.values(), default=-1) + 1)
     ]
     for signal, level in sorted(depth.items(), key=lambda item: item[1]):
-        place = (signal.model, signal.view, signal.of, signal.measure.of_text)
+        place = (signal.model, view_of_pass(signal.view), signal.of, signal.measure.of_text)
         home = next((wave for wave in waves[: level + 1] if place in wave), waves[level])
         home.setdefault(place, set()).add(signal.measure)
     return [
@@ -64,6 +65,13 @@ def plan(signals: Iterable[Signal]) -> list[list[Pass]]:
         ]
         for wave in waves
     ]
+
+
+def view_of_pass(view: View) -> View:
+    """The view that a pass sweeps for a signal's: both sides of pairs at once."""
+    if isinstance(view, Folded):
+        return replace(view, view=view_of_pass(view.view))
+    return Sides() if isinstance(view, Side) else view
 
 
 def label(step: Pass) -> str:
@@ -84,6 +92,10 @@ def view_name(view: View) -> str:
             words += [str(draw), view_name(inner)]
         case Asked(prompt=prompt, number=number, turn=turn):
             words += [prompt, str(number)] + ([] if turn is None else [f"turn {turn}"])
+        case Side(name=name):
+            words = [f"{name} side"]
+        case Sides():
+            words = ["both sides"]
         case Words(part=part):
             words.append(part)
     return " ".join(words)

@@ -25,6 +25,7 @@ from instdiff.core import (
     ResponseOnly,
     Scored,
     Settings,
+    Side,
     Signal,
     Signals,
     Top1,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from instdiff.engine.distributed.hosts import ModelHost
 
 BY_TOKEN = (Nll, Entropy, Top1)
-OF_RESPONSE = (Prompted, ResponseOnly, WholeText, Joint, Noisy, Demonstrated)
+OF_RESPONSE = (Prompted, Side, ResponseOnly, WholeText, Joint, Noisy, Demonstrated)
 """What is counted as a row's scored tokens."""
 
 
@@ -136,6 +137,7 @@ def workbench(
 ) -> Workbench:
     """Check roles and store, and bind everything that scoring or planning needs."""
     bound = bind(models or {})
+    check_pairs(pool, methods)
     check_roles(methods, bound)
     check_extras(methods)
     store = store or Store()
@@ -151,6 +153,16 @@ def workbench(
         bench.reverted = reverted(bench, methods)
         tell_losses(bench, said)
     return bench
+
+
+def check_pairs(pool: Pool, methods: Mapping[str, Method]) -> None:
+    """Methods that compare the sides of pairs get pairs, else a DataError."""
+    for name, method in methods.items():
+        if any(isinstance(signal.view, Side) for signal in method.signals().values()) and not pool.pairs.any():
+            raise DataError(
+                f"{name} compares the two sides of preference pairs, and {pool.origin} has none; "
+                "such rows have 'chosen' and 'rejected', or --map chosen=COLUMN,rejected=COLUMN names them"
+            )
 
 
 def tabulate(
@@ -214,7 +226,10 @@ def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[npt.NDArra
         for signal in method.signals().values():
             if isinstance(signal.measure, BY_TOKEN) and isinstance(signal.view, OF_RESPONSE) and signal.of == "pool":
                 rows = bench.render(signal.model, signal.view).tokens
-                return rows.n_targets(), rows.truncated
+                cut = rows.truncated
+                if isinstance(signal.view, Side):
+                    cut = cut | bench.render(signal.model, Side("rejected")).tokens.truncated
+                return rows.n_targets(), cut
     if "base" in bench.models:
         rows = bench.render("base", Prompted()).tokens
         return rows.n_targets(), rows.truncated

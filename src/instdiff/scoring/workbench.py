@@ -53,6 +53,7 @@ from instdiff.core.signals import (
     Group,
     Neighbours,
     Race,
+    Sides,
     Split,
 )
 from instdiff.data import Pool
@@ -286,7 +287,8 @@ class Workbench:
         layout = self.template(role)
         place = (self.tokenizer(role).fingerprint, repr(layout), view, of)
         if isinstance(view, Folded) and place not in self._render:
-            whole, other = self.render(role, view.view, of), self.folds(view.split) != view.fold
+            whole = self.render(role, view.view, of)
+            other = np.repeat(self.folds(view.split) != view.fold, whole.per)
             reason = first_reason(whole.tokens.reason, reasons(len(other), other_fold=other))
             self._render[place] = replace(whole, rows=replace(whole.tokens, reason=reason))
         if place not in self._render:
@@ -309,7 +311,7 @@ class Workbench:
             return replace(rows, reason=first_reason(rows.reason, dropped)), per
         renderer, limit = self.renderer(role, of), self.settings.max_length
         made = demonstrated_rows(view, renderer, layout, limit, self.samples(of), lambda by: self.vectors(by, of))
-        return made or (renderer.rows(view, layout, limit), 1)
+        return made or (renderer.rows(view, layout, limit), 2 if isinstance(view, Sides) else 1)
 
     def folds(self, split: Split) -> npt.NDArray[np.int64]:
         """Per row the number of its fold."""

@@ -79,9 +79,11 @@ def place_of(table: ScoreTable | Pool, row: str) -> int:
 
 
 def turns(sample: Sample) -> list[dict[str, str]]:
-    """The turns of a sample, each with who speaks."""
+    """The turns of a sample, each with who speaks; of a pair then those of the rejected side that are its own."""
     tools = [{"role": "tools", "content": sample.tools}] if sample.tools else []
-    return tools + [_turn(message) for message in sample.messages]
+    own = sample.rejected[sample.shared_turns :]
+    other = [{**_turn(message), "role": f"rejected {message.role}"} for message in own]
+    return [*tools, *map(_turn, sample.messages), *other]
 
 
 def _turn(message: Message) -> dict[str, str]:
@@ -202,6 +204,7 @@ WORDS = {
     "no_signal": "what the method looks at is missing for it",
     "no_score": "the judge's score is missing for it",
     "no_vector": "its embedding is missing",
+    "no_pair": "it is no preference pair, and the method compares the two sides of one",
 }
 """What the reasons in a score file mean."""
 

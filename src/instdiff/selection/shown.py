@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import groupby
 from typing import Any
@@ -29,7 +29,8 @@ class Shown:
     """A row as a model sees it: token ``ids`` up to the last that is learnt, and which of them are, in ``target``.
 
     ``row`` is its place in the input. ``parts`` are its text in stretches. A row with nothing to learn has a reason in
-    ``why``, and no tokens. One that was cut at the length limit is ``truncated``.
+    ``why``, and no tokens. One that was cut at the length limit is ``truncated``. ``side`` is ``chosen`` or
+    ``rejected`` where the row is a preference pair, and ``side_id`` the id of that conversation alone.
     """
 
     row: int
@@ -39,6 +40,8 @@ class Shown:
     parts: list[tuple[Part, str]]
     why: str | None
     truncated: bool
+    side: str | None = None
+    side_id: str | None = None
 
     @property
     def text(self) -> str:
@@ -59,11 +62,38 @@ class Shown:
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         facts = {"row": self.row, "id": self.id, "ids": self.ids, "target": self.target}
+        facts |= {"side": self.side, "side_id": self.side_id} if self.side else {}
         return {**facts, "text": self.text, "targets": self.targets, "why": self.why}
 
 
 def show(pool: Pool, tokenizer: HFTokenizer, layout: Template, max_length: int, log: Log) -> Iterator[Shown]:
-    """Every row of a pool as training would see it, in order; the log is told what rendering them found."""
+    """Every row of a pool as training would see it, in order, and of a pair both sides.
+
+    The log is told what rendering them found.
+    """
+    if not pool.pairs.any():
+        yield from _show(pool, tokenizer, layout, max_length, log)
+        return
+    told = set[str]()
+    sides = {name: pool.side(name) for name in ("chosen", "rejected")}
+    lines = (_show(side, tokenizer, layout, max_length, _once(log, told)) for side in sides.values())
+    for name, pair, *both in zip(pool.ids, pool.pairs.tolist(), *lines, strict=True):
+        if not pair:
+            yield both[0]
+        else:
+            yield from (replace(one, id=name, side=at, side_id=one.id) for at, one in zip(sides, both, strict=True))
+
+
+def _once(log: Log, told: set[str]) -> Log:
+    def tell(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            log(line)
+
+    return tell
+
+
+def _show(pool: Pool, tokenizer: HFTokenizer, layout: Template, max_length: int, log: Log) -> Iterator[Shown]:
     renderer = Renderer(pool, tokenizer)
     rows, scored = renderer.training_rows(layout, max_length), renderer.rows(Prompted(), layout, max_length)
     for line in renderer.report():

@@ -18,6 +18,7 @@ from instdiff.core import (
     Prompted,
     ResponseOnly,
     Scored,
+    Side,
     Signal,
     Top1,
     View,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from instdiff.scoring.workbench import Workbench
 
 BY_TOKEN = (Nll, Entropy, Top1)
-PLAIN_VIEWS = (Prompted, ResponseOnly, WholeText, Joint)
+PLAIN_VIEWS = (Prompted, Side, ResponseOnly, WholeText, Joint)
 """Views of one row by itself; with noise or other rows before it there are too many, and they say little."""
 NOTHING = "these methods score no tokens"
 """What is lacking where there is nothing to lack."""

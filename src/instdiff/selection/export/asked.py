@@ -21,7 +21,7 @@ from instdiff.errors import ConfigError, did_you_mean
 from instdiff.rendering.templates import ChatTemplate, Template, template
 from instdiff.selection.export.layouts import Laid, Layout
 from instdiff.selection.export.models import tokenizer_of
-from instdiff.selection.export.recipe import Recipe
+from instdiff.selection.export.recipe import Recipe, Trainer
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Asked:
     """What an export is asked for: the selected rows in order, their record, the folder, the data set's name, a layout.
 
     ``template`` is what rows are rendered with; None where the record says it. ``model`` is the one to be trained; None
-    where it is not known, and ``recipe`` how. ``protected`` files must not be written over. The log is told what
-    changes.
+    where it is not known. ``recipe`` says how; None where the trainer's own defaults count. ``protected`` files must
+    not be written over. The log is told what changes.
     """
 
     pool: Pool
@@ -41,7 +41,7 @@ class Asked:
     template: str | None = None
     model: str | None = None
     protected: Sequence[Path] = ()
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | None = field(default_factory=Recipe)
     log: Log = print
 
     def free(self, name: str) -> Path:
@@ -59,7 +59,11 @@ class Asked:
             model, dtype = self._base.get("where", "no model"), self._settings.get("dtype")
             parts = [model, f"template {self._base.get('template')}", f"max_length {self.max_length}", dtype]
             known = ", ".join(in_one_line(str(part)) for part in parts if part)
-        return f"# Scored with: {known}.\n# {self.recipe.remark()}\n"
+        return f"# Scored with: {known}.\n" + (f"# {self.recipe.remark()}\n" if self.recipe else "")
+
+    def keys_of_recipe(self, trainer: Trainer) -> dict[str, Any]:
+        """What a trainer's configuration says of the recipe."""
+        return self.recipe.keys(trainer) if self.recipe else {}
 
     @property
     def max_length(self) -> int:

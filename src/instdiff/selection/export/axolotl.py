@@ -16,6 +16,7 @@ from instdiff.selection.export.asked import Asked, Exported, find_layout, write_
 from instdiff.selection.export.axolotl_labels import Strategy
 from instdiff.selection.export.layouts import PLAIN_ALPACA, Laid, Layout, lay, shown, with_tool_objects
 from instdiff.selection.export.models import RENDER_ERRORS, has_chat_template
+from instdiff.selection.export.pairs import axolotl_pairs
 from instdiff.selection.export.tokens import LOOKED_AT, count_differing
 
 _KEYS = ("reasoning_content", "tool_calls", "tool_call_id", "name")
@@ -23,6 +24,8 @@ _KEYS = ("reasoning_content", "tool_calls", "tool_call_id", "name")
 
 def axolotl(asked: Asked) -> Exported:
     """A data file, and a YAML file with its ``datasets:`` block and what goes with it."""
+    if asked.pool.pairs.any():
+        return axolotl_pairs(asked)
     pool, chat = asked.pool, _chat_layout(asked.pool)
     layouts = {"auto": (PLAIN_ALPACA, chat), "alpaca": (PLAIN_ALPACA,), "messages": (chat,)}
     named = find_layout(asked, layouts, "axolotl")
@@ -36,7 +39,7 @@ def axolotl(asked: Asked) -> Exported:
         values |= _template_keys(asked)
         _say_what_differs(asked)
         _compare(asked, laid, values.get("eot_tokens", []))
-    values |= {"sequence_len": asked.limit, **asked.recipe.keys("axolotl")}
+    values |= {"sequence_len": asked.limit, **asked.keys_of_recipe("axolotl")}
     text = write_config(asked, block, values)
     say = f"in the axolotl configuration (also in {block}):\n\n{text.rstrip()}"
     extra = {"stanza": values["datasets"][0], "config": values}

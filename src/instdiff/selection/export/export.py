@@ -15,6 +15,7 @@ from instdiff.selection.chosen import Chosen
 from instdiff.selection.export.asked import Asked, Exported
 from instdiff.selection.export.formats import TRAINERS
 from instdiff.selection.export.hub import check_push, hub, push
+from instdiff.selection.export.pairs import rows_outside_half, with_trained_rows
 from instdiff.selection.export.recipe import recipe_of
 from instdiff.selection.record import RECORD, Found, Reading, find, found_of, rows_of
 
@@ -34,6 +35,7 @@ def export(
     license: str | None = None,
     push_to: str | None = None,
     public: bool = False,
+    half: str | None = None,
     reading: Reading | None = None,
     log: Log | None = None,
 ) -> Exported:
@@ -53,6 +55,7 @@ def export(
         license: of the source, for the card.
         push_to: ``hub:owner/name``.
         public: make a new repository public.
+        half: ``dpo/0/1``: the pairs to train this model of ``selective_dpo`` on, and the list that goes beside it.
         reading: how data is read.
         log: is told what changes.
 
@@ -61,16 +64,20 @@ def export(
         DataError: there is no such selection.
         StoreError: the output cannot be written, or the hub refuses it.
     """
-    folder, said = given_folder(output), log or (lambda line: None)
-    _check(format, folder, {"--push": push_to, "--public": public, "--license": license})
+    _check(format, folder := given_folder(output), {"--push": push_to, "--public": public, "--license": license})
     repo = check_push(push_to, folder) if push_to else None
     found, data = _found(data, reading, log)
-    rows, names = rows_of(found, source, reading, log), _name(name, data)
-    trained = model or (found.record or {}).get("models", {}).get("base", {}).get("where")
-    protected = _inputs_read(found, data, source)
-    asked = Asked(rows, found.record, folder, names, layout, template, trained, protected, recipe_of(found), said)
+    rows = rows_outside_half(rows_of(found, source, reading, log), half)
+    how = _name(name, data), layout, template, model or _base_of(found), _inputs_read(found, data, source)
+    asked = Asked(rows, found.record, folder, *how, recipe_of(found), log or (lambda line: None))
     exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
-    return _push(exported, repo, folder, public) if repo else exported
+    return _push(with_trained_rows(exported, rows, half, folder), repo, folder, public)
+
+
+def _base_of(found: Found) -> str | None:
+    """The base model that a record names."""
+    where: str | None = (found.record or {}).get("models", {}).get("base", {}).get("where")
+    return where
 
 
 def _found(data: Any, reading: Reading | None, log: Log | None) -> tuple[Found, str]:
@@ -82,7 +89,9 @@ def _found(data: Any, reading: Reading | None, log: Log | None) -> tuple[Found, 
     return find(str(data), reading, log), str(data)
 
 
-def _push(exported: Exported, repo: str, folder: Path, public: bool) -> Exported:
+def _push(exported: Exported, repo: str | None, folder: Path, public: bool) -> Exported:
+    if repo is None:
+        return exported
     place = push(repo, exported, folder, public=public)
     return replace(exported, say=f"{place} has it", extra={**exported.extra, "url": place})
 

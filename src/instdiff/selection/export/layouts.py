@@ -170,6 +170,30 @@ def _json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+# ── preference pairs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+PAIR = ("prompt", "chosen", "rejected")
+
+
+def parts_of_pair(sample: Sample) -> tuple[tuple[Message, ...], ...]:
+    """The turns of the prompt, of the chosen answer and of the rejected one."""
+    at = sample.shared_turns
+    prompt = tuple(replace(m, learn=None) if m.role == "assistant" else m for m in sample.messages[:at])
+    return prompt, sample.messages[at:], sample.rejected[at:]
+
+
+def pair_of_messages(sample: Sample, how: Turns | None = None) -> Record:
+    """``prompt``, ``chosen`` and ``rejected``, each a list of messages."""
+    parts = parts_of_pair(shown_sides(sample, how or Turns()))
+    return dict(zip(PAIR, map(turns_of, parts), strict=True)) | beside(sample)
+
+
+def shown_sides(sample: Sample, how: Turns) -> Sample:
+    """What a model is shown of both sides."""
+    other = shown(sample.side("rejected"), how).messages
+    return replace(shown(sample, how), rejected=other)
+
+
 # ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

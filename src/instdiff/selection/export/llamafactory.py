@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import yaml
 
-from instdiff.core.files import read_json, write_json
 from instdiff.data import Pool, Sample, Turns
-from instdiff.errors import ConfigError, StoreError
 from instdiff.rendering.templates import ChatTemplate, TextTemplate, thought_in
 from instdiff.selection.export.asked import Asked, Exported, find_layout, write_laid
 from instdiff.selection.export.layouts import (
@@ -30,17 +28,8 @@ from instdiff.selection.export.layouts import (
     shown,
 )
 from instdiff.selection.export.llamafactory_templates import WRITTEN, Encoder, match_template
+from instdiff.selection.export.pairs import TAGS, llamafactory_pairs, put_entry
 from instdiff.selection.export.tokens import IGNORED, LOOKED_AT, count_differing
-
-TAGS = {
-    "role_tag": "from",
-    "content_tag": "value",
-    "user_tag": "human",
-    "assistant_tag": "gpt",
-    "observation_tag": "observation",
-    "function_tag": "function_call",
-    "system_tag": "system",
-}
 
 
 def llamafactory(asked: Asked) -> Exported:
@@ -48,16 +37,15 @@ def llamafactory(asked: Asked) -> Exported:
 
     Raises a ConfigError where the name is another data set's there, a StoreError where the file is no such list.
     """
+    if asked.pool.pairs.any():
+        return llamafactory_pairs(asked, partial(_template_keys, learnt=Learnt(True, 0, 0)))
     learnt, text = _learnt(asked.pool), _text_layout(asked)
     if text is not None and asked.layout in ("auto", "text"):  # one response in each row
         learnt = Learnt(False, several_turns(asked.pool), learnt.none)
     laid = _lay(asked, learnt, text)
     path, info = asked.free(f"{asked.name}.jsonl"), asked.free("dataset_info.json")
     entry = _entry(laid, path.name)
-    known = _read_dataset_info(info)
-    old = known.get(asked.name)
-    if old is not None and (not isinstance(old, dict) or old.get("file_name") != path.name):
-        raise ConfigError(f"'{info}' has another data set '{asked.name}' already; give --name")
+    put_entry(info, asked.name, entry, trial=True)
     rows = write_laid(asked, laid, path, may_lack=laid.layout.name == "text" or learnt.none > 0)
     _say_what_differs(asked, learnt, rows, laid)
     values: dict[str, Any] = {
@@ -66,8 +54,8 @@ def llamafactory(asked: Asked) -> Exported:
         **_template_keys(asked, laid, learnt),
     }
     values |= {"cutoff_len": asked.limit, **({"mask_history": True} if learnt.last else {})}
-    values |= asked.recipe.keys("llamafactory")
-    write_json(info, {**known, asked.name: entry})
+    values |= asked.keys_of_recipe("llamafactory")
+    put_entry(info, asked.name, entry)
     lines = asked.remarks + yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
     stanza = json.dumps({asked.name: entry}, indent=2, ensure_ascii=False)
     say = f"in {info}:\n\n{stanza}\n\nin the training YAML:\n\n{lines}"
@@ -149,15 +137,6 @@ def _entry(laid: Laid, file_name: str) -> dict[str, Any]:
         return {"file_name": file_name, "columns": columns}
     columns = {"messages": "conversations"} | ({"tools": "tools"} if "tools" in laid.columns else {})
     return {"file_name": file_name, "formatting": "sharegpt", "columns": columns, "tags": TAGS}
-
-
-def _read_dataset_info(info: Path) -> dict[str, Any]:
-    if not info.exists():
-        return {}
-    known = read_json(info)
-    if not isinstance(known, dict):
-        raise StoreError(f"'{info}' is no list of LLaMA-Factory data sets: an object of names is expected; correct it")
-    return known
 
 
 # ── the template ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,7 @@ from instdiff.data import Pool, load
 from instdiff.data.formats import FORMATS
 from instdiff.data.write import Sources, write_rows
 from instdiff.errors import DataError, StoreError
-from instdiff.selection.export.layouts import messages
+from instdiff.selection.export.layouts import PAIR, messages, pair_of_messages
 
 AT_ONCE = 1000
 
@@ -82,15 +82,20 @@ def _as_messages(pool: Pool) -> Iterator[dict[str, Any]]:
     parts |= {"messages", "tools"}
     for row, sample in zip(_rows(pool), pool.samples(), strict=True):
         others = {name: _text(value) for name, value in row.items() if name not in parts}
-        yield {"tools": None, **with_texts(messages(sample)), **others}
+        made = pair_of_messages(sample) if sample.rejected else messages(sample)
+        yield {"tools": None, **with_texts(made), **{name: value for name, value in others.items() if name not in made}}
 
 
 def with_texts(row: dict[str, Any]) -> dict[str, Any]:
     """A row of messages whose objects without fixed keys are JSON text: arguments, and values for the template."""
-    for turn in row.get("messages", ()):
-        for call in turn.get("tool_calls", ()):
-            call["function"]["arguments"] = _text(call["function"]["arguments"])
-    return {name: value if name == "messages" else _text(value) for name, value in row.items()}
+    for name in _TURNS:
+        for turn in row.get(name, ()):
+            for call in turn.get("tool_calls", ()):
+                call["function"]["arguments"] = _text(call["function"]["arguments"])
+    return {name: value if name in _TURNS else _text(value) for name, value in row.items()}
+
+
+_TURNS = ("messages", *PAIR)
 
 
 def _text(value: Any) -> Any:

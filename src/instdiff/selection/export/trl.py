@@ -23,6 +23,7 @@ from instdiff.selection.export.layouts import (
     several_turns,
 )
 from instdiff.selection.export.models import has_chat_template, local
+from instdiff.selection.export.pairs import trl_pairs
 from instdiff.selection.export.tokens import TRL, token_rows
 
 MODEL = "MODEL"
@@ -46,6 +47,8 @@ def trl(asked: Asked) -> Exported:
     asked = asked if spec == asked.spec else replace(asked, template=spec)
     layout = asked.layout_of_text
     assert layout is not None
+    if asked.pool.pairs.any():
+        return trl_pairs(asked, layout)
     plan = _plan(asked, layout)
     done = _write_tokens(asked, layout) if plan.layout is None else _write_rows(asked, plan.layout)
     config, values = asked.free(f"{asked.name}.trl.yaml"), _config(asked, plan, done)
@@ -167,7 +170,7 @@ def _config(asked: Asked, plan: Plan, done: Exported) -> dict[str, Any]:
     where, revision = local(asked.model or MODEL)
     values: dict[str, Any] = {"model_name_or_path": where, **({"model_revision": revision} if revision else {})}
     values["datasets"] = [{"path": "json", "data_files": done.files[0].absolute().as_posix(), "split": "train"}]
-    values |= {"max_length": asked.limit, **asked.recipe.keys("trl")}
+    values |= {"max_length": asked.limit, **asked.keys_of_recipe("trl")}
     if (jinja := write_jinja(asked)) is not None:
         values["chat_template_path"] = jinja.absolute().as_posix()
     if plan.layout is MESSAGES and plan.exact:
