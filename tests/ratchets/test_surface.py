@@ -22,6 +22,14 @@ PUBLIC: list[str] = [
     "TaskResult",
     "SuiteResult",
     "AlpaGasus",
+    "Brier",
+    "HighEntropySum",
+    "Lark",
+    "LocalLogProbability",
+    "Rank",
+    "RankSurprisal",
+    "RatersChoice",
+    "Windowed",
     "Asked",
     "Bill",
     "Blend",
@@ -129,8 +137,8 @@ SURFACE = {
     "--cluster --judge-max-tokens --judge-price",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
     f"--workers --executor --warmup --target --holdout --trust-held {JUDGE} --shards --shard-index --strict",
-    "select": f"{COMMON} --scores --method --set --budget --rows --order --group-by --with-scores --output --record "
-    "--model --strict",
+    "select": f"{COMMON} --scores --method --set --budget --rows --order --group-by --with-scores --weights --output "
+    "--record --model --strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
     "pipeline": f"{COMMON} --model --method --budget --output {TEMPLATE} --max-length --dtype --device "
     "--batch-tokens --workers --strict",

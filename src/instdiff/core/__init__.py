@@ -11,6 +11,7 @@ from instdiff.core.settings import TEMPLATE_DATE, Log, ModelRef, Settings
 from instdiff.core.signals import (
     Anchored,
     Asked,
+    Brier,
     Choice,
     Column,
     Demonstrated,
@@ -30,11 +31,13 @@ from instdiff.core.signals import (
     Pooled,
     Prompted,
     PromptOnly,
+    Rank,
     ResponseOnly,
     Signal,
     Text,
     Top1,
     View,
     WholeText,
+    Windowed,
     Words,
 )

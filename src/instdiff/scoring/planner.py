@@ -12,6 +12,7 @@ from instdiff.core import (
     Noisy,
     Signal,
     View,
+    Windowed,
     Words,
 )
 from instdiff.core.signals import Contested, Folded
@@ -86,4 +87,6 @@ def view_name(view: View) -> str:
             words += [prompt, str(number)] + ([] if turn is None else [f"turn {turn}"])
         case Words(part=part):
             words.append(part)
+        case Windowed(unit=unit):
+            words = [f"{unit}s in windows"]
     return " ".join(words)

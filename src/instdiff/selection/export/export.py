@@ -64,13 +64,20 @@ def export(
     folder, said = given_folder(output), log or (lambda line: None)
     _check(format, folder, {"--push": push_to, "--public": public, "--license": license})
     repo = check_push(push_to, folder) if push_to else None
-    found, data = _found(data, reading, log)
+    chosen, (found, data) = isinstance(data, Chosen), _found(data, reading, log)
     rows, names = rows_of(found, source, reading, log), _name(name, data)
     trained = model or (found.record or {}).get("models", {}).get("base", {}).get("where")
-    protected = _inputs_read(found, data, source)
-    asked = Asked(rows, found.record, folder, names, layout, template, trained, protected, recipe_of(found), said)
+    how = layout, template, trained, _inputs_read(found, data, source), recipe_of(found), said
+    asked = Asked(rows, found.record, folder, names, *how)
     exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
-    return _push(exported, repo, folder, public) if repo else exported
+    return _told(_push(exported, repo, folder, public) if repo else exported, found, format, said, chosen=chosen)
+
+
+def _told(exported: Exported, found: Found, format: str, log: Log, *, chosen: bool) -> Exported:
+    """Say where rows with weights were written without them; those of a ``chosen`` subset are the input's own."""
+    if (found.record or {}).get("weights") and (chosen or exported.layout != "own"):
+        log(f"the weights of the rows are left out of what is written for {format}: all rows count the same")
+    return exported
 
 
 def _found(data: Any, reading: Reading | None, log: Log | None) -> tuple[Found, str]:
