@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instdiff.core import Budget, Method, Scored, Scores, Signals, reasons
+from instdiff.core.budget import parse_budget
+from instdiff.errors import ConfigError
 
 
 def signals(ids: list[str], reason: list[str | None] | None = None, **columns: object) -> Signals:
@@ -128,6 +131,27 @@ def test_the_five_kinds() -> None:
     assert take(0.001, "token_share") == []  # no whole token
 
 
+def test_thoughts_and_answers_are_counted_apart() -> None:
+    plain = scored([3.0, 2.0, 1.0], tokens=[10, 20, 30])
+    table = replace(plain, n_thought=np.array([9, 5, 20]))
+    best = table.best()
+
+    def take(text: str, of: Scored = table) -> list[int]:
+        return parse_budget(text).take(best, of).tolist()
+
+    assert take("2 answer tokens") == [0, 1] and take("2 thought tokens") == [0]
+    assert [parse_budget(f"50% {part} tokens").target(table) for part in ("answer", "thought")] == [13, 17]
+    assert take("50% answer tokens") == [0, 1] and take("50% thought tokens") == [0, 1, 2]
+    half = parse_budget("50% answer tokens").as_count(table)
+    assert str(half) == "13 answer tokens"
+    assert half.is_filled_by(best[:2], table) and not half.is_filled_by(best[:1], table)
+    assert take("2 answer tokens", plain) == [0] and take("2 thought tokens", plain) == [0, 1, 2]  # without thoughts
+    part = table.take(np.array([2, 0]))
+    assert part.n_thought is not None and part.n_thought.tolist() == [20, 9]
+    with pytest.raises(ConfigError, match=r"budget '10% other tokens' is not understood"):
+        parse_budget("10% other tokens")
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=15), st.integers(1, 800))
 def test_a_token_budget_stops_at_the_first_crossing(tokens: list[int], amount: int) -> None:
     table = scored([float(-i) for i in range(len(tokens))], tokens=tokens)
@@ -161,6 +185,8 @@ def test_twenty_nine_percent_of_a_hundred() -> None:
         (Budget(0.125, "eligible"), "12.5% eligible"),
         (Budget(200_000, "tokens"), "200000 tokens"),
         (Budget(0.07, "token_share"), "7% tokens"),
+        (Budget(0.1, "token_share", "answer"), "10% answer tokens"),
+        (Budget(3000, "tokens", "thought"), "3000 thought tokens"),
     ],
 )
 def test_budgets_say_what_they_are(budget: Budget, text: str) -> None:

@@ -22,6 +22,14 @@ PUBLIC: list[str] = [
     "TaskResult",
     "SuiteResult",
     "AlpaGasus",
+    "Brier",
+    "HighEntropySum",
+    "Lark",
+    "LocalLogProbability",
+    "Rank",
+    "RankSurprisal",
+    "RatersChoice",
+    "Windowed",
     "Asked",
     "Bill",
     "Blend",
@@ -138,7 +146,7 @@ SURFACE = {
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
     f"--workers --executor --warmup --target --holdout --trust-held {JUDGE} --shards --shard-index --strict",
     "select": f"{COMMON} --scores --method --set --budget --rows --order --group-by --near-duplicates --with-scores "
-    "--output --record --model --strict",
+    "--weights --output --record --model --strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
     "pipeline": f"{COMMON} --model --method --budget --near-duplicates --output {TEMPLATE} --max-length --dtype "
     "--device --batch-tokens --workers --strict",

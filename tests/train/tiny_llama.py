@@ -93,7 +93,8 @@ def run(base: Path, output: Path, rows: Any = None, seed: int = 3, **changes: An
     log = changes.pop("log", lambda line: None)
     progress = changes.pop("progress", None)
     rows = make_rows() if rows is None else rows
-    return fit(rows, base, tokenizer_of(base), settings(**changes), output, seed=seed, log=log, progress=progress)
+    more = {"seed": seed, "log": log, "progress": progress, "weights": changes.pop("factors", None)}
+    return fit(rows, base, tokenizer_of(base), settings(**changes), output, **more)
 
 
 def distance(a: Path, b: Path) -> float:

@@ -38,8 +38,8 @@ def sample(settings: SampleConfig, console: Console) -> None:
 @command(
     "select",
     "commands.SelectConfig",
-    "config data! scores method set budget rows order group_by near_duplicates with_scores output! record model limit "
-    "format map targets reasoning system store seed strict quiet json",
+    "config data! scores method set budget rows order group_by near_duplicates with_scores weights output! record "
+    "model limit format map targets reasoning system store seed strict quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
 )
@@ -66,6 +66,8 @@ def select(settings: SelectConfig, console: Console) -> None:
         budget = configured_budget(settings.budget, settings.select_ratio)
         how |= {"group_by": settings.group_by, "quota": settings.quota, "near_duplicates": settings.near_duplicates}
         chosen = choose(pool, table[name], budget, **how)
+    if settings.weights:
+        chosen = chosen.with_weights(settings.weights)
     chosen.write(out, with_scores=settings.with_scores)
     place = Path(settings.record or record_path(out))
     earlier = " (instead of an earlier one)" if place.exists() else ""

@@ -308,7 +308,9 @@ class SelectConfig(MethodsConfig):
     method: dict[str, dict[str, Any]] = key(dict, METHODS)
     model: dict[str, str] = key(dict, MODELS)
     budget: str | int | None = key(
-        None, "500, 10% of the rows, '25% eligible', '200000 tokens', '10% tokens' (default 10%).", metavar="BUDGET"
+        None,
+        "500, 10% of the rows, '25% eligible', '200000 tokens', '10% tokens', '10% answer tokens' (default 10%).",
+        metavar="BUDGET",
     )
     rows: str | None = key(
         None,
@@ -323,6 +325,9 @@ class SelectConfig(MethodsConfig):
     quota: dict[str, str | int] = key(dict, "Budgets of single groups by name, with `group_by`.")
     near_duplicates: float | None = key(None, NEAR_DUPLICATES, metavar="X", gt=0, le=1)
     with_scores: bool = key(False, "Add the method's columns to the rows.")
+    weights: str | None = key(
+        None, "Detail of the method, as lark.weight, to write as column `weight` for training.", metavar="DETAIL"
+    )
     output: str | None = key(None, OUTPUT, metavar="PATH", also="output_path")
     record: str | None = key(None, "Where the record goes (default: beside the output).", metavar="PATH")
     strict: bool = key(False, "Exit 3 when the budget is not met.")

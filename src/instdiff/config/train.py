@@ -16,8 +16,8 @@ MODES = {"sft": "nll", "dft": "dft", "sft+kl": "nll", "asft": "dft"}
 REFERRED = ("sft+kl", "asft")
 """Modes that keep near the base model."""
 
-LATER = ("packing", "load_in_4bit")
-"""Keys that older records lack; where they are false nothing has changed."""
+LATER = ("packing", "load_in_4bit", "weights")
+"""Keys that older records lack; where they are false or none nothing has changed."""
 
 FIXED = {
     "assistant_only_loss": "the rows say which tokens are learnt",
@@ -73,6 +73,12 @@ class TrainSettings(Config):
         "times the divergence from the base model added: `sft+kl`, and `asft` to `dft`.",
     )
     kl_weight: float = key(0.1, "Of the divergence, in the modes that have one.", ge=0)
+    weights: str | None = key(
+        None,
+        "Column of the rows with a factor on each row's loss, as `select` writes it; scaled to a mean of 1 over the "
+        "target tokens.",
+        metavar="COLUMN",
+    )
     packing: bool = key(
         False, "Rows end to end without padding; each sees itself alone, for which the model is tested at the start."
     )

@@ -20,6 +20,7 @@ from instdiff.core.settings import TEMPLATE_DATE, Log, ModelRef, Settings
 from instdiff.core.signals import (
     Anchored,
     Asked,
+    Brier,
     Choice,
     Column,
     Demonstrated,
@@ -40,6 +41,7 @@ from instdiff.core.signals import (
     Pooled,
     Prompted,
     PromptOnly,
+    Rank,
     ResponseOnly,
     Side,
     Signal,
@@ -47,5 +49,6 @@ from instdiff.core.signals import (
     Top1,
     View,
     WholeText,
+    Windowed,
     Words,
 )

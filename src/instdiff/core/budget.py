@@ -23,6 +23,10 @@ class Rankable(Protocol):
         """Scored response tokens per row."""
 
     @property
+    def n_thought(self) -> npt.NDArray[np.int64] | None:
+        """How many of them are of a thought; None where no row has one."""
+
+    @property
     def scorable(self) -> npt.NDArray[np.bool_]:
         """Rows that could be scored."""
 
@@ -37,11 +41,13 @@ class Budget:
 
     Kinds: ``rows`` (a count), ``share`` (of the input's rows), ``eligible`` (share of the rows that can be taken),
     ``tokens`` (a count of response tokens), ``token_share`` (of the response tokens of all scorable rows). Shares of
-    rows round down; a token budget includes the row that crosses it.
+    rows round down; a token budget includes the row that crosses it. With a ``part``, ``answer`` or ``thought``, tokens
+    of that part of the response alone are counted.
     """
 
     amount: float
     kind: str = "share"
+    part: str = ""
 
     def __str__(self) -> str:
         share = f"{self.amount * 100:.12g}%"
@@ -49,9 +55,31 @@ class Budget:
             "rows": f"{self.amount:.0f}",
             "share": share,
             "eligible": f"{share} eligible",
-            "tokens": f"{self.amount:.0f} tokens",
-            "token_share": f"{share} tokens",
+            "tokens": f"{self.amount:.0f} {self.currency}",
+            "token_share": f"{share} {self.currency}",
         }[self.kind]
+
+    @property
+    def currency(self) -> str:
+        """What a token budget counts, as people write it."""
+        return f"{self.part} tokens".strip()
+
+    @property
+    def key(self) -> str:
+        """Its unit in the names of a record's keys."""
+        return self.currency.replace(" ", "_") if self.of_tokens else "rows"
+
+    @property
+    def unit(self) -> str:
+        """What it counts, for people."""
+        return f"{self.part or 'response'} tokens" if self.of_tokens else "rows"
+
+    def costs(self, scored: Rankable) -> npt.NDArray[np.int64]:
+        """What each row takes of a token budget."""
+        if not self.part:
+            return scored.n_tokens
+        thought = np.zeros_like(scored.n_tokens) if scored.n_thought is None else scored.n_thought
+        return thought if self.part == "thought" else scored.n_tokens - thought
 
     def target(self, scored: Rankable) -> int:
         """The budget in its own unit, rows or tokens, for these scores."""
@@ -60,7 +88,7 @@ class Budget:
             "tokens": None,
             "share": len(scored),
             "eligible": int(scored.takeable.sum()),
-            "token_share": int(scored.n_tokens[scored.scorable].sum()),
+            "token_share": int(self.costs(scored)[scored.scorable].sum()),
         }[self.kind]
         # 0.29 * 100 is 28.999...: the share is a decimal that somebody typed, and one part in 10^12 restores it.
         return int(self.amount) if base is None else int(self.amount * base * (1 + 1e-12))
@@ -72,44 +100,54 @@ class Budget:
 
     def as_count(self, scored: Rankable) -> Budget:
         """The same amount as a count, for a part of these rows."""
-        return Budget(self.target(scored), "tokens" if self.of_tokens else "rows")
+        return self.count(self.target(scored))
+
+    def count(self, amount: float) -> Budget:
+        """A budget of so many rows or tokens, in the unit of this one."""
+        return Budget(amount, "tokens", self.part) if self.of_tokens else Budget(amount, "rows")
 
     def is_filled_by(self, order: npt.NDArray[np.int64], scored: Rankable) -> bool:
         """Whether a ranking is long enough."""
-        return (int(scored.n_tokens[order].sum()) if self.of_tokens else len(order)) >= self.target(scored)
+        return (int(self.costs(scored)[order].sum()) if self.of_tokens else len(order)) >= self.target(scored)
 
     def take(self, order: npt.NDArray[np.int64], scored: Rankable) -> npt.NDArray[np.int64]:
         """The head of a ranking that fits."""
         target = self.target(scored)
         if not self.of_tokens:
             return order[:target]
-        spent = np.cumsum(scored.n_tokens[order])
+        spent = np.cumsum(self.costs(scored)[order])
         return order[: int(np.searchsorted(spent, target)) + 1] if target > 0 else order[:0]
 
 
-_FORM = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)\s*(%?)\s*(tokens|rows|eligible|)\s*")
-_EXAMPLES = "write 500, 10%, '25% eligible', '200000 tokens' or '10% tokens'"
+_FORM = re.compile(
+    r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)\s*(%?)\s*((?:answer |thought )?tokens|rows|eligible|)\s*"
+)
+_EXAMPLES = "write 500, 10%, '25% eligible', '200000 tokens', '10% tokens' or '10% answer tokens'"
 PUBLISHED_KINDS = {"tokens": "token_share", "rows": "share", "filtered": "eligible"}
 """The published ``budget:`` words, which give ``select_ratio`` its unit."""
 
 
 def parse_budget(text: str | int | float | Budget) -> Budget:
-    """``500`` rows, ``10%`` of the rows, ``25% eligible``, ``200000 tokens``, ``10% tokens``; else a ConfigError."""
+    """``500`` rows, ``10%`` of the rows, ``25% eligible``, ``200000 tokens``, ``10% tokens``; else a ConfigError.
+
+    ``10% answer tokens`` and ``10% thought tokens`` count that part of the responses alone.
+    """
     if isinstance(text, Budget):
         return text
     found = _FORM.fullmatch(str(text))
     if found is None:
         raise ConfigError(f"budget '{text}' is not understood; {_EXAMPLES}")
-    amount, percent, unit = float(re.sub("[_,]", "", found[1])), found[2], found[3]
+    amount, percent, words = float(re.sub("[_,]", "", found[1])), found[2], found[3]
+    part, _, unit = words.rpartition(" ")
     if percent:
         if not 0 < amount <= 100:
             raise ConfigError(f"budget '{text}': a share lies above 0 and up to 100 %")
-        return Budget(amount / 100, {"tokens": "token_share", "eligible": "eligible"}.get(unit, "share"))
+        return Budget(amount / 100, {"tokens": "token_share", "eligible": "eligible"}.get(unit, "share"), part)
     if unit == "eligible":
         raise ConfigError(f"budget '{text}': 'eligible' goes with a share; {_EXAMPLES}")
     if amount < 1 or not amount.is_integer():
         raise ConfigError(f"budget '{text}' is no whole count; for a share write {amount * 100:g}%; {_EXAMPLES}")
-    return Budget(amount, "tokens" if unit == "tokens" else "rows")
+    return Budget(amount, "tokens" if unit == "tokens" else "rows", part)
 
 
 def published_budget(ratio: float, kind: str) -> Budget:

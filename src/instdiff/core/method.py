@@ -65,9 +65,9 @@ def reasons(rows: int, **marks: npt.NDArray[np.bool_]) -> Reasons:
 class Scored:
     """A method's part of the score table: what ``pick`` and ``select`` may look at.
 
-    ``n_tokens`` are the scored response tokens per row, the currency of token budgets. ``recall`` reads again what
-    ``score`` read, where there is a store to read it from. ``meta`` says what they were
-    made of.
+    ``n_tokens`` are the scored response tokens per row, the currency of token budgets, and ``n_thought`` those of them
+    that are of a thought, where some row has one. ``recall`` reads again what ``score`` read, where there is a store to
+    read it from. ``meta`` says what they were made of.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Scored:
     n_tokens: npt.NDArray[np.int64]
     recall: Callable[[], Signals] | None = None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    n_thought: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", Ids.of(self.ids))
@@ -133,6 +134,7 @@ class Scored:
             self.n_tokens[rows],
             None if self.recall is None else lambda: self.signals().take(rows),
             self.meta,
+            None if self.n_thought is None else self.n_thought[rows],
         )
 
     @property

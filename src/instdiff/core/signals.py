@@ -95,6 +95,23 @@ class Top1(Measure):
 
 
 @dataclass(frozen=True)
+class Rank(Measure):
+    """Rank of each target token: 1 + the entries of the vocabulary with a strictly larger logit, at most ``clip``."""
+
+    clip: int = 100
+
+
+@dataclass(frozen=True)
+class Brier(Measure):
+    """Brier score of each target token y: 1 - 2 p(y) + the sum over the vocabulary of p(v)^2; from 0 to 2.
+
+    With ``likeliest`` p is renormalised over so many of the likeliest tokens, and p(y) is 0 where y is not among them.
+    """
+
+    likeliest: int | None = None
+
+
+@dataclass(frozen=True)
 class Choice(Measure):
     """Log-probability, in nats over the whole vocabulary, of each option as the token after the row.
 
@@ -159,10 +176,13 @@ class Text(Measure):
 
 @dataclass(frozen=True)
 class Length(Measure):
-    """Length of a part of the row, before any truncation; needs a tokenizer at most, never a forward pass."""
+    """Length of a part of the row, before any truncation; needs a tokenizer at most, never a forward pass.
 
-    part: str = "response"  # or "instruction", with its input, or "row" in turns
-    unit: str = "tokens"  # or "chars", "words", "turns": questions with their answer
+    A ``thought`` and an ``answer`` are the two parts of a response with reasoning.
+    """
+
+    part: str = "response"  # or "thought", "answer", "instruction", with its input, or "row" in turns
+    unit: str = "tokens"  # or "chars", "words", "steps", "turns": questions with their answer
     needs_model: ClassVar[bool] = False
 
 
@@ -179,7 +199,8 @@ class Number(Measure):
     """A number that each row has: under ``path``, which may be dotted, in the input or in the records of a ``file``.
 
     Records are joined ``by`` the column ``id`` of rows and records, or by their lines. ``FILE.parquet:METHOD`` are the
-    scores of a method. Null or absent is ``no_value``, and what is not finite ``non_finite``.
+    scores of a method, and ``FILE.parquet:METHOD.DETAIL`` one of its details. Null or absent is ``no_value``, and what
+    is not finite ``non_finite``.
     """
 
     path: str
@@ -385,6 +406,20 @@ class Demonstrated(View):
     retrieval: str = "embedding"
     approximate: bool | None = None
     seed: int = 42
+
+
+@dataclass(frozen=True)
+class Windowed(View):
+    """The steps of a response, each after the prompt and ``k`` steps before it: a row for each step of a sample.
+
+    A step is a sentence or a line, or with the ``unit`` ``paragraph`` what stands between empty lines. Where a
+    ``share`` is given, it says how many of the steps before are shown, in place of ``k``. Targets are the step's
+    tokens. Steps of one turn do not show those of another otherwise than as its prompt.
+    """
+
+    k: int = 4
+    unit: str = "sentence"
+    share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from instdiff.core import Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Top1
+from instdiff.core import Brier, Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Rank, Top1
 from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.engine.attention import Layout, Unsupported, attending
 from instdiff.engine.batch import Batch, round_up
-from instdiff.engine.head import Fused, Head, choice_logs, fused_kernel, heads, token_stats
+from instdiff.engine.head import Fused, Head, More, choice_logs, fused_kernel, heads, token_stats
 from instdiff.engine.hooks import capture
 from instdiff.engine.upload import upload
 from instdiff.errors import EngineError
 
-BY_HEAD = (Nll, Entropy, Top1, MeanNll, Choice)
+BY_HEAD = (Nll, Entropy, Top1, MeanNll, Rank, Brier, Choice)
 BY_TAP = (Pooled, Neurons)
 
 CHECKED = 64
@@ -87,13 +87,22 @@ class Forward:
         if len(out) == len(measures):
             return out
         target = upload(batch.target, self.device)
-        stats = token_stats(hidden, target, head, self.vocabulary, entropy=Entropy() in measures, fused=self.fused)
+        ranks, briers = ([m for m in measures if isinstance(m, kind)] for kind in (Rank, Brier))
+        more = More(bool(ranks), tuple(m.likeliest for m in briers if isinstance(m, Brier)))
+        stats = token_stats(
+            hidden, target, head, self.vocabulary, entropy=Entropy() in measures, more=more, fused=self.fused
+        )
         nll = Ragged(stats.nll.cpu().numpy(), offsets)
-        known = {Nll(): nll, Top1(): Ragged(stats.top.cpu().numpy(), offsets)}
+        known: dict[Measure, Ragged] = {Nll(): nll, Top1(): Ragged(stats.top.cpu().numpy(), offsets)}
         if MeanNll() in measures:
             known[MeanNll()] = _means(nll)
         if stats.entropy is not None:
             known[Entropy()] = Ragged(stats.entropy.cpu().numpy(), offsets)
+        for measure in measures:
+            if isinstance(measure, Rank) and stats.rank is not None:
+                known[measure] = Ragged(stats.rank.clamp(max=measure.clip).cpu().numpy(), offsets)
+        for measure, line in zip(briers, () if stats.brier is None else stats.brier.cpu().numpy(), strict=True):
+            known[measure] = Ragged(line, offsets)
         return out | {measure: known[measure] for measure in measures if measure not in out}
 
     def _check_ids(self, batch: Batch) -> None:

@@ -74,12 +74,41 @@ def chunk_rows(vocabulary: int, device: torch.device | None = None) -> int:
     return max(1, min(max(LEAST_ROWS, CACHE_BYTES // row), CHUNK_BYTES // row))
 
 
+@dataclass(frozen=True)
+class More:
+    """What is asked beside NLL: ranks, and Brier scores over so many likeliest tokens, None for all."""
+
+    rank: bool = False
+    brier: tuple[int | None, ...] = ()
+
+    @property
+    def by_tiles(self) -> bool:
+        """Whether it can be told from one part of the vocabulary after another."""
+        return self.brier in ((), (None,))
+
+
+NOTHING = More()
+
+
 class Stats(NamedTuple):
-    """Per target: NLL and entropy in nats, and whether it is the most likely token."""
+    """Per target: NLL and entropy in nats, whether it is the most likely token, its rank and its Brier scores.
+
+    The Brier scores are [Q, N], one line for each that is asked.
+    """
 
     nll: torch.Tensor
     entropy: torch.Tensor | None
     top: torch.Tensor
+    rank: torch.Tensor | None = None
+    brier: torch.Tensor | None = None
+
+    @classmethod
+    def empty(cls, count: int, device: torch.device, *, entropy: bool, more: More) -> Stats:
+        """Room for a number of targets, in fp32."""
+        nll = torch.empty(count, dtype=torch.float32, device=device)
+        spread, rank = (torch.empty_like(nll) if asked else None for asked in (entropy, more.rank))
+        brier = nll.new_empty((len(more.brier), count)) if more.brier else None
+        return cls(nll, spread, torch.empty_like(nll), rank, brier)
 
 
 class _Logits:
@@ -174,6 +203,7 @@ def token_stats(
     vocabulary: int,
     *,
     entropy: bool,
+    more: More = NOTHING,
     chunk: int | None = None,
     fused: Fused | None = None,
 ) -> Stats:
@@ -181,31 +211,45 @@ def token_stats(
 
     ``hidden`` [N, D] are the states that predict the targets [N]. Positions go through the head ``chunk`` at a time, by
     default as many as ``chunk_rows`` says for the vocabulary; a large vocabulary goes tile by tile on a CPU. ``fused``
-    is what ``fused_kernel`` gave for the head.
+    is what ``fused_kernel`` gave for the head; it knows nothing of ``more``.
     """
     linear = _linear(head, hidden)
-    if linear is not None and fused is not None:
+    if linear is not None and fused is not None and more == NOTHING:
         stats = join_shares(fused(hidden, target, linear.weight), entropy=entropy)
-    elif linear is not None and chunk is None and hidden.device.type == "cpu" and vocabulary >= TILED_FROM:
-        stats = _tiled(hidden, target, head, linear, entropy=entropy)
+    elif (
+        linear is not None
+        and chunk is None
+        and hidden.device.type == "cpu"
+        and vocabulary >= TILED_FROM
+        and more.by_tiles
+    ):
+        stats = _tiled(hidden, target, head, linear, entropy=entropy, more=more)
     else:
-        stats = _chunked(hidden, target, head, chunk or chunk_rows(vocabulary, hidden.device), entropy=entropy)
+        size = chunk or chunk_rows(vocabulary, hidden.device)
+        stats = _chunked(hidden, target, head, size, entropy=entropy, more=more)
         if not entropy:
             return stats
     finite = torch.isfinite(stats.nll if stats.entropy is None else stats.nll + stats.entropy)
     if bool(finite.all()):
         return stats
     # An entry of the vocabulary that is ruled out (-inf) adds 0 and not NaN.
-    again = torch.nonzero(~finite)[:, 0]
-    few = _chunked(hidden[again], target[again], head, chunk or chunk_rows(vocabulary), entropy=entropy, least=-1e4)
+    again, size = torch.nonzero(~finite)[:, 0], chunk or chunk_rows(vocabulary)
+    few = _chunked(hidden[again], target[again], head, size, entropy=entropy, more=more, least=-1e4)
     for whole, part in zip(stats, few, strict=True):
         if whole is not None and part is not None:
-            whole[again] = part
+            whole[..., again] = part
     return stats
 
 
 def _chunked(
-    hidden: torch.Tensor, target: torch.Tensor, head: Head, size: int, *, entropy: bool, least: float | None = None
+    hidden: torch.Tensor,
+    target: torch.Tensor,
+    head: Head,
+    size: int,
+    *,
+    entropy: bool,
+    more: More = NOTHING,
+    least: float | None = None,
 ) -> Stats:
     """Some positions at a time, all of the vocabulary; of a logit below the highest by ``-least`` and more, ``least``.
 
@@ -213,9 +257,8 @@ def _chunked(
     """
     size = max(1, min(size, len(target)))
     logits_of = _Logits(head, hidden, size)
-    nll = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
-    spread = torch.empty_like(nll) if entropy else None
-    top = torch.empty_like(nll)
+    stats = Stats.empty(len(target), hidden.device, entropy=entropy, more=more)
+    nll, spread, top = stats[:3]
     room = torch.empty(0)
     for start in range(0, len(target), size):
         part = slice(start, start + size)
@@ -228,51 +271,110 @@ def _chunked(
         mine = shifted.gather(-1, target[part, None])[:, 0]
         nll[part] = log_total - mine
         top[part] = (mine == 0).to(top.dtype)
+        if stats.rank is not None:
+            stats.rank[part] = _known(1 + (shifted > mine[:, None]).sum(-1), nll[part])
+        for line, likeliest in enumerate(more.brier):
+            assert stats.brier is not None
+            stats.brier[line, part] = _brier_of(shifted, weights, total, mine, likeliest)
         if spread is not None:
             shifted = shifted if least is None else shifted.clamp_(min=least)
             spread[part] = log_total - weights.mul_(shifted).sum(-1) / total
-    return Stats(nll, spread, top)
+    return stats
 
 
-def _tiled(hidden: torch.Tensor, target: torch.Tensor, head: Head, linear: torch.nn.Linear, *, entropy: bool) -> Stats:
-    """A part of the vocabulary at a time, so that its weights and logits stay in the cache.
+def _known(rank: torch.Tensor, nll: torch.Tensor) -> torch.Tensor:
+    """Ranks in fp32; none where the logits are no numbers, which compare as equal."""
+    return torch.where(torch.isnan(nll), nll, rank.to(nll.dtype))
 
-    The highest logit so far, and the sums of exp z and z exp z relative to it, are kept and corrected where a tile has
-    a higher one.
-    """
-    wide = torch.float32
-    nll, top = (torch.empty(len(target), dtype=wide) for _ in range(2))
-    spread = torch.empty(len(target), dtype=wide) if entropy else None
+
+def _brier_of(
+    shifted: torch.Tensor, weights: torch.Tensor, total: torch.Tensor, mine: torch.Tensor, likeliest: int | None
+) -> torch.Tensor:
+    """Brier scores [n] of logits less their maximum, their exponentials [n, V] and the sums of these."""
+    if likeliest is None:
+        norm: torch.Tensor = torch.linalg.vector_norm(weights, dim=-1)
+        return 1 - 2 * mine.exp() / total + (norm / total).square()
+    most = shifted.topk(min(likeliest, shifted.shape[-1])).values
+    share = most.softmax(-1)
+    among = (shifted > mine[:, None]).sum(-1) < likeliest
+    own = torch.where(among, (mine - most.logsumexp(-1)).exp(), 0.0)
+    return 1 - 2 * own + share.square().sum(-1)
+
+
+def _own_logits(rows: torch.Tensor, target: torch.Tensor, linear: torch.nn.Linear, head: Head) -> torch.Tensor:
+    """The logit of each row's target [n, 1] in fp32, rounded as the product of all of them would be."""
+    raw = torch.einsum("nd,nd->n", rows.float(), linear.weight[target].float())
+    raw = (raw if linear.bias is None else raw + linear.bias[target]).to(rows.dtype)
+    return (head.finish(raw, head.value) if isinstance(head, Finished) else raw).float()[:, None]
+
+
+def _tiled(
+    hidden: torch.Tensor,
+    target: torch.Tensor,
+    head: Head,
+    linear: torch.nn.Linear,
+    *,
+    entropy: bool,
+    more: More = NOTHING,
+) -> Stats:
+    """A part of the vocabulary at a time, so that its weights and logits stay in the cache."""
+    stats = Stats.empty(len(target), hidden.device, entropy=entropy, more=more)
     raw = hidden.new_empty((min(TILE_ROWS, len(target)), TILE))
-    room, other = (torch.empty(raw.shape, dtype=wide) for _ in range(2))
+    places = (raw, *(torch.empty(raw.shape, dtype=torch.float32) for _ in range(2)))
     for start in range(0, len(target), TILE_ROWS):
         part = slice(start, start + TILE_ROWS)
-        rows = hidden[part]
-        count = len(rows)
-        highest = torch.full((count, 1), -torch.inf)
-        total, product = torch.zeros(count, 1), torch.zeros(count, 1)
-        own = torch.full((count, 1), torch.nan)
-        for first in range(0, linear.out_features, TILE):
-            width = min(TILE, linear.out_features - first)
-            logits = _tile(rows, linear, head, first, raw[:count, :width], room[:count, :width])
-            here = target[part] - first
-            hit = torch.nonzero((here >= 0) & (here < width))[:, 0]
-            own[hit, 0] = logits[hit, here[hit]]
-            above = torch.maximum(highest, logits.amax(-1, keepdim=True))
-            shift = torch.nan_to_num(highest - above, neginf=-1e4)  # the first tile has nothing before it
-            keep, before = shift.exp(), total
-            shifted = logits.sub_(above)
-            weights = torch.exp(shifted, out=other[:count, :width])
-            total = total * keep + weights.sum(-1, keepdim=True)
-            if spread is not None:
-                product = (product + shift * before) * keep + weights.mul_(shifted).sum(-1, keepdim=True)
-            highest = above
-        log_total = total.log()
-        nll[part] = (log_total + highest - own)[:, 0]
-        top[part] = (own == highest)[:, 0].to(wide)
-        if spread is not None:
-            spread[part] = (log_total - product / total)[:, 0]
-    return Stats(nll, spread, top)
+        found = _reduce_tiles(hidden[part], target[part], head, linear, places, entropy=entropy, more=more)
+        for whole, some in zip(stats, found, strict=True):
+            if whole is not None and some is not None:
+                whole[..., part] = some
+    return stats
+
+
+def _reduce_tiles(
+    rows: torch.Tensor,
+    target: torch.Tensor,
+    head: Head,
+    linear: torch.nn.Linear,
+    places: tuple[torch.Tensor, ...],
+    *,
+    entropy: bool,
+    more: More,
+) -> Stats:
+    """Of a few positions, whose logits and weights lie in ``places``.
+
+    The highest logit so far, and the sums of exp z, exp 2z and z exp z relative to it, are kept and corrected where a
+    tile has a higher one. Ranks compare with the target's own logit, which is made before the first tile.
+    """
+    raw, room, other = (place[: len(rows)] for place in places)
+    highest = torch.full((len(rows), 1), -torch.inf)
+    total, product, squares = (torch.zeros(len(rows), 1) for _ in range(3))
+    own, larger = torch.full((len(rows), 1), torch.nan), torch.zeros(len(rows), dtype=torch.int64)
+    wanted = _own_logits(rows, target, linear, head) if more.rank else None
+    for first in range(0, linear.out_features, TILE):
+        width = min(TILE, linear.out_features - first)
+        logits = _tile(rows, linear, head, first, raw[:, :width], room[:, :width])
+        here = target - first
+        hit = torch.nonzero((here >= 0) & (here < width))[:, 0]
+        own[hit, 0] = logits[hit, here[hit]]
+        if wanted is not None:
+            larger += (logits > wanted).sum(-1)
+            larger[hit] -= (own[hit, 0] > wanted[hit, 0]).to(larger.dtype)  # no token is larger than itself
+        above = torch.maximum(highest, logits.amax(-1, keepdim=True))
+        shift = torch.nan_to_num(highest - above, neginf=-1e4)  # the first tile has nothing before it
+        keep, before = shift.exp(), total
+        shifted = logits.sub_(above)
+        weights = torch.exp(shifted, out=other[:, :width])
+        total = total * keep + weights.sum(-1, keepdim=True)
+        if more.brier:
+            squares = squares * keep.square() + torch.linalg.vector_norm(weights, dim=-1, keepdim=True).square()
+        if entropy:
+            product = (product + shift * before) * keep + weights.mul_(shifted).sum(-1, keepdim=True)
+        highest = above
+    nll = (total.log() + highest - own)[:, 0]
+    spread = (total.log() - product / total)[:, 0] if entropy else None
+    brier = (1 - 2 * (own - highest).exp() / total + squares / total.square()).t() if more.brier else None
+    top = (own == highest)[:, 0].to(nll.dtype)
+    return Stats(nll, spread, top, _known(1 + larger, nll) if more.rank else None, brier)
 
 
 def _tile(

@@ -19,6 +19,7 @@ from instdiff.engine.direct_tokenizer import ask_for_memory
 from instdiff.errors import ConfigError, EngineError
 from instdiff.rendering.bounded import bounded_template, counting, render_template
 from instdiff.rendering.chat_tokens import Placed
+from instdiff.rendering.pieces import pieces
 from instdiff.rendering.templates import ChatTemplate
 
 _PROBES = ["A b\n\n c. ", "1 2\tx", "\u00e9\u4e2d a\U0001f600", "  <|x|> y"]
@@ -150,6 +151,18 @@ class HFTokenizer:
             else:
                 out.append(Placed(ids, np.concatenate([_ZERO, ends[:-1]]), ends, True))
         return out
+
+    def locate(self, ids: Sequence[int]) -> tuple[str, npt.NDArray[np.int64]]:
+        """The text of some tokens, and the character at which each of them starts in it."""
+        text = str(self.hf.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        (placed,) = self.encode_placed([text])
+        if placed.ids != list(ids):  # the text is one of other tokens too
+            parts = pieces(self.hf, list(ids))
+            return "".join(parts), np.cumsum([0, *map(len, parts)])[: len(parts)]
+        if not placed.in_bytes or text.isascii():
+            return text, placed.starts
+        number = np.cumsum((np.frombuffer(text.encode(), np.uint8) & 0xC0) != 0x80) - 1
+        return text, number[placed.starts]
 
     @cached_property
     def _placing(self) -> Any:

@@ -21,6 +21,10 @@ AT_ONCE = 1 << 14
 """Rows whose runs of words are in memory together."""
 
 
+NEAR_COPIES = 0.8
+"""The Jaccard similarity of word triples from which two texts are near copies."""
+
+
 @dataclass(frozen=True)
 class LeakRule:
     """When a row overlaps an item.
@@ -33,7 +37,7 @@ class LeakRule:
 
     n: int = 13
     threshold: float = 0.0
-    near_duplicates: float | None = 0.8
+    near_duplicates: float | None = NEAR_COPIES
 
     def __post_init__(self) -> None:
         near = self.near_duplicates

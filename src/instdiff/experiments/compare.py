@@ -356,7 +356,7 @@ class Comparison(Engine):
         if text not in self._tokens:
             counted = self.score({"random": Random()}, {"base": self.student})
             self._tokens[text] = max(1, round(budget.target(counted["random"])))
-        return Budget(self._tokens[text], "tokens")
+        return budget.count(self._tokens[text])
 
     def settings_of(self, cell: Cell, rows_of: Callable[[Cell], int]) -> TrainSettings:
         """The training of a cell: with equal steps those of the first random subset, which has ``rows_of`` its cell.

@@ -18,7 +18,7 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.config.methods import make_method
 from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
-from instdiff.core import Log, Method, ModelRef, Scored, Settings
+from instdiff.core import Budget, Log, Method, ModelRef, Scored, Settings
 from instdiff.core.files import fingerprint, read_json
 from instdiff.core.progress import Quiet
 from instdiff.data import Pool, load
@@ -279,7 +279,7 @@ class Rounds:
         counted = self.counted(pool)
         if not budget.of_tokens:
             return min(len(pool), budget.target(counted))
-        mean = float(counted.n_tokens[counted.scorable].mean())
+        mean = float(budget.costs(counted)[counted.scorable].mean())
         return min(len(pool), max(1, round(budget.target(counted) / mean)))
 
     def rounds(
@@ -424,13 +424,13 @@ def _pipeline(run: Pipeline, config: PipelineConfig) -> RunCost:
     if config.eval is None:
         return book.cost("pipeline", began)
     budget, counted = budget_of(config), rounds.counted(run.pool)
-    if budget.of_tokens:
-        tokens = budget.target(counted)
-    else:
+    same = budget.as_count(counted)
+    if not budget.of_tokens:
         tokens = round(budget.target(counted) * float(counted.n_tokens[counted.scorable].mean()))
+        same = Budget(tokens, "tokens")
     for kind in config.eval.baselines:
         for seed in config.eval.seeds if kind == "random" else (None,):
-            cell = Cell(kind, "100%" if kind == "full" else f"{tokens} tokens", seed)
+            cell = Cell(kind, "100%" if kind == "full" else str(same), seed)
             control = make_method(kind, {}, seed or 0)
             stage, nothing = title(cell), lambda number, bound: None
             found = rounds.rounds(stage, cell, Variant(), run.roles, how, config.seed, control, run.pool, nothing)

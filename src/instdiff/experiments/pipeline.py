@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,9 +154,11 @@ class Pipeline(Engine):
         config, path = self.config, first.folder / SCORES
         assert config.eval is not None
         budget, table = budget_of(config), read_scores(path, run=[config.select.method])
-        tokens = budget.target(table[selector(config)[0]]) if budget.of_tokens else first.facts["tokens"]
+        same = (
+            budget.as_count(table[selector(config)[0]]) if budget.of_tokens else Budget(first.facts["tokens"], "tokens")
+        )
         return [
-            Cell(kind, "100%" if kind == "full" else f"{tokens} tokens", seed)
+            Cell(kind, "100%" if kind == "full" else str(same), seed)
             for kind in config.eval.baselines
             for seed in (config.eval.seeds if kind == "random" else (None,))
         ]
@@ -391,9 +393,9 @@ def budget_of(config: PipelineConfig, number: int = 1) -> Budget:
     if config.select.grow is None:
         return budget
     more = parse_budget(config.select.grow)
-    if more.kind != budget.kind:
+    if (more.kind, more.part) != (budget.kind, budget.part):
         raise ConfigError(f"'select.grow' is '{more}', the budget is '{budget}'; both must be of one kind")
-    return Budget(budget.amount + (number - 1) * more.amount, budget.kind)
+    return replace(budget, amount=budget.amount + (number - 1) * more.amount)
 
 
 def open_pipeline(config: PipelineConfig, log: Log, progress: Progress, *, claim: bool = True) -> Pipeline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -78,13 +78,14 @@ class Then(Method):
         """What the second method picks of the rows kept; shares are of all rows."""
         rows = np.flatnonzero(scored.details["kept"] == 1)
         details = {k.removeprefix("second."): v[rows] for k, v in scored.details.items() if k.startswith("second.")}
-        of, prior, tokens = scored.ids.take(rows), scored.details["first"][rows], scored.n_tokens[rows]
+        prior = scored.details["first"][rows]
 
         def recall() -> Signals:
             return scored.signals().part("second").take(rows, prior)
 
-        value, reason = scored.value[rows], scored.reason[rows]
-        inner = Scored(self.second.name, self.second, value, reason, details, of, tokens, recall)
+        inner = replace(
+            scored.take(rows), name=self.second.name, method=self.second, details=details, recall=recall, meta={}
+        )
         return rows[self.second.pick(inner, budget.as_count(scored))]
 
 

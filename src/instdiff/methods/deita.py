@@ -125,7 +125,7 @@ class DEITA(Method):
             return budget.take(order, scored)
         x, full = vectors(scored.signals().vector)
         rows, place = np.flatnonzero(full), np.cumsum(full) - 1
-        weights = scored.n_tokens[rows] if budget.of_tokens else None
+        weights = budget.costs(scored)[rows] if budget.of_tokens else None
         order = place[order[full[order]]]
         cells = parts_of(self.parts, len(x))
         return rows[

@@ -127,7 +127,7 @@ class Learnability(Method):
         place = scored.details["rehearsal"]
         known = np.flatnonzero(np.isfinite(place))
         known = known[np.argsort(place[known], kind="stable")]
-        cost = scored.n_tokens if budget.of_tokens else np.ones(len(scored), np.int64)
+        cost = budget.costs(scored) if budget.of_tokens else np.ones(len(scored), np.int64)
         keys = [np.cumsum(cost[best]) / (1 - self.rehearse), np.cumsum(cost[known]) / self.rehearse]
         order = np.argsort(np.concatenate(keys), kind="stable")
         return budget.take(np.concatenate([best, known])[order], scored)

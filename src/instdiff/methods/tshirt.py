@@ -131,7 +131,7 @@ class TShirt(RacingMethod):
 
     def reach(self, budget: Budget, scored: Scored) -> Budget:
         """``gamma`` times the budget."""
-        return Budget(self.gamma * budget.target(scored), "tokens" if budget.of_tokens else "rows")
+        return budget.count(self.gamma * budget.target(scored))
 
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """The steadiest of the best ``gamma`` budgets; equally steady ones by their mean."""

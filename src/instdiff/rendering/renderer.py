@@ -6,7 +6,7 @@ The target ids of a sample are the same in every view that shows its response, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -30,13 +30,22 @@ from instdiff.core.arrays.ragged import Ragged, offsets_of, spans
 from instdiff.core.arrays.spill import SpillingArray
 from instdiff.core.columns import first_reason
 from instdiff.core.signals import Sides
-from instdiff.data import Pool, Sample
+from instdiff.data import Pool, Sample, Turns
 from instdiff.errors import PlanError
 from instdiff.rendering.chat_tokens import KINDS
 from instdiff.rendering.questions import exchanges
 from instdiff.rendering.rows import Indices, Marks, Noise, Rows, RowsBuilder, prepend, truncate
+from instdiff.rendering.steps import cut_steps
 from instdiff.rendering.templates import Kind, Template, TextTemplate, template
-from instdiff.rendering.tokenise import Parts, Tokenised, Tokenizer, instruction_texts, response_texts
+from instdiff.rendering.tokenise import (
+    Parts,
+    Tokenised,
+    Tokenizer,
+    answer_texts,
+    instruction_texts,
+    response_texts,
+    thought_texts,
+)
 from instdiff.rendering.views import ask_questions, prompt_only
 
 __all__ = ["Noise", "Renderer", "Rows", "render", "text_lengths", "training_rows"]
@@ -70,10 +79,11 @@ class Renderer:
         return replace(rows, ended=ended & (rows.ids.lengths() > 0))
 
     def lengths(self, part: str) -> npt.NDArray[np.float64]:
-        """Tokens per row of the responses (those that are targets) or of the instruction with its input."""
+        """Tokens per row of a part, see ``text_lengths``."""
         if part == "response":
             return self.tokenised.responses.counts().astype(np.float64)
-        return self.tokenised.counts(part, instruction_texts).astype(np.float64)
+        how = self.tokenised.pool.turns
+        return self.tokenised.counts(part, lambda sample: _part_texts(sample, part, how)).astype(np.float64)
 
     def report(self) -> list[str]:
         """What the log should say of the rendering; each line once."""
@@ -124,17 +134,32 @@ def training_rows(pool: Pool, tokenizer: Tokenizer, layout: Template, max_length
 
 
 def text_lengths(pool: Pool, part: str, unit: str, tokenizer: Tokenizer | None = None) -> npt.NDArray[np.float64]:
-    """Length per row of the responses (those that are targets) or of the instruction with its input; or its turns."""
+    """Length per row of the responses (those that are targets), of their thoughts or answers, or of the instruction.
+
+    The instruction has its input. ``steps`` are as of ``Windowed``, and ``turns`` are of the row.
+    """
     if unit == "tokens" and tokenizer is not None:
         return Renderer(pool, tokenizer).lengths(part)
     if unit == "turns":
         return np.array([len(exchanges(sample)) for sample in pool.samples()], np.float64)
 
+    sizes: dict[str, Callable[[str], int]] = {
+        "words": lambda text: len(text.split()),
+        "steps": lambda text: len(cut_steps(text)),
+    }
+    size = sizes.get(unit, len)
+
     def length(sample: Sample) -> int:
-        texts = response_texts(sample, pool.turns) if part == "response" else instruction_texts(sample)
-        return sum(len(text.split()) if unit == "words" else len(text) for text in texts)
+        return sum(size(text) for text in _part_texts(sample, part, pool.turns))
 
     return np.fromiter(map(length, pool.samples()), np.float64, len(pool))
+
+
+def _part_texts(sample: Sample, part: str, how: Turns) -> list[str]:
+    """The texts of a part of a sample."""
+    if part == "instruction":
+        return instruction_texts(sample)
+    return {"thought": thought_texts, "answer": answer_texts}.get(part, response_texts)(sample, how)
 
 
 def _join_prompted(parts: Parts, bos: int | None, start: int | None, limit: int, learnt: Sequence[Kind]) -> Rows:

@@ -26,8 +26,10 @@ from instdiff.rendering.templates import (
     Segment,
     Template,
     TextTemplate,
+    learns_answer,
     said,
     text_segments,
+    thought_in,
     why_nothing,
 )
 
@@ -90,6 +92,7 @@ class Tokenised:
         self._layouts: dict[str, Parts] = {}
         self._counts: dict[str, npt.NDArray[np.int64]] = {}
         self.notes: list[str] = []
+        self._thinking: list[int] | None = None
         self._renderers: dict[tuple[str, Turns], ChatRenderer] = {}
 
     def parts(self, layout: Template, limit: int) -> Parts:
@@ -127,16 +130,27 @@ class Tokenised:
             self._counts[name] = np.concatenate([np.zeros(0), *found]).astype(np.int64)
         return self._counts[name]
 
+    @property
+    def thinking(self) -> list[int]:
+        """The rows that have a thought."""
+        if self._thinking is None:
+            for _ in self.chunks():
+                pass
+        return self._thinking or []
+
     def chunks(self) -> Iterator[list[Sample]]:
         """All samples in order, as many at once as are tokenised in one call."""
         part: list[Sample] = []
-        characters = 0
-        for sample in self.pool.samples():
+        characters, thinking = 0, list[int]()
+        for row, sample in enumerate(self.pool.samples()):
+            if self._thinking is None and thinks(sample):
+                thinking.append(row)
             part.append(sample)
             characters += sum(len(message.content) + len(message.input) for message in sample.messages)
             if len(part) == CHUNK or characters >= CHUNK_CHARACTERS:
                 yield part
                 part, characters = [], 0
+        self._thinking = thinking if self._thinking is None else self._thinking
         if part:
             yield part
 
@@ -252,6 +266,32 @@ def response_texts(sample: Sample, how: Turns) -> list[str]:
     """What is to be learnt of a sample, in parts as ``text_segments`` has them."""
     turns = [at for at, message in enumerate(sample.messages) if message.role == "assistant"]
     return [part.text for at in turns for part in said(sample.messages, at, how) if part.learnt]
+
+
+def thought_texts(sample: Sample, how: Turns) -> list[str]:
+    """The thought of each turn that is learnt; empty where it has none."""
+    return [thought for thought, _ in thoughts_and_answers(sample, how)]
+
+
+def answer_texts(sample: Sample, how: Turns) -> list[str]:
+    """What each turn that is learnt says beside its thought."""
+    return [answer for _, answer in thoughts_and_answers(sample, how)]
+
+
+def thoughts_and_answers(sample: Sample, how: Turns) -> list[tuple[str, str]]:
+    """Thought and answer of each turn that is learnt, without marks and without white space at their edges."""
+    out = []
+    for at, turn in enumerate(sample.messages):
+        if turn.role == "assistant" and learns_answer(sample.messages, at, how.targets):
+            block = thought_in(turn.content)
+            thought = turn.reasoning or (block[1] if block else "")
+            out.append((thought.strip(), turn.content[block.end() if block else 0 :].strip()))
+    return out
+
+
+def thinks(sample: Sample) -> bool:
+    """Whether a turn has a thought."""
+    return any(turn.reasoning or "</think>" in turn.content for turn in sample.messages if turn.role == "assistant")
 
 
 def instruction_texts(sample: Sample) -> list[str]:

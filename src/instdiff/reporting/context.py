@@ -92,7 +92,7 @@ class ReportContext:
     def lengths(self) -> dict[str, Floats]:
         """Lengths of all rows."""
         assert self.part is not None
-        return statistics.lengths(self.material.pool, self.part.table.n_tokens)
+        return statistics.lengths(self.material.pool, self.part.table.n_tokens, self.part.table.n_thought)
 
     @cached_property
     def shown(self) -> Examples | None:

@@ -14,6 +14,7 @@ from instdiff.core import Floats, Scored
 from instdiff.core.arrays import correlation
 from instdiff.core.budget import parse_budget
 from instdiff.data import Pool
+from instdiff.rendering.renderer import text_lengths
 from instdiff.scoring.table import ScoreTable
 
 Indices = npt.NDArray[np.int64]
@@ -176,11 +177,16 @@ def shares(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return out
 
 
-def lengths(pool: Pool | None, n_tokens: Indices) -> dict[str, Floats]:
+def lengths(pool: Pool | None, n_tokens: Indices, n_thought: Indices | None = None) -> dict[str, Floats]:
     """How long each row is, in every way that is known."""
     out: dict[str, Floats] = {}
     if np.all(n_tokens >= 0):
         out["response tokens"] = n_tokens.astype(np.float64)
+    if n_thought is not None:
+        out["thought tokens"] = n_thought.astype(np.float64)
+        out["answer tokens"] = (n_tokens - n_thought).astype(np.float64)
+        if pool is not None:
+            out["steps"] = text_lengths(pool, "response", "steps")
     if pool is not None:
         sizes = [
             (len(s.instruction) + len(s.input), sum(len(m.content) for m in s.messages if m.role == "assistant"))
@@ -293,7 +299,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]
             budget = parsed[str(one["budget"])]
             percent = 100 if budget.kind not in ("rows", "tokens") else 1
             one["at"] = round(budget.amount * percent, 6) if alike else one.get("rows")
-            one["unit"] = UNITS[budget.kind] if alike else "rows"
+            one["unit"] = UNITS[budget.kind].replace("response", budget.part or "response") if alike else "rows"
         points[:] = sorted((one for one in points if one["at"]), key=lambda one: float(one["at"]))
     return {name: points for name, points in kept.items() if len(points) > 1}
 

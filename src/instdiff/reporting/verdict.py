@@ -262,14 +262,14 @@ def _taken(part: Part | None, verdict: Verdict) -> dict[str, Any]:
     if part is None:
         return {}
     counts = dict(part.record["counts"]) if part.record and "counts" in part.record else {}
-    unit = "tokens" if part.budget.of_tokens else "rows"
+    unit = part.budget.key
     tokens = part.scored.n_tokens[part.chosen]
     return {
         "method": part.method,
         "rows": len(part.chosen) if verdict.rows is None else verdict.rows,
         "tokens": verdict.tokens if verdict.tokens is not None else int(tokens.sum()) if np.all(tokens >= 0) else None,
         "budget": verdict.budget or str(part.budget),
-        "counted": unit,
+        "counted": unit.replace("_", " "),
         "asked": counts.get(f"asked_{unit}"),
         "got": counts.get(f"selected_{unit}"),
     }

@@ -13,8 +13,8 @@ from instdiff.core.columns import Reasons, no_reasons
 from instdiff.data import Pool
 from instdiff.data.load import read_records
 from instdiff.data.records import LACKS, value_at
-from instdiff.errors import ConfigError, DataError
-from instdiff.scoring.table import read_scores
+from instdiff.errors import ConfigError, DataError, did_you_mean
+from instdiff.scoring.table import ScoreTable, read_scores
 
 Found = tuple[Any, str, str]
 """A value, where it stands, and why there is none, in one word."""
@@ -59,8 +59,8 @@ def _joined(pool: Pool, of: Number, file: str) -> Iterable[Found]:
     name, _, method = file.rpartition(":")
     if name.endswith(".parquet"):
         table = read_scores(name)
-        scored = table[method]
-        pairs = zip(table.ids, scored.value.tolist(), scored.reason, strict=True)
+        values, reason = _of_scores(table, method)
+        pairs = zip(table.ids, values.tolist(), reason, strict=True)
         known = {one: (value, name, word or "") for one, value, word in pairs}
         return [known.get(one, (None, name, "")) for one in pool.ids]
     records = [_record(one, of.path) for one in read_records(file)]
@@ -91,6 +91,17 @@ def _joined(pool: Pool, of: Number, file: str) -> Iterable[Found]:
             "FILE.parquet:METHOD"
         )
     return [by_id.get(str(key), (None, file, "")) if key is not None else (None, file, "") for key in own]
+
+
+def _of_scores(table: ScoreTable, method: str) -> tuple[Floats, Reasons]:
+    """The scores of a method, or one of its details, as ``METHOD.DETAIL``; and why there are none."""
+    name, _, detail = method.partition(".")
+    if method in table.scored or not detail:
+        return table[method].value, table[method].reason
+    details = table[name].details
+    if detail not in details:
+        raise DataError(f"the scores of '{name}' have no detail '{detail}'{did_you_mean(detail, details)}")
+    return details[detail], no_reasons(len(table))
 
 
 def _record(one: Any, path: str) -> tuple[str | None, Found]:

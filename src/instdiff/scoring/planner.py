@@ -13,6 +13,7 @@ from instdiff.core import (
     Side,
     Signal,
     View,
+    Windowed,
     Words,
 )
 from instdiff.core.signals import Contested, Folded, Sides
@@ -98,4 +99,6 @@ def view_name(view: View) -> str:
             words = ["both sides"]
         case Words(part=part):
             words.append(part)
+        case Windowed(unit=unit):
+            words = [f"{unit}s in windows"]
     return " ".join(words)

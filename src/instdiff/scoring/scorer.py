@@ -36,6 +36,7 @@ from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import as_pool, load
 from instdiff.errors import ConfigError, DataError, PlanError
+from instdiff.rendering.steps import thought_tokens
 from instdiff.scoring.crossfit import bind_trained, check_leaks
 from instdiff.scoring.given import Methods, given_models, given_settings, given_store, named_methods
 from instdiff.scoring.models import bind, check_extras, check_roles, recorded
@@ -173,17 +174,18 @@ def tabulate(
     With ``measured`` models may run once more, to say how far a coarse precision is off.
     """
     pool = bench.pool
-    n_tokens, truncated = _tokens(bench, methods)
+    n_tokens, truncated, n_thought = _tokens(bench, methods)
     scored = {}
     for name, method in methods.items():
         signals = bench.signals(method)
         scores = method.score(signals).with_reasons(signals)
         again = partial(bench.signals, method)
-        scored[name] = Scored(name, method, scores.value, scores.reason, scores.details, pool.ids, n_tokens, again)
+        found = scores.value, scores.reason, scores.details
+        scored[name] = Scored(name, method, *found, pool.ids, n_tokens, again, n_thought=n_thought)
     meta = meta_of(bench, methods, specs)
     if differences := noise(bench, methods, measured=measured):
         meta["precision"] = {"reverted": bench.reverted, "differences": differences}
-    return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, meta)
+    return ScoreTable(pool.rows, pool.ids, n_tokens, truncated, scored, meta, n_thought)
 
 
 def recalling(
@@ -220,20 +222,31 @@ def recalling(
     return replace(scored, recall=again)
 
 
-def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Scored response tokens and truncation in the view of the first method that has one."""
+Counts = npt.NDArray[np.int64]
+
+
+def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[Counts, npt.NDArray[np.bool_], Counts | None]:
+    """Scored response tokens and truncation in the view of the first method that has one; and tokens of thoughts."""
     for method in methods.values():
         for signal in method.signals().values():
             if isinstance(signal.measure, BY_TOKEN) and isinstance(signal.view, OF_RESPONSE) and signal.of == "pool":
-                rows = bench.render(signal.model, signal.view).tokens
-                cut = rows.truncated
-                if isinstance(signal.view, Side):
-                    cut = cut | bench.render(signal.model, Side("rejected")).tokens.truncated
-                return rows.n_targets(), cut
+                return _counted(bench, signal)
     if "base" in bench.models:
-        rows = bench.render("base", Prompted()).tokens
-        return rows.n_targets(), rows.truncated
-    return np.full(len(bench.pool), -1), np.zeros(len(bench.pool), bool)
+        return _counted(bench, Signal(Nll()))
+    return np.full(len(bench.pool), -1), np.zeros(len(bench.pool), bool), None
+
+
+def _counted(bench: Workbench, signal: Signal) -> tuple[Counts, npt.NDArray[np.bool_], Counts | None]:
+    rows = bench.render(signal.model, signal.view).tokens
+    n_tokens, thought = rows.n_targets(), None
+    if len(thinking := bench.renderer(signal.model).tokenised.thinking):
+        said = bench.render(signal.model, Prompted()).tokens
+        thought = thought_tokens(said, bench.pool, thinking, bench.tokenizer(signal.model).locate)
+        thought = np.minimum(thought, n_tokens)
+    cut = rows.truncated
+    if isinstance(signal.view, Side):
+        cut = cut | bench.render(signal.model, Side("rejected")).tokens.truncated
+    return n_tokens, cut, thought
 
 
 def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str, str]) -> dict[str, Any]:

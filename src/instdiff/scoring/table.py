@@ -27,7 +27,7 @@ from instdiff.store.parquet import reading_parquet, writing_parquet
 META = b"instdiff"
 TEXT_SUM = "crc32 of the rows"
 """Key of a text table's metadata."""
-FIRST = ("row", "id", "n_tokens", "truncated")
+FIRST, THOUGHT = ("row", "id", "n_tokens", "truncated"), "n_thought"
 ROWS_AT_ONCE = 1 << 16
 """Rows written at once: a row group of a .parquet file."""
 
@@ -38,7 +38,7 @@ class ScoreTable:
 
     ``n_tokens`` are scored response tokens, -1 where there was no tokenizer to count them; ``truncated`` rows were cut
     at the length limit. ``meta`` says what made the table: data, models, settings and parameters, with their
-    fingerprints.
+    fingerprints. ``n_thought`` are the scored tokens of thoughts, where some row has one.
     """
 
     rows: npt.NDArray[np.int64]
@@ -47,6 +47,7 @@ class ScoreTable:
     truncated: npt.NDArray[np.bool_]
     scored: dict[str, Scored]
     meta: dict[str, Any] = field(default_factory=dict)
+    n_thought: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +79,8 @@ class ScoreTable:
             "n_tokens": pa.array(n_tokens, pa.int64(), mask=n_tokens < 0),
             "truncated": pa.array(self.truncated[at], pa.bool_()),
         }
+        if self.n_thought is not None:
+            columns[THOUGHT] = pa.array(self.n_thought[at], pa.int64())
         for name, scored in self.scored.items():
             columns[name] = _floats(scored.value[at])
             columns[f"{name}.why"] = pa.array(scored.reason[at], pa.string())
@@ -242,13 +245,14 @@ def read_scores(path: str | Path, run: Iterable[str] = ()) -> ScoreTable:
         raise StoreError(f"'{path}' is no score file of instdiff: it lacks {', '.join(lacking) or 'its metadata'}")
     ids = Ids.of(name for chunk in table["id"].chunks for name in chunk.to_pylist())
     n_tokens = table["n_tokens"].cast(pa.int64()).fill_null(-1).to_numpy()
+    thought = table[THOUGHT].cast(pa.int64()).to_numpy() if THOUGHT in table.column_names else None
     files = {short_name(spec): spec for spec in run if is_file(spec)}
     scored = {
-        name: _read_scored(table, name, _method(entry, files), ids, n_tokens) for name, entry in meta["methods"].items()
+        name: replace(_read_scored(table, name, _method(entry, files), ids, n_tokens), n_thought=thought)
+        for name, entry in meta["methods"].items()
     }
-    return ScoreTable(
-        table["row"].to_numpy(), ids, n_tokens, np.asarray(table["truncated"].to_pylist(), bool), scored, meta
-    )
+    truncated = np.asarray(table["truncated"].to_pylist(), bool)
+    return ScoreTable(table["row"].to_numpy(), ids, n_tokens, truncated, scored, meta, thought)
 
 
 def _read(path: Path) -> pa.Table:

@@ -36,6 +36,7 @@ from instdiff.core import (
     Signals,
     Text,
     View,
+    Windowed,
     reasons,
 )
 from instdiff.core.arrays.ragged import Ragged, offsets_of
@@ -62,6 +63,7 @@ from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import DataError, PlanError
 from instdiff.rendering.renderer import Renderer, text_lengths
 from instdiff.rendering.rows import Rows
+from instdiff.rendering.steps import windowed
 from instdiff.rendering.templates import ROLE_TEMPLATES, Template, template, why_nothing
 from instdiff.rendering.texts import Texts, text_column, texts
 from instdiff.scoring.demonstrations import anchor_rows, demonstrated_rows, neighbours
@@ -91,11 +93,14 @@ KEPT = 8
 
 @dataclass(frozen=True)
 class Rendered:
-    """Rows of a view under a role, with their keys; ``per`` of them, side by side, for each sample."""
+    """Rows of a view under a role, with their keys; one for each sample.
+
+    Where a sample has several, side by side, ``starts`` says where each sample's begin, and the end of the last.
+    """
 
     rows: Rows | Texts
     keys: Keys
-    per: int = 1
+    starts: npt.NDArray[np.int64] | None = None
 
     @cached_property
     def scorable(self) -> npt.NDArray[np.int64]:
@@ -115,13 +120,16 @@ class Rendered:
 
     def reason(self) -> Reasons:
         """Per sample the first reason of its rows."""
-        if self.per == 1:
+        if self.starts is None:
             return self.rows.reason
-        reason = self.rows.reason.reshape(-1, self.per)
-        first = reason[:, 0].copy()
-        for number in range(1, self.per):
-            first = np.where(first == None, reason[:, number], first)  # noqa: E711 - elementwise
+        first = np.full(len(self.starts) - 1, None, object)
+        bad = flatnonzero(self.rows.reason != None)[::-1]  # noqa: E711 - elementwise
+        first[self.samples(bad)] = self.rows.reason[bad]
         return first
+
+    def samples(self, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The samples of the rows at these positions."""
+        return at if self.starts is None else np.searchsorted(self.starts, at, "right") - 1
 
 
 class Workbench:
@@ -288,15 +296,17 @@ class Workbench:
         place = (self.tokenizer(role).fingerprint, repr(layout), view, of)
         if isinstance(view, Folded) and place not in self._render:
             whole = self.render(role, view.view, of)
-            other = np.repeat(self.folds(view.split) != view.fold, whole.per)
+            other = self.folds(view.split) != view.fold
+            if whole.starts is not None:
+                other = np.repeat(other, np.diff(whole.starts))
             reason = first_reason(whole.tokens.reason, reasons(len(other), other_fold=other))
             self._render[place] = replace(whole, rows=replace(whole.tokens, reason=reason))
         if place not in self._render:
             self._tell_start(role, view)
-            rows, per = self._rows(role, view, layout, of)
+            rows, starts = self._rows(role, view, layout, of)
             for line in self.renderer(role, of).report():
                 self.log(line)
-            self._render[place] = Rendered(rows, rows.keys(), per)
+            self._render[place] = Rendered(rows, rows.keys(), starts)
         return self._render[place]
 
     def render_for(self, step: Pass | Signal) -> Rendered:
@@ -304,14 +314,22 @@ class Workbench:
         measure = step.measures[0] if isinstance(step, Pass) else step.measure
         return self.render(step.model, step.view, step.of, text=measure.of_text)
 
-    def _rows(self, role: str, view: View, layout: Template, of: str) -> tuple[Rows, int]:
+    def _rows(self, role: str, view: View, layout: Template, of: str) -> tuple[Rows, npt.NDArray[np.int64] | None]:
+        """The rows of a view, and where those of each sample start, where there are several."""
         if isinstance(view, Contested):
-            rows, per = self._rows(role, view.view, layout, of)
-            dropped = reasons(len(rows), dropped=np.repeat(~self.contenders(view.race), per))
-            return replace(rows, reason=first_reason(rows.reason, dropped)), per
+            rows, starts = self._rows(role, view.view, layout, of)
+            out = ~self.contenders(view.race)
+            dropped = reasons(len(rows), dropped=out if starts is None else np.repeat(out, np.diff(starts)))
+            return replace(rows, reason=first_reason(rows.reason, dropped)), starts
         renderer, limit = self.renderer(role, of), self.settings.max_length
+        if isinstance(view, Windowed):
+            return windowed(renderer.rows(Prompted(), layout, limit), view, self.tokenizer(role).locate)
         made = demonstrated_rows(view, renderer, layout, limit, self.samples(of), lambda by: self.vectors(by, of))
-        return made or (renderer.rows(view, layout, limit), 2 if isinstance(view, Sides) else 1)
+        if made is None:
+            rows, per = renderer.rows(view, layout, limit), 2 if isinstance(view, Sides) else 1
+        else:
+            rows, per = made
+        return rows, None if per == 1 else np.arange(len(rows) // per + 1) * per
 
     def folds(self, split: Split) -> npt.NDArray[np.int64]:
         """Per row the number of its fold."""
@@ -422,7 +440,7 @@ class Workbench:
             return no_reasons(len(self.pool))
         rendered = self.render_for(signal)
         missing = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
-        gone = np.any(missing.reshape(-1, rendered.per), axis=1)
+        gone = missing if rendered.starts is None else np.logical_or.reduceat(missing, rendered.starts[:-1])
         if signal.optional:
             unasked = gone & (rendered.reason() == None)  # noqa: E711 - elementwise
             return (
@@ -452,7 +470,7 @@ class Workbench:
     def _read_stored(self, signal: Signal) -> Ragged:
         rendered = self.render_for(signal)
         values = self.store.read(self.column(signal.model, signal.measure), rendered.keys)
-        return Ragged(values.values, values.offsets[:: rendered.per])
+        return values if rendered.starts is None else Ragged(values.values, values.offsets[rendered.starts])
 
     def _read(self, signal: Signal) -> Values:
         match signal.measure:

@@ -6,9 +6,9 @@ import html
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,14 @@ from instdiff.core.display import html_table
 from instdiff.core.files import write_record
 from instdiff.core.sums import file_sum
 from instdiff.data import Pool
-from instdiff.errors import DataError
+from instdiff.errors import DataError, did_you_mean
 from instdiff.scoring.advice import excluded_text
 from instdiff.version import __version__
 
 OUTPUT_SUM = "rows_crc32"
 """The key of a record that has the sum of the file of rows."""
+WEIGHT = "weight"
+"""The column that has a factor on a row's loss."""
 NOTEBOOK, TEXT = 10, 200
 """Rows that a notebook shows, and characters of their texts."""
 
@@ -35,6 +37,7 @@ class Chosen:
     ``at`` are positions in the pool; ``rows`` positions in the input file, which differ where records were rejected.
     ``groups`` says, where there are any, by what column, and how many rows each has. ``asked`` is the budget as a count
     of rows, or of response tokens. ``near_duplicates`` is the similarity from which rows were left out as near copies.
+    ``weights`` is the detail that is written as column ``weight``.
     """
 
     pool: Pool
@@ -45,6 +48,7 @@ class Chosen:
     groups: dict[str, Any] | None = None
     asked: int = 0
     near_duplicates: float | None = None
+    weights: str | None = None
 
     def __len__(self) -> int:
         return len(self.at)
@@ -65,16 +69,21 @@ class Chosen:
         tokens = self.scored.n_tokens[self.at]
         return int(tokens.sum()) if np.all(tokens >= 0) else -1
 
+    @property
+    def spent(self) -> int:
+        """What was taken in the budget's unit."""
+        return int(self.budget.costs(self.scored)[self.at].sum()) if self.budget.of_tokens else len(self)
+
     def shortfall(self) -> str | None:
         """What is to be said where less was taken than was asked for."""
-        got, of_tokens = self.n_tokens if self.budget.of_tokens else len(self), self.budget.of_tokens
+        got = self.spent
         if got >= self.asked:
             return None
         excluded = excluded_text(self.scored)
         why = f" ({excluded})" if excluded else ""
         what = f"rows, {got:,} have a score"
-        if of_tokens:
-            what = f"response tokens, the {len(self):,} rows that have a score hold {got:,}"
+        if self.budget.of_tokens:
+            what = f"{self.budget.unit}, the {len(self):,} rows that have a score hold {got:,}"
         return (
             f"asked for {self.asked:,} {what}{why}; give a smaller budget, or a share of the rows that have a score, "
             "as --budget '50% eligible'"
@@ -87,10 +96,9 @@ class Chosen:
             whole = int(self.scored.n_tokens[self.scored.scorable].sum())
             tokens = f", {self.n_tokens:,} of {whole:,} response tokens,"
         share = 100 * len(self) / len(self.scored)
-        unit = "response tokens" if self.budget.of_tokens else "rows"
         return (
             f"{len(self):,} of {len(self.scored):,} rows ({share:.3g} %){tokens} by {self.scored.name} "
-            f"(asked for {self.budget}: {self.asked:,} {unit})"
+            f"(asked for {self.budget}: {self.asked:,} {self.budget.unit})"
         )
 
     def __repr__(self) -> str:
@@ -129,10 +137,28 @@ class Chosen:
         """Write the input's own rows, by the path's ending; optionally with the method's columns."""
         self.pool.write(path, self.at, self._columns(with_scores))
 
+    def with_weights(self, detail: str) -> Self:
+        """The same rows, which are written with a detail of the method as their ``weight``, for training.
+
+        Raises:
+            DataError: the method has no such detail, or a row that was taken has no weight.
+        """
+        name = detail.removeprefix(f"{self.scored.name}.")
+        if name not in self.scored.details:
+            raise DataError(f"'{self.scored.name}' has no detail '{name}'{did_you_mean(name, self.scored.details)}")
+        lacking = self.at[~(self.scored.details[name][self.at] >= 0)]
+        if len(lacking):
+            raise DataError(
+                f"row {int(self.pool.rows[lacking[0]])} has no '{self.scored.name}.{name}' of 0 or more to be its "
+                "weight; name another detail"
+            )
+        return replace(self, weights=name)
+
     def _columns(self, wanted: bool) -> dict[str, Any]:
         """The method's columns of these rows."""
         columns = {self.scored.name: self.scored.value} if wanted else {}
         columns |= {f"{self.scored.name}.{k}": v for k, v in self.scored.details.items()} if wanted else {}
+        columns |= {WEIGHT: self.scored.details[self.weights]} if self.weights else {}
         return {name: values[self.at] for name, values in columns.items()}
 
     def record(self) -> dict[str, Any]:
@@ -147,14 +173,16 @@ class Chosen:
             **({"approximation": approximation} if approximation else {}),
             **({"remark": remark} if remark else {}),
             "budget": str(self.budget),
+            **({"weights": f"{self.scored.name}.{self.weights}"} if self.weights else {}),
             "counts": {
                 "pool_rows": len(self.scored),
                 "scorable_rows": int(self.scored.scorable.sum()),
                 "eligible_rows": int(self.scored.eligible.sum()),
-                f"asked_{'tokens' if self.budget.of_tokens else 'rows'}": self.asked,
+                f"asked_{self.budget.key}": self.asked,
                 "selected_rows": len(self),
                 "scorable_tokens": _known_tokens(int(self.scored.n_tokens[self.scored.scorable].sum())),
                 "selected_tokens": _known_tokens(self.n_tokens),
+                **self._thought_counts(),
             },
             **({"groups": self.groups} if self.groups else {}),
             **({"near_duplicates": self.near_duplicates} if self.near_duplicates is not None else {}),
@@ -163,6 +191,15 @@ class Chosen:
             "ids": self.ids,
             **{key: self.meta[key] for key in ("data", "models", "settings", "packages") if key in self.meta},
         }
+
+    def _thought_counts(self) -> dict[str, int]:
+        """Of the response tokens those of thoughts and of answers; nothing where no row has a thought."""
+        scored, counts = self.scored, dict[str, int]()
+        for part in ("thought", "answer") if scored.n_thought is not None else ():
+            costs = Budget(1, "tokens", part).costs(scored)
+            counts[f"scorable_{part}_tokens"] = int(costs[scored.scorable].sum())
+            counts[f"selected_{part}_tokens"] = int(costs[self.at].sum())
+        return counts
 
     def write_record(self, path: str | Path, output: str | Path | None = None) -> dict[str, Any]:
         """Write the record and return it; it has a sum of the ``output`` that has the rows, where that is a file."""

@@ -119,7 +119,7 @@ def without_copies(pool: Pool, scored: Scored, alike: float) -> Scored:
 
 def _pick(scored: Scored, rows: npt.NDArray[np.int64], budget: Budget) -> npt.NDArray[np.int64]:
     """What the method picks of some rows; near copies are no part of its problem, and shares are of all rows."""
-    kept = rows[scored.reason[rows] != NEAR_DUPLICATE]
+    kept: npt.NDArray[np.int64] = rows[scored.reason[rows] != NEAR_DUPLICATE]
     if len(kept) == len(rows):
         return rows[scored.method.pick(scored if len(rows) == len(scored) else scored.take(rows), budget)]
     return kept[scored.method.pick(scored.take(kept), budget.as_count(scored.take(rows)))]
@@ -173,7 +173,7 @@ def _by_group(
         if name not in parts:
             raise ConfigError(f"'quota.{name}': there is no such group{did_you_mean(name, parts)}")
     amounts = {name: quotas[name].as_count(scored.take(parts[name])) for name in quotas}
-    asked = sum(int(amount.amount) for amount in amounts.values() if amount.of_tokens is budget.of_tokens)
+    asked = sum(int(amount.amount) for amount in amounts.values() if amount.unit == budget.unit)
     others = {name: scored.take(rows) for name, rows in parts.items() if name not in quotas}
     if others:
         whole = scored.take(np.concatenate([parts[name] for name in others]))
@@ -181,13 +181,12 @@ def _by_group(
             budget.target(whole),
             [_weight(part, budget) for part in others.values()],
             [
-                int((part.n_tokens[part.takeable] if budget.of_tokens else part.takeable).sum())
+                int((budget.costs(part)[part.takeable] if budget.of_tokens else part.takeable).sum())
                 for part in others.values()
             ],
         )
-        unit = budget.as_count(whole).kind
         asked += budget.target(whole)
-        amounts |= {name: Budget(count, unit) for name, count in zip(others, counts, strict=True)}
+        amounts |= {name: budget.count(count) for name, count in zip(others, counts, strict=True)}
     chosen = {}
     for name, rows in parts.items():
         part = scored.take(rows)
@@ -203,7 +202,7 @@ def _by_group(
 def _weight(part: Scored, budget: Budget) -> int:
     """What a group counts in a budget's unit."""
     if budget.of_tokens:
-        return int(part.n_tokens[part.scorable].sum())
+        return int(budget.costs(part)[part.scorable].sum())
     return int(part.takeable.sum()) if budget.kind == "eligible" else len(part)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from instdiff.core import Log, Prompted
 from instdiff.data import Pool
 from instdiff.engine.tokenizer import HFTokenizer
+from instdiff.rendering.pieces import pieces
 from instdiff.rendering.renderer import Renderer, Rows
 from instdiff.rendering.templates import Template
-from instdiff.selection.tokens import pieces
 
 
 class Part(Enum):

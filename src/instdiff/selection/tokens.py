@@ -30,6 +30,7 @@ from instdiff.errors import InstDiffError
 from instdiff.methods import TShirt
 from instdiff.methods.algorithms.token_selection import reaches
 from instdiff.methods.shared.token_pairs import pair
+from instdiff.rendering.pieces import pieces
 from instdiff.store import Store
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ PLAIN_VIEWS = (Prompted, Side, ResponseOnly, WholeText, Joint)
 """Views of one row by itself; with noise or other rows before it there are too many, and they say little."""
 NOTHING = "these methods score no tokens"
 """What is lacking where there is nothing to lack."""
-PARTIAL = 8
-"""Tokens that may make one character."""
 
 
 @dataclass(frozen=True)
@@ -171,25 +170,3 @@ def _with_deltas(one: Spoken) -> Spoken:
         if other is not None:
             columns[name.replace("base ", "delta ", 1)] = [a - b for a, b in zip(base, other, strict=True)]
     return replace(one, columns=columns)
-
-
-def pieces(hf: Any, ids: list[int]) -> list[str]:
-    """The text that each token adds; joined they are the text."""
-    out: list[str] = []
-    before: list[int] = []
-    pending: list[int] = []
-
-    def text(tokens: list[int]) -> str:
-        return str(hf.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    for at, token in enumerate(ids):
-        pending.append(token)
-        # After another token, because the first of a text may lose its space; a half character waits for the rest.
-        head, whole = text(before) if before else "", text(before + pending)
-        said = whole[len(head) :] if whole.startswith(head) else text(pending)
-        if said.endswith("\ufffd") and len(pending) < PARTIAL and at + 1 < len(ids):
-            out.append("")
-            continue
-        out.append(said)
-        before, pending = [token], []
-    return out

@@ -92,4 +92,13 @@ def deal(batch: dict[str, torch.Tensor], count: int, pad: int) -> list[dict[str,
     hands: list[list[tuple[int, int]]] = [[] for _ in range(min(count, len(spans)))]
     for span in spans:
         min(hands, key=lambda hand: sum(stop - start for start, stop in hand)).append(span)
-    return [pack([(ids[a:b], labels[a:b]) for a, b in hand], pad, EVEN) for hand in hands]
+    weights = batch["weights"][0] if "weights" in batch else None
+    return [
+        pack(
+            [(ids[a:b], labels[a:b]) for a, b in hand],
+            pad,
+            EVEN,
+            None if weights is None else [float(weights[a]) for a, _ in hand],
+        )
+        for hand in hands
+    ]

@@ -9,7 +9,8 @@ With l_t the cross-entropy of target token t and p_t its probability, in nats:
 
 KL_t is the sum over the vocabulary of p_ref (log p_ref - log p), where p_ref are the probabilities of the base model:
 the model with its adapter switched off, or a frozen copy of it. A step's loss is the sum over the target tokens of the
-global batch, divided by their number.
+global batch, divided by their number. Where rows have weights, each token's loss is multiplied with its row's; weights
+are scaled so that their mean over the target tokens of all rows is 1.
 
 Shapes: B rows, T tokens, D hidden size, V vocabulary, N target positions.
 """
@@ -153,29 +154,36 @@ class TargetLoss:
     def __init__(self, halves: Halves, mode: str, reference: Reference | None = None, kl_weight: float = 0.0) -> None:
         self.halves, self.mode, self.reference, self.kl_weight = halves, mode, reference, kl_weight
 
-    def __call__(self, input_ids: torch.Tensor, labels: torch.Tensor, **seen: Any) -> Any:
+    def __call__(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, **seen: Any
+    ) -> Any:
         """The sum over target tokens, as ``{"loss": scalar}``.
 
-        ``seen`` says what each token may see: an ``attention_mask`` for padded rows, or ``position_ids`` that begin
-        again for packed ones.
+        ``weights`` [B, T] are factors on the losses of the labels. ``seen`` says what each token may see: an
+        ``attention_mask`` for padded rows, or ``position_ids`` that begin again for packed ones.
         """
         keep = labels[:, 1:] != IGNORED
         target = labels[:, 1:][keep]
         kinds = ("attention_mask", "position_ids")
         known = {"input_ids": input_ids} | {name: seen[name] for name in kinds if name in seen}
         base = None if self.reference is None else self.reference.states(known)[:, :-1][keep]
-        return {"loss": self._sum(self.halves.states(known)[:, :-1][keep], target, base)}
+        factors = None if weights is None else weights[:, 1:][keep]
+        return {"loss": self._sum(self.halves.states(known)[:, :-1][keep], target, base, factors)}
 
-    def _sum(self, states: torch.Tensor, target: torch.Tensor, base: torch.Tensor | None) -> torch.Tensor:
-        def part(h: torch.Tensor, t: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+    def _sum(
+        self, states: torch.Tensor, target: torch.Tensor, base: torch.Tensor | None, factors: torch.Tensor | None
+    ) -> torch.Tensor:
+        def part(h: torch.Tensor, t: torch.Tensor, b: torch.Tensor | None, factor: torch.Tensor | None) -> torch.Tensor:
             other = None if b is None or self.reference is None else self.reference.logits(b)
-            return token_losses(self.halves.logits(h), t, self.mode, other, self.kl_weight).sum()
+            found = token_losses(self.halves.logits(h), t, self.mode, other, self.kl_weight)
+            return (found if factor is None else found * factor).sum()
 
         models = 1 if base is None else 2
         size = max(1, CHUNK_BYTES // (4 * self.halves.vocabulary * models))
         if len(target) <= size:
-            return part(states, target, base)
-        bases = [None] * -(-len(target) // size) if base is None else torch.split(base, size)
-        chunks = zip(torch.split(states, size), torch.split(target, size), bases, strict=True)
-        sums: list[Any] = [checkpoint(part, h, t, b, use_reentrant=False) for h, t, b in chunks]
+            return part(states, target, base, factors)
+        nothing = [None] * -(-len(target) // size)
+        bases, shares = (nothing if one is None else torch.split(one, size) for one in (base, factors))
+        chunks = zip(torch.split(states, size), torch.split(target, size), bases, shares, strict=True)
+        sums: list[Any] = [checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.stack(sums).sum()

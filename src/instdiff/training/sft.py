@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from transformers.utils import logging
 
 from instdiff.config.train import TrainSettings
@@ -86,6 +87,7 @@ def fit(
     base_fingerprint: str | None = None,
     rendering: dict[str, Any] | None = None,
     beside: Mapping[str, str] | None = None,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> TrainReport:
     """Train a model, or an adapter on it, and write it to a folder that is whole or absent.
 
@@ -96,7 +98,8 @@ def fit(
     from. The ``tokenizer``, which made the rows, is saved beside the model, unchanged. The settings' own seed, where
     given, goes before ``seed``: of order, dropout and adapter weights. ``progress`` is told after each step, the log at
     most every ten seconds. ``base_fingerprint`` and ``rendering``, how the rows were made, are for the record.
-    ``beside`` are texts that lie beside the weights, by the names of their files.
+    ``beside`` are texts that lie beside the weights, by the names of their files. ``weights`` are factors on the losses
+    of the rows, [rows], of any scale.
 
     Raises a ConfigError where a setting is unknown or does not fit, a DataError where no row can be trained on, a
     PlanError without the training extra, a StoreError where the output cannot be written or something else is there,
@@ -104,9 +107,10 @@ def fit(
     """
     output, base = Path(output), Path(base)
     seed = seed if settings.seed is None else settings.seed
-    used = rows.take(np.flatnonzero(rows.reason == None))  # noqa: E711 - elementwise
+    open_ = np.flatnonzero(rows.reason == None)  # noqa: E711 - elementwise
+    used, factors = rows.take(open_), None if weights is None else weights[open_]
     digests = used.keys()
-    data = fingerprint([digest.hex() for digest in digests])
+    data = fingerprint([digest.hex() for digest in digests], *([] if factors is None else [factors.tolist()]))
     recipe = {"settings": settings.learning(), "seed": seed, "data": data, "base_fingerprint": base_fingerprint}
     if (output / RECORD).is_file():
         return _read_finished(output, recipe)
@@ -114,8 +118,33 @@ def fit(
     counts: dict[str, Any] = {"rows": len(used), "left_out": left_out, "truncated": int(used.truncated.sum())}
     counts |= {"rendering": rendering} if rendering else {}
     with _quiet():
-        job = Job(used, base, tokenizer, settings, seed, device, log, progress)
+        job = Job(used, base, tokenizer, settings, seed, device, log, progress, _scaled(factors, used))
         return _run_job(job, output, recipe, counts, beside or {})
+
+
+def _scaled(weights: npt.NDArray[np.float64] | None, rows: Rows) -> npt.NDArray[np.float64] | None:
+    """Weights whose mean over the target tokens is 1, so that a learning rate means what it means without them."""
+    if weights is None:
+        return None
+    counts = rows.n_targets()
+    total = float((weights * counts).sum())
+    if not total > 0:
+        raise DataError("the weights of all rows that can be trained on are 0; give another train.weights")
+    return np.asarray(weights * counts.sum() / total)
+
+
+def weights_of(pool: Pool, column: str | None) -> npt.NDArray[np.float64] | None:
+    """The factors that a column has; a DataError names the first row where it is no number or below 0."""
+    if column is None:
+        return None
+    values = pool.column(column)
+    for row, value in zip(pool.rows.tolist(), values, strict=True):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise DataError(
+                f"row {row} of {pool.origin}: '{column}' is {value!r}; a weight is a number that is 0 or more, as "
+                "`instdiff select --weights` writes it"
+            )
+    return np.array(values, np.float64)
 
 
 def _run_job(
@@ -248,8 +277,7 @@ def train(
 ) -> ModelRef:
     """Supervised fine-tuning of a base model on all rows of a pool.
 
-    Returns:
-        The trained model; for LoRA the base with the adapter on it.
+    Gives the trained model; for LoRA the base with the adapter on it.
 
     Raises:
         ConfigError: the base has an adapter; or ``strict``, and no row has an end to learn.
@@ -278,6 +306,7 @@ def train(
         base_fingerprint=source.fingerprint,
         rendering=rendering | ({"stops": stops} if stops else {}),
         beside={TRAINED_ROWS: text_of(pool.ids, prompt_groups(pool), rows.reason)},
+        weights=weights_of(pool, train_settings.weights),
         log=log,
     )
     if say is not None:

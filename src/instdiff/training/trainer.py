@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, TrainerCallback
 
@@ -58,6 +59,8 @@ class Job:
     device: str
     log: Log
     progress: Progress | None
+    weights: npt.NDArray[np.float64] | None = None
+    """Factors on the rows' losses."""
 
     def arguments(self, place: Path) -> Any:
         """The trainer's own settings, as TRL's ``SFTConfig``.
@@ -87,6 +90,7 @@ class Job:
             "logging_nan_inf_filter": False,
             "dataloader_pin_memory": device == "cuda",
             "dataset_kwargs": {"skip_prepare_dataset": True},
+            "remove_unused_columns": False,  # the rows hold what is learnt, and the weights that TRL does not know
         }
         recompute = next(key for key in ("activation_checkpointing", "gradient_checkpointing") if key in known)
         if self.settings.load_in_4bit:
@@ -192,7 +196,7 @@ class Job:
             args=args,
             processing_class=self.tokenizer,
             callbacks=[watch],
-            train_dataset=dataset(self.rows, empty=pad if order else None),
+            train_dataset=dataset(self.rows, empty=pad if order else None, weights=self.weights),
             data_collator=Collator(pad),
             peft_config=_lora(model, self.settings) if self.settings.use_lora else None,
         )

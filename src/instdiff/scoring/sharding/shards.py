@@ -92,7 +92,7 @@ class _Whole(Workbench):
 
     def mine(self, step: Pass, at: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which positions are of this shard; rows that stand side by side for a sample stay together."""
-        samples, (start, stop) = at // self.render_for(step).per, self.own[step.of]
+        samples, (start, stop) = self.render_for(step).samples(at), self.own[step.of]
         return np.asarray((samples >= start) & (samples < stop))
 
 

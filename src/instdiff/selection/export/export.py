@@ -66,18 +66,27 @@ def export(
     """
     _check(format, folder := given_folder(output), {"--push": push_to, "--public": public, "--license": license})
     repo = check_push(push_to, folder) if push_to else None
-    found, data = _found(data, reading, log)
+    chosen, (found, data) = isinstance(data, Chosen), _found(data, reading, log)
     rows = rows_outside_half(rows_of(found, source, reading, log), half)
     how = _name(name, data), layout, template, model or _base_of(found), _inputs_read(found, data, source)
-    asked = Asked(rows, found.record, folder, *how, recipe_of(found), log or (lambda line: None))
+    said = log or (lambda line: None)
+    asked = Asked(rows, found.record, folder, *how, recipe_of(found), said)
     exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
-    return _push(with_trained_rows(exported, rows, half, folder), repo, folder, public)
+    exported = with_trained_rows(exported, rows, half, folder)
+    return _told(_push(exported, repo, folder, public), found, format, said, chosen=chosen)
 
 
 def _base_of(found: Found) -> str | None:
     """The base model that a record names."""
     where: str | None = (found.record or {}).get("models", {}).get("base", {}).get("where")
     return where
+
+
+def _told(exported: Exported, found: Found, format: str, log: Log, *, chosen: bool) -> Exported:
+    """Say where rows with weights were written without them; those of a ``chosen`` subset are the input's own."""
+    if (found.record or {}).get("weights") and (chosen or exported.layout != "own"):
+        log(f"the weights of the rows are left out of what is written for {format}: all rows count the same")
+    return exported
 
 
 def _found(data: Any, reading: Reading | None, log: Log | None) -> tuple[Found, str]:
