@@ -17,6 +17,7 @@ from instdiff.core.signals import (
     Embedding,
     Entropy,
     Folds,
+    GradSketch,
     Joint,
     Judged,
     Length,

@@ -82,6 +82,16 @@ class Stats(NamedTuple):
     top: torch.Tensor
 
 
+class Part(NamedTuple):
+    """A chunk on its way: which positions, logits less their maximum, that, exp of the former, and the sum of these."""
+
+    at: slice
+    shifted: torch.Tensor
+    highest: torch.Tensor
+    weights: torch.Tensor
+    total: torch.Tensor
+
+
 class _Logits:
     """Logits of one chunk after another, in fp32: in the same place where the head is a plain product.
 
@@ -176,15 +186,20 @@ def token_stats(
     entropy: bool,
     chunk: int | None = None,
     fused: Fused | None = None,
+    also: Callable[[Part], None] | None = None,
 ) -> Stats:
     """What is asked of each target token, reduced in fp32.
 
     ``hidden`` [N, D] are the states that predict the targets [N]. Positions go through the head ``chunk`` at a time, by
     default as many as ``chunk_rows`` says for the vocabulary; a large vocabulary goes tile by tile on a CPU. ``fused``
-    is what ``fused_kernel`` gave for the head.
+    is what ``fused_kernel`` gave for the head. With ``also``, which is told of each chunk, neither is done.
     """
     linear = _linear(head, hidden)
-    if linear is not None and fused is not None:
+    if also is not None:
+        stats = _chunked(
+            hidden, target, head, chunk or chunk_rows(vocabulary, hidden.device), entropy=entropy, also=also
+        )
+    elif linear is not None and fused is not None:
         stats = join_shares(fused(hidden, target, linear.weight), entropy=entropy)
     elif linear is not None and chunk is None and hidden.device.type == "cpu" and vocabulary >= TILED_FROM:
         stats = _tiled(hidden, target, head, linear, entropy=entropy)
@@ -205,7 +220,14 @@ def token_stats(
 
 
 def _chunked(
-    hidden: torch.Tensor, target: torch.Tensor, head: Head, size: int, *, entropy: bool, least: float | None = None
+    hidden: torch.Tensor,
+    target: torch.Tensor,
+    head: Head,
+    size: int,
+    *,
+    entropy: bool,
+    least: float | None = None,
+    also: Callable[[Part], None] | None = None,
 ) -> Stats:
     """Some positions at a time, all of the vocabulary; of a logit below the highest by ``-least`` and more, ``least``.
 
@@ -221,9 +243,11 @@ def _chunked(
         part = slice(start, start + size)
         logits = logits_of(hidden[part])
         room = room if len(room) >= len(logits) else torch.empty_like(logits)
-        shifted = logits.sub_(logits.amax(-1, keepdim=True))
+        shifted = logits.sub_(highest := logits.amax(-1, keepdim=True))
         weights = torch.exp(shifted, out=room[: len(logits)])
         total = weights.sum(-1)
+        if also is not None:
+            also(Part(part, shifted, highest, weights, total))
         log_total = total.log()
         mine = shifted.gather(-1, target[part, None])[:, 0]
         nll[part] = log_total - mine
