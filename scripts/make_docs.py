@@ -128,7 +128,7 @@ def group(name: str, roles: set[str]) -> str:
     """By what a method costs; ``nuggets`` reads a hundred rows for each row of a pass."""
     if name in INSIDE or not roles:
         return GROUPS[-1] if name in INSIDE else GROUPS[0]
-    if roles & {"judge", "calibrated", "holdout", "held/0", "dpo/0/0"}:
+    if roles & {"judge", "calibrated", "holdout", "held/0", "dpo/0/0", "path/last"}:
         return GROUPS[-2] if "judge" in roles else GROUPS[-3]
     passes = 100 if name == "nuggets" else int(cost(name)[1])
     return GROUPS[2] if roles == {"embedder"} else GROUPS[[1, 3, 4, 4, 4, 5][min(passes, 6) - 1]]
@@ -202,7 +202,8 @@ SET = {
 
 
 OTHER_ROWS = {
-    "rds": "--target builtin:demo/heldout",
+    **dict.fromkeys(("rds", "bm25", "dsir", "less"), "--target builtin:demo/heldout"),
+    "tap": "--target builtin:demo/heldout crossfit.model_max_length=256",
     "rho": "--holdout builtin:demo/heldout crossfit.max_steps=2",
 }
 """Options of methods that need rows beside the data."""
@@ -220,7 +221,7 @@ def try_part(name: str) -> str:
     """A command that chooses five embedded rows; with a judge or pairs, which are not embedded, one to be adapted."""
     if any(isinstance(signal.view, Side) for signal in METHODS[name]().signals().values()):
         return f"```text\n{try_pairs(name)}\n```"
-    roles = ["base"] if name in ("then", "blend", "learnability", "rho") else describe(name)["roles"]
+    roles = ["base"] if name in ("then", "blend", "learnability", "rho", "tap") else describe(name)["roles"]
     judged = "judge" in roles
     data = "--data my.jsonl" if judged else "--data builtin:demo --limit 20"
     models = [f"--model {role}=builtin:tiny" for role in roles if role not in ("embedder", "judge")]

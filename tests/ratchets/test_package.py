@@ -50,7 +50,14 @@ def test_a_message_names_the_extra_that_brings_a_module() -> None:
 
 def test_all_brings_every_extra_that_a_machine_without_a_gpu_takes() -> None:
     (one,) = OPTIONAL["all"]
-    assert set(re.findall(r"[\w]+", one)) - {"instdiff"} == OPTIONAL.keys() - {"models", "vllm", "all", "docs", "dev"}
+    assert set(re.findall(r"[\w]+", one)) - {"instdiff"} == OPTIONAL.keys() - {
+        "models",
+        "vllm",
+        "bergson",
+        "all",
+        "docs",
+        "dev",
+    }
 
 
 def test_the_quickstart_has_every_extra() -> None:

@@ -116,7 +116,7 @@ def _bench(settings: ScoreConfig, named: dict[str, Method], console: Console) ->
     from instdiff.experiments.cost import plan_training
 
     def asked(methods: Mapping[str, Method], best: Best) -> Iterator[Training]:
-        return trainings(methods.values(), roles, pool, how, train_as, settings.seed, holdout, best)
+        return trainings(methods.values(), roles, pool, how, train_as, settings.seed, holdout, target, best)
 
     first, bench = plan_training(asked, named, roles, pool, target, how, store)
     return bench, first

@@ -88,7 +88,7 @@ def _cost(name: str) -> str:
         else f"{n} pass{'es' * (n > 1)} of {role}"
         for role, n in counts.items()
     ]
-    trained = [f"training of {role}" for role in ("calibrated", "holdout", "held") if role in counts]
+    trained = [f"training of {role}" for role in ("calibrated", "holdout", "held", "path") if role in counts]
     return ", ".join(passes + trained) or "no model"
 
 

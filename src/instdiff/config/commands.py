@@ -65,7 +65,7 @@ MOST = 2**53
 MODEL = "Base model: a folder, hub id, builtin:tiny."
 REASONING = "Thoughts are learnt, shown only, or dropped."
 SYSTEM = "Where the template refuses system turns; fold puts them into the first user turn."
-TARGET = "Rows that targeted methods such as rds match."
+TARGET = "Rows that targeted methods such as rds match; tap is trained on them."
 HOLDOUT = "Rows that a model of role `holdout` is trained on where none is bound, as rho needs it."
 
 Pairs = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, field_validator, model_validator
+from pydantic import ConfigDict, PositiveFloat, field_validator, model_validator
 
 from instdiff.config.base import Config, key
 from instdiff.errors import ConfigError, did_you_mean
@@ -16,8 +16,8 @@ MODES = {"sft": "nll", "dft": "dft", "sft+kl": "nll", "asft": "dft"}
 REFERRED = ("sft+kl", "asft")
 """Modes that keep near the base model."""
 
-LATER = ("packing", "load_in_4bit", "weights")
-"""Keys that older records lack; where they are false or none nothing has changed."""
+LATER = ("packing", "load_in_4bit", "weights", "saves")
+"""Keys that older records lack; where they are false, none or empty nothing has changed."""
 
 FIXED = {
     "assistant_only_loss": "the rows say which tokens are learnt",
@@ -111,6 +111,10 @@ class TrainSettings(Config):
     checkpoint_steps: int | None = key(
         None, "Steps between checkpoints, beside the minutes (also `save_steps`).", ge=1, also="save_steps"
     )
+    saves: tuple[PositiveFloat, ...] = key(
+        (),
+        "Passes below the last after which the model so far is kept too, as `saves/1` and so on in its folder.",
+    )
     resume: bool = key(True, "Go on from an interrupted training's newest checkpoint; False starts again.")
     cache_dir: str | None = key(None, "Published key, unused: models are resolved by the command.")
     alpha: float | None = key(None, "Published key, unused there as here.")
@@ -129,6 +133,11 @@ class TrainSettings(Config):
     def _fits(self) -> Self:
         if self.load_in_4bit and not self.use_lora:
             raise ConfigError("load_in_4bit needs use_lora: true, because weights of four bits cannot be trained")
+        if list(self.saves) != sorted({*self.saves}) or any(one >= self.num_train_epochs for one in self.saves):
+            raise ConfigError(
+                f"saves {list(self.saves)} do not fit; they rise, and lie below num_train_epochs, which is "
+                f"{self.num_train_epochs:g}"
+            )
         if (self.model_extra or {}).get("deepspeed") and self.referred and not self.use_lora:
             raise ConfigError(
                 f"mode {self.mode} keeps a whole copy of the base model, which DeepSpeed would take apart; write "

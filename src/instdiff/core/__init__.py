@@ -27,6 +27,7 @@ from instdiff.core.signals import (
     Embedding,
     Entropy,
     Folds,
+    GradSketch,
     Joint,
     Judged,
     Leak,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,21 @@ class Split:
     group: str | None = None
     before: Method | None = None
     given: bool = False
+
+
+@dataclass(frozen=True)
+class Saves:
+    """A training on the rows ``of`` the pool or of the ``target``, of which a role's model is kept after some passes.
+
+    ``roles`` are these with their passes, in order; the training ends with the last. It begins with the model of the
+    role ``model``. ``settings`` are keys of training settings that go before those of the run, with their values.
+    """
+
+    roles: tuple[tuple[str, float], ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+    of: str = "target"
+    model: str = "base"
+    seed: int = 42
 
 
 # ── what is read off a row ────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,6 +162,18 @@ class Neurons(Measure):
 
 
 @dataclass(frozen=True)
+class GradSketch(Measure):
+    """A sketch of the gradient of a row's mean NLL by the output embedding: ``buckets`` times ``width`` values.
+
+    Inner products of sketches have those of the gradients as their expectation; ``seed`` draws them.
+    """
+
+    buckets: int = 128
+    width: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Embedding(Measure):
     """The vector that a text embedder gives a row; ``pooling`` replaces the model's own (``mean``, ``cls``)."""
 
@@ -228,6 +255,16 @@ class Listed(Measure):
 
     name: str
     needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class TrainedOn(Listed):
+    """Whether the row is one that the model of the role ``name`` was trained on.
+
+    Where nobody has bound the roles of ``saves``, they are trained; the rows for that count in any case.
+    """
+
+    saves: Saves
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from instdiff.core import Brier, Choice, Entropy, Log, MeanNll, Measure, Neurons, Nll, Pooled, Rank, Top1
+from instdiff.core import Brier, Choice, Entropy, GradSketch, Log, MeanNll, Measure, Neurons, Nll, Pooled, Rank, Top1
 from instdiff.core.arrays.ragged import Ragged, offsets_of
 from instdiff.engine.attention import Layout, Unsupported, attending
 from instdiff.engine.batch import Batch, round_up
+from instdiff.engine.grad_sketch import Sketch, Sketches, projection
 from instdiff.engine.head import Fused, Head, More, choice_logs, fused_kernel, heads, token_stats
 from instdiff.engine.hooks import capture
 from instdiff.engine.upload import upload
 from instdiff.errors import EngineError
 
-BY_HEAD = (Nll, Entropy, Top1, MeanNll, Rank, Brier, Choice)
+BY_HEAD = (Nll, Entropy, Top1, MeanNll, Rank, Brier, Choice, GradSketch)
 BY_TAP = (Pooled, Neurons)
 
 CHECKED = 64
@@ -89,9 +90,11 @@ class Forward:
         target = upload(batch.target, self.device)
         ranks, briers = ([m for m in measures if isinstance(m, kind)] for kind in (Rank, Brier))
         more = More(bool(ranks), tuple(m.likeliest for m in briers if isinstance(m, Brier)))
-        stats = token_stats(
-            hidden, target, head, self.vocabulary, entropy=Entropy() in measures, more=more, fused=self.fused
-        )
+        sketches = self._sketches(hidden, target, head, measures)
+        asked: dict[str, Any] = {"entropy": Entropy() in measures, "more": more, "fused": self.fused}
+        if sketches:
+            asked["also"] = Sketches(sketches.values())
+        stats = token_stats(hidden, target, head, self.vocabulary, **asked)
         nll = Ragged(stats.nll.cpu().numpy(), offsets)
         known: dict[Measure, Ragged] = {Nll(): nll, Top1(): Ragged(stats.top.cpu().numpy(), offsets)}
         if MeanNll() in measures:
@@ -103,7 +106,23 @@ class Forward:
                 known[measure] = Ragged(stats.rank.clamp(max=measure.clip).cpu().numpy(), offsets)
         for measure, line in zip(briers, () if stats.brier is None else stats.brier.cpu().numpy(), strict=True):
             known[measure] = Ragged(line, offsets)
+        for measure, sketch in sketches.items():
+            known[measure] = Ragged.of_matrix(sketch.rows(batch.counts).cpu().numpy())
         return out | {measure: known[measure] for measure in measures if measure not in out}
+
+    def _sketches(
+        self, hidden: torch.Tensor, target: torch.Tensor, head: Head, measures: Sequence[Measure]
+    ) -> dict[GradSketch, Sketch]:
+        """What gathers gradients while the head runs; an EngineError where it is not known what the head does."""
+        asked = [measure for measure in measures if isinstance(measure, GradSketch)]
+        if asked and not self.fast:
+            raise EngineError(
+                f"{type(self.model).__name__} makes its logits in a way of its own, so the gradient of its output "
+                "embedding cannot be read off them; give another model"
+            )
+        entries = int(getattr(self.output, "out_features", self.vocabulary))
+        how = [projection(measure, entries, hidden.shape[-1], hidden.device) for measure in asked]
+        return {one: Sketch(hidden, target, head, way) for one, way in zip(asked, how, strict=True)}
 
     def _check_ids(self, batch: Batch) -> None:
         known, highest = self.model.get_input_embeddings().num_embeddings, int(batch.ids.max())

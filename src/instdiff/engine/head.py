@@ -111,6 +111,16 @@ class Stats(NamedTuple):
         return cls(nll, spread, torch.empty_like(nll), rank, brier)
 
 
+class Part(NamedTuple):
+    """A chunk on its way: which positions, logits less their maximum, that, exp of the former, and the sum of these."""
+
+    at: slice
+    shifted: torch.Tensor
+    highest: torch.Tensor
+    weights: torch.Tensor
+    total: torch.Tensor
+
+
 class _Logits:
     """Logits of one chunk after another, in fp32: in the same place where the head is a plain product.
 
@@ -206,14 +216,16 @@ def token_stats(
     more: More = NOTHING,
     chunk: int | None = None,
     fused: Fused | None = None,
+    also: Callable[[Part], None] | None = None,
 ) -> Stats:
     """What is asked of each target token, reduced in fp32.
 
     ``hidden`` [N, D] are the states that predict the targets [N]. Positions go through the head ``chunk`` at a time, by
     default as many as ``chunk_rows`` says for the vocabulary; a large vocabulary goes tile by tile on a CPU. ``fused``
-    is what ``fused_kernel`` gave for the head; it knows nothing of ``more``.
+    is what ``fused_kernel`` gave for the head; it knows nothing of ``more``. With ``also``, which is told of each
+    chunk, all goes chunk by chunk.
     """
-    linear = _linear(head, hidden)
+    linear = None if also is not None else _linear(head, hidden)
     if linear is not None and fused is not None and more == NOTHING:
         stats = join_shares(fused(hidden, target, linear.weight), entropy=entropy)
     elif (
@@ -226,7 +238,7 @@ def token_stats(
         stats = _tiled(hidden, target, head, linear, entropy=entropy, more=more)
     else:
         size = chunk or chunk_rows(vocabulary, hidden.device)
-        stats = _chunked(hidden, target, head, size, entropy=entropy, more=more)
+        stats = _chunked(hidden, target, head, size, entropy=entropy, more=more, also=also)
         if not entropy:
             return stats
     finite = torch.isfinite(stats.nll if stats.entropy is None else stats.nll + stats.entropy)
@@ -250,6 +262,7 @@ def _chunked(
     entropy: bool,
     more: More = NOTHING,
     least: float | None = None,
+    also: Callable[[Part], None] | None = None,
 ) -> Stats:
     """Some positions at a time, all of the vocabulary; of a logit below the highest by ``-least`` and more, ``least``.
 
@@ -264,9 +277,11 @@ def _chunked(
         part = slice(start, start + size)
         logits = logits_of(hidden[part])
         room = room if len(room) >= len(logits) else torch.empty_like(logits)
-        shifted = logits.sub_(logits.amax(-1, keepdim=True))
+        shifted = logits.sub_(highest := logits.amax(-1, keepdim=True))
         weights = torch.exp(shifted, out=room[: len(logits)])
         total = weights.sum(-1)
+        if also is not None:
+            also(Part(part, shifted, highest, weights, total))
         log_total = total.log()
         mine = shifted.gather(-1, target[part, None])[:, 0]
         nll[part] = log_total - mine

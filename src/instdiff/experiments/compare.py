@@ -28,6 +28,7 @@ from instdiff.core import Budget, Column, Log, Method, ModelRef
 from instdiff.core.budget import parse_budget
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
+from instdiff.core.signals import Split
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError
@@ -52,7 +53,7 @@ from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import ComparisonResult, write_comparison
 from instdiff.methods import Oracle, Random
 from instdiff.scoring.cost import plan
-from instdiff.scoring.crossfit import Training, lacking, splits
+from instdiff.scoring.crossfit import Training, lacking, saves, splits
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
 from instdiff.selection.record import RECORD, copy_record, read_selection
 from instdiff.selection.selector import sample_rows
@@ -101,8 +102,9 @@ class Comparison(Engine):
             self.oracles += [name] * isinstance(method, Oracle)
             trained = lacking([method], roles, self.holdout)
             check_roles({name: method}, {**roles, variant.rebind: self.scorer, **dict.fromkeys(trained, self.scorer)})
-            folds = [repr(split) for seed in (0, 1) for split in splits([self.method(name, seed)]).values()]
-            self.kinds[name] = fingerprint(variant.models, variant.limit, variant.warmup, *folds)[:8]
+            seeded = [[self.method(name, seed)] for seed in (0, 1)]
+            trains = [repr(one) for methods in seeded for one in (*splits(methods).values(), *saves(methods))]
+            self.kinds[name] = fingerprint(variant.models, variant.limit, variant.warmup, *trains)[:8]
             if "calibrated" in {signal.model for signal in method.signals().values()} - set(roles):
                 self.warmed.add(name)
             if variant.group_by:
@@ -486,13 +488,14 @@ class Comparison(Engine):
         variant = self.variants[cell.line]
         keys: set[Hashable] = {self._round_key(cell, number) for number in range(1, variant.rounds + 1)}
         roles = self.roles_of(variant)
-        for role, split in lacking([self.method(cell.line, cell.seed)], roles, self.holdout).items():
-            keys.add((role, repr(split or cell.seed), str(roles[split.folds.model if split else "base"])))
+        for role, of in lacking([self.method(cell.line, cell.seed)], roles, self.holdout).items():
+            start = of.folds.model if isinstance(of, Split) else of.model if of else "base"
+            keys.add((role, repr(of or cell.seed), str(roles[start])))
         return keys | ({self.warmup_key(variant, cell.seed)} if cell.line in self.warmed else set())
 
     def place_of_trained(self, asked: Training, mark: str) -> Path:
         """By what it is made of; lines that want the same share it."""
-        return self.place_of_model((asked.role, repr(asked.split or asked.seed), str(asked.start)), mark)
+        return self.place_of_model((asked.role, repr(asked.of or asked.seed), str(asked.start)), mark)
 
     def warmup_key(self, variant: Variant, seed: int) -> Hashable:
         """Of the model that calibrates a variant."""

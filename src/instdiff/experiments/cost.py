@@ -32,7 +32,7 @@ from instdiff.evaluation.suites import make_suites
 from instdiff.experiments.compare import Comparison, open_comparison
 from instdiff.experiments.engine import Engine, Roles, mark_of
 from instdiff.experiments.pipeline import LINE, Pipeline, budget_of, open_pipeline, selector, title
-from instdiff.experiments.run_folder import BASE, ROUND_MODEL, TRAINING, Cell
+from instdiff.experiments.run_folder import BASE, ROUND_MODEL, TRAINING, Cell, model_folder
 from instdiff.experiments.search import open_search
 from instdiff.methods import Full, Longest, Oracle, Random
 from instdiff.rendering.renderer import Renderer
@@ -197,8 +197,16 @@ class Book:
         for one in lacking(methods, best):
             guessed = one.split is not None and one.split.before is not None
             rows, of = (len(one.rows), pool) if guessed else (one.rows, one.rows)
-            bound[one.role] = self.train(CROSSFIT, rows, of, one.start, one.how, one.seed, partial(place, one))
+            model = self.train(CROSSFIT, rows, of, one.start, one.how, one.seed, partial(place, one))
+            bound |= self._saves(one, model) | {one.role: model}
         return bound
+
+    def _saves(self, one: Training, model: ModelRef) -> dict[str, ModelRef]:
+        """The saves of a training by their roles; they are yet to be made where its model is."""
+        if model not in self._unmade:
+            return one.roles(model, model_folder(model))
+        source = self.source(one.start)
+        return {role: self._promise(one.start, source, one.how, f"{model} {role}") for role in one.saves}
 
     # ── scores, selections and evaluations ────────────────────────────────────────────────────────────────────────────
 

@@ -173,8 +173,10 @@ class Engine(ABC):
     def lacking(
         self, roles: Roles, pool: Pool, seed: int, methods: Mapping[str, Method], best: Best
     ) -> Iterator[Training]:
-        """The models that methods score by and that are trained for them: of folds, and of a holdout."""
-        return trainings(methods.values(), roles, pool, self.settings, self.config.train, seed, self.holdout, best)
+        """The models that methods score by and that are trained for them: of folds, of a holdout, and saves."""
+        return trainings(
+            methods.values(), roles, pool, self.settings, self.config.train, seed, self.holdout, self.target, best
+        )
 
     def crossfit(
         self, methods: Mapping[str, Method], roles: Roles, pool: Pool, seed: int
@@ -192,7 +194,9 @@ class Engine(ABC):
 
         for one in self.lacking(roles, pool, seed, methods, best):
             name = partial(self.place_of_trained, one)
-            bound[one.role], facts = self.train(one.rows, one.start, one.how, one.seed, name)
+            model, facts = self.train(one.rows, one.start, one.how, one.seed, name)
+            bound |= one.roles(model, run_folder.model_folder(model))
+            seconds |= dict.fromkeys(one.saves, 0.0)
             seconds[one.role], earlier = facts["train_s"] + earlier, 0.0
         return bound, seconds
 

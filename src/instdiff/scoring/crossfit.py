@@ -1,4 +1,4 @@
-"""Models that methods read and nobody has bound: of each fold one that never saw it, and one of a holdout set."""
+"""Models that methods read and nobody has bound: of folds, of a holdout set, and saves of one training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from filelock import FileLock
 from instdiff.config.train import TrainSettings
 from instdiff.core import Log, Method, ModelRef, Settings
 from instdiff.core.files import fingerprint, set_aside
-from instdiff.core.signals import CrossFitted, Split
+from instdiff.core.signals import CrossFitted, Saves, Split, TrainedOn
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, PlanError
@@ -27,6 +27,8 @@ from instdiff.training.trained_rows import TRAINED_ROWS, TrainedRows, trained_ro
 
 Best = Callable[[Method], npt.NDArray[np.int64]]
 """Rows of the pool by a method that comes before others, best first; it trains what that method lacks."""
+Of = Split | Saves | None
+"""What a model is trained for: a fold, saves, or a holdout set."""
 HOLDOUT = "holdout"
 """The role of a model that was trained on the rows of a holdout set."""
 
@@ -35,7 +37,8 @@ HOLDOUT = "holdout"
 class Training:
     """A model that a role wants: trained on ``rows`` from ``start``, whose template it keeps.
 
-    ``split`` is None for the model of a holdout set.
+    ``of`` says what it is one of; it is None for the model of a holdout set. Other roles want what it was after some of
+    its passes: ``saves``, in order.
     """
 
     role: str
@@ -43,7 +46,20 @@ class Training:
     start: ModelRef
     how: TrainSettings
     seed: int
-    split: Split | None = None
+    of: Of = None
+    saves: tuple[str, ...] = ()
+
+    @property
+    def split(self) -> Split | None:
+        """The folds, where it is of one."""
+        return self.of if isinstance(self.of, Split) else None
+
+    def roles(self, model: ModelRef, place: Path) -> dict[str, ModelRef]:
+        """What is bound when ``model`` has been trained in ``place``."""
+        from instdiff.training.sft import saved_model
+
+        saved = {role: saved_model(self.start, self.how, place, at) for at, role in enumerate(self.saves, 1)}
+        return {**saved, self.role: model}
 
 
 def splits(methods: Iterable[Method]) -> dict[str, Split]:
@@ -60,16 +76,35 @@ def splits(methods: Iterable[Method]) -> dict[str, Split]:
     return found
 
 
-def lacking(
-    methods: Iterable[Method], roles: Mapping[str, ModelRef], holdout: Pool | None = None
-) -> dict[str, Split | None]:
-    """The roles of methods that nobody has bound and that can be trained, with the split that each is of."""
+def saves(methods: Iterable[Method]) -> list[Saves]:
+    """The trainings of which methods read saves; a ConfigError where two train one role in different ways."""
+    found: dict[str, Saves] = {}
+    for signal in (signal for method in methods for signal in method.signals().values()):
+        if isinstance(signal.measure, TrainedOn):
+            one = signal.measure.saves
+            for role, _ in one.roles:
+                if found.setdefault(role, one) != one:
+                    raise ConfigError(
+                        f"two methods want another training of the role '{role}': {found[role]} and {one}; score them "
+                        "one after the other"
+                    )
+    return list(dict.fromkeys(found.values()))
+
+
+def lacking(methods: Iterable[Method], roles: Mapping[str, ModelRef], holdout: Pool | None = None) -> dict[str, Of]:
+    """The roles of methods that nobody has bound and that can be trained, with what each is of.
+
+    Where one save of a training is not bound, none is taken for bound.
+    """
     listed = list(methods)
-    out: dict[str, Split | None] = {}
+    out: dict[str, Of] = {}
     for role, split in splits(listed).items():
         if split.given:
             continue
         out |= {part: split for part in (f"{role}/{k}" for k in range(split.folds.k)) if part not in roles}
+    for kept in saves(listed):
+        wanted = [role for role, _ in kept.roles]
+        out |= dict.fromkeys(wanted, kept) if any(role not in roles for role in wanted) else {}
     asked = {signal.model for method in listed for signal in method.signals().values()}
     return out | ({HOLDOUT: None} if holdout is not None and HOLDOUT in asked - set(roles) else {})
 
@@ -82,14 +117,20 @@ def trainings(
     how: TrainSettings,
     seed: int,
     holdout: Pool | None,
+    target: Pool | None,
     best: Best,
 ) -> Iterator[Training]:
     """What is to be trained before the methods can score, as ``how`` says; the holdout's model with this seed.
 
-    Raises a PlanError where a role that a training begins with is not bound, a DataError for fewer groups than folds.
+    Raises a PlanError where a role that a training begins with is not bound, or there is no target to train on, a
+    DataError for fewer groups than folds.
     """
     outside: dict[Split, list[Pool]] = {}
     for role, split in lacking(methods, roles, holdout).items():
+        if isinstance(split, Saves):
+            if role == split.roles[-1][0]:
+                yield _of_saves(split, roles, pool if split.of == "pool" else target, settings, how)
+            continue
         if split is None:
             assert holdout is not None
             yield Training(role, holdout, _start("base", roles, settings), how, seed)
@@ -110,12 +151,29 @@ def _start(role: str, roles: Mapping[str, ModelRef], settings: Settings) -> Mode
     return roles[role] if shown == settings.template else replace(roles[role], template=shown)
 
 
+def _of_saves(
+    kept: Saves, roles: Mapping[str, ModelRef], rows: Pool | None, settings: Settings, how: TrainSettings
+) -> Training:
+    *before, (last, passes) = kept.roles
+    if rows is None:
+        raise PlanError(f"no rows to train the model of role '{last}' on are given; --target FILE names them")
+    fields = _fields(how) | dict(kept.settings)
+    fields |= {"num_train_epochs": passes, "saves": tuple(after for _, after in before)}
+    names = tuple(role for role, _ in before)
+    return Training(last, rows, _start(kept.model, roles, settings), TrainSettings(**fields), kept.seed, kept, names)
+
+
+def _fields(how: TrainSettings) -> dict[str, Any]:
+    """Settings without a number of steps, which would go before that of passes."""
+    fields = {key: getattr(how, key) for key in TrainSettings.model_fields} | (how.model_extra or {})
+    fields.pop("max_steps", None)
+    return fields
+
+
 def settings_of_folds(how: TrainSettings, split: Split) -> TrainSettings:
     """The training of a fold's model: as ``how`` says, but for what the folds have of their own."""
     folds = split.folds
-    fields = {key: getattr(how, key) for key in TrainSettings.model_fields} | (how.model_extra or {})
-    fields.pop("max_steps", None)
-    fields["num_train_epochs"] = folds.epochs
+    fields = _fields(how) | {"num_train_epochs": folds.epochs, "saves": ()}
     if folds.learning_rate is not None:
         fields["learning_rate"] = folds.learning_rate
     if folds.lora is not None:
@@ -149,11 +207,13 @@ def bind_trained(
     crossfit: TrainSettings | None,
     seed: int,
     holdout: Pool | None,
+    target: Pool | None,
     best: Best,
 ) -> dict[str, ModelRef]:
     """Roles with what the methods lack, trained into the store's folder ``trained``; what lies there is taken."""
     bound = dict(roles)
-    for one in trainings(methods, roles, pool, settings, training_of_scores(crossfit, settings), seed, holdout, best):
+    how = training_of_scores(crossfit, settings)
+    for one in trainings(methods, roles, pool, settings, how, seed, holdout, target, best):
         from instdiff.training.digests import changed
         from instdiff.training.sft import train
 
@@ -165,7 +225,8 @@ def bind_trained(
             if not place.is_dir():
                 epochs = f"{one.how.num_train_epochs:g} epochs"
                 log(f"{one.role}: {one.start} is trained on {len(one.rows):,} rows, {epochs}, in '{place}'")
-            bound[one.role] = train(one.rows, one.start, one.how, settings, place, store=store, seed=one.seed, log=log)
+            model = train(one.rows, one.start, one.how, settings, place, store=store, seed=one.seed, log=log)
+            bound |= one.roles(model, place)
             hold_trained(store, place)
     return bound
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
 from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly, Side
+from instdiff.core.signals import TrainedOn
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
 from instdiff.scoring.crossfit import HOLDOUT
@@ -54,7 +55,8 @@ def fits(models: Mapping[str, ModelRef], rows: int, misled: float | None, chat: 
         if kind.paper == "control" or (inner_methods(kind) and not method.signals()):
             continue
         steps = [step for wave in plan(method.signals().values()) for step in wave]
-        trains = tuple(sorted({step.model.partition("/")[0] for step in steps} & {CALIBRATED, "held"} - set(models)))
+        trained = {CALIBRATED, "held", "path"} - set(models)
+        trains = tuple(sorted({step.model.partition("/")[0] for step in steps} & trained))
         against = NO_PAIRS if sides and not pairs else _against(name, method, models, rows, misled, chat, trains)
         yield Fit(name, _because(method, steps, trains), against, len(steps), trains)
 
@@ -96,7 +98,7 @@ def _against(
     roles = {signal.model for signal in signals if signal.measure.needs_model}
     if HOLDOUT in roles - set(models):
         return "clean rows to train on are wanted: --holdout FILE"
-    if any(signal.of == "target" for signal in signals):
+    if any(signal.of == "target" or isinstance(signal.measure, TrainedOn) for signal in signals):
         return "rows of what is wanted are needed: --target FILE"
     if any(isinstance(signal.measure, Number) and not signal.measure.path for signal in signals):
         return "a column of numbers is wanted: --set column.path=COLUMN"

@@ -96,13 +96,13 @@ def score(
     if model is not None and models is not None:
         raise ConfigError("'model' and 'models' are two names of one thing; give one of them")
     bound, how = given_models(models if model is None else model, store), given_settings(settings, **over)
-    target, holdout = (None if rows is None else as_pool(rows) for rows in (target, holdout))
+    given = {of: None if rows is None else as_pool(rows) for of, rows in (("target", target), ("holdout", holdout))}
     if len(pool) == 0:
         raise DataError(f"{pool.origin} has no rows to score")
-    shared: dict[str, Any] = {"settings": how, "store": store, "crossfit": crossfit, "seed": seed, "holdout": holdout}
-    best = partial(_rank, pool, bound, **shared, target=target, resident=resident, log=log, progress=progress)
+    shared: dict[str, Any] = {"settings": how, "store": store, "crossfit": crossfit, "seed": seed, **given}
+    best = partial(_rank, pool, bound, **shared, resident=resident, log=log, progress=progress)
     bound = bind_trained(named.values(), bound, pool, best=best, **shared, log=log or (lambda line: None))
-    bench = workbench(pool, named, bound, how, store, listed=listed, target=target, resident=resident, log=log)
+    bench = workbench(pool, named, bound, how, store, listed=listed, target=given["target"], resident=resident, log=log)
     with closing(bench):
         _compute(bench, named, progress or Quiet())
         return tabulate(bench, named, specs or {}, measured=True)

@@ -56,6 +56,7 @@ from instdiff.core.signals import (
     Race,
     Sides,
     Split,
+    TrainedOn,
 )
 from instdiff.data import Pool
 from instdiff.engine.sources import PACKAGED, TEXT, Source, load_tokenizer, resolve, tell_own_template
@@ -489,8 +490,9 @@ class Workbench:
                 return self.numbers(signal.measure)[0]
             case Leak():
                 return read_leaks(self.pool, signal.measure)
-            case Listed(name=name):
-                known = self._list(name)
+            case TrainedOn() | Listed():
+                of = signal.measure
+                known = self._trained_on(of) if isinstance(of, TrainedOn) else self._list(of.name)
                 return np.array([i in known for i in self.pool.ids], bool)
             case Fold(split=split):
                 return self.folds(split)
@@ -507,6 +509,14 @@ class Workbench:
                 chosen = anchor_rows(signal.view, self.render(signal.model, Prompted()).tokens, self.vectors)
                 return np.array([self.pool.ids[row] for row in chosen.tolist()], object)
         return self._read_stored(signal)
+
+    def _trained_on(self, measure: TrainedOn) -> Collection[str]:
+        """The ids of the rows that a role's model was trained on, or would be where it is not bound."""
+        given = self.pool if measure.saves.of == "pool" else self.target
+        seen = trained_rows(self.models[measure.name])
+        if seen is None and given is None:
+            return self._list(measure.name)
+        return {*(seen.ids if seen else ()), *(given.ids if given else ())}
 
     def _list(self, name: str) -> Collection[str]:
         """The ids of a named list of rows."""

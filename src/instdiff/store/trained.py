@@ -35,9 +35,9 @@ def lock_of(model: Path) -> Path:
 
 def hold_trained(store: Store, model: Path) -> None:
     """Keep such a model from being dropped as long as the store object is there; of any other nothing is known."""
-    folder = model.expanduser().resolve()
-    if folder.parent == trained_folder(store).resolve():
-        store.hold(folder)
+    folder, home = model.expanduser().resolve(), trained_folder(store).resolve()
+    if home in folder.parents:  # a save lies in the folder of its training
+        store.hold(next(place for place in (folder, *folder.parents) if place.parent == home))
 
 
 def trained(store: Store) -> list[TrainedFacts]:

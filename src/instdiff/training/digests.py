@@ -16,8 +16,9 @@ RECORD = "training.json"
 def digests(folder: Path) -> dict[str, Any]:
     """What the record of a training holds of the model folder that it left."""
     weights = {path for pattern in WEIGHTS for path in folder.glob(pattern)}
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path not in weights]
-    return {"weights": hash_weights(folder), "files": {path.name: file_sum(path) for path in files}}
+    files = [path for path in sorted((*folder.iterdir(), *folder.glob("saves/*/*"))) if path.is_file()]
+    sums = {path.relative_to(folder).as_posix(): file_sum(path) for path in files if path not in weights}
+    return {"weights": hash_weights(folder), "files": sums}
 
 
 def changed(folder: Path, memo: Path | None = None, *, again: bool = False) -> str | None:

@@ -34,7 +34,7 @@ from instdiff.rendering.templates import template
 from instdiff.store import Store
 from instdiff.training.digests import RECORD, changed, digests
 from instdiff.training.trained_rows import TRAINED_ROWS, text_of
-from instdiff.training.trainer import CHECKPOINTS, Job, Progress
+from instdiff.training.trainer import CHECKPOINTS, SAVES, Job, Progress
 
 RECIPE = "recipe.json"
 RATE_ZERO = (
@@ -159,9 +159,12 @@ def _run_job(
             job.log(f"going on after step {_step(start)}")
         record: dict[str, Any] = recipe | {"base": job.base.name} | counts | job.run(args, model, folder, start)
         if main:
-            for name, text in beside.items():
-                (folder / name).write_text(text, encoding="utf-8")
-            _finish(folder, job.base, record, job.log)
+            saves = [folder / SAVES / str(number + 1) for number in range(len(job.settings.saves))]
+            for place in (folder, *saves):
+                for name, text in beside.items():
+                    (place / name).write_text(text, encoding="utf-8")
+                _tidy(place, job.base, record)
+            _finish(folder, record, job.log)
     args.distributed_state.wait_for_everyone()
     return _report(output, record, fresh=True)
 
@@ -218,12 +221,17 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _finish(folder: Path, base: Path, record: dict[str, Any], log: Log) -> None:
+def _finish(folder: Path, record: dict[str, Any], log: Log) -> None:
     if not any(record["learning_rates"]):
         log(f"warning: nothing was learnt: {RATE_ZERO.format(steps=record['steps'])}")
     if (folder / CHECKPOINTS / "runs").is_dir():  # TensorBoard's
         (folder / CHECKPOINTS / "runs").rename(folder / "runs")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    write_record(folder / RECORD, record | digests(folder))
+
+
+def _tidy(folder: Path, base: Path, record: dict[str, Any]) -> None:
+    """A model folder as others expect it, of what the trainer has saved."""
     for name in (RECIPE, "training_args.bin", "README.md"):
         (folder / name).unlink(missing_ok=True)
     # Saving notes how the tokenizer was loaded, and the length limit that scoring lifts: neither is the tokenizer's.
@@ -232,7 +240,6 @@ def _finish(folder: Path, base: Path, record: dict[str, Any], log: Log) -> None:
     limit = read_json(original).get("model_max_length") if original.is_file() else None
     write_json(saved, config if limit is None else config | {"model_max_length": limit})
     _stop_at(folder / "generation_config.json", record.get("rendering", {}).get("stops", []))
-    write_record(folder / RECORD, record | digests(folder))
 
 
 def _stop_at(config: Path, tokens: list[int]) -> None:
@@ -332,6 +339,11 @@ def lines_of_ends(rows: Rows, *, strict: bool = False) -> list[str]:
     if strict:
         raise ConfigError(f"{said}, or leave --strict out")
     return [f"warning: {said}"]
+
+
+def saved_model(start: ModelRef, how: TrainSettings, place: Path, number: int) -> ModelRef:
+    """What a training in ``place`` had made after the passes of its save ``number``, which counts from 1."""
+    return trained_model(start, how, place / SAVES / str(number))
 
 
 def trained_model(start: ModelRef, how: TrainSettings, place: Path) -> ModelRef:

@@ -37,7 +37,7 @@ from instdiff.training.losses import Halves, Reference, TargetLoss
 Progress = Callable[[int, int], None]
 """Told after each optimizer step: steps done, steps in all."""
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, SAVES = "checkpoints", "saves"
 LOG_EVERY_S = 10.0
 CPU_ROWS, GPU_TOKENS = 8, 16_384
 """Most rows, or padded tokens, per forward pass where the settings do not say."""
@@ -143,6 +143,7 @@ class Job:
         # The trainer turns it off, which would slow every later generation.
         use_cache = getattr(model.config, "use_cache", True)
         trainer, attention = self._trainer(args, model, watch, start)
+        watch.save = lambda number: trainer.save_model(str(folder / SAVES / str(number)))
         try:
             with attention:
                 trainer.train(resume_from_checkpoint=None if start is None else str(start))
@@ -311,11 +312,17 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.settings, self.log, self.progress = settings, log, progress
         self.first, self.began, self.saved, self.as_text = 0, 0.0, 0.0, -math.inf
         self.tokens: Any = 0
+        self.save: Callable[[int], None] | None = None
+        """Keeps the model so far, under a number."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.first, self.began, self.saved = state.global_step, time.monotonic(), time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        each = state.max_steps / self.settings.num_train_epochs
+        for number, passes in enumerate(self.settings.saves, 1):
+            if self.save is not None and state.global_step == max(1, round(passes * each)):
+                self.save(number)
         every, since = self.settings.checkpoint_steps, time.monotonic() - self.saved
         due = bool(every and state.global_step % every == 0) or since > 60 * self.settings.checkpoint_minutes
         if args.world_size > 1:  # clocks differ, and a checkpoint needs every process

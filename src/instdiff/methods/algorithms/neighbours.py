@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from instdiff.errors import require
 from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, nearest_rows, top_k, unit
+from instdiff.methods.algorithms.words import Search
 
 _FLOATS = 1 << 24
 """Similarities held at once, 64 MB, and more where these are of fewer than _ROWS rows."""
@@ -76,31 +77,18 @@ def at_random(n: int, k: int = 1, *, seed: int = 0) -> npt.NDArray[np.int64]:
 
 
 def bm25(texts: Sequence[str], k: int = 1, *, k1: float = 1.5, b: float = 0.75) -> npt.NDArray[np.int64]:
-    """The ``k`` other texts that a search for each text's words finds best (Robertson & Zaragoza, 2009, eq. 3.15).
+    """The ``k`` other texts that a search for each text's words finds best; see ``words.Search`` for the formula.
 
-    A word that the query has q times and the other text f times adds q · log(1 + (n - df + 0.5) / (df + 0.5)) · f (k1 +
-    1) / (f + k1 (1 - b + b · length / mean length)). Words are runs of letters and digits in lower case; a script
-    without spaces needs cutting beforehand. Ties, such as texts without a common word, go to the lowest index. A ``k``
-    above the other texts is a ValueError.
+    Ties, such as texts without a common word, go to the lowest index. A ``k`` above the other texts is a ValueError.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-
     n = len(texts)
     count(k, max(0, n - 1))
     if not any(any(c.isalnum() or c == "_" for c in text) for text in texts):
         return np.array([top_k(-np.isin(np.arange(n), row).astype(int), k) for row in range(n)]).reshape(n, k)
-    counts = CountVectorizer(token_pattern=r"(?u)\w+", dtype=np.float64).fit_transform(texts).tocsr()
-    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
-    idf = np.log1p((n - frequency + 0.5) / (frequency + 0.5))
-    length = np.asarray(counts.sum(1)).ravel()
-    owner = np.repeat(np.arange(n), np.diff(counts.indptr))
-    weights = counts.copy()
-    even = k1 * (1 - b + b * length / length.mean())
-    weights.data = idf[counts.indices] * counts.data * (k1 + 1) / (counts.data + even[owner])
-    by_word = weights.T.tocsr()
+    search = Search(texts, k1=k1, b=b)
     out: Indices = np.empty((n, k), np.int64)
     for part in blocks(n, max(1, _FLOATS // 2 // n)):
-        scores = (counts[part] @ by_word).toarray()
+        scores = search.scores(search.counts[part])
         for at, row in enumerate(range(part.start, part.stop)):
             scores[at, row] = -np.inf
             out[row] = top_k(scores[at], k)

@@ -1,9 +1,9 @@
-"""Rows nearest to queries, in turns: RDS+, Ivison et al., arXiv:2503.01807, section 3."""
+"""Rows nearest to queries: in turns (RDS+, Ivison et al., arXiv:2503.01807, section 3), or by the mean of each task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,18 @@ def robin_tasks(x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], k: int) 
         similar = [(unit(rows[part]) @ asked.T).max(1) for part in blocks(len(rows), size)]
         lists.append(top_k(np.concatenate([np.zeros(0, np.float32), *similar]), k))
     return take_turns(lists, k)
+
+
+def likeness(
+    x: npt.NDArray[Any], tasks: Sequence[npt.NDArray[Any]], how: Literal["max", "mean"]
+) -> npt.NDArray[np.float64]:
+    """Per row the largest, or the mean, over tasks of its mean cosine with a task's queries: LESS, section 3.2."""
+    centres = np.stack([unit(_check(x, queries, 0)[1]).mean(0, dtype=np.float64) for queries in tasks])
+    parts = blocks(len(x), max(1, _FLOATS // max(centres.shape)))
+    found = [unit(matrix(x[part])).astype(np.float64) @ centres.T for part in parts]
+    of_tasks = [each.max(1) if how == "max" else each.mean(1) for each in found]
+    # Rounded, so that how a product is summed tells no equal rows apart.
+    return np.concatenate([np.zeros(0), *of_tasks]).astype(np.float32).astype(np.float64)
 
 
 def take_turns(lists: Sequence[Indices], k: int) -> Indices:
