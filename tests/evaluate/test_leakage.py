@@ -264,10 +264,13 @@ def test_the_embedder_only_warns(files: dict[str, str], tmp_path: Path) -> None:
     rows = [{"instruction": "What do the first ten odd numbers add up to?", "output": "100"}]
     rows += [{"instruction": "Write a poem about the sea.", "output": "Blue."}]
     held = [{"instruction": "Find the sum of the first ten odd integers.", "output": "100"}]
-    told = instdiff.decontaminate(rows, against=held, cosine=0.6, store=tmp_path / "store")
-    assert [(row, item.text) for row, _, item in told.alike()] == [(0, held[0]["instruction"])] and not told.best
+    told = instdiff.decontaminate(rows, against=held, cosine=-1.0, store=tmp_path / "store")
+    (first, cosine, item), (second, other, _) = told.alike()
+    assert (first, second, item.text) == (0, 1, held[0]["instruction"]) and 1 >= cosine > other >= -1
     assert told.report()["alike"][0]["cosine"] == pytest.approx(float(told.cosines[0]), abs=1e-6)
-    assert len(told.clean) == 2 and told.cosines[0] > 0.7 > 0.4 > told.cosines[1]
+    assert len(told.clean) == 2 and not told.best
+    between = instdiff.decontaminate(rows, against=held, cosine=(cosine + other) / 2, store=tmp_path / "store")
+    assert [row for row, _, _ in between.alike()] == [0]
 
 
 @pytest.mark.parametrize(

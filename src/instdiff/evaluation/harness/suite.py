@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -296,7 +297,10 @@ class HarnessSuite:
         with quietly():
             for task, where in self.tasks:
                 entries, samples = self._prepare(task, where, log)
-                docs = [(name, one.eval_docs[at]) for name, one in entries.items() for at in samples[name]]
+                # Where a task makes its rows of others, each look at `eval_docs` makes all of them.
+                docs = [
+                    (name, doc) for name, one in entries.items() for doc in islice(one.eval_docs, len(samples[name]))
+                ]
                 ids = distinct([_id(task, name, _hash(doc)) for name, doc in docs])
                 said = [_said(entries[name], doc) for name, doc in docs]
                 out += [BenchmarkItem(task.name, name, text) for name, text in zip(ids, said, strict=True)]
