@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core import Choice, Noisy, Signal
-from instdiff.core.signals import Folded
+from instdiff.core.signals import Contested, Folded
 from instdiff.methods import METHODS
 from instdiff.methods.describe import describe, describe_all
 from instdiff.scoring.planner import plan
@@ -195,6 +195,7 @@ SET = {
     "blend": "--set 'blend.of=[ifd, longest]'",
     "learnability": "--set learnability.folds.epochs=1",
     "column": "--set column.file=longest.parquet:longest",
+    "pass_rate": "--set pass_rate.verifier=exact --set pass_rate.band=0-1 --set pass_rate.max_tokens=8",
     "oracle": "--set oracle.column=domain --set 'oracle.wanted=[python, arithmetic]'",
 }
 """Parameters of the commands on the pages: what a method needs, or what makes it quick."""
@@ -233,7 +234,7 @@ def said(signal: Signal) -> str:
     measure, view = type(signal.measure).__name__, signal.view
     if not signal.measure.needs_model:
         return f"`{measure}`"
-    if isinstance(view, Noisy | Folded):
+    if isinstance(view, Noisy | Folded | Contested):
         shown = f"{type(view).__name__}({type(view.view).__name__})"
     else:
         part = getattr(view, "part", "") or getattr(view, "prompt", "")

@@ -93,8 +93,8 @@ _HOMES = {
     "experiments.pipeline": "pipeline",
     "experiments.search": "search",
     "methods": "AlpaGasus Blend ByColumn CosineFilter DEITA DS2 FacilityLocation Full IFD InstructDiff KCenter "
-    "KMeansQuota Learnability Longest MADS METHODS MIWV Nuggets Oracle Perplexity RDS Random ResponseEntropy Rho "
-    "SelectIT Superfiltering SuperfilteringD TShirt Then Zip",
+    "KMeansQuota Learnability Longest MADS METHODS MIWV Nuggets Oracle PassRate Perplexity RDS Random "
+    "ResponseEntropy Rho SelectIT Superfiltering SuperfilteringD TShirt Then Zip",
     "reporting": "report",
     "scoring.cost": "Bill CostEstimate plan",
     "scoring.scorer": "score",

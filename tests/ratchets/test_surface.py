@@ -66,6 +66,7 @@ PUBLIC: list[str] = [
     "Noisy",
     "Nuggets",
     "Oracle",
+    "PassRate",
     "Perplexity",
     "PlanError",
     "Pool",
@@ -145,8 +146,8 @@ SURFACE = {
     "verdict": "--data --output --store --quiet --json",
     "explain": f"--config --data --scores --selection --by --format --map {TURNS} --store --quiet --json",
     "diff": f"--config --data --scores --by --examples --format --map {TURNS} --quiet --json",
-    "export": "--config --data --format --output --name --layout --template --model --license --push --public "
-    f"--source --data-format --map {TURNS} --quiet --json",
+    "export": "--config --data --format --output --name --layout --template --responses --store --model --license "
+    f"--push --public --source --data-format --map {TURNS} --quiet --json",
     "merge": "--output --data --model --method --warmup --target --store --strict --quiet --json",
 }
 ARGUMENTS: dict[str, list[str]] = {

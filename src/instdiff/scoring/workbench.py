@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,9 @@ from instdiff.core.signals import (
     Folded,
     Group,
     Neighbours,
+    Posed,
     Race,
+    Solved,
     Split,
 )
 from instdiff.data import Pool
@@ -67,9 +69,10 @@ from instdiff.scoring.folds import folds_of, groups_of
 from instdiff.scoring.models import template_name
 from instdiff.scoring.numbers import read_numbers
 from instdiff.scoring.planner import Pass, label, view_name
+from instdiff.scoring.rendered import Rendered
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId, Store, check_writable
-from instdiff.store.keys import Keys, first_of_each
+from instdiff.store.keys import first_of_each
 from instdiff.store.trained import hold_trained
 from instdiff.training.trained_rows import trained_rows
 
@@ -79,46 +82,12 @@ if TYPE_CHECKING:
     from instdiff.engine.distributed.hosts import ModelHost
     from instdiff.engine.sweep import BatchResult
     from instdiff.engine.text.models import TextModel
+    from instdiff.scoring.solving import Solver
 
 Values = Ragged | npt.NDArray[Any]
 
 KEPT = 8
 """Columns of a method that stay in memory."""
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """Rows of a view under a role, with their keys; ``per`` of them, side by side, for each sample."""
-
-    rows: Rows | Texts
-    keys: Keys
-    per: int = 1
-
-    @cached_property
-    def scorable(self) -> npt.NDArray[np.int64]:
-        """Positions of rows that can be computed."""
-        return flatnonzero(self.rows.reason == None)  # noqa: E711 - elementwise
-
-    @property
-    def tokens(self) -> Rows:
-        """The rows, where a language model sees them."""
-        assert isinstance(self.rows, Rows)
-        return self.rows
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens per row; of texts, bytes by the four."""
-        return self.rows.lengths() // 4 if isinstance(self.rows, Texts) else self.rows.ids.lengths()
-
-    def reason(self) -> Reasons:
-        """Per sample the first reason of its rows."""
-        if self.per == 1:
-            return self.rows.reason
-        reason = self.rows.reason.reshape(-1, self.per)
-        first = reason[:, 0].copy()
-        for number in range(1, self.per):
-            first = np.where(first == None, reason[:, number], first)  # noqa: E711 - elementwise
-        return first
 
 
 class Workbench:
@@ -149,6 +118,7 @@ class Workbench:
         """By role the share of what a training has changed that the precision takes back."""
         self.models.setdefault("embedder", ModelRef(PACKAGED))
         self._text_models: dict[str, TextModel] = {}
+        self._solvers: dict[tuple[str, ...], Solver] = {}
         self.sources: dict[str, Source] = {}
         """By role, found when they are asked for; a plan puts models there that are yet to be trained."""
         self._tokenizers: dict[str, HFTokenizer] = {}
@@ -207,6 +177,15 @@ class Workbench:
             self._text_models[place] = text_model(*where, self.settings)
         return self._text_models[place]
 
+    def solver(self, role: str, measure: Measure) -> Solver:
+        """What draws a role's answers and says which are right."""
+        from instdiff.scoring.solving import Solver
+
+        place = (role, *measure.also)
+        if place not in self._solvers:
+            self._solvers[place] = Solver(self, role, *measure.also)
+        return self._solvers[place]
+
     def tokenizer(self, role: str) -> HFTokenizer:
         """A role's tokenizer."""
         source = self.source(role)
@@ -251,6 +230,8 @@ class Workbench:
 
     def column(self, role: str, measure: Measure) -> ColumnId:
         """Where the store keeps a measure of a role's model."""
+        if isinstance(measure, Solved):
+            return ColumnId(self.solver(role, measure).fingerprint, TEXT, measure)
         if measure.of_text:
             return ColumnId(self.text_model(role, measure).fingerprint, TEXT, measure)
         return ColumnId(self.source(role).fingerprint, dtype_name(self.dtype), self.resolve(role, measure))
@@ -275,6 +256,8 @@ class Workbench:
 
     def render(self, role: str, view: View, of: str = "pool", *, text: bool = False) -> Rendered:
         """Rows of a view; roles with the same tokenizer and template share them."""
+        if isinstance(view.view if isinstance(view, Contested) else view, Posed):
+            return self._pose(role, view, of)
         if text:
             place = ("text", "", view, of)
             if place not in self._render:
@@ -293,6 +276,23 @@ class Workbench:
             for line in self.renderer(role, of).report():
                 self.log(line)
             self._render[place] = Rendered(rows, rows.keys(), per)
+        return self._render[place]
+
+    def _pose(self, role: str, view: View, of: str) -> Rendered:
+        """Prompts to answer: as tokens, or as requests to the server of a role."""
+        place = ("posed", role, view, of)
+        if place in self._render:
+            return self._render[place]
+        if isinstance(view, Contested):
+            whole = self._pose(role, view.view, of)
+            dropped = reasons(len(whole.keys), dropped=~self.contenders(view.race))
+            rows = replace(whole.rows, reason=first_reason(whole.rows.reason, dropped))
+            self._render[place] = replace(whole, rows=rows)
+            return self._render[place]
+        from instdiff.scoring.solving import pose
+
+        assert isinstance(view, Posed)
+        self._render[place] = pose(self, role, view, of)
         return self._render[place]
 
     def render_for(self, step: Pass | Signal) -> Rendered:
@@ -363,12 +363,12 @@ class Workbench:
             tell_skipped(progress, f"{place}{label(step)}", len(rendered.scorable))
             return
         check_writable(self.store.root)
-        rows, keys = rendered.rows.take(todo), take(rendered.keys, todo)
+        keys = take(rendered.keys, todo)
         columns = {self.resolve(step.model, m): self.column(step.model, m) for m in step.measures}
         tokens = int(rendered.lengths[todo].sum())
         with (
             progress.task(f"{place}{label(step)}", rows=len(todo), tokens=tokens, cached=cached) as advance,
-            closing(self._sweep(step, rows, tuple(columns))) as batches,
+            closing(self._sweep(step, todo, tuple(columns))) as batches,
         ):
             bad = run_pass(telling(batches, progress), keys, columns, self.store, advance)
         for column in columns.values():
@@ -376,8 +376,13 @@ class Workbench:
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 
-    def _sweep(self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]) -> Generator[BatchResult]:
-        """The batches of a pass."""
+    def _sweep(self, step: Pass, todo: npt.NDArray[np.int64], measures: tuple[Measure, ...]) -> Generator[BatchResult]:
+        """The batches of a pass over some of its rows."""
+        rendered = self.render_for(step)
+        rows = rendered.rows.take(todo)
+        if rendered.checks is not None:
+            yield from self.solver(step.model, measures[0]).sweep(rows, rendered.checks.take(todo), measures)
+            return
         if isinstance(rows, Texts):
             yield from self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
             return
@@ -419,6 +424,10 @@ class Workbench:
         rendered = self.render_for(signal)
         missing = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
         gone = np.any(missing.reshape(-1, rendered.per), axis=1)
+        if isinstance(signal.measure, Solved):
+            if signal.optional:  # a row that is decided has no further answers
+                return no_reasons(len(self.pool))
+            return first_reason(rendered.reason(), reasons(len(gone), unanswered=gone))
         if signal.optional:
             unasked = gone & (rendered.reason() == None)  # noqa: E711 - elementwise
             return (

@@ -1,0 +1,54 @@
+"""Rows as a pass has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from instdiff.core import Reasons
+from instdiff.core.arrays.spill import flatnonzero
+from instdiff.rendering.rows import Rows
+from instdiff.rendering.texts import Texts
+from instdiff.store.keys import Keys
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Rows of a view under a role, with their keys; ``per`` of them, side by side, for each sample.
+
+    Posed prompts have ``checks``, which say how answers to them are checked.
+    """
+
+    rows: Rows | Texts
+    keys: Keys
+    per: int = 1
+    checks: Texts | None = None
+
+    @cached_property
+    def scorable(self) -> npt.NDArray[np.int64]:
+        """Positions of rows that can be computed."""
+        return flatnonzero(self.rows.reason == None)  # noqa: E711 - elementwise
+
+    @property
+    def tokens(self) -> Rows:
+        """The rows, where a language model sees them."""
+        assert isinstance(self.rows, Rows)
+        return self.rows
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per row; of texts, bytes by the four."""
+        return self.rows.lengths() // 4 if isinstance(self.rows, Texts) else self.rows.ids.lengths()
+
+    def reason(self) -> Reasons:
+        """Per sample the first reason of its rows."""
+        if self.per == 1:
+            return self.rows.reason
+        reason = self.rows.reason.reshape(-1, self.per)
+        first = reason[:, 0].copy()
+        for number in range(1, self.per):
+            first = np.where(first == None, reason[:, number], first)  # noqa: E711 - elementwise
+        return first
