@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from instdiff.core import Choice, Noisy, Side, Signal
-from instdiff.core.signals import Folded
+from instdiff.core.signals import Contested, Folded
 from instdiff.methods import METHODS
 from instdiff.methods.describe import describe, describe_all
 from instdiff.scoring.planner import plan
@@ -80,7 +80,7 @@ def homes() -> str:
         names = [alias.name for alias in one.names]
         names = ["METHODS", *(kind for _, kind in named_classes())] if names == ["*"] else names
         home = one.module.removeprefix("instdiff.")
-        texts = textwrap.wrap(" ".join(sorted(names)), 110, initial_indent=" " * len(home))
+        texts = textwrap.wrap(" ".join(sorted(names)), 109, initial_indent=" " * len(home))
         lines.append(f'    "{home}": "' + ' "\n    "'.join(texts).strip() + '",')
     return "\n".join([*lines, "}\n"])
 
@@ -196,6 +196,7 @@ SET = {
     "learnability": "--set learnability.folds.epochs=1",
     "column": "--set column.file=longest.parquet:longest",
     "decontaminate": "--set decontaminate.report=leaks.json",
+    "pass_rate": "--set pass_rate.verifier=exact --set pass_rate.band=0-1 --set pass_rate.max_tokens=8",
     "oracle": "--set oracle.column=domain --set 'oracle.wanted=[python, arithmetic]'",
 }
 """Parameters of the commands on the pages: what a method needs, or what makes it quick."""
@@ -256,7 +257,7 @@ def said(signal: Signal) -> str:
     measure, view = type(signal.measure).__name__, signal.view
     if not signal.measure.needs_model:
         return f"`{measure}`"
-    if isinstance(view, Noisy | Folded):
+    if isinstance(view, Noisy | Folded | Contested):
         shown = f"{type(view).__name__}({type(view.view).__name__})"
     else:
         part = getattr(view, "part", "") or getattr(view, "prompt", "") or getattr(view, "name", "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from instdiff.evaluation.subject import Prompt, Sampling
+from instdiff.engine.generation.backend import Prompt, Sampling
 
 
 class Greedy:

@@ -364,8 +364,7 @@ def test_a_dated_template_of_the_shared_folder(
 
 
 def test_a_written_answer_sees_the_fixed_date() -> None:
-    from instdiff.evaluation.generation.backend import in_template
-    from instdiff.evaluation.subject import Prompt
+    from instdiff.engine.generation.backend import Prompt, in_template
 
     tokenizer = find_tokenizer(ModelRef(TINY), datetime.date(2024, 12, 31))
     shown = in_template(Prompt("Say it."), template("dated.jinja"), tokenizer)

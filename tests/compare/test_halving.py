@@ -15,10 +15,10 @@ from hypothesis import strategies as some
 from helpers import some_rows
 from instdiff.config.evaluate import EvalConfig
 from instdiff.data import load
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.errors import ConfigError, DataError, EngineError
 from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.skills import skills_suite
-from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.evaluation.suites import HeldOutSuite
 from instdiff.experiments.halving import (
     Found,

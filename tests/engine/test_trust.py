@@ -14,8 +14,8 @@ import pytest
 
 from helpers import make_llama
 from instdiff.errors import EngineError
-from instdiff.evaluation.code.sandbox import Program, Sandbox
-from instdiff.evaluation.math.grading_processes import Solution, Verdict, grade_all
+from instdiff.grading.processes import Solution, Verdict, grade_all
+from instdiff.grading.sandbox import Program, Sandbox
 
 SRC = Path(__file__).resolve().parents[2] / "src" / "instdiff"
 LOADERS = ("from_pretrained", "SentenceTransformer", "LLM")

@@ -19,12 +19,13 @@ from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.errors import ConfigError, DataError, EngineError
-from instdiff.evaluation.code import sandbox as sandbox_module
 from instdiff.evaluation.code.programs import TASKS, Problem
-from instdiff.evaluation.code.sandbox import Limits, Program, Sandbox
 from instdiff.evaluation.code.suite import CodeSuite, code_suite, pass_at
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import Subject
+from instdiff.grading import sandbox as sandbox_module
+from instdiff.grading.sandbox import Limits, Program, Sandbox
 from instdiff.store import Store
 
 

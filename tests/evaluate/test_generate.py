@@ -17,16 +17,16 @@ import torch
 from helpers import ALPACA, by_hand
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
+from instdiff.engine.generation.backend import GenerationRequest, Prompt, Sampling, cut_at_stop
+from instdiff.engine.generation.generator import Generator, answers_in
+from instdiff.engine.generation.server_backend import Server as Served
+from instdiff.engine.generation.transformers_backend import Local, nucleus
 from instdiff.engine.text.generate import Generator as Writes
 from instdiff.engine.text.judge import Answer, JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
-from instdiff.evaluation.generation.answers import AnswerCache
-from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
-from instdiff.evaluation.generation.generator import Generator, answers_in, make_generator
-from instdiff.evaluation.generation.server_backend import Server as Served
-from instdiff.evaluation.generation.transformers_backend import Local, nucleus
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import Subject, make_generator
 from instdiff.store import Store
+from instdiff.store.answers import AnswerCache
 from judging import Reply, Server, completion, refusal
 
 WARM = Sampling(n=3, temperature=1.0, top_p=0.9, max_new_tokens=8, seed=7)
@@ -389,7 +389,7 @@ def test_vllm_is_given_tokens_and_a_seed_for_each_answer(
 
         def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool, lora_request: Any) -> list[Any]:
             calls.append((prompts, params, lora_request))
-            out = types.SimpleNamespace(text="yes STOP no", token_ids=[1, 2, 3])
+            out = types.SimpleNamespace(text="yes STOP no", token_ids=[1, 2, 3], finish_reason="stop")
             return [types.SimpleNamespace(outputs=[out]) for _ in prompts]
 
     fake: Any = types.ModuleType("vllm")

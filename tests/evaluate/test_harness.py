@@ -28,11 +28,10 @@ from instdiff.engine.models import Resident
 from instdiff.engine.speed import Machine
 from instdiff.errors import ConfigError, DataError, PlanError
 from instdiff.evaluation.cost import SuiteCosts
-from instdiff.evaluation.generation.generator import make_generator
 from instdiff.evaluation.harness import local_data as data
 from instdiff.evaluation.harness.suite import OPENLLM, HarnessSuite, openllm_suite
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.subject import Subject, make_generator
 from instdiff.evaluation.suites import make_suites
 from instdiff.store import Store
 

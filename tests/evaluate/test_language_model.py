@@ -16,7 +16,6 @@ from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.errors import ConfigError
-from instdiff.evaluation.generation.generator import make_generator
 from instdiff.evaluation.harness.language_model import SweepLM
 from instdiff.evaluation.harness.suite import (
     MED,
@@ -29,7 +28,7 @@ from instdiff.evaluation.harness.suite import (
     openllm_suite,
     quietly,
 )
-from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.subject import Subject, make_generator
 from instdiff.store import Store
 
 REAL = Path(os.environ.get("INSTDIFF_MODELS", Path.home() / ".cache" / "instdiff-models")) / "smollm2-135m"

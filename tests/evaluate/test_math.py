@@ -15,15 +15,16 @@ import pytest
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.errors import ConfigError, DataError, EngineError, PlanError
 from instdiff.evaluation.math import suite
-from instdiff.evaluation.math.grading import Verdict, final_answer, grade, last_boxed, same
-from instdiff.evaluation.math.grading_processes import Solution, check_math_verify, grade_all
-from instdiff.evaluation.math.quantities import Quantity, quantity
 from instdiff.evaluation.math.suite import EXAMPLES, TASKS, math_suite, read_problems
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import Subject
 from instdiff.evaluation.task_data import find
+from instdiff.grading.mathematics import Verdict, final_answer, grade, last_boxed, same
+from instdiff.grading.processes import Solution, check_math_verify, grade_all
+from instdiff.grading.quantities import Quantity, quantity
 from instdiff.store import Store
 
 # ── what a solution comes to ──────────────────────────────────────────────────────────────────────────────────────────

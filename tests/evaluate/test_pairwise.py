@@ -15,11 +15,12 @@ import pytest
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.errors import ConfigError, DataError, EngineError
 from instdiff.evaluation.llm_judge.items import read_items
 from instdiff.evaluation.llm_judge.judge import PAIR, JudgeRequest, LLMJudge, Waits
 from instdiff.evaluation.llm_judge.suite import TASKS, GeneralSuite, general_suite
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import Subject
 from instdiff.store import Store
 from judging import Reply, Server, completion, refusal
 

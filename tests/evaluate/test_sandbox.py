@@ -18,9 +18,9 @@ import pytest
 
 from instdiff.core.progress import Quiet
 from instdiff.errors import EngineError
-from instdiff.evaluation.code import sandbox as module
-from instdiff.evaluation.code.sandbox import Limits, Program, Sandbox, Verdict, run_programs
-from instdiff.evaluation.code.system_calls import CLONE, MACHINES, NEWEST, REFUSED, call_filter
+from instdiff.grading import sandbox as module
+from instdiff.grading.sandbox import Limits, Program, Sandbox, Verdict, run_programs
+from instdiff.grading.system_calls import CLONE, MACHINES, NEWEST, REFUSED, call_filter
 
 SMALL = Limits(cpu=2, wall=30, memory=512 << 20, disk=4 << 20, processes=16, files=64)
 SHORT = replace(SMALL, cpu=1, wall=1.0)

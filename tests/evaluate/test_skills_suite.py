@@ -15,10 +15,11 @@ from instdiff.core import ModelRef, Settings
 from instdiff.core.progress import Quiet
 from instdiff.data.builtin import path
 from instdiff.data.builtin.skills import KNOWN, LEARNABLE, SKILLS
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.results import TaskResult
 from instdiff.evaluation.skills import Skills, by_skill, same, skills_suite
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import Subject
 from instdiff.store import Store
 from skilled import Greedy
 

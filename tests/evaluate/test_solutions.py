@@ -17,13 +17,13 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef
 from instdiff.engine.speed import Machine
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluation.code.sandbox import Sandbox
 from instdiff.evaluation.code.solutions import SolutionSuite
 from instdiff.evaluation.code.suite import CodeSuite, code_suite
 from instdiff.evaluation.cost import SuiteCosts
 from instdiff.evaluation.evaluator import evaluate
 from instdiff.evaluation.results import TaskResult
 from instdiff.experiments.halving import half, half_of
+from instdiff.grading.sandbox import Sandbox
 from instdiff.store import Store
 
 MBPP = [

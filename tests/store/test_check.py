@@ -16,9 +16,9 @@ import pytest
 
 from instdiff.core import files
 from instdiff.errors import StoreError
-from instdiff.evaluation.generation.answers import AnswerCache
 from instdiff.store import ColumnId, Store, check, collect, info
 from instdiff.store import store as module
+from instdiff.store.answers import AnswerCache
 from instdiff.store.store import FACTS
 
 from .test_pieces import COLUMN, add, keys_of, segments, values_of

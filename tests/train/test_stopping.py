@@ -10,9 +10,8 @@ import pytest
 from instdiff.config.train import TrainSettings
 from instdiff.core import ModelRef, Settings
 from instdiff.data import Pool, load
-from instdiff.evaluation.generation.backend import GenerationRequest
-from instdiff.evaluation.generation.transformers_backend import Local
-from instdiff.evaluation.subject import Prompt, Sampling
+from instdiff.engine.generation.backend import GenerationRequest, Prompt, Sampling
+from instdiff.engine.generation.transformers_backend import Local
 from instdiff.store import Store
 from instdiff.training.sft import train
 

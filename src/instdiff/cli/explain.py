@@ -80,8 +80,8 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 @command(
     "export",
     "selection.ExportConfig",
-    "config data! format! output! name layout template model half license push public source data_format map targets "
-    "reasoning system quiet json",
+    "config data! format! output! name layout template responses half store model license push public source "
+    "data_format map targets reasoning system quiet json",
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
     "  instdiff export --data selected.jsonl --format trl --output trl --model Qwen/Qwen2.5-0.5B\n"
@@ -107,6 +107,8 @@ def export(settings: ExportConfig, console: Console) -> None:
         push_to=settings.push,
         public=settings.public,
         half=settings.half,
+        responses=settings.responses,
+        store=settings.store,
         reading=Reading(settings.data_format, settings.map, **settings.turns()),
         log=console.log,
     )

@@ -138,9 +138,13 @@ def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:
         )
     return lines + [
         f"{p.model}: {p.calls:,} calls with about {p.todo_tokens:,} tokens, and at most {p.most_tokens_out:,} tokens "
-        f"of answers{_priced(p)}; more where an answer has no number; the time depends on the server"
+        f"of answers{_priced(p)}{_again(p)}; the time depends on the server"
         for p in away
     ]
+
+
+def _again(cost: PassCost) -> str:
+    return "" if "solved" in cost.measures else "; more where an answer has no number"
 
 
 def _priced(cost: PassCost) -> str:

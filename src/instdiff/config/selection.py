@@ -53,13 +53,15 @@ class ExportConfig(ReadConfig):
     """``instdiff export``; ``format`` is the trainer's, ``data_format`` that of the input."""
 
     data: str | None = key(None, "selected.jsonl, its record or a run folder.", metavar="PATH", also="data_path")
-    format: str | None = key(None, "llamafactory, axolotl, trl, jsonl, parquet or hub.")
+    format: str | None = key(None, "llamafactory, axolotl, trl, grpo, verl, jsonl, parquet or hub.")
     data_format: str | None = key(None, "Format of the rows, where it is not recognised.")
     source: Data = key(None, "The input, where only its record is given and it has moved.")
     output: str | None = key(None, "Folder for the files.", metavar="DIR", also="output_path")
     name: str | None = key(None, "Of the data set (default: by the input).")
     layout: str = key("auto", "alpaca, sharegpt, messages, prompt_completion, text, tokens, or auto.")
     template: str | None = key(None, "What rows are rendered with (default: as they were scored).")
+    responses: Literal["first", "shortest"] | None = key(None, "Right answers of pass_rate instead of responses.")
+    store: str | None = key(None, STORE, metavar="DIR")
     model: str | None = key(None, "Model to be trained (default: the base of the selection).")
     license: str | None = key(None, "Of the source, as the hub spells it.")
     half: str | None = key(None, "Pairs to train this model of selective_dpo on, as dpo/0/1.", metavar="ROLE")

@@ -20,6 +20,11 @@ class ModelRef:
     adapter: str | None = None
     template: str | None = None
 
+    @property
+    def served(self) -> bool:
+        """Whether it is behind a server, so that its tokens are not known."""
+        return self.where.startswith("openai:")
+
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
         return f"{self.where}{revision}" + (f"+{self.adapter}" if self.adapter else "")

@@ -88,6 +88,11 @@ class Measure:
     of_text: ClassVar[bool] = False
     """Whether it is read off text by an embedder or judge, and not off tokens."""
 
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Roles that it needs beside the signal's own."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Nll(Measure):
@@ -188,6 +193,40 @@ class Judged(Measure):
     low: float
     high: float
     of_text: ClassVar[bool] = True
+
+
+RIGHT, WRONG, CUT, UNVERIFIED = 1, 0, -1, -2
+"""What is known of an answer; one that its length cut counts as wrong, and one without a verdict as not drawn."""
+
+
+@dataclass(frozen=True)
+class Solved(Measure):
+    """Which of the answers ``first`` to ``last`` to a posed prompt are right: a word for each, such as ``RIGHT``.
+
+    Answers are drawn at a ``temperature`` from the ``top_p`` of the probability, end at a text of ``stop``, and have
+    at most ``max_tokens``. An answer depends on what the model sees, the ``seed`` and its number alone. ``judge`` is
+    the role of the model that says which are right, where none of the verifiers of this machine does.
+    """
+
+    first: int
+    last: int
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    seed: int = 42
+    judge: str | None = None
+    of_text: ClassVar[bool] = True
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """The judge, where there is one."""
+        return () if self.judge is None else (self.judge,)
+
+    @property
+    def draws(self) -> int:
+        """Answers to each prompt."""
+        return self.last - self.first + 1
 
 
 @dataclass(frozen=True)
@@ -390,6 +429,18 @@ class Joint(View):
 @dataclass(frozen=True)
 class PromptOnly(View):
     """The prompt without a response; the tokens of the instruction and its input are marked."""
+
+
+@dataclass(frozen=True)
+class Posed(View):
+    """The prompt alone, and what says whether an answer to it is right.
+
+    ``verifier`` is ``math``, ``code``, ``exact``, ``judge``, or ``auto``, which goes by the row. The right answer
+    stands in the column ``answer``; where none is named, in the one of that name, else it is the row's response.
+    """
+
+    verifier: str = "auto"
+    answer: str | None = None
 
 
 @dataclass(frozen=True)

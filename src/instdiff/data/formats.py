@@ -272,6 +272,16 @@ def _answer(row: Record) -> int:
     raise ValueError(f"'cop' is {shown or kind(value)}, one of 0 (opa) to 3 (opd) is expected{hint}")
 
 
+def prompt_alone(row: Record, notes: Notes) -> Sample:
+    """A prompt without a response, under the first of ``PROMPTS`` that is there: a text or a list of turns."""
+    key = first_key(row, PROMPTS) or PROMPTS[0]
+    messages = talk(row, key, notes, "user")
+    if key == "instruction" and (second := optional_text(row, "input")):
+        messages = [replace(messages[0], input=second), *messages[1:]]
+    return sample_of(row, messages, notes)
+
+
+PROMPTS = ("prompt", "problem", "question", "instruction", "messages")
 _TALKS = ("conversations", "conversation")
 _PAIR = (("chosen",), ("rejected",))
 FORMATS = {
@@ -306,6 +316,7 @@ FORMATS = {
             (*_MEDMCQA, "exp", *_BESIDE),
             asked=True,
         ),
+        Format("prompt", prompt_alone, (PROMPTS,), ("system", *PROMPTS, "input", *_BESIDE[1:]), asked=True),
         Format("question_answer", question_answer, (("question",), ("answer",)), ("question", "answer", *_BESIDE)),
     )
 }

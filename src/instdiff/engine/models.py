@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from instdiff.core import Log, Measure
+from instdiff.core import Log, Measure, Settings
 from instdiff.engine.allocator import keep_pages
 from instdiff.engine.sources import Source, first_line, unloadable
 from instdiff.engine.sweep import BatchResult, Sweep
@@ -195,3 +195,9 @@ def _safe(folder: Path) -> bool:
     if any(folder.glob("*.safetensors")):
         return True
     raise EngineError(f"'{folder}' has only pickled weights (*.bin), which are not read; convert them to safetensors")
+
+
+def host_of(settings: Settings) -> Resident:
+    """Memory for models as settings have it."""
+    device = pick_device(settings.device)
+    return Resident(device, pick_dtype(settings.dtype, device))

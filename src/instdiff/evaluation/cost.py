@@ -5,33 +5,29 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Nll, Prompted
-from instdiff.core.arrays.ragged import Ragged
 from instdiff.core.files import write_json
 from instdiff.core.progress import Quiet
 from instdiff.core.settings import dtype_name
+from instdiff.engine.generation.backend import GenerationRequest, Prompt, Sampling
+from instdiff.engine.generation.generator import Generator
+from instdiff.engine.generation.pricing import writing_seconds
+from instdiff.engine.generation.transformers_backend import BATCH_ROWS, GPU_BATCH_ROWS, PromptEncoder
 from instdiff.engine.models import DTYPES
 from instdiff.engine.sources import Source, load_tokenizer
 from instdiff.engine.speed import Machine
 from instdiff.engine.text.judge import parse_judge
 from instdiff.evaluation.evaluator import make_subject, subject_settings
-from instdiff.evaluation.generation.backend import GenerationRequest
-from instdiff.evaluation.generation.generator import Generator, make_generator
-from instdiff.evaluation.generation.transformers_backend import BATCH_ROWS, GPU_BATCH_ROWS, PromptEncoder
 from instdiff.evaluation.harness.suite import HarnessSuite
 from instdiff.evaluation.llm_judge.items import is_model, read_items
 from instdiff.evaluation.llm_judge.judge import LLMJudge
 from instdiff.evaluation.llm_judge.suite import GeneralSuite
-from instdiff.evaluation.subject import Prompt, Sampling, Subject, Suite
+from instdiff.evaluation.subject import Subject, Suite, make_generator
 from instdiff.evaluation.suites import HeldOutSuite
-from instdiff.rendering.rows import Rows
 from instdiff.scoring.cost import Planned, StageCost, cost_of_pass, price_of, stage_of_passes, work_of
 from instdiff.scoring.models import parse_model
 from instdiff.scoring.planner import Pass
@@ -134,26 +130,19 @@ class SuiteCosts:
     def _local(self, stage: str, asked: Sequence[GenerationRequest], sampling: Sampling, subject: Subject) -> StageCost:
         """The prompts in a pass, then token by token as many rows at once as the generator takes."""
         encoder = PromptEncoder(subject.model, subject.settings, subject.store.memo)
-        found = encoder.split(asked, sampling.max_new_tokens)[0]
-        found.sort(key=lambda one: (one[1], -len(one[0][1])))
-        ids = [row[1] for row, _ in found]
-        if not ids:
+        found = [(row[1], room) for row, room in encoder.split(asked, sampling.max_new_tokens)[0]]
+        if not found:
             return StageCost(stage, "generate")
-        at_once = BATCH_ROWS.get(self.machine.device.type, GPU_BATCH_ROWS)
-        turns = sum(room * -(-len(list(some)) // at_once) for room, some in groupby(room for _, room in found))
-        dtype = subject.host.local().dtype
-        tokens, out, flops = sum(map(len, ids)), sum(room for _, room in found), 2.0 * encoder.source.parameters
-        speed = self.machine.speed(encoder.source, _as_rows(ids), dtype, flops)
-        token_s = self.machine.writing(encoder.source, encoder.tokenizer.hf, ids[:at_once], dtype)
-        seconds = speed.load_s + flops * tokens / speed.flops_per_s + turns * token_s
+        at_once, dtype = BATCH_ROWS.get(self.machine.device.type, GPU_BATCH_ROWS), subject.host.local().dtype
+        tokens, out = sum(len(ids) for ids, _ in found), sum(room for _, room in found)
         return StageCost(
             stage,
             "generate",
-            rows=len(ids),
+            rows=len(found),
             tokens=tokens,
             most_tokens_out=out,
-            flops=flops * (tokens + out),
-            seconds=seconds,
+            flops=2.0 * encoder.source.parameters * (tokens + out),
+            seconds=writing_seconds(self.machine, encoder.source, encoder.tokenizer.hf, found, at_once, dtype),
         )
 
     def _judged(
@@ -237,13 +226,6 @@ class _Tally(LLMJudge):
         texts = (sheet.system + rows[names[question.row]].text for question in work)
         self.tokens += sum(map(len, texts)) // LETTERS_PER_TOKEN
         self.most += len(work) * sheet.max_tokens
-
-
-def _as_rows(ids: Sequence[list[int]]) -> Rows:
-    """Prompts as rows whose last token is a target."""
-    some = [np.array(row, np.int32) for row in ids]
-    target = np.concatenate([np.arange(len(row)) == len(row) - 1 for row in some])
-    return Rows(Ragged.of(some, np.int32), target, np.zeros(len(some), bool), np.full(len(some), None, object))
 
 
 def _nobody(line: str) -> None:

@@ -18,13 +18,14 @@ from instdiff.core.files import environment
 from instdiff.core.progress import Progress, Quiet
 from instdiff.core.settings import dtype_name
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
+from instdiff.engine.generation.backend import Prompt, Sampling
+from instdiff.engine.generation.generator import Generator
 from instdiff.engine.sources import resolve
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError
-from instdiff.evaluation.generation.generator import Generator, make_generator
 from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.statistics import bootstrap_token_mean
-from instdiff.evaluation.subject import Prompt, Sampling, Subject, Suite
+from instdiff.evaluation.subject import Subject, Suite, make_generator
 from instdiff.evaluation.suites import make_suites
 from instdiff.scoring.given import given_model, given_store, kept_rows
 from instdiff.scoring.models import parse_model, settings_of

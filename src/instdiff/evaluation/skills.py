@@ -11,9 +11,10 @@ from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Floats, Log
 from instdiff.data import Pool, Sample, load
 from instdiff.data.builtin.skills import SKILLS
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.errors import DataError
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import BenchmarkItem, Prompt, Sampling, Subject
+from instdiff.evaluation.subject import BenchmarkItem, Subject
 from instdiff.evaluation.task_data import choose_tasks
 
 DATA = "builtin:skills/test"

@@ -7,53 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.progress import Progress
 from instdiff.data import Pool
 from instdiff.engine.distributed.hosts import ModelHost, make_model_host
-from instdiff.engine.models import Resident, pick_device, pick_dtype
+from instdiff.engine.generation.backend import Prompt, Sampling
+from instdiff.engine.generation.generator import Generator, Spend, make_backend
 from instdiff.evaluation.results import TaskResult
 from instdiff.store import Store
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn.
-
-    Args:
-        n: answers to each prompt.
-        temperature: 0 takes the likeliest token.
-        top_p: share of the probability that is drawn from.
-        max_new_tokens: tokens after which an answer is cut.
-        stop: texts that end an answer; they are no part of it.
-        seed: of the draws; an answer depends on it, its prompt and its number alone.
-    """
-
-    n: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int = 512
-    stop: tuple[str, ...] = ()
-    seed: int = 42
-
-    @classmethod
-    def of(cls, config: EvalConfig, stop: tuple[str, ...] = ()) -> Sampling:
-        """As a configuration has it."""
-        return cls(config.n, config.temperature, config.top_p, config.max_new_tokens, stop, config.seed)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What the model is asked: an instruction, put into the model's template, or with ``raw`` the text as it is.
-
-    A model of this machine sees the ``last`` tokens alone, where a number is given.
-    """
-
-    text: str
-    system: str = ""
-    raw: bool = False
-    last: int | None = None
 
 
 class Generates(Protocol):
@@ -104,12 +65,6 @@ class Subject:
         self.cost[what] = self.cost.get(what, 0.0) + amount
 
 
-def host_of(settings: Settings) -> Resident:
-    """Memory for models as settings have it."""
-    device = pick_device(settings.device)
-    return Resident(device, pick_dtype(settings.dtype, device))
-
-
 @dataclass(frozen=True)
 class BenchmarkItem:
     """What an item of a task asks, without examples and without the words that a suite puts around it.
@@ -148,3 +103,14 @@ class PartedSuite(Suite, Protocol):
     def part(self, keep: Callable[[str], bool]) -> PartedSuite:
         """The suite of the items that ``keep`` takes, by their ids."""
         ...
+
+
+def make_generator(spec: str, subject: Subject, *, concurrency: int = 8, spend: Spend | None = None) -> Generator:
+    """The generator that a configuration names, for a subject's model; see ``make_backend``.
+
+    ``concurrency`` are calls at once, of a server; ``spend`` is told what it costs, by default the subject.
+    """
+    resident = subject.resident.local() if subject.resident else None
+    where = subject.model, subject.settings, subject.store.memo, subject.log
+    backend = make_backend(spec, *where, resident=resident, concurrency=concurrency)
+    return Generator(backend, subject.folder, spend or subject.spend, subject.log, subject.progress)

@@ -41,6 +41,7 @@ from instdiff.methods.mads import MADS as MADS
 from instdiff.methods.miwv import MIWV as MIWV
 from instdiff.methods.nuggets import Nuggets as Nuggets
 from instdiff.methods.oracle import Oracle as Oracle
+from instdiff.methods.pass_rate import PassRate as PassRate
 from instdiff.methods.perplexity import Perplexity as Perplexity
 from instdiff.methods.random import Random as Random
 from instdiff.methods.rds import RDS as RDS

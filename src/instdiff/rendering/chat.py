@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol
@@ -282,6 +283,15 @@ def messages_of(sample: Sample, how: Turns, form: _Form, swap: Callable[[Piece],
             turn["content"] = [{"type": "text", "text": turn["content"]}]
         out.append(turn)
     return out
+
+
+def request_of(sample: Sample, how: Turns) -> dict[str, Any]:
+    """A conversation as servers take it: ``messages``, and ``tools`` where there are some that are objects."""
+    with suppress(Unscorable):
+        tools = tools_of(sample)
+        form = _Form("", tools, {}, parts=False, plain_arguments=True)
+        return {"messages": messages_of(sample, how, form), **({"tools": tools} if tools else {})}
+    return {"messages": messages_of(sample, how, _Form("", None, {}, parts=False, plain_arguments=True))}
 
 
 def _assistant_turn(message: Message, at: int, how: Turns, form: _Form, put: Callable[[Piece], str]) -> Turn:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from instdiff.core import Anchored, Demonstrated, Method, Prompted, Settings
 from instdiff.core.display import html_table
-from instdiff.core.signals import Anchors, Contested, Folded
+from instdiff.core.signals import Anchors, Contested, Folded, Solved
 from instdiff.data.load import as_pool
+from instdiff.engine.generation.pricing import writing_seconds
 from instdiff.engine.lanes import lanes_of
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sources import Source
@@ -159,13 +160,14 @@ def estimate_cost(
     for name, method in methods.items():
         own = [step for wave in waves_of(method.signals().values()) for step in wave]
         alone[name] = {"passes": len(own), "tokens": sum(int(_lengths(bench, step).sum()) for step in own)}
-    flops = sum(p.flops for p in passes)
-    speed = Machine(bench.device).peak(bench.dtype) * ASSUMED_SHARE_OF_PEAK if flops else 0.0
+    machine, flops = Machine(bench.device), sum(p.flops for step, p in counted if not draws_of(step))
+    speed = machine.peak(bench.dtype) * ASSUMED_SHARE_OF_PEAK if flops else 0.0
+    drawing = sum(_drawing_seconds(bench, step, cost, machine) for step, cost in counted if draws_of(step))
     todo = [step for step, cost in counted if cost.todo_rows and not cost.calls]
     bases = [bench.home(step) for step in todo if not step.measures[0].of_text]
     loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
     loads += len({bench.home(step) for step in todo if step.measures[0].of_text})
-    return CostEstimate(passes, alone, loads, flops / speed if flops else 0.0, speed)
+    return CostEstimate(passes, alone, loads, drawing + (flops / speed if flops else 0.0), speed)
 
 
 @dataclass
@@ -212,12 +214,12 @@ def _lengths(bench: Workbench, step: Pass) -> Indices:
         return np.where(np.repeat(mine, len(whole) // len(mine)), whole, 0)
     if bench.ready(step):
         return bench.render_for(step).lengths
+    if isinstance(step.view, Contested):  # as if all rows went on
+        return _lengths(bench, replace(step, view=step.view.view))
     plain = bench.render(step.model, Prompted(), step.of).lengths
     match step.view:
         case Demonstrated(shots=shots):
             return plain * (1 + shots)
-        case Contested(view=inner):  # as if all rows went on
-            return _lengths(bench, replace(step, view=inner))
         case Anchored(count=count, limit=limit, start=start, stop=stop):
             return np.repeat(plain, len(range(count)[start:stop])) + min(limit, int(plain.mean()))
         case Anchors(count=count, limit=limit):
@@ -236,16 +238,18 @@ def cost_of_pass(bench: Workbench, step: Pass, wave: int, planned: Planned) -> P
         rows = len(rendered.scorable)
         cached = rows - len(_with_copies(rendered.keys, rendered.scorable, todo))
         targets = 0
-        if isinstance(rendered.rows, RowsOfTokens):
+        if isinstance(rendered.rows, RowsOfTokens) and rendered.checks is None:
             shared = _shared_tokens(bench, rendered.rows, todo)
             targets = int(rendered.rows.n_targets()[todo].sum())
     else:
         marks = {(bench.column(step.model, m), repr(step.view), step.of) for m in step.measures}
-        todo = np.arange(0 if marks <= planned.views else len(lengths))
+        every = _may_go_on(bench, step, len(lengths))
+        todo = every[: 0 if marks <= planned.views else None]
         planned.views |= marks
-        rows, cached = len(lengths), len(lengths) - len(todo)
+        rows, cached = len(every), len(every) - len(todo)
         targets = int(lengths[todo].sum() // 2)
     calls, out = _judge_work(bench, step, len(todo))
+    times = draws_of(step) or 1
     return PassCost(
         wave=wave,
         role=step.model,
@@ -256,17 +260,33 @@ def cost_of_pass(bench: Workbench, step: Pass, wave: int, planned: Planned) -> P
         tokens=int(lengths.sum()),
         cached_rows=cached,
         todo_rows=len(todo),
-        todo_tokens=int(lengths[todo].sum()),
+        todo_tokens=times * int(lengths[todo].sum()),
         shared_tokens=shared,
-        flops=float((lengths[todo].sum() - shared + out) * body + targets * head),
+        flops=float((times * lengths[todo].sum() - shared + out) * body + targets * head),
         estimated=not ready,
         calls=calls,
         most_tokens_out=out,
     )
 
 
+def draws_of(step: Pass) -> int:
+    """Answers that a pass draws to each prompt; 0 of one that draws none."""
+    return sum(measure.draws for measure in step.measures if isinstance(measure, Solved))
+
+
+def _may_go_on(bench: Workbench, step: Pass, rows: int) -> Indices:
+    """The rows of a view whose own are not known yet."""
+    if draws_of(step) and isinstance(step.view, Contested):
+        return bench.render(step.model, step.view.view, step.of).scorable
+    return np.arange(rows)
+
+
 def _judge_work(bench: Workbench, step: Pass, rows: int) -> tuple[int, int]:
-    """Calls to a server, and tokens that a judge may write."""
+    """Calls to a server, and tokens that a judge, or whoever answers a prompt, may write."""
+    if draws := draws_of(step):
+        most = sum(m.draws * m.max_tokens for m in step.measures if isinstance(m, Solved))
+        served = bench.solver(step.model, step.measures[0]).endpoint is not None
+        return rows * draws if served else 0, rows * most
     judge = bench.text_model(step.model, step.measures[0]) if step.measures[0].of_text else None
     if not isinstance(judge, JudgeModel):
         return 0, 0
@@ -304,6 +324,9 @@ def _with_copies(keys: Keys, scorable: Indices, todo: Indices) -> Indices:
 
 def _work_per_token(bench: Workbench, step: Pass) -> tuple[float, float]:
     """Floating-point operations per token of the body, and per target of the head."""
+    if draws_of(step):
+        writer = bench.solver(step.model, step.measures[0]).source
+        return (2.0 * writer.parameters, 0.0) if writer is not None else (0.0, 0.0)
     of_text = step.measures[0].of_text
     source = (
         getattr(bench.text_model(step.model, step.measures[0]), "source", None) if of_text else bench.source(step.model)
@@ -386,14 +409,33 @@ def stage_of_passes(
         counts = {key: round(times * getattr(cost, key)) for key in ("most_tokens_out", "calls")}
         flops, price = times * cost.flops, None if cost.most_price is None else times * cost.most_price
         seconds = 0.0
-        if not cost.calls:
+        if draws_of(step):
+            seconds, home = times * _drawing_seconds(bench, step, cost, machine), bench.home(step)
+        elif not cost.calls:
             speed = _speed(bench, step, machine)
             seconds = flops / speed.flops_per_s + (speed.load_s if bench.home(step) != home else 0.0)
             home = bench.home(step)
         counts |= {"rows": round(times * cost.todo_rows), "tokens": round(times * cost.todo_tokens)}
         more: dict[str, Any] = {"most_price": price, "estimated": cost.estimated, **counts}
-        lines.append(StageCost(stage, "judge" if cost.calls else kind, flops=flops, seconds=seconds, **more))
+        lines.append(StageCost(stage, _kind(step, cost, kind), flops=flops, seconds=seconds, **more))
     return lines
+
+
+def _kind(step: Pass, cost: PassCost, kind: str) -> str:
+    return "generate" if draws_of(step) else "judge" if cost.calls else kind
+
+
+def _drawing_seconds(bench: Workbench, step: Pass, cost: PassCost, machine: Machine) -> float:
+    """Seconds in which this machine writes the answers of a pass, if each is as long as it may be."""
+    solver = bench.solver(step.model, step.measures[0])
+    if solver.source is None or not cost.todo_rows:
+        return 0.0
+    view = step.view.view if isinstance(step.view, Contested) else step.view
+    shown = bench.render(step.model, view, step.of)
+    ids = [shown.tokens.ids[int(row)] for row in shown.scorable[: cost.todo_rows]]
+    asked = [(row.tolist(), m.max_tokens) for m in step.measures if isinstance(m, Solved) for row in ids * m.draws]
+    hf = bench.tokenizer(step.model).hf
+    return writing_seconds(machine, solver.source, hf, asked, solver.rows, bench.dtype)
 
 
 def _speed(bench: Workbench, step: Pass, machine: Machine) -> Speed:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
 from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly, Side
-from instdiff.core.signals import TrainedOn
+from instdiff.core.signals import Solved, TrainedOn
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
 from instdiff.scoring.crossfit import HOLDOUT
@@ -66,6 +66,8 @@ def _because(method: Method, steps: list[Pass], trains: tuple[str, ...]) -> str:
     if not steps:
         lengths = all(isinstance(signal.measure, Length) for signal in method.signals().values())
         return "length: costs nothing, and is hard to beat" if lengths else "the texts alone: costs nothing"
+    if any(isinstance(measure, Solved) for step in steps for measure in step.measures):
+        return "how often the model solves a row: it writes answers"
     if {step.model for step in steps} == {"embedder"}:
         return "how rows differ: copies come last"
     if trains:

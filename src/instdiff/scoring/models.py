@@ -71,6 +71,11 @@ def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -
     for name, method in methods.items():
         for signal in method.signals().values():
             for asked in (*signal.needs(), signal):
+                for role in asked.measure.also:
+                    if role not in models:
+                        raise PlanError(
+                            f"{name} needs a model for role '{role}'; give --model {role}=WHERE{_HINTS.get(role, '')}"
+                        )
                 bound = asked.model in models or asked.model == "embedder"
                 if asked.measure.needs_model and not bound:
                     own = getattr(method, "model", None) == asked.model and "base" in models

@@ -16,6 +16,7 @@ from instdiff.core import (
     Demonstrated,
     Entropy,
     Joint,
+    Judged,
     Log,
     Method,
     ModelRef,
@@ -33,6 +34,7 @@ from instdiff.core import (
 )
 from instdiff.core.files import environment, fingerprint
 from instdiff.core.progress import Progress, Quiet
+from instdiff.core.signals import Solved
 from instdiff.data import Pool
 from instdiff.data.load import as_pool, load
 from instdiff.errors import ConfigError, DataError, PlanError
@@ -231,7 +233,7 @@ def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[Counts, np
         for signal in method.signals().values():
             if isinstance(signal.measure, BY_TOKEN) and isinstance(signal.view, OF_RESPONSE) and signal.of == "pool":
                 return _counted(bench, signal)
-    if "base" in bench.models:
+    if "base" in bench.models and not bench.models["base"].served:
         return _counted(bench, Signal(Nll()))
     return np.full(len(bench.pool), -1), np.zeros(len(bench.pool), bool), None
 
@@ -256,6 +258,9 @@ def meta_of(bench: Workbench, methods: Mapping[str, Method], specs: Mapping[str,
     for signal in sorted(asked, key=lambda one: one.measure.needs_model):
         if signal.model in bench.models and (signal.measure.needs_model or signal.model != "embedder"):
             models[signal.model] = _about(bench, signal)
+        for role in signal.measure.also:
+            fingerprint_of = bench.text_model(role, Judged(0, 1)).fingerprint
+            models[role] = {"where": str(bench.models[role]), "fingerprint": fingerprint_of}
     target = bench.target
     return {
         "instdiff": __version__,
@@ -281,7 +286,9 @@ def _about(bench: Workbench, signal: Signal) -> dict[str, Any]:
     """A role's model, for the record; its weights only where something was asked of them."""
     role = signal.model
     where = {"where": str(bench.models[role])}
-    if signal.measure.of_text:
+    if isinstance(signal.measure, Solved) and (solver := bench.solver(role, signal.measure)).endpoint:
+        return {**where, "fingerprint": solver.fingerprint, "template": solver.template}
+    if signal.measure.of_text and not isinstance(signal.measure, Solved):
         return {**where, "fingerprint": bench.text_model(role, signal.measure).fingerprint}
     weights = {"fingerprint": bench.source(role).fingerprint} if signal.measure.needs_model else {}
     return {

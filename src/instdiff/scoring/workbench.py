@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,8 +53,10 @@ from instdiff.core.signals import (
     Folded,
     Group,
     Neighbours,
+    Posed,
     Race,
     Sides,
+    Solved,
     Split,
     TrainedOn,
 )
@@ -73,9 +75,10 @@ from instdiff.scoring.leaks import read_leaks
 from instdiff.scoring.models import template_name
 from instdiff.scoring.numbers import read_numbers
 from instdiff.scoring.planner import Pass, label, view_name
+from instdiff.scoring.rendered import Rendered
 from instdiff.scoring.run_pass import run_pass
 from instdiff.store import ColumnId, Store, check_writable
-from instdiff.store.keys import Keys, first_of_each
+from instdiff.store.keys import first_of_each
 from instdiff.store.trained import hold_trained
 from instdiff.training.trained_rows import trained_rows
 
@@ -85,52 +88,12 @@ if TYPE_CHECKING:
     from instdiff.engine.distributed.hosts import ModelHost
     from instdiff.engine.sweep import BatchResult
     from instdiff.engine.text.models import TextModel
+    from instdiff.scoring.solving import Solver
 
 Values = Ragged | npt.NDArray[Any]
 
 KEPT = 8
 """Columns of a method that stay in memory."""
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """Rows of a view under a role, with their keys; one for each sample.
-
-    Where a sample has several, side by side, ``starts`` says where each sample's begin, and the end of the last.
-    """
-
-    rows: Rows | Texts
-    keys: Keys
-    starts: npt.NDArray[np.int64] | None = None
-
-    @cached_property
-    def scorable(self) -> npt.NDArray[np.int64]:
-        """Positions of rows that can be computed."""
-        return flatnonzero(self.rows.reason == None)  # noqa: E711 - elementwise
-
-    @property
-    def tokens(self) -> Rows:
-        """The rows, where a language model sees them."""
-        assert isinstance(self.rows, Rows)
-        return self.rows
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens per row; of texts, bytes by the four."""
-        return self.rows.lengths() // 4 if isinstance(self.rows, Texts) else self.rows.ids.lengths()
-
-    def reason(self) -> Reasons:
-        """Per sample the first reason of its rows."""
-        if self.starts is None:
-            return self.rows.reason
-        first = np.full(len(self.starts) - 1, None, object)
-        bad = flatnonzero(self.rows.reason != None)[::-1]  # noqa: E711 - elementwise
-        first[self.samples(bad)] = self.rows.reason[bad]
-        return first
-
-    def samples(self, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The samples of the rows at these positions."""
-        return at if self.starts is None else np.searchsorted(self.starts, at, "right") - 1
 
 
 class Workbench:
@@ -161,6 +124,7 @@ class Workbench:
         """By role the share of what a training has changed that the precision takes back."""
         self.models.setdefault("embedder", ModelRef(PACKAGED))
         self._text_models: dict[str, TextModel] = {}
+        self._solvers: dict[tuple[str, ...], Solver] = {}
         self.sources: dict[str, Source] = {}
         """By role, found when they are asked for; a plan puts models there that are yet to be trained."""
         self._tokenizers: dict[str, HFTokenizer] = {}
@@ -219,6 +183,15 @@ class Workbench:
             self._text_models[place] = text_model(*where, self.settings)
         return self._text_models[place]
 
+    def solver(self, role: str, measure: Measure) -> Solver:
+        """What draws a role's answers and says which are right."""
+        from instdiff.scoring.solving import Solver
+
+        place = (role, *measure.also)
+        if place not in self._solvers:
+            self._solvers[place] = Solver(self, role, *measure.also)
+        return self._solvers[place]
+
     def tokenizer(self, role: str) -> HFTokenizer:
         """A role's tokenizer."""
         source = self.source(role)
@@ -263,6 +236,8 @@ class Workbench:
 
     def column(self, role: str, measure: Measure) -> ColumnId:
         """Where the store keeps a measure of a role's model."""
+        if isinstance(measure, Solved):
+            return ColumnId(self.solver(role, measure).fingerprint, TEXT, measure)
         if measure.of_text:
             return ColumnId(self.text_model(role, measure).fingerprint, TEXT, measure)
         return ColumnId(self.source(role).fingerprint, dtype_name(self.dtype), self.resolve(role, measure))
@@ -287,6 +262,8 @@ class Workbench:
 
     def render(self, role: str, view: View, of: str = "pool", *, text: bool = False) -> Rendered:
         """Rows of a view; roles with the same tokenizer and template share them."""
+        if isinstance(view.view if isinstance(view, Contested) else view, Posed):
+            return self._pose(role, view, of)
         if text:
             place = ("text", "", view, of)
             if place not in self._render:
@@ -308,6 +285,23 @@ class Workbench:
             for line in self.renderer(role, of).report():
                 self.log(line)
             self._render[place] = Rendered(rows, rows.keys(), starts)
+        return self._render[place]
+
+    def _pose(self, role: str, view: View, of: str) -> Rendered:
+        """Prompts to answer: as tokens, or as requests to the server of a role."""
+        place = ("posed", role, view, of)
+        if place in self._render:
+            return self._render[place]
+        if isinstance(view, Contested):
+            whole = self._pose(role, view.view, of)
+            dropped = reasons(len(whole.keys), dropped=~self.contenders(view.race))
+            rows = replace(whole.rows, reason=first_reason(whole.rows.reason, dropped))
+            self._render[place] = replace(whole, rows=rows)
+            return self._render[place]
+        from instdiff.scoring.solving import pose
+
+        assert isinstance(view, Posed)
+        self._render[place] = pose(self, role, view, of)
         return self._render[place]
 
     def render_for(self, step: Pass | Signal) -> Rendered:
@@ -386,12 +380,12 @@ class Workbench:
             tell_skipped(progress, f"{place}{label(step)}", len(rendered.scorable))
             return
         check_writable(self.store.root)
-        rows, keys = rendered.rows.take(todo), take(rendered.keys, todo)
+        keys = take(rendered.keys, todo)
         columns = {self.resolve(step.model, m): self.column(step.model, m) for m in step.measures}
         tokens = int(rendered.lengths[todo].sum())
         with (
             progress.task(f"{place}{label(step)}", rows=len(todo), tokens=tokens, cached=cached) as advance,
-            closing(self._sweep(step, rows, tuple(columns))) as batches,
+            closing(self._sweep(step, todo, tuple(columns))) as batches,
         ):
             bad = run_pass(telling(batches, progress), keys, columns, self.store, advance)
         for column in columns.values():
@@ -399,8 +393,13 @@ class Workbench:
         if bad:
             self.log(f"warning: {len(bad)} rows of {view_name(step.view)} by {step.model} came out non-finite")
 
-    def _sweep(self, step: Pass, rows: Rows | Texts, measures: tuple[Measure, ...]) -> Generator[BatchResult]:
-        """The batches of a pass."""
+    def _sweep(self, step: Pass, todo: npt.NDArray[np.int64], measures: tuple[Measure, ...]) -> Generator[BatchResult]:
+        """The batches of a pass over some of its rows."""
+        rendered = self.render_for(step)
+        rows = rendered.rows.take(todo)
+        if rendered.checks is not None:
+            yield from self.solver(step.model, measures[0]).sweep(rows, rendered.checks.take(todo), measures)
+            return
         if isinstance(rows, Texts):
             yield from self.text_model(step.model, measures[0]).sweep(rows, measures, self.log)
             return
@@ -442,6 +441,10 @@ class Workbench:
         rendered = self.render_for(signal)
         missing = self.store.missing(self.column(signal.model, signal.measure), rendered.keys)
         gone = missing if rendered.starts is None else np.logical_or.reduceat(missing, rendered.starts[:-1])
+        if isinstance(signal.measure, Solved):
+            if signal.optional:  # a row that is decided has no further answers
+                return no_reasons(len(self.pool))
+            return first_reason(rendered.reason(), reasons(len(gone), unanswered=gone))
         if signal.optional:
             unasked = gone & (rendered.reason() == None)  # noqa: E711 - elementwise
             return (

@@ -105,7 +105,7 @@ class Found:
 
     Its ``ids`` are in order, and so are its ``rows``, which are positions in the input, where the record has them.
     ``files`` are the record and the rows, where they lie or would lie; empty where it is no file. ``pool`` has its
-    rows, where they were read to find it.
+    rows, where they were read to find it, and ``store`` is that of its scores, where it is known.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Found:
     record: dict[str, Any] | None
     files: tuple[Path, ...]
     pool: Pool | None = None
+    store: str | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -156,7 +157,8 @@ def find(where: str, reading: Reading | None = None, log: Log | None = None) -> 
 
 def found_of(chosen: Chosen) -> Found:
     """A selection that is in memory."""
-    return Found(chosen.scored.name, chosen.ids, chosen.rows.tolist(), chosen.record(), (), chosen.to_pool())
+    known = chosen.ids, chosen.rows.tolist(), chosen.record(), (), chosen.to_pool(), chosen.meta.get("store")
+    return Found(chosen.scored.name, *known)
 
 
 def _in_folder(folder: Path) -> Path | None:

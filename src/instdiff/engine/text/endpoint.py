@@ -139,8 +139,8 @@ class Endpoint:
             usage = reply.body.get("usage")
         except NO_COMPLETION:
             raise CallFailed(f"this is no chat completion: {self.words(reply)}") from None
-        spent = [read_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
-        return Answer(text if isinstance(text, str) else "", "", *spent)
+        read, wrote = (read_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+        return Answer(text if isinstance(text, str) else "", "", read, wrote)
 
     def _refusal(self, reply: Reply, said: str) -> Answer:
         status, url, model = reply.status, self.ref.url, self.ref.model

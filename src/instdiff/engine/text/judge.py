@@ -78,13 +78,17 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was written and what it cost; ``text`` is None where no answer came, and ``reason`` says so."""
+    """What was written and what it cost; ``text`` is None where no answer came, and ``reason`` says so.
+
+    One that is ``cut`` would have gone on, had it been given more tokens.
+    """
 
     text: str | None
     reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    cut: bool = False
 
 
 class Taken(Protocol):

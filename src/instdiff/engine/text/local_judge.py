@@ -18,13 +18,15 @@ CACHE_BYTES = 1 << 30
 """What their keys and values may take there, where nothing tells that memory is full."""
 
 
-def rows_on_cpu(model: Any, max_tokens: int) -> int:
-    """How many answers a model writes at once on a CPU, if a question is as long as its answer."""
-    config = model.config.get_text_config()
+def rows_on_cpu(config: Any, itemsize: int, tokens: int) -> int:
+    """How many rows of so many tokens, the prompt among them, a model writes at once on a CPU.
+
+    ``config`` is that of the text model, and ``itemsize`` the bytes of one of its numbers.
+    """
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-    return int(min(MOST_ROWS, max(LEAST_ROWS, CACHE_BYTES // (token * 2 * max_tokens))))
+    token = 2 * config.num_hidden_layers * heads * size * itemsize
+    return int(min(MOST_ROWS, max(LEAST_ROWS, CACHE_BYTES // (token * tokens))))
 
 
 class Writer:
@@ -47,7 +49,9 @@ class Writer:
     ) -> None:
         self.name, self.tokenizer, self.max_tokens = name, tokenizer, max_tokens
         on_cpu = next(model.parameters()).device.type == "cpu"
-        rows = batch_rows or (rows_on_cpu(model, max_tokens) if on_cpu else GPU_BATCH_ROWS)
+        # If a question is as long as its answer.
+        config, item = model.config.get_text_config(), model.dtype.itemsize
+        rows = batch_rows or (rows_on_cpu(config, item, 2 * max_tokens) if on_cpu else GPU_BATCH_ROWS)
         self.generator = Generator(model, tokenizer.hf, f"judge {name}", rows, log, "question")
 
     def answers(

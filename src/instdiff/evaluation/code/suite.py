@@ -12,12 +12,14 @@ import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log
-from instdiff.evaluation.code.programs import SKIPPED, TASKS, Problem
-from instdiff.evaluation.code.sandbox import PASSED, Program, Sandbox, Verdict, run_programs
+from instdiff.engine.generation.backend import Prompt, Sampling
+from instdiff.evaluation.code.programs import TASKS
 from instdiff.evaluation.code.solutions import SOLUTIONS, SolutionSuite, solution_suite
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import BenchmarkItem, Prompt, Sampling, Subject
+from instdiff.evaluation.subject import BenchmarkItem, Subject
 from instdiff.evaluation.task_data import Found, choose_tasks, find
+from instdiff.grading.programs import SKIPPED, Problem
+from instdiff.grading.sandbox import PASSED, Program, Sandbox, Verdict, run_programs
 
 CONTINUE = ("plain", "direct")
 """Templates that say nothing of instructions: a model under them continues the problem's own code."""

@@ -20,9 +20,10 @@ from instdiff.core import Measure, Nll, Top1
 from instdiff.core.arrays.spill import flatnonzero
 from instdiff.core.progress import telling
 from instdiff.core.settings import dtype_name
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import Subject
 from instdiff.rendering.rows import Rows, RowsBuilder
 from instdiff.rendering.templates import ChatTemplate, template
 from instdiff.scoring.run_pass import run_pass

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluation.generation.generator import make_generator
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.evaluation.subject import Subject, make_generator
 from instdiff.evaluation.task_data import locate, read_rows
 from instdiff.scoring.models import parse_model
 

@@ -24,11 +24,11 @@ from instdiff.engine.text.endpoint import Endpoint
 from instdiff.engine.text.forms import WARM, WAYS
 from instdiff.engine.text.judge import Answer, Question, Writes, parse_judge
 from instdiff.engine.text.local_judge import Writer
-from instdiff.evaluation.generation.answers import AnswerCache
 from instdiff.evaluation.llm_judge.parsing import Weighed, preference, rating, two_scores, verdict
 from instdiff.evaluation.subject import Subject
 from instdiff.rendering.questions import questions
 from instdiff.scoring.models import parse_model
+from instdiff.store.answers import AnswerCache
 from instdiff.store.claims import Claims
 
 WAY = 1

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from instdiff.core import Log
 from instdiff.core.files import fingerprint, write_json, writing
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.engine.text.judge import parse_judge
 from instdiff.errors import ConfigError
 from instdiff.evaluation.llm_judge.items import (
@@ -45,7 +46,7 @@ from instdiff.evaluation.llm_judge.protocols import (
     score_ratings,
 )
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import BenchmarkItem, Prompt, Sampling, Subject
+from instdiff.evaluation.subject import BenchmarkItem, Subject
 from instdiff.evaluation.task_data import choose_tasks, find_file
 
 if TYPE_CHECKING:

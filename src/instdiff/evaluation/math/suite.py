@@ -11,12 +11,13 @@ import numpy as np
 
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Log
+from instdiff.engine.generation.backend import Prompt, Sampling
 from instdiff.errors import ConfigError, DataError
-from instdiff.evaluation.math.grading import last_boxed
-from instdiff.evaluation.math.grading_processes import Solution, check_math_verify, grade_all
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import BenchmarkItem, Prompt, Sampling, Subject
+from instdiff.evaluation.subject import BenchmarkItem, Subject
 from instdiff.evaluation.task_data import Found, Place, choose_tasks, column, find
+from instdiff.grading.mathematics import last_boxed
+from instdiff.grading.processes import Solution, check_math_verify, grade_all
 
 ASK = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 SHOT = "Problem: {problem}\nSolution: {solution}\n\n"

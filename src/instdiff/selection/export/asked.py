@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,6 +23,9 @@ from instdiff.selection.export.layouts import Laid, Layout
 from instdiff.selection.export.models import tokenizer_of
 from instdiff.selection.export.recipe import Recipe, Trainer
 
+if TYPE_CHECKING:
+    from instdiff.scoring.drawn import Drawn
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -30,7 +33,8 @@ class Asked:
 
     ``template`` is what rows are rendered with; None where the record says it. ``model`` is the one to be trained; None
     where it is not known. ``recipe`` says how; None where the trainer's own defaults count. ``protected`` files must
-    not be written over. The log is told what changes.
+    not be written over. The log is told what changes. ``drawn`` is what is known of the answers that a model drew to
+    each row, where that was asked for.
     """
 
     pool: Pool
@@ -43,6 +47,7 @@ class Asked:
     protected: Sequence[Path] = ()
     recipe: Recipe | None = field(default_factory=Recipe)
     log: Log = print
+    drawn: Sequence[Drawn] | None = None
 
     def free(self, name: str) -> Path:
         """A path in the output folder; a ConfigError where it is the input's."""

@@ -6,18 +6,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instdiff.core import Log
+from instdiff.data import Pool
 from instdiff.errors import ConfigError, did_you_mean, kind_of
-from instdiff.scoring.given import given_folder
+from instdiff.scoring.given import given_folder, given_store
 from instdiff.selection.chosen import Chosen
 from instdiff.selection.export.asked import Asked, Exported
-from instdiff.selection.export.formats import TRAINERS
+from instdiff.selection.export.formats import OF_PROMPTS, TRAINERS
 from instdiff.selection.export.hub import check_push, hub, push
 from instdiff.selection.export.pairs import rows_outside_half, with_trained_rows
+from instdiff.selection.export.prompts import RESPONSES, answered
 from instdiff.selection.export.recipe import recipe_of
 from instdiff.selection.record import RECORD, Found, Reading, find, found_of, rows_of
+from instdiff.store import Store
+
+if TYPE_CHECKING:
+    from instdiff.scoring.drawn import Drawn
 
 FORMATS = (*TRAINERS, "hub")
 
@@ -36,12 +42,12 @@ def export(
     push_to: str | None = None,
     public: bool = False,
     half: str | None = None,
+    responses: str | None = None,
+    store: Store | str | Path | None = None,
     reading: Reading | None = None,
     log: Log | None = None,
 ) -> Exported:
-    """Write a subset in a trainer's format, with what to paste into its configuration.
-
-    Every file is whole or absent; other files of the folder stay as they are.
+    """Write a subset in a trainer's format, with what to paste; every file is whole or absent.
 
     Args:
         data: a selection, or a file of rows, its record, or a run folder.
@@ -56,21 +62,23 @@ def export(
         push_to: ``hub:owner/name``.
         public: make a new repository public.
         half: ``dpo/0/1``: the pairs to train this model of ``selective_dpo`` on, and the list that goes beside it.
+        responses: puts the ``first`` or the ``shortest`` right answer that the model drew in the place of the response.
+        store: where these answers are kept; that of the scores, or the user's own.
         reading: how data is read.
         log: is told what changes.
 
-    Raises:
-        ConfigError: something is asked for that there is not.
-        DataError: there is no such selection.
-        StoreError: the output cannot be written, or the hub refuses it.
+    Raises a ConfigError where something is asked for that there is not, a DataError where there is no such selection,
+    a StoreError where the output cannot be written, or the hub refuses it.
     """
-    _check(format, folder := given_folder(output), {"--push": push_to, "--public": public, "--license": license})
-    repo = check_push(push_to, folder) if push_to else None
+    _check(
+        format, folder := given_folder(output), responses, {"--push": push_to, "--public": public, "--license": license}
+    )
+    repo, said = check_push(push_to, folder) if push_to else None, log or (lambda line: None)
     chosen, (found, data) = isinstance(data, Chosen), _found(data, reading, log)
     rows = rows_outside_half(rows_of(found, source, reading, log), half)
+    rows, drawn = _answers(found, rows, format, responses, store, said)
     how = _name(name, data), layout, template, model or _base_of(found), _inputs_read(found, data, source)
-    said = log or (lambda line: None)
-    asked = Asked(rows, found.record, folder, *how, recipe_of(found), said)
+    asked = Asked(rows, found.record, folder, *how, recipe_of(found), said, drawn)
     exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
     exported = with_trained_rows(exported, rows, half, folder)
     return _told(_push(exported, repo, folder, public), found, format, said, chosen=chosen)
@@ -89,6 +97,22 @@ def _told(exported: Exported, found: Found, format: str, log: Log, *, chosen: bo
     return exported
 
 
+def _answers(
+    found: Found, rows: Pool, format: str, responses: str | None, store: Store | str | Path | None, log: Log
+) -> tuple[Pool, Sequence[Drawn] | None]:
+    """The rows, with right answers for responses where that is asked for, and what was drawn where prompts are."""
+    if not responses and format not in OF_PROMPTS:
+        return rows, None
+    from instdiff.scoring.drawn import read_drawn  # brings torch
+
+    drawn = read_drawn(rows, found.record, given_store(store or found.store), log)
+    if not responses:
+        return rows, drawn
+    made = answered(rows, drawn, responses)
+    log(f"{len(made):,} of {len(rows):,} rows have a right answer of the model, which is their response now")
+    return made, None
+
+
 def _found(data: Any, reading: Reading | None, log: Log | None) -> tuple[Found, str]:
     """The selection that is exported, and what it is called."""
     if isinstance(data, Chosen):
@@ -105,12 +129,16 @@ def _push(exported: Exported, repo: str | None, folder: Path, public: bool) -> E
     return replace(exported, say=f"{place} has it", extra={**exported.extra, "url": place})
 
 
-def _check(format: str, folder: Path, for_the_hub: Mapping[str, object]) -> None:
+def _check(format: str, folder: Path, responses: str | None, for_the_hub: Mapping[str, object]) -> None:
     """Refuse with a ConfigError an unknown format, an option of another, or an output that is no folder."""
     if not isinstance(format, str):
         raise ConfigError(f"a format is one of {', '.join(FORMATS)}; not {kind_of(format)}")
     if format not in FORMATS:
         raise ConfigError(f"unknown export format '{format}'{did_you_mean(format, FORMATS)}")
+    if responses is not None and responses not in RESPONSES:
+        raise ConfigError(f"unknown responses '{responses}'{did_you_mean(responses, RESPONSES)}")
+    if responses and format in OF_PROMPTS:
+        raise ConfigError(f"--responses is for rows to learn, and format '{format}' has prompts alone; leave it out")
     given = next((option for option, value in for_the_hub.items() if value), None)
     if given and format != "hub":
         raise ConfigError(f"{given} goes with --format hub, not with '{format}'")

@@ -8,6 +8,7 @@ from instdiff.errors import ConfigError
 from instdiff.selection.export.asked import Asked, Exported
 from instdiff.selection.export.axolotl import axolotl
 from instdiff.selection.export.llamafactory import llamafactory
+from instdiff.selection.export.prompts import grpo, verl
 from instdiff.selection.export.tabular import write_parquet
 from instdiff.selection.export.trl import trl
 
@@ -38,10 +39,14 @@ def _own_layout(asked: Asked, format: str) -> None:
         raise ConfigError(f"format '{format}' keeps the rows as they are; --layout '{asked.layout}' is for trainers")
 
 
+OF_PROMPTS = ("grpo", "verl")
+"""Formats of prompts with their pass rates."""
 TRAINERS: dict[str, Callable[[Asked], Exported]] = {
     "llamafactory": llamafactory,
     "axolotl": axolotl,
     "trl": trl,
+    "grpo": grpo,
+    "verl": verl,
     "jsonl": jsonl,
     "parquet": parquet,
 }

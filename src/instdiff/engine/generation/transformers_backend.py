@@ -16,13 +16,12 @@ import torch
 
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
-from instdiff.engine.models import Resident
+from instdiff.engine.generation.backend import GenerationRequest, Prompt, Sampling, cut_at_stop, in_template
+from instdiff.engine.models import Resident, host_of
 from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.engine.text.generate import Generator
 from instdiff.engine.text.judge import Answer
 from instdiff.engine.tokenizer import HFTokenizer
-from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
-from instdiff.evaluation.subject import Prompt, Sampling, host_of
 from instdiff.rendering.chat_tokens import TurnEnd, turn_end
 from instdiff.rendering.templates import TextTemplate, template
 
@@ -63,13 +62,19 @@ class PromptEncoder:
         return replace(sampling, stop=(*sampling.stop, self.end.text)) if self.end.text else sampling
 
     def text(self, prompt: Prompt) -> str:
-        """As text."""
+        """As text; tokens that are given as their numbers."""
+        if prompt.ids is not None:
+            return " ".join(map(str, prompt.ids))
         return in_template(prompt, self.layout, self.tokenizer)
 
     def rows(self, asked: Sequence[GenerationRequest]) -> list[Row]:
         """As tokens; a chat template brings its own start token, and a raw text may."""
-        ids = self.tokenizer.encode([one.prompt_text for one in asked])
-        return [(one, (self._start(one) + row)[-(one.prompt.last or 0) :]) for one, row in zip(asked, ids, strict=True)]
+        texts = [one for one in asked if one.prompt.ids is None]
+        encoded = iter(self.tokenizer.encode([one.prompt_text for one in texts]))
+        return [
+            (one, (self._start(one) + next(encoded))[-(one.prompt.last or 0) :] if one.prompt.ids is None else ids)
+            for one, ids in ((one, list(one.prompt.ids or ())) for one in asked)
+        ]
 
     def _start(self, one: GenerationRequest) -> list[int]:
         bos, text = self.tokenizer.bos, isinstance(self.layout, TextTemplate)
@@ -104,10 +109,18 @@ class Local:
         memo: where hashes of model files are remembered.
         log: is told what happens.
         resident: models already in memory.
+        rows: answers written at once, as far as ``batch_tokens`` and memory allow.
     """
 
     def __init__(
-        self, model: ModelRef, settings: Settings, memo: Path, log: Log, *, resident: Resident | None = None
+        self,
+        model: ModelRef,
+        settings: Settings,
+        memo: Path,
+        log: Log,
+        *,
+        resident: Resident | None = None,
+        rows: int | None = None,
     ) -> None:
         self.resident = resident = resident or host_of(settings)
         self.log, self._tokens = log, settings.batch_tokens
@@ -115,7 +128,7 @@ class Local:
         self.name = self._side.name
         dtype = str(resident.dtype).removeprefix("torch.")
         self.fingerprint = fingerprint("hf", WAYS, self._side.source.fingerprint, self._side.fingerprint, dtype)
-        self._rows = BATCH_ROWS.get(resident.device.type, GPU_BATCH_ROWS)
+        self._rows = rows or BATCH_ROWS.get(resident.device.type, GPU_BATCH_ROWS)
 
     def prompt_text(self, prompt: Prompt) -> str:
         """The prompt in its template."""
@@ -160,17 +173,21 @@ class Local:
                 continue
             seconds = (time.monotonic() - began) / len(batch)
             yield [
-                (one, _answer(generator, ids, tokens, sampling, seconds))
+                (one, _answer(generator, ids, tokens, room, sampling, seconds))
                 for (one, ids), tokens in zip(batch, written, strict=True)
             ]
 
 
-def _answer(generator: Generator, ids: list[int], tokens: list[int], sampling: Sampling, seconds: float) -> Answer:
+def _answer(
+    generator: Generator, ids: list[int], tokens: list[int], room: int, sampling: Sampling, seconds: float
+) -> Answer:
     ended = bool(tokens) and generator.is_end(tokens[-1])
     while sampling.stop and not ended and tokens and tokens[-1] == generator.pad:
         tokens = tokens[:-1]  # it was stopped by a text, and waited for the others
     text = generator.hf.decode(tokens[: len(tokens) - ended], skip_special_tokens=True)
-    return Answer(cut_at_stop(text, sampling.stop), "", len(ids), len(tokens), seconds)
+    kept = cut_at_stop(text, sampling.stop)
+    cut = len(tokens) >= room and not ended and len(kept) == len(text)
+    return Answer(kept, "", len(ids), len(tokens), seconds, cut)
 
 
 class _DrawToken:

@@ -12,11 +12,10 @@ from typing import Any
 
 from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
+from instdiff.engine.generation.backend import GenerationRequest, Prompt, Sampling, cut_at_stop
+from instdiff.engine.generation.transformers_backend import PromptEncoder
 from instdiff.engine.text.judge import Answer
 from instdiff.errors import EngineError, PlanError, lacking
-from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop
-from instdiff.evaluation.generation.transformers_backend import PromptEncoder
-from instdiff.evaluation.subject import Prompt, Sampling
 
 AT_ONCE = 1024
 """Answers between two times that they are kept."""
@@ -74,8 +73,8 @@ class VLLM:
             seconds = (time.monotonic() - began) / len(some)
             done = []
             for ((one, ids), _), told in zip(some, out, strict=True):
-                text = cut_at_stop(told.outputs[0].text, sampling.stop)
-                done.append((one, Answer(text, "", len(ids), len(told.outputs[0].token_ids), seconds)))
+                text, cut = cut_at_stop(told.outputs[0].text, sampling.stop), told.outputs[0].finish_reason == "length"
+                done.append((one, Answer(text, "", len(ids), len(told.outputs[0].token_ids), seconds, cut)))
             yield done
 
     def _params(self, one: GenerationRequest, room: int, sampling: Sampling) -> Any:

@@ -7,12 +7,56 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from instdiff.config.evaluate import EvalConfig
 from instdiff.engine.text.generate import render_chat
 from instdiff.engine.text.judge import Answer
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import ConfigError
-from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import Template, TextTemplate, fill
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Args:
+        n: answers to each prompt.
+        first: number of the first of them.
+        temperature: 0 takes the likeliest token.
+        top_p: share of the probability that is drawn from.
+        max_new_tokens: tokens after which an answer is cut.
+        stop: texts that end an answer; they are no part of it.
+        seed: of the draws; an answer depends on it, its prompt and its number alone.
+    """
+
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    seed: int = 42
+    first: int = 0
+
+    @classmethod
+    def of(cls, config: EvalConfig, stop: tuple[str, ...] = ()) -> Sampling:
+        """As a configuration has it."""
+        return cls(config.n, config.temperature, config.top_p, config.max_new_tokens, stop, config.seed)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked: an instruction, put into the model's template, or with ``raw`` the text as it is.
+
+    A model of this machine sees the ``last`` tokens alone, where a number is given, or ``ids`` in place of the text. A
+    server that has its own template is sent ``chat``, a JSON object with ``messages``, in place of the text.
+    """
+
+    text: str
+    system: str = ""
+    raw: bool = False
+    last: int | None = None
+    ids: tuple[int, ...] | None = None
+    chat: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from instdiff.errors import EngineError, require
-from instdiff.evaluation.math.grading import Verdict, grade_at_once
+from instdiff.grading.mathematics import Verdict, grade_at_once
 
 TIMEOUT = 10.0
 """Seconds for one verdict."""
 START = 300.0
 """Seconds for a new process, which has algebra to import."""
-COMMAND = (sys.executable, "-P", "-m", "instdiff.evaluation.math.grading")
+COMMAND = (sys.executable, "-P", "-m", "instdiff.grading.mathematics")
 
 
 class Solution(NamedTuple):

@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from instdiff.evaluation.math.quantities import NUMBER, is_row_of_numbers, quantity
+from instdiff.grading.quantities import NUMBER, is_row_of_numbers, quantity
 
 THOUGHTS = "</think>"
 MEMORY = 4 << 30

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from instdiff.core import Log
+from instdiff.core import Log, ModelRef, Settings
 from instdiff.core.files import fingerprint
 from instdiff.core.progress import Progress
+from instdiff.engine.generation.backend import Backend, GenerationRequest, Prompt, Sampling
+from instdiff.engine.models import Resident
 from instdiff.engine.text.judge import Answer, parse_judge
 from instdiff.errors import ConfigError, did_you_mean
-from instdiff.evaluation.generation.answers import AnswerCache
-from instdiff.evaluation.generation.backend import Backend, GenerationRequest
-from instdiff.evaluation.subject import Prompt, Sampling, Subject
+from instdiff.store.answers import AnswerCache
 
 KINDS = ("hf", "vllm", "openai:MODEL@http://host:port/v1")
 Spend = Callable[[str, float], None]
@@ -40,6 +40,10 @@ class Generator:
         self.written = answers_in(folder, backend.fingerprint)
 
     def write(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """Of each prompt the texts of its ``n`` answers, empty where none came."""
+        return [[answer.text or "" for answer in row] for row in self.answers(prompts, sampling)]
+
+    def answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Answer]]:
         """Of each prompt its ``n`` answers; at temperature 0 they are the same, and one is written."""
         rows = self.requests(prompts, sampling)
         every = {one.key: one for row in rows for one in row}
@@ -49,7 +53,7 @@ class Generator:
             got = self._write(lacking, sampling, len(every) - len(lacking))
         found = {key: self.written[key][-1] if key in self.written else got[key] for key in every}
         self._account(list(found.values()))
-        answers = [[found[one.key].text or "" for one in row] for row in rows]
+        answers = [[found[one.key] for one in row] for row in rows]
         return [row * (sampling.n // len(row)) for row in answers]
 
     def requests(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[GenerationRequest]]:
@@ -65,7 +69,7 @@ class Generator:
         if prompt.last is not None:
             how["last"] = prompt.last
         out = []
-        for number in range(draws):
+        for number in range(sampling.first, sampling.first + draws):
             seed = int(fingerprint(sampling.seed, shown, number)[:15], 16)
             out.append(
                 GenerationRequest(fingerprint(self.backend.fingerprint, shown, how, number), prompt, shown, seed)
@@ -103,43 +107,53 @@ def answers_in(folder: Path, model: str) -> AnswerCache[Answer]:
 
 def _read(line: dict[str, Any]) -> Answer:
     numbers = int(line["prompt"]), int(line["generated"]), float(line["seconds"])
-    return Answer(str(line["text"]), "", *numbers)
+    return Answer(str(line["text"]), "", *numbers, cut=bool(line.get("cut")))
 
 
 def _line(key: str, answer: Answer) -> dict[str, Any]:
     counts = {"prompt": answer.prompt_tokens, "generated": answer.completion_tokens}
+    counts |= {"cut": True} if answer.cut else {}
     return {"key": key, "text": answer.text, **counts, "seconds": round(answer.seconds, 4)}
 
 
-def make_generator(spec: str, subject: Subject, *, concurrency: int = 8, spend: Spend | None = None) -> Generator:
-    """The generator that a configuration names, for a subject's model; it is loaded for the first answer.
+def make_backend(
+    spec: str,
+    model: ModelRef,
+    settings: Settings,
+    memo: Path,
+    log: Log,
+    *,
+    resident: Resident | None = None,
+    rows: int | None = None,
+    **calls: Any,
+) -> Backend:
+    """The backend that a configuration names, for a model; it is loaded for the first answer.
 
     Args:
         spec: one of ``KINDS``.
-        subject: model, settings, and where answers are kept.
-        concurrency: calls at once, of a server.
-        spend: is told what it costs; by default the subject.
+        model: where it is; a server has its own.
+        settings: precision, device and templates.
+        memo: where hashes of model files are remembered.
+        log: is told what happens.
+        resident: models already in memory.
+        rows: answers written at once by a model of this machine.
+        calls: to a server, see ``Endpoint``.
 
     Raises:
         ConfigError: no such generator, or the address of a server is faulty.
         PlanError: it needs a package that is not installed.
         EngineError: the model is not there.
     """
-    backend: Backend
-    settings, log, where = subject.settings, subject.log, (subject.model, subject.settings, subject.store.memo)
-    endpoint = parse_judge(spec)
-    if endpoint is not None:
-        from instdiff.evaluation.generation.server_backend import Server
+    if (endpoint := parse_judge(spec)) is not None:
+        from instdiff.engine.generation.server_backend import Server
 
-        backend = Server(endpoint, settings.templates.get("*"), log, concurrency=concurrency)
-    elif spec == "hf":
-        from instdiff.evaluation.generation.transformers_backend import Local
+        return Server(endpoint, settings.templates.get("*"), log, **calls)
+    if spec == "hf":
+        from instdiff.engine.generation.transformers_backend import Local
 
-        backend = Local(*where, log, resident=subject.resident.local() if subject.resident else None)
-    elif spec == "vllm":
-        from instdiff.evaluation.generation.vllm_backend import VLLM
+        return Local(model, settings, memo, log, resident=resident, rows=rows)
+    if spec == "vllm":
+        from instdiff.engine.generation.vllm_backend import VLLM
 
-        backend = VLLM(*where, log)
-    else:
-        raise ConfigError(f"unknown generator '{spec}'{did_you_mean(spec, KINDS)}")
-    return Generator(backend, subject.folder, spend or subject.spend, log, subject.progress)
+        return VLLM(model, settings, memo, log)
+    raise ConfigError(f"unknown generator '{spec}'{did_you_mean(spec, KINDS)}")

@@ -21,8 +21,8 @@ from typing import Any
 from instdiff.core.files import fingerprint
 from instdiff.core.progress import Progress
 from instdiff.errors import EngineError
-from instdiff.evaluation.code.system_calls import call_filter
-from instdiff.evaluation.generation.answers import AnswerCache
+from instdiff.grading.system_calls import call_filter
+from instdiff.store.answers import AnswerCache
 
 RUNNER = Path(__file__).with_name("isolated.py")
 LATE = 10.0

@@ -10,10 +10,9 @@ from typing import Any
 
 from instdiff.core import Log
 from instdiff.core.files import fingerprint
+from instdiff.engine.generation.backend import GenerationRequest, Prompt, Sampling, cut_at_stop, in_template
 from instdiff.engine.text.endpoint import Endpoint
 from instdiff.engine.text.judge import Answer, JudgeRef, Question
-from instdiff.evaluation.generation.backend import GenerationRequest, cut_at_stop, in_template
-from instdiff.evaluation.subject import Prompt, Sampling
 from instdiff.rendering.templates import ChatTemplate, template
 
 WAYS = 1
@@ -94,6 +93,8 @@ class Server:
 
     def prompt_text(self, prompt: Prompt) -> str:
         """The part of the call that holds the prompt."""
+        if prompt.chat is not None:
+            return prompt.chat
         if prompt.raw or not isinstance(self.layout, ChatTemplate):
             return json.dumps({"prompt": in_template(prompt, self.layout, None)})
         system = [{"role": "system", "content": prompt.system}] if prompt.system else []
@@ -120,5 +121,6 @@ class Server:
                 for question, answer in got:
                     text = None if answer.text is None else cut_at_stop(answer.text, sampling.stop)
                     numbers = answer.prompt_tokens, answer.completion_tokens, seconds
-                    done.append((some[question.row], Answer(text, answer.reason, *numbers)))
+                    cut = text == answer.text and answer.completion_tokens >= sampling.max_new_tokens
+                    done.append((some[question.row], Answer(text, answer.reason, *numbers, cut)))
                 yield done
