@@ -141,7 +141,9 @@ def trl_pairs(asked: Asked, template: Template) -> Exported:
     """A data file, a configuration for ``trl dpo``, and the command."""
     asked, text = only_pairs(asked), _text_layout(asked)
     make = _pair_of_texts(text, asked.pool.turns) if text else partial(pair_of_messages, how=asked.pool.turns)
-    path, rows, laid = _write(asked, Layout("text" if text else "messages", make, "preference", {}))
+    path, rows, laid = _write(
+        asked, Layout("text" if text else "messages", make, "preference", {"chat_template_kwargs": {}})
+    )
     where, revision = local(asked.model or "MODEL")
     values: dict[str, Any] = {"model_name_or_path": where, **({"model_revision": revision} if revision else {})}
     values["datasets"] = [{"path": "json", "data_files": path.absolute().as_posix(), "split": "train"}]
