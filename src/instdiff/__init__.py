@@ -92,7 +92,7 @@ _HOMES = {
     "experiments.fine_tuning": "train",
     "experiments.pipeline": "pipeline",
     "experiments.search": "search",
-    "methods": "AlpaGasus Blend ByColumn CosineFilter DEITA DS2 FacilityLocation Full IFD InstructDiff KCenter "
+    "methods": "AlpaGasus Blend ByColumn CosineFilter DEITA DS2 FacilityLocation Full Grape IFD InstructDiff KCenter "
     "KMeansQuota Learnability Longest MADS METHODS MIWV Nuggets Oracle Perplexity RDS Random ResponseEntropy Rho "
     "SelectIT Superfiltering SuperfilteringD TShirt Then Zip",
     "reporting": "report",

@@ -42,6 +42,7 @@ PUBLIC: list[str] = [
     "FacilityLocation",
     "Folds",
     "Full",
+    "Grape",
     "IFD",
     "Learnability",
     "Rho",
@@ -129,14 +130,14 @@ SURFACE = {
     "--cluster --judge-max-tokens --judge-price",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
     f"--workers --executor --warmup --target --holdout --trust-held {JUDGE} --shards --shard-index --strict",
-    "select": f"{COMMON} --scores --method --set --budget --rows --order --group-by --with-scores --output --record "
-    "--model --strict",
+    "select": f"{COMMON} --scores --method --set --budget --per --rows --order --group-by --with-scores --output "
+    "--record --model --strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
-    "pipeline": f"{COMMON} --model --method --budget --output {TEMPLATE} --max-length --dtype --device "
+    "pipeline": f"{COMMON} --model --method --budget --per --output {TEMPLATE} --max-length --dtype --device "
     "--batch-tokens --workers --strict",
-    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --headroom --records --output --target "
-    f"{TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
-    "search": f"{COMMON} --model --budget --trainings --output --target {TEMPLATE} --max-length --dtype --device "
+    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --per --headroom --records --output "
+    f"--target {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
+    "search": f"{COMMON} --model --budget --per --trainings --output --target {TEMPLATE} --max-length --dtype --device "
     "--batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
     f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "

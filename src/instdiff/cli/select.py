@@ -38,7 +38,7 @@ def sample(settings: SampleConfig, console: Console) -> None:
 @command(
     "select",
     "commands.SelectConfig",
-    "config data! scores method set budget rows order group_by with_scores output! record model limit format map "
+    "config data! scores method set budget per rows order group_by with_scores output! record model limit format map "
     "targets reasoning system store seed strict quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
@@ -63,8 +63,10 @@ def select(settings: SelectConfig, console: Console) -> None:
     if settings.rows:
         chosen = select_listed(pool, table[name], settings.rows, **how)
     else:
-        budget = configured_budget(settings.budget, settings.select_ratio)
-        chosen = choose(pool, table[name], budget, group_by=settings.group_by, quota=settings.quota, **how)
+        free = settings.budget is None and settings.select_ratio is None
+        budget = None if free else configured_budget(settings.budget, settings.select_ratio)
+        how |= {"per": settings.per, "group_by": settings.group_by, "quota": settings.quota}
+        chosen = choose(pool, table[name], budget, **how)
     chosen.write(out, with_scores=settings.with_scores)
     place = Path(settings.record or record_path(out))
     earlier = " (instead of an earlier one)" if place.exists() else ""
@@ -88,7 +90,7 @@ def _listed(settings: SelectConfig) -> SelectConfig:
 
     if not settings.rows:
         return settings
-    if more := [key for key in ("budget", "select_ratio", "group_by") if getattr(settings, key) is not None]:
+    if more := [key for key in ("budget", "per", "select_ratio", "group_by") if getattr(settings, key) is not None]:
         raise ConfigError(f"'rows' lists what is taken, and '{more[0]}' says how much; give one of them")
     return settings if settings.scores or settings.method else settings.model_copy(update={"method": {"full": {}}})
 

@@ -125,6 +125,10 @@ class Engine(ABC):
         """The column of which each value gives the same share, if any."""
         return None
 
+    def per(self, cell: Cell) -> str | None:
+        """A column and how many rows of each of its values may be taken, if anything bounds that."""
+        return None
+
     @abstractmethod
     def place_of(self, cell: Cell, number: int) -> Path:
         """Where a round's selection goes."""
@@ -212,7 +216,8 @@ class Engine(ABC):
             (scored, meta), pool = self.score_round(cell, number, roles), self.pool
             if len(scored) < len(pool):
                 pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
-            chosen = select(pool, scored, self.budget_of(cell, number), meta=meta, group_by=self.group_by(cell))
+            how: dict[str, Any] = {"per": self.per(cell), "group_by": self.group_by(cell), "meta": meta}
+            chosen = select(pool, scored, self.budget_of(cell, number), **how)
             if short := chosen.shortfall():
                 self.log(f"warning: {short}")
             write_selection(place, chosen)

@@ -23,6 +23,7 @@ from instdiff.methods.ds2 import DS2 as DS2
 from instdiff.methods.entropy import ResponseEntropy as ResponseEntropy
 from instdiff.methods.facility_location import FacilityLocation as FacilityLocation
 from instdiff.methods.full import Full as Full
+from instdiff.methods.grape import Grape as Grape
 from instdiff.methods.ifd import IFD as IFD
 from instdiff.methods.instructdiff import InstructDiff as InstructDiff
 from instdiff.methods.kcenter import KCenter as KCenter

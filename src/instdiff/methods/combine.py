@@ -74,6 +74,11 @@ class Then(Method):
             details[f"second.{name}"][rows] = column
         return Scores(value, reason, **details)
 
+    @property
+    def holds_caps(self) -> bool:
+        """Where the second method does."""
+        return self.second.holds_caps
+
     def pick(self, scored: Scored, budget: Budget) -> Indices:
         """What the second method picks of the rows kept; shares are of all rows."""
         rows = np.flatnonzero(scored.details["kept"] == 1)
@@ -83,8 +88,9 @@ class Then(Method):
         def recall() -> Signals:
             return scored.signals().part("second").take(rows, prior)
 
-        value, reason = scored.value[rows], scored.reason[rows]
-        inner = Scored(self.second.name, self.second, value, reason, details, of, tokens, recall)
+        value, reason, caps = scored.value[rows], scored.reason[rows], scored.caps
+        caps = None if caps is None else caps.take(rows)
+        inner = Scored(self.second.name, self.second, value, reason, details, of, tokens, recall, caps=caps)
         return rows[self.second.pick(inner, budget.as_count(scored))]
 
 

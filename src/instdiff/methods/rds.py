@@ -49,6 +49,6 @@ class RDS(SetMethod):
             raise DataError("no row of the target file could be read by the model; give another --target")
         x = vectors(s.vector)[0]
         if not self.task:
-            return robin(x, targets, count)
+            return robin(x, targets, count, s.caps)
         names = np.array([str(name) for name in s.task], object)[full]
-        return robin_tasks(x, [targets[names == name] for name in dict.fromkeys(names)], count)
+        return robin_tasks(x, [targets[names == name] for name in dict.fromkeys(names)], count, s.caps)
