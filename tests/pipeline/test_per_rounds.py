@@ -21,7 +21,7 @@ def test_the_rounds_and_the_controls_are_bound(home: Path) -> None:
     pipeline(home)
     record = read_json(home / "run/iter_1/selection.json")
     assert record["budget"] == "100%" and record["per"]["values"] == len({row["instruction"] for row in ANSWERS})
-    parts = {"iter_1": 1, "controls/random_seed_0": 1, "controls/longest": 1, "controls/full": 3}
+    parts = {"iter_1": 1, "baselines/random_seed_0": 1, "baselines/longest": 1, "baselines/full": 3}
     for part, most in parts.items():
         rows = read_jsonl(home / "run" / part / "selected.jsonl")
         assert max(Counter(row["instruction"] for row in rows).values()) == most, part
