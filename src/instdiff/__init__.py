@@ -100,7 +100,7 @@ _HOMES = {
     "experiments.fine_tuning": "train",
     "experiments.pipeline": "pipeline",
     "experiments.search": "search",
-    "methods": "AlpaGasus BM25 Blend ByColumn CosineFilter DEITA DS2 DSIR Decontaminate FacilityLocation Full "
+    "methods": "AlpaGasus BM25 Blend ByColumn CosineFilter DEITA DS2 DSIR Decontaminate FacilityLocation Full Grape "
     "HighEntropySum IFD InstructDiff KCenter KMeansQuota LESS Lark Learnability LocalLogProbability Longest MADS "
     "METHODS MIWV Nuggets Oracle PassRate Perplexity RDS Random RankSurprisal RatersChoice ResponseEntropy "
     "RewardGap Rho SelectIT SelectiveDPO Superfiltering SuperfilteringD TAP TShirt Then Zip",

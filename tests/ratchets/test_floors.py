@@ -53,6 +53,7 @@ METHODS_MAY = ["core", "errors", "methods.shared", "methods.algorithms"]
 
 KNOWN_METHODS = {
     ("methods.superfiltering", "methods.ifd"),  # a subclass: the same arithmetic under another role
+    ("methods.grape", "methods.perplexity"),  # a subclass: another name
     ("methods.mads", "methods.random"),  # the same draw by seed and content
     ("methods.dsir", "methods.random"),
     ("methods.learnability", "methods.random"),

@@ -56,6 +56,7 @@ PUBLIC: list[str] = [
     "Folds",
     "Full",
     "GradSketch",
+    "Grape",
     "IFD",
     "LESS",
     "Learnability",
@@ -151,14 +152,14 @@ SURFACE = {
     "--cluster --judge-max-tokens --judge-price",
     "score": f"{COMMON} --model --method --set --output {TEMPLATE} --max-length --dtype --device --batch-tokens "
     f"--workers --executor --warmup --target --holdout --trust-held {JUDGE} --shards --shard-index --strict",
-    "select": f"{COMMON} --scores --method --set --budget --rows --order --group-by --near-duplicates --with-scores "
-    "--weights --output --record --model --strict",
+    "select": f"{COMMON} --scores --method --set --budget --per --rows --order --group-by --near-duplicates "
+    "--with-scores --weights --output --record --model --strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
-    "pipeline": f"{COMMON} --model --method --budget --near-duplicates --output {TEMPLATE} --max-length --dtype "
+    "pipeline": f"{COMMON} --model --method --budget --per --near-duplicates --output {TEMPLATE} --max-length --dtype "
     "--device --batch-tokens --workers --strict",
-    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --near-duplicates --headroom --records "
-    f"--output --target {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
-    "search": f"{COMMON} --model --budget --trainings --output --target {TEMPLATE} --max-length --dtype --device "
+    "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --per --near-duplicates --headroom "
+    f"--records --output --target {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
+    "search": f"{COMMON} --model --budget --per --trainings --output --target {TEMPLATE} --max-length --dtype --device "
     "--batch-tokens --workers --strict",
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
     f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "

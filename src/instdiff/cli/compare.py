@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @command(
     "compare",
     "compare.CompareConfig",
-    "config data! model! method budget near_duplicates headroom records output limit format map targets reasoning "
+    "config data! model! method budget per near_duplicates headroom records output limit format map targets reasoning "
     "system target template template_date max_length dtype device batch_tokens workers store strict quiet json",
     "Examples:\n"
     "  instdiff compare --config configs/compare/tiny.yaml\n"

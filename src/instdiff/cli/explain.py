@@ -10,6 +10,7 @@ import click
 from instdiff.cli.app import command
 from instdiff.cli.common import require_output
 from instdiff.cli.console import Console, table
+from instdiff.core.caps import Per
 from instdiff.core.display import in_one_line, visible
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ def difference_text(facts: Mapping[str, Any]) -> str:
 
 
 def _by(side: Mapping[str, Any]) -> str:
-    return f"{side['method']} within {side.get('budget')}" if "method" in side else "-"
+    per = f", {Per(side['per']['by'], side['per']['most']).text}" if "per" in side else ""
+    return f"{side['method']} within {side.get('budget')}{per}" if "method" in side else "-"
 
 
 def _quantiles(name: str, spread: Mapping[str, Mapping[str, Any]]) -> str:

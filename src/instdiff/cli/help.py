@@ -11,7 +11,8 @@ PANELS = {
     "Data": "config data scores selection source row limit format data_format map targets reasoning system target "
     "holdout warmup reference",
     "Model": "model template template_date max_length dtype generator judge trust_held",
-    "Method": "method set half budget rows order group_by by headroom trainings max_samples seed suite task data_dir n "
+    "Method": "method set half budget per rows order group_by by headroom trainings max_samples seed suite task "
+    "data_dir n "
     "temperature top_p max_new_tokens shots unsafe keep older_than repair examples",
     "Output": "output record records answers with_scores name layout license push public print_launch dry_run strict "
     "quiet json",

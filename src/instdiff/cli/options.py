@@ -46,6 +46,7 @@ def make_option(kind: type[Config], name: str, *, required: bool = False) -> cli
         more["multiple"] = True
     elif extra["alone"]:
         more |= {"is_flag": False, "flag_value": extra["alone"]}
+    more |= {"nargs": extra["words"]} if extra["words"] != 1 else {}
     text = describe(str(field.description), default, get_args(one) if get_origin(one) is Literal else ())
     told = f"{text.removesuffix('.')} (required)." if required else text
     return click.Option([f"--{name.replace('_', '-')}"], metavar=extra["metavar"] or _metavar(one), help=told, **more)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @command(
     "search",
     "search.SearchConfig",
-    "config data! model! budget trainings output limit format map targets reasoning system target template "
+    "config data! model! budget per trainings output limit format map targets reasoning system target template "
     "template_date max_length dtype device batch_tokens workers store seed strict quiet json",
     "Examples:\n"
     "  instdiff search --config configs/search/tiny.yaml\n"

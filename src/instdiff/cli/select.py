@@ -38,7 +38,7 @@ def sample(settings: SampleConfig, console: Console) -> None:
 @command(
     "select",
     "commands.SelectConfig",
-    "config data! scores method set budget rows order group_by near_duplicates with_scores weights output! record "
+    "config data! scores method set budget per rows order group_by near_duplicates with_scores weights output! record "
     "model limit format map targets reasoning system store seed strict quiet json",
     'Example:  instdiff select --data my.jsonl --scores scores.parquet --method ifd --budget "10% tokens" '
     "--output selected.jsonl",
@@ -63,8 +63,9 @@ def select(settings: SelectConfig, console: Console) -> None:
     if settings.rows:
         chosen = select_listed(pool, table[name], settings.rows, **how)
     else:
-        budget = configured_budget(settings.budget, settings.select_ratio)
-        how |= {"group_by": settings.group_by, "quota": settings.quota, "near_duplicates": settings.near_duplicates}
+        free = settings.budget is None and settings.select_ratio is None
+        budget = None if free else configured_budget(settings.budget, settings.select_ratio)
+        how |= {key: getattr(settings, key) for key in ("per", "group_by", "quota", "near_duplicates")}
         chosen = choose(pool, table[name], budget, **how)
     if settings.weights:
         chosen = chosen.with_weights(settings.weights)
@@ -91,9 +92,8 @@ def _listed(settings: SelectConfig) -> SelectConfig:
 
     if not settings.rows:
         return settings
-    if more := [
-        key for key in ("budget", "select_ratio", "group_by", "near_duplicates") if getattr(settings, key) is not None
-    ]:
+    keys = ("budget", "per", "select_ratio", "group_by", "near_duplicates")
+    if more := [key for key in keys if getattr(settings, key) is not None]:
         raise ConfigError(f"'rows' lists what is taken, and '{more[0]}' says how much; give one of them")
     return settings if settings.scores or settings.method else settings.model_copy(update={"method": {"full": {}}})
 

@@ -67,7 +67,7 @@ def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
 @command(
     "pipeline",
     "commands.PipelineConfig",
-    "config data! model! method budget near_duplicates output! limit format map targets reasoning system template "
+    "config data! model! method budget per near_duplicates output! limit format map targets reasoning system template "
     "template_date max_length dtype device batch_tokens workers store seed strict quiet json",
     "Example:  instdiff pipeline --config configs/demo.yaml",
 )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from instdiff.core.caps import parse_per
 from instdiff.errors import ConfigError, all_of, did_you_mean
 
 C = TypeVar("C", bound="Config")
@@ -23,15 +24,17 @@ def key(
     also: str = "",
     metavar: str | None = None,
     alone: str | None = None,
+    words: int = 1,
     **limits: Any,
 ) -> Any:
     """A key of the configuration, with what its option, its help text and its page need.
 
     ``default`` is a value, or a class that makes one; ``also`` has other names, the published ones among them. In a
-    help text ``metavar`` stands for the value; ``alone`` is what the option means where its value is left out.
+    help text ``metavar`` stands for the value; ``alone`` is what the option means where its value is left out, and
+    ``words`` how many words make a value.
     ``limits`` of the value are as pydantic has them.
     """
-    extra: dict[str, Any] = {"also": also, "metavar": metavar, "alone": alone}
+    extra: dict[str, Any] = {"also": also, "metavar": metavar, "alone": alone, "words": words}
     given: dict[str, Any] = {"default_factory": default} if isinstance(default, type) else {"default": default}
     return Field(description=description, json_schema_extra=extra, **given, **limits)
 
@@ -91,6 +94,8 @@ def _one_or_several(value: Any) -> Any:
 
 Data = Annotated[str | list[str] | None, BeforeValidator(_one_or_several)]
 """A source of rows, or several."""
+Bound = Annotated[str | None, BeforeValidator(lambda value: None if value is None else str(parse_per(value)))]
+"""A column and a number, as ``prompt 1``: how many rows of each of its values may be taken."""
 
 
 def has_stdin(data: str | list[str] | None) -> bool:

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from instdiff.config.base import Config, Data, key
+from instdiff.config.base import Bound, Config, Data, key
 from instdiff.config.methods import short_name
 from instdiff.config.pipeline import (
     LEAKS,
     NEAR_DUPLICATES,
+    PER,
     EvalPart,
     ScorePart,
     SelectPart,
@@ -320,6 +321,7 @@ class SelectConfig(MethodsConfig):
     select_ratio: float | None = key(
         None, "The budget as a share, 0.1 for 10 %; `budget: tokens`, `rows` or `filtered` says of what."
     )
+    per: Bound = key(None, f"{PER} All of these rows are taken where no budget is given.", metavar="COLUMN k", words=2)
     order: Literal["rank", "input"] = key("rank", "Order of the rows.")
     group_by: str | None = key(None, "Column of the input; the same share of each of its values.")
     quota: dict[str, str | int] = key(dict, "Budgets of single groups by name, with `group_by`.")
@@ -391,6 +393,12 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     near_duplicates: float | None = key(
         None, f"{NEAR_DUPLICATES} `select.near_duplicates` is the same.", metavar="X", gt=0, le=1
     )
+    per: Bound = key(
+        None,
+        "The best k rows of each value of a column, as 'prompt 1'; `select.per` is the same.",
+        metavar="COLUMN k",
+        words=2,
+    )
     train: TrainSettings = key(TrainSettings, "How to train, everywhere: see [training settings](#training-settings).")
     warmup: WarmupPart = key(WarmupPart, "See [warmup](#warmup-of-the-pipeline).")
     score: ScorePart = key(ScorePart, "See [score](#score-of-the-pipeline).")
@@ -410,8 +418,9 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
 
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """``method``, ``budget`` and ``near_duplicates`` where the published keys have them."""
-        given = {key: values.pop(key) for key in ("method", "budget", "near_duplicates") if values.get(key) is not None}
+        """Keys of ``select`` where the published keys have them."""
+        keys = ("method", "budget", "near_duplicates", "per")
+        given = {key: values.pop(key) for key in keys if values.get(key) is not None}
         return {**values, "select": {**(values.get("select") or {}), **given}} if given else values
 
 

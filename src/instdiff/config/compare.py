@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt, field_validator
 
-from instdiff.config.base import Config, OpenPart, key
+from instdiff.config.base import Bound, Config, OpenPart, key
 from instdiff.config.commands import (
     HOLDOUT,
     TARGET,
@@ -16,7 +16,7 @@ from instdiff.config.commands import (
     check_role_names,
     parse_methods,
 )
-from instdiff.config.pipeline import LEAKS, NEAR_DUPLICATES, WarmupPart
+from instdiff.config.pipeline import LEAKS, NEAR_DUPLICATES, PER, WarmupPart
 from instdiff.config.train import TrainSettings
 
 Baseline = Literal["random", "longest", "full"]
@@ -41,6 +41,7 @@ class Variant(OpenPart):
     budget: str | int | None = key(None, "By default the comparison's own.")
     group_by: str | None = key(None, "Column of the input; the same share of each of its values is taken.")
     near_duplicates: float | None = key(None, NEAR_DUPLICATES, gt=0, le=1)
+    per: Bound = key(None, "The best k rows of each value of a column, as 'prompt 1'; by default the comparison's own.")
 
     @field_validator("models")
     @classmethod
@@ -59,6 +60,7 @@ class CellsConfig(DataConfig, RunConfig, ExecutorConfig):
     models: dict[str, str] = key(dict, "Of further roles.")
     target: str | None = key(None, TARGET, metavar="FILE")
     holdout: str | None = key(None, HOLDOUT, metavar="FILE")
+    per: Bound = key(None, f"{PER} So it is for every line but `full`.", metavar="COLUMN k", words=2)
     output: str | None = key(None, "The run folder.", metavar="DIR", also="output_dir")
     train: TrainSettings = key(TrainSettings, "The same for every line.")
     steps: Literal["epochs", "equal"] = key(

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt, field_validator, model_validator
 
-from instdiff.config.base import Config, OpenPart, key
+from instdiff.config.base import Bound, Config, OpenPart, key
 from instdiff.config.train import TrainSettings
+
+PER = "The best k rows of each value of a column are chosen from, as 'source 3'; 'prompt 1' is one for each prompt."
 
 
 def names(value: Any) -> list[str]:
@@ -48,6 +50,7 @@ class SelectPart(OpenPart):
     budget: str | int | None = key(
         None, "As `--budget`; or `tokens`, `rows` or `filtered`, of which `select_ratio` is the share."
     )
+    per: Bound = key(None, f"{PER} The controls are bound by it too, but `full` is not.")
     grow: str | int | None = key(None, "What each round after the first adds to the budget.")
     near_duplicates: float | None = key(None, NEAR_DUPLICATES, gt=0, le=1)
     select_ratio: float = key(0.1, "The share, where `budget` is none or one of the three words.")

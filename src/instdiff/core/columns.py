@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.ragged import Ragged
+from instdiff.core.caps import Caps
 from instdiff.core.display import Shown, some
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +47,8 @@ class Signals(Shown):
 
     ``ids`` are content hashes; ``occurrence`` counts rows with the same id in input order, so that (id, occurrence)
     tells rows apart whatever their order. ``reason`` holds, per row, the reason for which some column has no value.
-    ``prior`` are the scores by which an earlier method chose these rows, where there is one.
+    ``prior`` are the scores by which an earlier method chose these rows, where there is one. ``caps`` bound how many
+    rows of each value of a column may be taken.
 
     A column is looked up when it is asked for, so that a mapping may read it from disk only then. Those named in
     ``aside`` are of other rows, such as the targets of a targeted method.
@@ -59,9 +61,11 @@ class Signals(Shown):
         reason: Reasons,
         prior: Floats | None = None,
         aside: Iterable[str] = (),
+        caps: Caps | None = None,
     ) -> None:
         self._columns = columns
         self.ids, self.reason, self.prior, self.aside = Ids.of(ids), reason, prior, frozenset(aside)
+        self.caps = caps
 
     def __getattr__(self, name: str) -> Any:
         columns = self.__dict__.get("_columns", {})
@@ -80,13 +84,18 @@ class Signals(Shown):
         if prior is None and self.prior is not None:
             prior = self.prior[rows]
         columns = _Columns({name: name for name in self._columns}, self._columns, rows, self.aside)
-        return Signals(columns, self.ids.take(rows), self.reason[rows], prior, self.aside)
+        caps = None if self.caps is None else self.caps.take(rows)
+        return Signals(columns, self.ids.take(rows), self.reason[rows], prior, self.aside, caps)
+
+    def capped(self, caps: Caps | None) -> Signals:
+        """The same columns with these ``caps``."""
+        return Signals(self._columns, self.ids, self.reason, self.prior, self.aside, caps)
 
     def part(self, prefix: str) -> Signals:
         """The columns ``PREFIX.NAME`` under ``NAME``: those of one of several methods in one."""
         names = {name.removeprefix(f"{prefix}."): name for name in self._columns if name.startswith(f"{prefix}.")}
         aside = {name for name, whole in names.items() if whole in self.aside}
-        return Signals(_Columns(names, self._columns), self.ids, self.reason, self.prior, aside)
+        return Signals(_Columns(names, self._columns), self.ids, self.reason, self.prior, aside, self.caps)
 
     @property
     def occurrence(self) -> npt.NDArray[np.int64]:

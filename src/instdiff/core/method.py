@@ -14,6 +14,7 @@ import numpy.typing as npt
 from instdiff.core.arrays.ids import Ids
 from instdiff.core.arrays.ranking import best_first
 from instdiff.core.budget import Budget
+from instdiff.core.caps import Caps, Per
 from instdiff.core.columns import Floats, Reasons, Signals, first_reason, no_reasons
 from instdiff.core.display import Shown, html_table, pandas, visible
 from instdiff.core.signals import Signal
@@ -67,7 +68,8 @@ class Scored:
 
     ``n_tokens`` are the scored response tokens per row, the currency of token budgets, and ``n_thought`` those of them
     that are of a thought, where some row has one. ``recall`` reads again what ``score`` read, where there is a store to
-    read it from. ``meta`` says what they were made of.
+    read it from. ``meta`` says what they were made of. ``caps`` bound how many rows of each value of a column may be
+    taken; only methods with ``holds_caps`` see any.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Scored:
     recall: Callable[[], Signals] | None = None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     n_thought: npt.NDArray[np.int64] | None = None
+    caps: Caps | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", Ids.of(self.ids))
@@ -120,7 +123,7 @@ class Scored:
                 f"this selection needs more of {self.name} than its scores hold, and there is no store to read it "
                 "from; run `instdiff score` again, and select with the same --store and --model"
             )
-        return self.recall()
+        return self.recall().capped(self.caps)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Scored:
         """The sub-problem of these rows, in that order."""
@@ -135,6 +138,7 @@ class Scored:
             None if self.recall is None else lambda: self.signals().take(rows),
             self.meta,
             None if self.n_thought is None else self.n_thought[rows],
+            None if self.caps is None else self.caps.take(rows),
         )
 
     @property
@@ -205,6 +209,16 @@ class Method:
 
     official_order: ClassVar[bool] = False
     """Whether ``pick`` differs from best first with ``compat="official"`` alone."""
+    default_per: ClassVar[Per | None] = None
+    """How many rows of each value of a column are taken where nobody says it."""
+
+    @property
+    def holds_caps(self) -> bool:
+        """Whether ``pick`` keeps to ``scored.caps`` itself, since what it takes depends on what it took before.
+
+        Of other methods only the best rows of each value are shown to ``pick``.
+        """
+        return False
 
     @property
     def by_score(self) -> bool:

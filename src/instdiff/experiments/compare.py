@@ -26,6 +26,7 @@ from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Column, Log, Method, ModelRef
 from instdiff.core.budget import parse_budget
+from instdiff.core.caps import PROMPT, parse_per
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.core.signals import Split
@@ -69,7 +70,7 @@ OPEN = (
     *("trainings", "final_seeds", "decide"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
-PLACES = ("data", "model", "student", "models", "target", "eval", "train", "limit", "warmup", "near_duplicates")
+PLACES = ("data", "model", "student", "models", "target", "eval", "train", "limit", "warmup", "near_duplicates", "per")
 HELD = ("data", "data_path")
 """Keys, and keys of ``eval``, that a record of a cell has by what they lead to."""
 
@@ -107,8 +108,10 @@ class Comparison(Engine):
             self.kinds[name] = fingerprint(variant.models, variant.limit, variant.warmup, *trains)[:8]
             if "calibrated" in {signal.model for signal in method.signals().values()} - set(roles):
                 self.warmed.add(name)
-            if variant.group_by:
-                self.pool.column(variant.group_by)
+            bound = parse_per(self.per(Cell(name)))
+            for column in (variant.group_by, bound.by if bound and bound.by != PROMPT else None):
+                if column:
+                    self.pool.column(column)
 
     # ── what is compared ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,7 +131,7 @@ class Comparison(Engine):
 
     def _budgets(self, name: str) -> list[str]:
         variant = self.variants[name]
-        if name == "full" and variant.method in (None, "full"):
+        if self._is_whole_pool(name):
             return ["100%"]
         return [str(b) for b in ([variant.budget] if variant.budget is not None else self.config.budgets)]
 
@@ -269,6 +272,7 @@ class Comparison(Engine):
             "models": {role: self._known(model) for role, model in self.roles_of(variant).items() if role in roles},
             "line": variant.model_dump(mode="json", include={"rounds", "rebind", "train_from", "warmup", "limit"})
             | ({} if variant.near_duplicates is None else {"near_duplicates": variant.near_duplicates}),
+            **{key: value for key, value in (("group_by", variant.group_by), ("per", self.per(cell))) if value},
             "method": {"name": variant.method or cell.line, **method.params()},
             "train": config.train.learning(),
             "budget": cell.budget,
@@ -345,6 +349,13 @@ class Comparison(Engine):
     def near_duplicates(self, cell: Cell) -> float | None:
         """That of the cell's line."""
         return self.variants[cell.line].near_duplicates
+
+    def per(self, cell: Cell) -> str | None:
+        """That of the cell's line, or of all lines but the whole pool."""
+        return self.variants[cell.line].per or (None if self._is_whole_pool(cell.line) else self.config.per)
+
+    def _is_whole_pool(self, name: str) -> bool:
+        return name == "full" and self.variants[name].method in (None, "full")
 
     def budget_of(self, cell: Cell, number: int) -> Budget:
         """That of the cell, in every round."""
@@ -505,7 +516,7 @@ class Comparison(Engine):
         """Of a round; how rounds follow one another makes a difference from the second on."""
         one = self.variants[cell.line]
         made_of: tuple[Any, ...] = (one.method or cell.line, one.params, one.models, one.limit, str(one.warmup))
-        made_of += (one.group_by, *([] if one.near_duplicates is None else [one.near_duplicates]))
+        made_of += (one.group_by, self.per(cell), *([] if one.near_duplicates is None else [one.near_duplicates]))
         then = (one.rebind, one.train_from) if number > 1 else ()
         return fingerprint(made_of, then), cell.budget, cell.seed, number
 

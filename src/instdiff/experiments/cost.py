@@ -19,6 +19,7 @@ from instdiff.config.methods import make_method
 from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Log, Method, ModelRef, Scored, Settings
+from instdiff.core.caps import parse_per
 from instdiff.core.files import fingerprint, read_json
 from instdiff.core.progress import Quiet
 from instdiff.data import Pool, load
@@ -45,6 +46,7 @@ from instdiff.scoring.models import check_roles, parse_model, settings_of
 from instdiff.scoring.precision import settle_precision
 from instdiff.scoring.scorer import score
 from instdiff.scoring.workbench import Workbench
+from instdiff.selection.per import caps_of
 from instdiff.selection.record import RECORD, SCORES
 from instdiff.selection.selector import sample_rows, select
 from instdiff.store import Store
@@ -281,14 +283,15 @@ class Rounds:
         place = run.place_of(cell, number)
         if (place / RECORD).is_file():
             return run.rows_of(read_json(place / RECORD))
-        budget = run.budget_of(cell, number)
+        budget, bound = run.budget_of(cell, number), parse_per(run.per(cell)) or method.default_per
         if isinstance(method, Random | Longest | Full | Oracle):
-            return pool.take(select(pool, self.exact(cell.line, method, pool), budget).at)
+            return pool.take(select(pool, self.exact(cell.line, method, pool), budget, per=bound).at)
         counted = self.counted(pool)
+        most = len(pool) if bound is None else caps_of(pool, bound).most
         if not budget.of_tokens:
-            return min(len(pool), budget.target(counted))
+            return min(most, budget.target(counted))
         mean = float(budget.costs(counted)[counted.scorable].mean())
-        return min(len(pool), max(1, round(budget.target(counted) / mean)))
+        return min(most, max(1, round(budget.target(counted) / mean)))
 
     def rounds(
         self,

@@ -129,6 +129,10 @@ class Engine(ABC):
         """The similarity from which near copies are left out of a selection, if any are."""
         return None
 
+    def per(self, cell: Cell) -> str | None:
+        """A column and how many rows of each of its values may be taken, if anything bounds that."""
+        return None
+
     @abstractmethod
     def place_of(self, cell: Cell, number: int) -> Path:
         """Where a round's selection goes."""
@@ -220,8 +224,9 @@ class Engine(ABC):
             (scored, meta), pool = self.score_round(cell, number, roles), self.pool
             if len(scored) < len(pool):
                 pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
-            how: dict[str, Any] = {"group_by": self.group_by(cell), "near_duplicates": self.near_duplicates(cell)}
-            chosen = select(pool, scored, self.budget_of(cell, number), meta=meta, **how)
+            how: dict[str, Any] = {"per": self.per(cell), "group_by": self.group_by(cell), "meta": meta}
+            how |= {"near_duplicates": self.near_duplicates(cell)}
+            chosen = select(pool, scored, self.budget_of(cell, number), **how)
             if short := chosen.shortfall():
                 self.log(f"warning: {short}")
             write_selection(place, chosen)

@@ -154,9 +154,11 @@ class Pipeline(Engine):
         config, path = self.config, first.folder / SCORES
         assert config.eval is not None
         budget, table = budget_of(config), read_scores(path, run=[config.select.method])
-        same = (
-            budget.as_count(table[selector(config)[0]]) if budget.of_tokens else Budget(first.facts["tokens"], "tokens")
-        )
+        same = Budget(first.facts["tokens"], "tokens")
+        if budget.of_tokens:  # of which a bound on groups may leave less
+            asked = budget.as_count(table[selector(config)[0]])
+            spent = first.facts["tokens"] if budget.part is None else asked.amount
+            same = budget.count(min(int(spent), int(asked.amount)))
         return [
             Cell(kind, "100%" if kind == "full" else str(same), seed)
             for kind in config.eval.baselines
@@ -249,6 +251,10 @@ class Pipeline(Engine):
     def budget_of(self, cell: Cell, number: int) -> Budget:
         """A round's own, or that of all controls."""
         return budget_of(self.config, number) if cell == LINE else parse_budget(cell.budget)
+
+    def per(self, cell: Cell) -> str | None:
+        """That of the selection, and of all controls but the whole pool."""
+        return None if cell.line == "full" else self.config.select.per
 
     def place_of(self, cell: Cell, number: int) -> Path:
         """A folder of its own for each round and control."""
@@ -388,8 +394,15 @@ def selector(config: PipelineConfig) -> tuple[str, Method]:
 
 
 def budget_of(config: PipelineConfig, number: int = 1) -> Budget:
-    """A round's budget, by default ``select_ratio`` of the tokens; a ConfigError where ``grow`` is of another kind."""
-    budget = configured_budget(config.select.budget, config.select.select_ratio)
+    """A round's budget, by default ``select_ratio`` of the tokens, or all that ``per`` leaves.
+
+    A ConfigError where ``grow`` is of another kind.
+    """
+    part = config.select
+    free = part.budget is None and "select_ratio" not in part.model_fields_set
+    if free and (part.per or selector(config)[1].default_per):
+        return parse_budget("100%")
+    budget = configured_budget(part.budget, part.select_ratio)
     if config.select.grow is None:
         return budget
     more = parse_budget(config.select.grow)

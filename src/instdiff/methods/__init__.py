@@ -27,6 +27,7 @@ from instdiff.methods.dsir import DSIR as DSIR
 from instdiff.methods.entropy import ResponseEntropy as ResponseEntropy
 from instdiff.methods.facility_location import FacilityLocation as FacilityLocation
 from instdiff.methods.full import Full as Full
+from instdiff.methods.grape import Grape as Grape
 from instdiff.methods.hes import HighEntropySum as HighEntropySum
 from instdiff.methods.ifd import IFD as IFD
 from instdiff.methods.instructdiff import InstructDiff as InstructDiff

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats, Length, Signal, Signals, Text
+from instdiff.core.caps import Room
 from instdiff.errors import ConfigError, DataError
 from instdiff.methods.algorithms.round_robin import take_turns
 from instdiff.methods.algorithms.vectors import Indices, blocks, top_k
@@ -61,14 +62,14 @@ class BM25(Targeted):
     def choose(self, s: Signals, count: int) -> Indices:
         """Targets in turns, or tasks, among the rows that share a word with them."""
         search, tasks = self.search(s)
-        counts, lists = search.count(s.target), []
+        counts, lists, depth = search.count(s.target), [], count if s.caps is None else s.caps.depth(count)
         for at in tasks:
             best = np.zeros(len(s))
             for part in blocks(len(at), max(1, _FLOATS // len(s))):
                 best = np.maximum(best, search.scores(counts[at[part]]).max(0))
-            found = top_k(best, count)
+            found = top_k(best, depth)
             lists.append(found[best[found] > 0])
-        return take_turns(lists, count)
+        return take_turns(lists, count, Room(s.caps, len(s)))
 
     def measure_likeness(self, s: Signals, how: Literal["max", "mean"]) -> Floats:
         """Scores, which add up over words: the mean over queries is the score of their mean words."""

@@ -74,6 +74,11 @@ class Then(Method):
             details[f"second.{name}"][rows] = column
         return Scores(value, reason, **details)
 
+    @property
+    def holds_caps(self) -> bool:
+        """Where the second method does."""
+        return self.second.holds_caps
+
     def pick(self, scored: Scored, budget: Budget) -> Indices:
         """What the second method picks of the rows kept; shares are of all rows."""
         rows = np.flatnonzero(scored.details["kept"] == 1)
@@ -83,9 +88,10 @@ class Then(Method):
         def recall() -> Signals:
             return scored.signals().part("second").take(rows, prior)
 
-        inner = replace(
-            scored.take(rows), name=self.second.name, method=self.second, details=details, recall=recall, meta={}
-        )
+        caps = None if scored.caps is None else scored.caps.take(rows)
+        inner = scored.take(rows)
+        inner = replace(inner, name=self.second.name, method=self.second, details=details, recall=recall, meta={})
+        inner = replace(inner, caps=caps)
         return rows[self.second.pick(inner, budget.as_count(scored))]
 
 

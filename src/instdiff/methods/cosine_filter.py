@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,9 +48,8 @@ class CosineFilter(VectorMethod):
         x, cells = vectors(s.vector)[0], parts_of(self.parts, len(s))
         if self.parts is None and self.threshold < 1:
             check_effort(self.name, len(x) * count / 2 * x.shape[1], f"'{self.name}.parts' to auto")
-        return diverse_by_cell(
-            x, visited, cells=cells, seed=self.seed, threshold=self.threshold, limit=count, alike=self.alike
-        )
+        how: dict[str, Any] = {"threshold": self.threshold, "limit": count, "alike": self.alike, "caps": s.caps}
+        return diverse_by_cell(x, visited, cells=cells, seed=self.seed, **how)
 
     @property
     def approximation(self) -> str | None:

@@ -114,25 +114,26 @@ class DEITA(Method):
         """How many turns are rated one by one; 0 where a row is rated once."""
         return self.turns or (PUBLISHED_TURNS if self.compat == "official" else 0)
 
+    @property
+    def holds_caps(self) -> bool:
+        """A row that is passed over is similar to none."""
+        return True
+
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """Best first, past rows that are too similar to those taken."""
-        order = scored.best()
+        order, caps = scored.best(), scored.caps
         if self.compat == "official":
             order = np.sort(order)
             order = order[np.argsort(-scored.value[order], kind="stable")]
         target = budget.target(scored)
         if self.threshold >= 1 or target == 0:
-            return budget.take(order, scored)
+            return budget.take(order if caps is None else caps.limit(order), scored)
         x, full = vectors(scored.signals().vector)
         rows, place = np.flatnonzero(full), np.cumsum(full) - 1
-        weights = budget.costs(scored)[rows] if budget.of_tokens else None
+        how: dict[str, Any] = {"weights": budget.costs(scored)[rows] if budget.of_tokens else None, "limit": target}
+        how |= {"caps": None if caps is None else caps.take(rows), "threshold": self.threshold, "seed": self.seed}
         order = place[order[full[order]]]
-        cells = parts_of(self.parts, len(x))
-        return rows[
-            diverse_by_cell(
-                x, order, cells=cells, seed=self.seed, threshold=self.threshold, limit=target, weights=weights
-            )
-        ]
+        return rows[diverse_by_cell(x, order, cells=parts_of(self.parts, len(x)), **how)]
 
 
 def _column(what: str, turn: int) -> str:

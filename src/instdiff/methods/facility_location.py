@@ -60,7 +60,7 @@ class FacilityLocation(PartitionedMethod):
         x = vectors(s.vector)[0]
         names = "kernel", "gamma", "alpha", "neighbours"
         choose = partial(facility, **{name: getattr(self, name) for name in names})
-        return self.choose_rows(x, count, choose, **beside)
+        return self.choose_rows(x, count, choose, caps=s.caps, **beside)
 
     def pairs(self, n: int, k: int) -> float:
         """All rows with all, and again with those that a row represents when it is taken: ever fewer."""

@@ -43,10 +43,13 @@ class KCenter(PartitionedMethod):
     def choose(self, s: Signals, count: int) -> Indices:
         """Farthest first, behind those that are there."""
         x = vectors(s.vector)[0]
-        held = np.flatnonzero(s.held)[:count] if self.onto else np.zeros(0, np.int64)
+        held, caps = np.flatnonzero(s.held)[:count] if self.onto else np.zeros(0, np.int64), s.caps
+        if caps is not None:
+            held = caps.limit(held)
+            caps = caps.after(held)
         choose = partial(kcenter, start=self.start, seed=self.seed)
         return np.concatenate(
-            [held, self.choose_rows(x, count - len(held), choose, chosen=held if len(held) else None)]
+            [held, self.choose_rows(x, count - len(held), choose, chosen=held if len(held) else None, caps=caps)]
         )
 
     def pairs(self, n: int, k: int) -> float:

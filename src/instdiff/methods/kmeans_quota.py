@@ -56,7 +56,7 @@ class KMeansQuota(VectorMethod):
             x, wanted, seed=self.seed, engine=self.engine, spherical=self.spherical, starts=self.starts
         )
         score = None if s.prior is None else np.where(np.isfinite(s.prior), s.prior, -np.inf)
-        return by_cluster(label, distance, count, score=score)
+        return by_cluster(label, distance, count, score=score, caps=s.caps)
 
     @property
     def approximation(self) -> str | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from instdiff.core import (
 )
 from instdiff.core.signals import CrossFitted, Fold, Group, Split
 from instdiff.errors import ConfigError
+from instdiff.methods.algorithms.rehearsal import in_rounds, merge
 from instdiff.methods.random import uniform
 
 Indices = npt.NDArray[np.int64]
@@ -119,6 +119,11 @@ class Learnability(Method):
         place[order] = np.arange(len(order))
         return place
 
+    @property
+    def holds_caps(self) -> bool:
+        """Where known rows come between the best, which are more than one list."""
+        return self.rehearse > 0
+
     def pick(self, scored: Scored, budget: Budget) -> Indices:
         """Best first; with ``rehearse`` so many known rows between them that their share holds all along."""
         best = scored.best()
@@ -128,9 +133,7 @@ class Learnability(Method):
         known = np.flatnonzero(np.isfinite(place))
         known = known[np.argsort(place[known], kind="stable")]
         cost = budget.costs(scored) if budget.of_tokens else np.ones(len(scored), np.int64)
-        keys = [np.cumsum(cost[best]) / (1 - self.rehearse), np.cumsum(cost[known]) / self.rehearse]
-        order = np.argsort(np.concatenate(keys), kind="stable")
-        return budget.take(np.concatenate([best, known])[order], scored)
+        return budget.take(merge(best, known, cost, self.rehearse, scored.caps), scored)
 
     def remark(self, scored: Scored, at: Indices) -> str | None:
         """How much rehearsal there is."""
@@ -138,13 +141,3 @@ class Learnability(Method):
             return None
         count = int((scored.details["known"][at] == 1).sum())
         return f"{count} of {len(at)} rows rehearse what is known; {self.rehearse:.0%} of the budget was asked for"
-
-
-def in_rounds(order: Indices, labels: npt.NDArray[Any]) -> Indices:
-    """The same rows, one of each label before a second of any."""
-    seen = Counter[str]()
-    turn = np.zeros(len(order), np.int64)
-    for at, label in enumerate(map(str, labels[order])):
-        turn[at] = seen[label]
-        seen[label] += 1
-    return order[np.argsort(turn, kind="stable")]

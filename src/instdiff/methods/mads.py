@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats, Length, Neurons, PromptOnly, Scores, Signal, Signals, vectors
+from instdiff.core.caps import Caps
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.coverage import coverage
 from instdiff.methods.algorithms.vectors import blocks
 from instdiff.methods.random import uniform
-from instdiff.methods.shared.set_method import Indices, SetMethod
+from instdiff.methods.shared.set_method import Indices, SetMethod, most_of
 
 Tags = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 _CALIBRATION, _COMPARED = 100, 512
@@ -100,11 +101,12 @@ class MADS(SetMethod):
 
     def order(self, s: Signals, count: int) -> Indices:
         """Coverage in rounds."""
-        rows = self.order_rows(s, np.flatnonzero(self.ready(s)))
-        return rows[self._cover(self.tags(s, rows), min(count, len(rows)))] if len(rows) else rows
+        rows = self.open_rows(s)
+        caps = None if s.caps is None else s.caps.take(rows)
+        return rows[self._cover(self.tags(s, rows), min(count, most_of(s.caps, rows)), caps)] if len(rows) else rows
 
-    def _cover(self, tags: Tags, count: int) -> Indices:
-        return coverage(*tags, count, times=self.times, weight=self.weight, common=self.common)
+    def _cover(self, tags: Tags, count: int, caps: Caps | None = None) -> Indices:
+        return coverage(*tags, count, times=self.times, weight=self.weight, common=self.common, caps=caps)
 
     def tags(self, s: Signals, rows: Indices) -> Tags:
         """The strongly activated neurons of these rows: offsets, and layer * width + neuron. No layer is copied."""

@@ -67,6 +67,11 @@ class SuperfilteringD(Method):
         """Minus the rank among the rows kept."""
         return self.both().score(s)
 
+    @property
+    def holds_caps(self) -> bool:
+        """As the second method does."""
+        return self.both().holds_caps
+
     def pick(self, scored: Scored, budget: Budget) -> npt.NDArray[np.int64]:
         """The head of the ranking."""
         return self.both().pick(scored, budget)

@@ -62,7 +62,7 @@ class Zip(SetMethod):
                 f"'zip': compat official needs k1 = {self.k1} rows or more, and {len(s)} can be taken; give a lower k1"
             )
         texts = [repr(json.loads(text)) if official else str(text) for text in s.text]
-        return zip_greedy(texts, count, k1=self.k1, k2=self.k2, k3=self.k3, official=official)
+        return zip_greedy(texts, count, k1=self.k1, k2=self.k2, k3=self.k3, official=official, caps=s.caps)
 
     def pick(self, scored: Scored, budget: Budget) -> Indices:
         """The head; as published, up to a multiple of ``k3``, repeated rows included."""
@@ -70,7 +70,8 @@ class Zip(SetMethod):
             return super().pick(scored, budget)
         order, rank = scored.best(), -scored.value
         whole = len(order) % self.k3 == 0 and np.array_equal(rank[order], np.arange(len(order)))
-        if not whole or not budget.is_filled_by(order, scored):  # a rank that is missing is that of a row taken again
+        # A rank that is missing is that of a row taken again.
+        if scored.caps is not None or not whole or not budget.is_filled_by(order, scored):
             count = int(scored.takeable.sum()) if budget.of_tokens else budget.target(scored)
             order = self.order(scored.signals(), count)
         return order[: -(-len(budget.take(order, scored)) // self.k3) * self.k3]

@@ -51,7 +51,7 @@ def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
 
     whole = len(part.table) <= most
     sizes = {kind: len(part.table) if whole else int(share * most) for kind, share in SHARES.items()}
-    ranking = Ranking(part.scored)
+    ranking = Ranking(part.scored, part.per(part.method), part.caps.get(part.method), part.chosen)
     best, missed = part.chosen[:READ], ranking.best[~part.mask[ranking.best]][:READ]
     add(best, "chosen", READ)
     add(missed, "borderline", READ)
@@ -75,7 +75,7 @@ def examples(part: Part, most: int = MOST, seed: int = 0) -> Examples:
 
 def borderline(part: Part, each: int) -> Indices:
     """The last rows that were taken and the first that were not, by the score that decided."""
-    best = part.scored.best()
+    best = part.best(part.method)
     taken = part.mask[best]
     return np.concatenate([best[taken][-each:], best[~taken][:each]])
 
@@ -83,7 +83,7 @@ def borderline(part: Part, each: int) -> Indices:
 def _reason(part: Part, ranking: Ranking, row: int, place: int | None) -> str:
     """The sentence of ``explain``, and from which budget on a row that is not chosen would be."""
     by = ((part.record or {}).get("groups") or {}).get("by")
-    said = ranking.reason(row, place, len(part.chosen), str(part.budget), by)
+    said = ranking.reason(row, place, len(part.chosen), str(part.budget), by, part.table.rows)
     reached = None if place else ranking.budget_reached(row)
     return f"{said}; {reached}" if reached else said
 

@@ -54,6 +54,7 @@ def summary(scene: ReportContext) -> Section:
         "method": part.method,
         "params": part.scored.method.params(),
         "budget": str(part.budget),
+        "per": str(part.per(part.method) or ""),
         "selected": part.record is not None,
         "rounds": len(material.parts),
         "methods": list(part.table),
@@ -112,9 +113,11 @@ def _what(part: Part, material: ReportSources) -> str:
         of_tokens = f", with {mine:,} of {every:,} response tokens ({100 * mine / max(every, 1):.1f} %),"
     rounds = len(material.parts) if material.kind == "pipeline" else 1
     verb = "chose" if part.record is not None else "would choose"
+    per = part.per(part.method)
+    bound, last = f", {per.text}" if per else "", f" in the last of {rounds} rounds" if rounds > 1 else ""
     return (
         f"{part.method} {verb} {len(part.chosen):,} of {len(part.table):,} rows"
-        f"{of_tokens or ''} within a budget of {part.budget}{f' in the last of {rounds} rounds' if rounds > 1 else ''}."
+        f"{of_tokens or ''} within a budget of {part.budget}{bound}{last}."
     )
 
 
@@ -154,10 +157,13 @@ def funnel(scene: ReportContext) -> Section | None:
 
 def recut(scene: ReportContext) -> Section | None:
     """A place to try other budgets and methods in, where there are methods that go by the score alone."""
-    if scene.part is None or scene.count > CUT or not _by_score(scene.part):
+    part = scene.part
+    if part is None or scene.count > CUT or not _by_score(part):
         return None
-    text = "What another method or budget takes of these rows. Nothing is trained: this says what would be chosen."
-    return Section("recut", "Another cut", [text])
+    text = ["What another method or budget takes of these rows. Nothing is trained: this says what would be chosen."]
+    bounds = dict.fromkeys(per.text for name in _by_score(part) if (per := part.per(name)))
+    text += [f"{one[:1].upper()}{one[1:]} are taken." for one in bounds]
+    return Section("recut", "Another cut", text)
 
 
 def cuts(scene: ReportContext, packer: Packer) -> dict[str, Any]:
@@ -167,15 +173,16 @@ def cuts(scene: ReportContext, packer: Packer) -> dict[str, Any]:
     kinds = sorted(set(scene.groups[1])) if scene.groups else []
     number = {kind: at for at, kind in enumerate(kinds)}
     labels = np.array([number[kind] for kind in scene.groups[1]] if scene.groups else [], np.int32)
-    best = {name: packer.array(scored.best().astype(np.int32)) for name, scored in _by_score(part).items()}
+    best = {name: packer.array(part.best(name).astype(np.int32)) for name in _by_score(part)}
     named = {"rows": part.table.rows, "n_tokens": part.table.n_tokens, "chosen": part.chosen, "labels": labels}
     arrays = {name: packer.array(np.asarray(values, np.int32)) for name, values in named.items()}
     return {"best": best, "kinds": [visible(kind) for kind in kinds], "method": part.method, **arrays}
 
 
 def _by_score(part: Part) -> dict[str, Scored]:
-    """Methods that take rows in the order of their scores."""
-    return {name: s for name, s in part.table.scored.items() if s.method.by_score and s.eligible.any()}
+    """Methods that take rows in the order of their scores, and of which it is known which rows are bounded together."""
+    known = {name: s for name, s in part.table.scored.items() if not part.per(name) or name in part.caps}
+    return {name: s for name, s in known.items() if s.method.by_score and s.eligible.any()}
 
 
 def distributions(scene: ReportContext) -> Section | None:

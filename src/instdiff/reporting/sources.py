@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from instdiff.config.methods import short_name
 from instdiff.core import Budget, Log, Scored
 from instdiff.core.budget import parse_budget
+from instdiff.core.caps import Caps, Per
 from instdiff.core.files import read_json
 from instdiff.data import Pool, load
 from instdiff.errors import DataError, InstDiffError, did_you_mean
@@ -20,6 +21,7 @@ from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Pl
 from instdiff.experiments.summary import selections
 from instdiff.scoring.table import ScoreTable, read_scores
 from instdiff.selection.chosen import check_same_rows
+from instdiff.selection.per import caps_of, recorded_per
 from instdiff.selection.record import (
     RECORD,
     Found,
@@ -51,6 +53,17 @@ class Part:
     budget: Budget
     chosen: Indices
     record: Mapping[str, Any] | None = None
+    caps: Mapping[str, Caps] = field(default_factory=dict)
+    """By method, where rows of a value are bounded and the rows themselves are there."""
+
+    def per(self, name: str) -> Per | None:
+        """How many rows of each value a method may take."""
+        return recorded_per(self.record, self.table.scored[name])
+
+    def best(self, name: str) -> Indices:
+        """The rows that a method may take, best first."""
+        best, caps = self.table.scored[name].best(), self.caps.get(name)
+        return best if caps is None else caps.limit(best)
 
     @property
     def scored(self) -> Scored:
@@ -59,7 +72,7 @@ class Part:
 
     def top(self, name: str) -> Indices:
         """What a method of the table takes at the same budget."""
-        return self.chosen if name == self.method else head(self.table.scored[name], self.budget)
+        return self.chosen if name == self.method else head(self.table.scored[name], self.budget, self.best(name))
 
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
@@ -117,11 +130,11 @@ class ReportSources:
         return self.parts[-1] if self.parts else None
 
 
-def head(scored: Scored, budget: Budget) -> Indices:
+def head(scored: Scored, budget: Budget, best: Indices | None = None) -> Indices:
     """The first rows of a ranking that fit a budget; of rows where tokens were not counted."""
     if budget.of_tokens and np.any(scored.n_tokens < 0):
         budget = parse_budget(ASSUMED)
-    return budget.take(scored.best(), scored)
+    return budget.take(scored.best() if best is None else best, scored)
 
 
 def gather(
@@ -335,8 +348,24 @@ def _texts(sources: ReportSources, place: Path, data: str | list[str] | None, lo
         if data is not None:
             raise
         sources.notes.append(f"The rows themselves are not here ({error}); give --data FILE to see their texts.")
+        for part in sources.parts:
+            if part.per(part.method):
+                sources.notes.append(f"Without them nothing tells which rows {part.per(part.method)} bounds together.")
         return
     sources.pool = pool
+    sources.parts = [_bounded(part, pool) for part in sources.parts]
+
+
+def _bounded(part: Part, pool: Pool) -> Part:
+    """A part that knows which of its rows are bounded together, where it is of these rows."""
+    if list(part.table.ids) != list(pool.ids):
+        return part
+    bounds = {name: per for name in part.table if (per := part.per(name))}
+    known = {per: caps_of(pool, per) for per in set(bounds.values())}
+    part = replace(part, caps={name: known[per] for name, per in bounds.items()})
+    if part.record is None and part.method in part.caps:
+        part = replace(part, chosen=head(part.scored, part.budget, part.best(part.method)))
+    return part
 
 
 def _load(

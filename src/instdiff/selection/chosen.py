@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Budget, Scored
+from instdiff.core.caps import Per
 from instdiff.core.display import html_table
 from instdiff.core.files import write_record
 from instdiff.core.sums import file_sum
@@ -36,8 +37,9 @@ class Chosen:
 
     ``at`` are positions in the pool; ``rows`` positions in the input file, which differ where records were rejected.
     ``groups`` says, where there are any, by what column, and how many rows each has. ``asked`` is the budget as a count
-    of rows, or of response tokens. ``near_duplicates`` is the similarity from which rows were left out as near copies.
-    ``weights`` is the detail that is written as column ``weight``.
+    of rows, or of response tokens. ``per`` says how many rows of each value of a column were chosen from, and which
+    values have none. ``near_duplicates`` is the similarity from which rows were left out as near copies. ``weights`` is
+    the detail that is written as column ``weight``.
     """
 
     pool: Pool
@@ -47,6 +49,7 @@ class Chosen:
     meta: dict[str, Any]
     groups: dict[str, Any] | None = None
     asked: int = 0
+    per: dict[str, Any] | None = None
     near_duplicates: float | None = None
     weights: str | None = None
 
@@ -81,13 +84,13 @@ class Chosen:
             return None
         excluded = excluded_text(self.scored)
         why = f" ({excluded})" if excluded else ""
-        what = f"rows, {got:,} have a score"
+        left = "" if self.per is None else f", {self._bound.text},"
+        what = f"rows, {got:,} have a score{left.removesuffix(',')}"
         if self.budget.of_tokens:
-            what = f"{self.budget.unit}, the {len(self):,} rows that have a score hold {got:,}"
-        return (
-            f"asked for {self.asked:,} {what}{why}; give a smaller budget, or a share of the rows that have a score, "
-            "as --budget '50% eligible'"
-        )
+            what = f"{self.budget.unit}, the {len(self):,} rows that have a score{left} hold {got:,}"
+        share = "a share of the rows that have a score, as --budget '50% eligible'"
+        mend = share if self.per is None else "none, which takes all of these rows"
+        return f"asked for {self.asked:,} {what}{why}; give a smaller budget, or {mend}"
 
     def told(self) -> str:
         """How much was selected of what, by which method, and what was asked for."""
@@ -96,10 +99,16 @@ class Chosen:
             whole = int(self.scored.n_tokens[self.scored.scorable].sum())
             tokens = f", {self.n_tokens:,} of {whole:,} response tokens,"
         share = 100 * len(self) / len(self.scored)
+        per = f", {self._bound.text}" if self.per else ""
         return (
-            f"{len(self):,} of {len(self.scored):,} rows ({share:.3g} %){tokens} by {self.scored.name} "
+            f"{len(self):,} of {len(self.scored):,} rows ({share:.3g} %){tokens} by {self.scored.name}{per} "
             f"(asked for {self.budget}: {self.asked:,} {self.budget.unit})"
         )
+
+    @property
+    def _bound(self) -> Per:
+        assert self.per is not None
+        return Per(self.per["by"], self.per["most"])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.told()}>"
@@ -184,6 +193,7 @@ class Chosen:
                 "selected_tokens": _known_tokens(self.n_tokens),
                 **self._thought_counts(),
             },
+            **({"per": self.per} if self.per else {}),
             **({"groups": self.groups} if self.groups else {}),
             **({"near_duplicates": self.near_duplicates} if self.near_duplicates is not None else {}),
             "excluded": dict(sorted(words.items())),

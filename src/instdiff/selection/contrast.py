@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.core.caps import Per
 from instdiff.core.display import html_table, in_one_line
 from instdiff.data import Pool
 from instdiff.errors import ConfigError, DataError
 from instdiff.rendering.renderer import text_lengths
 from instdiff.selection.chosen import Chosen
 from instdiff.selection.diff import GROUPS, label, quantiles
+from instdiff.selection.per import caps_of
 
 WORD = re.compile(r"\w+")
 SOURCES = 12
@@ -75,6 +77,8 @@ def contrast(mine: Chosen, other: Chosen | str, by: str | None, seed: int) -> Co
     pool, scored = mine.pool, mine.scored
     if isinstance(other, str) and other == "random":
         order = np.random.default_rng(seed).permutation(np.flatnonzero(scored.takeable))
+        if mine.per:
+            order = caps_of(pool, Per(mine.per["by"], mine.per["most"])).limit(order)
         at, name = mine.budget.as_count(scored).take(order, scored), "random rows"
     elif isinstance(other, Chosen) and other.pool.fingerprint == pool.fingerprint:
         at, name = other.at, f"{other.scored.name} within {other.budget}"

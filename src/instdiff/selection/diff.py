@@ -99,7 +99,8 @@ def _keys(ids: Sequence[str]) -> list[Row]:
 
 def _about(side: Found) -> dict[str, Any]:
     record = side.record or {}
-    return {"name": side.name, "rows": len(side.ids), **{k: record[k] for k in ("method", "budget") if k in record}}
+    told: dict[str, Any] = {key: record[key] for key in ("method", "budget", "per") if key in record}
+    return {"name": side.name, "rows": len(side.ids), **told}
 
 
 def _counts(named: Mapping[str, Sequence[Row]], sides: Mapping[str, Found]) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import TEMPLATE_DATE, Floats, Log, Method, Scored
+from instdiff.core.caps import PROMPT, Caps, Indices, Per
 from instdiff.data import Message, Pool, Sample, Turns
 from instdiff.errors import DataError
 from instdiff.methods import IFD, METHODS, AlpaGasus, InstructDiff, Nuggets, TShirt
 from instdiff.rendering.templates import calls_text
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.chosen import check_same_rows
+from instdiff.selection.per import better_of_its_value, caps_of, recorded_per
 from instdiff.selection.record import Found, origins
 from instdiff.selection.tokens import NOTHING, Spoken, least_of, stored_tokens
 
@@ -56,7 +58,7 @@ def explain(
     if lacking and not shown and lacking != [NOTHING]:
         facts["to_see_tokens"] = score_command(table.meta, store)
     if selection is not None:
-        facts["selection"] = _selection(table, selection, at, number)
+        facts["selection"] = _selection(pool, table, selection, at, number)
     return facts
 
 
@@ -113,7 +115,7 @@ def _by_method(ranking: Ranking, at: int) -> dict[str, Any]:
     }
 
 
-def _selection(table: ScoreTable, selection: Found, at: int, row: int) -> dict[str, Any]:
+def _selection(pool: Pool, table: ScoreTable, selection: Found, at: int, row: int) -> dict[str, Any]:
     record = selection.record
     if record is None:
         taken = table.ids[at] in selection.ids
@@ -128,7 +130,7 @@ def _selection(table: ScoreTable, selection: Found, at: int, row: int) -> dict[s
         taken = row in record["rows"]
         said = f"{'chosen' if taken else 'not chosen'} by {record['method']}, whose scores are not in this file"
         return {"method": record["method"], "chosen": taken, "reason": said}
-    return place_in_selection(table.scored[record["method"]], record, at, row)
+    return place_in_selection(pool, table.scored[record["method"]], record, at, row)
 
 
 def score_command(meta: Mapping[str, Any], store: str | None = None, output: str = "scores.parquet") -> str:
@@ -320,10 +322,18 @@ _RULES: tuple[tuple[type[Method], Any], ...] = (
 
 
 class Ranking:
-    """The order of a method's eligible rows, as selecting breaks ties; ``rank`` is 0 where a row has none."""
+    """The order of a method's eligible rows, as selecting breaks ties; ``rank`` is 0 where a row has none.
 
-    def __init__(self, scored: Scored) -> None:
+    With ``caps``, as ``per`` names them, they are the best of each value; ``taken`` are the rows that were selected.
+    """
+
+    def __init__(
+        self, scored: Scored, per: Per | None = None, caps: Caps | None = None, taken: Indices | None = None
+    ) -> None:
         self.scored, self.best = scored, scored.best()
+        self.per, self.caps, self.taken = per, caps, taken
+        if caps is not None and not scored.method.holds_caps:
+            self.best = caps.limit(self.best)
         self.rank = np.zeros(len(scored), np.int64)
         self.rank[self.best] = np.arange(1, len(self.best) + 1)
         self.by_score = scored.method.by_score
@@ -339,14 +349,41 @@ class Ranking:
             text += f", or of {int(self._tokens[rank - 1] - self.scored.n_tokens[at]) + 1:,} tokens or more"
         return text
 
-    def reason(self, at: int, place: int | None, rows: int, budget: str | None, by: str | None = None) -> str:
+    def _full(self, at: int, numbers: Indices | None) -> str:
+        """Why a row cannot be taken for others of its value; nothing where it can."""
+        if self.caps is None or self.per is None or not self.scored.takeable[at]:
+            return ""
+        others = better_of_its_value(self.scored, self.caps, at, self.taken)
+        if not len(others):
+            return ""
+        named = (others if numbers is None else numbers[others]).tolist()
+        rows = f"row{'s' * (len(named) > 1)} {', '.join(map(str, named[:LISTED]))}{' …' * (len(named) > LISTED)}"
+        of = "its prompt" if self.per.by == PROMPT else f"its '{self.per.by}'"
+        first = self.scored.method.holds_caps
+        verb = ("was" if first else "is") if len(named) == 1 else ("were" if first else "are")
+        why = f"{rows} of {of} {verb} {'taken first' if first else 'better'}"
+        return f"not chosen: {why}, and {self.per.text} {'is' if self.per.most == 1 else 'are'} taken"
+
+    def reason(
+        self,
+        at: int,
+        place: int | None,
+        rows: int,
+        budget: str | None,
+        by: str | None = None,
+        numbers: Indices | None = None,
+    ) -> str:
         """Why a selection of so many ``rows`` within a ``budget`` has a row at a ``place``, or has it not.
 
-        ``by`` names the column whose values were given shares.
+        ``by`` names the column whose values were given shares; ``numbers`` are those of the rows in the input.
         """
         scored, why = self.scored, self.scored.reason[at]
-        if not self.by_score or by is not None:
+        if not place and (full := self._full(at, numbers)):
+            return full
+        unknown = self.per is not None and self.caps is None
+        if not self.by_score or by is not None or unknown:
             goes = f"shares of '{by}'" if by is not None else "more than the score of each row by itself"
+            goes = f"{self.per.text}, and the rows are not here" if unknown and self.per else goes
             went = f"{scored.name} goes by {goes}"
             if place:
                 return f"chosen at place {place:,} of {rows:,}: {went}"
@@ -362,10 +399,16 @@ class Ranking:
         return f"{word}: {said}; budget {budget} took the best {rows:,}, down to {last}"
 
 
-def place_in_selection(scored: Scored, record: dict[str, Any], at: int, row: int) -> dict[str, Any]:
+def place_in_selection(pool: Pool, scored: Scored, record: dict[str, Any], at: int, row: int) -> dict[str, Any]:
     """Whether a selection has the row, at which place, and why."""
     rows, budget = list(record["rows"]), record.get("budget")
     place = rows.index(row) + 1 if row in rows else None
     facts = {"method": scored.name, "budget": budget, "rows": len(rows), "chosen": place is not None, "place": place}
     by = (record.get("groups") or {}).get("by")
-    return {**facts, "reason": Ranking(scored).reason(at, place, len(rows), budget, by)}
+    per = recorded_per(record, scored)
+    ranking = Ranking(scored)
+    if per is not None:
+        taken = np.flatnonzero(np.isin(pool.rows, rows))
+        ranking = Ranking(scored, per, caps_of(pool, per), taken)
+        facts["per"] = record["per"]
+    return {**facts, "reason": ranking.reason(at, place, len(rows), budget, by, pool.rows)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from instdiff.core import NEAR_DUPLICATE, Budget, Scored
 from instdiff.core.budget import divide, parse_budget
+from instdiff.core.caps import Caps, Per, parse_per
 from instdiff.data import Pool
 from instdiff.data.load import as_pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
@@ -24,6 +25,7 @@ from instdiff.selection.chosen import Chosen, check_same_rows
 from instdiff.selection.contrast import Contrast, contrast
 from instdiff.selection.export.asked import Exported
 from instdiff.selection.export.export import export
+from instdiff.selection.per import best_of_each, caps_of, tell
 
 Order = Literal["rank", "input"]
 
@@ -51,8 +53,9 @@ class Selection(Chosen):
 def select(
     pool: Any,
     scored: Scored | ScoreTable,
-    budget: str | int | Budget = "10%",
+    budget: str | int | Budget | None = None,
     *,
+    per: str | Per | Sequence[Any] | None = None,
     order: Order = "rank",
     group_by: str | None = None,
     quota: Mapping[str, str | int | Budget] | None = None,
@@ -61,43 +64,59 @@ def select(
 ) -> Selection:
     """The best rows within a budget (see ``parse_budget``), by one method's scores, as ``scores["ifd"]``.
 
-    A score table of one method is taken for its scores. With ``group_by``, a column of the input, each of its
-    values gets the same share; what one cannot fill goes to the others, so that a count of rows holds. Of tokens each
-    group takes its crossing row. ``quota`` are budgets of groups by name, each of its group's rows; groups that are not
-    named share ``budget`` as if they were all there is. With ``near_duplicates``, such as 0.8, a row that shares so
-    much of its word triples with a better row (Jaccard) is left out, and the budget is met by others. ``meta`` says in
-    the record what the scores came from, by default what they say themselves.
+    A score table of one method is taken for its scores. The budget is ``10%`` where none is given.
+
+    With ``per``, as ``("prompt", 1)`` or ``"source 3"``, the best so many rows of each prompt, or of each value of a
+    column, are chosen from; methods that look at what they have taken pass over a row whose value has so many. Without
+    a budget all that is left is taken. A row without a value is one of its own.
+
+    With ``group_by``, a column of the input, each of its values gets the same share; what one cannot fill goes to the
+    others, so that a count of rows holds. Of tokens each group takes its crossing row. ``quota`` are budgets of groups
+    by name, each of its group's rows; groups that are not named share ``budget`` as if they were all there is. With
+    ``near_duplicates``, such as 0.8, a row that shares so much of its word triples with a better row (Jaccard) is left
+    out, and the budget is met by others. ``meta`` says in the record what the scores came from, by default what they
+    say themselves.
 
     Raises:
         DataError: the scores are of other rows, there is no such column, or nothing is left to select.
-        ConfigError: a quota of a group that there is not, or a value of a type that is not taken.
+        ConfigError: ``per`` is no column with a number, there is no group of a quota, or a value has another type.
         PlanError: a token budget without token counts, or a selection that needs a store which is not there.
     """
-    pool, scored, budget = as_pool(pool), _one_method(scored), parse_budget(budget)
+    pool, scored = as_pool(pool), _one_method(scored)
     check_same_rows(pool, scored.ids)
+    bound, whole = parse_per(per) or scored.method.default_per, budget is None
+    budget = parse_budget(("100%" if bound else "10%") if budget is None else budget)
+    caps = None if bound is None else caps_of(pool, bound)
+    quotas = {name: parse_budget(amount) for name, amount in (quota or {}).items()}
+    _check(order, scored, budget, *quotas.values())
+    scored = scored if near_duplicates is None else without_copies(pool, scored, near_duplicates)
+    groups, asked = None, budget.target(scored)
+    if group_by is not None:
+        at, counts, asked = _by_group(scored, budget, pool.column(group_by), quotas, caps)
+        groups = {"by": group_by, "rows": counts}
+    elif quotas:
+        raise ConfigError("'quota' is of groups, and none are named; give --group-by COLUMN")
+    else:
+        at = _pick(scored, np.arange(len(scored)), budget, caps)
+    if len(at) == 0:
+        raise DataError(f"budget '{budget}' of {len(scored)} rows takes none; give a larger one")
+    facts = tell(pool, scored, bound, caps, at) if bound and caps else None
+    asked = len(at) if facts and whole and not quotas else asked
+    rows = np.sort(at) if order == "input" else at
+    return Selection(pool, rows, scored, budget, dict(meta or scored.meta), groups, asked, facts, near_duplicates)
+
+
+def _check(order: str, scored: Scored, *budgets: Budget) -> None:
+    """Raise a PlanError where a budget counts tokens that nobody counted, a DataError where no row has a score."""
     if order not in get_args(Order):
         raise ConfigError(f"order is rank or input, not {order!r}")
-    quotas = {name: parse_budget(amount) for name, amount in (quota or {}).items()}
-    for one in (budget, *quotas.values()):
+    for one in budgets:
         if one.of_tokens and np.any(scored.n_tokens < 0):
             raise PlanError(
                 f"budget '{one}' counts tokens, but these scores were made without a tokenizer; score with --model"
             )
     if not scored.eligible.any():
         raise DataError(f"no row has a score by {scored.name}: {_count_text(scored)}")
-    scored = scored if near_duplicates is None else without_copies(pool, scored, near_duplicates)
-    groups, asked = None, budget.target(scored)
-    if group_by is not None:
-        at, counts, asked = _by_group(scored, budget, pool.column(group_by), quotas)
-        groups = {"by": group_by, "rows": counts}
-    elif quotas:
-        raise ConfigError("'quota' is of groups, and none are named; give --group-by COLUMN")
-    else:
-        at = _pick(scored, np.arange(len(scored)), budget)
-    if len(at) == 0:
-        raise DataError(f"budget '{budget}' of {len(scored)} rows takes none; give a larger one")
-    at = np.sort(at) if order == "input" else at
-    return Selection(pool, at, scored, budget, dict(meta or scored.meta), groups, asked, near_duplicates)
 
 
 def without_copies(pool: Pool, scored: Scored, alike: float) -> Scored:
@@ -117,12 +136,17 @@ def without_copies(pool: Pool, scored: Scored, alike: float) -> Scored:
     return replace(scored, value=value, reason=reason)
 
 
-def _pick(scored: Scored, rows: npt.NDArray[np.int64], budget: Budget) -> npt.NDArray[np.int64]:
-    """What the method picks of some rows; near copies are no part of its problem, and shares are of all rows."""
+def _pick(scored: Scored, rows: npt.NDArray[np.int64], budget: Budget, caps: Caps | None) -> npt.NDArray[np.int64]:
+    """What the method picks of some rows: near copies are no part of its problem, nor what ``caps`` leave out.
+
+    Shares are of all of the rows.
+    """
     kept: npt.NDArray[np.int64] = rows[scored.reason[rows] != NEAR_DUPLICATE]
-    if len(kept) == len(rows):
-        return rows[scored.method.pick(scored if len(rows) == len(scored) else scored.take(rows), budget)]
-    return kept[scored.method.pick(scored.take(kept), budget.as_count(scored.take(rows)))]
+    best = best_of_each(scored.take(kept), None if caps is None else caps.take(kept))
+    kept, caps = (kept, caps) if best is None else (kept[best], None)
+    amount = budget if len(kept) == len(rows) else budget.as_count(scored.take(rows))
+    part = replace(scored, caps=caps)
+    return kept[scored.method.pick(part if len(kept) == len(scored) else part.take(kept), amount)]
 
 
 def select_listed(
@@ -164,11 +188,17 @@ def _one_method(scores: Scored | ScoreTable) -> Scored:
 
 
 def _by_group(
-    scored: Scored, budget: Budget, column: list[Any], quotas: Mapping[str, Budget]
+    scored: Scored, budget: Budget, column: list[Any], quotas: Mapping[str, Budget], caps: Caps | None
 ) -> tuple[npt.NDArray[np.int64], dict[str, int], int]:
-    """Rows best first, how many each group has, and how much is asked for in the budget's unit."""
+    """Rows best first, how many each group has, and how much is asked for in the budget's unit.
+
+    ``caps`` come before the groups; a method that holds them itself is bound by what earlier groups took.
+    """
     names = np.array(["null" if value is None else str(value) for value in column], object)
     parts = {name: np.flatnonzero(names == name) for name in sorted(set(names))}
+    kept, inside = best_of_each(scored, caps), np.ones(len(scored), bool)
+    if kept is not None:
+        inside, caps = np.isin(np.arange(len(scored)), kept), None
     for name in quotas:
         if name not in parts:
             raise ConfigError(f"'quota.{name}': there is no such group{did_you_mean(name, parts)}")
@@ -180,23 +210,30 @@ def _by_group(
         counts = divide(
             budget.target(whole),
             [_weight(part, budget) for part in others.values()],
-            [
-                int((budget.costs(part)[part.takeable] if budget.of_tokens else part.takeable).sum())
-                for part in others.values()
-            ],
+            [_most(scored, parts[name][inside[parts[name]]], budget, caps) for name in others],
         )
         asked += budget.target(whole)
         amounts |= {name: budget.count(count) for name, count in zip(others, counts, strict=True)}
     chosen = {}
-    for name, rows in parts.items():
-        part = scored.take(rows)
-        chosen[name] = _pick(scored, rows, amounts[name]) if amounts[name].target(part) else rows[:0]
+    for name, every in parts.items():
+        rows = every[inside[every]]
+        some = amounts[name].target(scored.take(rows)) > 0
+        chosen[name] = _pick(scored, rows, amounts[name], caps) if some else rows[:0]
+        caps = None if caps is None else caps.after(chosen[name])
     # Best first over all groups; rows that only the ranking of their group came to are last.
     rank = np.full(len(scored), len(scored))
     best = scored.best()
     rank[best] = np.arange(len(best))
     at = np.concatenate(list(chosen.values()))
     return at[np.argsort(rank[at], kind="stable")], {name: len(rows) for name, rows in chosen.items()}, asked
+
+
+def _most(scored: Scored, rows: npt.NDArray[np.int64], budget: Budget, caps: Caps | None) -> int:
+    """How much of these rows can be taken, in the budget's unit."""
+    rows = rows[scored.takeable[rows]]
+    if caps is not None:
+        rows = caps.limit(rows[np.argsort(-np.nan_to_num(scored.value[rows], nan=-np.inf), kind="stable")])
+    return int(budget.costs(scored)[rows].sum()) if budget.of_tokens else len(rows)
 
 
 def _weight(part: Scored, budget: Budget) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Floats
+from instdiff.core.caps import Caps, Room
 
 Indices = npt.NDArray[np.int64]
 
@@ -40,14 +41,15 @@ def zip_greedy(
     k3: int = 100,
     official: bool = False,
     threads: int | None = None,
+    caps: Caps | None = None,
 ) -> Indices:
     """Rows in the order taken, up to and with the one that reaches the limit, or all.
 
     ``texts`` are not empty. ``limit`` is in rows, or in the unit of ``weights``, of which the row that crosses it is
     included. ``official`` repeats the published code, for which ``texts`` must be ``repr`` of each row's dictionary:
     the set is written as their list, rows can repeat, and whole batches of ``k3`` are taken, beyond the limit. The
-    number of ``threads`` changes no result. An empty text, an unfit number, or under ``official`` fewer than ``k1``
-    rows are a ValueError.
+    number of ``threads`` changes no result. Rows of a value that is full by ``caps`` leave the pool. An empty text, an
+    unfit number, or under ``official`` fewer than ``k1`` rows are a ValueError.
     """
     rows = [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
     cost = np.ones(len(rows), np.int64) if weights is None else np.asarray(weights, np.int64)
@@ -55,7 +57,7 @@ def zip_greedy(
     taken: list[int] = []
     spent = 0
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        for row in _rounds(rows, (k1, k2, k3), official, pool) if limit > 0 else ():
+        for row in _rounds(rows, (k1, k2, k3), official, pool, Room(caps, len(rows))) if limit > 0 else ():
             taken.append(row)
             spent += int(cost[row])
             if spent >= limit and not (official and len(taken) % k3):
@@ -77,19 +79,22 @@ def _check(rows: list[bytes], cost: Indices, stages: tuple[int, int, int], offic
         raise ValueError(f"the published code needs at least k1 = {k1} rows, not {len(rows)}")
 
 
-def _rounds(rows: list[bytes], stages: tuple[int, int, int], official: bool, pool: ThreadPoolExecutor) -> Iterator[int]:
+def _rounds(
+    rows: list[bytes], stages: tuple[int, int, int], official: bool, pool: ThreadPoolExecutor, room: Room
+) -> Iterator[int]:
     """Rows as they are taken, until the pool is empty; as published, it never is."""
     k1, k2, k3 = stages
     frame = (b"[", b", ", b"]") if official else (b"", b"\n", b"")
-    whole, pooled = _Joined(frame), np.ones(len(rows), bool)
+    whole, pooled = _Joined(frame), ~room.shut
     state = whole.ratios(rows, pool)
     while pooled.any():
         outer = _lowest(state, np.flatnonzero(pooled), k1)
         state[outer] = whole.ratios([rows[row] for row in outer], pool)
         inner = _lowest(state, outer, k2)
-        for row in _batch(rows, inner, k3, frame, pool):
+        for row in _batch(rows, inner, k3, frame, pool, room):
             whole.add(rows[row])
             pooled[row] = official
+            pooled[room.take(row)] = False
             yield row
         if official:
             state[inner] = _STAMP
@@ -102,11 +107,19 @@ def _lowest(state: Floats, among: Indices, count: int) -> Indices:
 
 
 def _batch(
-    rows: list[bytes], among: Indices, count: int, frame: tuple[bytes, bytes, bytes], pool: ThreadPoolExecutor
+    rows: list[bytes],
+    among: Indices,
+    count: int,
+    frame: tuple[bytes, bytes, bytes],
+    pool: ThreadPoolExecutor,
+    room: Room,
 ) -> Iterator[int]:
     """Up to ``count`` of these rows, each the one with which the batch so far has the lowest ratio."""
-    batch, left = _Joined(frame), [int(row) for row in among]
-    for _ in range(min(count, len(left))):
+    batch, left = _Joined(frame), among.tolist()
+    for _ in range(count):
+        left = [row for row in left if not room.shut[row]]
+        if not left:
+            return
         row = left.pop(int(batch.ratios([rows[row] for row in left], pool).argmin()))
         batch.add(rows[row])
         yield row

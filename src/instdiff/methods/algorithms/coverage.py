@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.core.caps import Caps, Room
 from instdiff.methods.algorithms.vectors import Indices, count
 
 _UNIT = 1 << 24
@@ -22,13 +23,15 @@ def coverage(
     times: int = 1,
     weight: Literal["one", "rarity"] = "one",
     common: float = 0.9,
+    caps: Caps | None = None,
 ) -> Indices:
     """Take, ``k`` times, the row with the most tags that are still open; when none has any, open all tags again.
 
     The tags of row i are ``indices[indptr[i]:indptr[i + 1]]``, no tag twice. A tag is closed when ``times`` rows have
     shown it; it counts 1, or log(n / f) with f the rows that have it (``weight="rarity"``). Tags in more than the share
     ``common`` of the rows are left out. Gains are kept up to date through the rows of each tag, in whole numbers, so
-    that the order is exactly that of the plain definition. Ties go to the lowest index; rows without a tag come last. A
+    that the order is exactly that of the plain definition. Of a value that is full by ``caps`` no further row is taken.
+    Ties go to the lowest index; rows without a tag come last. A
     ValueError where ``k`` exceeds the rows, ``times`` is below 1, offsets do not fit, or a tag is negative or repeated.
     """
     n = len(indptr) - 1
@@ -39,14 +42,16 @@ def coverage(
     weights = _weights(np.diff(start), n, weight, common)
     # bincount adds in float64, which is exact below 2^53: 2^24 times the tags of one row.
     full = np.bincount(owner, weights[indices], n).astype(np.int64)
-    gain, left, out = full.copy(), np.where(weights > 0, times, 0), np.empty(k, np.int64)
+    left, out, room = np.where(weights > 0, times, 0), np.empty(k, np.int64), Room(caps, n)
+    gain = np.where(room.shut, _TAKEN, full)
     for at in range(k):
         row = int(gain.argmax())
         if gain[row] == 0:
-            gain, left = full.copy(), np.where(weights > 0, times, 0)
+            gain, left = np.where(room.shut, _TAKEN, full), np.where(weights > 0, times, 0)
             gain[out[:at]] = _TAKEN
             row = int(gain.argmax())
         out[at], gain[row] = row, _TAKEN
+        gain[room.take(row)] = _TAKEN
         tags = indices[indptr[row] : indptr[row + 1]]
         tags = tags[left[tags] > 0]
         left[tags] -= 1

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core.arrays.spill import SpillingArray
+from instdiff.core.caps import Caps, Room
 from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, squares, unit
 
 Kernel = Literal["cosine", "rbf", "official"]
@@ -30,6 +31,7 @@ def facility(
     quality: npt.NDArray[Any] | None = None,
     alpha: float = 0.0,
     neighbours: int | None = None,
+    caps: Caps | None = None,
 ) -> Indices:
     """Take, ``k`` times, the row of ``x`` [n, d] that adds most to sum_i max_{j chosen} s_ij: indices in that order.
 
@@ -42,8 +44,8 @@ def facility(
     d), that of submodlib, which Superfiltering.D uses. With ``quality`` [n], on the scale of a gain, which is a sum
     over n rows, a row counts (1 - alpha) gain + alpha quality, as in QDIT, alpha in [0, 1]. A float32 ``x`` may be a
     memory map (``cosine`` makes a copy, as of ``unit``). Similarities of up to 8,192 rows are kept; those of more are
-    made in blocks and dropped, beside 100 bytes a row. A ``k`` above the rows, or an argument that does not fit, is a
-    ValueError.
+    made in blocks and dropped, beside 100 bytes a row. Of a value that is full by ``caps`` no further row is taken; its
+    rows are still represented. A ``k`` above the rows, or an argument that does not fit, is a ValueError.
 
     With ``neighbours`` a gain counts only over that many rows, those most like the candidate, itself among them; who
     represents a row is still known exactly. That is an approximation. It needs 8 bytes for each neighbour of each row,
@@ -62,10 +64,12 @@ def facility(
     sparse = neighbours is not None and neighbours < n
     costs = _Costs(x, kernel, gamma, kept=0 if sparse else _TABLE)
     gains = _SparseGains(costs, neighbours) if sparse and neighbours else _Gains(costs)
-    out, taken = np.empty(k, np.int64), np.zeros(n, bool)
+    out, room = np.empty(k, np.int64), Room(caps, n)
+    taken = room.shut.copy()
     for at in range(k):
         out[at] = row = _next(gains, taken, 1 - alpha, extra)
         taken[row] = True
+        taken[room.take(row)] = True
         gains.take(row)
     return out
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.core.caps import Caps, Room
 from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, squares
 
 _FIRST, _LEAST, _MOST = 256, 32, 2048  # rows looked at together: at first, at least, at most
@@ -20,6 +21,7 @@ def kcenter(
     start: Literal["random", "mean"] = "random",
     chosen: npt.NDArray[np.int64] | None = None,
     seed: int = 0,
+    caps: Caps | None = None,
 ) -> Indices:
     """Take, ``k`` times, the row whose Euclidean distance to the nearest chosen row is the greatest.
 
@@ -30,8 +32,9 @@ def kcenter(
     ``start`` is a row drawn by ``seed``, or the one nearest to the mean of all, unless some are ``chosen`` already,
     which are not returned. A memory map of float32 is read in blocks; beside it stand 12 bytes a row and 16 MB. Squared
     distances are float32, |x|² + |c|² - 2xc: distances that agree to about 1e-6 of the squared lengths count as equal
-    up to rounding. Subtract a large common mean beforehand. A ValueError where ``k`` exceeds the rows left, a row is
-    not finite, or ``start`` is unknown.
+    up to rounding. Subtract a large common mean beforehand. ``caps`` are the room that ``chosen`` rows leave: of a
+    value that is full no further row is taken. A ValueError where ``k`` exceeds the rows left, a row is not finite, or
+    ``start`` is unknown.
     """
     x = matrix(x)
     given = np.zeros(0, np.int64) if chosen is None else np.unique(chosen)
@@ -39,7 +42,9 @@ def kcenter(
     if k == 0:
         return np.zeros(0, np.int64)
     out: list[int] = [] if len(given) else [_first_center(x, start, seed)]
-    front, new, size = _Front(x), given if len(given) else np.array(out), _FIRST
+    front, new, size = _Front(x, Room(caps, len(x))), given if len(given) else np.array(out), _FIRST
+    for row in out:
+        front.shut(row)
     while len(out) < k:
         front.meet(new)
         new = front.ahead(size, k - len(out))
@@ -62,9 +67,15 @@ def _first_center(x: Matrix, start: str, seed: int) -> int:
 class _Front:
     """Squared distance of each row to its nearest centre."""
 
-    def __init__(self, x: Matrix) -> None:
-        self.x, self.square = x, squares(x)
-        self.near = np.full(len(x), np.inf, np.float32)  # -1: a centre
+    def __init__(self, x: Matrix, room: Room) -> None:
+        self.x, self.square, self.room = x, squares(x), room
+        self.near = np.where(room.shut, np.float32(-1), np.float32(np.inf))  # -1: a centre, or its value is full
+
+    def shut(self, row: int) -> bool:
+        """Take a row: whether others can no longer be taken."""
+        full = self.room.take(row)
+        self.near[full] = -1
+        return len(full) > 0
 
     def meet(self, new: Indices) -> None:
         """Make these rows centres."""
@@ -91,6 +102,8 @@ class _Front:
             taken.append(at)
             np.minimum(near, apart[at], out=near)
             near[at] = -1
+            if self.shut(int(rows[at])):
+                near[self.near[rows] < 0] = -1
         return rows[taken]
 
     def _apart(self, rows: slice | Indices, centres: Matrix, lengths: npt.NDArray[np.float32]) -> Matrix:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.core.caps import Caps, Room
+from instdiff.methods.algorithms.round_robin import take_turns
 from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, count, matrix, unit
 
 Engine = Literal["full", "minibatch", "faiss"]
@@ -91,16 +93,25 @@ def quotas(sizes: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
 
 
 def by_cluster(
-    label: npt.NDArray[np.int64], distance: npt.NDArray[Any], k: int, *, score: npt.NDArray[Any] | None = None
+    label: npt.NDArray[np.int64],
+    distance: npt.NDArray[Any],
+    k: int,
+    *,
+    score: npt.NDArray[Any] | None = None,
+    caps: Caps | None = None,
 ) -> Indices:
     """``k`` rows, an equal quota of each cluster; inside one by score, highest first, else nearest to the centroid.
 
     The best of each cluster comes first, then the second of each, so that every beginning is balanced. A score of NaN
-    marks rows that may not be taken. Ties go to the lowest index; distances tie that differ by less than can be told.
+    marks rows that may not be taken. Where the value of a row is full by ``caps`` its cluster gives the next one. Ties
+    go to the lowest index; distances tie that differ by less than can be told.
     """
     key = _steps(np.asarray(distance, np.float64)) if score is None else -np.asarray(score, np.float64)
     order = np.lexsort((np.arange(len(label)), key, label))
     order = order[~np.isnan(key[order])]
+    if caps is not None:
+        clusters = np.split(order, np.flatnonzero(np.diff(label[order])) + 1)
+        return take_turns(clusters, k, Room(caps, len(label)))
     sizes = np.bincount(label[order], minlength=1)
     place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     taken = place < quotas(sizes, k)[label[order]]

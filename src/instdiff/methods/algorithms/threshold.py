@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from instdiff.core.caps import Caps, Room
 from instdiff.methods.algorithms.kmeans import cluster
 from instdiff.methods.algorithms.vectors import Indices, Matrix, blocks, matrix, unit
 
-_BLOCK = 256
+_BLOCK, _FIRST = 256, 8  # rows visited together; room for rows kept, at first
 _KEPT = 8192  # rows compared in one product at most
 
 
@@ -22,6 +24,8 @@ def diverse(
     limit: float | None = None,
     weights: npt.NDArray[Any] | None = None,
     alike: int = 1,
+    caps: Caps | None = None,
+    cells: Indices | None = None,
 ) -> Indices:
     """Keep a row unless ``alike`` or more of the rows kept before it have a cosine above ``threshold`` with it.
 
@@ -32,7 +36,8 @@ def diverse(
     ``x`` [n, d] has embeddings of any length; float32 may be a memory map, beside which memory holds the kept rows.
     ``order`` are the rows to visit, best first, by default all; others are not taken. A cosine exactly at ``threshold``
     is kept. The row that crosses ``limit``, in rows or in the unit of ``weights`` [n], such as tokens, is the last.
-    ``alike`` of 1 is DEITA's filter; m lets no row be kept that has m kept ones near it, a cap on near-duplicates. A
+    ``alike`` of 1 is DEITA's filter; m lets no row be kept that has m kept ones near it, a cap on near-duplicates. Rows
+    of a value that is full by ``caps`` are passed over. Only rows of one of the ``cells`` [n] are compared. A
     ValueError where a row is not finite, ``alike`` is below 1, or weights have another length.
     """
     x = matrix(x)
@@ -42,17 +47,23 @@ def diverse(
     cost = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
     if len(cost) != len(x):
         raise ValueError(f"{len(cost)} weights for {len(x)} rows")
-    kept, out, spent = _Kept(x.shape[1]), [np.zeros(0, np.int64)], 0.0
+    cells = np.zeros(len(x), np.int64) if cells is None else cells
+    kept, room = defaultdict[int, _Kept](lambda: _Kept(x.shape[1])), Room(caps, len(x))
+    out, spent = [np.zeros(0, np.int64)], 0.0
     for part in blocks(len(order), _BLOCK):
         if limit is not None and spent >= limit:
             break
         rows = order[part]
-        vectors = unit(x[rows])
-        new = _resolve(vectors, kept.close(vectors, threshold), threshold, alike)
+        vectors, cell, close = unit(x[rows]), cells[rows], np.zeros(len(rows), np.int64)
+        for one in np.unique(cell).tolist():
+            close[cell == one] = kept[one].close(vectors[cell == one], threshold)
+        similar = (vectors @ vectors.T > threshold) & (cell[:, None] == cell)
+        new = _resolve(similar, close, alike, rows, room)
         if limit is not None:
             new = new[: int(np.searchsorted(spent + np.cumsum(cost[rows[new]]), limit)) + 1]
         spent += float(cost[rows[new]].sum())
-        kept.add(vectors[new])
+        for one in np.unique(cell[new]).tolist():
+            kept[one].add(vectors[new[cell[new] == one]])
         out.append(rows[new])
     return np.concatenate(out)
 
@@ -67,19 +78,23 @@ def diverse_by_cell(
     limit: float | None = None,
     weights: npt.NDArray[Any] | None = None,
     alike: int = 1,
+    caps: Caps | None = None,
 ) -> Indices:
     """``diverse`` where only rows of one cell are compared: for more rows than can all be.
 
     Cells are the clusters of a k-means by cosine; one is ``diverse`` itself. In each the rows are those that
     ``diverse`` keeps; similar rows on two sides of a border between cells both stay. For c cells of one size the cost
-    is 1 / c of comparing all, and a cell at a time is in memory.
+    is 1 / c of comparing all, and a cell at a time is in memory; with ``caps`` the rows kept in all cells are.
     """
     if cells == 1:
-        return diverse(x, order, threshold=threshold, limit=limit, weights=weights, alike=alike)
+        return diverse(x, order, threshold=threshold, limit=limit, weights=weights, alike=alike, caps=caps)
     order = np.arange(len(x)) if order is None else np.asarray(order, np.int64)
     if weights is not None and len(weights) != len(x):
         raise ValueError(f"{len(weights)} weights for {len(x)} rows")
-    label = cluster(x, cells, seed=seed, engine="faiss", spherical=True)[0][order]
+    label = cluster(x, cells, seed=seed, engine="faiss", spherical=True)[0]
+    if caps is not None:  # what one cell takes may shut rows of another, so all are visited together
+        return diverse(x, order, threshold=threshold, limit=limit, weights=weights, alike=alike, caps=caps, cells=label)
+    label = label[order]
     keep = np.zeros(len(order), bool)
     by_cell = np.argsort(label, kind="stable")
     for places in np.split(by_cell, np.flatnonzero(np.diff(label[by_cell])) + 1):
@@ -91,13 +106,13 @@ def diverse_by_cell(
     return out[: int(np.searchsorted(spent, limit)) + 1] if limit > 0 else out[:0]
 
 
-def _resolve(vectors: Matrix, close: npt.NDArray[np.int64], threshold: float, alike: int) -> npt.NDArray[np.int64]:
-    """Places inside a block that are kept; ``close`` counts the similar rows kept in earlier blocks."""
-    similar = vectors @ vectors.T > threshold
+def _resolve(similar: npt.NDArray[np.bool_], close: Indices, alike: int, rows: Indices, room: Room) -> Indices:
+    """Places inside a block of ``rows`` that are kept; ``close`` counts the similar rows kept in earlier blocks."""
     keep = []
-    for at in range(len(vectors)):
-        if close[at] < alike:
+    for at, row in enumerate(rows.tolist()):
+        if close[at] < alike and not room.shut[row]:
             keep.append(at)
+            room.take(row)
             close += similar[at]
     return np.array(keep, np.int64)
 
@@ -106,12 +121,13 @@ class _Kept:
     """The unit vectors kept so far, in an array that doubles."""
 
     def __init__(self, width: int) -> None:
-        self.rows = np.empty((_BLOCK, width), np.float32)
+        self.rows = np.empty((_FIRST, width), np.float32)
         self.count = 0
 
     def add(self, vectors: Matrix) -> None:
         if self.count + len(vectors) > len(self.rows):
-            self.rows = np.concatenate([self.rows, np.empty_like(self.rows)])
+            more = max(len(self.rows), len(vectors))
+            self.rows = np.concatenate([self.rows, np.empty((more, self.rows.shape[1]), np.float32)])
         self.rows[self.count : self.count + len(vectors)] = vectors
         self.count += len(vectors)
 

@@ -24,6 +24,7 @@ from instdiff.core import (
     reasons,
     vectors,
 )
+from instdiff.core.caps import Caps
 from instdiff.errors import ConfigError
 from instdiff.methods.algorithms.effort import check_effort
 from instdiff.methods.algorithms.partitioned import run_in_partitions
@@ -36,8 +37,9 @@ class SetMethod(Method):
     """A method whose score is minus the rank at which it took the row: 0, -1, -2, ...
 
     Scoring ranks the share ``reach`` of the rows; the others are ``not_reached``. A selection within that takes the
-    head, and a larger one ranks on, with the columns of the store. Rows that are left when none can be taken any more
-    are ``filtered``.
+    head, and a larger one ranks on, with the columns of the store. So does one whose ``caps`` the head does not keep:
+    what it passes over then has no part in what comes later. Rows that are left when none can be taken any more are
+    ``filtered``.
     """
 
     reach: float = field(default=0.1, kw_only=True)
@@ -46,10 +48,16 @@ class SetMethod(Method):
         if not 0 <= self.reach <= 1:
             raise ConfigError(f"'{self.name}.reach' is {self.reach}; a share lies in 0 to 1")
 
+    @property
+    def holds_caps(self) -> bool:
+        """In ``choose``."""
+        return True
+
     def choose(self, s: Signals, count: int) -> Indices:
         """The first ``count`` rows in the order taken, of rows that can all be taken; ties go to the lowest.
 
-        A larger ``count`` must give the same rows and then more.
+        A larger ``count`` must give the same rows and then more. Of a value that is full by ``s.caps``, where there are
+        any, no further row is taken; all of them together allow ``count``.
         """
         raise NotImplementedError
 
@@ -59,9 +67,14 @@ class SetMethod(Method):
 
     def order(self, s: Signals, count: int) -> Indices:
         """Up to ``count`` rows in the order taken."""
-        rows = self.order_rows(s, np.flatnonzero(self.ready(s)))
-        count = min(count, len(rows))
+        rows = self.open_rows(s)
+        count = min(count, most_of(s.caps, rows))
         return rows[self.choose(s.take(rows), count)] if count else rows[:0]
+
+    def open_rows(self, s: Signals) -> Indices:
+        """The rows that can be taken, in their order."""
+        ready = self.ready(s) if s.caps is None else self.ready(s) & s.caps.open
+        return self.order_rows(s, np.flatnonzero(ready))
 
     def score(self, s: Signals) -> Scores:
         """Minus the rank, for a share of the rows."""
@@ -79,13 +92,20 @@ class SetMethod(Method):
 
     def pick(self, scored: Scored, budget: Budget) -> Indices:
         """The head of the ranking; a longer one is made where the budget goes beyond it."""
-        order = scored.best()
+        order, caps = scored.best(), scored.caps
         more = bool(np.isin(scored.reason, NOT_REACHED).any())
-        while more and not budget.is_filled_by(order, scored):
+        again = caps is not None and caps.binds(budget.take(order, scored))
+        while again or (more and not budget.is_filled_by(order, scored)):
             count = 2 * max(1, len(order)) if budget.of_tokens else budget.target(scored)
-            order = self.order(scored.signals(), count)
+            order, again = self.order(scored.signals(), count), False
             more = budget.of_tokens and len(order) == count
-        return budget.take(order, scored)
+        # A user's method may not look at caps; its rows are then left out afterwards.
+        return budget.take(order if caps is None else caps.limit(order), scored)
+
+
+def most_of(caps: Caps | None, rows: Indices) -> int:
+    """How many of these rows can be taken."""
+    return len(rows) if caps is None else caps.take(rows).most
 
 
 @dataclass(frozen=True)
@@ -170,7 +190,13 @@ class PartitionedMethod(VectorMethod):
         return f"{self.name}: chosen in {parts}, an equal share of each{again}"
 
     def choose_rows(
-        self, x: npt.NDArray[Any], k: int, choose: Callable[..., Indices], chosen: Indices | None = None, **columns: Any
+        self,
+        x: npt.NDArray[Any],
+        k: int,
+        choose: Callable[..., Indices],
+        chosen: Indices | None = None,
+        caps: Caps | None = None,
+        **columns: Any,
     ) -> Indices:
         """``k`` rows by ``choose``, in as many parts as are asked for."""
         n = len(x) - (0 if chosen is None else len(chosen))
@@ -181,7 +207,7 @@ class PartitionedMethod(VectorMethod):
             many = int(min(n, self.oversample * k))
             check_effort(self.name, self.pairs(many, k) * x.shape[1], f"'{self.name}.oversample' to 1")
         return run_in_partitions(
-            x, k, choose, parts=parts, oversample=self.oversample, seed=self.seed, chosen=chosen, **columns
+            x, k, choose, parts=parts, oversample=self.oversample, seed=self.seed, chosen=chosen, caps=caps, **columns
         )
 
 

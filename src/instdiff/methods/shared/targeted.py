@@ -38,6 +38,11 @@ class Targeted(SetMethod):
         """Whether rows are taken in the order of their scores, which turns do not give."""
         return self.match != "robin"
 
+    @property
+    def holds_caps(self) -> bool:
+        """Where targets take turns, which each pass over a row whose value is full."""
+        return not self.by_score
+
     def tasks_signal(self) -> dict[str, Signal]:
         """The task of each target, where there are tasks."""
         return {"task": Signal(Column(self.task), of="target")} if self.task else {}
@@ -101,7 +106,9 @@ class TargetedVectors(Targeted):
     def choose(self, s: Signals, count: int) -> Indices:
         """Targets in turns, or tasks."""
         x, queries = self.matrix(s, "vector")[0], self.queries(s)
-        return robin_tasks(x, queries, count) if self.task else robin(x, np.concatenate(queries), count)
+        if self.task:
+            return robin_tasks(x, queries, count, s.caps)
+        return robin(x, np.concatenate(queries), count, s.caps)
 
     def measure_likeness(self, s: Signals, how: Literal["max", "mean"]) -> Floats:
         """Cosines."""

@@ -111,7 +111,8 @@ def _again(record: Mapping[str, Any]) -> str:
     chosen = ["instdiff", "select", *data, "--scores", "scores.parquet"]
     chosen += [*method_words(str(record["method"]), {"spec": record["method"]})[:2]]
     chosen += ["--budget", str(record.get("budget")), "--output", "selected.jsonl"]
-    groups = record.get("groups")
+    groups, per = record.get("groups"), record.get("per")
+    chosen += ["--per", str(per["by"]), str(per["most"])] if per else []
     chosen += ["--group-by", str(groups["by"])] if groups else []
     versions = ", ".join(plain(f"{k} {v}") for k, v in (record.get("packages") or {}).items() if v)
     said = visible(f"{score_command(meta)}\n{shlex.join(chosen)}")
