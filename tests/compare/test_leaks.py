@@ -1,8 +1,7 @@
-"""An inflated gain is told apart from a true one: by hand, and on a run whose selection has the answers."""
+"""An inflated gain is told apart from a true one, on results that were made up."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ import numpy as np
 import pytest
 
 import instdiff
-from cli.shell import write_jsonl
 from compare.test_tally import result
 from instdiff.cli.compare import tables
 from instdiff.core import Log
-from instdiff.core.files import read_json
 from instdiff.errors import DataError
 from instdiff.evaluation.results import SuiteResult
 from instdiff.evaluation.subject import BenchmarkItem
@@ -128,54 +125,3 @@ def test_items_that_cannot_be_read_end_nothing() -> None:
     assert said == [
         "warning: whether rows overlap the items of the suites is not known: the file of task 'facts' is not there"
     ]
-
-
-# ── a run ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-CELLS = 24
-
-
-def jumble(rng: np.random.Generator, words: int) -> str:
-    return " ".join("".join(rng.choice(list("abcdefghijklmnop"), 4)) for _ in range(words))
-
-
-def run_rows(folder: Path) -> None:
-    """Half of the held-out rows are jumbled, half have a form; the pool has the first half, rows of the form, junk."""
-    rng = np.random.default_rng(1)
-
-    def jumbled() -> dict[str, Any]:
-        return {"instruction": f"Say the secret words of the box {jumble(rng, 6)}", "output": jumble(rng, 8)}
-
-    def formed() -> dict[str, Any]:
-        name = jumble(rng, 2)
-        words = f"Tell us how it ends for the guests of {name} please"
-        return {"instruction": words, "output": "They all went home together and were happy for ever after."}
-
-    secret = [jumbled() for _ in range(CELLS)]
-    held = secret + [formed() for _ in range(CELLS)]
-    pool = [row | {"leaky": 1, "true": 0} for row in secret] + [
-        formed() | {"leaky": 0, "true": 1} for _ in range(CELLS)
-    ]
-    pool += [jumbled() | {"leaky": 0, "true": 0} for _ in range(2 * CELLS)]
-    write_jsonl(folder / "pool.jsonl", pool)
-    write_jsonl(folder / "held.jsonl", held)
-
-
-@pytest.mark.slow
-def test_a_selection_with_the_answers_and_one_that_teaches(tmp_path: Path) -> None:
-    """Both are better than random rows; without the items that its rows ask, the first is not."""
-    run_rows(tmp_path)
-    line = {name: {"method": "column", "path": name} for name in ("leaky", "true")}
-    found = instdiff.compare(
-        str(tmp_path / "pool.jsonl"), "builtin:tiny", line, tmp_path / "run", budgets=[CELLS], baselines=["random"],
-        train={"num_train_epochs": 6, "learning_rate": 2e-3, "global_batch_size": 8, "model_max_length": 128},
-        eval={"suite": ["heldout"], "data": str(tmp_path / "held.jsonl")}, store=tmp_path / "store", device="cpu",
-    )  # fmt: skip
-    lines = {one["name"]: one for one in found["leaks"]["lines"]}
-    leaky, true = lines["leaky"], lines["true"]
-    assert leaky["items_hit"] >= CELLS and true["verdict_without"] == "better"
-    assert leaky["diff"] < 0 and leaky["verdict_without"] != "better"
-    assert leaky["diff_on"] / leaky["diff"] > 0.8 and abs(true["diff_on"] / true["diff"]) < 0.5
-    assert "leaks" in read_json(tmp_path / "run" / "comparison.json")
-    page = json.dumps(found["leaks"]["lines"])
-    assert "verdict_without" in page
