@@ -501,7 +501,7 @@ class Windowed(View):
     """The steps of a response, each after the prompt and ``k`` steps before it: a row for each step of a sample.
 
     A step is a sentence or a line, or with the ``unit`` ``paragraph`` what stands between empty lines. Where a
-    ``share`` is given, it says how many of the steps before are shown, in place of ``k``. Targets are the step's
+    ``share`` is given, it says how many of the steps before are shown, and not ``k``. Targets are the step's
     tokens. Steps of one turn do not show those of another otherwise than as its prompt.
     """
 

@@ -13,10 +13,10 @@ from instdiff.errors import ConfigError
 class LocalLogProbability(Method):
     """Mean over the steps of a response of their mean log-probability per token, highest first.
 
-    Each step is read after the prompt and ``k`` steps before it, not after the whole trace, and counts the same
-    whatever its length. ``step`` is a ``sentence`` or line, or a ``paragraph`` between empty lines; pieces with fewer
-    than 4 characters join the next. With ``share`` the window is that share of the steps before. The ranking compares
-    answers of one problem: use it with ``--per prompt 1``.
+    Each step is read after the prompt and ``k`` steps before it, not after the whole trace, and counts the same however
+    long it is. ``step`` is a ``sentence`` or line, or a ``paragraph`` between empty lines; pieces with fewer than 4
+    characters join the next. With ``share`` the window is that share of the steps before. The ranking compares answers
+    of one problem: use it with ``--per prompt 1``.
 
     The authors' code is unknown, and accounts of ``k`` differ (4 sentences, or 5 to 75 % of the steps before), so no
     published number is claimed. Rows with over 4,096 steps are ``too_long``. Details: ``steps``, and ``nll``, the mean
