@@ -119,7 +119,7 @@ def without_copies(pool: Pool, scored: Scored, alike: float) -> Scored:
 
 def _pick(scored: Scored, rows: npt.NDArray[np.int64], budget: Budget) -> npt.NDArray[np.int64]:
     """What the method picks of some rows; near copies are no part of its problem, and shares are of all rows."""
-    kept = rows[scored.reason[rows] != NEAR_DUPLICATE]
+    kept = rows[np.asarray(scored.reason[rows] != NEAR_DUPLICATE, bool)]
     if len(kept) == len(rows):
         return rows[scored.method.pick(scored if len(rows) == len(scored) else scored.take(rows), budget)]
     return kept[scored.method.pick(scored.take(kept), budget.as_count(scored.take(rows)))]
