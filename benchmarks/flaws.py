@@ -52,7 +52,6 @@ from instdiff.methods import (
 from instdiff.selection.selector import sample_rows
 
 SETTINGS = Settings(max_length=512, device="cpu", templates={"*": "plain"})
-TRAINING = TrainSettings(model_max_length=512, num_train_epochs=1, learning_rate=1e-3, global_batch_size=8)
 SEED, WARM_UP, QUICK_ROWS, QUICK_WARM_UP = 42, 200, 300, 40
 BEST = 0.1
 TARGETS = 100
@@ -99,8 +98,9 @@ def scores(pool: Pool, quick: bool, home: Path) -> tuple[dict[str, Scored], dict
     """All methods' scores in one call, and what it took."""
     base, store = ModelRef("builtin:tiny"), Store(home / "store")
     subset = pool.take(sample_rows(len(pool), QUICK_WARM_UP if quick else WARM_UP, SEED))
+    how = {"model_max_length": 512, "num_train_epochs": 1, "learning_rate": 1e-3, "global_batch_size": 8}
     trained_s, calibrated = timed(
-        lambda: train(subset, base, TRAINING, SETTINGS, home / "calibrated", store=store, seed=SEED, log=print)
+        lambda: train(subset, base, home / "calibrated", settings=SETTINGS, store=store, seed=SEED, log=print, **how)
     )
     roles = {role: base for role in ("base", "proxy", "complexity_rater", "quality_rater")}
     target = load(str(path("demo") / "heldout.jsonl")).take(np.arange(TARGETS))

@@ -22,7 +22,7 @@ from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import as_pool, load
 from instdiff.errors import ConfigError
-from instdiff.evaluation.leakage import NEAR_COPIES, LeakRule, Overlap, Overlaps, find_overlaps, suite_items
+from instdiff.evaluation.leakage import NEAR, LeakRule, Overlap, Overlaps, find_overlaps, suite_items
 from instdiff.evaluation.results import distinct
 from instdiff.evaluation.subject import BenchmarkItem, Suite
 from instdiff.evaluation.suites import make_suites
@@ -187,7 +187,7 @@ def examine(
     overlaps = find_overlaps((words(one, config.fields, pool.turns) for one in pool.samples()), items, rule)
     copies = np.full(len(pool), UNKNOWN)
     if config.near == "pool":
-        copies = _copies(pool, config.fields, rule.near_duplicates or NEAR_COPIES)
+        copies = _copies(pool, config.fields, NEAR if rule.near_duplicates is None else rule.near_duplicates)
     cosines, nearest = np.zeros(0), np.zeros(0, np.int64)
     if config.cosine is not None and items:
         cosines, nearest = _cosines(pool, items, models, store, say, progress or Quiet())

@@ -19,10 +19,8 @@ from instdiff.rendering.vocabulary import Vocabulary, words_of
 
 AT_ONCE = 1 << 14
 """Rows whose runs of words are in memory together."""
-
-
-NEAR_COPIES = 0.8
-"""The Jaccard similarity of word triples from which two texts are near copies."""
+NEAR = 0.8
+"""The Jaccard similarity of word triples from which texts are near copies."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class LeakRule:
 
     n: int = 13
     threshold: float = 0.0
-    near_duplicates: float | None = NEAR_COPIES
+    near_duplicates: float | None = NEAR
 
     def __post_init__(self) -> None:
         near = self.near_duplicates

@@ -141,7 +141,7 @@ def _pick(scored: Scored, rows: npt.NDArray[np.int64], budget: Budget, caps: Cap
 
     Shares are of all of the rows.
     """
-    kept: npt.NDArray[np.int64] = rows[scored.reason[rows] != NEAR_DUPLICATE]
+    kept: npt.NDArray[np.int64] = rows[np.asarray(scored.reason[rows] != NEAR_DUPLICATE, bool)]
     best = best_of_each(scored.take(kept), None if caps is None else caps.take(kept))
     kept, caps = (kept, caps) if best is None else (kept[best], None)
     amount = budget if len(kept) == len(rows) else budget.as_count(scored.take(rows))
