@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from instdiff.core import Choice, Noisy, Side, Signal
+from instdiff.core import Choice, Classified, Judged, Noisy, Side, Signal
 from instdiff.core.signals import Contested, Folded
 from instdiff.methods import METHODS
 from instdiff.methods.describe import describe, describe_all
@@ -196,6 +196,7 @@ SET = {
     "learnability": "--set learnability.folds.epochs=1",
     "column": "--set column.file=longest.parquet:longest",
     "decontaminate": "--set decontaminate.report=leaks.json",
+    "instag": "--set instag.column=domain",
     "pass_rate": "--set pass_rate.verifier=exact --set pass_rate.band=0-1 --set pass_rate.max_tokens=8",
     "oracle": "--set oracle.column=domain --set 'oracle.wanted=[python, arithmetic]'",
 }
@@ -218,15 +219,23 @@ BEFORE = {
 """The command that writes the file by which a method goes."""
 
 
+NOT_EMBEDDED = {
+    Judged: "openai:NAME@http://localhost:8000/v1",
+    Classified: "princeton-nlp/QuRater-1.3B",
+}
+"""Models of what no embedded one can stand in for."""
+
+
 def try_part(name: str) -> str:
-    """A command that chooses five embedded rows; with a judge or pairs, which are not embedded, one to be adapted."""
-    if any(isinstance(signal.view, Side) for signal in METHODS[name]().signals().values()):
+    """A command that chooses five embedded rows; with what is not embedded, such as a judge, one to be adapted."""
+    signals = METHODS[name]().signals().values()
+    if any(isinstance(signal.view, Side) for signal in signals):
         return f"```text\n{try_pairs(name)}\n```"
     roles = ["base"] if name in ("then", "blend", "learnability", "rho", "tap") else describe(name)["roles"]
-    judged = "judge" in roles
-    data = "--data my.jsonl" if judged else "--data builtin:demo --limit 20"
-    models = [f"--model {role}=builtin:tiny" for role in roles if role not in ("embedder", "judge")]
-    models += ["--model judge=openai:NAME@http://localhost:8000/v1"] * judged
+    own = {one.model: NOT_EMBEDDED[type(one.measure)] for one in signals if type(one.measure) in NOT_EMBEDDED}
+    data = "--data my.jsonl" if own else "--data builtin:demo --limit 20"
+    models = [f"--model {role}=builtin:tiny" for role in roles if role not in ("embedder", *own)]
+    models += [f"--model {role}={where}" for role, where in own.items()]
     rest = [*models, f"--method {name}", *([SET[name]] if name in SET else [])]
     if name in BEFORE:
         lines = [BEFORE[name], " ".join(["instdiff select", data, *rest, f"--budget 5 --output {name}.jsonl"])]
@@ -235,9 +244,9 @@ def try_part(name: str) -> str:
         select = ["instdiff select", data, f"--scores {name}.parquet --budget 5 --output {name}.jsonl"]
         lines = [" ".join(score), " ".join(select)]
     else:
-        budget = "10%" if judged else "5"
+        budget = "10%" if own else "5"
         lines = [" ".join(["instdiff select", data, *rest, f"--budget {budget} --output {name}.jsonl"])]
-    return f"```{'text' if judged else 'sh'}\n" + "\n".join(map(folded, lines)) + "\n```"
+    return f"```{'text' if own else 'sh'}\n" + "\n".join(map(folded, lines)) + "\n```"
 
 
 def try_pairs(name: str) -> str:

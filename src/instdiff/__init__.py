@@ -101,9 +101,9 @@ _HOMES = {
     "experiments.pipeline": "pipeline",
     "experiments.search": "search",
     "methods": "AlpaGasus BM25 Blend ByColumn CosineFilter DEITA DS2 DSIR Decontaminate FacilityLocation Full Grape "
-    "HighEntropySum IFD InstructDiff KCenter KMeansQuota LESS Lark Learnability LocalLogProbability Longest MADS "
-    "METHODS MIWV Nuggets Oracle PassRate Perplexity RDS Random RankSurprisal RatersChoice ResponseEntropy "
-    "RewardGap Rho SelectIT SelectiveDPO Superfiltering SuperfilteringD TAP TShirt Then Zip",
+    "HighEntropySum IFD InsTag InstructDiff KCenter KMeansQuota LESS Lark Learnability LocalLogProbability Longest "
+    "MADS METHODS MIG MIWV Nuggets Oracle PassRate Perplexity QuRating RDS Random RankSurprisal RatersChoice "
+    "ResponseEntropy RewardGap Rho SelectIT SelectiveDPO Superfiltering SuperfilteringD TAP TShirt Then Zip",
     "reporting": "report",
     "scoring.cost": "Bill CostEstimate plan",
     "scoring.scorer": "score",

@@ -119,6 +119,22 @@ def test_a_record_of_something_else_is_not_taken(
     assert all(run.is_done(cell) == (cell.line not in cells.split()) for cell in run.cells())
 
 
+def test_cells_depend_on_the_columns_that_methods_go_by(home: Path, tmp_path: Path) -> None:
+    methods = {"column": {"path": "facts.stars"}, "instag": {"column": "tags"}}
+
+    def made_of(name: str, stars: int, tag: str) -> dict[str, Any]:
+        rows = [{**row, "facts": {"stars": stars * at}, "tags": [tag]} for at, row in enumerate(some_rows(40, seed=3))]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        given = {"data": str(tmp_path / f"{name}.jsonl"), "method": methods, "by": None}
+        run = open_comparison(settings(home, tmp_path / name, **given), print, Quiet())
+        return {cell.line: run.made_of(cell) for cell in run.cells()}
+
+    one, stars, tag = made_of("one", 1, "x"), made_of("stars", 2, "x"), made_of("tag", 1, "y")
+    assert set(one) == {"base", "random", "column", "instag"}
+    assert [line for line in one if one[line] != stars[line]] == ["column"]
+    assert [line for line in one if one[line] != tag[line]] == ["instag"]
+
+
 def test_a_damaged_record_is_made_again_and_kept(home: Path, whole: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(home / "records", tmp_path / "records")
     path = tmp_path / "records" / "ifd" / "25pct_tokens" / "seed_0.json.gz"

@@ -22,6 +22,7 @@ from instdiff.core.signals import (
     Asked,
     Brier,
     Choice,
+    Classified,
     Column,
     Demonstrated,
     Embedding,

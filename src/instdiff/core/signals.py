@@ -230,6 +230,17 @@ class Solved(Measure):
 
 
 @dataclass(frozen=True)
+class Classified(Measure):
+    """The logit that a sequence-classification head gives a label, by its name or number: one value for each row.
+
+    The text is read without special tokens in chunks of 512, and the row's value is their mean, weighted by tokens.
+    """
+
+    label: str | int
+    of_text: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class Text(Measure):
     """The text of a row, or of a part of it (``row``, ``instruction``, ``response``); needs no model.
 
@@ -257,6 +268,17 @@ class Column(Measure):
     """A column of the input file itself, such as ``source``."""
 
     name: str
+    needs_model: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Labels(Measure):
+    """The labels that each row has in a column of the input: a tuple of texts, each once, empty where it has none.
+
+    ``of`` the ``labels`` it is all of them, by name.
+    """
+
+    column: str
     needs_model: ClassVar[bool] = False
 
 
@@ -454,6 +476,16 @@ class Words(View):
 
 
 @dataclass(frozen=True)
+class EachLabel(View):
+    """The labels of a column, each once and by name, as text: as many rows as there are labels.
+
+    Signals of it are ``of`` the ``labels``.
+    """
+
+    column: str
+
+
+@dataclass(frozen=True)
 class Asked(View):
     """A question about the row, from a file of prompts: ``prompt`` names the file, ``number`` the prompt in it.
 
@@ -570,8 +602,8 @@ class Folded(View):
 class Signal:
     """One column: a measure of a view under a model role. ``model`` is a role, never a path.
 
-    ``of`` is ``pool``, or ``target`` for the rows that targeted methods match. A row that lacks an ``optional`` one may
-    have a score all the same.
+    ``of`` is ``pool``, ``target`` for the rows that targeted methods match, or ``labels`` for those of a column. A row
+    that lacks an ``optional`` one may have a score all the same.
     """
 
     measure: Measure

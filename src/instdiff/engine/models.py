@@ -162,7 +162,11 @@ class Resident:
         layout = {"device_map": "auto"} if self.over_gpus else {}
         try:
             module = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=self.dtype, use_safetensors=_safe(folder), trust_remote_code=False, **layout
+                str(folder),
+                dtype=self.dtype,
+                use_safetensors=has_safetensors(folder),
+                trust_remote_code=False,
+                **layout,
             )
         except Exception as error:
             raise unloadable(f"model '{folder}'", error) from error
@@ -191,7 +195,8 @@ def keep_few_products() -> None:
     os.environ.setdefault("LRU_CACHE_CAPACITY", "1")
 
 
-def _safe(folder: Path) -> bool:
+def has_safetensors(folder: Path) -> bool:
+    """True; an EngineError for a model folder that has only pickled weights."""
     if any(folder.glob("*.safetensors")):
         return True
     raise EngineError(f"'{folder}' has only pickled weights (*.bin), which are not read; convert them to safetensors")

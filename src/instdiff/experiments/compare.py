@@ -24,12 +24,12 @@ from instdiff.config.compare import CompareConfig, Variant
 from instdiff.config.methods import make_method
 from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
-from instdiff.core import Budget, Column, Log, Method, ModelRef
+from instdiff.core import Budget, Column, Log, Method, ModelRef, Number
 from instdiff.core.budget import parse_budget
 from instdiff.core.caps import PROMPT, parse_per
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
-from instdiff.core.signals import Split
+from instdiff.core.signals import Labels, Split
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError
@@ -265,6 +265,8 @@ class Comparison(Engine):
         signals = [one for signal in method.signals().values() for one in (*signal.needs(), signal)]
         roles = {one.model for one in signals if one.measure.needs_model}
         columns = {one.measure.name for one in signals if isinstance(one.measure, Column)}
+        columns |= {one.measure.column for one in signals if isinstance(one.measure, Labels)}
+        columns |= {one.measure.path for one in signals if isinstance(one.measure, Number) and not one.measure.file}
         facts |= {
             "data": self.pool.fingerprint,
             "target": self.target and self.target.fingerprint,

@@ -30,6 +30,7 @@ from instdiff.methods.full import Full as Full
 from instdiff.methods.grape import Grape as Grape
 from instdiff.methods.hes import HighEntropySum as HighEntropySum
 from instdiff.methods.ifd import IFD as IFD
+from instdiff.methods.instag import InsTag as InsTag
 from instdiff.methods.instructdiff import InstructDiff as InstructDiff
 from instdiff.methods.kcenter import KCenter as KCenter
 from instdiff.methods.kmeans_quota import KMeansQuota as KMeansQuota
@@ -39,11 +40,13 @@ from instdiff.methods.learnability import Learnability as Learnability
 from instdiff.methods.less import LESS as LESS
 from instdiff.methods.longest import Longest as Longest
 from instdiff.methods.mads import MADS as MADS
+from instdiff.methods.mig import MIG as MIG
 from instdiff.methods.miwv import MIWV as MIWV
 from instdiff.methods.nuggets import Nuggets as Nuggets
 from instdiff.methods.oracle import Oracle as Oracle
 from instdiff.methods.pass_rate import PassRate as PassRate
 from instdiff.methods.perplexity import Perplexity as Perplexity
+from instdiff.methods.qurating import QuRating as QuRating
 from instdiff.methods.random import Random as Random
 from instdiff.methods.rds import RDS as RDS
 from instdiff.methods.reward_gap import RewardGap as RewardGap

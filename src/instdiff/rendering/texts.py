@@ -12,7 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from instdiff.core import Asked, Reasons, View, Words
+from instdiff.core.columns import no_reasons
+from instdiff.core.signals import EachLabel
 from instdiff.data import Pool, Sample, Turns
+from instdiff.data.labels import each_label, labels_of
 from instdiff.errors import PlanError
 from instdiff.rendering.questions import asked_about, questions
 from instdiff.rendering.templates import said, why_nothing
@@ -76,6 +79,9 @@ def texts(view: View, pool: Pool) -> Texts:
             reason[row] = None if about else "empty_response"
             told.append(asked.ask(view.number, about) if about else "")
         return Texts(pa.array(told, pa.large_string()), reason, asked.system)
+    if isinstance(view, EachLabel):
+        told = each_label(labels_of(pool, view.column))
+        return Texts(pa.array(told, pa.large_string()), no_reasons(len(told)))
     raise PlanError(f"{type(view).__name__} is a view for language models; embedders and judges take text")
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
 from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly, Side
-from instdiff.core.signals import Solved, TrainedOn
+from instdiff.core.signals import Labels, Solved, TrainedOn
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
 from instdiff.scoring.crossfit import HOLDOUT
@@ -104,6 +104,8 @@ def _against(
         return "rows of what is wanted are needed: --target FILE"
     if any(isinstance(signal.measure, Number) and not signal.measure.path for signal in signals):
         return "a column of numbers is wanted: --set column.path=COLUMN"
+    if any(isinstance(signal.measure, Labels) for signal in signals):
+        return f"a column with the labels of each row is wanted: --set {name}.column=COLUMN"
     if any(isinstance(signal.measure, Leak) and not signal.measure.report for signal in signals):
         return "a report is wanted: instdiff decontaminate --output leaks.json"
     try:

@@ -52,6 +52,7 @@ from instdiff.core.signals import (
     Fold,
     Folded,
     Group,
+    Labels,
     Neighbours,
     Posed,
     Race,
@@ -61,6 +62,7 @@ from instdiff.core.signals import (
     TrainedOn,
 )
 from instdiff.data import Pool
+from instdiff.data.labels import each_label, labels_of
 from instdiff.engine.sources import PACKAGED, TEXT, Source, load_tokenizer, resolve, tell_own_template
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.errors import DataError, PlanError
@@ -245,8 +247,8 @@ class Workbench:
     # ── rows and passes ───────────────────────────────────────────────────────────────────────────────────────────
 
     def samples(self, of: str) -> Pool:
-        """The pool, or the rows that targeted methods match; a PlanError where none are given."""
-        if of == "pool":
+        """The pool, which has its labels too, or the rows that targeted methods match; a PlanError for no such rows."""
+        if of in ("pool", "labels"):
             return self.pool
         if self.target is None:
             raise PlanError("no rows to match are given; --target FILE names them")
@@ -487,6 +489,9 @@ class Workbench:
                 return text_lengths(self.pool, part, unit)
             case Column(name=name):
                 return np.array([str(v) for v in self.samples(signal.of).column(name)], object)
+            case Labels(column=name):
+                found = labels_of(self.pool, name)
+                return found if signal.of == "pool" else np.array(each_label(found), object)
             case Text(part=part):
                 return text_column(self.samples(signal.of), part)
             case Number():

@@ -204,6 +204,8 @@ WORDS = {
     "misaligned": "the end of its prompt merges with the response into one token",
     "multi_turn": "it has several responses, and the published way knows rows with one",
     "no_signal": "what the method looks at is missing for it",
+    "no_tags": "it has no tag in the column that the method goes by",
+    "no_label": "it has no label in the column that the method goes by",
     "no_score": "the judge's score is missing for it",
     "no_vector": "its embedding is missing",
     "no_pair": "it is no preference pair, and the method compares the two sides of one",

@@ -1,4 +1,4 @@
-"""Models that take text: embedders and judges, behind one face."""
+"""Models that take text: embedders, classifiers and judges, behind one face."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Protocol
 
 import torch
 
-from instdiff.core import Embedding, Log, Measure, ModelRef, Settings
+from instdiff.core import Classified, Embedding, Log, Measure, ModelRef, Settings
 from instdiff.engine.models import Resident
 from instdiff.engine.sources import TEXT, Source, load_tokenizer, resolve
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.batches import BatchEndpoint
+from instdiff.engine.text.classifier import Classifier
 from instdiff.engine.text.embedder import Embedder, resolve_embedder
 from instdiff.engine.text.endpoint import CONCURRENCY, Endpoint
 from instdiff.engine.text.forms import Judging
@@ -38,7 +39,9 @@ class TextModel(Protocol):
 def text_model(
     ref: ModelRef, measure: Measure, store: Store, resident: Resident, device: torch.device, settings: Settings
 ) -> TextModel:
-    """An embedder or judge, not yet loaded; a ConfigError for a faulty address, an EngineError for no model."""
+    """What reads a measure, not yet loaded; a ConfigError for a faulty address, an EngineError for no model."""
+    if isinstance(measure, Classified):
+        return Classifier(ref, store.memo, device)
     if isinstance(measure, Embedding):
         return VectorModel(resolve_embedder(ref, store.memo), device)
     return JudgeModel(ref, store, resident, settings)
