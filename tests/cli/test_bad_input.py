@@ -341,7 +341,7 @@ def test_configuration_files(text: str | None, message: str) -> None:
 
 # ── scores and budgets ────────────────────────────────────────────────────────────────────────────────────────────────
 
-EXAMPLES = "write 500, 10%, '25% eligible', '200000 tokens' or '10% tokens'"
+EXAMPLES = "write 500, 10%, '25% eligible', '200000 tokens', '10% tokens' or '10% answer tokens'"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_filter_and_rank_in_one_command() -> None:
     ok("select", "--data", "my.jsonl", *THEN, "--budget", "3", "--output", "out.jsonl", "--seed", "5")
     record = json.loads(Path("out.selection.json").read_text())
     assert record["params"] == {
-        "first": {"longest": {"of": "response", "direction": "max", "unit": "tokens"}},
+        "first": {"longest": {"of": "response", "direction": "max", "unit": "tokens", "parts": False}},
         "keep": "50%",
         "second": {"random": {"seed": 5, "balance": None}},
     }

@@ -57,7 +57,7 @@ def test_every_name_resolves_to_its_class() -> None:
     [
         ("idf", "unknown method 'idf'; did you mean 'ifd'?"),
         ("instructdif", "unknown method 'instructdif'; did you mean 'instructdiff'?"),
-        ("zzz", "unknown method 'zzz'; known: alpagasus, blend, choice, column, cosine_filter,"),
+        ("zzz", "unknown method 'zzz'; known: alpagasus, blend, bm25, choice, column,"),
     ],
 )
 def test_an_unknown_method_gets_a_suggestion(name: str, message: str) -> None:

@@ -201,6 +201,7 @@ def test_engine_and_methods_never_meet() -> None:
 
 WORDS = {
     ("reporting.examples", "random"),  # rows to read that were drawn
+    ("reporting.verdict", "random"),  # what a method is compared with, and not with itself
     ("reporting.statistics", "entropy"),  # a part of the names of details
     ("reporting.plots", "rho"),  # a rank correlation, and so is the next
     ("reporting.score_sections", "rho"),

@@ -90,14 +90,9 @@ def select(
     quotas = {name: parse_budget(amount) for name, amount in (quota or {}).items()}
     _check(order, scored, budget, *quotas.values())
     scored = scored if near_duplicates is None else without_copies(pool, scored, near_duplicates)
-    groups, asked = None, budget.target(scored)
-    if group_by is not None:
-        at, counts, asked = _by_group(scored, budget, pool.column(group_by), quotas, caps)
-        groups = {"by": group_by, "rows": counts}
-    elif quotas:
+    if quotas and group_by is None:
         raise ConfigError("'quota' is of groups, and none are named; give --group-by COLUMN")
-    else:
-        at = _pick(scored, np.arange(len(scored)), budget, caps)
+    at, groups, asked = _take(pool, scored, budget, group_by, quotas, caps)
     if len(at) == 0:
         raise DataError(f"budget '{budget}' of {len(scored)} rows takes none; give a larger one")
     facts = tell(pool, scored, bound, caps, at) if bound and caps else None
@@ -134,6 +129,16 @@ def without_copies(pool: Pool, scored: Scored, alike: float) -> Scored:
     value, reason = scored.value.copy(), scored.reason.copy()
     value[gone], reason[gone] = np.nan, NEAR_DUPLICATE
     return replace(scored, value=value, reason=reason)
+
+
+def _take(
+    pool: Pool, scored: Scored, budget: Budget, by: str | None, quotas: Mapping[str, Budget], caps: Caps | None
+) -> tuple[npt.NDArray[np.int64], dict[str, Any] | None, int]:
+    """Rows best first, what is told of groups, and how much is asked for in the budget's unit."""
+    if by is None:
+        return _pick(scored, np.arange(len(scored)), budget, caps), None, budget.target(scored)
+    at, counts, asked = _by_group(scored, budget, pool.column(by), quotas, caps)
+    return at, {"by": by, "rows": counts}, asked
 
 
 def _pick(scored: Scored, rows: npt.NDArray[np.int64], budget: Budget, caps: Caps | None) -> npt.NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,21 +67,17 @@ def export(
         reading: how data is read.
         log: is told what changes.
 
-    Raises a ConfigError where something is asked for that there is not, a DataError where there is no such selection,
-    a StoreError where the output cannot be written, or the hub refuses it.
+    Raises a ConfigError for what there is not, a DataError without a selection, a StoreError where nothing is written.
     """
-    _check(
-        format, folder := given_folder(output), responses, {"--push": push_to, "--public": public, "--license": license}
-    )
+    _check(format, folder := given_folder(output), responses, push=push_to, public=public, license=license)
     repo, said = check_push(push_to, folder) if push_to else None, log or (lambda line: None)
     chosen, (found, data) = isinstance(data, Chosen), _found(data, reading, log)
     rows = rows_outside_half(rows_of(found, source, reading, log), half)
     rows, drawn = _answers(found, rows, format, responses, store, said)
     how = _name(name, data), layout, template, model or _base_of(found), _inputs_read(found, data, source)
     asked = Asked(rows, found.record, folder, *how, recipe_of(found), said, drawn)
-    exported = hub(asked, license) if format == "hub" else TRAINERS[format](asked)
-    exported = with_trained_rows(exported, rows, half, folder)
-    return _told(_push(exported, repo, folder, public), found, format, said, chosen=chosen)
+    made = with_trained_rows(hub(asked, license) if format == "hub" else TRAINERS[format](asked), rows, half, folder)
+    return _told(_push(made, repo, folder, public), found, format, said, chosen=chosen)
 
 
 def _base_of(found: Found) -> str | None:
@@ -129,7 +125,7 @@ def _push(exported: Exported, repo: str | None, folder: Path, public: bool) -> E
     return replace(exported, say=f"{place} has it", extra={**exported.extra, "url": place})
 
 
-def _check(format: str, folder: Path, responses: str | None, for_the_hub: Mapping[str, object]) -> None:
+def _check(format: str, folder: Path, responses: str | None, **for_the_hub: object) -> None:
     """Refuse with a ConfigError an unknown format, an option of another, or an output that is no folder."""
     if not isinstance(format, str):
         raise ConfigError(f"a format is one of {', '.join(FORMATS)}; not {kind_of(format)}")
@@ -141,7 +137,7 @@ def _check(format: str, folder: Path, responses: str | None, for_the_hub: Mappin
         raise ConfigError(f"--responses is for rows to learn, and format '{format}' has prompts alone; leave it out")
     given = next((option for option, value in for_the_hub.items() if value), None)
     if given and format != "hub":
-        raise ConfigError(f"{given} goes with --format hub, not with '{format}'")
+        raise ConfigError(f"--{given} goes with --format hub, not with '{format}'")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"'{folder}' is a file; --output names a folder")
 
