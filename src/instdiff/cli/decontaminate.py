@@ -26,7 +26,7 @@ SHOWN, TEXT = 20, 70
     "  instdiff decontaminate --data my.jsonl --against heldout.jsonl --near pool --clean clean.jsonl",
 )
 def decontaminate(settings: DecontaminateConfig, console: Console) -> None:
-    """Find rows that overlap benchmarks, held-out rows or other files."""
+    """Find rows that overlap benchmarks or other rows."""
     from instdiff.core.files import write_record
     from instdiff.evaluation.decontaminator import examine, read_against
     from instdiff.scoring.models import bind

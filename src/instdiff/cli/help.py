@@ -9,13 +9,13 @@ import click
 
 PANELS = {
     "Data": "config data scores selection source row limit format data_format map targets reasoning system target "
-    "holdout warmup reference",
+    "holdout warmup reference against",
     "Model": "model template template_date max_length dtype generator judge trust_held",
-    "Method": "method set half budget per rows order group_by by headroom trainings max_samples seed suite task "
-    "data_dir n "
-    "temperature top_p max_new_tokens shots unsafe keep older_than repair examples",
-    "Output": "output record records answers with_scores name layout license push public print_launch dry_run strict "
-    "quiet json",
+    "Method": "method set half responses budget per rows order group_by near_duplicates by headroom trainings "
+    "max_samples seed suite task data_dir n threshold fields near cosine temperature top_p max_new_tokens shots unsafe "
+    "keep older_than repair examples",
+    "Output": "output record records answers with_scores weights clean name layout license push public print_launch "
+    "dry_run strict quiet json",
     "Speed": "device batch_tokens workers executor store concurrency judge_concurrency judge_timeout judge_tries "
     "judge_max_tokens judge_batch judge_price cluster shards shard_index nodes gpus_per_node",
 }
