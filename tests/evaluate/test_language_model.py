@@ -275,7 +275,7 @@ def replies(suite: HarnessSuite, asked: Subject, other: Any = None) -> dict[str,
 
     own, out = suite.model(asked), {}
     for task, where in suite.tasks:
-        entries, samples = suite._prepare(task, where, own)
+        entries, samples = suite._prepare(task, where, asked.log)
         for entry in entries.values():
             if entry.OUTPUT_TYPE == "generate_until":
                 entry.set_config("generation_kwargs", {"max_gen_toks": suite.max_new_tokens}, update=True)

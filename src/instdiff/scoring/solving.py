@@ -93,7 +93,7 @@ class Solver:
             return GPU_BATCH_ROWS
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.source.folder).get_text_config()
+        config = AutoConfig.from_pretrained(self.source.folder, trust_remote_code=False).get_text_config()
         return rows_on_cpu(config, self.bench.dtype.itemsize, ROOM)
 
     @cached_property
