@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core import Length, Scores, Signal, Signals, reasons
+from instdiff.core.caps import Room
 from instdiff.core.columns import first_reason
 from instdiff.core.signals import Labels
 from instdiff.methods.shared.set_method import Indices, SetMethod
@@ -49,7 +50,27 @@ class InsTag(SetMethod):
 
     def choose(self, s: Signals, count: int) -> Indices:
         """By the pass that takes them, then by the number of tags."""
+        if s.caps is not None:
+            return _walk(s.tags, count, Room(s.caps, len(s)))
         return np.lexsort((-_counts(s), _turns(s.tags)))[:count]
+
+
+def _walk(tags: npt.NDArray[np.object_], count: int, room: Room) -> Indices:
+    """Pass after pass, where a row whose value is full is passed over, so that its tags are not seen by it."""
+    left, out = sorted(range(len(tags)), key=lambda row: -len(tags[row])), list[int]()
+    while left and len(out) < count:
+        seen, rest = set[str](), list[int]()
+        for row in left:
+            if room.shut[row]:
+                continue
+            if seen.issuperset(tags[row]):
+                rest.append(row)
+                continue
+            out.append(row)
+            seen.update(tags[row])
+            room.take(row)
+        left = rest
+    return np.array(out[:count], np.int64)
 
 
 def _counts(s: Signals) -> npt.NDArray[np.int64]:

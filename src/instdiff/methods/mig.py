@@ -83,7 +83,8 @@ class MIG(SetMethod):
             named, full = vectors(s.named)
             x = np.zeros((len(full), named.shape[1]), np.float32)
             x[full] = named
-        return most_information(labels, self._scores(s), spread(x, self.threshold), count, norm=self.norm)
+        over = spread(x, self.threshold)
+        return most_information(labels, self._scores(s), over, count, norm=self.norm, caps=s.caps)
 
     def _cluster(self, s: Signals) -> tuple[Indices, npt.NDArray[np.float32]]:
         """The cluster of each row, and the centres."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.core.arrays.ragged import Ragged, offsets_of
+from instdiff.core.caps import Caps, Room
 from instdiff.methods.algorithms.vectors import Indices, blocks, matrix, unit
 
 Weights = npt.NDArray[np.float64]
@@ -48,16 +49,23 @@ def spread(x: npt.NDArray[Any], threshold: float) -> Spread:
 
 
 def most_information(
-    labels: Ragged, scores: Sequence[float] | Weights, over: Spread, count: int, *, norm: bool = False
+    labels: Ragged,
+    scores: Sequence[float] | Weights,
+    over: Spread,
+    count: int,
+    *,
+    norm: bool = False,
+    caps: Caps | None = None,
 ) -> Indices:
     """``count`` rows in the order taken: next is the row whose score, spread over its labels, adds most.
 
     ``labels`` are numbers of labels for each row, ``scores`` are 0 or more. A label that has x adds 0.8 x^-0.2 for each
-    unit. With ``norm`` a score is shared by the row's labels. Ties go to the lowest index.
+    unit. With ``norm`` a score is shared by the row's labels. Rows of values that are full by ``caps`` are passed over.
+    Ties go to the lowest index.
     """
     told, offsets = _told(labels, np.asarray(scores, np.float64), over, norm)
     at = [(told[0][a:b], told[1][a:b]) for a, b in pairwise(offsets)]
-    have = np.zeros(len(over.offsets) - 1)
+    have, room = np.zeros(len(over.offsets) - 1), Room(caps, len(at))
 
     def gain(row: int) -> float:
         to, amount = at[row]
@@ -67,11 +75,14 @@ def most_information(
     heapq.heapify(heap)
     while heap and len(out) < count:
         row = heapq.heappop(heap)[1]
+        if room.shut[row]:
+            continue
         now = (-gain(row), row)  # what a row adds never grows, so the best that is up to date is the best
         if heap and now > heap[0]:
             heapq.heappush(heap, now)
             continue
         out.append(row)
+        room.take(row)
         have[at[row][0]] += at[row][1]
     return np.array(out, np.int64)
 
