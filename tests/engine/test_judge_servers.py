@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -62,7 +63,7 @@ def raw_server(play: Callable[[Send], None]) -> Iterator[str]:
 
     def talk(line: socket.socket) -> None:
         with line:
-            line.recv(1 << 20)
+            read_request(line)
             try:
                 play(line.sendall)
             except OSError:
@@ -76,6 +77,16 @@ def raw_server(play: Callable[[Send], None]) -> Iterator[str]:
     finally:
         listening.shutdown(socket.SHUT_RDWR)
         listening.close()
+
+
+def read_request(line: socket.socket) -> None:
+    """All of a request: a connection that is closed before that is reset."""
+    head, end, body = b"", b"", b""
+    while not end and (more := line.recv(1 << 20)):
+        head, end, body = (head + more).partition(b"\r\n\r\n")
+    length = re.search(rb"(?im)^content-length: *(\d+)", head)
+    while length and len(body) < int(length[1]) and (more := line.recv(1 << 20)):
+        body += more
 
 
 def asked(url: str, said: list[str], log: list[str], **options: Any) -> list[Answer]:
