@@ -79,5 +79,5 @@ def test_gemma_stops_by_its_end_of_turn(tmp_path: Path) -> None:
     models = Path(os.environ.get("INSTDIFF_MODELS", Path.home() / ".cache" / "instdiff-models"))
     if not (models / "gemma3-270m").is_dir():
         pytest.skip("the real models are not here")
-    how = TrainSettings(num_train_epochs=6, learning_rate=5e-5, global_batch_size=25, model_max_length=512)
+    how = TrainSettings(num_train_epochs=3, learning_rate=5e-5, global_batch_size=5, model_max_length=512)
     check(str(models / "gemma3-270m"), GEMMA, tmp_path, how)
