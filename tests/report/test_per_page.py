@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.shell import ok
+from cli.shell import cli, ok
 from instdiff.core.caps import Per
 from instdiff.reporting.sources import gather
 from instdiff.scoring.table import read_scores
@@ -98,3 +98,8 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
 
 def _both(folder: Path) -> tuple[object, object]:
     return folder / "rows.jsonl", read_scores(folder / "scores.parquet")["longest"]
+
+
+def test_two_words_in_one_are_told() -> None:
+    ran = cli("select", "--data", "builtin:demo", "--method", "longest", "--per", "prompt 1", "--output", "out.jsonl")
+    assert ran.code == 2 and "write the words apart, as in --per prompt 1" in ran.err

@@ -46,10 +46,24 @@ def make_option(kind: type[Config], name: str, *, required: bool = False) -> cli
         more["multiple"] = True
     elif extra["alone"]:
         more |= {"is_flag": False, "flag_value": extra["alone"]}
-    more |= {"nargs": extra["words"]} if extra["words"] != 1 else {}
+    more |= {"nargs": extra["words"], "type": _Words()} if extra["words"] != 1 else {}
     text = describe(str(field.description), default, get_args(one) if get_origin(one) is Literal else ())
     told = f"{text.removesuffix('.')} (required)." if required else text
     return click.Option([f"--{name.replace('_', '-')}"], metavar=extra["metavar"] or _metavar(one), help=told, **more)
+
+
+class _Words(click.ParamType[str]):
+    """One of several words of an option: an option after it means that they were quoted as one."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word; a usage error where it is an option."""
+        if str(value).startswith("--"):
+            self.fail(
+                f"'{value}' stands where a word is wanted; write the words apart, as in --per prompt 1", param, ctx
+            )
+        return str(value)
 
 
 def _metavar(one: Any) -> str | None:
