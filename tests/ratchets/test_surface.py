@@ -158,8 +158,8 @@ SURFACE = {
     "select": f"{COMMON} --scores --method --set --budget --per --rows --order --group-by --near-duplicates "
     "--with-scores --weights --output --record --model --strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
-    "pipeline": f"{COMMON} --model --method --budget --per --near-duplicates --output {TEMPLATE} --max-length --dtype "
-    "--device --batch-tokens --workers --strict",
+    "pipeline": f"{COMMON} --model --method --budget --per --near-duplicates --weights --output {TEMPLATE} "
+    "--max-length --dtype --device --batch-tokens --workers --strict",
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --per --near-duplicates --headroom "
     f"--records --output --target {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "search": f"{COMMON} --model --budget --per --trainings --output --target {TEMPLATE} --max-length --dtype --device "

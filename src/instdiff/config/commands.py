@@ -404,6 +404,11 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     score: ScorePart = key(ScorePart, "See [score](#score-of-the-pipeline).")
     select: SelectPart = key(SelectPart, "See [select](#select-of-the-pipeline).")
     select_train: SelectTrainPart = key(SelectTrainPart, "See [select_train](#select_train-of-the-pipeline).")
+    weights: str | None = key(
+        None,
+        "Detail of the method, as lark.weight, that rows weigh by in training, or none; `select.weights` is the same.",
+        metavar="DETAIL",
+    )
     eval: EvalPart | None = key(None, "See [eval](#eval-of-the-pipeline); without it nothing is evaluated.")
     leaks: bool = key(True, LEAKS)
     keep_models: bool = key(
@@ -419,7 +424,7 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Keys of ``select`` where the published keys have them."""
-        keys = ("method", "budget", "near_duplicates", "per")
+        keys = ("method", "budget", "near_duplicates", "per", "weights")
         given = {key: values.pop(key) for key in keys if values.get(key) is not None}
         return {**values, "select": {**(values.get("select") or {}), **given}} if given else values
 

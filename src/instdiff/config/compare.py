@@ -16,7 +16,7 @@ from instdiff.config.commands import (
     check_role_names,
     parse_methods,
 )
-from instdiff.config.pipeline import LEAKS, NEAR_DUPLICATES, PER, WarmupPart
+from instdiff.config.pipeline import LEAKS, NEAR_DUPLICATES, PER, WEIGHTS, WarmupPart
 from instdiff.config.train import TrainSettings
 
 Baseline = Literal["random", "longest", "full"]
@@ -41,6 +41,7 @@ class Variant(OpenPart):
     budget: str | int | None = key(None, "By default the comparison's own.")
     group_by: str | None = key(None, "Column of the input; the same share of each of its values is taken.")
     near_duplicates: float | None = key(None, NEAR_DUPLICATES, gt=0, le=1)
+    weights: str | None = key(None, WEIGHTS)
     per: Bound = key(None, "The best k rows of each value of a column, as 'prompt 1'; by default the comparison's own.")
 
     @field_validator("models")

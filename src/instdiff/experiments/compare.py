@@ -22,6 +22,7 @@ import torch
 from instdiff.config.base import OPERATIONAL
 from instdiff.config.compare import CompareConfig, Variant
 from instdiff.config.methods import make_method
+from instdiff.config.pipeline import weights_by
 from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Column, Log, Method, ModelRef, Number
@@ -267,6 +268,7 @@ class Comparison(Engine):
         columns = {one.measure.name for one in signals if isinstance(one.measure, Column)}
         columns |= {one.measure.column for one in signals if isinstance(one.measure, Labels)}
         columns |= {one.measure.path for one in signals if isinstance(one.measure, Number) and not one.measure.file}
+        columns |= {config.train.weights} if config.train.weights and not self.weights(cell) else set()
         facts |= {
             "data": self.pool.fingerprint,
             "target": self.target and self.target.fingerprint,
@@ -274,7 +276,7 @@ class Comparison(Engine):
             "models": {role: self._known(model) for role, model in self.roles_of(variant).items() if role in roles},
             "line": variant.model_dump(mode="json", include={"rounds", "rebind", "train_from", "warmup", "limit"})
             | ({} if variant.near_duplicates is None else {"near_duplicates": variant.near_duplicates}),
-            **{key: value for key, value in (("group_by", variant.group_by), ("per", self.per(cell))) if value},
+            **{key: value for key, value in self._bounds(cell).items() if value},
             "method": {"name": variant.method or cell.line, **method.params()},
             "train": config.train.learning(),
             "budget": cell.budget,
@@ -283,6 +285,10 @@ class Comparison(Engine):
         if cell.line in self.warmed:
             facts["warm-up"] = [self.warmup.fingerprint, config.warmup.model_dump(mode="json", exclude={"data_path"})]
         return facts
+
+    def _bounds(self, cell: Cell) -> dict[str, str | None]:
+        by = self.variants[cell.line].group_by
+        return {"group_by": by, "per": self.per(cell), "weights": self.weights(cell)}
 
     def _known(self, model: ModelRef) -> str:
         """A model by its weights; one at a server, or of another library, by its name."""
@@ -356,6 +362,11 @@ class Comparison(Engine):
         """That of the cell's line, or of all lines but the whole pool."""
         return self.variants[cell.line].per or (None if self._is_whole_pool(cell.line) else self.config.per)
 
+    def weights(self, cell: Cell) -> str | None:
+        """Those of the cell's line."""
+        usual = self.method(cell.line, cell.seed or 0).default_weights
+        return weights_by(self.variants[cell.line].weights, self.config.train, usual)
+
     def _is_whole_pool(self, name: str) -> bool:
         return name == "full" and self.variants[name].method in (None, "full")
 
@@ -378,7 +389,7 @@ class Comparison(Engine):
 
         That is of the cell's budget, and of the first budget for variants that have their own.
         """
-        how = self.config.train
+        how = self.weighted(cell, self.config.train)
         if self.config.steps == "epochs":
             return how
         budget = cell.budget if cell.budget in map(str, self.config.budgets) else str(self.config.budgets[0])
@@ -519,6 +530,7 @@ class Comparison(Engine):
         one = self.variants[cell.line]
         made_of: tuple[Any, ...] = (one.method or cell.line, one.params, one.models, one.limit, str(one.warmup))
         made_of += (one.group_by, self.per(cell), *([] if one.near_duplicates is None else [one.near_duplicates]))
+        made_of += (self.weights(cell),) if self.weights(cell) else ()
         then = (one.rebind, one.train_from) if number > 1 else ()
         return fingerprint(made_of, then), cell.budget, cell.seed, number
 
