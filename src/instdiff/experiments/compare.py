@@ -25,15 +25,15 @@ from instdiff.config.methods import make_method
 from instdiff.config.pipeline import weights_by
 from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
-from instdiff.core import Budget, Column, Log, Method, ModelRef, Number
+from instdiff.core import Budget, Log, Method, ModelRef
 from instdiff.core.budget import parse_budget
 from instdiff.core.caps import PROMPT, parse_per
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
-from instdiff.core.signals import Labels, Split
+from instdiff.core.signals import Split
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
-from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError
+from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
 from instdiff.experiments.engine import Engine, Roles, Scores, mark_of
 from instdiff.experiments.inputs import (
@@ -48,6 +48,7 @@ from instdiff.experiments.inputs import (
     with_template,
 )
 from instdiff.experiments.leaks import find_leaks
+from instdiff.experiments.made_of import by_content, by_name, columns_of, contents, files_of, signals_of
 from instdiff.experiments.records import Records
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
@@ -71,7 +72,10 @@ OPEN = (
     *("trainings", "final_seeds", "decide"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
-PLACES = ("data", "model", "student", "models", "target", "eval", "train", "limit", "warmup", "near_duplicates", "per")
+PLACES = (
+    *("data", "model", "student", "models", "target", "holdout"),
+    *("eval", "train", "limit", "warmup", "near_duplicates", "per"),
+)
 HELD = ("data", "data_path")
 """Keys, and keys of ``eval``, that a record of a cell has by what they lead to."""
 
@@ -253,7 +257,9 @@ class Comparison(Engine):
         asked = {key: value for key, value in config.eval.items() if not {key, f"eval.{key}"} & {*OPEN, *HELD}}
         facts: dict[str, Any] = {
             # Without what is as it is by default, so that a record outlives keys that are added later.
-            "config": config.model_dump(mode="json", exclude=aside, exclude_defaults=True),
+            "config": by_content(
+                config.model_dump(mode="json", exclude=aside, exclude_defaults=True), by_name([config.template or ""])
+            ),
             "student": self._known(self.student),
             "eval": asked,
             "items": {
@@ -263,21 +269,21 @@ class Comparison(Engine):
         if cell.seed is None:
             return facts
         variant, method = self.variants[cell.line], self.method(cell.line, cell.seed)
-        signals = [one for signal in method.signals().values() for one in (*signal.needs(), signal)]
+        signals, files = signals_of(method), files_of(method)
+        bound = parse_per(self.per(cell)) or method.default_per
         roles = {one.model for one in signals if one.measure.needs_model}
-        columns = {one.measure.name for one in signals if isinstance(one.measure, Column)}
-        columns |= {one.measure.column for one in signals if isinstance(one.measure, Labels)}
-        columns |= {one.measure.path for one in signals if isinstance(one.measure, Number) and not one.measure.file}
-        columns |= {config.train.weights} if config.train.weights and not self.weights(cell) else set()
+        named = (variant.group_by, bound.by if bound else None, None if self.weights(cell) else config.train.weights)
+        columns = {name for name in named if name and name != PROMPT} | columns_of(signals)
         facts |= {
             "data": self.pool.fingerprint,
             "target": self.target and self.target.fingerprint,
-            "columns": {name: self._labels(name) for name in sorted(columns)},
+            **({"holdout": self.holdout.fingerprint} if self.holdout is not None else {}),
+            "columns": contents(self.pool, columns),
             "models": {role: self._known(model) for role, model in self.roles_of(variant).items() if role in roles},
             "line": variant.model_dump(mode="json", include={"rounds", "rebind", "train_from", "warmup", "limit"})
             | ({} if variant.near_duplicates is None else {"near_duplicates": variant.near_duplicates}),
             **{key: value for key, value in self._bounds(cell).items() if value},
-            "method": {"name": variant.method or cell.line, **method.params()},
+            "method": by_content({"name": variant.method or cell.line, **method.params()}, files),
             "train": config.train.learning(),
             "budget": cell.budget,
             "seed": cell.seed,
@@ -296,13 +302,6 @@ class Comparison(Engine):
             return resolve(model, self.store.memo).fingerprint
         except EngineError:
             return str(model)
-
-    def _labels(self, name: str) -> str | None:
-        """What a column of the pool holds, which is no part of what its rows say; None where it is not there."""
-        try:
-            return fingerprint(list(map(str, self.pool.column(name))))
-        except DataError:
-            return None
 
     def _read(self, cell: Cell) -> CellResult | None:
         place = self.places.cell(cell)
