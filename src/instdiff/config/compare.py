@@ -72,6 +72,7 @@ class CellsConfig(DataConfig, RunConfig, ExecutorConfig):
     warmup: WarmupPart = key(WarmupPart, "For a calibrated model: see [warmup](#warmup-of-the-pipeline).")
     eval: dict[str, Any] = key(dict, "Keys of `instdiff eval`.")
     keep_models: bool = key(True, "False removes models as soon as no later cell begins with them.")
+    leaks: bool = key(True, LEAKS)
     strict: bool = key(False, "A cell that fails ends the run.")
     cells_at_once: PositiveInt | None = key(
         None, "Cells trained and evaluated side by side; by default one for each core where the model is small."
@@ -99,7 +100,6 @@ class CompareConfig(CellsConfig):
     near_duplicates: float | None = key(
         None, f"{NEAR_DUPLICATES} Of all lines but the baselines.", metavar="X", gt=0, le=1
     )
-    leaks: bool = key(True, LEAKS)
     headroom: bool = key(
         False, "Only the base, random rows and the lines of `oracle`, to see whether there is anything to gain."
     )

@@ -35,6 +35,7 @@ from instdiff.data import Pool
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
+from instdiff.evaluation.subject import Suite
 from instdiff.experiments.engine import Engine, Roles, Scores, mark_of
 from instdiff.experiments.inputs import (
     as_lines,
@@ -400,13 +401,13 @@ class Comparison(Engine):
     def _rows_of(self, cell: Cell) -> int:
         return len(self.select(cell, 1, self.roles_of(self.variants[cell.line]))["ids"])
 
-    def find_leaks(self, results: Sequence[CellResult]) -> dict[str, Any] | None:
-        """What the selections have in common with the items that judge them; the log is told of it."""
+    def find_leaks(self, results: Sequence[CellResult], suites: Sequence[Suite] | None = None) -> dict[str, Any] | None:
+        """What the selections have in common with the items of ``suites``, by default of all that judge them."""
         chosen: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for cell in (one.cell for one in results if one.error is None and one.cell.line != BASE):
             record = read_selection(self.places.cell(cell))
             chosen.setdefault((cell.line, cell.budget), []).extend([record] if record else [])
-        return find_leaks(self.pool, self.suites, chosen, results, self.log)
+        return find_leaks(self.pool, self.suites if suites is None else suites, chosen, results, self.log)
 
     # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────
 
