@@ -86,6 +86,42 @@ def test_without_a_model(data: str) -> None:
     ok(*next_of(ran))
 
 
+TRACES = [
+    {"messages": [{"role": "user", "content": f"What is {n // 2} plus 3?"},
+                  {"role": "assistant", "content": f"It is {n // 2 + 3}.", "reasoning_content": text(12)}]}
+    for n in range(8)
+]  # fmt: skip
+OF_TRACES = ("rsr", "lark", "lalp")
+
+
+def test_methods_for_traces(data: str) -> None:
+    def found(*rows: Any, more: tuple[object, ...] = ()) -> dict[str, Any]:
+        write_jsonl("traces.jsonl", rows)
+        return dict(ok("doctor", "--data", "traces.jsonl", "--json", *more).json)
+
+    def against(told: dict[str, Any]) -> dict[str, Any]:
+        return {one["name"]: one["against"] for one in told["methods"] if one["name"] in (*OF_TRACES, "hes")}
+
+    tiny = (*TINY, "--template", "plain")
+    plain = found(*(row for row in planted()[:20]), more=tiny)
+    wanted = "reasoning traces are wanted: no row has a thought before its answer (`reasoning_content`, or <think>)"
+    assert against(plain) == {**dict.fromkeys(OF_TRACES, wanted), "hes": None}
+    assert not any("trace" in one["says"] for one in plain["findings"])
+
+    several = found(*TRACES, more=tiny)
+    assert against(several) == dict.fromkeys((*OF_TRACES, "hes"))
+    because = {one["name"]: one["because"] for one in several["methods"]}
+    assert because["lalp"] == because["rsr"] == "which trace of a problem suits the model: use --per prompt 1"
+    (finding,) = [one for one in several["findings"] if "trace" in one["says"]]
+    assert finding == {
+        "says": "8 of 8 rows (100.0%) have a reasoning trace, 4 of them to a problem that an earlier one solves",
+        "do": "choose among the traces of a problem: --method rsr,lark,lalp and --per prompt 1",
+    }
+    (finding,) = [one for one in found(*TRACES[::2])["findings"] if "trace" in one["says"]]
+    assert finding["says"] == "4 of 4 rows (100.0%) have a reasoning trace, one to each problem"
+    assert "between problems take `hes` or `longest`" in finding["do"]
+
+
 def test_without_a_model_nothing_of_torch_is_loaded(folder: Path, data: str) -> None:
     run(folder, "doctor", "--data", data, "--json")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import instdiff
 from cli.shell import write_jsonl
 from compare.test_side_by_side import config
 from helpers import make_llama, some_rows
@@ -133,6 +134,66 @@ def test_cells_depend_on_the_columns_that_methods_go_by(home: Path, tmp_path: Pa
     assert set(one) == {"base", "random", "column", "instag"}
     assert [line for line in one if one[line] != stars[line]] == ["column"]
     assert [line for line in one if one[line] != tag[line]] == ["instag"]
+
+
+MINE = """
+from instdiff import Length, Method, Scores, Signal
+
+
+class Mine(Method):
+    name = "mine"
+
+    def signals(self):
+        return {"n": Signal(Length())}
+
+    def score(self, s):
+        return Scores(s.n)
+"""
+
+
+def write_all(folder: Path, changed: str = "") -> None:
+    """Rows, and files that methods read, one of them ``changed``."""
+    rows = [{**row, "source": "ab"[at % 2], "problem": at % 5} for at, row in enumerate(some_rows(40, seed=3))]
+    report = {"data": {"fingerprint": instdiff.load(rows).fingerprint, "origin": "pool", "rows": 40}}
+    texts = {
+        "leaks.json": json.dumps({**report, "rows": [], "copies": []}),
+        "mine.py": MINE,
+        "ask.yaml": "prompts: ['How good is {{ response }}?']",
+        "plain.txt": "{instruction} -> ",
+        "stars.jsonl": "".join(json.dumps({"id": at, "stars": at}) + "\n" for at in range(40)),
+    }
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n" * (name == changed))
+    write_jsonl(folder / "pool.jsonl", [{**row, "problem": int(row["problem"]) + (changed == "pool")} for row in rows])
+
+
+def test_cells_depend_on_the_files_that_methods_read(home: Path, tmp_path: Path) -> None:
+    def made_of(folder: Path, place: str) -> dict[str, dict[str, Any]]:
+        leaks = {"decontaminate": {"report": str(folder / "leaks.json")}}
+        methods: dict[str, Any] = {
+            "column": {"path": "stars", "file": str(folder / "stars.jsonl"), "by": "line"},
+            "clean": {"method": "then", "first": leaks, "keep": "100%", "second": "longest"},
+            "mine": {"method": f"{folder / 'mine.py'}:Mine"},
+            "asked": {"method": "choice", "model": "base", "prompt": str(folder / "ask.yaml")},
+            "lark": {"group": "problem"},
+            "bound": {"method": "longest", "per": "problem 1"},
+            "equal": {"method": "longest", "group_by": "source"},
+        }
+        given: dict[str, Any] = {"data": str(folder / "pool.jsonl"), "method": methods, "by": None}
+        given |= {"template": str(folder / "plain.txt"), "records": str(tmp_path / "records")}
+        run = open_comparison(settings(home, tmp_path / place, **given), print, Quiet())
+        return {cell.line: json.loads(json.dumps(run.made_of(cell))) for cell in run.cells()}
+
+    write_all(tmp_path / "a")
+    write_all(tmp_path / "b")
+    first = made_of(tmp_path / "a", "one")
+    assert made_of(tmp_path / "b", "two") == first, "where files lie does not matter"
+    changes = {"stars.jsonl": ["column"], "leaks.json": ["clean"], "mine.py": ["mine"], "ask.yaml": ["asked"]}
+    for change, lines in {**changes, "pool": ["lark", "bound"], "plain.txt": list(first)}.items():
+        write_all(tmp_path / "b", change)
+        other = made_of(tmp_path / "b", change)
+        assert [line for line in first if first[line] != other[line]] == lines, change
 
 
 def test_a_damaged_record_is_made_again_and_kept(home: Path, whole: dict[str, Any], tmp_path: Path) -> None:

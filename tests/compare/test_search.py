@@ -13,6 +13,7 @@ import pytest
 
 from cli.shell import write_jsonl
 from helpers import make_llama, some_rows
+from instdiff.cli.compare import leak_parts
 from instdiff.config.base import build, load
 from instdiff.config.evaluate import EvalConfig
 from instdiff.config.kinds import kind_of
@@ -25,14 +26,15 @@ from instdiff.data import Pool
 from instdiff.data import load as load_data
 from instdiff.errors import ConfigError, DataError, EngineError
 from instdiff.evaluation.results import TaskResult
-from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.subject import BenchmarkItem, Subject
 from instdiff.experiments.engine import Engine
 from instdiff.experiments.halving import half
 from instdiff.experiments.inputs import hold_out
 from instdiff.experiments.items import read_items
 from instdiff.experiments.search import SearchRun, find_recipe, open_search
-from instdiff.experiments.tables import bracket_rows
+from instdiff.experiments.tables import bracket_rows, leak_rows
 from instdiff.methods import METHODS
+from instdiff.reporting.sources import gather
 from instdiff.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +53,11 @@ class Planted:
     noise: float = 0.01
     fails: str = "nobody"
     name: str = "planted"
+    asks: tuple[str, ...] = ()
+
+    def items(self, log: Any) -> list[BenchmarkItem]:
+        texts = [self.asks[at] if at < len(self.asks) else f"nobody asks for the {name}" for at, name in enumerate(IDS)]
+        return [BenchmarkItem("points", name, text) for name, text in zip(IDS, texts, strict=True)]
 
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         if subject.name.startswith(self.fails):
@@ -103,7 +110,7 @@ def make(home: Path, tmp_path: Path, trainings: Trainings) -> Make:
     pool = load_data(str(home / "pool.jsonl"))
 
     def made(effects: Effects, folder: str = "run", log: Any = None, **changes: Any) -> SearchRun:
-        planted = Planted(effects, **{key: changes.pop(key) for key in ("noise", "fails") if key in changes})
+        planted = Planted(effects, **{key: changes.pop(key) for key in ("noise", "fails", "asks") if key in changes})
         values = {
             "data": str(home / "pool.jsonl"), "model": str(home / "base"), "output": str(tmp_path / folder),
             "recipes": RECIPES, "budget": "25% tokens", "trainings": 15, "final_seeds": 3, "cells_at_once": 1,
@@ -150,6 +157,26 @@ def test_the_best_recipe_and_its_optimism(make: Make, trainings: Trainings) -> N
     assert header == ["recipe", "rung 1 (1 seed)", "rung 2 (2 seeds)", "untouched half", "95 % interval"]
     assert [row[0] for row in rows] == ["ifd", "short", "longest", "again"]
     assert rows[0][3] == pytest.approx(0.5) and rows[2][2] is None
+
+
+def test_rows_that_ask_what_items_ask(make: Make, home: Path, tmp_path: Path) -> None:
+    """Every item asks what a row of the pool asks; those of the untouched half count."""
+    asked = [row["instruction"] for row in some_rows(30, seed=3)]
+    run = make(GOOD, asks=tuple(asked * 2))
+    found = find_recipe(run)
+    leaks = {line["name"]: line for line in found["leaks"]["lines"]}
+    assert set(leaks) == {"random", "ifd"} and found["leaks"]["against"] == "random"
+    assert leaks["ifd"]["items"] == len(UNSEEN) and 0 < leaks["ifd"]["items_hit"] <= len(UNSEEN)
+    assert leaks["ifd"]["rows"] > 0 and leaks["ifd"]["diff"] == pytest.approx(0.5)
+    assert read_json(run.places.search)["leaks"] == read_json(run.places.comparison)["leaks"] == found["leaks"]
+    assert "## Overlap with the evaluation" in run.places.comparison.with_suffix(".md").read_text()
+    assert gather(run.folder).leaks == found["leaks"]
+    (row,) = [row for row in leak_rows(found["leaks"])[1] if row[0] == "ifd"]
+    assert row[4] == f"{leaks['ifd']['items_hit']} of {len(UNSEEN)}"
+    assert any("look at the difference without them" in part for part in leak_parts(found))
+    assert "leaks" not in find_recipe(make(GOOD, "off", leaks=False))
+    stopped = find_recipe(make(dict.fromkeys(RECIPES, (-0.5, 1.0)), "stopped", asks=tuple(asked * 2)))
+    assert {line["items"] for line in stopped["leaks"]["lines"]} == {60 - len(UNSEEN)}
 
 
 def test_the_untouched_half_decides_nothing_in_the_search(make: Make) -> None:

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 
 import instdiff
+from instdiff.config.compare import CompareConfig
 from instdiff.errors import ConfigError, DataError, InstDiffError
+from instdiff.experiments.inputs import configured
 
 ROWS = [{"instruction": f"Add {n} and {n}.", "input": "", "output": f"{n} + {n} = {2 * n}."} for n in range(12)]
 TINY: dict[str, Any] = {"model": "builtin:tiny", "template": "plain", "max_length": 128, "dtype": "float32"}
@@ -174,6 +176,13 @@ def test_a_misspelt_keyword_is_named() -> None:
         instdiff.score(ROWS, "longest", "builtin:tiny", model="builtin:tiny")
     with pytest.raises(ConfigError, match="unknown key 'budgetts'"):
         instdiff.compare(ROWS, "builtin:tiny", "ifd", "run", budgetts="10%")
+
+
+def test_a_run_lies_in_the_folder_that_a_path_names(tmp_path: Path) -> None:
+    """A path has a ``root``, as a store has; that of the path is the root of the disk."""
+    for store in (tmp_path / "store", str(tmp_path / "store"), instdiff.Store(tmp_path / "store")):
+        found = configured(CompareConfig, ROWS, model="builtin:tiny", output=tmp_path / "run", store=store)
+        assert (found.output, found.store) == (str(tmp_path / "run"), str(tmp_path / "store"))
 
 
 def test_importing_takes_no_library_of_frames() -> None:

@@ -159,8 +159,8 @@ SURFACE = {
     "select": f"{COMMON} --scores --method --set --budget --per --rows --order --group-by --near-duplicates "
     "--with-scores --weights --output --record --model --strict",
     "train": f"{COMMON} --model --output {TEMPLATE} --device --print-launch --nodes --gpus-per-node --strict",
-    "pipeline": f"{COMMON} --model --method --budget --per --near-duplicates --output {TEMPLATE} --max-length --dtype "
-    "--device --batch-tokens --workers --strict",
+    "pipeline": f"{COMMON} --model --method --budget --per --near-duplicates --weights --output {TEMPLATE} "
+    "--max-length --dtype --device --batch-tokens --workers --strict",
     "compare": f"{COMMON.replace(' --seed', '')} --model --method --budget --per --near-duplicates --headroom "
     f"--records --output --target {TEMPLATE} --max-length --dtype --device --batch-tokens --workers --strict",
     "search": f"{COMMON} --model --budget --per --trainings --output --target {TEMPLATE} --max-length --dtype --device "
@@ -168,12 +168,12 @@ SURFACE = {
     "eval": f"{COMMON} --model --suite --task --data-dir --output --n --temperature --top-p --max-new-tokens --shots "
     f"--generator --concurrency --judge {JUDGE} --reference --answers --unsafe {TEMPLATE} "
     "--max-length --dtype --device --batch-tokens --workers --executor",
-    "report": "--data --selection --method --output --store --quiet --json",
-    "verdict": "--data --output --store --quiet --json",
-    "explain": f"--config --data --scores --selection --by --format --map {TURNS} --store --quiet --json",
-    "diff": f"--config --data --scores --by --examples --format --map {TURNS} --quiet --json",
+    "report": f"--data --selection --method --output --limit --format --map {TURNS} --store --quiet --json",
+    "verdict": f"--data --output --limit --format --map {TURNS} --store --quiet --json",
+    "explain": f"--config --data --scores --selection --by --limit --format --map {TURNS} --store --quiet --json",
+    "diff": f"--config --data --scores --by --examples --limit --format --map {TURNS} --quiet --json",
     "export": "--config --data --format --output --name --layout --template --responses --half --store --model "
-    f"--license --push --public --source --data-format --map {TURNS} --quiet --json",
+    f"--license --push --public --source --limit --data-format --map {TURNS} --quiet --json",
     "merge": "--output --data --model --method --warmup --target --store --strict --quiet --json",
 }
 ARGUMENTS: dict[str, list[str]] = {
@@ -235,6 +235,20 @@ def test_every_option_is_a_configuration_key(verb: str) -> None:
     aside = {"config", "set", "quiet", "json"}
     keys = {*kind.model_fields, *kind.aliases()}
     assert {p.name for p in params(verb, "option")} - aside - keys == set()
+
+
+READING = [verb for verb in SURFACE if "--data " in SURFACE[verb] and verb != "merge"]  # merge reads as shards did
+
+
+@pytest.mark.parametrize("verb", READING)
+def test_the_same_keys_work_in_each_verb_that_reads_data(verb: str) -> None:
+    kind = verbs()[verb].kind()
+    wanted = {"data", "map", "limit", "longest_line_mb", "instruction_key", "input_key", "response_key"}
+    assert wanted | {"targets", "reasoning", "system"} <= {*kind.model_fields}
+    assert kind.aliases().get("max_samples") == "limit" or verb == "sample"
+    shown = {p.name for p in params(verb, "option")}
+    assert {"limit", "map"} <= shown and ({"targets", "reasoning", "system"} <= shown or verb == "sample")
+    assert "format" in shown
 
 
 def test_public_names() -> None:

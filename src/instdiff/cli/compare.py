@@ -37,21 +37,24 @@ def compare(settings: CompareConfig, console: Console) -> None:
 
 def tables(found: dict[str, Any]) -> list[str]:
     """A table for each task, and below them the terms, how to read them, and what is left out."""
-    from instdiff.experiments.tables import (
-        LEAKS,
-        by_task,
-        footer,
-        header,
-        leak_rows,
-        rows_of,
-        tell_headroom,
-        tell_leaks,
-    )
+    from instdiff.experiments.tables import by_task, footer, header, rows_of, tell_headroom
 
     parts: list[str] = []
     for title, lines in by_task(found["lines"]).items():
         parts += [title, table(header(found, lines), rows_of(lines)), *tell_headroom(lines, found["against"]), ""]
-    if found.get("leaks"):
-        heads, rows = leak_rows(found["leaks"])
-        parts += [*([LEAKS, table(heads, rows)] if rows else []), *tell_leaks(found["leaks"]), ""]
-    return [*parts, *footer(found), *(f"left out: {one['cell']}: {one['error']}" for one in found["failed"])]
+    return [
+        *parts,
+        *leak_parts(found),
+        *footer(found),
+        *(f"left out: {one['cell']}: {one['error']}" for one in found["failed"]),
+    ]
+
+
+def leak_parts(found: dict[str, Any]) -> list[str]:
+    """The section on rows that overlap items of the evaluation, where that was looked for."""
+    from instdiff.experiments.tables import LEAKS, leak_rows, tell_leaks
+
+    if not found.get("leaks"):
+        return []
+    heads, rows = leak_rows(found["leaks"])
+    return [*([LEAKS, table(heads, rows)] if rows else []), *tell_leaks(found["leaks"]), ""]

@@ -23,7 +23,7 @@ TEXT = 1200
 @command(
     "explain",
     "selection.ExplainConfig",
-    "config data! scores! selection by format map targets reasoning system store quiet json",
+    "config data! scores! selection by limit format map targets reasoning system store quiet json",
     "Examples:\n"
     "  instdiff explain 17 --data my.jsonl --scores scores.parquet\n"
     "  instdiff explain 3fa8c1 --data my.jsonl --scores scores.parquet --selection selected.jsonl --by entropy",
@@ -39,9 +39,10 @@ def explain(settings: ExplainConfig, console: Console, row: str) -> None:
 
     assert settings.data and settings.scores
     scores = read_scores(settings.scores)
-    reading = Reading(settings.format, settings.map, **settings.turns())
+    reading, last = Reading(**settings.reading()), int(scores.rows.max())
     # Rows after the last that was scored are none of its business: it may have been scored with --limit.
-    pool = reading.load(settings.data, scores.meta.get("settings"), limit=int(scores.rows.max()) + 1)
+    limit = min(last + 1, settings.limit or last + 1)
+    pool = reading.load(settings.data, scores.meta.get("settings"), limit=limit)
     chosen = find(settings.selection, reading, console.log) if settings.selection else None
     facts = look(pool, scores, row, selection=chosen, store=settings.store, log=console.log)
     console.result(as_json(facts), explanation_text(facts))
@@ -52,7 +53,7 @@ def explain(settings: ExplainConfig, console: Console, row: str) -> None:
 @command(
     "diff",
     "selection.DiffConfig",
-    "config data scores by examples format map targets reasoning system quiet json",
+    "config data scores by examples limit format map targets reasoning system quiet json",
     "Examples:\n"
     "  instdiff diff ifd.jsonl random.jsonl --data my.jsonl --by source\n"
     "  instdiff diff runs/a runs/b\n"
@@ -72,7 +73,8 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
         scores=settings.scores,
         by=settings.by,
         examples=settings.examples,
-        reading=Reading(settings.format, settings.map, **settings.turns()),
+        reading=Reading(**settings.reading()),
+        limit=settings.limit,
         log=console.log,
     )
     console.result(facts, difference_text(facts))
@@ -81,7 +83,7 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 @command(
     "export",
     "selection.ExportConfig",
-    "config data! format! output! name layout template responses half store model license push public source "
+    "config data! format! output! name layout template responses half store model license push public source limit "
     "data_format map targets reasoning system quiet json",
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
@@ -110,7 +112,8 @@ def export(settings: ExportConfig, console: Console) -> None:
         half=settings.half,
         responses=settings.responses,
         store=settings.store,
-        reading=Reading(settings.data_format, settings.map, **settings.turns()),
+        reading=Reading(**settings.reading()),
+        limit=settings.limit,
         log=console.log,
     )
     files = [path.as_posix() for path in done.files]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from instdiff.cli.app import command
 from instdiff.cli.common import write_page
+from instdiff.cli.compare import leak_parts
 from instdiff.cli.console import Console, table
 
 if TYPE_CHECKING:
@@ -30,4 +31,4 @@ def search(settings: SearchConfig, console: Console) -> None:
     found = run(settings, log=console.log, progress=console)
     write_page(settings.output or "", console)
     where = f"the search is in {settings.output}: search.json, comparison.md, report.html"
-    console.result(found, "\n".join([table(*bracket_rows(found)), "", *found["told"], where]))
+    console.result(found, "\n".join([table(*bracket_rows(found)), "", *leak_parts(found), *found["told"], where]))

@@ -77,6 +77,8 @@ def select(settings: SelectConfig, console: Console) -> None:
     console.result({**record, "output": out}, f"Selected {chosen.told()} -> {out}\nRecord: {place}{earlier}")
     for line in advise(chosen.scored):
         console.log(line)
+    if idle := chosen.idle():
+        console.log(f"warning: {idle}")
     if short := chosen.shortfall():
         console.log(f"warning: {short}")
         if settings.strict:

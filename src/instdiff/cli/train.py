@@ -67,8 +67,8 @@ def _fit(settings: TrainConfig, console: Console) -> dict[str, Any]:
 @command(
     "pipeline",
     "commands.PipelineConfig",
-    "config data! model! method budget per near_duplicates output! limit format map targets reasoning system template "
-    "template_date max_length dtype device batch_tokens workers store seed strict quiet json",
+    "config data! model! method budget per near_duplicates weights output! limit format map targets reasoning system "
+    "template template_date max_length dtype device batch_tokens workers store seed strict quiet json",
     "Example:  instdiff pipeline --config configs/demo.yaml",
 )
 def pipeline(settings: PipelineConfig, console: Console) -> None:

@@ -20,7 +20,7 @@ STYLES = {"better": "green", "worse": "red", "too few seeds": "yellow"}
 @command(
     "verdict",
     "commands.VerdictConfig",
-    "data output store quiet json",
+    "data output limit format map targets reasoning system store quiet json",
     "Examples:\n"
     "  instdiff verdict runs/compare\n"
     "  instdiff verdict runs/compare --output verdict.svg --output verdict.md",
@@ -30,10 +30,18 @@ def verdict(settings: VerdictConfig, console: Console, run: str) -> None:
     """Say on one card whether a run beats random rows."""
     from instdiff.reporting.card import check_ending, text, write_card
     from instdiff.reporting.verdict import read_verdict
+    from instdiff.selection.record import Reading
 
     for path in settings.output:
         check_ending(path)
-    found = read_verdict(run, data=settings.data, store=settings.store, log=console.log)
+    found = read_verdict(
+        run,
+        data=settings.data,
+        store=settings.store,
+        reading=Reading(**settings.reading()),
+        limit=settings.limit,
+        log=console.log,
+    )
     for path in settings.output:
         write_card(found, path)
     word, _, rest = text(found).rstrip("\n").partition("\n")

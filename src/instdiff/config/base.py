@@ -78,7 +78,9 @@ class OpenPart(Config):
     @classmethod
     def _collect_params(cls, values: Any) -> Any:
         values = dict(values or {})
-        extra = {name: values.pop(name) for name in list(values) if name not in cls.model_fields}
+        # `weights` is the name of a detail here, and a list of numbers for `blend`.
+        theirs = {"weights"} if isinstance(values.get("weights"), list | tuple) else set()
+        extra = {name: values.pop(name) for name in list(values) if name not in cls.model_fields or name in theirs}
         return {**values, "params": {**extra, **values.get("params", {})}}
 
     @classmethod

@@ -76,24 +76,16 @@ Price = Annotated[tuple[float, float] | None, BeforeValidator(parse_price)]
 Auto = Annotated[PositiveInt | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 
 
-class DataConfig(Config):
-    """Which rows, and how to read them."""
+class RowsConfig(Config):
+    """Which rows, and which of their columns, whatever turns are learnt."""
 
     data: Data = key(None, DATA, also="data_path")
-    format: str | None = key(None, "Data format, where it is not recognised.")
     map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
-    targets: Literal["all", "last", "all+calls"] = key("all", "Turns to learn (all+calls: tool calls too).")
-    reasoning: Literal["learn", "context", "drop"] = key("learn", REASONING)
-    system: Literal["keep", "fold"] = key("keep", SYSTEM)
     limit: PositiveInt | None = key(None, "First N rows.", metavar="N", le=MOST, also="max_samples")
     longest_line_mb: PositiveInt = key(256, "Megabytes of a line of data, after which it is left out unread.")
     instruction_key: str | None = key(None, "Column of the instruction; the published way to write `map`.")
     input_key: str | None = key(None, "Column of the input; the published way to write `map`.")
     response_key: str | None = key(None, "Column of the response; the published way to write `map`.")
-
-    def turns(self) -> dict[str, Any]:
-        """How conversations are shown and learnt, as ``data.load`` takes it."""
-        return {"targets": self.targets, "reasoning": self.reasoning, "system": self.system}
 
     def mapping(self) -> dict[str, str] | None:
         """The column mapping, from ``map`` or from the published keys.
@@ -105,6 +97,19 @@ class DataConfig(Config):
         named = {**keys, **(self.map or {})}
         usual = all(name == column or (name, column) == ("response", "output") for name, column in named.items())
         return None if usual else named
+
+
+class DataConfig(RowsConfig):
+    """Which rows, and how to read them."""
+
+    format: str | None = key(None, "Data format, where it is not recognised.")
+    targets: Literal["all", "last", "all+calls"] = key("all", "Turns to learn (all+calls: tool calls too).")
+    reasoning: Literal["learn", "context", "drop"] = key("learn", REASONING)
+    system: Literal["keep", "fold"] = key("keep", SYSTEM)
+
+    def turns(self) -> dict[str, Any]:
+        """How conversations are shown and learnt, as ``data.load`` takes it."""
+        return {"targets": self.targets, "reasoning": self.reasoning, "system": self.system}
 
 
 class TemplateConfig(Config):
@@ -399,6 +404,11 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
         metavar="COLUMN k",
         words=2,
     )
+    weights: str | None = key(
+        None,
+        "Detail of the method, as lark.weight, that rows weigh by in training, or none; `select.weights` is the same.",
+        metavar="DETAIL",
+    )
     train: TrainSettings = key(TrainSettings, "How to train, everywhere: see [training settings](#training-settings).")
     warmup: WarmupPart = key(WarmupPart, "See [warmup](#warmup-of-the-pipeline).")
     score: ScorePart = key(ScorePart, "See [score](#score-of-the-pipeline).")
@@ -419,12 +429,30 @@ class PipelineConfig(DataConfig, RunConfig, ExecutorConfig):
     @classmethod
     def shape(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Keys of ``select`` where the published keys have them."""
-        keys = ("method", "budget", "near_duplicates", "per")
+        keys = ("method", "budget", "near_duplicates", "per", "weights")
         given = {key: values.pop(key) for key in keys if values.get(key) is not None}
         return {**values, "select": {**(values.get("select") or {}), **given}} if given else values
 
 
-class ReportConfig(Config):
+class ReadConfig(RowsConfig):
+    """Rows that were read before: how turns are shown and learnt stands in the record, where no key says it."""
+
+    format: str | None = key(None, "Data format, where it is not recognised.")
+    targets: Literal["all", "last", "all+calls"] | None = key(None, "Turns to learn, by default as recorded.")
+    reasoning: Literal["learn", "context", "drop"] | None = key(None, "Thoughts, by default as recorded.")
+    system: Literal["keep", "fold"] | None = key(None, "Refused system turns, by default as recorded.")
+
+    def turns(self) -> dict[str, Any]:
+        """How conversations are shown and learnt; None stands for what the record says."""
+        return {"targets": self.targets, "reasoning": self.reasoning, "system": self.system}
+
+    def reading(self) -> dict[str, Any]:
+        """How the rows are read, as ``selection.record.Reading`` takes it."""
+        known = {"format": self.format, "map": self.mapping(), "longest_line_mb": self.longest_line_mb}
+        return {**known, **self.turns()}
+
+
+class ReportConfig(ReadConfig):
     """``instdiff report``."""
 
     data: Data = key(None, "The rows of a score file, where it does not say where they are.", metavar="PATH")
@@ -434,7 +462,7 @@ class ReportConfig(Config):
     store: str | None = key(None, STORE, metavar="DIR")
 
 
-class VerdictConfig(Config):
+class VerdictConfig(ReadConfig):
     """``instdiff verdict``."""
 
     data: Data = key(None, "The rows that were scored, where the scores do not say where they are.", metavar="PATH")

@@ -16,7 +16,7 @@ from instdiff.config.commands import (
     check_role_names,
     parse_methods,
 )
-from instdiff.config.pipeline import LEAKS, NEAR_DUPLICATES, PER, WarmupPart
+from instdiff.config.pipeline import LEAKS, NEAR_DUPLICATES, PER, WEIGHTS, WarmupPart
 from instdiff.config.train import TrainSettings
 
 Baseline = Literal["random", "longest", "full"]
@@ -41,6 +41,7 @@ class Variant(OpenPart):
     budget: str | int | None = key(None, "By default the comparison's own.")
     group_by: str | None = key(None, "Column of the input; the same share of each of its values is taken.")
     near_duplicates: float | None = key(None, NEAR_DUPLICATES, gt=0, le=1)
+    weights: str | None = key(None, WEIGHTS)
     per: Bound = key(None, "The best k rows of each value of a column, as 'prompt 1'; by default the comparison's own.")
 
     @field_validator("models")
@@ -71,6 +72,7 @@ class CellsConfig(DataConfig, RunConfig, ExecutorConfig):
     warmup: WarmupPart = key(WarmupPart, "For a calibrated model: see [warmup](#warmup-of-the-pipeline).")
     eval: dict[str, Any] = key(dict, "Keys of `instdiff eval`.")
     keep_models: bool = key(True, "False removes models as soon as no later cell begins with them.")
+    leaks: bool = key(True, LEAKS)
     strict: bool = key(False, "A cell that fails ends the run.")
     cells_at_once: PositiveInt | None = key(
         None, "Cells trained and evaluated side by side; by default one for each core where the model is small."
@@ -98,7 +100,6 @@ class CompareConfig(CellsConfig):
     near_duplicates: float | None = key(
         None, f"{NEAR_DUPLICATES} Of all lines but the baselines.", metavar="X", gt=0, le=1
     )
-    leaks: bool = key(True, LEAKS)
     headroom: bool = key(
         False, "Only the base, random rows and the lines of `oracle`, to see whether there is anything to gain."
     )

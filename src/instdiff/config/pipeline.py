@@ -19,8 +19,19 @@ def names(value: Any) -> list[str]:
     return list(dict.fromkeys(name for name in found if name))
 
 
+WEIGHTS = (
+    "Detail of the method, as lark.weight, that rows weigh by in training; by default that of a method that is defined "
+    "with weights (lark), where `train.weights` names no column. `none` is none."
+)
 LEAKS = "Tell which selected rows overlap the items of the suites, and the results without these items."
 NEAR_DUPLICATES = "Leaves out rows that share so much of their word triples with a better row (Jaccard), as 0.8."
+
+
+def weights_by(asked: str | None, train: TrainSettings, usual: str) -> str | None:
+    """The detail that rows weigh by: what is ``asked`` for, or the method's ``usual`` one; None for none."""
+    if asked is not None:
+        return None if asked == "none" else asked
+    return None if train.weights else usual or None
 
 
 class WarmupPart(Config):
@@ -53,6 +64,7 @@ class SelectPart(OpenPart):
     per: Bound = key(None, f"{PER} The controls are bound by it too, but `full` is not.")
     grow: str | int | None = key(None, "What each round after the first adds to the budget.")
     near_duplicates: float | None = key(None, NEAR_DUPLICATES, gt=0, le=1)
+    weights: str | None = key(None, f"{WEIGHTS} The controls have none.")
     select_ratio: float = key(0.1, "The share, where `budget` is none or one of the three words.")
     params: dict[str, Any] = key(dict, "The method's parameters; they may also stand beside `method`.")
 

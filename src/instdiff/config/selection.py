@@ -6,28 +6,13 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, field_validator
 
-from instdiff.config.base import Config, Data, key
-from instdiff.config.commands import DATA, STORE, Pairs
-
-
-class ReadConfig(Config):
-    """How data is read, where its keys do not say it."""
-
-    data: Data = key(None, DATA, also="data_path")
-    map: Pairs = key(None, "Columns, as instruction=question,response=answer.")
-    targets: Literal["all", "last", "all+calls"] | None = key(None, "Turns to learn, by default as recorded.")
-    reasoning: Literal["learn", "context", "drop"] | None = key(None, "Thoughts, by default as recorded.")
-    system: Literal["keep", "fold"] | None = key(None, "Refused system turns, by default as recorded.")
-
-    def turns(self) -> dict[str, Any]:
-        """How conversations are shown and learnt; None stands for what the record says."""
-        return {"targets": self.targets, "reasoning": self.reasoning, "system": self.system}
+from instdiff.config.base import Data, key
+from instdiff.config.commands import STORE, ReadConfig
 
 
 class ExplainConfig(ReadConfig):
     """``instdiff explain``."""
 
-    format: str | None = key(None, "Data format, where it is not recognised.")
     scores: str | None = key(None, "What `score` wrote.", metavar="FILE")
     selection: str | None = key(None, "selected.jsonl, its record or a run folder.", metavar="PATH")
     store: str | None = key(None, STORE, metavar="DIR")
@@ -38,7 +23,6 @@ class DiffConfig(ReadConfig):
     """``instdiff diff``."""
 
     data: Data = key(None, "The input of both, where their rows are not beside them.", also="data_path")
-    format: str | None = key(None, "Data format, where it is not recognised.")
     scores: list[str] = key(list, "What `score` wrote; may repeat (default: beside A and B).", metavar="FILE")
     by: str | None = key(None, "Column of the rows (default: source or the like).")
     examples: NonNegativeInt = key(3, "Rows shown of each side.")
@@ -67,3 +51,7 @@ class ExportConfig(ReadConfig):
     half: str | None = key(None, "Pairs to train this model of selective_dpo on, as dpo/0/1.", metavar="ROLE")
     push: str | None = key(None, "hub:owner/name; private unless --public.", metavar="HUB")
     public: bool = key(False, "Make a new repository on the hub public.")
+
+    def reading(self) -> dict[str, Any]:
+        """``format`` is the trainer's."""
+        return {**super().reading(), "format": self.data_format}

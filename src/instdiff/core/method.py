@@ -211,6 +211,8 @@ class Method:
     """Whether ``pick`` differs from best first with ``compat="official"`` alone."""
     default_per: ClassVar[Per | None] = None
     """How many rows of each value of a column are taken where nobody says it."""
+    default_weights: ClassVar[str] = ""
+    """The detail that rows weigh by in training where nobody says it, for a method whose definition has weights."""
 
     @property
     def holds_caps(self) -> bool:

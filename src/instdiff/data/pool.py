@@ -23,7 +23,7 @@ from instdiff.data.arrow import samples_of, side_table, take_batches, take_table
 from instdiff.data.frames import dataset_of
 from instdiff.data.records import LACKS, Reject, value_at
 from instdiff.data.sample import Sample, Turns
-from instdiff.data.write import write_jsonl, write_rows
+from instdiff.data.write import with_extra, write_jsonl, write_rows
 from instdiff.errors import DataError, did_you_mean
 
 _CHUNK = 256
@@ -156,6 +156,13 @@ class Pool:
     def part(self, start: int, stop: int) -> Pool:
         """Samples ``start`` to ``stop``, which are not copied; without the list of rejects."""
         return replace(self, table=self.table.slice(start, max(0, stop - start)), rejected=())
+
+    def with_column(self, name: str, values: Sequence[Any]) -> Pool:
+        """The same samples, whose rows end with a column, as ``write`` puts it there; ids stay."""
+        at = self.table.schema.get_field_index("source")
+        field = self.table.schema.field(at)
+        sources = pa.array(with_extra(chain.from_iterable(self._column("source")), {name: values}), field.type)
+        return replace(self, table=self.table.set_column(at, field, sources))
 
     def to_pandas(self) -> Any:
         """The input's own rows as a pandas data frame; a PlanError where pandas is missing."""

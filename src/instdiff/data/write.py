@@ -42,7 +42,7 @@ def write_rows(path: StrPath, sources: Sources, extra: Mapping[str, Sequence[Any
     if suffix not in _WRITERS:
         raise ConfigError(f"cannot tell the format of output {os.fspath(path)}: it must end in {', '.join(_WRITERS)}")
     with writing(path) as aside, open(aside, "w+b") as file:
-        _WRITERS[suffix](file, (lambda: _with_extra(sources(), extra)) if extra else sources)
+        _WRITERS[suffix](file, (lambda: with_extra(sources(), extra)) if extra else sources)
 
 
 def write_rejects(rejects: Iterable[Reject], path: StrPath) -> None:
@@ -51,7 +51,8 @@ def write_rejects(rejects: Iterable[Reject], path: StrPath) -> None:
     write_jsonl(path, (json.dumps({key: getattr(r, key) for key in keys}, ensure_ascii=False) for r in rejects))
 
 
-def _with_extra(sources: Iterable[str], extra: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+def with_extra(sources: Iterable[str], extra: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """The rows with extra columns after their own, one value for each row; one of the same name is replaced."""
     for i, source in enumerate(sources):
         row = json.loads(source)
         for name, values in extra.items():

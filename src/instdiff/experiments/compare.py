@@ -22,18 +22,20 @@ import torch
 from instdiff.config.base import OPERATIONAL
 from instdiff.config.compare import CompareConfig, Variant
 from instdiff.config.methods import make_method
+from instdiff.config.pipeline import weights_by
 from instdiff.config.search import SearchConfig
 from instdiff.config.train import TrainSettings
-from instdiff.core import Budget, Column, Log, Method, ModelRef, Number
+from instdiff.core import Budget, Log, Method, ModelRef
 from instdiff.core.budget import parse_budget
 from instdiff.core.caps import PROMPT, parse_per
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
-from instdiff.core.signals import Labels, Split
+from instdiff.core.signals import Split
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
-from instdiff.errors import ConfigError, DataError, EngineError, InstDiffError
+from instdiff.errors import ConfigError, EngineError, InstDiffError
 from instdiff.evaluation.results import read_results
+from instdiff.evaluation.subject import Suite
 from instdiff.experiments.engine import Engine, Roles, Scores, mark_of
 from instdiff.experiments.inputs import (
     as_lines,
@@ -47,6 +49,7 @@ from instdiff.experiments.inputs import (
     with_template,
 )
 from instdiff.experiments.leaks import find_leaks
+from instdiff.experiments.made_of import by_content, by_name, columns_of, contents, files_of, signals_of
 from instdiff.experiments.records import Records
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
@@ -70,7 +73,10 @@ OPEN = (
     *("trainings", "final_seeds", "decide"),
 )
 """Keys that may change when a comparison goes on: they add cells, and change none that is there."""
-PLACES = ("data", "model", "student", "models", "target", "eval", "train", "limit", "warmup", "near_duplicates", "per")
+PLACES = (
+    *("data", "model", "student", "models", "target", "holdout"),
+    *("eval", "train", "limit", "warmup", "near_duplicates", "per"),
+)
 HELD = ("data", "data_path")
 """Keys, and keys of ``eval``, that a record of a cell has by what they lead to."""
 
@@ -252,7 +258,9 @@ class Comparison(Engine):
         asked = {key: value for key, value in config.eval.items() if not {key, f"eval.{key}"} & {*OPEN, *HELD}}
         facts: dict[str, Any] = {
             # Without what is as it is by default, so that a record outlives keys that are added later.
-            "config": config.model_dump(mode="json", exclude=aside, exclude_defaults=True),
+            "config": by_content(
+                config.model_dump(mode="json", exclude=aside, exclude_defaults=True), by_name([config.template or ""])
+            ),
             "student": self._known(self.student),
             "eval": asked,
             "items": {
@@ -262,20 +270,21 @@ class Comparison(Engine):
         if cell.seed is None:
             return facts
         variant, method = self.variants[cell.line], self.method(cell.line, cell.seed)
-        signals = [one for signal in method.signals().values() for one in (*signal.needs(), signal)]
+        signals, files = signals_of(method), files_of(method)
+        bound = parse_per(self.per(cell)) or method.default_per
         roles = {one.model for one in signals if one.measure.needs_model}
-        columns = {one.measure.name for one in signals if isinstance(one.measure, Column)}
-        columns |= {one.measure.column for one in signals if isinstance(one.measure, Labels)}
-        columns |= {one.measure.path for one in signals if isinstance(one.measure, Number) and not one.measure.file}
+        named = (variant.group_by, bound.by if bound else None, None if self.weights(cell) else config.train.weights)
+        columns = {name for name in named if name and name != PROMPT} | columns_of(signals)
         facts |= {
             "data": self.pool.fingerprint,
             "target": self.target and self.target.fingerprint,
-            "columns": {name: self._labels(name) for name in sorted(columns)},
+            **({"holdout": self.holdout.fingerprint} if self.holdout is not None else {}),
+            "columns": contents(self.pool, columns),
             "models": {role: self._known(model) for role, model in self.roles_of(variant).items() if role in roles},
             "line": variant.model_dump(mode="json", include={"rounds", "rebind", "train_from", "warmup", "limit"})
             | ({} if variant.near_duplicates is None else {"near_duplicates": variant.near_duplicates}),
-            **{key: value for key, value in (("group_by", variant.group_by), ("per", self.per(cell))) if value},
-            "method": {"name": variant.method or cell.line, **method.params()},
+            **{key: value for key, value in self._bounds(cell).items() if value},
+            "method": by_content({"name": variant.method or cell.line, **method.params()}, files),
             "train": config.train.learning(),
             "budget": cell.budget,
             "seed": cell.seed,
@@ -284,19 +293,16 @@ class Comparison(Engine):
             facts["warm-up"] = [self.warmup.fingerprint, config.warmup.model_dump(mode="json", exclude={"data_path"})]
         return facts
 
+    def _bounds(self, cell: Cell) -> dict[str, str | None]:
+        by = self.variants[cell.line].group_by
+        return {"group_by": by, "per": self.per(cell), "weights": self.weights(cell)}
+
     def _known(self, model: ModelRef) -> str:
         """A model by its weights; one at a server, or of another library, by its name."""
         try:
             return resolve(model, self.store.memo).fingerprint
         except EngineError:
             return str(model)
-
-    def _labels(self, name: str) -> str | None:
-        """What a column of the pool holds, which is no part of what its rows say; None where it is not there."""
-        try:
-            return fingerprint(list(map(str, self.pool.column(name))))
-        except DataError:
-            return None
 
     def _read(self, cell: Cell) -> CellResult | None:
         place = self.places.cell(cell)
@@ -356,6 +362,11 @@ class Comparison(Engine):
         """That of the cell's line, or of all lines but the whole pool."""
         return self.variants[cell.line].per or (None if self._is_whole_pool(cell.line) else self.config.per)
 
+    def weights(self, cell: Cell) -> str | None:
+        """Those of the cell's line."""
+        usual = self.method(cell.line, cell.seed or 0).default_weights
+        return weights_by(self.variants[cell.line].weights, self.config.train, usual)
+
     def _is_whole_pool(self, name: str) -> bool:
         return name == "full" and self.variants[name].method in (None, "full")
 
@@ -378,7 +389,7 @@ class Comparison(Engine):
 
         That is of the cell's budget, and of the first budget for variants that have their own.
         """
-        how = self.config.train
+        how = self.weighted(cell, self.config.train)
         if self.config.steps == "epochs":
             return how
         budget = cell.budget if cell.budget in map(str, self.config.budgets) else str(self.config.budgets[0])
@@ -390,13 +401,13 @@ class Comparison(Engine):
     def _rows_of(self, cell: Cell) -> int:
         return len(self.select(cell, 1, self.roles_of(self.variants[cell.line]))["ids"])
 
-    def find_leaks(self, results: Sequence[CellResult]) -> dict[str, Any] | None:
-        """What the selections have in common with the items that judge them; the log is told of it."""
+    def find_leaks(self, results: Sequence[CellResult], suites: Sequence[Suite] | None = None) -> dict[str, Any] | None:
+        """What the selections have in common with the items of ``suites``, by default of all that judge them."""
         chosen: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for cell in (one.cell for one in results if one.error is None and one.cell.line != BASE):
             record = read_selection(self.places.cell(cell))
             chosen.setdefault((cell.line, cell.budget), []).extend([record] if record else [])
-        return find_leaks(self.pool, self.suites, chosen, results, self.log)
+        return find_leaks(self.pool, self.suites if suites is None else suites, chosen, results, self.log)
 
     # ── scores ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -519,6 +530,7 @@ class Comparison(Engine):
         one = self.variants[cell.line]
         made_of: tuple[Any, ...] = (one.method or cell.line, one.params, one.models, one.limit, str(one.warmup))
         made_of += (one.group_by, self.per(cell), *([] if one.near_duplicates is None else [one.near_duplicates]))
+        made_of += (self.weights(cell),) if self.weights(cell) else ()
         then = (one.rebind, one.train_from) if number > 1 else ()
         return fingerprint(made_of, then), cell.budget, cell.seed, number
 

@@ -418,7 +418,7 @@ def _comparison(run: Comparison, kind: str) -> RunCost:
 def _pipeline(run: Pipeline, config: PipelineConfig) -> RunCost:
     book, began = Book(run.settings, run.store, config.judge_price), _loaded(train=True)
     rounds, part, (name, method) = Rounds(run, book), config.warmup, selector(config)
-    how = config.select_train.train or config.train
+    how, weighted = run.how, run.weighted(LINE, run.how)
     warmup = run.warmup.take(sample_rows(len(run.warmup), part.sample_size, config.seed))
     warm = partial(_same, run.places.calibration_model)
     model = book.train("warm-up", warmup, run.warmup, run.student, part.train or config.train, config.seed, warm)
@@ -431,7 +431,7 @@ def _pipeline(run: Pipeline, config: PipelineConfig) -> RunCost:
 
     roles = {**run.roles, "calibrated": model}
     line = Variant(rounds=config.iterations)
-    _, start, rows = rounds.rounds("round", LINE, line, roles, how, config.seed, method, run.pool, scores)
+    _, start, rows = rounds.rounds("round", LINE, line, roles, weighted, config.seed, method, run.pool, scores)
     if config.eval is None:
         return book.cost("pipeline", began)
     budget, counted = budget_of(config), rounds.counted(run.pool)
@@ -448,7 +448,7 @@ def _pipeline(run: Pipeline, config: PipelineConfig) -> RunCost:
             rounds.evaluate(stage, found[0], run.place_of(cell, 1) / "results")
     for seed in config.eval.repeats(config.seed):
         place = run.places.repeat(config.iterations, seed)
-        again = book.train(f"seed {seed}", rows, run.pool, start, how, seed, partial(_same, place / ROUND_MODEL))
+        again = book.train(f"seed {seed}", rows, run.pool, start, weighted, seed, partial(_same, place / ROUND_MODEL))
         rounds.evaluate(f"seed {seed}", again, place / "results")
     rounds.evaluate(BASE, run.student, run.folder / BASE / "results")
     return book.cost("pipeline", began)

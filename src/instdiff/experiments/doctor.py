@@ -173,7 +173,8 @@ def diagnose(
     layout = template_name(role or "base", models.get(role or ""), settings)
     chat, lengths, strength, pairs = layout == "chat", None, None, bool(seen.pairs.any())
     if role is None:
-        found, examples = list(fits(models, len(pool), None, chat, pairs)), _examples(seen.take(at), layout)
+        found = list(fits(models, len(pool), None, chat, pairs, told.traces > 0))
+        examples = _examples(seen.take(at), layout)
     else:
         from instdiff.engine.speed import Machine
         from instdiff.scoring.scorer import workbench
@@ -184,7 +185,8 @@ def diagnose(
         machine, chat = Machine(bench.device), bool(bench.tokenizer(role).chat_template)
         strength = try_model(bench, role, machine, seed, progress)
         misled = strength.misled if strength is not None else None
-        found = _with_costs(list(fits(models, len(pool), misled, chat, pairs)), bench, role, machine, len(pool))
+        known = list(fits(models, len(pool), misled, chat, pairs, told.traces > 0))
+        found = _with_costs(known, bench, role, machine, len(pool))
     silent = told.silent if lengths is None else lengths.silent
     begin = first_choice(found) if sum(silent.values()) < len(seen) else None
     untold = chat and role not in (None, *ROLE_TEMPLATES) and "*" not in settings.templates
@@ -308,6 +310,7 @@ def _findings(
 ) -> tuple[Finding, ...]:
     """The weightiest first. A weight is the share of the rows that it is about, more where they are lost."""
     found = [*_of_rows(pool, told, told.rows), *_of_tokens(told, lengths, told.rows), *_of_model(strength, untold)]
+    found += _of_traces(told)
     if begin is not None and (begin.seconds or 0) > LONG_S:
         says = f"`{begin.name}` takes about {span(begin.seconds or 0)} on this machine for all rows"
         found.append((0.5, says, "take a smaller model, which ranks much like a large one, a GPU, or --shards"))
@@ -361,6 +364,19 @@ def _of_tokens(told: Survey, lengths: Lengths | None, seen: int) -> Iterator[tup
         if lengths.longest > (lengths.context or lengths.longest):
             do = f"the model's context of {lengths.context:,} tokens is the limit: shorten them, or take another model"
         yield lengths.truncated / seen, f"{_share(lengths.truncated, seen)} are cut at {lengths.limit:,} tokens", do
+
+
+def _of_traces(told: Survey) -> Iterator[tuple[float, str, str]]:
+    """What to take for rows with thoughts, by whether their problems have several."""
+    if told.traces < SHARE * told.rows or not told.traces:
+        return
+    says = f"{_share(told.traces, told.rows)} have a reasoning trace"
+    if told.answered_again:
+        says += f", {told.answered_again:,} of them to a problem that an earlier one solves"
+        yield 0.3, says, "choose among the traces of a problem: --method rsr,lark,lalp and --per prompt 1"
+    else:
+        do = "`rsr`, `lark` and `lalp` compare several of a problem; between problems take `hes` or `longest`"
+        yield 0.04, f"{says}, one to each problem", do
 
 
 def _of_model(strength: Strength | None, untold: bool) -> Iterator[tuple[float, str, str]]:

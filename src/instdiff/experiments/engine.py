@@ -37,12 +37,13 @@ from instdiff.experiments.side_by_side import cells_at_once
 from instdiff.scoring.crossfit import Best, Training, trainings
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
+from instdiff.selection.chosen import WEIGHT, WEIGHTS
 from instdiff.selection.record import RECORD, ROWS, SCORES, places, tell_changed, write_selection
 from instdiff.selection.selector import select
 from instdiff.store import Store
 from instdiff.store.parquet import is_whole
 from instdiff.training.digests import changed
-from instdiff.training.sft import train, trained_model
+from instdiff.training.sft import train, trained_model, weights_of
 
 Roles = Mapping[str, ModelRef]
 Scores = tuple[Scored, dict[str, Any]]
@@ -66,7 +67,8 @@ class Round:
 
 def mark_of(rows: Pool, start: ModelRef, how: TrainSettings, seed: int) -> str:
     """The fingerprint of all that a training is made of."""
-    own = [start.template] if start.template else []
+    weights = weights_of(rows, how.weights)
+    own = [*([start.template] if start.template else []), *([] if weights is None else [weights.tolist()])]
     return fingerprint(list(rows.ids), str(start), how.learning(), seed, *own)
 
 
@@ -133,6 +135,14 @@ class Engine(ABC):
         """A column and how many rows of each of its values may be taken, if anything bounds that."""
         return None
 
+    def weights(self, cell: Cell) -> str | None:
+        """The detail of the method that a cell's rows weigh by in training, if any does."""
+        return None
+
+    def weighted(self, cell: Cell, how: TrainSettings) -> TrainSettings:
+        """Training settings with the weights of a cell's rows, where its method gives them."""
+        return how if self.weights(cell) is None else how.model_copy(update={"weights": WEIGHT})
+
     @abstractmethod
     def place_of(self, cell: Cell, number: int) -> Path:
         """Where a round's selection goes."""
@@ -166,8 +176,9 @@ class Engine(ABC):
             start = model if variant.train_from == "last" else start
 
     def rows_of(self, record: Mapping[str, Any]) -> Pool:
-        """The rows of a selection."""
-        return self.pool.take(places(self.pool, record["ids"], record["rows"]))
+        """The rows of a selection, with their weights where it has any."""
+        rows = self.pool.take(places(self.pool, record["ids"], record["rows"]))
+        return rows.with_column(WEIGHT, record[WEIGHTS]) if WEIGHTS in record else rows
 
     def repeat(self, done: Round, how: TrainSettings, seed: int, place: Path, model: Path) -> Round:
         """A round's selection trained with another seed: a round in ``place`` whose model lies in ``model``."""
@@ -227,8 +238,10 @@ class Engine(ABC):
             how: dict[str, Any] = {"per": self.per(cell), "group_by": self.group_by(cell), "meta": meta}
             how |= {"near_duplicates": self.near_duplicates(cell)}
             chosen = select(pool, scored, self.budget_of(cell, number), **how)
-            if short := chosen.shortfall():
-                self.log(f"warning: {short}")
+            if (detail := self.weights(cell)) is not None:
+                chosen = chosen.with_weights(detail)
+            for line in filter(None, (chosen.shortfall(), chosen.idle())):
+                self.log(f"warning: {line}")
             write_selection(place, chosen)
             record = chosen.record()
         return record

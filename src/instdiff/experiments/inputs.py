@@ -63,7 +63,8 @@ def configured(kind: type[Run], data: Any, **options: Any) -> Run:
     if isinstance(values.get("eval"), Mapping) and not isinstance(rows := values["eval"].get("data"), Mapping | None):
         values["eval"] = {**values["eval"], "data": kept_rows(rows, store)}
     for name in ("store", "output"):
-        values |= {name: str(getattr(values[name], "root", values[name]))} if name in values else {}
+        place = values.get(name)  # a path has a `root` too, which is that of the disk
+        values |= {name: str(place.root if isinstance(place, Store) else place)} if place is not None else {}
     return build(kind, {name: value for name, value in values.items() if value is not None}, "the keywords")
 
 

@@ -19,6 +19,8 @@ from instdiff.config.commands import PipelineConfig
 from instdiff.config.compare import Variant
 from instdiff.config.evaluate import EvalConfig
 from instdiff.config.methods import make_method, make_methods, short_name
+from instdiff.config.pipeline import weights_by
+from instdiff.config.train import TrainSettings
 from instdiff.core import Budget, Log, Method, ModelRef
 from instdiff.core.budget import configured_budget, parse_budget
 from instdiff.core.display import Shown, some
@@ -131,6 +133,11 @@ class Pipeline(Engine):
         elif facts and self.places.add_event(name, facts) and "passes" not in facts:
             self.log(name + "".join(f"  {k} {v}" for k, v in facts.items() if not isinstance(v, dict | None)))
 
+    @property
+    def how(self) -> TrainSettings:
+        """The training on what is selected."""
+        return self.config.select_train.train or self.config.train
+
     # ── the line and its controls ─────────────────────────────────────────────────────────────────────────────────
 
     def run_line(self) -> Iterator[Round]:
@@ -141,7 +148,7 @@ class Pipeline(Engine):
         self.record_event("warm-up", rows=len(warmup), of=len(self.warmup))
         how, self.drawn = part.train or config.train, list(warmup.ids)
         model, _ = self.train(warmup, self.student, how, config.seed, lambda _: places.calibration_model)
-        roles, how = {**self.roles, "calibrated": model}, config.select_train.train or config.train
+        roles, how = {**self.roles, "calibrated": model}, self.weighted(LINE, self.how)
         for done in self.run_rounds(LINE, Variant(rounds=config.iterations), roles, how, config.seed, "round"):
             self.drop(model)
             model = done.model
@@ -176,10 +183,8 @@ class Pipeline(Engine):
 
     def run_cell(self, cell: Cell) -> Round:
         """A control or a repeated training, trained as the rounds are."""
-        config = self.config
-        how = config.select_train.train or config.train
         if cell.line in CONTROLS:
-            (done,) = self.run_rounds(cell, Variant(), self.roles, how, config.seed)
+            (done,) = self.run_rounds(cell, Variant(), self.roles, self.how, self.config.seed)
             return done
         number, seed = int(cell.line.rpartition(" ")[2]), cell.seed or 0
         record = self.selected(self.places.round(number))
@@ -187,7 +192,7 @@ class Pipeline(Engine):
         facts = {"rows": len(record["rows"]), "tokens": record["counts"]["selected_tokens"]}
         last = Round(number, self.places.round(number), record, self.student, facts, self.student)
         place = self.places.repeat(number, seed)
-        return self.repeat(last, how, seed, place, place / ROUND_MODEL)
+        return self.repeat(last, self.weighted(LINE, self.how), seed, place, place / ROUND_MODEL)
 
     # ── cells side by side ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -255,6 +260,11 @@ class Pipeline(Engine):
     def per(self, cell: Cell) -> str | None:
         """That of the selection, and of all controls but the whole pool."""
         return None if cell.line == "full" else self.config.select.per
+
+    def weights(self, cell: Cell) -> str | None:
+        """Those of the rounds; controls have none."""
+        usual = selector(self.config)[1].default_weights
+        return weights_by(self.config.select.weights, self.how, usual) if cell == LINE else None
 
     def place_of(self, cell: Cell, number: int) -> Path:
         """A folder of its own for each round and control."""

@@ -29,6 +29,8 @@ from instdiff.experiments.tables import ComparisonResult, difference, write_comp
 FINAL_SEED = 1_000
 """Added to the run's seed: seeds of the last judgement, which the search has not seen."""
 MIN_ITEMS = 2
+MEAN = "mean"
+"""Stands for a suite where the mean of several tasks decides."""
 UNTOUCHED = (
     "The search saw one half of the items; these lines are judged on the other half, with seeds that it did not see."
 )
@@ -178,7 +180,8 @@ def search(
 
     Returns:
         What ``search.json`` holds: ``rungs``, ``recommended`` (a recipe, or ``random``) with its ``recipe``, the line
-        of the last judgement (``final``), ``optimism``, ``cost``, and a ``sentence`` that says it all.
+        of the last judgement (``final``), ``optimism``, ``cost``, a ``sentence`` that says it all, and in ``leaks``
+        which selected rows overlap the items that judged them.
 
     Raises:
         ConfigError: something is missing or of a type that is not taken, the trainings
@@ -204,9 +207,18 @@ def find_recipe(run: SearchRun) -> dict[str, Any]:
     told = _conclude(run, bracket, None if bracket.hopeless else mine[0])
     facts = {"data": run.config.data, "model": run.config.model, "student": run.config.student or run.config.model}
     facts |= {"terms": SEEN if bracket.hopeless else UNTOUCHED, "verdicts": told["told"]}
+    overlap = _overlap(run, outcomes, untouched=not bracket.hopeless) if run.config.leaks else {}
+    told, facts = told | overlap, facts | overlap
     write_comparison(run.folder, outcomes, lines, facts)
     write_record(run.places.search, told)
     return told
+
+
+def _overlap(run: SearchRun, outcomes: Sequence[CellResult], *, untouched: bool) -> dict[str, Any]:
+    """What the selections of the last judgement have in common with its items; nothing where that is not known."""
+    own = [replace(one, results=[part for part in one.results if part.suite != MEAN]) for one in outcomes]
+    found = run.find_leaks(own, run.halves[untouched])
+    return {} if found is None else {"leaks": found}
 
 
 def _untouched(run: SearchRun, one: CellResult) -> CellResult:
@@ -215,7 +227,7 @@ def _untouched(run: SearchRun, one: CellResult) -> CellResult:
         raise EngineError(f"{one.cell} failed, so that the recipe cannot be judged: {one.error}")
     decides, results = run.decides(one.results, untouched=True), halved(one.results, untouched=True)
     if all(decides.name != task.name for result in results for task in result.tasks):
-        results.insert(0, replace(results[0], suite="mean", tasks=(decides,)))
+        results.insert(0, replace(results[0], suite=MEAN, tasks=(decides,)))
     return replace(one, results=results)
 
 

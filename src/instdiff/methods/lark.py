@@ -24,9 +24,9 @@ class Lark(Method):
 
     A problem is a prompt, or a value of the column ``group``. It groups by itself; ``--per prompt B`` then takes the
     best B of each problem. ``weight`` is a detail: what the best ``best`` traces of a problem count in training, by how
-    far they lie above the next one; equal where there is no next one. ``--weights lark.weight`` of `select` writes it
-    to the rows, and ``train.weights`` reads it. Copies in a problem are ``filtered``, since they would count twice, and
-    so is a problem without any loss.
+    far they lie above the next one; equal where there is no next one. `pipeline` and `compare` train by it, unless
+    ``weights`` is ``none``; ``--weights lark.weight`` of `select` writes it to the rows, where ``train.weights`` reads
+    it. Copies in a problem are ``filtered``, since they would count twice, and so is a problem without any loss.
 
     ``compat="official"`` takes the Brier score over the 50 likeliest tokens, counts copies, and gives the last trace of
     a problem with no more than ``best`` of them a weight of about 0. Details: ``nll``, ``brier``, ``ratio`` and
@@ -36,6 +36,7 @@ class Lark(Method):
     name: ClassVar[str] = "lark"
     paper: ClassVar[str] = "arXiv:2605.30651"
     filters: ClassVar[str] = "copies, and problems without any loss"
+    default_weights: ClassVar[str] = "weight"
 
     best: int = 3
     group: str | None = None

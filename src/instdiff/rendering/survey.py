@@ -17,7 +17,7 @@ from instdiff.methods.algorithms.near_copies import near_copies
 from instdiff.rendering.prompts import prompt_of
 from instdiff.rendering.templates import why_nothing
 from instdiff.rendering.texts import words
-from instdiff.rendering.tokenise import response_texts
+from instdiff.rendering.tokenise import response_texts, thought_texts
 from instdiff.rendering.vocabulary import Vocabulary
 
 CHARACTERS = 4000
@@ -30,8 +30,9 @@ class Survey:
 
     ``row_copies`` ask and teach what an earlier row does, ``prompt_copies`` ask what an earlier row asks. Near copies
     differ from an earlier row, and share four fifths of their word triples with it. ``silent`` are rows with nothing to
-    learn, by the reason; ``one_word`` those that teach one word. ``scripts`` are rows by the script of most letters:
-    languages that share one are not told apart.
+    learn, by the reason; ``one_word`` those that teach one word. ``traces`` are rows that teach a thought before the
+    answer, and ``answered_again`` those of them whose prompt an earlier one of them has. ``scripts`` are rows by the
+    script of most letters: languages that share one are not told apart.
     """
 
     rows: int
@@ -43,6 +44,8 @@ class Survey:
     no_prompt: int
     one_word: int
     scripts: dict[str, int]
+    traces: int = 0
+    answered_again: int = 0
 
 
 def survey(pool: Pool) -> Survey:
@@ -50,6 +53,7 @@ def survey(pool: Pool) -> Survey:
     prompts, answers = list[str](), list[str]()
     silent, scripts = Counter[str](), Counter[str]()
     no_prompt = one_word = 0
+    traced = list[str]()
     for sample in pool.samples():
         prompts.append(prompt_of(sample, pool.turns.targets))
         answers.append("\n".join(response_texts(sample, pool.turns)))
@@ -57,13 +61,15 @@ def survey(pool: Pool) -> Survey:
         silent.update([why] if why else [] if answers[-1].strip() else ["empty_response"])
         no_prompt += not words(sample, "instruction", pool.turns).strip()
         one_word += len(answers[-1].split()) == 1
+        traced += prompts[-1:] if any(map(str.strip, thought_texts(sample, pool.turns))) else []
         scripts[script_of(words(sample, "row", pool.turns)[:CHARACTERS])] += 1
     known = Vocabulary()
     asked, said = ([known.number(text) for text in texts] for texts in (prompts, answers))
     same, near = _copies(list(zip(prompts, answers, strict=True)), list(map(np.append, asked, said)))
     same_prompts, near_prompts = _copies(prompts, asked)
     told = dict(silent.most_common()), no_prompt, one_word, dict(scripts.most_common())
-    return Survey(len(pool), same, near, same_prompts, near_prompts, *told)
+    traces = len(traced), len(traced) - len({*traced})
+    return Survey(len(pool), same, near, same_prompts, near_prompts, *told, *traces)
 
 
 def _copies(texts: Sequence[Hashable], numbers: Sequence[npt.NDArray[np.int64]]) -> tuple[int, int]:

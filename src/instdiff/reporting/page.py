@@ -26,6 +26,7 @@ from instdiff.reporting.plots import plotly_script
 from instdiff.reporting.sources import gather
 from instdiff.reporting.statistics import plain
 from instdiff.reporting.verdict import Verdict, judge
+from instdiff.selection.record import Reading
 from instdiff.version import __version__
 
 TEXT, TEXT_BYTES = 2000, 3_000_000
@@ -43,6 +44,8 @@ def report(
     log: Log = lambda line: None,
     selection: str | None = None,
     method: str | None = None,
+    reading: Reading | None = None,
+    limit: int | None = None,
 ) -> Path:
     """Write a page about a run folder or a score file, and the same facts as JSON beside it.
 
@@ -55,6 +58,8 @@ def report(
         log: is told what happens.
         selection: the one that is shown, where there are several: its rows, record or folder; by default the newest.
         method: that of the selection that is shown.
+        reading: how the rows are read, where the run does not say it.
+        limit: how many of them are read; by default all that were scored.
 
     Raises:
         DataError: it is no such place, ``data`` are other rows, or the scores have no such selection or method.
@@ -64,16 +69,13 @@ def report(
     place = _place(where)
     page = Path(output) if output else (place if place.is_dir() else place.parent) / "report.html"
     drawing = plotly_script()  # where it is missing, nothing is read
-    scene = ReportContext(gather(place, data, store, lines, log, selection=selection, method=method))
+    how: dict[str, Any] = {"selection": selection, "method": method, "reading": reading, "limit": limit}
+    scene = ReportContext(gather(place, data, store, lines, log, **how))
     sections, points, verdict = _sections(scene)
     about, folded = run_sections.provenance(scene)
     sections.append(about)
     payload, facts, notes = _payload(scene, sections, points, drawing)
-    told: dict[str, Any] = {
-        "verdict": verdict,
-        "basis": score_sections.basis(scene, verdict),
-        "name": place.resolve().name,
-    }
+    told = dict[str, Any](verdict=verdict, basis=score_sections.basis(scene, verdict), name=place.resolve().name)
     text = _page(scene, sections, drawing, payload, example_notes=notes, folded=folded, examples=bool(facts), **told)
     with writing(page) as aside:
         aside.write_text(text, encoding="utf-8")

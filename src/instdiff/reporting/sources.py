@@ -15,7 +15,7 @@ from instdiff.core import Budget, Log, Scored
 from instdiff.core.budget import parse_budget
 from instdiff.core.caps import Caps, Per
 from instdiff.core.files import read_json
-from instdiff.data import Pool, load
+from instdiff.data import Pool
 from instdiff.errors import DataError, InstDiffError, did_you_mean
 from instdiff.experiments.run_folder import ComparisonFolder, PipelineFolder, Place, RunFolder, read_facts
 from instdiff.experiments.summary import selections
@@ -25,10 +25,10 @@ from instdiff.selection.per import caps_of, recorded_per
 from instdiff.selection.record import (
     RECORD,
     Found,
+    Reading,
     find,
     origins,
     read_selection,
-    recorded_turns,
     records_in,
     rows_beside,
     tell_changed,
@@ -146,6 +146,8 @@ def gather(
     *,
     selection: str | None = None,
     method: str | None = None,
+    reading: Reading | None = None,
+    limit: int | None = None,
 ) -> ReportSources:
     """Read everything that a report shows.
 
@@ -157,12 +159,14 @@ def gather(
         log: is told what happens.
         selection: the one that is shown, where there are several: its rows, record or folder; by default the newest.
         method: that of the selection that is shown; a user's own, as ``file.py:Class``, is run.
+        reading: how the rows are read, where the run does not say it.
+        limit: how many of them are read; by default all that were scored.
 
     Raises:
         DataError: it is no such place, ``data`` are other rows, or the scores have no such selection or method.
     """
     place = Path(where)
-    found = find(selection, log=log) if selection else None
+    found = find(selection, reading, log) if selection else None
     named = [method] if method else []
     asked: dict[str, Any] = {"wanted": short_name(method) if method else None, "found": found, "run": named}
     if found and not found.record:
@@ -181,7 +185,7 @@ def gather(
     fresh = [part for part in sources.parts if not (sources.kind == "compare" and part.record)]
     sources.selections = {_label(part): part.table.rows[part.chosen] for part in fresh} | sources.selections
     sources.title = _title(sources)
-    _texts(sources, place, data, log)
+    _texts(sources, place, data, log, reading or Reading(), limit)
     return sources
 
 
@@ -333,11 +337,13 @@ def _lines(places: list[Path]) -> list[dict[str, Any]]:
 # ── texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _texts(sources: ReportSources, place: Path, data: str | list[str] | None, log: Log) -> None:
+def _texts(
+    sources: ReportSources, place: Path, data: str | list[str] | None, log: Log, reading: Reading, limit: int | None
+) -> None:
     """The rows themselves, where they can be had."""
     table = sources.last.table if sources.last else None
     try:
-        pool = _load(sources, place, data, table, log)
+        pool = _load(sources, place, data, table, log, reading, limit)
         if pool is None:
             raise DataError("nothing says where it is")
         if table is not None:
@@ -369,7 +375,13 @@ def _bounded(part: Part, pool: Pool) -> Part:
 
 
 def _load(
-    sources: ReportSources, place: Path, data: str | list[str] | None, table: ScoreTable | None, log: Log
+    sources: ReportSources,
+    place: Path,
+    data: str | list[str] | None,
+    table: ScoreTable | None,
+    log: Log,
+    reading: Reading,
+    limit: int | None,
 ) -> Pool | None:
     run, meta = RunFolder(place), table.meta if table else {}
     if sources.kind == "pipeline" and run.config.is_file():
@@ -380,10 +392,12 @@ def _load(
         settings = load_config(PipelineConfig, str(run.config), {}, [])
         path = data or settings.data
         return scored_rows(settings, read_rows(settings, path, settings.limit, log)) if path else None
-    if not data and sources.config:
+    known: dict[str, Any] = {}
+    if sources.config:
         import yaml
 
         known = yaml.safe_load(sources.config) or {}
-        data = known.get("data") or known.get("data_path")
-    origin = data or meta.get("data", {}).get("origin")
-    return load(origin, log=log, **recorded_turns(meta.get("settings"))) if origin else None
+    origin = data or known.get("data") or known.get("data_path") or meta.get("data", {}).get("origin")
+    reading = replace(reading, format=reading.format or known.get("format"), map=reading.map or known.get("map"))
+    limit = limit or known.get("limit")
+    return reading.load(origin, meta.get("settings"), log, limit) if origin else None

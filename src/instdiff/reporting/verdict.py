@@ -20,7 +20,7 @@ from instdiff.experiments.tables import beside, control_for, heading, measured, 
 from instdiff.reporting import statistics
 from instdiff.reporting.context import ReportContext
 from instdiff.reporting.sources import Part, ReportSources, gather, name_alone
-from instdiff.selection.record import origins
+from instdiff.selection.record import Reading, origins
 
 NO_OUTCOME = "no outcome yet"
 MOST = 6
@@ -89,6 +89,8 @@ def read_verdict(
     *,
     data: str | list[str] | None = None,
     store: str | None = None,
+    reading: Reading | None = None,
+    limit: int | None = None,
     log: Log = lambda line: None,
 ) -> Verdict:
     """The verdict on a run folder, a comparison or a score file, from the records that are in it.
@@ -97,6 +99,8 @@ def read_verdict(
         where: the run folder or score file.
         data: the rows that were scored; by default where they were then. Without them no source is looked at.
         store: the store; by default the one that the scores name.
+        reading: how the rows are read, where the run does not say it.
+        limit: how many of them are read; by default all that were scored.
         log: is told what happens.
 
     Raises:
@@ -105,7 +109,7 @@ def read_verdict(
     place = Path(where)
     page = read_facts((place if place.is_dir() else place.parent) / "report.json")
     covered = page.get("sections", {}).get("coverage", {}).get("facts", {})
-    return judge(ReportContext(gather(place, data, store, log=log)), covered)
+    return judge(ReportContext(gather(place, data, store, log=log, reading=reading, limit=limit)), covered)
 
 
 def judge(scene: ReportContext, covered: Mapping[str, Any] | None = None) -> Verdict:

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
-from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly, Side, Signal
+from instdiff.core import (
+    Brier,
+    Choice,
+    Leak,
+    Length,
+    Method,
+    ModelRef,
+    Number,
+    Rank,
+    ResponseOnly,
+    Side,
+    Signal,
+    Windowed,
+)
 from instdiff.core.signals import Labels, Solved, TrainedOn
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
@@ -20,6 +33,7 @@ WEAK = 0.5
 """Share of rows with an IFD of 1 or more from which a model is too weak for the data."""
 FEW = 1000
 """Rows below which a tenth is too few to train a model of another role on."""
+NO_TRACES = "reasoning traces are wanted: no row has a thought before its answer (`reasoning_content`, or <think>)"
 NO_PAIRS = "pairs are wanted: rows with 'chosen' and 'rejected'"
 CALIBRATED = "calibrated"
 """The role of a model that a pipeline trains."""
@@ -43,11 +57,13 @@ class Fit:
     seconds: float | None = None
 
 
-def fits(models: Mapping[str, ModelRef], rows: int, misled: float | None, chat: bool, pairs: bool) -> Iterator[Fit]:
+def fits(
+    models: Mapping[str, ModelRef], rows: int, misled: float | None, chat: bool, pairs: bool, traces: bool
+) -> Iterator[Fit]:
     """Every method but the controls and those made of others, in the order of the table of methods.
 
     ``misled`` is the share of rows with an IFD of 1 or more, where it is known. ``chat`` is whether the base has a chat
-    template, and ``pairs`` whether there are preference pairs.
+    template, ``pairs`` whether there are preference pairs, and ``traces`` whether rows have thoughts.
     """
     for name, kind in METHODS.items():
         method = kind()
@@ -57,7 +73,8 @@ def fits(models: Mapping[str, ModelRef], rows: int, misled: float | None, chat: 
         steps = [step for wave in plan(method.signals().values()) for step in wave]
         trained = {role.partition("/")[0] for role in untrained([method], models)} | ({CALIBRATED} - set(models))
         trains = tuple(sorted({step.model.partition("/")[0] for step in steps} & trained))
-        against = NO_PAIRS if sides and not pairs else _against(name, method, models, rows, misled, chat, trains)
+        against = NO_PAIRS if sides and not pairs else NO_TRACES if of_traces(method) and not traces else None
+        against = against or _against(name, method, models, rows, misled, chat, trains)
         yield Fit(name, _because(method, steps, trains), against, len(steps), trains)
 
 
@@ -72,7 +89,15 @@ def _because(method: Method, steps: list[Pass], trains: tuple[str, ...]) -> str:
         return "how rows differ: copies come last"
     if trains:
         return "what the model learns from your rows"
+    if of_traces(method):
+        return "which trace of a problem suits the model: use --per prompt 1"
     return "how much the prompt helps" if _is_ifd(method) else "what the model says of each row"
+
+
+def of_traces(method: Method) -> bool:
+    """Whether it compares the reasoning traces of a problem, by ranks, Brier scores or windows of steps."""
+    signals = method.signals().values()
+    return any(isinstance(one.measure, Rank | Brier) or isinstance(one.view, Windowed) for one in signals)
 
 
 def _is_ifd(method: Method) -> bool:

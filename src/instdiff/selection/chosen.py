@@ -25,8 +25,8 @@ from instdiff.version import __version__
 
 OUTPUT_SUM = "rows_crc32"
 """The key of a record that has the sum of the file of rows."""
-WEIGHT = "weight"
-"""The column that has a factor on a row's loss."""
+WEIGHT, WEIGHTS = "weight", "row_weights"
+"""The column that has a factor on a row's loss, and the key of a record with those of all its rows."""
 NOTEBOOK, TEXT = 10, 200
 """Rows that a notebook shows, and characters of their texts."""
 
@@ -92,6 +92,13 @@ class Chosen:
         mend = share if self.per is None else "none, which takes all of these rows"
         return f"asked for {self.asked:,} {what}{why}; give a smaller budget, or {mend}"
 
+    def idle(self) -> str | None:
+        """What is to be said of rows that weigh nothing in training, where there are any."""
+        none = int((self.scored.details[self.weights][self.at] == 0).sum()) if self.weights else 0
+        if not none:
+            return None
+        return f"{none:,} of {len(self):,} selected rows have the weight 0, so training learns nothing from them"
+
     def told(self) -> str:
         """How much was selected of what, by which method, and what was asked for."""
         tokens = ""
@@ -152,7 +159,7 @@ class Chosen:
         Raises:
             DataError: the method has no such detail, or a row that was taken has no weight.
         """
-        name = detail.removeprefix(f"{self.scored.name}.")
+        name = detail.removeprefix(f"{self.scored.name}.").removeprefix(f"{self.scored.method.name}.")
         if name not in self.scored.details:
             raise DataError(f"'{self.scored.name}' has no detail '{name}'{did_you_mean(name, self.scored.details)}")
         lacking = self.at[~(self.scored.details[name][self.at] >= 0)]
@@ -183,6 +190,7 @@ class Chosen:
             **({"remark": remark} if remark else {}),
             "budget": str(self.budget),
             **({"weights": f"{self.scored.name}.{self.weights}"} if self.weights else {}),
+            **({WEIGHTS: self.scored.details[self.weights][self.at].tolist()} if self.weights else {}),
             "counts": {
                 "pool_rows": len(self.scored),
                 "scorable_rows": int(self.scored.scorable.sum()),

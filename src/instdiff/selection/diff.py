@@ -55,11 +55,13 @@ def difference(
     by: str | None = None,
     examples: int = 3,
     reading: Reading | None = None,
+    limit: int | None = None,
     log: Log | None = None,
 ) -> dict[str, Any]:
     """Compare two selections (a file of rows, its record, or a run folder), as plain values.
 
-    ``data`` is the input of both, where they do not bring their rows themselves; ``scores`` are score files besides
+    ``data`` is the input of both, where they do not bring their rows themselves, and ``limit`` how many of its rows are
+    read; ``scores`` are score files besides
     those that lie beside the selections. Rows are grouped ``by`` a column, by default the first of ``GROUPS`` that they
     have; so many ``examples`` are shown of those that are in one only. The log is told what cannot be compared. Raises
     a DataError where a selection or the column is not there.
@@ -68,7 +70,7 @@ def difference(
     sides = {"A": find(a, reading, log), "B": find(b, reading, log)}
     parts = Parts(*(_keys(side.ids) for side in sides.values()))
     named = parts.by_name()
-    texts = _texts(sides, data, reading, said)
+    texts = _texts(sides, data, reading, said, limit)
     columns = _columns(sides, scores, said)
     facts: dict[str, Any] = {
         "a": _about(sides["A"]),
@@ -123,13 +125,17 @@ def _counts(named: Mapping[str, Sequence[Row]], sides: Mapping[str, Found]) -> d
 
 
 def _texts(
-    sides: Mapping[str, Found], data: str | list[str] | None, reading: Reading | None, log: Log
+    sides: Mapping[str, Found],
+    data: str | list[str] | None,
+    reading: Reading | None,
+    log: Log,
+    limit: int | None = None,
 ) -> dict[Row, tuple[Pool, int]]:
     """Where each row's text is."""
     out: dict[Row, tuple[Pool, int]] = {}
     for side in sides.values():
         try:
-            pool = rows_of(side, data, reading)
+            pool = rows_of(side, data, reading, limit=limit)
         except InstDiffError as error:
             if data:
                 raise

@@ -85,6 +85,7 @@ class Reading:
     targets: str | None = None
     reasoning: str | None = None
     system: str | None = None
+    longest_line_mb: int = 256
 
     def load(
         self,
@@ -96,7 +97,8 @@ class Reading:
         """The rows, or the first ``limit`` of them; ``settings`` are those of the record."""
         own = {"targets": self.targets, "reasoning": self.reasoning, "system": self.system}
         turns = recorded_turns(settings) | {name: value for name, value in own.items() if value is not None}
-        return load(where, format=self.format, map=self.map, limit=limit, log=log, **turns)
+        how: dict[str, Any] = {"format": self.format, "map": self.map, "longest_line_mb": self.longest_line_mb}
+        return load(where, limit=limit, log=log, **how, **turns)
 
 
 @dataclass(frozen=True)
@@ -202,12 +204,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def rows_of(
-    found: Found, data: str | list[str] | None = None, reading: Reading | None = None, log: Log | None = None
+    found: Found,
+    data: str | list[str] | None = None,
+    reading: Reading | None = None,
+    log: Log | None = None,
+    limit: int | None = None,
 ) -> Pool:
     """The selected rows in their order: what was named, or the output beside the record, or rows of the input.
 
-    ``data`` is the input, by default where the record says it was. Raises a DataError where the rows are nowhere, or
-    are not those of the record.
+    ``data`` is the input, by default where the record says it was, of which the first ``limit`` rows are read. Raises a
+    DataError where the rows are nowhere, or are not those of the record.
     """
     reading = reading or Reading()
     if found.pool is not None:
@@ -220,7 +226,7 @@ def rows_of(
     if not origin:
         raise DataError(f"'{found.name}' does not say which data it is of; give --data FILE")
     try:
-        pool = reading.load(origin, found.settings, log)
+        pool = reading.load(origin, found.settings, log, limit)
     except DataError as error:
         if data:
             raise

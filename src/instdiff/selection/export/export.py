@@ -45,6 +45,7 @@ def export(
     responses: str | None = None,
     store: Store | str | Path | None = None,
     reading: Reading | None = None,
+    limit: int | None = None,
     log: Log | None = None,
 ) -> Exported:
     """Write a subset in a trainer's format, with what to paste; every file is whole or absent.
@@ -65,19 +66,30 @@ def export(
         responses: puts the ``first`` or the ``shortest`` right answer that the model drew in the place of the response.
         store: where these answers are kept; that of the scores, or the user's own.
         reading: how data is read.
+        limit: the first rows of the selection alone.
         log: is told what changes.
 
     Raises a ConfigError for what there is not, a DataError without a selection, a StoreError where nothing is written.
     """
-    _check(format, folder := given_folder(output), responses, push=push_to, public=public, license=license)
-    repo, said = check_push(push_to, folder) if push_to else None, log or (lambda line: None)
-    chosen, (found, data) = isinstance(data, Chosen), _found(data, reading, log)
-    rows = rows_outside_half(rows_of(found, source, reading, log), half)
-    rows, drawn = _answers(found, rows, format, responses, store, said)
+    repo = _check(format, folder := given_folder(output), responses, push_to, public=public, license=license)
+    chosen, (found, data), said = isinstance(data, Chosen), _found(data, reading, log), log or (lambda line: None)
+    rows, drawn = _answers(found, _rows(found, source, reading, limit, half, log), format, responses, store, said)
     how = _name(name, data), layout, template, model or _base_of(found), _inputs_read(found, data, source)
     asked = Asked(rows, found.record, folder, *how, recipe_of(found), said, drawn)
     made = with_trained_rows(hub(asked, license) if format == "hub" else TRAINERS[format](asked), rows, half, folder)
     return _told(_push(made, repo, folder, public), found, format, said, chosen=chosen)
+
+
+def _rows(
+    found: Found,
+    source: str | list[str] | None,
+    reading: Reading | None,
+    limit: int | None,
+    half: str | None,
+    log: Log | None,
+) -> Pool:
+    """The rows of a selection, or the first of them, without those of the other half."""
+    return rows_outside_half(rows_of(found, source, reading, log).part(0, limit or len(found.ids)), half)
 
 
 def _base_of(found: Found) -> str | None:
@@ -125,8 +137,11 @@ def _push(exported: Exported, repo: str | None, folder: Path, public: bool) -> E
     return replace(exported, say=f"{place} has it", extra={**exported.extra, "url": place})
 
 
-def _check(format: str, folder: Path, responses: str | None, **for_the_hub: object) -> None:
-    """Refuse with a ConfigError an unknown format, an option of another, or an output that is no folder."""
+def _check(format: str, folder: Path, responses: str | None, push_to: str | None, **for_the_hub: object) -> str | None:
+    """Refuse with a ConfigError an unknown format, an option of another, or an output that is no folder.
+
+    Gives the repository to push to, where one is named.
+    """
     if not isinstance(format, str):
         raise ConfigError(f"a format is one of {', '.join(FORMATS)}; not {kind_of(format)}")
     if format not in FORMATS:
@@ -135,11 +150,12 @@ def _check(format: str, folder: Path, responses: str | None, **for_the_hub: obje
         raise ConfigError(f"unknown responses '{responses}'{did_you_mean(responses, RESPONSES)}")
     if responses and format in OF_PROMPTS:
         raise ConfigError(f"--responses is for rows to learn, and format '{format}' has prompts alone; leave it out")
-    given = next((option for option, value in for_the_hub.items() if value), None)
+    given = next((option for option, value in {"push": push_to, **for_the_hub}.items() if value), None)
     if given and format != "hub":
         raise ConfigError(f"--{given} goes with --format hub, not with '{format}'")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"'{folder}' is a file; --output names a folder")
+    return check_push(push_to, folder) if push_to else None
 
 
 def _name(name: str | None, data: str) -> str:
