@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 # Before torch and tokenizers are imported, by whatever test comes first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +30,17 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("suite")
+
+
+_FROZEN = [0]
+
+
+@pytest.fixture(autouse=True)
+def _collect_what_is_new() -> None:
+    """Modules that stay are not looked through by each collection of garbage, which every training asks for."""
+    if len(sys.modules) > _FROZEN[0] + 100:
+        gc.freeze()
+        _FROZEN[0] = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)
