@@ -55,8 +55,10 @@ def test_a_killed_process_leaves_the_rest_to_the_run(done: Done, home: Path, mon
         os.kill(self._pool.submit(os.getpid).result(), signal.SIGKILL)
 
     monkeypatch.setattr(side_by_side.CellWorkers, "__init__", shot)
-    ran = pipeline(home, "cells_at_once=2", "iterations=1", "eval.train_seeds=[]")
+    ran = pipeline(home, "cells_at_once=2", "iterations=1", "eval.train_seeds=[]", "eval.baselines=[random]")
     assert "was killed" in ran.err + ran.out
     mine, alone = values(home / "run"), values(done.run)
-    for name in [name for name in alone if name.startswith("baselines/")]:
+    controls = [name for name in alone if name.startswith("baselines/random")]
+    assert len(controls) == 2
+    for name in controls:
         np.testing.assert_allclose(mine[name], alone[name], rtol=1e-6)
