@@ -25,6 +25,7 @@ import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from typing import Any
 from instdiff.core import Choice, Classified, Judged, Noisy, Side, Signal
 from instdiff.core.signals import Contested, Folded
 from instdiff.methods import METHODS
-from instdiff.methods.describe import describe, describe_all
+from instdiff.methods.describe import describe, describe_all, roles_together
 from instdiff.scoring.planner import plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,7 +129,9 @@ def group(name: str, roles: set[str]) -> str:
     """By what a method costs; ``nuggets`` reads a hundred rows for each row of a pass."""
     if name in INSIDE or not roles:
         return GROUPS[-1] if name in INSIDE else GROUPS[0]
-    if roles & {"judge", "calibrated", "holdout", "held/0", "dpo/0/0", "path/last"}:
+    if roles & {"judge", "calibrated", "holdout", "held/0", "dpo/0/0", "path/last"} or any(
+        ".." in role for role in roles
+    ):
         return GROUPS[-2] if "judge" in roles else GROUPS[-3]
     passes = 100 if name == "nuggets" else int(cost(name)[1])
     return GROUPS[2] if roles == {"embedder"} else GROUPS[[1, 3, 4, 4, 4, 5][min(passes, 6) - 1]]
@@ -157,7 +160,9 @@ def cost(name: str) -> tuple[str, str, str]:
     signals = list(METHODS[name]().signals().values())
     waves = plan(signals)
     asked = [*signals, *(need for signal in signals for need in signal.needs())]
-    found = Counter(said(signal) for signal in dict.fromkeys(asked))
+    together = roles_together(signals)
+    asked = [replace(signal, model=together.get(signal.model, signal.model)) for signal in asked]
+    found = Counter(map(said, dict.fromkeys(asked)))
     reads = "; ".join(f"{what} ×{count}" if count > 1 else what for what, count in found.items()) or "–"
     return reads, str(sum(map(len, waves))), str(len(waves))
 
@@ -194,6 +199,7 @@ SET = {
     "superfiltering_d": "--set superfiltering_d.keep=50%",
     "blend": "--set 'blend.of=[ifd, longest]'",
     "learnability": "--set learnability.folds.epochs=1",
+    "s2l": "--set s2l.saves=3 --set s2l.epochs=1",
     "column": "--set column.file=longest.parquet:longest",
     "decontaminate": "--set decontaminate.report=leaks.json",
     "instag": "--set instag.column=domain",
@@ -233,6 +239,7 @@ def try_part(name: str) -> str:
     if any(isinstance(signal.view, Side) for signal in signals):
         return f"```text\n{try_pairs(name)}\n```"
     roles = ["base"] if name in ("then", "blend", "learnability", "rho", "tap") else describe(name)["roles"]
+    roles = ["proxy"] if name == "s2l" else roles
     own = {one.model: NOT_EMBEDDED[type(one.measure)] for one in signals if type(one.measure) in NOT_EMBEDDED}
     data = "--data my.jsonl" if own else "--data builtin:demo --limit 20"
     models = [f"--model {role}=builtin:tiny" for role in roles if role not in ("embedder", *own)]

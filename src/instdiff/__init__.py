@@ -103,7 +103,7 @@ _HOMES = {
     "methods": "AlpaGasus BM25 Blend ByColumn CosineFilter DEITA DS2 DSIR Decontaminate FacilityLocation Full Grape "
     "HighEntropySum IFD InsTag InstructDiff KCenter KMeansQuota LESS Lark Learnability LocalLogProbability Longest "
     "MADS METHODS MIG MIWV Nuggets Oracle PassRate Perplexity QuRating RDS Random RankSurprisal RatersChoice "
-    "ResponseEntropy RewardGap Rho SelectIT SelectiveDPO Superfiltering SuperfilteringD TAP TShirt Then Zip",
+    "ResponseEntropy RewardGap Rho S2L SelectIT SelectiveDPO Superfiltering SuperfilteringD TAP TShirt Then Zip",
     "reporting": "report",
     "scoring.cost": "Bill CostEstimate plan",
     "scoring.scorer": "score",

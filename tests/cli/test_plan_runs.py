@@ -181,6 +181,30 @@ def test_fold_models_of_a_comparison_and_of_a_pipeline() -> None:
     assert set(record["models"]) == {"base", "held/0", "held/1", "holdout"}
 
 
+def test_saves_of_a_proxy_in_a_comparison_and_in_a_pipeline() -> None:
+    """One training brings them all, and each has a pass of its own."""
+    how = {"saves": 2, "epochs": 2, "clusters": 4, "model": "base"}
+    config = compared(methods={"s2l": how}, baselines=["random"], seeds=[0])
+    found = stages(plan(config))
+    proxy = found["crossfit", "train"]
+    assert (proxy["count"], proxy["rows"], proxy["tokens"]) == (1, 20, 2 * sum(lengths()))
+    assert found["all lines", "score"]["rows"] == 2 * 20
+    ok("compare", "--config", "plan.yaml")
+    assert plan(config)["stages"] == []
+
+    config = {**RUN, "output": "other", "store": "store", "warmup": {"sample_size": 6}, "keep_models": False}
+    config |= {"select": {"method": "s2l", **how, "budget": 5}}
+    found = stages(plan(config))
+    assert found["crossfit", "train"]["count"] == 1 and found["round 1", "score"]["rows"] == 2 * 20
+    ok("pipeline", "--config", "plan.yaml")
+    assert plan(config)["stages"] == []
+    record = json.loads(Path("other/iter_1/selection.json").read_text())
+    assert {"proxy/1", "proxy/2"} <= set(record["models"]) and len(record["ids"]) == 5
+    config = compared(methods={"s2l": {}}, baselines=["random"], seeds=[0], output="third")
+    Path("plan.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "is trained from the model of role 'proxy', which is not bound" in cli("plan", "--config", "plan.yaml").error
+
+
 def test_a_second_round_of_fold_models() -> None:
     """Which rows it trains on is not known yet, but how many."""
     learn = {"learnability": {"folds": {"epochs": 1, "rounds": 2}}}

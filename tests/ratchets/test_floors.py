@@ -58,6 +58,7 @@ KNOWN_METHODS = {
     ("methods.dsir", "methods.random"),
     ("methods.learnability", "methods.random"),
     ("methods.oracle", "methods.random"),
+    ("methods.s2l", "methods.random"),
     ("methods.qurating", "methods.random"),
     ("methods.superfiltering_d", "methods.combine"),  # two methods in one, as the paper has it
     ("methods.superfiltering_d", "methods.facility_location"),

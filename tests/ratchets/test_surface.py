@@ -102,6 +102,7 @@ PUBLIC: list[str] = [
     "ScoreTable",
     "Scored",
     "Scores",
+    "S2L",
     "SelectIT",
     "SelectiveDPO",
     "Selection",

@@ -96,7 +96,7 @@ def _methods(verb: str, settings: Any) -> Iterator[InstDiffError]:
     if verb not in ("score", "plan", "select") or not scores:
         return
     from instdiff.config.methods import make_methods, short_name
-    from instdiff.scoring.crossfit import HOLDOUT
+    from instdiff.scoring.crossfit import HOLDOUT, check_starts, start_of
     from instdiff.scoring.crossfit import lacking as untrained
     from instdiff.scoring.models import bind, check_extras, check_roles
 
@@ -105,8 +105,11 @@ def _methods(verb: str, settings: Any) -> Iterator[InstDiffError]:
             named = {n: one for n, (_, one) in make_methods([spec], {short_name(spec): params}, settings.seed).items()}
             if verb != "select":
                 bound = bind(settings.model)
-                trained = {*untrained(named.values(), bound), *([HOLDOUT] if settings.holdout else [])}
-                check_roles(named, {**{role: bound["base"] for role in trained if "base" in bound}, **bound})
+                trained = untrained(named.values(), bound)
+                check_starts(trained, bound)
+                trained |= {HOLDOUT: None} if settings.holdout else {}
+                starts = {role: start_of(of) for role, of in trained.items()}
+                check_roles(named, {role: bound[start] for role, start in starts.items() if start in bound} | bound)
             check_extras(named)
         except InstDiffError as error:
             yield error

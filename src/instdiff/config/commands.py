@@ -284,7 +284,7 @@ ROLES = (
 def check_role_names(models: dict[str, str]) -> None:
     """Roles are a closed list: an unknown one is a ConfigError with a suggestion."""
     for role in models:
-        if role not in ROLES and not role.startswith(("warmup/", "held/", "dpo/")):
+        if role not in ROLES and not role.startswith(("warmup/", "held/", "dpo/", "proxy/")):
             raise ConfigError(f"unknown model role '{role}'{did_you_mean(role, ROLES)}")
 
 

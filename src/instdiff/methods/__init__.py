@@ -52,6 +52,7 @@ from instdiff.methods.rds import RDS as RDS
 from instdiff.methods.reward_gap import RewardGap as RewardGap
 from instdiff.methods.rho import Rho as Rho
 from instdiff.methods.rsr import RankSurprisal as RankSurprisal
+from instdiff.methods.s2l import S2L as S2L
 from instdiff.methods.selectit import SelectIT as SelectIT
 from instdiff.methods.selective_dpo import SelectiveDPO as SelectiveDPO
 from instdiff.methods.superfiltering import Superfiltering as Superfiltering

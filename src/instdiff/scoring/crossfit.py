@@ -109,6 +109,26 @@ def lacking(methods: Iterable[Method], roles: Mapping[str, ModelRef], holdout: P
     return out | ({HOLDOUT: None} if holdout is not None and HOLDOUT in asked - set(roles) else {})
 
 
+def start_of(of: Of) -> str:
+    """The role of the model that a training begins with."""
+    return of.folds.model if isinstance(of, Split) else of.model if isinstance(of, Saves) else "base"
+
+
+def check_starts(wanted: Mapping[str, Of], roles: Mapping[str, ModelRef]) -> None:
+    """The role that each training begins with is bound, and none of its saves, else a PlanError."""
+    for given, of in wanted.items():
+        if given in roles and isinstance(of, Saves):
+            other = next(role for role, _ in of.roles if role not in roles)
+            raise PlanError(f"'{given}' is bound, and '{other}' of the same training is not; bind all of it, or none")
+    for start in map(start_of, wanted.values()):
+        if start not in roles:
+            other = ", or train the base: --set METHOD.model=base" if start != "base" and "base" in roles else ""
+            raise PlanError(
+                f"what is missing is trained from the model of role '{start}', which is not bound; give --model "
+                f"{start}=WHERE{other}"
+            )
+
+
 def trainings(
     methods: Iterable[Method],
     roles: Mapping[str, ModelRef],
@@ -126,7 +146,9 @@ def trainings(
     DataError for fewer groups than folds.
     """
     outside: dict[Split, list[Pool]] = {}
-    for role, split in lacking(methods, roles, holdout).items():
+    wanted = lacking(methods, roles, holdout)
+    check_starts(wanted, roles)
+    for role, split in wanted.items():
         if isinstance(split, Saves):
             if role == split.roles[-1][0]:
                 yield _of_saves(split, roles, pool if split.of == "pool" else target, settings, how)
@@ -143,10 +165,6 @@ def trainings(
 
 def _start(role: str, roles: Mapping[str, ModelRef], settings: Settings) -> ModelRef:
     """The model that a training begins with; what is trained from it is read by the template of its role."""
-    if role not in roles:
-        raise PlanError(
-            f"what is missing is trained from the model of role '{role}', which is not bound; give --model {role}=WHERE"
-        )
     shown = template_name(role, roles[role], settings)
     return roles[role] if shown == settings.template else replace(roles[role], template=shown)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from instdiff.config.methods import inner_methods
-from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly, Side
+from instdiff.core import Choice, Leak, Length, Method, ModelRef, Number, ResponseOnly, Side, Signal
 from instdiff.core.signals import Labels, Solved, TrainedOn
 from instdiff.errors import PlanError, lacking
 from instdiff.methods import IFD, METHODS
-from instdiff.scoring.crossfit import HOLDOUT
+from instdiff.scoring.crossfit import HOLDOUT, check_starts, start_of
 from instdiff.scoring.crossfit import lacking as untrained
 from instdiff.scoring.models import check_roles
 from instdiff.scoring.planner import Pass, plan
@@ -55,7 +55,7 @@ def fits(models: Mapping[str, ModelRef], rows: int, misled: float | None, chat: 
         if kind.paper == "control" or (inner_methods(kind) and not method.signals()):
             continue
         steps = [step for wave in plan(method.signals().values()) for step in wave]
-        trained = {CALIBRATED, "held", "path"} - set(models)
+        trained = {role.partition("/")[0] for role in untrained([method], models)} | ({CALIBRATED} - set(models))
         trains = tuple(sorted({step.model.partition("/")[0] for step in steps} & trained))
         against = NO_PAIRS if sides and not pairs else _against(name, method, models, rows, misled, chat, trains)
         yield Fit(name, _because(method, steps, trains), against, len(steps), trains)
@@ -81,10 +81,9 @@ def _is_ifd(method: Method) -> bool:
 
 
 def with_trained(methods: Iterable[Method], models: Mapping[str, ModelRef]) -> dict[str, ModelRef]:
-    """The models with the base in the place of those that would be trained from it."""
-    if "base" not in models:
-        return dict(models)
-    return {**dict.fromkeys([CALIBRATED, *untrained(methods, models)], models["base"]), **models}
+    """The models with what it begins with in the place of each that would be trained."""
+    starts = {CALIBRATED: "base"} | {role: start_of(of) for role, of in untrained(methods, models).items()}
+    return {role: models[start] for role, start in starts.items() if start in models} | dict(models)
 
 
 def _against(
@@ -100,7 +99,7 @@ def _against(
     roles = {signal.model for signal in signals if signal.measure.needs_model}
     if HOLDOUT in roles - set(models):
         return "clean rows to train on are wanted: --holdout FILE"
-    if any(signal.of == "target" or isinstance(signal.measure, TrainedOn) for signal in signals):
+    if any(signal.of == "target" or _learns_target(signal) for signal in signals):
         return "rows of what is wanted are needed: --target FILE"
     if any(isinstance(signal.measure, Number) and not signal.measure.path for signal in signals):
         return "a column of numbers is wanted: --set column.path=COLUMN"
@@ -109,6 +108,7 @@ def _against(
     if any(isinstance(signal.measure, Leak) and not signal.measure.report for signal in signals):
         return "a report is wanted: instdiff decontaminate --output leaks.json"
     try:
+        check_starts(untrained([method], models), models)
         check_roles({name: method}, with_trained([method], models))
     except PlanError as error:
         return str(error).removeprefix(f"{name} needs ").replace(f"--set {name}.", "--set NAME.")
@@ -125,6 +125,11 @@ def _against(
         if trains or asks:
             return "the model is too weak: it would learn the language of the data first"
     return None
+
+
+def _learns_target(signal: Signal) -> bool:
+    """Whether models are trained on the target for it."""
+    return isinstance(signal.measure, TrainedOn) and signal.measure.saves.of == "target"
 
 
 def first_choice(found: list[Fit]) -> str | None:

@@ -63,7 +63,8 @@ def recorded(meta: Mapping[str, Any]) -> tuple[dict[str, ModelRef], Settings]:
 def template_name(role: str, model: ModelRef | None, settings: Settings) -> str:
     """The name of the template that renders rows for a role."""
     named = model.template if model is not None else None
-    return named or settings.templates.get(role) or ROLE_TEMPLATES.get(role) or settings.template
+    own = ROLE_TEMPLATES.get(role.partition("/")[0])  # a save of a proxy is read as the proxy is
+    return named or settings.templates.get(role) or own or settings.template
 
 
 def check_roles(methods: Mapping[str, Method], models: Mapping[str, ModelRef]) -> None:

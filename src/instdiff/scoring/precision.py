@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.core import Entropy, Log, Method, ModelRef, Nll, Settings, Signal, Top1
+from instdiff.core import Entropy, Log, MeanNll, Method, ModelRef, Nll, Settings, Signal, Top1
 from instdiff.core.progress import Quiet
 from instdiff.core.settings import dtype_name
 from instdiff.core.signals import CrossFitted
@@ -18,7 +18,7 @@ from instdiff.errors import EngineError
 from instdiff.scoring.planner import plan, view_name
 from instdiff.scoring.workbench import Workbench
 
-COMPARED = (Nll, Entropy, Top1)
+COMPARED = (Nll, MeanNll, Entropy, Top1)
 NOISE_ROWS = 16
 FULL_NOISE = 1e-5
 """Nats per token by which fp32 differs from a plain reference at most, whatever the batches."""

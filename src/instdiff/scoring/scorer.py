@@ -18,6 +18,7 @@ from instdiff.core import (
     Joint,
     Judged,
     Log,
+    MeanNll,
     Method,
     ModelRef,
     Nll,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from instdiff.config.train import TrainSettings
     from instdiff.engine.distributed.hosts import ModelHost
 
-BY_TOKEN = (Nll, Entropy, Top1)
+BY_TOKEN = (Nll, Entropy, Top1, MeanNll)
 OF_RESPONSE = (Prompted, Side, ResponseOnly, WholeText, Joint, Noisy, Demonstrated)
 """What is counted as a row's scored tokens."""
 

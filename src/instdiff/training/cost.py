@@ -116,7 +116,7 @@ def _try(
             rows,
             source.folder,
             tokenizer,
-            settings.model_copy(update={**once, "resume": False, "checkpoint_steps": None}),
+            settings.model_copy(update={**once, "resume": False, "checkpoint_steps": None, "saves": ()}),
             Path(folder, "model"),
             seed=0,
             device=str(device),

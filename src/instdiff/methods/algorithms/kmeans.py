@@ -30,6 +30,7 @@ def cluster(
     engine: Engine = "full",
     spherical: bool = False,
     starts: int = 1,
+    rounds: int | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """k-means of ``x`` [n, d]: the cluster of each row, and its Euclidean distance to the centroid.
 
@@ -37,30 +38,32 @@ def cluster(
     ``clusters`` leave clusters empty. ``engine`` is ``full`` (scikit-learn, all rows until it settles; copies a memory
     map into memory), ``minibatch`` (scikit-learn, for large data), or ``faiss`` (20 rounds, trained on 256 rows per
     cluster at most). ``spherical`` rows and centroids have length 1 and are compared by cosine (ClusterClip, section
-    3.1). Of several ``starts`` the closest clusters are kept. A ValueError where ``clusters`` is below 1 or above the
-    rows, a row is not finite, or ``engine`` is unknown.
+    3.1). Of several ``starts`` the closest clusters are kept. ``rounds`` are the most that it makes. A ValueError where
+    ``clusters`` is below 1 or above the rows, a row is not finite, or ``engine`` is unknown.
     """
     x = matrix(x)
     if clusters < 1:
         raise ValueError(f"clusters is {clusters}; the least is 1")
     count(clusters, len(x))
     rows = unit(x) if spherical else x
-    centroids = _centroids(rows, clusters, seed, engine, spherical, starts)
+    centroids = _centroids(rows, clusters, seed, engine, spherical, starts, rounds)
     return _assign(rows, unit(centroids) if spherical else centroids)
 
 
-def _centroids(x: Matrix, clusters: int, seed: int, engine: str, spherical: bool, starts: int) -> Matrix:
+def _centroids(
+    x: Matrix, clusters: int, seed: int, engine: str, spherical: bool, starts: int, rounds: int | None
+) -> Matrix:
     if engine == "faiss":
         import faiss
 
-        once = {"niter": 20, "seed": seed, "spherical": spherical, "min_points_per_centroid": 1}
+        once = {"niter": rounds or 20, "seed": seed, "spherical": spherical, "min_points_per_centroid": 1}
         found = faiss.Kmeans(x.shape[1], clusters, nredo=starts, **once)
         found.train(np.ascontiguousarray(x))
         return np.asarray(found.centroids, np.float32)
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     if engine == "full":
-        fit = KMeans(clusters, random_state=seed, n_init=starts)
+        fit = KMeans(clusters, random_state=seed, n_init=starts, max_iter=rounds or 300)
     elif engine == "minibatch":
         fit = MiniBatchKMeans(clusters, random_state=seed, n_init=starts, batch_size=4096, compute_labels=False)
     else:
