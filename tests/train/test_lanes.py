@@ -10,18 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_folders import interrupted
-from tiny_llama import distance, make_base, run, same
+from tiny_llama import distance, run, same
 
 from instdiff.engine.batch import EVEN
 from instdiff.training import lanes
 from instdiff.training.collators import pack
 from instdiff.training.lanes import deal, twin
 from instdiff.training.losses import IGNORED
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
 
 
 HOW: list[dict[str, Any]] = [{}, {"mode": "asft"}, {"use_lora": True}, {"use_lora": True, "mode": "sft+kl"}]
