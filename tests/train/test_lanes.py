@@ -18,7 +18,6 @@ from instdiff.training.collators import pack
 from instdiff.training.lanes import deal, twin
 from instdiff.training.losses import IGNORED
 
-
 HOW: list[dict[str, Any]] = [{}, {"mode": "asft"}, {"use_lora": True}, {"use_lora": True, "mode": "sft+kl"}]
 
 
