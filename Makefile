@@ -43,8 +43,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The tests of a file stay in one process, which makes what they share once.
 test: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-long: $(VENV)/.test
 	$(TEST_ENV) $(BIN)/python -m pytest -m "slow"

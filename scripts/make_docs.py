@@ -211,7 +211,7 @@ SET = {
 
 OTHER_ROWS = {
     **dict.fromkeys(("rds", "bm25", "dsir", "less"), "--target builtin:demo/heldout"),
-    "tap": "--target builtin:demo/heldout crossfit.model_max_length=256",
+    "tap": "--target target.jsonl crossfit.model_max_length=256",
     "rho": "--holdout builtin:demo/heldout crossfit.max_steps=2",
 }
 """Options of methods that need rows beside the data."""
@@ -221,6 +221,7 @@ BEFORE = {
     "column": "instdiff score --data builtin:demo --limit 20 --method longest --output longest.parquet",
     "decontaminate": "instdiff decontaminate --data builtin:demo --limit 20 --against builtin:demo/heldout --near pool "
     "--output leaks.json",
+    "tap": "instdiff select --data builtin:demo/heldout --method random --budget 20 --output target.jsonl",
 }
 """The command that writes the file by which a method goes."""
 
@@ -244,15 +245,14 @@ def try_part(name: str) -> str:
     models = [f"--model {role}=builtin:tiny" for role in roles if role not in ("embedder", *own)]
     models += [f"--model {role}={where}" for role, where in own.items()]
     rest = [*models, f"--method {name}", *([SET[name]] if name in SET else [])]
-    if name in BEFORE:
-        lines = [BEFORE[name], " ".join(["instdiff select", data, *rest, f"--budget 5 --output {name}.jsonl"])]
-    elif name in OTHER_ROWS:
+    lines = [BEFORE[name]] if name in BEFORE else []
+    if name in OTHER_ROWS:
         score = ["instdiff score", data, *rest, OTHER_ROWS[name], f"--output {name}.parquet"]
         select = ["instdiff select", data, f"--scores {name}.parquet --budget 5 --output {name}.jsonl"]
-        lines = [" ".join(score), " ".join(select)]
+        lines += [" ".join(score), " ".join(select)]
     else:
         budget = "10%" if own else "5"
-        lines = [" ".join(["instdiff select", data, *rest, f"--budget {budget} --output {name}.jsonl"])]
+        lines += [" ".join(["instdiff select", data, *rest, f"--budget {budget} --output {name}.jsonl"])]
     return f"```{'text' if own else 'sh'}\n" + "\n".join(map(folded, lines)) + "\n```"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 # Before torch and tokenizers are imported, by whatever test comes first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,17 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
+_FROZEN = [0]
+
+
+@pytest.fixture(autouse=True)
+def _collect_what_is_new() -> None:
+    """Modules that stay are not looked through by each collection of garbage, which every training asks for."""
+    if len(sys.modules) > _FROZEN[0] + 100:
+        gc.freeze()
+        _FROZEN[0] = len(sys.modules)
+
+
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSTDIFF_STORE", str(tmp_path_factory.getbasetemp() / "store-of-no-one"))
@@ -39,6 +53,27 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power cut is waited for, and a busy disk takes a while."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in another order have other last bits."""
+    yield from _threads(1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """So many have lanes."""
+    yield from _threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -265,6 +265,24 @@ class Lab:
             resident=resident,
         )
 
+    def crossfit(
+        self,
+        store: Store,
+        pool: Pool,
+        method: Method,
+        train: Any,
+        *,
+        models: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> ScoreTable:
+        """Score with ``base``, and with what is trained from it by ``train`` where ``models`` does not bind it."""
+        from instdiff.scoring.scorer import score
+
+        bound = {"base": str(self.models["llama"]), **(models or {})}
+        how = Settings(**{**PLAIN, **(settings or {})})
+        return score(pool, [method], bound, settings=how, store=store, crossfit=train, **more)
+
 
 WORDS = ["the", "sky", "is", "blue", "and", "grass", "green", "why", "7", "things", "list", "explain", "not", "then"]
 

@@ -101,10 +101,16 @@ def goes_on(model: str, store: str, clean: pq.Table) -> None:
             assert a == (pytest.approx(b, rel=1e-5, abs=1e-5) if isinstance(b, float) else b), name
 
 
-def test_killed_while_workers_start_and_while_they_work(model: str, clean: pq.Table) -> None:
+@pytest.mark.slow
+def test_killed_while_workers_start(model: str, clean: pq.Table) -> None:
     with running(model, "store") as (process, mark):
         wait_until(lambda: any("instdiff.engine.distributed.worker" in line for line in processes(mark)), process)
         process.kill()
+    assert process.returncode == -signal.SIGKILL and "scores.parquet" not in files()
+    goes_on(model, "store", clean)
+
+
+def test_killed_while_workers_work(model: str, clean: pq.Table) -> None:
     with running(model, "store") as (process, _):
         wait_until(lambda: kept("store") > 2, process)
         process.kill()

@@ -56,7 +56,8 @@ def models() -> dict[str, Any]:
     return {path.parent.name: json.loads(path.read_text()) for path in Path("run/models").glob("*/training.json")}
 
 
-def test_from_the_price_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_from_the_price_to_the_page(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     Path("search.yaml").write_text(json.dumps(CONFIG), encoding="utf-8")
     plan = json.loads(ok("plan", "--config", "search.yaml", "--json").out)
     assert plan["kind"] == "search"
@@ -82,7 +83,7 @@ def test_from_the_price_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "train", whole)
     assert len(models()) == 2
     before = {path: path.stat().st_mtime_ns for path in Path("run/models").glob("*/training.json")}
-    ran = ok(*command("cells_at_once=2"))
+    ran = ok(*command(f"cells_at_once={at_once}"))
     assert before == {path: path.stat().st_mtime_ns for path in before}
     found = json.loads(Path("run/search.json").read_text(encoding="utf-8"))
     assert found["sentence"] in ran.out and found["recommended"] in ("random", "longest", "ifd")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(home / "pool.jsonl", [{**row, "source": "ab"[n % 2]} for n, row in enumerate(some_rows(40, seed=3))])
     make_llama(home / "base", chat=None, num_hidden_layers=1)
     return home
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 Make = Callable[..., Comparison]
@@ -168,13 +160,13 @@ def test_one_bad_cell_does_not_end_the_run(make: Make) -> None:
         return judged(model, name, folder)
 
     said: list[str] = []
-    made = make(judge=fails, log=lambda line, **facts: said.append(line))
+    made = make(judge=fails, baselines=["random"], log=lambda line, **facts: said.append(line))
     outcomes = made.run()
     bad = [one for one in outcomes if one.error is not None]
     assert [str(one.cell) for one in bad] == ["ifd 25% tokens seed 1"]
     assert read_json(made.folder / "cells" / bad[0].cell.place / "error.json") == {"error": "the judge is away"}
     assert any("is left out: the judge is away" in line for line in said)
-    again = make().run()
+    again = make(baselines=["random"]).run()
     assert all(one.error is None for one in again)
     assert not (made.folder / "cells" / bad[0].cell.place / "error.json").exists()
 
@@ -188,10 +180,11 @@ def test_strict_ends_at_the_first_failure(make: Make) -> None:
 
 
 def test_an_order_of_methods_does_not_matter(make: Make, tmp_path: Path) -> None:
-    first = {str(one.cell): one.facts["rows"] for one in make(method={"ifd": {}, "entropy": {}}).run()[1:]}
+    few: dict[str, Any] = {"seeds": [0], "baselines": ["random"]}
+    first = {str(one.cell): one.facts["rows"] for one in make(method={"ifd": {}, "entropy": {}}, **few).run()[1:]}
     for path in ("run", "store"):
         (tmp_path / path).rename(tmp_path / f"{path}_before")
-    second = {str(one.cell): one.facts["rows"] for one in make(method={"entropy": {}, "ifd": {}}).run()[1:]}
+    second = {str(one.cell): one.facts["rows"] for one in make(method={"entropy": {}, "ifd": {}}, **few).run()[1:]}
     assert first == second
 
 
@@ -206,7 +199,7 @@ def test_a_line_takes_the_same_share_of_each_group(make: Make) -> None:
 
 
 def test_the_same_rows_and_seed_are_trained_once(make: Make) -> None:
-    made = make(method={"ifd": {}, "ifd_again": {"method": "ifd"}})
+    made = make(method={"ifd": {}, "ifd_again": {"method": "ifd"}}, baselines=["random"])
     outcomes = made.run()
     values = {str(one.cell): one.results[0]["sums"].value for one in outcomes}
     assert values["ifd 25% tokens seed 0"] == values["ifd_again 25% tokens seed 0"]
@@ -216,7 +209,7 @@ def test_the_same_rows_and_seed_are_trained_once(make: Make) -> None:
 
 
 def test_steps_can_be_equalised(make: Make) -> None:
-    outcomes = make(steps="equal", method={"perplexity": {}}).run()
+    outcomes = make(steps="equal", method={"perplexity": {}}, baselines=["random"]).run()
     steps = {one.facts["steps"] for one in outcomes if one.cell.line != "base"}
     random = next(one for one in outcomes if str(one.cell) == "random 25% tokens seed 0")
     assert steps == {int(np.ceil(random.facts["rows"] / 4))}
@@ -380,7 +373,11 @@ def test_a_path_along_the_target_is_trained_once_and_priced(make: Make, home: Pa
     lines = {"tap": path, "above": {"method": "then", "first": {"tap": path}, "keep": "70%", "second": "random"}}
     pool = load(str(home / "pool.jsonl"))
     target = load([*some_rows(3, seed=9), *pool.source_rows([4])])
-    made = make(method=lines | {"longer": {"method": "tap", "path": {**path["path"], "epochs": 4}}}, seeds=[0])
+    made = make(
+        method=lines | {"longer": {"method": "tap", "path": {**path["path"], "epochs": 4}}},
+        seeds=[0],
+        baselines=["random"],
+    )
     made.target = target
     outcomes = made.run()
     assert [one.error for one in outcomes if one.error is not None] == []

@@ -16,9 +16,9 @@ from instdiff.errors import ConfigError, DataError
 from instdiff.experiments.cost import Book, Rounds
 from instdiff.experiments.run_folder import Cell
 
-from .test_compare import Make, home, make, one_thread
+from .test_compare import Make, home, make
 
-__all__ = ["home", "make", "one_thread"]
+__all__ = ["home", "make"]
 
 
 def sources(made: Any, cell: Cell) -> Counter[str]:

@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from cli.shell import write_jsonl
 from compare.test_compare import TRAIN
@@ -36,12 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(home: Path, output: Path, **changes: Any) -> CompareConfig:
@@ -95,10 +88,12 @@ def test_a_killed_process_leaves_the_rest_to_the_others(
 
     monkeypatch.setattr(side_by_side.CellWorkers, "__init__", shot)
     run = tmp_path / "run"
-    compare(config(home, run, cells_at_once=2), log=said.append)
+    compare(config(home, run, cells_at_once=2, seeds=[0], method={"ifd": {}}), log=said.append)
     assert any("was killed" in line and "one after another" in line for line in said)
-    for cell, values in scores(alone).items():
-        np.testing.assert_allclose(scores(run)[cell], values, rtol=1e-6)
+    one, found = scores(alone), scores(run)
+    assert {cell.split()[0] for cell in found} == {"base", "random", "ifd"}
+    for cell, values in found.items():
+        np.testing.assert_allclose(values, one[cell], rtol=1e-6)
 
 
 def test_processes_end_with_the_one_that_began_them(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def same(table: Any, clean: Any) -> None:
 # ── the same numbers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_as_one_process(lab: Lab, workers: int) -> None:
     one, several = Counting(), Counting()
     clean = lab.score(ROWS, [InstructDiff(), IFD()], progress=one)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cli.shell import write_jsonl
 from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import ModelRef, Settings
@@ -484,13 +485,14 @@ def mbpp_rows(shared: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.shared_data
-def test_solutions_of_human_eval(tmp_path: Path, shared: Path, human_eval_rows: list[dict[str, Any]]) -> None:
-    told = {
-        row["prompt"].rstrip(): [f"```python\n{row['prompt']}{row['canonical_solution']}```"] for row in human_eval_rows
-    }
-    config = build(EvalConfig, {"task": "humaneval", "data_dir": str(shared / "data")}, "test")
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_solutions_of_human_eval(tmp_path: Path, human_eval_rows: list[dict[str, Any]], every: int) -> None:
+    some = human_eval_rows[::every]
+    write_jsonl(tmp_path / "rows.jsonl", some)
+    told = {row["prompt"].rstrip(): [f"```python\n{row['prompt']}{row['canonical_solution']}```"] for row in some}
+    config = build(EvalConfig, {"task": "humaneval", "data": {"humaneval": str(tmp_path / "rows.jsonl")}}, "test")
     (found,) = code_suite(config).run(subject(tmp_path, told))
-    assert found.details["verdicts"] == {"passed": 164} and found.value == 1.0
+    assert found.details["verdicts"] == {"passed": len(some)} and found.value == 1.0
 
 
 @pytest.mark.shared_data

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cli.shell import ok
 from instdiff.core import Nll, Settings
 from instdiff.data import load
 from instdiff.methods import IFD
@@ -28,15 +26,10 @@ def golden(shared: Path) -> Path:
 
 
 def instdiff(*arguments: object, store: Path) -> str:
-    """The command in a process of its own; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "instdiff", *map(str, arguments)],
-        env={**os.environ, "INSTDIFF_STORE": str(store)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """The command with a store of its own; what it printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INSTDIFF_STORE", str(store))
+        return ok(*arguments).out
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

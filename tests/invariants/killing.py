@@ -10,6 +10,7 @@ each line, -9 where it was killed, and the seconds that it ran.
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -40,6 +41,8 @@ def imports() -> None:
 
     import instdiff.cli.entry
     import instdiff.experiments.pipeline  # noqa: F401
+
+    gc.freeze()  # the children need not look through it
 
 
 def bound(megabytes: int) -> None:

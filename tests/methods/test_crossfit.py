@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +23,6 @@ from instdiff.methods import Blend, Learnability, Rho
 from instdiff.rendering.prompts import prompt_groups
 from instdiff.scoring.cost import plan
 from instdiff.scoring.folds import folds_of, groups_of, rows_outside
-from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
 from instdiff.store import Store, collect_trained
@@ -41,18 +38,11 @@ METHOD = Learnability(folds=FOLDS)
 SPLIT = Split(FOLDS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scored(lab: Lab, store: Store, pool: Pool, method: Any = METHOD, **more: Any) -> ScoreTable:
-    models = {"base": str(lab.models["llama"])} | more.pop("models", {})
-    settings = Settings(**{**PLAIN, **more.pop("settings", {})})
-    return score(pool, [method], models, settings=settings, store=store, crossfit=TRAIN, **more)
+    return lab.crossfit(store, pool, method, TRAIN, **more)
 
 
 def test_fold_models_are_trained_once_and_asked_of_their_own_folds(lab: Lab) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,12 +36,7 @@ METHOD = S2L(saves=3, epochs=2, clusters=4)
 SIZES = st.lists(st.integers(1, 8), min_size=1, max_size=6)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ── the order ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,19 +34,11 @@ TRAIN = TrainSettings(model_max_length=200, dtype="float32", max_steps=1)
 METHOD = TAP(path=Path(epochs=4, learning_rate=0.05, rank=2, batch=2))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scored(lab: Lab, store: Store, pool: Pool, method: Any = METHOD, **more: Any) -> ScoreTable:
-    models = {"base": str(lab.models["llama"])} | more.pop("models", {})
-    target = more.pop("target", TARGET)
-    settings = Settings(**PLAIN)
-    return score(pool, [method], models, settings=settings, store=store, crossfit=TRAIN, target=target, **more)
+    return lab.crossfit(store, pool, method, TRAIN, **{"target": TARGET, **more})
 
 
 @pytest.mark.parametrize(

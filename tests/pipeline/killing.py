@@ -8,6 +8,7 @@ has several parts with `|` between them, the first that is found counts. Prints 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ def imports() -> None:
     import peft  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     from trl import SFTConfig, SFTTrainer  # noqa: F401
+
+    gc.freeze()  # the children need not look through it
 
 
 def there(pattern: str) -> bool:

@@ -34,6 +34,8 @@ STAGES = [
     f"{R2}/.selected_train_model.partial/checkpoints/checkpoint-2/trainer_state.json",
     f"{R2}/selected_train_model",
 ]
+FEW = [STAGES[at] for at in (1, 3, 5, 8, 12, 15)]
+"""One of each kind."""
 
 
 def kill(home: Path, *stages: str) -> list[str]:
@@ -55,8 +57,11 @@ def untimed(out: str) -> str:
     return re.sub(r"\d+ s training", "training", out)
 
 
-def test_killed_at_every_stage(home: Path, done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kill(home, *STAGES) == STAGES
+@pytest.mark.parametrize(
+    "stages", [pytest.param(FEW, id="few"), pytest.param(STAGES, id="every", marks=pytest.mark.slow)]
+)
+def test_killed_and_given_again(home: Path, done: Done, monkeypatch: pytest.MonkeyPatch, stages: list[str]) -> None:
+    assert kill(home, *stages) == stages
     mine, theirs = home / "run", done.run
     # Something was being written, too.
     left = [mine / ".config.yaml.17.partial", mine / "iter_1/.selected.jsonl.77.partial"]
@@ -64,7 +69,10 @@ def test_killed_at_every_stage(home: Path, done: Done, monkeypatch: pytest.Monke
         path.write_text("{")
     work = Work(monkeypatch)
     assert untimed(pipeline(home).out) == untimed(done.ran.out)
-    assert work.trained == [] and work.passes <= 1  # the last model on the held-out rows, and nothing twice
+    if stages == STAGES:
+        assert work.trained == [] and work.passes <= 1  # the last model on the held-out rows, and nothing twice
+    else:
+        assert work.trained == [".selected_train_model.partial"]  # that of the second round, from its checkpoint
     assert stray(mine) == [] and files(mine) == files(theirs)
     for number in (1, 2):
         a, b = (folder / f"iter_{number}" for folder in (mine, theirs))

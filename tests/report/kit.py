@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,33 @@ def column(page: Path, ref: dict[str, int]) -> np.ndarray[Any, Any]:
     return values[column(page, {"$": ref["at"]})] if "at" in ref else values
 
 
+class Chromium:
+    """A headless one, which starts with the first page and stays for the pages after it."""
+
+    def __init__(self) -> None:
+        self._browser: Any = None
+        self._open = ExitStack()
+
+    def browser(self) -> Any:
+        if self._browser is None:
+            chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+            if chromium is None:
+                pytest.skip("no Chromium is installed")
+            api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+            play = self._open.enter_context(api.sync_playwright())
+            self._browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            self._open.callback(self._browser.close)
+        return self._browser
+
+    def close(self) -> None:
+        self._browser = None
+        self._open.close()
+
+
+CHROMIUM = Chromium()
+"""That of a file of tests, whose end closes it: see ``conftest.py``."""
+
+
 @contextmanager
 def opened(
     page: Path,
@@ -116,28 +143,22 @@ def opened(
 
     ``at`` is the part of the address after the file.
     """
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium is installed")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        try:
-            size = {"width": width, "height": 900}
-            tab = browser.new_page(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
-            said: list[str] = []
-            tab.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
-            tab.on("pageerror", lambda error: said.append(str(error)))
-            tab.on(
-                "request",
-                lambda ask: said.append(ask.url) if not ask.url.startswith(("file:", "data:", "blob:")) else None,
-            )
-            tab.goto(page.resolve().as_uri() + at)
-            if scripts:
-                tab.wait_for_selector(ready, timeout=120_000)
-            yield tab
-            if complaints:
-                tab.wait_for_timeout(500)
-            assert len(said) == complaints, said
-        finally:
-            browser.close()
+    size = {"width": width, "height": 900}
+    tab = CHROMIUM.browser().new_page(viewport=size, color_scheme=scheme, java_script_enabled=scripts)
+    try:
+        said: list[str] = []
+        tab.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on(
+            "request",
+            lambda ask: said.append(ask.url) if not ask.url.startswith(("file:", "data:", "blob:")) else None,
+        )
+        tab.goto(page.resolve().as_uri() + at)
+        if scripts:
+            tab.wait_for_selector(ready, timeout=120_000)
+        yield tab
+        if complaints:
+            tab.wait_for_timeout(500)
+        assert len(said) == complaints, said
+    finally:
+        tab.close()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_llama import distance, make_base, make_rows, run
+from tiny_llama import distance, make_rows, run
 from torch.utils.checkpoint import checkpoint
 
 from instdiff.engine import attention as engine
@@ -86,11 +86,6 @@ def test_bf16_takes_plain_products_and_is_near(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(got.float(), exact, rtol=0.02, atol=0.02)
     for one, other in zip(torch.autograd.grad((got * weight).sum(), (q, k, v)), expected, strict=True):
         assert float((one - other).norm() / other.norm()) < 0.01
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
 
 
 def padded(monkeypatch: pytest.MonkeyPatch) -> None:

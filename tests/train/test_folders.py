@@ -93,14 +93,14 @@ def test_two_runs_are_equal_and_the_seed_counts(base: Path, tmp_path: Path) -> N
 # ── interrupted ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_killed_training_goes_on_to_the_same_weights(base: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")  # as in the program
+@pytest.mark.parametrize("kinds", [["full"], pytest.param(["full", "lora"], marks=pytest.mark.slow)], ids=str)
+def test_killed_training_goes_on_to_the_same_weights(base: Path, tmp_path: Path, kinds: list[str]) -> None:
     program = str(Path(__file__).with_name("tiny_llama.py"))
-    kinds = ("full", "lora")
     killed = {
         kind: subprocess.Popen([sys.executable, program, str(base), str(tmp_path / kind), kind], env=ENV)
         for kind in kinds
     }
-    torch.set_num_threads(1)  # as in the program: sums in another order have other last bits
     for kind in kinds:
         run(base, tmp_path / f"{kind}_whole", **RESUME, use_lora=kind == "lora")
     for kind, process in killed.items():
@@ -119,7 +119,9 @@ def test_killed_training_goes_on_to_the_same_weights(base: Path, tmp_path: Path)
         assert 2 <= report.resumed_at < report.steps == 24 == len(report.losses)
         assert lines[0] == f"going on after step {report.resumed_at}"
         assert same(tmp_path / kind, tmp_path / f"{kind}_whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "full_whole", "lora", "lora_whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        name for kind in kinds for name in (kind, f"{kind}_whole")
+    )
 
 
 class Stop(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_folders import interrupted
-from tiny_llama import distance, make_base, run, same
+from tiny_llama import distance, run, same
 
 from instdiff.engine.batch import EVEN
 from instdiff.training import lanes
 from instdiff.training.collators import pack
 from instdiff.training.lanes import deal, twin
 from instdiff.training.losses import IGNORED
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
 
 HOW: list[dict[str, Any]] = [{}, {"mode": "asft"}, {"use_lora": True}, {"use_lora": True, "mode": "sft+kl"}]
 
@@ -51,9 +36,7 @@ def test_every_row_is_dealt_once_and_lanes_are_even(lengths: list[int], count: i
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize(
-    "how", [{}, {"mode": "asft"}, {"use_lora": True}, {"use_lora": True, "mode": "sft+kl"}], ids=str
-)
+@pytest.mark.parametrize("how", HOW, ids=str)
 def test_two_lanes_train_as_one(
     base: Path, tmp_path: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,16 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_llama import make_base, run
+from tiny_llama import run
 
 from instdiff.errors import EngineError
 from instdiff.training import late_logs
 from instdiff.training.losses import TargetLoss
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("base"))
 
 
 def late(monkeypatch: pytest.MonkeyPatch, steps: int = 3) -> None:

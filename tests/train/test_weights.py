@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +57,6 @@ def test_equal_weights_change_nothing_and_their_scale_does_not_matter(base: Path
     one = run(base, tmp_path / "one", rows, **SGD, factors=some)
     ten = run(base, tmp_path / "ten", rows, **SGD, factors=10 * some)
     assert ten.losses == pytest.approx(one.losses, rel=1e-6) and not same(tmp_path / "one", tmp_path / "plain")
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("two_threads")

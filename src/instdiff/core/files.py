@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -286,22 +287,27 @@ def fingerprint_files(root: Path, names: list[str]) -> str:
     return digest.hexdigest()
 
 
+@cache
+def _version(name: str) -> str | None:
+    """Of an installed package; its metadata are a file of some hundred lines."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record beside every result."""
     import platform
-    from importlib.metadata import PackageNotFoundError, version
 
-    packages: dict[str, str | None] = {}
-    for name in ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "numpy", "pyarrow", "datasets"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
+    names = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "numpy", "pyarrow", "datasets")
     return {
         "instdiff": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "packages": packages,
+        "packages": {name: _version(name) for name in names},
     }

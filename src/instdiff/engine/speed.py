@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,21 +51,24 @@ def copy_peak(device: torch.device, size: int = 1 << 23, times: int = 5) -> floa
     return 2 * a.nbytes / best
 
 
+@cache
+def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured once in a process, where each cell of a comparison is priced."""
+    return matmul_peak(device, dtype)
+
+
 class Machine:
     """A device with its peaks, measured when they are first asked for."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._peaks: dict[torch.dtype, float] = {}
         self._copies: float | None = None
         self._speeds: dict[tuple[str, torch.dtype], Speed] = {}
         self._writing: dict[tuple[str, torch.dtype], float] = {}
 
     def peak(self, dtype: torch.dtype) -> float:
         """Operations a second of a matrix product."""
-        if dtype not in self._peaks:
-            self._peaks[dtype] = matmul_peak(self.device, dtype)
-        return self._peaks[dtype]
+        return _matmul_peak(self.device, dtype)
 
     @property
     def bytes_per_s(self) -> float:
