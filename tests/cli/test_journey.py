@@ -181,6 +181,7 @@ def test_plan_for_people(model: str) -> None:
     assert lines[-1].startswith("To compute: 22 rows, ") and re.search(r", after [\d.]+ s to start$", lines[-1])
     tokens = sum(int(line.split("nll")[1].split()[1].replace(",", "")) for line in lines[2:4])
     assert lines[-2] == f"2 passes over {tokens:,} tokens"  # nothing is saved
+    assert "\n1 pass over" in ok("plan", "--data", "my.jsonl", "--model", model, "--method", "perplexity").out
     nothing = ok("plan", "--data", "my.jsonl", "--method", "random").out
     assert nothing.startswith("no model pass is needed\n")
 

@@ -86,7 +86,7 @@ def _plan_scores(settings: ScoreConfig, console: Console) -> None:
         *([_stages_text(first), ""] if first is not None and first.stages else []),
         _pass_table(costs.passes),
         "",
-        f"{total['passes']} passes over {total['tokens']:,} tokens"
+        f"{total['passes']} pass{'es' * (total['passes'] != 1)} over {total['tokens']:,} tokens"
         + (
             f"; the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens"
             if alone["tokens"] > total["tokens"]
