@@ -295,7 +295,7 @@ def picture_part(name: str) -> str:
     drawn, said = PICTURES[name]()
     axes = re.findall(r">([^<]+) →</text>", drawn)
     alt = f"Rows by {' and '.join(axes)}" if axes else "Rows as points, similar ones near each other"
-    return f"![{alt}](../images/methods/{name}.svg)\n\nSixty made-up rows; blue are the chosen ones. {said}"
+    return f"![{alt}](../images/methods/{name}.svg)\n\nSixty made-up rows. Blue: chosen rows. {said}"
 
 
 def drawings() -> Iterator[tuple[Path, str]]:
@@ -327,7 +327,7 @@ def plan_part() -> str:
     with tempfile.TemporaryDirectory() as store:
         env = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}  # batches depend on the number of threads
         done = subprocess.run([*asked, "--store", store], capture_output=True, text=True, check=True, env=env)
-    text = re.sub(r", about \S+ \S+ on \w+, \w+", "", done.stdout.rstrip())
+    text = re.sub(r", about \S+ \S+ on \w+, \w+(, after \S+ \w+ to start)?", "", done.stdout.rstrip())
     command = "instdiff " + " ".join(PLAN)
     return f"```sh\n{folded(command)}\n```\n\n```\n{text}\n```"
 

@@ -520,6 +520,12 @@ def test_all_faults_of_a_configuration_are_told_at_once() -> None:
         "- two.yaml: unknown key 'ouptut'; did you mean 'output'?",
         "- two.yaml: unknown key 'limti'; did you mean 'limit'?",
     ]
+    told = refused("score", "bugdet=1", "max_lenght=2", "no equals sign").splitlines()
+    assert told[1:] == [
+        "- 'bugdet=1': unknown key 'bugdet'; `instdiff score --help` and docs/configuration.md list the keys",
+        "- 'max_lenght=2': unknown key 'max_lenght'; did you mean 'max_length'?",
+        "- 'no equals sign': an override is written key.sub=value",
+    ]
     told = refused("score", "max_length=no", "targets=none").splitlines()
     assert len(told) == 3 and "'max_length'" in told[1] and "'targets'" in told[2]
 
@@ -547,6 +553,27 @@ def test_packages_that_lack_are_found_before_anything_is_made(
         monkeypatch.setitem(sys.modules, name, None)
     said = refused(*words, "--data", "my.jsonl", "--model", "builtin:tiny", "--output", "s.parquet")
     assert said.startswith(message)
+
+
+GRADER = "openai:m@https://api.openai.com/v1"
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "message"),
+    [
+        (["score", "--method", "alpagasus", "--model", f"judge={GRADER}"], "", "OPENAI_API_KEY is not set, and api."),
+        (["pipeline", "eval.suite=general", f"eval.judge={GRADER}"], "", "OPENAI_API_KEY is not set, and api.openai"),
+        (["compare", "--method", "ifd", "eval.suite=general", f"eval.judge={GRADER}"], "k\u20ac", "OPENAI_API_KEY has"),
+        (["pipeline", "eval.suite=general", "eval.judge=openai:m"], "k", "judge 'openai:m' must be written openai:M"),
+    ],
+)  # fmt: skip
+def test_a_judge_that_must_refuse_is_told_before_the_work(
+    words: list[str], key: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    asked = words if "score" in words else [*words, "--model", "builtin:tiny"]
+    assert refused(*asked, "--data", "my.jsonl", "--output", "new.parquet").startswith(message)
+    assert not Path("new.parquet").exists()
 
 
 def test_a_hint_for_a_file_goes_by_its_stem() -> None:

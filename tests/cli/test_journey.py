@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +178,31 @@ def test_plan_for_people(model: str) -> None:
         "GFLOP",
     ]
     assert lines[2].split()[:5] == ["0", "base", "prompted", "nll", "12"]
-    assert lines[-1].startswith("To compute: 22 rows, ")
+    assert lines[-1].startswith("To compute: 22 rows, ") and re.search(r", after [\d.]+ s to start$", lines[-1])
+    tokens = sum(int(line.split("nll")[1].split()[1].replace(",", "")) for line in lines[2:4])
+    assert lines[-2] == f"2 passes over {tokens:,} tokens"  # nothing is saved
+    assert "\n1 pass over" in ok("plan", "--data", "my.jsonl", "--model", model, "--method", "perplexity").out
     nothing = ok("plan", "--data", "my.jsonl", "--method", "random").out
     assert nothing.startswith("no model pass is needed\n")
+
+
+def test_equal_passes_are_one_line_of_the_plan(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instdiff.scoring.cost.load_seconds", lambda source: 1000.0)
+    asked = ("plan", "--data", "my.jsonl", "--model", model, "--method", "tshirt", "--set", "tshirt.model=base")
+    _, _, *lines = ok(*asked).out.partition("\n\n")[0].splitlines()
+    views = [line.split("nll")[0].split(maxsplit=2)[2].strip() for line in lines]
+    assert views == [
+        "noisy 0 to 29 prompted (30 passes)", "noisy 0 to 29 response only (30 passes)", "prompted", "response only",
+    ]  # fmt: skip
+    bill = ok(*asked, "--json").json
+    assert len(bill["passes"]) == 62 and 1000 < bill["total"]["seconds"] < 2000  # loaded once
+    for view, line in zip(("noisy 0 prompted", "noisy 0 response only"), lines, strict=False):
+        (one,) = [each for each in bill["passes"] if each["view"] == view]
+        told = line.partition("nll")[2].replace(",", "").split()
+        assert told[:5] == [str(30 * one[key]) for key in COUNTS], line
+
+
+COUNTS = ("rows", "tokens", "cached_rows", "todo_rows", "todo_tokens")
 
 
 def test_standard_input(model: str) -> None:

@@ -25,7 +25,9 @@ def test_info_and_gc(model: str) -> None:
     assert Path(said["store"]) == Path(os.environ["INSTDIFF_STORE"])
     (column,) = said["columns"]
     assert column["measure"] == "Nll()" and column["rows"] > 10
-    assert "Nll()" in ok("store", "info").out
+    told = ok("store", "info").out
+    assert "NLL" in told and "Nll" not in told
+    assert told.splitlines()[-1].startswith(f"1 column, {column['bytes'] / 1e3:.3g} kB in ")
     assert len(column["where"]) == 1 and column["where"][0] in ok("store", "info").out  # not by its hash alone
     assert set(column["views"]) <= {"prompted", "response only"} and column["views"]
     kept = json.loads(ok("store", "gc", "--keep", model, "--json").out)
@@ -33,12 +35,12 @@ def test_info_and_gc(model: str) -> None:
     assert json.loads(ok("store", "gc", "--older-than", "1h", "--json").out)["dropped"] == []
     dry = json.loads(ok("store", "gc", "--older-than", "0h", "--dry-run", "--json").out)
     assert [c["measure"] for c in dry["dropped"]] == ["Nll()"]
-    assert "1 columns dropped" in ok("store", "gc", "--older-than", "0h").out
+    assert "1 column dropped" in ok("store", "gc", "--older-than", "0h").out
     assert json.loads(ok("store", "info", "--json").out)["columns"] == []
 
 
 def test_an_empty_store_has_no_empty_table() -> None:
-    assert ok("store", "info", "--store", "nothing").out.splitlines()[0].startswith("0 columns, 0.0 MB in ")
+    assert ok("store", "info", "--store", "nothing").out.splitlines()[0].startswith("0 columns, 0 kB in ")
 
 
 def test_gc_needs_a_reason() -> None:

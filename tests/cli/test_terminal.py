@@ -41,6 +41,8 @@ def test_nothing_is_wider_than_the_terminal(model: str, width: int, monkeypatch:
         long = [line for line in told.splitlines() if len(line) > width and " " in line.strip()]
         assert not long, (words, long)
     assert ok("methods").out.count("\n") > 30
+    told = " ".join(ok("methods", "ifd").out.split())
+    assert "Response loss with the prompt over loss without it. Higher = harder to follow. Rows at 1 or above" in told
 
 
 def test_a_table_wraps_cells_and_becomes_lists_where_even_that_is_too_wide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,13 @@ def test_each_promise_of_the_security_page_names_a_test() -> None:
             assert (name in defined) if name else any(one.startswith("test_") for one in defined), promise
 
 
+def test_what_the_policy_of_the_page_allows_is_told() -> None:
+    page = (ROOT / "src" / "instdiff" / "reporting" / "assets" / "report.html").read_text(encoding="utf-8")
+    policy = re.search(r"default-src 'none'[^\"]*", page)
+    assert policy
+    assert all(f"`{word}`" in SECURITY for word in re.findall(r"'unsafe-\w+'", policy[0].partition("style-src")[0]))
+
+
 def test_the_limits_of_programs_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| (`.+`) \| (\d+) s \| (\d+) s \| (\d+) GiB \| (\d+) MiB \| (\d+) \|$", SANDBOX, re.M)
     told = {name: tuple(map(int, rest)) for names, *rest in rows for name in re.findall(r"`(\w+)`", names)}

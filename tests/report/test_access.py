@@ -23,6 +23,28 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report(folder)
 
 
+MEETING = """
+(() => {
+  const texts = (words) => [...document.querySelectorAll(words)].map((t) => [t.textContent, t.getBoundingClientRect()]);
+  const meet = ([, a], [, b]) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+  const numbers = texts(".heatmap-label text"), bars = texts(".cbaxis text"), rows = texts(".yaxislayer-above text");
+  return [
+    ...numbers.flatMap((a, i) => numbers.slice(i + 1).filter((b) => meet(a, b)).map((b) => [a[0], b[0]])),
+    ...bars.flatMap((a) => rows.filter((b) => meet(a, b)).map((b) => [a[0], b[0]])),
+  ];
+})()
+"""
+"""Numbers of a matrix that lie on each other, and labels that a colour bar meets."""
+HERE = """
+[...document.querySelectorAll("nav a.here")].filter((link) => {
+  const box = document.querySelector(link.getAttribute("href")).getBoundingClientRect();
+  return box.top > 0.2 * innerHeight || box.bottom < 0.15 * innerHeight;
+}).map((link) => link.textContent)
+"""
+"""Sections that the navigation takes for the one that is read, and that are not."""
+
+
 @pytest.mark.parametrize("width", [390, 768, 1024, 1440])
 def test_nothing_is_wider_than_the_window(page: Path, width: int) -> None:
     with opened(page, width=width) as tab:
@@ -34,7 +56,10 @@ def test_nothing_is_wider_than_the_window(page: Path, width: int) -> None:
             "one.scrollWidth > one.clientWidth + 1 || one.getBoundingClientRect().right > innerWidth)"
             ".map(one => one.className + one.scrollWidth + '>' + one.clientWidth)"
         )
-        assert wide == []
+        assert wide == [] and tab.evaluate(MEETING) == []
+        tab.evaluate("window.scrollTo({top: 0, behavior: 'instant'})")
+        tab.wait_for_timeout(100)
+        assert tab.evaluate(HERE) == []
         for box in tab.locator(".scroll").all():  # wide tables say so and are moved by keys
             if box.evaluate("one => one.scrollWidth > one.clientWidth + 1"):
                 assert box.get_attribute("tabindex") == "0" and box.get_attribute("class") == "scroll wide"

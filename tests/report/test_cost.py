@@ -78,3 +78,4 @@ def test_the_total_comes_first_and_no_saving_is_told_where_nothing_is_saved(home
     assert found["text"][0].startswith(f"In all {total:,.0f} s on the CPU: warm-up ")
     assert found["facts"]["passes"] == found["facts"]["passes_alone"]
     assert not any("one by one" in text for text in found["text"])
+    assert "evaluated random seed 0" in (home / "run/report.html").read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ from instdiff.errors import DataError
 from instdiff.methods import IFD, MADS, Longest, Perplexity, ResponseEntropy
 from instdiff.reporting import plots, report, score_sections, statistics
 from instdiff.reporting.context import ReportContext
+from instdiff.reporting.page import cell
 from instdiff.reporting.sources import Part, ReportSources
 from instdiff.scoring.table import ScoreTable, read_scores
 from instdiff.selection.record import record_path
@@ -90,6 +91,11 @@ def test_the_facts_are_those_of_the_scores(made: Path) -> None:
     assert list(overlap["selections"].values()) == [40, 40, 40] and overlap["jaccard"][0][0] == 1.0
     assert found["coverage"]["facts"]["projection"] == "t-SNE"
     assert len(found["summary"]["text"]) == 2
+    page = Page(made)
+    spread = found["distributions"]["facts"]
+    for name in ("longest", "random"):  # of tens and of parts of one, each to three digits
+        assert f"<bdi>{cell(spread[name]['mean'])}</bdi>" in page.raw, name
+    assert "Is the score mostly length?" in page.text and "Blue: chosen rows" in page.text
     assert found["summary"]["text"][0].startswith("instructdiff chose 40 of 200 rows, with ")
 
 
@@ -376,6 +382,8 @@ def test_pictures_are_functions(tmp_path: Path) -> None:
     assert plots.overlap(table).data[0].z[0][0] == 1.0
     assert plots.correlation(table).data[0].x[0] == "response tokens"
     assert len(plots.correlation(table).data[0].x) == 4 and len(plots.rank_correlation(table).data[0].x) == 3
+    by_chance = plots.matrix(["a", "b"], [[1.0, 0.5], [0.5, 1.0]], usual=[[1.0, 0.1], [0.1, 1.0]]).data[0]
+    assert by_chance.text[0][1] == "0.50<br><sub>0.10</sub>"
     assert plots.length_bias(table, name="longest").data[0].name == "not chosen"
     with pytest.raises(DataError, match="name one of instructdiff, longest, random"):
         plots.distribution(table)

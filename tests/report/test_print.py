@@ -12,6 +12,21 @@ A4 = {"width": 703, "height": 1032}
 """Points of the screen on A4 within the margins that the page asks for."""
 
 
+BROKEN = """
+[...document.querySelectorAll("#verdict, #attention")].flatMap((box) => {
+  const words = [], texts = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) for (const found of texts.currentNode.data.matchAll(/\\S+/g)) {
+    const range = document.createRange();
+    range.setStart(texts.currentNode, found.index);
+    range.setEnd(texts.currentNode, found.index + found[0].length);
+    if (new Set([...range.getClientRects()].map((one) => one.top)).size > 1) words.push(found[0]);
+  }
+  return words;
+})
+"""
+"""Words that stand in two lines."""
+
+
 def test_the_page_on_paper(tmp_path: Path) -> None:
     make_scores(tmp_path, 120)
     with opened(report(tmp_path), "dark") as tab:
@@ -31,6 +46,7 @@ def test_the_page_on_paper(tmp_path: Path) -> None:
         assert boxes and all(0 < inner <= outer + 1 for outer, inner, _ in boxes)
         numbers = tab.locator("#funnel .bars span").all()
         assert all(one.bounding_box()["x"] + one.bounding_box()["width"] <= A4["width"] for one in numbers)
+        assert tab.evaluate(BROKEN) == []
         said = tab.evaluate("getComputedStyle(document.querySelector('#rows .said')).maxHeight")
         assert said == "none"  # a text is printed whole
         tab.evaluate("window.dispatchEvent(new Event('afterprint'))")

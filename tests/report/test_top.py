@@ -121,6 +121,10 @@ def test_a_comparison_begins_with_its_lines_against_random(tmp_path: Path) -> No
         assert said[0] == "Better than random" and said[1] == "Of 2 selections: 1 better than random: ifd, 1 worse."
         assert said[2].startswith("ifd: -0.285 nats per token")
         assert "full" not in " ".join(said)
+        tab.set_viewport_size({"width": 390, "height": 900})
+        for part in ("#verdict .gap", "#verdict dl div:has-text('seeds')"):
+            box = tab.locator(part).bounding_box()
+            assert box["y"] + box["height"] <= 400, part
 
 
 def test_too_few_seeds_of_random_are_told(tmp_path: Path) -> None:

@@ -86,8 +86,12 @@ def _plan_scores(settings: ScoreConfig, console: Console) -> None:
         *([_stages_text(first), ""] if first is not None and first.stages else []),
         _pass_table(costs.passes),
         "",
-        f"{total['passes']} passes over {total['tokens']:,} tokens; "
-        f"the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens",
+        f"{total['passes']} pass{'es' * (total['passes'] != 1)} over {total['tokens']:,} tokens"
+        + (
+            f"; the methods one by one: {alone['passes']} passes over {alone['tokens']:,} tokens"
+            if alone["tokens"] > total["tokens"]
+            else ""
+        ),
         *_work_left(costs, bench),
         *map(str, known),
     ]
@@ -134,13 +138,20 @@ def _work_left(costs: CostEstimate, bench: Workbench) -> list[str]:
         loads = f"{costs.model_loads} model load{'s' * (costs.model_loads != 1)}"
         lines.append(
             f"To compute: {rows:,} rows, {tokens - shared:,} tokens{skipped}, {loads}, "
-            f"about {span(costs.seconds)} on {device}, {dtype}"
+            f"about {span(costs.seconds)} on {device}, {dtype}{_start(costs)}"
         )
     return lines + [
         f"{p.model}: {p.calls:,} calls with about {p.todo_tokens:,} tokens, and at most {p.most_tokens_out:,} tokens "
         f"of answers{_priced(p)}{_again(p)}; the time depends on the server"
         for p in away
     ]
+
+
+def _start(costs: CostEstimate) -> str:
+    """What a command takes until it can begin, as this one did."""
+    from instdiff.experiments.cost import start_seconds
+
+    return f", after {span(start_seconds(train=False))} to start" if costs.seconds else ""
 
 
 def _again(cost: PassCost) -> str:
@@ -152,9 +163,11 @@ def _priced(cost: PassCost) -> str:
 
 
 def _pass_table(passes: Sequence[PassCost]) -> str:
+    from instdiff.scoring.cost import fold_passes
+
     header = ["wave", "role", "view", "measures", "rows", "tokens", "cached", "to do", "tokens to do", "GFLOP"]
     rows: list[list[Any]] = []
-    for p in passes:
+    for p in fold_passes(passes):
         work = [p.rows, p.tokens, p.cached_rows, p.todo_rows, p.todo_tokens, round(p.flops / 1e9)]
         rows.append([p.wave, p.role, p.view, "+".join(p.measures), *work])
     return table(header, rows) if rows else "no model pass is needed"

@@ -49,7 +49,7 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
     found = [*_methods(verb, settings), *_odd_names(settings)]
     found += [ConfigError(REQUIRED[key]) for key in required if not getattr(settings, key)]
     found += _unused(verb, settings)
-    found += _places(verb, settings)
+    found += [*_places(verb, settings), *_judges(verb, settings)]
     found += [] if found else _room(verb, settings)
     found += [
         PlanError(lacking(what, modules[0]))
@@ -57,7 +57,7 @@ def check(verb: str, settings: Any, required: Sequence[str]) -> None:
         if not any(map(find_spec, modules))
     ]
     if found:
-        raise all_of(found)
+        raise all_of([*{str(one): one for one in found}.values()])
 
 
 def _odd_names(settings: Any) -> Iterator[InstDiffError]:
@@ -173,6 +173,35 @@ def _room(verb: str, settings: Any) -> Iterator[InstDiffError]:
         )
 
 
+def _asked(settings: Any) -> dict[str, Any]:
+    """The keys of the suites of a run."""
+    asked = getattr(settings, "eval", None)
+    return asked if isinstance(asked, dict) else {**asked.params, "suite": asked.suite} if asked else {}
+
+
+def _servers(settings: Any) -> list[str]:
+    """Models behind endpoints."""
+    keys = _asked(settings)
+    places = [keys.get(key, getattr(settings, key, None)) for key in ("judge", "generator", "reference")]
+    for named in (getattr(settings, "model", None), getattr(settings, "models", None)):
+        places += named.values() if isinstance(named, dict) else [named]
+    return [where for where in map(str, places) if where.startswith("openai:")]
+
+
+def _judges(verb: str, settings: Any) -> Iterator[InstDiffError]:
+    """Servers whose address is none, or that would refuse every call."""
+    servers = _servers(settings) if verb in ("score", "select", "eval", "pipeline", "compare", "search") else []
+    if not servers or find_spec("torch") is None:
+        return
+    from instdiff.engine.text.judge import check_judge
+
+    for where in dict.fromkeys(servers):
+        try:
+            check_judge(where)
+        except InstDiffError as error:
+            yield error
+
+
 def _needs(verb: str, settings: Any) -> Iterator[tuple[str, ...]]:
     """Who needs which module of an extra; of several one is enough."""
     if verb in ("demo", "pipeline", "compare", "search") or (verb == "train" and not settings.print_launch):
@@ -181,16 +210,11 @@ def _needs(verb: str, settings: Any) -> Iterator[tuple[str, ...]]:
         yield "a report", "plotly"
     if getattr(settings, "executor", "local") == "ray":
         yield "the executor ray", "ray"
-    asked = getattr(settings, "eval", None)
-    keys = asked if isinstance(asked, dict) else {**asked.params, "suite": asked.suite} if asked else {}
-    suites = settings.suite if verb == "eval" else keys.get("suite") or []
+    suites = settings.suite if verb == "eval" else _asked(settings).get("suite") or []
     for suite in [suites] if isinstance(suites, str) else suites:
         if verb == "eval" or suite in SUITES:
             yield f"the suite {suite}", SUITES.get(suite, "torch")
-    places = [keys.get(key, getattr(settings, key, None)) for key in ("judge", "generator")]
-    for named in (getattr(settings, "model", None), getattr(settings, "models", None)):
-        places += named.values() if isinstance(named, dict) else [named]
-    if any(str(where).startswith("openai:") for where in places):
+    if _servers(settings):
         yield "a judge behind an endpoint", "httpx2", "httpx"
     data = getattr(settings, "data", None)
     if any(str(one).startswith("hub:") for one in ([data] if isinstance(data, str) else data or [])):

@@ -35,7 +35,7 @@ def info(settings: StoreConfig, console: Console) -> None:
         [
             ", ".join(c.where) or c.model[:12],
             ", ".join(c.views),
-            c.measure,
+            _measure(c.measure),
             c.dtype,
             c.rows,
             size(c.bytes),
@@ -54,7 +54,7 @@ def info(settings: StoreConfig, console: Console) -> None:
     ]
     console.result(
         {"store": str(store.root), "columns": [asdict(c) for c in found], "trained": [asdict(one) for one in models]},
-        "\n\n".join([*tables, f"{_count(found, models)}, {_megabytes(found, models)} in {store.root}"]),
+        "\n\n".join([*tables, f"{_count(found, models)}, {_bytes(found, models)} in {store.root}"]),
     )
 
 
@@ -86,7 +86,7 @@ def gc(settings: StoreConfig, console: Console) -> None:
     word = "would be dropped" if dry else "dropped"
     console.result(
         {"dropped": [asdict(facts) for facts in gone], "trained": [asdict(one) for one in trained], "dry_run": dry},
-        f"{_count(gone, trained)} {word}, {_megabytes(gone, trained)}, of {Path(root.root)}",
+        f"{_count(gone, trained)} {word}, {_bytes(gone, trained)}, of {Path(root.root)}",
     )
 
 
@@ -118,11 +118,17 @@ def check(settings: StoreConfig, console: Console) -> None:
 
 
 def _count(columns: Sequence[ColumnFacts], models: Sequence[TrainedFacts]) -> str:
-    return f"{len(columns)} columns" + (f" and {len(models)} trained models" if models else "")
+    more = f" and {len(models)} trained model{'s' * (len(models) != 1)}" if models else ""
+    return f"{len(columns)} column{'s' * (len(columns) != 1)}{more}"
 
 
-def _megabytes(*found: Sequence[ColumnFacts | TrainedFacts]) -> str:
-    return f"{sum(one.bytes for some in found for one in some) / 1e6:,.1f} MB"
+def _bytes(*found: Sequence[ColumnFacts | TrainedFacts]) -> str:
+    return size(sum(one.bytes for some in found for one in some))
+
+
+def _measure(name: str) -> str:
+    """As tables and pages call it."""
+    return {"Nll()": "NLL", "MeanNll()": "mean NLL", "Entropy()": "entropy"}.get(name, name.removesuffix("()"))
 
 
 def _lost(rows: int | None) -> str:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from instdiff.core.caps import parse_per
-from instdiff.errors import ConfigError, all_of, did_you_mean
+from instdiff.errors import ConfigError, InstDiffError, all_of, did_you_mean
 
 C = TypeVar("C", bound="Config")
 
@@ -265,10 +265,17 @@ def load(kind: type[C], file: str | Path | None, options: Mapping[str, Any], ove
     """A configuration from a file, options over it, and ``key.sub=value`` overrides over both; raises as ``build``."""
     values = canonical(kind, read_yaml(file), str(file)) if file else {}
     values = _overlay(values, canonical(kind, options, "the command line"))
+    faults = list[InstDiffError]()
     for override in overrides:
-        path, value = split(override)
-        above = canonical(kind, nest(kind.resolve_key(path, values), value), f"'{override}'")
+        try:
+            path, value = split(override)
+            above = canonical(kind, nest(kind.resolve_key(path, values), value), f"'{override}'")
+        except ConfigError as error:
+            faults.append(error)
+            continue
         values = _overlay(values, above) if len(path) == 1 else merge(values, above)
+    if faults:
+        raise all_of(faults)
     return build(kind, values, str(file) if file else "the command line")
 
 

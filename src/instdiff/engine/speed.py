@@ -57,6 +57,11 @@ def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     return matmul_peak(device, dtype)
 
 
+def load_seconds(source: Source) -> float:
+    """Until the weights of a model are read and converted, by their size."""
+    return 4 * source.parameters / READ_BYTES_PER_S
+
+
 class Machine:
     """A device with its peaks, measured when they are first asked for."""
 
@@ -82,7 +87,7 @@ class Machine:
         place = (str(source.folder), dtype)
         if place not in self._speeds:
             assumed = self.peak(dtype) * SHARE_OF_PEAK
-            load_s = 4 * source.parameters / READ_BYTES_PER_S
+            load_s = load_seconds(source)
             tokens = int(min(16_384, TRIAL_S * assumed / max(flops_per_token, 1.0)))
             some = rows.take(np.flatnonzero(np.cumsum(rows.ids.lengths()) <= tokens))
             small = load_s < TRIAL_S and int(some.ids.lengths().sum()) >= FEWEST_TOKENS

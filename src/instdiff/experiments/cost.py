@@ -368,7 +368,7 @@ def plan_training(
 
 def _comparison(run: Comparison, kind: str) -> RunCost:
     config = run.config
-    book, began = Book(run.settings, run.store, config.judge_price), _loaded(train=True)
+    book, began = Book(run.settings, run.store, config.judge_price), start_seconds(train=True)
     rounds, together = Rounds(run, book), set[tuple[str, int]]()
     cells = [cell for cell in run.cells() if not run.is_done(cell)]
 
@@ -416,7 +416,7 @@ def _comparison(run: Comparison, kind: str) -> RunCost:
 
 
 def _pipeline(run: Pipeline, config: PipelineConfig) -> RunCost:
-    book, began = Book(run.settings, run.store, config.judge_price), _loaded(train=True)
+    book, began = Book(run.settings, run.store, config.judge_price), start_seconds(train=True)
     rounds, part, (name, method) = Rounds(run, book), config.warmup, selector(config)
     how, weighted = run.how, run.weighted(LINE, run.how)
     warmup = run.warmup.take(sample_rows(len(run.warmup), part.sample_size, config.seed))
@@ -461,7 +461,7 @@ def _training(config: TrainConfig, log: Log) -> RunCost:
         raise ConfigError("a training needs 'data' and 'model'")
     how = {"format": config.format, "longest_line_mb": config.longest_line_mb, **config.turns()}
     rows = refuse_pairs(load(data, map=config.mapping(), limit=config.limit, log=log, **how))
-    book, began = Book(settings_of(config), Store(config.store), None), _loaded(train=True)
+    book, began = Book(settings_of(config), Store(config.store), None), start_seconds(train=True)
     output = Path(config.output or part.output_dir or "")
     book.train("train", rows, rows, parse_model(model), part, config.seed, partial(_same, output))
     return book.cost("train", began)
@@ -469,7 +469,7 @@ def _training(config: TrainConfig, log: Log) -> RunCost:
 
 def _evaluation(config: EvalConfig, log: Log) -> RunCost:
     suites = make_suites(config)
-    book, began = Book(settings_of(config), Store(config.store), config.judge_price), _loaded(train=False)
+    book, began = Book(settings_of(config), Store(config.store), config.judge_price), start_seconds(train=False)
     for suite in suites:
         ref = parse_model(config.model) if config.model else None
         book.lines += book.suites.stages(suite.name, [suite], config, ref)
@@ -485,7 +485,7 @@ def _same(place: Path, mark: str) -> Path:
     return place
 
 
-def _loaded(*, train: bool) -> float:
+def start_seconds(*, train: bool) -> float:
     """Seconds of work of this process until here, with the libraries that a run imports."""
     import transformers  # noqa: F401
 

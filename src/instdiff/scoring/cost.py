@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,7 +23,7 @@ from instdiff.engine.lanes import lanes_of
 from instdiff.engine.prefix_tree import Some, trees
 from instdiff.engine.sources import Source
 from instdiff.engine.speed import SHARE_OF_PEAK as ASSUMED_SHARE_OF_PEAK
-from instdiff.engine.speed import Machine, Speed
+from instdiff.engine.speed import Machine, Speed, load_seconds
 from instdiff.engine.sweep import ABREAST, BLOCK, default_batch_tokens
 from instdiff.engine.text.models import JudgeModel
 from instdiff.errors import ConfigError, did_you_mean
@@ -69,7 +70,7 @@ class PassCost:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """All passes, and what the methods would cost one by one; ``seconds`` are without calls to servers."""
+    """All passes, and what the methods would cost one by one; ``seconds`` include loading, and no calls to servers."""
 
     passes: list[PassCost]
     methods: dict[str, dict[str, int]]
@@ -88,7 +89,7 @@ class CostEstimate:
     def _repr_html_(self) -> str:
         """What a notebook shows: a line for each pass."""
         header = ["view", "role", "model", "rows", "to do", "tokens to do"]
-        lines = [[p.view, p.role, p.model, p.rows, p.todo_rows, p.todo_tokens] for p in self.passes]
+        lines = [[p.view, p.role, p.model, p.rows, p.todo_rows, p.todo_tokens] for p in fold_passes(self.passes)]
         return f"<p>{html.escape(repr(self))}</p>{html_table(header, lines)}"
 
     def to_dict(self) -> dict[str, object]:
@@ -117,6 +118,27 @@ class CostEstimate:
     def _prices(self) -> list[float]:
         return [p.most_price for p in self.passes if p.most_price is not None]
 
+
+def fold_passes(passes: Iterable[PassCost]) -> list[PassCost]:
+    """One line for passes that differ in a number alone, as noisy copies do: a view of all, and their counts in all."""
+    found: dict[tuple[Any, ...], list[PassCost]] = {}
+    for p in passes:
+        same = p.wave, p.role, re.sub(r"\d+", "#", p.view), *p.measures, p.rows, p.tokens, p.todo_rows, p.todo_tokens
+        found.setdefault(same, []).append(p)
+    return [many[0] if len(many) == 1 else _folded(many) for many in found.values()]
+
+
+def _folded(passes: Sequence[PassCost]) -> PassCost:
+    numbers = [
+        sorted({*map(int, column)}) for column in zip(*(re.findall(r"\d+", p.view) for p in passes), strict=True)
+    ]
+    spans = iter(f"{few[0]} to {few[-1]}" if len(few) > 1 else f"{few[0]}" for few in numbers)
+    view = re.sub(r"\d+", lambda _: next(spans), passes[0].view)
+    sums = {key: sum(getattr(p, key) for p in passes) for key in SUMMED_OF_PASSES}
+    return replace(passes[0], view=f"{view} ({len(passes)} passes)", **sums)
+
+
+SUMMED_OF_PASSES = ("rows", "tokens", "cached_rows", "todo_rows", "todo_tokens", "shared_tokens", "flops")
 
 Bill = CostEstimate
 """The public name of it."""
@@ -164,10 +186,12 @@ def estimate_cost(
     speed = machine.peak(bench.dtype) * ASSUMED_SHARE_OF_PEAK if flops else 0.0
     drawing = sum(_drawing_seconds(bench, step, cost, machine) for step, cost in counted if draws_of(step))
     todo = [step for step, cost in counted if cost.todo_rows and not cost.calls]
-    bases = [bench.home(step) for step in todo if not step.measures[0].of_text]
-    loads = sum(a != b for a, b in zip([None, *bases], bases, strict=False))
-    loads += len({bench.home(step) for step in todo if step.measures[0].of_text})
-    return CostEstimate(passes, alone, loads, drawing + (flops / speed if flops else 0.0), speed)
+    read = [step for step in todo if not step.measures[0].of_text]
+    homes = [bench.home(step) for step in read]
+    loaded = [step for step, a, b in zip(read, [None, *homes], homes, strict=False) if a != b]
+    loads = len(loaded) + len({bench.home(step) for step in todo if step.measures[0].of_text})
+    seconds = sum(load_seconds(bench.source(step.model)) for step in loaded if not draws_of(step)) + drawing
+    return CostEstimate(passes, alone, loads, seconds + (flops / speed if flops else 0.0), speed)
 
 
 @dataclass

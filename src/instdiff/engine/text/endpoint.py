@@ -7,7 +7,6 @@ server gets fewer at once, and a row that fails alone is told from a server that
 from __future__ import annotations
 
 import math
-import os
 import random
 import re
 import time
@@ -22,7 +21,7 @@ from typing import Any
 from instdiff.core import Log
 from instdiff.engine.text.exchange import NO_COMPLETION, CallFailed, Reply, http, post, words_of
 from instdiff.engine.text.forms import STREAM, Form, Judging, stream_options
-from instdiff.engine.text.judge import KEY, Answer, JudgeRef, Question, Taken
+from instdiff.engine.text.judge import KEY, Answer, JudgeRef, Question, Taken, read_key
 from instdiff.errors import EngineError
 
 CONCURRENCY = 8
@@ -88,9 +87,7 @@ class Endpoint:
         self.concurrency, self.timeout, self.tries, self.pause = concurrency, timeout, tries, pause
         self.form: Form = form or Judging()
         self.claims = claims
-        self._key = os.environ.get(KEY, "").strip()
-        if not re.fullmatch(r"[!-~]*", self._key):
-            raise EngineError(f"{KEY} has characters that no key has; set it again")
+        self._key = read_key()
         self._refusable = self.form.ways | STREAM
         self.ways = dict.fromkeys(self._refusable, 0)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ WAYS = 1
 REMINDER = '\n\nAnswer with JSON only: {{"score": NUMBER}}, where NUMBER is at least {low:g} and at most {high:g}.'
 PREFIX = "openai:"
 KEY = "OPENAI_API_KEY"
+KEYED = "api.openai.com"
+"""A server that is known to refuse calls without a key."""
 BRACES = 1000
 """Places of an answer where an object may begin; each costs time that grows with the whole answer."""
 THOUGHTS = ("<think>", "</think>")
@@ -67,6 +70,21 @@ def parse_judge(where: str) -> JudgeRef | None:
             f"a key is read from {KEY}"
         )
     return JudgeRef(found["model"], found["url"].rstrip("/"))
+
+
+def read_key() -> str:
+    """The key of ``OPENAI_API_KEY``, empty where there is none; an EngineError where it cannot be sent."""
+    key = os.environ.get(KEY, "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise EngineError(f"{KEY} has characters that no key has; set it again")
+    return key
+
+
+def check_judge(where: str) -> None:
+    """Check address and key of a model behind an endpoint; raises a ConfigError or EngineError."""
+    ref = parse_judge(where)
+    if ref is not None and not read_key() and urlsplit(ref.url).hostname == KEYED:
+        raise EngineError(f"{KEY} is not set, and {KEYED} refuses calls without a key; set it")
 
 
 class Question(NamedTuple):

@@ -154,10 +154,10 @@ OF_A_CELL = 1024
 class PartitionedMethod(VectorMethod):
     """A set method on vectors whose rows can be dealt out to parts.
 
-    ``parts`` of null is the exact way, and an error where that would take hours on this machine; 1 is the exact way
-    whatever it takes. Of several random parts each gives ``oversample`` times its share of the rows that are asked for,
-    and above 1 the exact way chooses among these. ``auto`` makes parts of at most ``of_a_part`` rows. With several
-    parts a larger budget than scoring ranked is another choice, and not a longer one.
+    ``parts`` of null runs the exact algorithm, and fails if it would take hours on this machine; 1 always runs it. Of
+    several random parts each gives ``oversample`` times its share of the rows that are asked for. Above 1 the exact
+    algorithm chooses among these. ``auto`` makes parts of at most ``of_a_part`` rows. With several parts a larger
+    budget than scoring ranked is another choice, and not a longer one.
     """
 
     of_a_part: ClassVar[int] = 8192

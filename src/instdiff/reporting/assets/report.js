@@ -567,8 +567,9 @@
   name();
   const links = new Map([...document.querySelectorAll("nav a")].map((a) => [a.getAttribute("href").slice(1), a]));
   const reading = new IntersectionObserver((seen) => {
-    for (const { target, isIntersecting } of seen) if (isIntersecting) {
-      links.forEach((a, id) => a.classList.toggle("here", id === target.id));
+    for (const { target, isIntersecting } of seen) {
+      const link = links.get(target.id);
+      if (link) link.classList.toggle("here", isIntersecting);
     }
   }, { rootMargin: "-15% 0px -80% 0px" });
   document.querySelectorAll("main > section").forEach((section) => reading.observe(section));
