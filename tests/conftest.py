@@ -40,6 +40,7 @@ _FROZEN = [0]
 def _collect_what_is_new() -> None:
     """Modules that stay are not looked through by each collection of garbage, which every training asks for."""
     if len(sys.modules) > _FROZEN[0] + 100:
+        gc.collect()  # what is garbage now would stay
         gc.freeze()
         _FROZEN[0] = len(sys.modules)
 

@@ -292,10 +292,9 @@ def _version(name: str) -> str | None:
     """Of an installed package; its metadata are a file of some hundred lines."""
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
+    with suppress(PackageNotFoundError):
         return version(name)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 def environment() -> dict[str, Any]:

@@ -25,6 +25,8 @@ READ_BYTES_PER_S = 5e8
 """Of weights that are read and converted, where that is not measured."""
 WRITTEN = 8
 """Tokens that are written in a trial."""
+_peak = cache(matmul_peak)
+"""Measured once in a process, where each cell of a comparison is priced."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,6 @@ def copy_peak(device: torch.device, size: int = 1 << 23, times: int = 5) -> floa
     return 2 * a.nbytes / best
 
 
-@cache
-def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured once in a process, where each cell of a comparison is priced."""
-    return matmul_peak(device, dtype)
-
-
 def load_seconds(source: Source) -> float:
     """Until the weights of a model are read and converted, by their size."""
     return 4 * source.parameters / READ_BYTES_PER_S
@@ -73,7 +69,7 @@ class Machine:
 
     def peak(self, dtype: torch.dtype) -> float:
         """Operations a second of a matrix product."""
-        return _matmul_peak(self.device, dtype)
+        return _peak(self.device, dtype)
 
     @property
     def bytes_per_s(self) -> float:
