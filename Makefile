@@ -11,7 +11,7 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_D
 
 help:
 	@echo "make demo       install, then run InstructDiff on the embedded model and data and print the result"
-	@echo "make test       install, lint, type-check and test (12 minutes on two cores with AVX-512, more without)"
+	@echo "make test       install, lint, type-check and test (10 minutes on two cores with AVX-512, more without)"
 	@echo "make test-long  the tests that take minutes: real data, whole pipelines"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the site of the documents, in build/site"

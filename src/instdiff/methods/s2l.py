@@ -79,12 +79,13 @@ class S2L(SetMethod):
         return Scores(ranks.value, ranks.reason, cluster=own, nll_first=x[:, 0], nll_last=x[:, -1])
 
     def choose(self, s: Signals, count: int) -> Indices:
-        """Round the sources, and in each round the clusters."""
+        """Round the sources, and in each round the clusters; rows of a value that is full are passed over."""
         draw, (source, own) = uniform(self.seed, s), self._clusters(s)
         place = np.empty(len(s), np.int64)
         for rows in (np.flatnonzero(source == one) for one in range(int(source.max()) + 1)):
             place[rows[cluster_order(own[rows], draw[rows])]] = np.arange(len(rows))
-        return even_order(source, place)[:count]
+        order = even_order(source, place)
+        return (order if s.caps is None else s.caps.limit(order))[:count]
 
     def _clusters(self, s: Signals) -> tuple[Indices, Indices]:
         """The source and the cluster of each row, both numbered from the smallest."""
