@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,28 @@ def test_a_folder_is_synced_with_all_that_is_in_it(disk: Disk) -> None:
     at = disk.events.index("rename model")
     assert sorted(plain(disk.events[:at])) == ["sync aside", "sync b", "sync c", "sync more", "sync root"]
     assert disk.events[at + 1 :] == ["sync root"]
+
+
+def test_a_folder_that_another_process_builds_is_left_to_it(tmp_path: Path) -> None:
+    """Before, both wrote into one half-built folder."""
+    place = tmp_path / "model"
+    with building(place) as aside:
+        (aside / "weights").write_text("whole")
+        with pytest.raises(StoreError, match="model' is being written by another process; wait until"), building(place):
+            pass
+        assert (aside / "weights").read_text() == "whole"
+    assert (place / "weights").read_text() == "whole"
+    program = """import sys; from instdiff.core.files import building
+with building(sys.argv[1]): print(1, flush=True); input()"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "1\n"
+        with pytest.raises(StoreError, match="another process"), building(place):
+            pass
+        other.kill()
+    with building(place):  # nobody has to tidy up after one that was killed
+        pass
 
 
 def test_new_folders_are_synced_into_those_above(disk: Disk) -> None:

@@ -21,6 +21,9 @@ from instdiff.core.settings import Log
 from instdiff.errors import DataError, InstDiffError, StoreError, lacking, require
 from instdiff.version import __version__
 
+if sys.platform != "win32":
+    import fcntl
+
 SUM = "crc32"
 """The last key of a record."""
 ASIDE = ".damaged"
@@ -121,11 +124,17 @@ def building(folder: str | Path) -> Iterator[Path]:
     """A folder beside ``folder`` to build in; it takes the name when the block ends well.
 
     After an interruption the same half-built folder is given again, so that long work can go on from what is there.
+    Raises a StoreError where somebody builds it now.
     """
     folder = Path(folder)
-    aside = folder.with_name(f".{folder.name}.partial")
+    aside, handle = folder.with_name(f".{folder.name}.partial"), None
     try:
         make_folder(aside)
+        try:
+            handle = lock_folder(aside, exclusive=True)
+        except BlockingIOError:
+            wait = "wait until it has ended, or give another place"
+            raise StoreError(f"'{folder}' is being written by another process; {wait}") from None
         yield aside
         sync(aside)
         _remove(folder)
@@ -137,6 +146,35 @@ def building(folder: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) or _disk_is_full(error):
             raise unwritable(folder, error) from error
         raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def lock_folder(folder: Path, *, exclusive: bool) -> int | None:
+    """A locked handle on a folder, or None where nothing can be locked; closing it, or its process's end, frees it.
+
+    A BlockingIOError where others hold it, and it is wanted exclusively.
+    """
+    if sys.platform == "win32":
+        return None
+    while True:
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+        except BlockingIOError:
+            os.close(handle)
+            raise
+        except OSError:  # a file system without locks
+            os.close(handle)
+            return None
+        with suppress(OSError):
+            if os.stat(folder).st_ino == os.fstat(handle).st_ino:
+                return handle
+        os.close(handle)  # dropped meanwhile, and perhaps made anew
 
 
 def move(aside: Path, target: Path) -> None:

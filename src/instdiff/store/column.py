@@ -20,7 +20,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import time
 import weakref
 import zlib
@@ -38,14 +37,11 @@ from filelock import FileLock, Timeout
 from instdiff.core import Log
 from instdiff.core.arrays.ragged import Ragged, spans
 from instdiff.core.arrays.spill import SpillingArray
-from instdiff.core.files import ASIDE, building, fingerprint, set_aside, sync, sync_entries, writing
+from instdiff.core.files import ASIDE, building, fingerprint, lock_folder, set_aside, sync, sync_entries, writing
 from instdiff.core.sums import NPY_TAIL, check_npy, npy_tail
 from instdiff.errors import StoreError
 from instdiff.store.keys import KEYS_AT_ONCE, Halves, Keys, halves
 from instdiff.store.parquet import reading_parquet, writing_parquet
-
-if sys.platform != "win32":
-    import fcntl
 
 MANY_PARTS = 16
 """Parts from which on they are merged."""
@@ -432,7 +428,7 @@ class ColumnFolder:
             self.release()
         if at is None:
             return False
-        handle = _lock(self.folder, exclusive=False)
+        handle = lock_folder(self.folder, exclusive=False)
         if handle is None:
             return self.folder.is_dir()
         self._held = os.fstat(handle).st_ino, weakref.finalize(self, os.close, handle)
@@ -604,37 +600,11 @@ def alone(path: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _lock(folder: Path, *, exclusive: bool) -> int | None:
-    """A locked handle on a folder, or None where nothing can be locked.
-
-    A BlockingIOError where others hold it, and it is wanted exclusively.
-    """
-    if sys.platform == "win32":
-        return None
-    while True:
-        try:
-            handle = os.open(folder, os.O_RDONLY)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-        except BlockingIOError:
-            os.close(handle)
-            raise
-        except OSError:  # a file system without locks
-            os.close(handle)
-            return None
-        at = _stamp(folder)
-        if at is not None and at[0] == os.fstat(handle).st_ino:
-            return handle
-        os.close(handle)  # dropped meanwhile, and perhaps made anew
-
-
 @contextmanager
 def hold_unused(folder: Path) -> Iterator[bool]:
     """Whether nobody uses a column or a model, and nobody can begin to in this block."""
     try:
-        handle = _lock(folder, exclusive=True)
+        handle = lock_folder(folder, exclusive=True)
     except BlockingIOError:
         yield False
         return
