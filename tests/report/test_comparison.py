@@ -14,7 +14,7 @@ from instdiff.data import load
 from instdiff.errors import DataError
 from instdiff.reporting import plots, report, run_sections, statistics
 from instdiff.reporting.context import ReportContext
-from instdiff.reporting.sources import ReportSources
+from instdiff.reporting.sources import ReportSources, gather
 from instdiff.selection.selector import select
 
 from .kit import make_scores, payload
@@ -114,6 +114,19 @@ def test_without_names_no_training_is_guessed(run: Path, tmp_path: Path) -> None
     page = report(tmp_path / "old")
     names = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["sections"]["training"]["facts"]
     assert "a model, 12 rows, seed 0" in names and not any(name.startswith("warm-up") for name in names)
+
+
+def test_rows_and_scores_are_of_one_seed(run: Path, tmp_path: Path) -> None:
+    """Cells taken from records are of seeds whose scores nobody made here."""
+    folder = Path(shutil.copytree(run.parent, tmp_path / "run"))
+    (folder / "scores" / "a1_seed_0.parquet").unlink()
+    for path in folder.glob("cells/*/*/seed_0/**/selection.json"):
+        record = json.loads(path.read_text())
+        record.pop("rows_crc32", None), record.pop("crc32", None)
+        write(path, record | {key: record[key][::-1] for key in ("rows", "ids")})
+    part = gather(folder).parts[-1]
+    assert part.name == "seed 1" and part.record is not None and len(part.chosen) > 2
+    assert part.chosen.tolist() == part.scored.best()[: len(part.chosen)].tolist()
 
 
 def test_the_overlap_of_one_seed_is_drawn_and_all_cells_are_told(run: Path, found: Any) -> None:

@@ -381,7 +381,7 @@ def test_pictures_are_functions(tmp_path: Path) -> None:
     assert sum(len(t.x) for t in plots.details(scored, labels=["a", "b"] * 50).data) == 100
     assert plots.overlap(table).data[0].z[0][0] == 1.0
     assert plots.correlation(table).data[0].x[0] == "response tokens"
-    assert len(plots.correlation(table).data[0].x) == 4 and len(plots.rank_correlation(table).data[0].x) == 3
+    assert len(plots.correlation(table).data[0].x) == 4
     by_chance = plots.matrix(["a", "b"], [[1.0, 0.5], [0.5, 1.0]], usual=[[1.0, 0.1], [0.1, 1.0]]).data[0]
     assert by_chance.text[0][1] == "0.50<br><sub>0.10</sub>"
     assert plots.length_bias(table, name="longest").data[0].name == "not chosen"

@@ -95,6 +95,30 @@ def test_a_search_is_judged_by_the_task_that_decides(tmp_path: Path) -> None:
     assert found.sentence == " ".join(told) and found.others[0].startswith("Worse than random: ifd has a skills")
 
 
+def test_oracles_alone_tell_what_there_is_to_gain(tmp_path: Path) -> None:
+    other = line("oracle", 0.7, 0.001, task="gsm8k", suite="skills", metric="accuracy", higher_is_better=True, room=6.1)
+    compared(tmp_path, line("oracle", 2.855, 0.03, budget="10% tokens", room=2.5), other, oracles=["oracle"])
+    found = read_verdict(tmp_path)
+    assert (found.kind, found.word, found.line) == (NO_OUTCOME, "Nothing can be told here", None)
+    said = "held-out NLL: oracle is -0.030 [-0.130, +0.070] against random at 10% tokens, "
+    said += "2.5 standard errors of headroom, and a share needs at least 4."
+    assert found.sentence == said and found.alerts == ()
+    (told,) = found.others
+    assert told.startswith("gsm8k accuracy: Headroom: oracle is -2.185") and told.endswith("6.1 standard errors.")
+    assert gather(tmp_path).title == "What oracle gains over random"
+
+
+@pytest.mark.parametrize(("room", "told"), [(2.5, True), (None, True), (4.0, False)])
+def test_a_verdict_without_headroom_is_told(tmp_path: Path, room: float | None, told: bool) -> None:
+    tenth, fifth = ({"budget": budget} for budget in ("10% tokens", "20% tokens"))
+    oracles = [line("oracle", 2.6, 0.03, **fifth, room=9.0), line("oracle", 2.855, 0.03, **tenth, room=room)]
+    found = read_verdict(compared(tmp_path, line("ifd", 2.87, 0.5, **tenth), *oracles, oracles=["oracle"]))
+    assert (found.word, found.line) == ("Not told apart from random", "ifd")
+    texts = [alert.text for alert in found.alerts if alert.section == "comparison"]
+    begin = "Nothing can be told here" if room else "Nothing can be told of the headroom"
+    assert [text.startswith(f"{begin}: oracle is -0.030") for text in texts] == [True] * told
+
+
 def test_a_comparison_that_is_not_finished_is_called_so(tmp_path: Path) -> None:
     for seed in (0, 1):
         cell = tmp_path / "cells" / "random" / "10pct" / f"seed_{seed}"

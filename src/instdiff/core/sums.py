@@ -64,13 +64,6 @@ def check_parquet(file: BinaryIO, *, pages: bool = True) -> None:
         raise ValueError(DAMAGED)
 
 
-def has_sums(file: BinaryIO) -> bool:
-    """Whether a parquet file has sums."""
-    start = _footer(file)[1] - PARQUET_SUMS
-    file.seek(max(start, 0))
-    return file.read(len(PARQUET_MARK)) == PARQUET_MARK
-
-
 def sum_of(file: BinaryIO) -> str:
     """The sum of what follows in a file, in hex."""
     return f"{_crc(file, sys.maxsize):08x}"

@@ -388,12 +388,6 @@ def overlap(table: ScoreTable, budget: str = ASSUMED) -> Figure:
     return matrix(list(sets), statistics.jaccard(sets), signed=False, label="Jaccard", usual=usual)
 
 
-def rank_correlation(table: ScoreTable) -> Figure:
-    """Spearman correlation of the methods' scores."""
-    columns = {name: scored.value for name, scored in table.scored.items()}
-    return matrix(list(columns), statistics.spearman(columns), label="rho")
-
-
 def coverage(
     xy: npt.NDArray[Any], chosen: npt.NDArray[np.bool_], labels: Sequence[str] | None = None, at: Indices | None = None
 ) -> Figure:

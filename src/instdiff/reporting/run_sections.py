@@ -13,7 +13,7 @@ from instdiff.core.display import visible
 from instdiff.core.files import environment
 from instdiff.errors import InstDiffError
 from instdiff.experiments.summary import lower_is_better, selections
-from instdiff.experiments.tables import LEAKS, bracket_rows, control_for, leak_rows, measured, tell_leaks
+from instdiff.experiments.tables import LEAKS, bracket_rows, control_for, leak_rows, measured, tell_headroom, tell_leaks
 from instdiff.reporting import plots, projection, statistics, stored_values
 from instdiff.reporting.context import ReportContext, Section, Table
 from instdiff.reporting.sources import ReportSources
@@ -185,6 +185,8 @@ def comparison(scene: ReportContext) -> Section | None:
         kinds.setdefault(_task(line), []).append(line)
     for kind, some in kinds.items():
         _draw_task(section, kind, some, scene.material)
+        of = f"{kind}: " if len(kinds) > 1 else ""
+        section.text += [f"{of}{room}" for room in tell_headroom(some, scene.material.against)]
     if lines:
         _heldout(section, lines, scene.material.against)
     section.notes += scene.material.terms

@@ -123,7 +123,7 @@ def _what(part: Part, material: ReportSources) -> str:
 
 def _why(part: Part) -> str:
     doc = inspect.cleandoc(type(part.scored.method).__doc__ or "").split("\n\n")[0].replace("\n", " ")
-    idea = re.sub(r" \([^)]*\)", "", doc).split(". ")[0].rstrip(".")
+    idea = re.sub(r" \([^)]*\)|``", "", doc).split(". ")[0].rstrip(".")
     cut = statistics.threshold(part.scored, part.mask)
     at = "" if cut is None else f" the lowest score taken is {number(cut)} (higher is better), and"
     reason = statistics.count_excluded(part.scored)

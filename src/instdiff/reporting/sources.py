@@ -201,7 +201,10 @@ def _title(sources: ReportSources) -> str:
     data = " and ".join(map(name_alone, named)) or "unnamed data"
     if sources.kind == "compare":
         count = len({line["name"] for line in selections(sources.comparison, sources.oracles)})
-        what = "Search for a recipe" if sources.search else f"{count} selections against {sources.against}"
+        what = f"{count} selections against {sources.against}"
+        if not count and sources.oracles:
+            what = f"What {sources.oracles[0]} gains over {sources.against}"
+        what = "Search for a recipe" if sources.search else what
         return f"{what} on {data}" if part else what
     if part is None:
         return "Trained models"
@@ -277,7 +280,8 @@ def _add_cells(run: ComparisonFolder, sources: ReportSources) -> None:
     tables = sorted(read, key=lambda table: ({*best} <= {*table}, len(table.scored)))
     for number, table in enumerate(tables, 1):
         name = ", ".join(table) if number < len(tables) else f"seed {seed}"
-        sources.parts.append(_part(name, table, _first_cell(places, table, sources), sources))
+        same = [place for place in places if str(place.seed) == seed]
+        sources.parts.append(_part(name, table, _first_cell(same, table, sources), sources))
     if more:
         sources.notes.append(f"Scores are those of seed {seed}; 'scores' in the folder has those of the others.")
 

@@ -15,8 +15,8 @@ import yaml
 from instdiff.core import Log
 from instdiff.evaluation.statistics import MIN_SEEDS
 from instdiff.experiments.run_folder import read_facts
-from instdiff.experiments.summary import BETTER, FEW, SAME, WORSE, lower_is_better, selections
-from instdiff.experiments.tables import beside, control_for, heading, measured, tell
+from instdiff.experiments.summary import BETTER, FEW, LEAST_ROOM, SAME, WORSE, lower_is_better, selections
+from instdiff.experiments.tables import beside, control_for, heading, measured, tell, tell_headroom
 from instdiff.reporting import statistics
 from instdiff.reporting.context import ReportContext
 from instdiff.reporting.sources import Part, ReportSources, gather, name_alone
@@ -191,7 +191,11 @@ def _counted(found: Sequence[dict[str, Any]], against: str) -> str:
 
 
 def _no_outcome(material: ReportSources, part: Part | None) -> Verdict:
-    """What to run where nothing was evaluated."""
+    """What there is to gain where only an oracle was trained; what to run where nothing was evaluated."""
+    if rooms := tell_headroom(lines := [line for line in material.comparison if "room" in line], material.against):
+        word, _, said = rooms[0].partition(": ")
+        others = tuple(f"{measured(line)}: {room}" for line, room in zip(lines[1:], rooms[1:], strict=True))
+        return Verdict(NO_OUTCOME, word, f"{measured(lines[0])}: {said}", against=material.against, others=others)
     again = "Give its command again to go on."
     if material.made is not None:
         said = f"This comparison is not finished: {material.made:,} of its trainings are judged. {again}"
@@ -285,6 +289,7 @@ def _taken(part: Part | None, verdict: Verdict) -> dict[str, Any]:
 def _alerts(scene: ReportContext, verdict: Verdict, covered: Mapping[str, Any]) -> Iterator[Alert | None]:
     """The gravest first."""
     yield _few_seeds(scene.material, verdict)
+    yield _without_headroom(scene.material, verdict)
     yield _leaked(scene.material, verdict)
     yield _flawed(scene.material)
     if scene.part is not None:
@@ -302,6 +307,17 @@ def _few_seeds(material: ReportSources, verdict: Verdict) -> Alert | None:
     mine = f"{verdict.seeds} seed{'s' * (verdict.seeds != 1)} of {verdict.line}"
     many = f"{mine}, {verdict.seeds_against} of {verdict.against}"
     return Alert(f"{many}: a verdict needs {MIN_SEEDS} on either side; add some with {key}", "comparison")
+
+
+def _without_headroom(material: ReportSources, verdict: Verdict) -> Alert | None:
+    """Of the oracle at the task and budget of the line that the verdict is on."""
+    of = next((line for line in material.comparison if line.get("name") == verdict.line), {})
+    rooms = [line for line in material.comparison if "room" in line]
+    rooms = [line for line in rooms if all(line.get(key) == of.get(key) for key in ("suite", "task"))]
+    one = min(rooms, key=lambda line: line.get("budget") != verdict.budget, default=None)  # else the first
+    if one is None or (one["room"] or 0) >= LEAST_ROOM:
+        return None
+    return Alert(tell_headroom([one], material.against)[0].rstrip("."), "comparison")
 
 
 def _leaked(material: ReportSources, verdict: Verdict) -> Alert | None:

@@ -346,6 +346,8 @@ class Ranking:
         rank = int(self.rank[at])
         if not rank or not self.by_score:
             return None
+        if rank == 1:
+            return "any budget takes it"
         text = f"a budget of {rank:,} rows or more takes it"
         if self._tokens is not None:
             text += f", or of {int(self._tokens[rank - 1] - self.scored.n_tokens[at]) + 1:,} tokens or more"
