@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "commands.TrainConfig",
     "config data! model! output! limit format map targets reasoning system template template_date device store seed "
     "print_launch nodes gpus_per_node strict quiet json",
-    "Example:  instdiff train --config configs/med/train_med_100.yaml\n"
+    "Examples:  instdiff train --config configs/med/train_med_100.yaml\n"
     "          instdiff train --config configs/med/train_med_100.yaml --print-launch launch",
 )
 def train(settings: TrainConfig, console: Console) -> None:
