@@ -17,6 +17,7 @@ from helpers import make_llama, some_rows
 from instdiff.config.compare import CompareConfig
 from instdiff.core.files import read_json
 from instdiff.core.progress import Quiet
+from instdiff.errors import ConfigError
 from instdiff.experiments import engine as module
 from instdiff.experiments.compare import compare, open_comparison
 from instdiff.experiments.cost import plan_run
@@ -224,3 +225,23 @@ def test_headroom_runs_random_rows_and_the_oracle_first(home: Path, whole: dict[
     run = open_comparison(settings(home, tmp_path, headroom=True), print, Quiet())
     assert {cell.line for cell in run.cells()} == {"base", "random", "oracle"}
     assert all(run.is_done(cell) for cell in run.cells())
+
+
+def test_a_name_stands_for_one_line_in_a_run_folder(home: Path, tmp_path: Path) -> None:
+    def opened(records: None = None, **lines: Any) -> None:
+        found = settings(home, tmp_path, method={"oracle": {}, **lines}, records=records)
+        open_comparison(found, print, Quiet())
+
+    opened(ifd={"ratio": "loss"})
+    first = {"ratio": "perplexity"}
+    opened(ifd=first)  # nothing was made yet
+    (tmp_path / "run" / "cells").mkdir()
+    opened(ifd={**first, "seeds": [0, 1], "budget": "20%"}, mine={"method": "ifd"})  # more cells, another line
+    said = r"line 'ifd' of '.*run' was made with params\.ratio='perplexity', now it is 'loss'; give the line another"
+    with pytest.raises(ConfigError, match=said):
+        opened(ifd={"ratio": "loss"})
+    with pytest.raises(ConfigError, match=r"line 'mine' .* method='ifd', now it is 'longest'"):
+        opened(mine={"method": "longest"})
+    with pytest.raises(ConfigError, match=r"line 'mine' .* rounds=None, now it is 2"):
+        opened(mine={"method": "ifd", "rounds": 2})
+    opened(ifd=first)

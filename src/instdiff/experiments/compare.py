@@ -146,6 +146,12 @@ class Comparison(Engine):
         variant = self.variants[name]
         return make_method(variant.method or name, variant.params, seed)
 
+    def told(self, name: str) -> dict[str, Any]:
+        """What a line's name stands for: all but its budgets and seeds."""
+        aside, method = {"method", "params", "budget", "seeds"}, self.method(name, 0)
+        rest = self.variants[name].model_dump(mode="json", exclude=aside, exclude_defaults=True)
+        return {"method": self.variants[name].method or name, "params": method.params(), **rest}
+
     def roles_of(self, variant: Variant) -> dict[str, ModelRef]:
         """The models that a variant scores with."""
         return {"base": self.scorer, **self.models, **bind(variant.models)}
@@ -657,4 +663,6 @@ def open_cells(
     if isinstance(config, SearchConfig):
         data, known["heldout"] = hold_out(config, data, known, log)
     suites = make_suites_for(rendering, config.eval, store, data[0], log, **known)
-    return kind(config, places.path, *data, settings, store, *suites, log, progress, holdout)
+    run = kind(config, places.path, *data, settings, store, *suites, log, progress, holdout)
+    places.check_lines({name: run.told(name) for name in run.variants}, write=claim)
+    return run

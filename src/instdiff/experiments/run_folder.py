@@ -229,7 +229,23 @@ class ComparisonFolder(RunFolder):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.models = path / "models"
+        self.models, self.lines = path / "models", path / "lines.json"
+
+    def check_lines(self, lines: Mapping[str, Mapping[str, Any]], write: bool) -> None:
+        """Check that each line is what its name stands for since the first cell, and write what new ones are.
+
+        Raises a ConfigError that names the line and the key in which it differs.
+        """
+        mine = json.loads(json.dumps(lines))
+        known = read_facts(self.lines) if self.begun or (self.path / "scores").is_dir() else {}
+        for name in mine.keys() & known.keys():
+            for key, new, old in differences(mine[name], known[name])[:1]:
+                raise ConfigError(
+                    f"line '{name}' of '{self.path}' was made with {key}={old!r}, now it is {new!r}; "
+                    "give the line another name, or another output_dir"
+                )
+        if write and mine.keys() - known.keys():
+            write_record(self.lines, known | mine)
 
     @property
     def begun(self) -> bool:
