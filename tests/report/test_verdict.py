@@ -142,6 +142,13 @@ def test_scores_alone_have_no_outcome_and_say_what_to_run(tmp_path: Path) -> Non
     assert (found.asked, found.got) == (12, 12)
 
 
+def test_the_command_to_run_reads_no_more_rows_than_were_scored(tmp_path: Path) -> None:
+    make_scores(tmp_path, 60)
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write(json.dumps({"instruction": "One more.", "output": "A row."}) + "\n")
+    assert "instdiff compare --data rows.jsonl --limit 60 --model" in read_verdict(tmp_path / "scores.parquet").sentence
+
+
 def test_random_rows_are_not_compared_with_themselves(tmp_path: Path) -> None:
     make_scores(tmp_path, 60, selected=False)
     sentence = judge(ReportContext(gather(tmp_path / "scores.parquet", method="random"))).sentence

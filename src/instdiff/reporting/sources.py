@@ -119,6 +119,8 @@ class ReportSources:
     environment: dict[str, Any] = field(default_factory=dict)
     store: str | None = None
     notes: list[str] = field(default_factory=list)
+    limit: int | None = None
+    """The first so many rows were scored, where the data have more."""
     wanted: str | None = None
     run: list[str] = field(default_factory=list)
     """Methods in users' files that may be run, since they are named."""
@@ -352,6 +354,8 @@ def _texts(
             raise DataError("nothing says where it is")
         if table is not None:
             if len(pool) > len(table):
+                if np.array_equal(pool.rows[: len(table)], table.rows):
+                    sources.limit = int(table.rows[-1]) + 1
                 pool = pool.take(np.flatnonzero(np.isin(pool.rows, table.rows)))
             check_same_rows(pool, table.ids)
     except (InstDiffError, OSError) as error:

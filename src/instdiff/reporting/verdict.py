@@ -208,13 +208,14 @@ def _no_outcome(material: ReportSources, part: Part | None) -> Verdict:
     elif part is None:
         said = "There are trained models here, and nothing that judges them."
     else:
-        said = _untried(part)
+        said = _untried(part, material.limit)
     return Verdict(NO_OUTCOME, NO_OUTCOME.capitalize(), said, against=material.against)
 
 
-def _untried(part: Part) -> str:
+def _untried(part: Part, limit: int | None) -> str:
     """What compares a selection that nobody has trained on; folders of this machine are nobody's business."""
     data = " ".join(f"--data {shlex.quote(name_alone(one))}" for one in origins(part.table.meta)) or "--data DATA"
+    data += f" --limit {limit}" if limit else ""
     model = str(part.table.meta.get("models", {}).get("base", {}).get("where", "MODEL"))
     model = name_alone(model) if Path(model).is_absolute() else model
     control = part.method == "random"
