@@ -354,7 +354,7 @@ def _texts(
             raise DataError("nothing says where it is")
         if table is not None:
             if len(pool) > len(table):
-                if np.array_equal(pool.rows[: len(table)], table.rows):
+                if len(table) and np.array_equal(pool.rows[: len(table)], table.rows):
                     sources.limit = int(table.rows[-1]) + 1
                 pool = pool.take(np.flatnonzero(np.isin(pool.rows, table.rows)))
             check_same_rows(pool, table.ids)
