@@ -21,6 +21,7 @@ def test_the_later_row_of_each_pair_is_found_and_no_other() -> None:
     rows += [equal, changed, half, longer]
     assert found(rows) == [300, 301, 303]
     assert found(rows, alike=0.895) == [300, 301]
+    assert found(rows, alike=0.999) == found(rows, alike=1.0) == [300]
     assert found(rows[::-1]) == [263, 283, 296], "which of a pair is the copy goes by the order"
 
 

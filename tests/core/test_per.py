@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, DataError
 from instdiff.methods import Learnability, Random, TShirt
 from instdiff.methods.algorithms.rehearsal import merge
+from instdiff.rendering.prompts import prompt_groups
 from instdiff.selection.selector import Selection, select
 
 GROUPS = [0] * 10 + [1] + [2] * 3 + [3]
@@ -72,10 +74,12 @@ def test_shares_are_of_all_rows_and_tokens_of_the_rows_left() -> None:
     assert said in str(short.shortfall())
 
 
-def test_a_prompt_is_one_up_to_case_and_punctuation() -> None:
-    said = ["What is 2, doubled?", "what is 2   doubled", "What is 3?"]
+def test_prompts_of_the_same_text_are_one_and_signs_tell_them_apart() -> None:
+    said = ["What is 12 - 5?", "What is 12 * 5?", "What is 12 / 5?", "What is 12 - 5?", "what is 12 - 5?"]
     rows = load([{"instruction": text, "output": f"x {n}"} for n, text in enumerate(said)])
-    assert select(rows, scored(rows, [1.0, 2.0, 3.0]), per="prompt 1").at.tolist() == [2, 1]
+    assert select(rows, scored(rows, [1.0, 2.0, 3.0, 4.0, 5.0]), per="prompt 1").at.tolist() == [4, 3, 2, 1]
+    folds = prompt_groups(rows, near=True)  # rows that are almost one must not be apart there
+    assert len(set(folds)) == 1 and len(set(prompt_groups(rows))) == 4
 
 
 def test_a_null_is_a_group_of_its_own_and_values_without_a_score_are_named() -> None:
@@ -131,6 +135,22 @@ def test_known_rows_come_between_the_best_within_the_cap() -> None:
     # Rows 0, 1 and 6 share a prompt: 1 and 6 are passed over and cost nothing, so that 7 is the first known one.
     caps = Caps(np.array([0, 0, 1, 2, 3, 4, 0, 5]), np.ones(6, np.int64))
     assert merge(best, known, cost, 0.25, caps).tolist() == [0, 2, 3, 7, 4, 5]
+
+
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=30),
+    st.lists(st.integers(1, 50), min_size=1, max_size=30),
+    st.sampled_from([0.05, 0.1, 0.15, 0.25, 0.3, 0.35, 0.5, 0.7, 0.9]),
+)
+def test_the_best_go_first_at_equal_keys(first: list[int], second: list[int], share: float) -> None:
+    cost, part = np.array(first + second), Fraction(str(share))
+    best, known = np.arange(len(first)), np.arange(len(first), len(cost))
+    keys = [Fraction(sum(first[: n + 1])) / (1 - part) for n in range(len(first))]
+    keys += [Fraction(sum(second[: n + 1])) / part for n in range(len(second))]
+    expected = sorted(range(len(cost)), key=lambda row: (keys[row], row))
+    assert merge(best, known, cost, share).tolist() == expected
+    free = Caps(np.arange(len(cost)), np.ones(len(cost), np.int64))
+    assert merge(best, known, cost, share, free).tolist() == expected
 
 
 def test_learnability_with_rehearsal_holds_the_cap() -> None:

@@ -313,6 +313,20 @@ def test_near_copies_of_the_report_are_ineligible(files: dict[str, str]) -> None
     ok("decontaminate", "--data", "twice.jsonl", "--near", "pool", "--output", "leaks.json")
     found = instdiff.score("twice.jsonl", [instdiff.Decontaminate(report="leaks.json")])["decontaminate"]
     assert found.reason.tolist() == [None, "near_duplicate", None]
+    near = [{"instruction": f"{words} {end}", "output": "same"} for end in ("", "once", "twice")]
+    rows = [{"instruction": f"Other {n}.", "output": "x"} for n in range(2)] + [near[0], near[0], *near[1:]]
+    write_jsonl("near.jsonl", rows)
+    ok("decontaminate", "--data", "near.jsonl", "--near", "pool", "--output", "leaks.json")
+
+    pool = instdiff.load(rows)
+    stays = min(pool.ids[2:])  # the first by id, and of equal rows the first
+    for at in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 3, 4, 5], [1, 3, 2, 5], [4, 5, 0], [2, 3]):
+        part = instdiff.load([rows[n] for n in at])
+        found = instdiff.score(part, [instdiff.Decontaminate(report="leaks.json")])["decontaminate"]
+        copies = [(n > 1 and stays in part.ids and part.ids[k] != stays) for k, n in enumerate(at)]
+        seen = [part.ids[:k].count(one) > 0 for k, one in enumerate([*part.ids])]
+        expected = ["near_duplicate" if one or two else None for one, two in zip(copies, seen, strict=True)]
+        assert found.reason.tolist() == expected, at
 
 
 def test_a_report_of_other_rows(files: dict[str, str]) -> None:

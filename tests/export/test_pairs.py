@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.shell import ok
 from helpers import make_llama
 from instdiff.core import ModelRef
 from instdiff.data import Pool, load
@@ -199,6 +200,10 @@ def test_the_half_that_a_model_is_trained_on(tmp_path: Path) -> None:
     assert read(done.files[0]) == [row for row, fold in zip(rows, folds, strict=True) if fold != 0]
     seen = trained_rows(ModelRef(str(tmp_path / "out")))
     assert seen is not None and seen.ids == {name for name, fold in zip(pool.ids, folds, strict=True) if fold != 0}
-    assert seen.groups == set(prompt_groups(pool)[folds != 0]) and "--model dpo/1/0=FOLDER" in done.say
+    assert seen.groups == set(prompt_groups(pool, near=True)[folds != 0]) and "--model dpo/1/0=FOLDER" in done.say
     with pytest.raises(ConfigError, match="--half 'held/0' is no role of selective_dpo"):
         export(data, "jsonl", tmp_path / "out", half="held/0")
+    how = ("--set", "selective_dpo.split_seed=7", "--set", "selective_dpo.dpo=mine", "--half", "mine/0/1")
+    ok("export", "--data", str(data), "--format", "jsonl", "--output", str(tmp_path / "own"), "--name", "p", *how)
+    folds = folds_of(pool, SelectiveDPO(split_seed=7).split(0))
+    assert read(tmp_path / "own" / "p.jsonl") == [row for row, fold in zip(rows, folds, strict=True) if fold != 1]

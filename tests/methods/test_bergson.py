@@ -70,8 +70,8 @@ def test_it_is_asked_as_less_has_it(asked: list[tuple[str, Any]], tmp_path: Path
     np.testing.assert_allclose(table["column"].value, expected)
 
 
-def test_without_tasks_it_is_the_mean() -> None:
-    np.testing.assert_allclose(best_task(FOUND["one"], None), FOUND["one"].mean(1))
+def test_without_tasks_each_target_is_one() -> None:
+    np.testing.assert_allclose(best_task(FOUND["one"], None), FOUND["one"].max(1))
 
 
 def test_what_cannot_be_is_said(asked: list[tuple[str, Any]], tmp_path: Path) -> None:

@@ -104,6 +104,14 @@ def test_our_own_scores_keep_their_reasons(tmp_path: Path) -> None:
     assert found.reason.tolist() == [None, "no_value", None]
 
 
+def test_each_copy_has_the_score_of_its_own(tmp_path: Path) -> None:
+    pool = pool_of([5, 6, 5, 5])  # the first, third and fourth are equal
+    own = instdiff.score(pool, ["random"], store=tmp_path / "store")
+    own.write(tmp_path / "one.parquet")
+    found = scored(pool, tmp_path, path="", file=f"{tmp_path}/one.parquet:random")
+    assert found.value.tolist() == own["random"].value.tolist() and len(set(found.value)) == 4
+
+
 def test_it_goes_with_other_methods(tmp_path: Path) -> None:
     pool = pool_of([1, 5, 3])
     both = Blend(of=(ByColumn(path="n"), Longest(unit="chars", direction="min")))

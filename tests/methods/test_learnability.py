@@ -42,6 +42,16 @@ def test_rows_of_the_holdout_set_are_filtered() -> None:
     assert scored.details["nll_holdout"][1] == 4.5
 
 
+def test_a_row_that_one_model_cannot_read_keeps_its_reason() -> None:
+    from .columns import ragged
+
+    held, seen = ragged([1, 0], [], [1]), np.zeros(3, bool)
+    s = signals(3, [None, "too_long", None], base=ragged([1, 1], [2], [3]), held=held, seen=seen)
+    scored = run(Rho(), s)
+    np.testing.assert_allclose(scored.value, [0.5, np.nan, 2])
+    assert scored.reason.tolist() == [None, "too_long", None]
+
+
 def test_rho_of_models_that_count_other_tokens() -> None:
     from .columns import ragged
 

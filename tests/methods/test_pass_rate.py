@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,10 @@ def test_rows_without_an_answer_or_with_several_turns() -> None:
     assert found.reason.tolist() == ["no_answer", "several_turns", None, None]
     assert [json.loads(found[at])["gold"] for at in (2, 3)] == ["7", "the response"]
     assert checks(Posed("judge"), pool).reason.tolist() == [None, "several_turns", None, None]
+    assert checks(Posed("code"), pool).reason.tolist() == ["no_answer", "several_turns", "no_answer", "no_answer"]
+    tested = instdiff.load([{"prompt": "Write inc.", "test_list": ["assert inc(1) == 2"]}], format="prompt")
+    named = {how: checks(Posed(how), tested).reason.tolist() for how in ("auto", "code", "exact", "math")}
+    assert named == {"auto": [None], "code": [None], "exact": ["no_answer"], "math": ["no_answer"]}
 
 
 # ── drawing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -333,6 +338,29 @@ def test_the_shortest_right_answer_is_that_of_the_fewest_tokens() -> None:
     one = Drawn(0.5, 6, Check("exact"), (("long one", 9), ("short", 3), ("other", 3)))
     assert (one.pick("first"), one.pick("shortest")) == ("long one", "short")
     assert Drawn(0.0, 4, Check("exact"), ()).pick("first") is None
+
+
+def test_right_answers_after_those_without_a_verdict_are_read() -> None:
+    from instdiff.scoring import drawn
+
+    class Bench:
+        pool = (0,)
+
+        def signals(self, method: PassRate) -> Any:
+            return signals(1, answers0=ragged([U] * 4), on4=np.ones(1), answers4=ragged([R, R, W, R]))
+
+        def render(self, role: str, view: Posed) -> Any:
+            rows = SimpleNamespace(take=lambda at: at)
+            return SimpleNamespace(checks=[json.dumps({"verifier": "exact", "gold": "7"})], rows=rows)
+
+        def solver(self, role: str, measure: Any) -> Any:
+            def kept(at: Any, of: Any) -> list[list[Any]]:
+                return [[SimpleNamespace(text=f"{of.first + n}", completion_tokens=1) for n in range(4)] for _ in at]
+
+            return SimpleNamespace(drawn=kept)
+
+    (one,) = drawn._read(Bench(), PassRate(most=8))  # type: ignore[arg-type]
+    assert (one.rate, one.drawn) == (0.75, 4) and [text for text, _ in one.right] == ["4", "5", "7"]
 
 
 def test_rows_of_another_method_have_no_answers(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def half_models(lab: Lab, home: Path, pool: Pool, method: SelectiveDPO) -> dict[
             place = home / f"{seed}-{half}"
             shutil.copytree(lab.models["other" if half else "llama"], place)
             rows = pool.take(np.flatnonzero(folds != half))
-            text = text_of(rows.ids, prompt_groups(rows), [None] * len(rows))
+            text = text_of(rows.ids, prompt_groups(rows, near=True), [None] * len(rows))
             (place / TRAINED_ROWS).write_text(text, encoding="utf-8")
             models[f"dpo/{seed}/{half}"] = str(place)
     return models

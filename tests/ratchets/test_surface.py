@@ -172,7 +172,7 @@ SURFACE = {
     "verdict": f"--data --output --limit --format --map {TURNS} --store --quiet --json",
     "explain": f"--config --data --scores --selection --by --limit --format --map {TURNS} --store --quiet --json",
     "diff": f"--config --data --scores --by --examples --limit --format --map {TURNS} --quiet --json",
-    "export": "--config --data --format --output --name --layout --template --responses --half --store --model "
+    "export": "--config --data --format --output --name --layout --template --responses --half --set --store --model "
     f"--license --push --public --source --limit --data-format --map {TURNS} --quiet --json",
     "merge": "--output --data --model --method --warmup --target --store --strict --quiet --json",
 }

@@ -17,7 +17,7 @@ from instdiff.training import lanes
 from instdiff.training.collators import Collator, Packer, pack
 from instdiff.training.lanes import deal
 from instdiff.training.losses import IGNORED
-from instdiff.training.sft import weights_of
+from instdiff.training.sft import _scaled, weights_of
 
 SGD: dict[str, Any] = {
     "optim": "sgd", "weight_decay": 0.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "warmup_ratio": 0.0,
@@ -89,9 +89,17 @@ def test_weights_are_read_from_a_column() -> None:
     rows = [{"instruction": "a?", "output": "b", "weight": value} for value in (0.5, 0, 2)]
     assert weights_of(instdiff.load(rows), None) is None
     np.testing.assert_array_equal(weights_of(instdiff.load(rows), "weight"), [0.5, 0, 2])  # type: ignore[arg-type]
-    for bad in (None, "high", -1, True):
+    for bad in (None, "high", -1, True, 10**400):
         with pytest.raises(DataError, match=r"row 1 of .*: 'weight' is .*; a weight is a number that is 0 or more"):
             weights_of(instdiff.load([rows[0], rows[1] | {"weight": bad}]), "weight")
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1.0, 1e308])
+def test_weights_of_any_scale(scale: float) -> None:
+    rows = make_rows()
+    factors = np.resize([1.0, 0.5], len(rows))
+    found = _scaled(factors * scale, rows)
+    np.testing.assert_allclose(found, _scaled(factors, rows), rtol=1e-3)  # type: ignore[arg-type]
 
 
 def test_weights_of_nothing_and_other_weights(base: Path, tmp_path: Path) -> None:

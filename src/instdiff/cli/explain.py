@@ -83,7 +83,7 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 @command(
     "export",
     "selection.ExportConfig",
-    "config data! format! output! name layout template responses half store model license push public source limit "
+    "config data! format! output! name layout template responses half set store model license push public source limit "
     "data_format map targets reasoning system quiet json",
     "Examples:\n"
     "  instdiff export --data selected.jsonl --format llamafactory --output LLaMA-Factory/data --name my_tenth\n"
@@ -93,10 +93,14 @@ def diff(settings: DiffConfig, console: Console, a: str, b: str) -> None:
 )
 def export(settings: ExportConfig, console: Console) -> None:
     """Write the subset in a trainer's format. Prints the lines to paste."""
+    from instdiff.config.methods import make_methods
+    from instdiff.methods import SelectiveDPO
     from instdiff.selection.export.export import export as hand_over
     from instdiff.selection.record import Reading
 
     assert settings.data and settings.format
+    _, pairs = make_methods([SelectiveDPO.name], settings.method, seed=0)[SelectiveDPO.name]
+    assert isinstance(pairs, SelectiveDPO)
     done = hand_over(
         settings.data,
         settings.format,
@@ -109,7 +113,7 @@ def export(settings: ExportConfig, console: Console) -> None:
         license=settings.license,
         push_to=settings.push,
         public=settings.public,
-        half=settings.half,
+        half=(settings.half, pairs) if settings.half else None,
         responses=settings.responses,
         store=settings.store,
         reading=Reading(**settings.reading()),

@@ -49,6 +49,7 @@ class ExportConfig(ReadConfig):
     model: str | None = key(None, "Model to be trained (default: the base of the selection).")
     license: str | None = key(None, "Of the source, as the hub spells it.")
     half: str | None = key(None, "Pairs to train this model of selective_dpo on, as dpo/0/1.", metavar="ROLE")
+    method: dict[str, dict[str, Any]] = key(dict, "Parameters of selective_dpo, for `half`, as they are in `score`.")
     push: str | None = key(None, "hub:owner/name; private unless --public.", metavar="HUB")
     public: bool = key(False, "Make a new repository on the hub public.")
 

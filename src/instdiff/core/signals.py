@@ -330,12 +330,13 @@ class TrainedOn(Listed):
 
 @dataclass(frozen=True)
 class Group(Measure):
-    """A text that rows share which have one prompt, whatever its case, punctuation and blanks.
+    """A text that rows share which have one prompt; with ``near`` whatever its case, punctuation and blanks.
 
     Where ``column`` is named, its value stands for the prompt in the rows that have one.
     """
 
     column: str | None = None
+    near: bool = False
     needs_model: ClassVar[bool] = False
 
 

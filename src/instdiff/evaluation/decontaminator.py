@@ -91,7 +91,7 @@ class Decontamination(Shown):
             "common": [dict(zip(("task", "words", "items"), one, strict=True)) for one in self.overlaps.common],
             "rows": [{"row": rows[at], "id": ids[at], **self._about(one)} for at, one in sorted(self.best.items())],
             "copies": [
-                {"row": rows[at], "id": ids[at], "of": rows[self.copies[at]]}
+                {"row": rows[at], "id": ids[at], "of": rows[self.copies[at]], "of_id": ids[self.copies[at]]}
                 for at in np.flatnonzero(self.copies >= 0).tolist()
             ],
             "alike": [

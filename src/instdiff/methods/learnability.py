@@ -89,7 +89,7 @@ class Learnability(Method):
             "base": Signal(Nll(), Prompted(), self.base if start == "base" else start),
             "held": Signal(CrossFitted(Nll(), split), Prompted(), self.held),
             "fold": Signal(Fold(split)),
-            "group": Signal(Group(self.group)),
+            "group": Signal(Group(self.group, near=True)),
         }
 
     def _before(self) -> Learnability | None:

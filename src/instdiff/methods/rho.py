@@ -47,7 +47,8 @@ class Rho(Method):
             chars = np.where(s.chars > 0, s.chars, np.nan)
             base, held = s.base.sum() / chars, s.held.sum() / chars
         else:
-            if not np.array_equal(s.base.lengths(), s.held.lengths()):
+            ready = self.ready(s)
+            if not np.array_equal(s.base.lengths()[ready], s.held.lengths()[ready]):
                 raise ConfigError(
                     f"the models '{self.base}' and '{self.holdout}' count other tokens in the same responses, so that "
                     "their means say nothing of each other; take models with one tokenizer, or give --set "

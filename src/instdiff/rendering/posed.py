@@ -39,9 +39,15 @@ def checks(view: Posed, pool: Pool) -> Texts:
         told.append(json.dumps(facts, ensure_ascii=False))
         if sum(is_target(sample.messages, i, pool.targets) for i in range(len(sample.messages))) > 1:
             reason[at] = "several_turns"
-        elif not (facts["gold"] or facts.get("tests") or view.verifier == "judge"):
+        elif not _checkable(facts):
             reason[at] = "no_answer"
     return Texts(pa.array(told, pa.large_string()), reason)
+
+
+def _checkable(facts: dict[str, str]) -> bool:
+    """Whether there is what the verifier checks by: tests of programs, a right answer, or for ``auto`` either."""
+    gold, tests = bool(facts["gold"]), bool(facts.get("tests"))
+    return {"judge": True, "code": tests, "auto": gold or tests}.get(facts["verifier"], gold)
 
 
 def requests(pool: Pool, layout: Template) -> Texts:

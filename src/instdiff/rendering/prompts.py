@@ -1,4 +1,4 @@
-"""Rows with one prompt: what stands before the first turn that is learnt, up to case, punctuation and blanks."""
+"""Rows with one prompt, which is what stands before the first turn that is learnt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from instdiff.data import Pool, Sample
 from instdiff.rendering.templates import calls_text, is_target
 
 
-def prompt_groups(pool: Pool) -> npt.NDArray[np.object_]:
-    """Per row a hash that rows share whose prompts are near copies: one template renders equal turns equally."""
+def prompt_groups(pool: Pool, *, near: bool = False) -> npt.NDArray[np.object_]:
+    """Per row a hash that rows with equal prompts share: one template renders equal turns equally.
+
+    With ``near`` case, punctuation and blanks make no difference. That is for rows that must not be apart, as in folds;
+    ``12 - 5`` and ``12 * 5`` are one there, so that elsewhere it would lose rows.
+    """
     out = np.empty(len(pool), object)
     for row, sample in enumerate(pool.samples()):
         text = prompt_of(sample, pool.turns.targets)
-        out[row] = hashlib.blake2b((plain(text) or text).encode(), digest_size=8).hexdigest()
+        text = plain(text) or text if near else text
+        out[row] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return out
 
 

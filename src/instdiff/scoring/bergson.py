@@ -71,8 +71,8 @@ def score_by_bergson(
 
 
 def best_task(cosines: Floats, tasks: list[str] | None) -> Floats:
-    """Per row of [rows, targets] the largest of the means over the targets of a task; without tasks the mean of all."""
-    names = np.array(tasks if tasks is not None else [""] * cosines.shape[1], object)
+    """Per row of [rows, targets] the largest of the means over the targets of a task; without tasks each is one."""
+    names = np.array(list(map(str, range(cosines.shape[1]))) if tasks is None else tasks, object)
     return np.asarray(np.stack([cosines[:, names == name].mean(1) for name in dict.fromkeys(names)]).max(0))
 
 

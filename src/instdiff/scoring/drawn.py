@@ -87,7 +87,8 @@ def _read(bench: Workbench, method: PassRate) -> list[Drawn]:
             continue
         words = getattr(signals, name)
         some = words.map(lambda values: (values == RIGHT).astype(np.float64)).sum()
-        at = np.flatnonzero(some * (drawn > signal.measure.first))  # the store may have more than was asked for
+        first = signal.measure.first  # the store may have more than was asked for
+        at = np.flatnonzero(some if not first else some * getattr(signals, f"on{first}"))
         kept = bench.solver(method.model, signal.measure).drawn(shown.rows.take(at), signal.measure)
         for row, said in zip(at.tolist(), kept, strict=True):
             both = zip(words[row].tolist(), said, strict=True)

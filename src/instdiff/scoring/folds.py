@@ -14,9 +14,9 @@ from instdiff.methods.algorithms.folds import Indices, deal, group_order, outsid
 from instdiff.rendering.prompts import prompt_groups
 
 
-def groups_of(pool: Pool, column: str | None) -> npt.NDArray[Any]:
+def groups_of(pool: Pool, column: str | None, *, near: bool = True) -> npt.NDArray[Any]:
     """Per row the name of its group: its prompt, or its value in a column where it has one; copies are of one group."""
-    groups = prompt_groups(pool)
+    groups = prompt_groups(pool, near=near)
     if column is None:
         return groups
     named = pool.column(column)

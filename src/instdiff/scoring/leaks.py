@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from instdiff.core import Floats, Leak
+from instdiff.core.arrays.ids import Ids
 from instdiff.core.files import read_json
 from instdiff.data import Pool
 from instdiff.errors import ConfigError, DataError
@@ -27,14 +28,24 @@ def read_leaks(pool: Pool, of: Leak) -> Floats:
             "--set decontaminate.report=leaks.json"
         )
     told = read_json(of.report)
-    if not isinstance(told, dict) or not all(key in told for key in KEYS):
+    whole = isinstance(told, dict) and all(key in told for key in KEYS)
+    if not whole or not all("of_id" in one for one in told["copies"]):
         raise DataError(f"'{of.report}' is no report of `instdiff decontaminate`; its --output writes one")
     _check(pool, told, of.report)
-    if of.what == "copy":  # copies of a row have its id, and one of them stays
-        copies = {(one["id"], one["row"]) for one in told["copies"]}
-        return np.array([place in copies for place in zip(pool.ids, pool.rows.tolist(), strict=True)], np.float64)
+    if of.what == "copy":
+        return _copies(pool, told["copies"])
     known = {one["id"]: float(one.get(of.what, 1.0)) for one in told["rows"]}
     return np.array([known.get(name, 0.0) for name in pool.ids], np.float64)
+
+
+def _copies(pool: Pool, told: list[dict[str, Any]]) -> Floats:
+    """Which rows are copies of one that is here: an exact copy has its id, and the first of these stays."""
+    # Where an id is listed as a copy of itself and of another row, the other one counts.
+    told = sorted(told, key=lambda one: one["id"] != one["of_id"])
+    stays = {one["id"]: one["of_id"] for one in told}
+    ids, here = Ids.of(pool.ids), set(pool.ids)
+    pairs = zip(ids, ids.occurrence().tolist(), strict=True)
+    return np.array([i in stays and (n > 0 or (stays[i] != i and stays[i] in here)) for i, n in pairs], np.float64)
 
 
 def _check(pool: Pool, told: dict[str, Any], report: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from instdiff.core import Floats, Number
+from instdiff.core.arrays.ids import Ids
 from instdiff.core.columns import Reasons, no_reasons
 from instdiff.data import Pool
 from instdiff.data.load import read_records
@@ -60,9 +61,9 @@ def _joined(pool: Pool, of: Number, file: str) -> Iterable[Found]:
     if name.endswith(".parquet"):
         table = read_scores(name)
         values, reason = _of_scores(table, method)
-        pairs = zip(table.ids, values.tolist(), reason, strict=True)
-        known = {one: (value, name, word or "") for one, value, word in pairs}
-        return [known.get(one, (None, name, "")) for one in pool.ids]
+        own = ((value, name, word or "") for value, word in zip(values.tolist(), reason, strict=True))
+        known = dict(zip(_numbered(table.ids), own, strict=True))
+        return [known.get(one, (None, name, "")) for one in _numbered(pool.ids)]
     records = [_record(one, of.path) for one in read_records(file)]
     if all(found[0] is None for _, found in records):
         raise DataError(f"no record of '{file}' has a value under '{of.path}'; name another column.path")
@@ -80,17 +81,22 @@ def _joined(pool: Pool, of: Number, file: str) -> Iterable[Found]:
         if by_id.setdefault(key, found)[0] != found[0]:
             raise DataError(f"{found[1]}: id '{key}' has another value at {by_id[key][1]}; keep one of the records")
     try:
-        own = pool.column("id")
+        names = pool.column("id")
     except DataError:
         raise DataError(
             f"the rows of {pool.origin} have no column 'id' to join '{file}' by; where lines correspond, give by: line"
         ) from None
-    if by_id.keys().isdisjoint(map(str, own)):
+    if by_id.keys().isdisjoint(map(str, names)):
         raise DataError(
             f"no record of '{file}' has the id of a row of {pool.origin}; for scores of instdiff write "
             "FILE.parquet:METHOD"
         )
-    return [by_id.get(str(key), (None, file, "")) if key is not None else (None, file, "") for key in own]
+    return [by_id.get(str(key), (None, file, "")) if key is not None else (None, file, "") for key in names]
+
+
+def _numbered(ids: Sequence[str]) -> Iterable[tuple[str, int]]:
+    """Each id and how many rows before have it: copies have values of their own."""
+    return zip(ids, Ids.of(ids).occurrence().tolist(), strict=True)
 
 
 def _of_scores(table: ScoreTable, method: str) -> tuple[Floats, Reasons]:

@@ -504,8 +504,8 @@ class Workbench:
                 return np.array([i in known for i in self.pool.ids], bool)
             case Fold(split=split):
                 return self.folds(split)
-            case Group(column=column):
-                return groups_of(self.pool, column)
+            case Group():
+                return groups_of(self.pool, signal.measure.column, near=signal.measure.near)
             case CrossFitted(split=split):
                 return self._join_folds(signal, self.folds(split))
             case Contends() if isinstance(signal.view, Contested):

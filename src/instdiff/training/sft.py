@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -126,7 +127,7 @@ def _scaled(weights: npt.NDArray[np.float64] | None, rows: Rows) -> npt.NDArray[
     """Weights whose mean over the target tokens is 1, so that a learning rate means what it means without them."""
     if weights is None:
         return None
-    counts = rows.n_targets()
+    counts, weights = rows.n_targets(), weights / max(weights.max(initial=0.0), np.finfo(np.float64).tiny)
     total = float((weights * counts).sum())
     if not total > 0:
         raise DataError("the weights of all rows that can be trained on are 0; give another train.weights")
@@ -139,7 +140,7 @@ def weights_of(pool: Pool, column: str | None) -> npt.NDArray[np.float64] | None
         return None
     values = pool.column(column)
     for row, value in zip(pool.rows.tolist(), values, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise DataError(
                 f"row {row} of {pool.origin}: '{column}' is {value!r}; a weight is a number that is 0 or more, as "
                 "`instdiff select --weights` writes it"
@@ -312,7 +313,7 @@ def train(
         device=settings.device,
         base_fingerprint=source.fingerprint,
         rendering=rendering | ({"stops": stops} if stops else {}),
-        beside={TRAINED_ROWS: text_of(pool.ids, prompt_groups(pool), rows.reason)},
+        beside={TRAINED_ROWS: text_of(pool.ids, prompt_groups(pool, near=True), rows.reason)},
         weights=weights_of(pool, train_settings.weights),
         log=log,
     )

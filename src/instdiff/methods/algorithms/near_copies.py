@@ -25,7 +25,8 @@ class NearIndex:
         from datasketch import MinHashLSH
 
         self.alike = alike
-        self._index = MinHashLSH(threshold=alike, num_perm=PERMUTATIONS, weights=_WEIGHTS)
+        # Its bands find no pair above a threshold of 0.998; what it finds too much, the exact similarity leaves out.
+        self._index = MinHashLSH(threshold=min(alike, 0.99), num_perm=PERMUTATIONS, weights=_WEIGHTS)
         self._sets: dict[int, Hashes] = {}
 
     def add(self, number: int, shingles: Hashes, sketch: Any) -> None:

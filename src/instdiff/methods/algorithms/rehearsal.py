@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,21 @@ def in_rounds(order: Indices, labels: npt.NDArray[Any]) -> Indices:
 def merge(best: Indices, known: Indices, cost: Indices, share: float, caps: Caps | None = None) -> Indices:
     """Both lists as one, in which ``known`` has the ``share`` of the ``cost`` [rows] all along; ``best`` goes first.
 
-    The key of a row is the cost of its list up to it, over the list's share. What ``caps`` pass over costs nothing.
+    The key of a row is the cost of its list up to it, over the list's share: here times the other one, so that equal
+    keys are equal numbers. What ``caps`` pass over costs nothing.
     """
+    part = Fraction(share).limit_denominator(10**6)
+    times = part.numerator, part.denominator - part.numerator
     if caps is None:
-        keys = [np.cumsum(cost[best]) / (1 - share), np.cumsum(cost[known]) / share]
+        keys = [np.cumsum(cost[rows]) * factor for rows, factor in zip((best, known), times, strict=True)]
         return np.concatenate([best, known])[np.argsort(np.concatenate(keys), kind="stable")]
-    room, lists, shares = Room(caps, len(cost)), [best.tolist()[::-1], known.tolist()[::-1]], (1 - share, share)
+    room, lists = Room(caps, len(cost)), [best.tolist()[::-1], known.tolist()[::-1]]
     out, spent = list[int](), [0, 0]
     while True:
         for rows in lists:
             while rows and room.shut[rows[-1]]:
                 rows.pop()
-        keys_now = [(spent[at] + cost[rows[-1]]) / shares[at] if rows else np.inf for at, rows in enumerate(lists)]
+        keys_now = [(spent[at] + cost[rows[-1]]) * times[at] if rows else np.inf for at, rows in enumerate(lists)]
         if not any(lists):
             return np.array(out, np.int64)
         at = int(keys_now[1] < keys_now[0])

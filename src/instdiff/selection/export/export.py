@@ -16,7 +16,7 @@ from instdiff.selection.chosen import Chosen
 from instdiff.selection.export.asked import Asked, Exported
 from instdiff.selection.export.formats import OF_PROMPTS, TRAINERS
 from instdiff.selection.export.hub import check_push, hub, push
-from instdiff.selection.export.pairs import rows_outside_half, with_trained_rows
+from instdiff.selection.export.pairs import Half, rows_outside_half, with_trained_rows
 from instdiff.selection.export.prompts import RESPONSES, answered
 from instdiff.selection.export.recipe import recipe_of
 from instdiff.selection.record import RECORD, Found, Reading, find, found_of, rows_of
@@ -41,7 +41,7 @@ def export(
     license: str | None = None,
     push_to: str | None = None,
     public: bool = False,
-    half: str | None = None,
+    half: Half = None,
     responses: str | None = None,
     store: Store | str | Path | None = None,
     reading: Reading | None = None,
@@ -62,7 +62,7 @@ def export(
         license: of the source, for the card.
         push_to: ``hub:owner/name``.
         public: make a new repository public.
-        half: ``dpo/0/1``: the pairs to train this model of ``selective_dpo`` on, and the list that goes beside it.
+        half: ``dpo/0/1``, or this and the method: pairs to train this model on, and the list that goes beside it.
         responses: puts the ``first`` or the ``shortest`` right answer that the model drew in the place of the response.
         store: where these answers are kept; that of the scores, or the user's own.
         reading: how data is read.
@@ -85,7 +85,7 @@ def _rows(
     source: str | list[str] | None,
     reading: Reading | None,
     limit: int | None,
-    half: str | None,
+    half: Half,
     log: Log | None,
 ) -> Pool:
     """The rows of a selection, or the first of them, without those of the other half."""

@@ -45,25 +45,33 @@ BETA = 0.1
 """That of the DPO paper, where nobody says another."""
 
 
-def rows_outside_half(pool: Pool, role: str | None) -> Pool:
-    """The pairs that a model of ``selective_dpo`` is trained on, by its role; all without one.
+Half = str | tuple[str, SelectiveDPO] | None
+"""The role of a model of ``selective_dpo``, and the method where its parameters are not the default ones."""
+
+
+def rows_outside_half(pool: Pool, half: Half) -> Pool:
+    """The pairs that the model of a half is trained on; all without one.
 
     Raises a ConfigError for another role.
     """
-    if role is None:
+    if half is None:
         return pool
-    found = re.fullmatch(r"dpo/([0-9]+)(?:\.[0-9]+)?/([01])", role)
+    role, method = (half, SelectiveDPO()) if isinstance(half, str) else half
+    found = re.fullmatch(rf"{re.escape(method.dpo)}/([0-9]+)(?:\.[0-9]+)?/([01])", role)
     if found is None:
-        raise ConfigError(f"--half '{role}' is no role of selective_dpo; write dpo/SEED/HALF, such as dpo/0/1")
-    return rows_outside(pool, SelectiveDPO().split(int(found[1])))[int(found[2])]
+        raise ConfigError(
+            f"--half '{role}' is no role of selective_dpo; write {method.dpo}/SEED/HALF, such as {method.dpo}/0/1"
+        )
+    return rows_outside(pool, method.split(int(found[1])))[int(found[2])]
 
 
-def with_trained_rows(exported: Exported, pool: Pool, role: str | None, folder: Path) -> Exported:
-    """An export with the list of its rows, which goes beside the model of a role that is trained on them."""
-    if role is None:
+def with_trained_rows(exported: Exported, pool: Pool, half: Half, folder: Path) -> Exported:
+    """An export with the list of its rows, which goes beside the model of a half that is trained on them."""
+    if half is None:
         return exported
+    role = half if isinstance(half, str) else half[0]
     with writing(path := folder / TRAINED_ROWS) as aside:
-        aside.write_text(text_of(pool.ids, prompt_groups(pool), [None] * len(pool)), encoding="utf-8")
+        aside.write_text(text_of(pool.ids, prompt_groups(pool, near=True), [None] * len(pool)), encoding="utf-8")
     say = f"{exported.say}\n\nput {path} beside the model that is trained on these pairs: --model {role}=FOLDER"
     return replace(exported, files=[*exported.files, path], say=say)
 
