@@ -26,10 +26,10 @@ from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.subject import Subject
 from instdiff.experiments import engine as module
 from instdiff.experiments import summary as costs
-from instdiff.experiments.compare import Comparison, terms
+from instdiff.experiments.compare import Comparison
 from instdiff.experiments.run_folder import CellResult
 from instdiff.experiments.summary import overlaps, shares, summarize
-from instdiff.experiments.tables import rows_of, write_comparison
+from instdiff.experiments.tables import rows_of, terms, write_comparison
 from instdiff.store import Store
 from instdiff.training.trained_rows import trained_rows
 

@@ -15,13 +15,15 @@ from cli.shell import write_jsonl
 from compare.test_side_by_side import config
 from helpers import make_llama, some_rows
 from instdiff.config.compare import CompareConfig
-from instdiff.core.files import read_json
+from instdiff.core.files import read_json, write_record
 from instdiff.core.progress import Quiet
 from instdiff.errors import ConfigError
 from instdiff.experiments import engine as module
 from instdiff.experiments.compare import compare, open_comparison
 from instdiff.experiments.cost import plan_run
+from instdiff.experiments.run_folder import Cell
 from instdiff.reporting import report
+from instdiff.scoring.table import read_scores
 
 Say = list[str]
 
@@ -235,13 +237,69 @@ def test_a_name_stands_for_one_line_in_a_run_folder(home: Path, tmp_path: Path) 
     opened(ifd={"ratio": "loss"})
     first = {"ratio": "perplexity"}
     opened(ifd=first)  # nothing was made yet
-    (tmp_path / "run" / "cells").mkdir()
+    for line in ("ifd", "mine"):
+        write_record(tmp_path / "run" / "cells" / line / "10pct" / "seed_0" / "round_1" / "selection.json", {})
     opened(ifd={**first, "seeds": [0, 1], "budget": "20%"}, mine={"method": "ifd"})  # more cells, another line
-    said = r"line 'ifd' of '.*run' was made with params\.ratio='perplexity', now it is 'loss'; give the line another"
+    said = r"line 'ifd' of '.*run' was made with method\.ratio='perplexity', now it is 'loss'; give the line another"
     with pytest.raises(ConfigError, match=said):
         opened(ifd={"ratio": "loss"})
-    with pytest.raises(ConfigError, match=r"line 'mine' .* method='ifd', now it is 'longest'"):
+    with pytest.raises(ConfigError, match=r"line 'mine' .* method\.name='ifd', now it is 'longest'"):
         opened(mine={"method": "longest"})
-    with pytest.raises(ConfigError, match=r"line 'mine' .* rounds=None, now it is 2"):
+    with pytest.raises(ConfigError, match=r"line 'mine' .* line\.rounds=1, now it is 2"):
         opened(mine={"method": "ifd", "rounds": 2})
     opened(ifd=first)
+    with pytest.raises(ConfigError, match=r"the lines 'a\+' and 'a/' have one folder, 'a_'; rename one of them"):
+        opened(**{"a+": {"method": "ifd"}, "a/": {"method": "longest"}})
+
+
+def test_what_lines_read_may_not_change_in_a_run_folder(home: Path, tmp_path: Path) -> None:
+    held, code = tmp_path / "held.jsonl", tmp_path / "mine.py"
+    given = {
+        "eval": {"suite": ["heldout"], "data": str(held), "device": "cpu"},
+        "method": {"m": {"method": f"{code}:Mine"}},
+    }
+
+    def opened(rows: int = 6, length: str = "Length()") -> None:
+        write_jsonl(held, some_rows(rows, seed=9))
+        code.write_text(MINE.replace("Length()", length))
+        open_comparison(settings(home, tmp_path, by=None, records=None, **given), print, Quiet())
+
+    opened()
+    for line in ("base/any/any", "m/10pct/seed_0"):
+        write_record(tmp_path / "run" / "cells" / line / "cell.json", {})
+    opened()
+    with pytest.raises(ConfigError, match=r"line 'base' of .* was made with items\.heldout='"):
+        opened(rows=5)
+    with pytest.raises(ConfigError, match=r"line 'm' .* made with method\.name='mine\.py .*:Mine', now it is 'mine"):
+        opened(length="Length(unit='chars')")
+    opened()
+
+
+def test_what_a_record_is_made_of_has_seeds_task_files_and_steps(home: Path, tmp_path: Path) -> None:
+    def made_of(cell: Cell, **given: Any) -> dict[str, Any]:
+        return open_comparison(settings(home, tmp_path / "x", **given), print, Quiet(), claim=False).made_of(cell)
+
+    random = Cell("random", "10%", 0)
+    plain = made_of(random)
+    assert made_of(random, train={"seed": 7})["train"]["seed"] == 7 and "seed" not in plain["train"]
+    equal = {"steps": "equal", "budgets": ["10%", "20%"]}
+    assert made_of(random, **equal)["steps_by"] == ("10%", 0) and "steps_by" not in plain
+    own = settings(home, tmp_path, **equal, method={"own": {"method": "ifd", "budget": 3}, "oracle": {}})
+    run = open_comparison(own, print, Quiet(), claim=False)
+    assert run.line_made_of("own")["steps_by"] == ("10%", 0) and run.line_made_of("oracle")["steps_by"] == (0,)
+    task = tmp_path / "task.jsonl"
+    suite = {"suite": ["math"], "task": ["gsm8k"], "task_data": {"gsm8k": str(task)}, "device": "cpu"}
+    write_jsonl(task, [{"question": "One and one?", "answer": "#### 2"}])
+    one = made_of(random, eval=suite)
+    write_jsonl(task, [{"question": "One and two?", "answer": "#### 3"}])
+    two = made_of(random, eval=suite)
+    assert one["items"]["math"] != two["items"]["math"] and one["eval"]["task_data"] != two["eval"]["task_data"]
+    assert str(tmp_path) not in json.dumps(one["eval"])
+
+
+def test_lines_that_come_later_join_the_scores(home: Path, tmp_path: Path) -> None:
+    given = {"records": None, "by": None, "keep_models": False}
+    compare(settings(home, tmp_path, method={"ifd": {}}, **given))
+    compare(settings(home, tmp_path, method={"ifd": {}, "perplexity": {}}, **given))
+    tables = [read_scores(path) for path in sorted((tmp_path / "run" / "scores").glob("*_seed_0.parquet"))]
+    assert any({"ifd", "perplexity"} <= {*table} for table in tables)

@@ -298,6 +298,10 @@ def test_built_in_recipes_fit_the_trainings(home: Path, tmp_path: Path) -> None:
     (line,) = [line for line in said if "left out" in line]
     assert line.startswith("22 trainings are enough for 7 recipes; left out: ")
     assert not (tmp_path / "run").exists()
+    opened = open_search(config, said.append, Quiet())
+    (opened.folder / "cells").mkdir()
+    more = open_search(config.model_copy(update={"trainings": 40, "final_seeds": 6}), said.append, Quiet())
+    assert more.config.recipes == opened.config.recipes and more.config.trainings == 40
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/search/*.yaml")), ids=lambda path: path.stem)

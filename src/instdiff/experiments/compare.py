@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -49,16 +49,26 @@ from instdiff.experiments.inputs import (
     with_template,
 )
 from instdiff.experiments.leaks import find_leaks
-from instdiff.experiments.made_of import by_content, by_name, columns_of, contents, files_of, signals_of
+from instdiff.experiments.made_of import (
+    by_content,
+    by_name,
+    columns_of,
+    contents,
+    files_of,
+    items_of,
+    signals_of,
+    texts_in,
+)
 from instdiff.experiments.records import Records
 from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
-from instdiff.experiments.tables import ComparisonResult, write_comparison
+from instdiff.experiments.tables import ComparisonResult, terms, write_comparison
 from instdiff.methods import Oracle, Random
 from instdiff.scoring.cost import plan
-from instdiff.scoring.crossfit import Training, lacking, saves, splits
+from instdiff.scoring.crossfit import Training, lacking, saves, splits, start_of
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
+from instdiff.scoring.table import read_scores
 from instdiff.selection.record import RECORD, copy_record, read_selection
 from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
@@ -95,6 +105,7 @@ class Comparison(Engine):
         self.variants = self.config.lines()
         self.places = ComparisonFolder(self.folder)
         self._tokens: dict[str, int] = {}
+        self._items: dict[int, str | None] = {}
         self._scores: dict[tuple[str, int], Scores] = {}
         self.trained: dict[Hashable, Path] = {}
         """Where the models lie that were made, by what they are made of."""
@@ -145,12 +156,6 @@ class Comparison(Engine):
         """A variant's method, with the cell's seed where it has one."""
         variant = self.variants[name]
         return make_method(variant.method or name, variant.params, seed)
-
-    def told(self, name: str) -> dict[str, Any]:
-        """What a line's name stands for: all but its budgets and seeds."""
-        aside, method = {"method", "params", "budget", "seeds"}, self.method(name, 0)
-        rest = self.variants[name].model_dump(mode="json", exclude=aside, exclude_defaults=True)
-        return {"method": self.variants[name].method or name, "params": method.params(), **rest}
 
     def roles_of(self, variant: Variant) -> dict[str, ModelRef]:
         """The models that a variant scores with."""
@@ -261,24 +266,28 @@ class Comparison(Engine):
     def made_of(self, cell: Cell) -> dict[str, Any]:
         """What a cell's results depend on, by what it is and not by where it lies: the same on every machine."""
         config, aside = self.config, {*(key for key in OPEN if "." not in key), *PLACES}
-        asked = {key: value for key, value in config.eval.items() if not {key, f"eval.{key}"} & {*OPEN, *HELD}}
+        asked = {
+            key: value
+            for key, value in config.eval.items()
+            if not {key, f"eval.{key}"} & {*OPEN, *HELD} or isinstance(value, Mapping)  # files of tasks
+        }
         facts: dict[str, Any] = {
             # Without what is as it is by default, so that a record outlives keys that are added later.
             "config": by_content(
                 config.model_dump(mode="json", exclude=aside, exclude_defaults=True), by_name([config.template or ""])
             ),
             "student": self._known(self.student),
-            "eval": asked,
-            "items": {
-                one.name: getattr(getattr(one, "pool", None), "fingerprint", None) for one in self.suites_of(cell)
-            },
+            "eval": by_content(asked, by_name(texts_in(asked))),
+            "items": {one.name: self._items_of(one) for one in self.suites_of(cell)},
         }
         if cell.seed is None:
             return facts
         variant, method = self.variants[cell.line], self.method(cell.line, cell.seed)
         signals, files = signals_of(method), files_of(method)
         bound = parse_per(self.per(cell)) or method.default_per
+        bound_to = self.roles_of(variant)
         roles = {one.model for one in signals if one.measure.needs_model}
+        roles |= {start_of(of) for of in lacking([method], bound_to, self.holdout).values()}
         named = (variant.group_by, bound.by if bound else None, None if self.weights(cell) else config.train.weights)
         columns = {name for name in named if name and name != PROMPT} | columns_of(signals)
         facts |= {
@@ -286,18 +295,36 @@ class Comparison(Engine):
             "target": self.target and self.target.fingerprint,
             **({"holdout": self.holdout.fingerprint} if self.holdout is not None else {}),
             "columns": contents(self.pool, columns),
-            "models": {role: self._known(model) for role, model in self.roles_of(variant).items() if role in roles},
+            "models": {role: self._known(model) for role, model in bound_to.items() if role in roles},
             "line": variant.model_dump(mode="json", include={"rounds", "rebind", "train_from", "warmup", "limit"})
             | ({} if variant.near_duplicates is None else {"near_duplicates": variant.near_duplicates}),
             **{key: value for key, value in self._bounds(cell).items() if value},
             "method": by_content({"name": variant.method or cell.line, **method.params()}, files),
-            "train": config.train.learning(),
+            "train": config.train.learning() | ({} if config.train.seed is None else {"seed": config.train.seed}),
             "budget": cell.budget,
             "seed": cell.seed,
+            **({} if config.steps == "epochs" else {"steps_by": self._steps_by(cell)}),
         }
         if cell.line in self.warmed:
             facts["warm-up"] = [self.warmup.fingerprint, config.warmup.model_dump(mode="json", exclude={"data_path"})]
         return facts
+
+    def _items_of(self, suite: Suite) -> str | None:
+        """Read once: a run's suites stay the same."""
+        if id(suite) not in self._items:
+            self._items[id(suite)] = items_of(suite)
+        return self._items[id(suite)]
+
+    def line_made_of(self, name: str) -> dict[str, Any]:
+        """What the results of all cells of a line depend on: what its name stands for in the run folder."""
+        if name == BASE:
+            return self.made_of(Cell(BASE))
+        budget = self._budgets(name)[0]
+        facts = self.made_of(Cell(name, budget, 0))
+        if "steps_by" in facts and budget in map(str, self.config.budgets):
+            facts["steps_by"] = facts["steps_by"][1:]  # more budgets may come
+        first = ("method", "line", *facts)  # of several that differ the telling one is named
+        return {key: facts[key] for key in first if key not in ("budget", "seed")}
 
     def _bounds(self, cell: Cell) -> dict[str, str | None]:
         by = self.variants[cell.line].group_by
@@ -398,11 +425,16 @@ class Comparison(Engine):
         how = self.weighted(cell, self.config.train)
         if self.config.steps == "epochs":
             return how
-        budget = cell.budget if cell.budget in map(str, self.config.budgets) else str(self.config.budgets[0])
-        count = rows_of(Cell("random", budget, self._seeds(self.variants["random"])[0]))
+        budget, seed = self._steps_by(cell)
+        count = rows_of(Cell("random", budget, seed))
         steps = np.ceil(np.ceil(count / how.global_batch_size) * how.num_train_epochs)
         fields = {key: getattr(how, key) for key in TrainSettings.model_fields}
         return TrainSettings(**{**fields, **(how.model_extra or {}), "max_steps": max(1, int(steps))})
+
+    def _steps_by(self, cell: Cell) -> tuple[str, int]:
+        """Budget and seed of the random subset that says how many equal steps there are."""
+        budgets = [str(one) for one in self.config.budgets]
+        return cell.budget if cell.budget in budgets else budgets[0], self._seeds(self.variants["random"])[0]
 
     def _rows_of(self, cell: Cell) -> int:
         return len(self.select(cell, 1, self.roles_of(self.variants[cell.line]))["ids"])
@@ -459,8 +491,8 @@ class Comparison(Engine):
         for name in names:
             self._scores[name, seed] = table[name], table.meta
         path = self.places.scores(self.kinds[names[0]], seed)
-        if not path.is_file():
-            table.write(path)
+        known = read_scores(path, run=list(self._specs(names).values())) if path.is_file() else table
+        known.joined(table).write(path)  # lines may come later
 
     def _later_scores(self, cell: Cell, number: int, roles: Roles) -> Scores:
         assert cell.seed is not None
@@ -596,19 +628,6 @@ def compare(
     return ComparisonResult(found, run.folder)
 
 
-def terms(config: CompareConfig) -> str:
-    """On what terms the lines are compared, in a sentence."""
-    steps = {
-        "epochs": f"{config.train.num_train_epochs:g} epoch{'s' * (config.train.num_train_epochs != 1)} each",
-        "equal": "as many optimizer steps each as the first random subset of the budget takes",
-    }[config.steps]
-    return (
-        f"Budgets {', '.join(map(str, config.budgets))}; {len(config.seeds)} seeds of draws, warm-up and training; "
-        f"the same training for all: {steps}, learning rate {config.train.learning_rate:g}, "
-        f"{config.train.global_batch_size} rows a step."
-    )
-
-
 def check_named(config: CompareConfig | SearchConfig) -> None:
     """Raise a ConfigError where something that a comparison cannot do without is not named."""
     for key in ("data", "model", "output"):
@@ -664,5 +683,6 @@ def open_cells(
         data, known["heldout"] = hold_out(config, data, known, log)
     suites = make_suites_for(rendering, config.eval, store, data[0], log, **known)
     run = kind(config, places.path, *data, settings, store, *suites, log, progress, holdout)
-    places.check_lines({name: run.told(name) for name in run.variants}, write=claim)
+    if claim:
+        places.claim_lines({name: run.line_made_of(name) for name in (BASE, *run.variants)})
     return run

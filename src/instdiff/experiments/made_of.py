@@ -12,7 +12,8 @@ from instdiff.core import Column, Leak, Method, Number
 from instdiff.core.files import fingerprint
 from instdiff.core.signals import Asked, Group, Labels, Posed, Signal, Split, Text
 from instdiff.data import Pool
-from instdiff.errors import DataError
+from instdiff.errors import DataError, InstDiffError
+from instdiff.evaluation.subject import Suite
 
 WHOLE = "*"
 """Stands for all columns."""
@@ -67,6 +68,23 @@ def files_of(method: Method) -> dict[str, str]:
 def by_name(named: Iterable[str]) -> dict[str, str]:
     """Files as they are named, each with its content in place of its folder; without names that are no files here."""
     return {name: f"{Path(name).name} {_sum_of(Path(name))}" for name in named if name and _is_file(name)}
+
+
+def texts_in(value: Any) -> set[str]:
+    """All texts in plain values."""
+    if isinstance(value, dict | list | tuple):
+        return {text for one in (value.values() if isinstance(value, dict) else value) for text in texts_in(one)}
+    return {value} if isinstance(value, str) else set()
+
+
+def items_of(suite: Suite) -> str | None:
+    """The items of a suite by what they say; None where they cannot be read."""
+    if isinstance(pool := getattr(suite, "pool", None), Pool):
+        return pool.fingerprint
+    try:
+        return fingerprint([[one.task, one.id, one.text] for one in suite.items(lambda line: None)])
+    except InstDiffError:
+        return None
 
 
 def by_content(value: Any, files: dict[str, str]) -> Any:

@@ -231,20 +231,25 @@ class ComparisonFolder(RunFolder):
         super().__init__(path)
         self.models, self.lines = path / "models", path / "lines.json"
 
-    def check_lines(self, lines: Mapping[str, Mapping[str, Any]], write: bool) -> None:
-        """Check that each line is what its name stands for since the first cell, and write what new ones are.
+    def claim_lines(self, lines: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write what the cells of each line are made of; it is the same as long as the folder has one of them.
 
-        Raises a ConfigError that names the line and the key in which it differs.
+        Raises a ConfigError that names a line and the key in which it differs, or two lines of one folder.
         """
-        mine = json.loads(json.dumps(lines))
-        known = read_facts(self.lines) if self.begun or (self.path / "scores").is_dir() else {}
-        for name in mine.keys() & known.keys():
-            for key, new, old in differences(mine[name], known[name])[:1]:
+        mine, known, folders = json.loads(json.dumps(lines)), read_facts(self.lines), dict[str, str]()
+        for name in mine:
+            if (other := folders.setdefault(slug(name), name)) != name:
+                raise ConfigError(
+                    f"the lines '{other}' and '{name}' have one folder, '{slug(name)}'; rename one of them"
+                )
+            if not any((self.path / "cells" / slug(name)).rglob("*.json")):
+                continue
+            for key, new, old in differences(mine[name], known.get(name, mine[name]))[:1]:
                 raise ConfigError(
                     f"line '{name}' of '{self.path}' was made with {key}={old!r}, now it is {new!r}; "
                     "give the line another name, or another output_dir"
                 )
-        if write and mine.keys() - known.keys():
+        if known | mine != known:
             write_record(self.lines, known | mine)
 
     @property

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from instdiff.config.compare import Variant
 from instdiff.config.search import RANDOM, SearchConfig, built_in_recipes
 from instdiff.core import Log
 from instdiff.core.files import read_whole, write_record
@@ -22,7 +25,7 @@ from instdiff.experiments.compare import Comparison, open_cells
 from instdiff.experiments.halving import Bracket, Found, deciding, gain, half_of, halve, halved, rungs_of, trainings_of
 from instdiff.experiments.inputs import configured
 from instdiff.experiments.items import write_items
-from instdiff.experiments.run_folder import BASE, CELL, Cell, CellResult
+from instdiff.experiments.run_folder import BASE, CELL, Cell, CellResult, ComparisonFolder
 from instdiff.experiments.summary import BETTER, SAME, WORSE, TaskScores, devices, sample, summarize
 from instdiff.experiments.tables import ComparisonResult, difference, write_comparison
 
@@ -149,7 +152,11 @@ class SearchRun(Comparison):
 
 def open_search(config: SearchConfig, log: Log, progress: Progress, *, claim: bool = True) -> SearchRun:
     """A search's run folder, as ``open_cells`` has it; recipes that are not named are the built-in ones."""
-    if not config.recipes:
+    folder = ComparisonFolder(Path(config.output or ""))
+    if not config.recipes and config.output and folder.begun:  # more trainings would have brought more recipes
+        begun = yaml.safe_load(folder.read_config())["recipes"]
+        config = config.model_copy(update={"recipes": {name: Variant(**one) for name, one in begun.items()}})
+    elif not config.recipes:
         known = built_in_recipes(config)
         fits = [n for n in range(1, len(known) + 1) if trainings_of(n, config.final_seeds) <= config.trainings]
         names = list(known)[: fits[-1] if fits else 1]

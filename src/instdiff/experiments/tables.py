@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from instdiff.config.compare import CompareConfig
 from instdiff.core.display import html_table
 from instdiff.core.files import write_record, writing
 from instdiff.experiments.items import read_items, write_items
@@ -300,6 +301,19 @@ def by_task(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         title = line["suite"] if line["suite"] == line["task"] else f"{line['suite']}: {line['task']}"
         tasks.setdefault(f"{title}, {line['metric']} ({arrow}), {line['items']} items", []).append(line)
     return {title: sorted_lines(some) for title, some in tasks.items()}
+
+
+def terms(config: CompareConfig) -> str:
+    """On what terms the lines are compared, in a sentence."""
+    steps = {
+        "epochs": f"{config.train.num_train_epochs:g} epoch{'s' * (config.train.num_train_epochs != 1)} each",
+        "equal": "as many optimizer steps each as the first random subset of the budget takes",
+    }[config.steps]
+    return (
+        f"Budgets {', '.join(map(str, config.budgets))}; {len(config.seeds)} seeds of draws, warm-up and training; "
+        f"the same training for all: {steps}, learning rate {config.train.learning_rate:g}, "
+        f"{config.train.global_batch_size} rows a step."
+    )
 
 
 def markdown(lines: list[dict[str, Any]], failed: list[dict[str, Any]], facts: dict[str, Any]) -> str:

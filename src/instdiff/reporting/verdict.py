@@ -120,7 +120,9 @@ def judge(scene: ReportContext, covered: Mapping[str, Any] | None = None) -> Ver
     found, about = selections(lines, material.oracles), about_line(material)
     found = [line for line in found if about in (None, line["name"])]
     verdict = _outcome(material, found) if found else _no_outcome(material, part)
-    verdict = replace(verdict, **_spent(material, verdict, found), **_taken(part, verdict))
+    # Of a comparison the scores may be those of another line alone.
+    other = material.kind == "compare" and part is not None and verdict.line not in (None, part.method)
+    verdict = replace(verdict, **_spent(material, verdict, found), **({} if other else _taken(part, verdict)))
     alerts = [one for one in _alerts(scene, verdict, covered or {}) if one is not None]
     return replace(verdict, alerts=tuple(alerts[:MOST]))
 

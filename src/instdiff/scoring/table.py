@@ -142,6 +142,13 @@ class ScoreTable:
         pandas()
         return self.to_arrow().to_pandas()
 
+    def joined(self, other: ScoreTable) -> ScoreTable:
+        """The same with the methods of another table of these rows, which replace those of one name."""
+        methods = {**self.meta.get("methods", {}), **other.meta.get("methods", {})}
+        return replace(
+            other, scored={**self.scored, **other.scored}, meta={**self.meta, **other.meta, "methods": methods}
+        )
+
     def write(self, path: str | Path) -> None:
         """To ``.parquet``, or with the same columns to ``.jsonl`` or ``.csv``, where the metadata stands beside it.
 
