@@ -162,9 +162,10 @@ class Pipeline(Engine):
         assert config.eval is not None
         budget, table = budget_of(config), read_scores(path, run=[config.select.method])
         same = Budget(first.facts["tokens"], "tokens")
-        if budget.of_tokens:  # of which a bound on groups may leave less
-            asked = budget.as_count(table[selector(config)[0]])
-            spent = first.facts["tokens"] if budget.part is None else asked.amount
+        if budget.of_tokens:  # of which filters and a bound on groups may leave less
+            asked, counts = budget.as_count(table[selector(config)[0]]), first.record["counts"]
+            # Where no row has a thought, nothing is counted of a part: all tokens are of answers.
+            spent = counts.get(f"selected_{budget.key}", counts["selected_tokens"])
             same = budget.count(min(int(spent), int(asked.amount)))
         return [
             Cell(kind, "100%" if kind == "full" else str(same), seed)
