@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from cli.shell import write_jsonl
-from helpers import make_llama, some_rows
+from helpers import make_llama, read_by_bytes, some_rows
 from instdiff.config.base import build
 from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
@@ -27,7 +28,7 @@ from instdiff.evaluation.subject import Subject
 from instdiff.experiments import engine as module
 from instdiff.experiments import summary as costs
 from instdiff.experiments.compare import Comparison, terms
-from instdiff.experiments.run_folder import CellResult
+from instdiff.experiments.run_folder import Cell, CellResult
 from instdiff.experiments.summary import overlaps, shares, summarize
 from instdiff.experiments.tables import rows_of, write_comparison
 from instdiff.store import Store
@@ -246,6 +247,20 @@ def test_another_model_may_choose(make: Make, home: Path, tmp_path: Path) -> Non
     assert all(one.error is None for one in outcomes.values())
     shapes = [read_json(Path(path)) for path in sorted((made.folder / "models").glob("*/config.json"))]
     assert {shape["hidden_size"] for shape in shapes} == {read_json(home / "base" / "config.json")["hidden_size"]}
+
+
+def test_all_lines_have_their_budgets_in_the_students_tokens(make: Make, home: Path, tmp_path: Path) -> None:
+    """Whatever the tokenizer of the model that chooses, and whatever else a line's view scores."""
+    weak = str(read_by_bytes(make_llama(tmp_path / "weak", 3, chat=None, num_hidden_layers=1)))
+    lines = {"superfiltering": {}, "ifd": {}, "weak": {"method": "perplexity", "models": {"base": weak}}, "grape": {}}
+    for order in (list(lines), list(lines)[::-1]):
+        made = make(method={name: lines[name] for name in order}, models={"proxy": weak}, seeds=[0])
+        tokenizer = AutoTokenizer.from_pretrained(home / "base")
+        texts = [str(row["output"]) for row in made.pool.source_rows(range(40))]
+        truth = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+        for line in (*order, "random", "longest"):
+            scored, _ = made.score_round(Cell(line, "25% tokens", 0), 1, made.roles_of(made.variants[line]))
+            assert scored.n_tokens.tolist() == truth, line
 
 
 def whole(made: Comparison) -> int:

@@ -55,7 +55,7 @@ from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult,
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import ComparisonResult, write_comparison
-from instdiff.methods import Oracle, Random
+from instdiff.methods import Oracle
 from instdiff.scoring.cost import plan
 from instdiff.scoring.crossfit import Training, lacking, saves, splits
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
@@ -386,8 +386,7 @@ class Comparison(Engine):
         if budget.kind != "token_share":
             return budget
         if text not in self._tokens:
-            counted = self.score({"random": Random()}, {"base": self.student})
-            self._tokens[text] = max(1, round(budget.target(counted["random"])))
+            self._tokens[text] = max(1, round(budget.target(self.counted(self.pool)["random"])))
         return budget.count(self._tokens[text])
 
     def settings_of(self, cell: Cell, rows_of: Callable[[Cell], int]) -> TrainSettings:

@@ -34,6 +34,7 @@ from instdiff.evaluation.subject import Suite
 from instdiff.experiments import run_folder
 from instdiff.experiments.run_folder import Cell
 from instdiff.experiments.side_by_side import cells_at_once
+from instdiff.methods import Random
 from instdiff.scoring.crossfit import Best, Training, trainings
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
@@ -99,6 +100,7 @@ class Engine(ABC):
     _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict, init=False)
     _trusted: set[Path] = field(default_factory=set, init=False)
     """Trained models whose weights this process has written or read."""
+    _counted: dict[str, ScoreTable] = field(default_factory=dict, init=False)
 
     def at_once(self, left: int) -> int:
         """How many of the cells that are ``left`` go side by side.
@@ -225,7 +227,16 @@ class Engine(ABC):
         shared |= {"pool": self.pool, "listed": listed, "log": self.log, "progress": progress} | options
         table = score(methods=methods, models=dict(roles), **shared)
         self.record_event(stage, **progress.facts())
-        return table
+        return table.counted_by(self.counted(shared["pool"]))
+
+    def counted(self, pool: Pool) -> ScoreTable:
+        """A pool with its response tokens as the student reads them: budgets of all lines are of these."""
+        key, how = pool.fingerprint, dict[str, Any](settings=self.settings, store=self.store)
+        if key not in self._counted:
+            table = score(pool, {"random": Random()}, {"base": self.student}, **how)
+            # Without the way back to the rendered rows, which are large.
+            self._counted[key] = replace(table, scored={"random": replace(table["random"], recall=None)})
+        return self._counted[key]
 
     def select(self, cell: Cell, number: int, roles: Roles) -> dict[str, Any]:
         """The record of a round's selection; made of its scores, where it is not there yet."""
