@@ -382,6 +382,16 @@ def test_models_of_a_holdout_set_and_of_a_proxy_are_trained(make: Make, home: Pa
     assert found["rho"]["warmup_s"] > 0 and found["small"]["warmup_s"] > 0
 
 
+def test_a_line_whose_proxy_is_not_named_fails_alone(make: Make) -> None:
+    made = make(method={"s2l": {}}, baselines=["random"], seeds=[0], keep_models=False)
+    errors = {one.cell.line: one.error for one in made.run()}
+    assert errors.pop("s2l") == (
+        "what is missing is trained from the model of role 'proxy', which is not bound; give --model proxy=WHERE, or "
+        "train the base: --set METHOD.model=base"
+    )
+    assert errors == {"base": None, "random": None} and whole(made) == 0
+
+
 def test_a_path_along_the_target_is_trained_once_and_priced(make: Make, home: Path) -> None:
     """Lines that want the same share it, and both of its saves are there as long as they are needed."""
     path = {"path": {"epochs": 3, "learning_rate": 0.05, "batch": 2}}

@@ -30,7 +30,6 @@ from instdiff.core.budget import parse_budget
 from instdiff.core.caps import PROMPT, parse_per
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
-from instdiff.core.signals import Split
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
@@ -57,7 +56,7 @@ from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import ComparisonResult, write_comparison
 from instdiff.methods import Oracle
 from instdiff.scoring.cost import plan
-from instdiff.scoring.crossfit import Training, lacking, saves, splits
+from instdiff.scoring.crossfit import Training, lacking, saves, splits, start_of
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
 from instdiff.selection.record import RECORD, copy_record, read_selection
 from instdiff.selection.selector import sample_rows
@@ -518,8 +517,7 @@ class Comparison(Engine):
         keys: set[Hashable] = {self._round_key(cell, number) for number in range(1, variant.rounds + 1)}
         roles = self.roles_of(variant)
         for role, of in lacking([self.method(cell.line, cell.seed)], roles, self.holdout).items():
-            start = of.folds.model if isinstance(of, Split) else of.model if of else "base"
-            keys.add((role, repr(of or cell.seed), str(roles[start])))
+            keys.add((role, repr(of or cell.seed), str(roles.get(start_of(of)))))  # without a start the line fails
         return keys | ({self.warmup_key(variant, cell.seed)} if cell.line in self.warmed else set())
 
     def place_of_trained(self, asked: Training, mark: str) -> Path:
