@@ -392,6 +392,15 @@ def test_a_line_whose_proxy_is_not_named_fails_alone(make: Make) -> None:
     assert errors == {"base": None, "random": None} and whole(made) == 0
 
 
+def test_a_limit_is_of_the_first_rows_whatever_copies_come_later(make: Make) -> None:
+    rows = [*some_rows(6, seed=3), *some_rows(3, seed=3)]
+    lines = {"first": {"method": "perplexity", "limit": 6}}
+    made = make(method=lines, budgets=["100%"], baselines=["random"], seeds=[0])
+    made.pool = load(rows)
+    record = made.select(Cell("first", "100%", 0), 1, made.roles_of(made.variants["first"]))
+    assert sorted(record["rows"]) == list(range(6))
+
+
 def test_a_path_along_the_target_is_trained_once_and_priced(make: Make, home: Path) -> None:
     """Lines that want the same share it, and both of its saves are there as long as they are needed."""
     path = {"path": {"epochs": 3, "learning_rate": 0.05, "batch": 2}}

@@ -244,8 +244,8 @@ class Engine(ABC):
         record = self.selected(place)
         if record is None:
             (scored, meta), pool = self.score_round(cell, number, roles), self.pool
-            if len(scored) < len(pool):
-                pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
+            if len(scored) < len(pool):  # a limit is of the first rows
+                pool = pool.take(range(len(scored)))
             how: dict[str, Any] = {"per": self.per(cell), "group_by": self.group_by(cell), "meta": meta}
             how |= {"near_duplicates": self.near_duplicates(cell)}
             chosen = select(pool, scored, self.budget_of(cell, number), **how)
