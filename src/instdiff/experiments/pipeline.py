@@ -276,8 +276,8 @@ class Pipeline(Engine):
         return self.place_of(cell, number) / (ROUND_MODEL if cell == LINE else CONTROL_MODEL)
 
     def place_of_trained(self, asked: Training, mark: str) -> Path:
-        """All rounds share it."""
-        return self.places.trained(asked.role)
+        """By its role and what it is made of: rounds that want the same share it."""
+        return self.places.trained(f"{asked.role}_{mark[:8]}")
 
     def drop(self, model: ModelRef) -> None:
         """Drop a model that nothing later needs, unless models are kept."""
