@@ -70,7 +70,7 @@ def mark_of(rows: Pool, start: ModelRef, how: TrainSettings, seed: int) -> str:
     """The fingerprint of all that a training is made of."""
     weights = weights_of(rows, how.weights)
     own = [*([start.template] if start.template else []), *([] if weights is None else [weights.tolist()])]
-    return fingerprint(list(rows.ids), str(start), how.learning(), seed, *own)
+    return fingerprint(list(rows.ids), str(start), how.learning(), how.seed_of(seed), *own)
 
 
 @dataclass
