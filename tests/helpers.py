@@ -118,6 +118,14 @@ def make_gpt2(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def read_by_bytes(folder: Path) -> Path:
+    """The model with a tokenizer that has no token of two bytes, and so counts more of them."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(folder).train_new_from_iterator([], 261).save_pretrained(folder)
+    return folder
+
+
 def make_models(home: Path) -> dict[str, Path]:
     """``llama`` (BOS), ``other`` (the same shape, other weights), ``gpt2`` (no BOS)."""
     return {

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from cli.shell import write_jsonl
-from helpers import make_llama, some_rows
+from helpers import make_llama, read_by_bytes, some_rows
 from instdiff.config.base import build
 from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
@@ -27,7 +28,7 @@ from instdiff.evaluation.subject import Subject
 from instdiff.experiments import engine as module
 from instdiff.experiments import summary as costs
 from instdiff.experiments.compare import Comparison
-from instdiff.experiments.run_folder import CellResult
+from instdiff.experiments.run_folder import Cell, CellResult
 from instdiff.experiments.summary import overlaps, shares, summarize
 from instdiff.experiments.tables import rows_of, terms, write_comparison
 from instdiff.store import Store
@@ -248,6 +249,20 @@ def test_another_model_may_choose(make: Make, home: Path, tmp_path: Path) -> Non
     assert {shape["hidden_size"] for shape in shapes} == {read_json(home / "base" / "config.json")["hidden_size"]}
 
 
+def test_all_lines_have_their_budgets_in_the_students_tokens(make: Make, home: Path, tmp_path: Path) -> None:
+    """Whatever the tokenizer of the model that chooses, and whatever else a line's view scores."""
+    weak = str(read_by_bytes(make_llama(tmp_path / "weak", 3, chat=None, num_hidden_layers=1)))
+    lines = {"superfiltering": {}, "ifd": {}, "weak": {"method": "perplexity", "models": {"base": weak}}, "grape": {}}
+    for order in (list(lines), list(lines)[::-1]):
+        made = make(method={name: lines[name] for name in order}, models={"proxy": weak}, seeds=[0])
+        tokenizer = AutoTokenizer.from_pretrained(home / "base")
+        texts = [str(row["output"]) for row in made.pool.source_rows(range(40))]
+        truth = [len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+        for line in (*order, "random", "longest"):
+            scored, _ = made.score_round(Cell(line, "25% tokens", 0), 1, made.roles_of(made.variants[line]))
+            assert scored.n_tokens.tolist() == truth, line
+
+
 def whole(made: Comparison) -> int:
     """How many trained models are on the disk."""
     return len(list((made.folder / "models").glob("*/model.safetensors")))
@@ -365,6 +380,25 @@ def test_models_of_a_holdout_set_and_of_a_proxy_are_trained(make: Make, home: Pa
         assert {"proxy", "held/0", "held/1"} <= set(small["models"])
     found = {line["name"]: line for line in summarize(outcomes)}
     assert found["rho"]["warmup_s"] > 0 and found["small"]["warmup_s"] > 0
+
+
+def test_a_line_whose_proxy_is_not_named_fails_alone(make: Make) -> None:
+    made = make(method={"s2l": {}}, baselines=["random"], seeds=[0], keep_models=False)
+    errors = {one.cell.line: one.error for one in made.run()}
+    assert errors.pop("s2l") == (
+        "what is missing is trained from the model of role 'proxy', which is not bound; give --model proxy=WHERE, or "
+        "train the base: --set METHOD.model=base"
+    )
+    assert errors == {"base": None, "random": None} and whole(made) == 0
+
+
+def test_a_limit_is_of_the_first_rows_whatever_copies_come_later(make: Make) -> None:
+    rows = [*some_rows(6, seed=3), *some_rows(3, seed=3)]
+    lines = {"first": {"method": "perplexity", "limit": 6}}
+    made = make(method=lines, budgets=["100%"], baselines=["random"], seeds=[0])
+    made.pool = load(rows)
+    record = made.select(Cell("first", "100%", 0), 1, made.roles_of(made.variants["first"]))
+    assert sorted(record["rows"]) == list(range(6))
 
 
 def test_a_path_along_the_target_is_trained_once_and_priced(make: Make, home: Path) -> None:

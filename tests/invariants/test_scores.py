@@ -7,6 +7,7 @@ put together by hand (``helpers.by_hand``).
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import Counting, Lab, by_hand, reference
-from instdiff.core import Entropy, Measure, Method, Nll, Prompted, Settings
+from helpers import PLAIN, Counting, Lab, by_hand, make_llama, read_by_bytes, reference
+from instdiff.core import Entropy, Measure, Method, ModelRef, Nll, Prompted, Settings
 from instdiff.data import load
 from instdiff.engine import head
-from instdiff.methods import IFD, InstructDiff, Perplexity, ResponseEntropy
+from instdiff.methods import IFD, Grape, InstructDiff, Perplexity, ResponseEntropy, Superfiltering
 from instdiff.scoring.models import bind
-from instdiff.scoring.scorer import Workbench
+from instdiff.scoring.scorer import Workbench, score
 from instdiff.scoring.table import ScoreTable
 from instdiff.store import Store
 
@@ -209,6 +210,23 @@ def test_methods_together_or_one_by_one(lab: Lab) -> None:
     close(all_at_once, separate)
     # The response alone is the same five texts, the prompted rows are all different.
     assert together.rows == 2 * 12 + 5 and alone.rows == 2 * 12 + (12 + 5) + 12 + 12
+
+
+def test_tokens_are_those_of_the_base_in_any_order_of_methods(lab: Lab, tmp_path: Path) -> None:
+    """A small proxy may count other tokens, and so may a view that scores the end too."""
+    rows = [{"instruction": f"do {i}", "input": "", "output": "the sky is blue " * (i + 1)} for i in range(4)]
+    proxy = read_by_bytes(make_llama(tmp_path / "proxy", 3, num_hidden_layers=1))
+    truth = lab.score(rows, [Perplexity()]).n_tokens
+    models = bind({"base": str(lab.models["llama"]), "proxy": str(proxy)})
+
+    def counted(*methods: Method, **bound: ModelRef) -> list[int]:
+        table = score(load(rows), methods, bound or models, settings=Settings(**PLAIN), store=lab.store())
+        return [int(count) for count in table.n_tokens]
+
+    own = counted(Superfiltering(), proxy=models["proxy"])  # without a base, those of what is asked
+    assert all(more > count for more, count in zip(own, truth, strict=True))
+    for methods in ([Superfiltering()], [Superfiltering(), IFD()], [IFD(), Superfiltering()], [Grape(), Perplexity()]):
+        assert counted(*methods) == counted(*reversed(methods)) == truth.tolist()
 
 
 # ── InstructDiff on real columns ──────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import PLAIN, Counting, Lab, some_rows
+from helpers import PLAIN, Counting, Lab, read_by_bytes, some_rows
 from instdiff.config.train import TrainSettings
 from instdiff.core import Nll, Prompted, Settings, Signal
 from instdiff.core.files import read_json
@@ -23,9 +23,11 @@ from instdiff.methods import Blend, Learnability, Rho
 from instdiff.rendering.prompts import prompt_groups
 from instdiff.scoring.cost import plan
 from instdiff.scoring.folds import folds_of, groups_of, rows_outside
+from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
 from instdiff.scoring.workbench import Workbench
 from instdiff.store import Store, collect_trained
+from instdiff.training.digests import RECORD
 from instdiff.training.sft import train
 from instdiff.training.trained_rows import TRAINED_ROWS, trained_rows
 
@@ -89,6 +91,22 @@ def direct(bench: Workbench) -> Any:
         for step in wave:
             bench.run(step, Quiet())
     return bench.vectors(signal).mean()
+
+
+def test_another_seed_other_weights_or_another_tokenizer_are_other_trainings(lab: Lab, tmp_path: Path) -> None:
+    store, kept = lab.store(), {**ROWS[0], "w": 1.0}
+    rows = [{**row, "w": 0.5} for row in ROWS[1:]]
+
+    def asked(weight: float = 1.0, where: Path = lab.models["llama"], **how: Any) -> int:
+        pool = load([{**kept, "w": weight}, *rows])
+        with_weights = TrainSettings(**{**TRAIN.model_dump(exclude_unset=True), "weights": "w", **how})
+        method, options = Learnability(folds=Folds(epochs=1)), {"store": store, "crossfit": with_weights}
+        score(pool, [method], {"base": str(where)}, settings=Settings(**PLAIN), **options)
+        return len(list(store.root.glob(f"trained/*/{RECORD}")))
+
+    copy = read_by_bytes(shutil.copytree(lab.models["llama"], tmp_path / "copy"))
+    assert [asked(), asked(), asked(seed=1), asked(seed=2)] == [2, 2, 4, 6]
+    assert [asked(weight=2.0), asked(where=copy)] == [7, 9]  # the row is in one fold, and seen by the other's model
 
 
 def test_a_shuffled_pool_gives_the_same_folds_and_values(lab: Lab) -> None:

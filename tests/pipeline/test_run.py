@@ -16,6 +16,7 @@ from instdiff.cli.preflight import REQUIRED
 
 from .conftest import Done
 from .kit import (
+    CONFIG,
     HELD_OUT,
     LIMIT,
     POOL,
@@ -31,6 +32,7 @@ from .kit import (
     refused,
     scores,
     weights,
+    write_jsonl,
 )
 
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -169,6 +171,20 @@ def test_selection_and_controls_fill_the_budget(done: Done) -> None:
     assert drawn[0] != drawn[1]
     methods = [read_json(done.run / f"baselines/{name}/selection.json")["method"] for name in CONTROLS]
     assert methods == ["random", "random", "longest", "full"]
+
+
+@pytest.mark.parametrize("budget", ["95% tokens", "95% answer tokens"])
+def test_controls_have_what_the_filters_have_left(home: Path, budget: str) -> None:
+    rows = [{**row, "output": "<think>\nhm\n</think>\n\n" * (n % 2) + row["output"]} for n, row in enumerate(POOL)]
+    write_jsonl(home / "pool.jsonl", rows)
+    select = {"method": "instructdiff", "nll_reject_ratio": 0.3, "budget": budget}
+    configure(home, iterations=1, select=select, eval={**CONFIG["eval"], "baselines": ["random"], "seeds": [0]})
+    pipeline(home)
+    key = budget.removeprefix("95% ").replace(" ", "_")
+    own, control = (read_json(home / f"run/{name}/selection.json") for name in ("iter_1", f"baselines/{CONTROLS[0]}"))
+    asked, spent = own["counts"][f"asked_{key}"], own["counts"][f"selected_{key}"]
+    assert own["excluded"]["filtered"] == 24 and 0 < spent < 0.6 * asked
+    assert control["budget"] == f"{spent} {key.replace('_', ' ')}"
 
 
 def test_the_selection_follows_from_the_scores(done: Done) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,20 @@ from .kit import (
 )
 
 ONE = {"iterations": 1, "eval": None}
+
+
+@pytest.mark.parametrize(("start", "models"), [("calibrated", 4), ("base", 2)])
+def test_each_round_has_fold_models_of_its_own_start(home: Path, start: str, models: int) -> None:
+    folds = {"k": 2, "epochs": 1, "model": start}
+    configure(home, iterations=2, eval=None, select={"method": "learnability", "folds": folds, "budget": 8})
+    pipeline(home)
+    records = [read_json(path) for path in (home / "run/crossfit").glob("held_[01]_*/training.json")]
+    bases = Counter(record["base"] for record in records)
+    starts = ["calibration_model", "selected_train_model"] if start == "calibrated" else ["base"]
+    assert bases == dict.fromkeys(starts, 2) and len(records) == models
+    for number in (1, 2):
+        assert len(read_json(home / f"run/iter_{number}/selection.json")["rows"]) == 8
+
 
 # ── budgets and warm-up rows ──────────────────────────────────────────────────────────────────────────────────────────
 

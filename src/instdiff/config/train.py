@@ -150,6 +150,10 @@ class TrainSettings(Config):
         """Whether the loss asks the base model."""
         return self.mode in REFERRED and self.kl_weight > 0
 
+    def seed_of(self, given: int) -> int:
+        """The seed of a training: its own, where it has one, before the command's."""
+        return given if self.seed is None else self.seed
+
     def learning(self) -> dict[str, Any]:
         """What decides the trained weights, as plain values; not when checkpoints are made."""
         aside = {"checkpoint_minutes", "checkpoint_steps", "resume", "cache_dir", "seed", "report_to", "run_name"}

@@ -30,7 +30,6 @@ from instdiff.core.budget import parse_budget
 from instdiff.core.caps import PROMPT, parse_per
 from instdiff.core.files import fingerprint, read_whole, write_record
 from instdiff.core.progress import Progress, Quiet
-from instdiff.core.signals import Split
 from instdiff.data import Pool
 from instdiff.engine.sources import resolve
 from instdiff.errors import ConfigError, EngineError, InstDiffError
@@ -64,7 +63,7 @@ from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult,
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import ComparisonResult, terms, write_comparison
-from instdiff.methods import Oracle, Random
+from instdiff.methods import Oracle
 from instdiff.scoring.cost import plan
 from instdiff.scoring.crossfit import Training, lacking, saves, splits, start_of
 from instdiff.scoring.models import bind, check_roles, parse_model, settings_of
@@ -413,8 +412,7 @@ class Comparison(Engine):
         if budget.kind != "token_share":
             return budget
         if text not in self._tokens:
-            counted = self.score({"random": Random()}, {"base": self.student})
-            self._tokens[text] = max(1, round(budget.target(counted["random"])))
+            self._tokens[text] = max(1, round(budget.target(self.counted(self.pool)["random"])))
         return budget.count(self._tokens[text])
 
     def settings_of(self, cell: Cell, rows_of: Callable[[Cell], int]) -> TrainSettings:
@@ -551,8 +549,7 @@ class Comparison(Engine):
         keys: set[Hashable] = {self._round_key(cell, number) for number in range(1, variant.rounds + 1)}
         roles = self.roles_of(variant)
         for role, of in lacking([self.method(cell.line, cell.seed)], roles, self.holdout).items():
-            start = of.folds.model if isinstance(of, Split) else of.model if of else "base"
-            keys.add((role, repr(of or cell.seed), str(roles[start])))
+            keys.add((role, repr(of or cell.seed), str(roles.get(start_of(of)))))  # without a start the line fails
         return keys | ({self.warmup_key(variant, cell.seed)} if cell.line in self.warmed else set())
 
     def place_of_trained(self, asked: Training, mark: str) -> Path:

@@ -34,6 +34,7 @@ from instdiff.evaluation.subject import Suite
 from instdiff.experiments import run_folder
 from instdiff.experiments.run_folder import Cell
 from instdiff.experiments.side_by_side import cells_at_once
+from instdiff.methods import Random
 from instdiff.scoring.crossfit import Best, Training, trainings
 from instdiff.scoring.scorer import score
 from instdiff.scoring.table import ScoreTable
@@ -69,7 +70,7 @@ def mark_of(rows: Pool, start: ModelRef, how: TrainSettings, seed: int) -> str:
     """The fingerprint of all that a training is made of."""
     weights = weights_of(rows, how.weights)
     own = [*([start.template] if start.template else []), *([] if weights is None else [weights.tolist()])]
-    return fingerprint(list(rows.ids), str(start), how.learning(), seed, *own)
+    return fingerprint(list(rows.ids), str(start), how.learning(), how.seed_of(seed), *own)
 
 
 @dataclass
@@ -99,6 +100,7 @@ class Engine(ABC):
     _makers: dict[Path, Callable[[], ModelRef]] = field(default_factory=dict, init=False)
     _trusted: set[Path] = field(default_factory=set, init=False)
     """Trained models whose weights this process has written or read."""
+    _counted: dict[str, ScoreTable] = field(default_factory=dict, init=False)
 
     def at_once(self, left: int) -> int:
         """How many of the cells that are ``left`` go side by side.
@@ -225,7 +227,16 @@ class Engine(ABC):
         shared |= {"pool": self.pool, "listed": listed, "log": self.log, "progress": progress} | options
         table = score(methods=methods, models=dict(roles), **shared)
         self.record_event(stage, **progress.facts())
-        return table
+        return table.counted_by(self.counted(shared["pool"]))
+
+    def counted(self, pool: Pool) -> ScoreTable:
+        """A pool with its response tokens as the student reads them: budgets of all lines are of these."""
+        key, how = pool.fingerprint, dict[str, Any](settings=self.settings, store=self.store)
+        if key not in self._counted:
+            table = score(pool, {"random": Random()}, {"base": self.student}, **how)
+            # Without the way back to the rendered rows, which are large.
+            self._counted[key] = replace(table, scored={"random": replace(table["random"], recall=None)})
+        return self._counted[key]
 
     def select(self, cell: Cell, number: int, roles: Roles) -> dict[str, Any]:
         """The record of a round's selection; made of its scores, where it is not there yet."""
@@ -233,8 +244,8 @@ class Engine(ABC):
         record = self.selected(place)
         if record is None:
             (scored, meta), pool = self.score_round(cell, number, roles), self.pool
-            if len(scored) < len(pool):
-                pool = pool.take(np.flatnonzero(np.isin(np.array(pool.ids), np.array(scored.ids))))
+            if len(scored) < len(pool):  # a limit is of the first rows
+                pool = pool.take(range(len(scored)))
             how: dict[str, Any] = {"per": self.per(cell), "group_by": self.group_by(cell), "meta": meta}
             how |= {"near_duplicates": self.near_duplicates(cell)}
             chosen = select(pool, scored, self.budget_of(cell, number), **how)

@@ -162,9 +162,10 @@ class Pipeline(Engine):
         assert config.eval is not None
         budget, table = budget_of(config), read_scores(path, run=[config.select.method])
         same = Budget(first.facts["tokens"], "tokens")
-        if budget.of_tokens:  # of which a bound on groups may leave less
-            asked = budget.as_count(table[selector(config)[0]])
-            spent = first.facts["tokens"] if budget.part is None else asked.amount
+        if budget.of_tokens:  # of which filters and a bound on groups may leave less
+            asked, counts = budget.as_count(table[selector(config)[0]]), first.record["counts"]
+            # Where no row has a thought, nothing is counted of a part: all tokens are of answers.
+            spent = counts.get(f"selected_{budget.key}", counts["selected_tokens"])
             same = budget.count(min(int(spent), int(asked.amount)))
         return [
             Cell(kind, "100%" if kind == "full" else str(same), seed)
@@ -275,8 +276,8 @@ class Pipeline(Engine):
         return self.place_of(cell, number) / (ROUND_MODEL if cell == LINE else CONTROL_MODEL)
 
     def place_of_trained(self, asked: Training, mark: str) -> Path:
-        """All rounds share it."""
-        return self.places.trained(asked.role)
+        """By its role and what it is made of: rounds that want the same share it."""
+        return self.places.trained(f"{asked.role}_{mark[:8]}")
 
     def drop(self, model: ModelRef) -> None:
         """Drop a model that nothing later needs, unless models are kept."""

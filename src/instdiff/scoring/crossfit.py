@@ -16,8 +16,9 @@ from instdiff.core import Log, Method, ModelRef, Settings
 from instdiff.core.files import fingerprint, set_aside
 from instdiff.core.signals import CrossFitted, Saves, Split, TrainedOn
 from instdiff.data import Pool
-from instdiff.engine.sources import resolve
+from instdiff.engine.sources import load_tokenizer, resolve
 from instdiff.errors import ConfigError, PlanError
+from instdiff.rendering.templates import template
 from instdiff.scoring.folds import groups_of, rows_outside
 from instdiff.scoring.models import template_name
 from instdiff.scoring.workbench import Workbench
@@ -209,10 +210,13 @@ def training_of_scores(given: TrainSettings | None, settings: Settings) -> Train
 
 def place_in_store(one: Training, settings: Settings, store: Store) -> Path:
     """Where a model goes that is trained for scoring alone, by all that it is made of."""
-    source = resolve(one.start, store.memo, adapters=False)
-    seen = [list(one.rows.ids), source.fingerprint, one.start.template or settings.template]
-    shown = [str(settings.template_date), *map(str, (one.rows.turns, one.how.learning(), one.seed))]
-    return trained_folder(store) / fingerprint(*seen, *shown)
+    from instdiff.training.sft import weights_of
+
+    source, weights = resolve(one.start, store.memo, adapters=False), weights_of(one.rows, one.how.weights)
+    layout, tokens = template(one.start.template or settings.template), load_tokenizer(source, settings.template_date)
+    seen = [list(one.rows.ids), source.fingerprint, tokens.fingerprint, repr(layout), str(settings.template_date)]
+    shown = map(str, (one.rows.turns, one.how.learning(), one.how.seed_of(one.seed)))
+    return trained_folder(store) / fingerprint(*seen, *shown, *([] if weights is None else [weights.tolist()]))
 
 
 def bind_trained(

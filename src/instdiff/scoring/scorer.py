@@ -229,13 +229,17 @@ Counts = npt.NDArray[np.int64]
 
 
 def _tokens(bench: Workbench, methods: Mapping[str, Method]) -> tuple[Counts, npt.NDArray[np.bool_], Counts | None]:
-    """Scored response tokens and truncation in the view of the first method that has one; and tokens of thoughts."""
-    for method in methods.values():
-        for signal in method.signals().values():
-            if isinstance(signal.measure, BY_TOKEN) and isinstance(signal.view, OF_RESPONSE) and signal.of == "pool":
-                return _counted(bench, signal)
-    if "base" in bench.models and not bench.models["base"].served:
-        return _counted(bench, Signal(Nll()))
+    """Scored response tokens, truncation, and tokens of thoughts, as the base reads them where it is there to ask.
+
+    Whatever the order of the methods: another model's counts, or another view's, would be another budget.
+    """
+    asked = [signal for _, method in sorted(methods.items()) for signal in method.signals().values()]
+    mine = [s for s in asked if isinstance(s.measure, BY_TOKEN) and isinstance(s.view, OF_RESPONSE) and s.of == "pool"]
+    mine.sort(key=lambda one: (one.model != "base", one.model, one.view != Prompted()))
+    if "base" in bench.models and not bench.models["base"].served and not (mine and mine[0].model == "base"):
+        mine = [Signal(Nll())]
+    if mine:
+        return _counted(bench, mine[0])
     return np.full(len(bench.pool), -1), np.zeros(len(bench.pool), bool), None
 
 

@@ -60,6 +60,11 @@ class ScoreTable:
     def __iter__(self) -> Iterator[str]:
         return iter(self.scored)
 
+    def counted_by(self, other: ScoreTable) -> ScoreTable:
+        """The same scores with the tokens that another table of the same rows counts."""
+        counts: dict[str, Any] = {"n_tokens": other.n_tokens, "n_thought": other.n_thought}
+        return replace(self, scored={name: replace(one, **counts) for name, one in self.scored.items()}, **counts)
+
     def reasons(self) -> dict[str, dict[str, int]]:
         """Per method, how many rows have no score for which reason."""
         out: dict[str, dict[str, int]] = {}

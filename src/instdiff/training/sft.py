@@ -107,7 +107,7 @@ def fit(
     and an EngineError where the model cannot be loaded or trained, or its loss is no number.
     """
     output, base = Path(output), Path(base)
-    seed = seed if settings.seed is None else settings.seed
+    seed = settings.seed_of(seed)
     open_ = np.flatnonzero(rows.reason == None)  # noqa: E711 - elementwise
     used, factors = rows.take(open_), None if weights is None else weights[open_]
     digests = used.keys()
