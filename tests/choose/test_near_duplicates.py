@@ -67,6 +67,27 @@ def test_within_groups_and_below_another_method(tmp_path: Path) -> None:
     assert sorted(numbers(instdiff.select(pool, scored, 2, near_duplicates=0.8))) == [7, 9]
 
 
+def test_what_per_leaves_out_is_no_better_row(tmp_path: Path) -> None:
+    """The second of source a finds no room in it, so the one of source b that is like it stays."""
+    rows = [
+        {"instruction": "Say it.", "output": text(100), "n": 9, "src": "a"},
+        {"instruction": "Say it.", "output": text(0), "n": 8, "src": "a"},
+        {"instruction": "Say it!", "output": f"{text(0)} too", "n": 7, "src": "b"},
+        {"instruction": "Say it.", "output": text(0), "n": 6, "src": "c"},
+        {"instruction": "Say it.", "output": text(0), "n": 5, "src": "b"},
+        {"instruction": "Say it.", "output": text(100), "n": 4, "src": "a"},
+    ]
+    found = chosen(rows, tmp_path, "100%", per="src 1")
+    assert numbers(found) == [9, 7]
+    assert found.scored.reason.tolist() == [None, None, None, "near_duplicate", None, None]
+    assert found.record()["per"] == {
+        **{"by": "src", "most": 1, "values": 3, "values_without_a_score": 0, "first_without": []},
+        **{"values_with_fewer": 1, "rows_dropped": 3},
+    }
+    assert numbers(chosen(rows, tmp_path, 2, per="src 1", group_by="src")) == [9, 7]
+    assert numbers(chosen(rows, tmp_path, "100%", per="src 2")) == [9, 8], "the others are copies of rows that stay"
+
+
 def test_no_two_rows_are_near_copies_and_order_does_not_matter(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     rows = []
