@@ -51,7 +51,7 @@ from instdiff.experiments.inputs import (
 from instdiff.experiments.leaks import find_leaks
 from instdiff.experiments.made_of import by_content, by_name, columns_of, contents, files_of, signals_of
 from instdiff.experiments.records import Records
-from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
+from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, alone, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import ComparisonResult, write_comparison
@@ -544,6 +544,7 @@ class Comparison(Engine):
 # ── the command ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@alone()
 def compare(
     data: Any,
     model: Any = None,
@@ -572,6 +573,7 @@ def compare(
         ConfigError: something is missing or of a type that is not taken, or the folder holds another comparison.
         DataError: the data has changed since the comparison began.
         EngineError: every cell failed.
+        StoreError: another process works in the folder.
     """
     options |= {"model": model, "method": as_lines(methods), "output": output}
     config = configured(CompareConfig, data, **options)
@@ -579,12 +581,8 @@ def compare(
     results = run.run()
     if all(one.error is not None for one in results):
         raise EngineError(f"every cell of the comparison failed, first {results[0].cell}: {results[0].error}")
-    facts: dict[str, Any] = {
-        "data": config.data,
-        "model": config.model,
-        "student": config.student or config.model,
-        "terms": terms(config),
-    }
+    facts: dict[str, Any] = {"data": config.data, "model": config.model}
+    facts |= {"student": config.student or config.model, "terms": terms(config)}
     if run.oracles:
         facts["oracles"] = run.oracles
     if config.by:
