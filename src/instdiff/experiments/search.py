@@ -20,7 +20,7 @@ from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.subject import Suite
 from instdiff.experiments.compare import Comparison, open_cells
 from instdiff.experiments.halving import Bracket, Found, deciding, gain, half_of, halve, halved, rungs_of, trainings_of
-from instdiff.experiments.inputs import configured
+from instdiff.experiments.inputs import as_lines, configured
 from instdiff.experiments.items import write_items
 from instdiff.experiments.run_folder import BASE, CELL, Cell, CellResult, alone
 from instdiff.experiments.summary import BETTER, SAME, WORSE, TaskScores, devices, sample, summarize
@@ -191,7 +191,8 @@ def search(
         EngineError: random rows, or all recipes, failed.
         StoreError: another process works in the folder.
     """
-    config = configured(SearchConfig, data, model=model, output=output, **options)
+    options |= {"model": model, "output": output, "recipes": as_lines(options.get("recipes"))}
+    config = configured(SearchConfig, data, **options)
     run = open_search(config, log or (lambda line: None), progress or Quiet())
     return ComparisonResult(find_recipe(run), run.folder)
 
