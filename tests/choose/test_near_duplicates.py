@@ -19,6 +19,7 @@ from instdiff.methods.algorithms.near_copies import shingles_of
 from instdiff.methods.algorithms.runs import jaccard
 from instdiff.rendering.texts import words
 from instdiff.rendering.vocabulary import Vocabulary
+from instdiff.selection.explain import place_in_selection
 
 
 def text(start: int, count: int = 30) -> str:
@@ -67,6 +68,27 @@ def test_within_groups_and_below_another_method(tmp_path: Path) -> None:
     assert sorted(numbers(instdiff.select(pool, scored, 2, near_duplicates=0.8))) == [7, 9]
 
 
+def test_what_per_leaves_out_is_no_better_row(tmp_path: Path) -> None:
+    """The second of source a finds no room in it, so the one of source b that is like it stays."""
+    rows = [
+        {"instruction": "Say it.", "output": text(100), "n": 9, "src": "a"},
+        {"instruction": "Say it.", "output": text(0), "n": 8, "src": "a"},
+        {"instruction": "Say it!", "output": f"{text(0)} too", "n": 7, "src": "b"},
+        {"instruction": "Say it.", "output": text(0), "n": 6, "src": "c"},
+        {"instruction": "Say it.", "output": text(0), "n": 5, "src": "b"},
+        {"instruction": "Say it.", "output": text(100), "n": 4, "src": "a"},
+    ]
+    found = chosen(rows, tmp_path, "100%", per="src 1")
+    assert numbers(found) == [9, 7]
+    assert found.scored.reason.tolist() == [None, None, None, "near_duplicate", None, None]
+    assert found.record()["per"] == {
+        **{"by": "src", "most": 1, "values": 3, "values_without_a_score": 0, "first_without": []},
+        **{"values_with_fewer": 1, "rows_dropped": 3},
+    }
+    assert numbers(chosen(rows, tmp_path, 2, per="src 1", group_by="src")) == [9, 7]
+    assert numbers(chosen(rows, tmp_path, "100%", per="src 2")) == [9, 8], "the others are copies of rows that stay"
+
+
 def test_no_two_rows_are_near_copies_and_order_does_not_matter(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     rows = []
@@ -80,6 +102,27 @@ def test_no_two_rows_are_near_copies_and_order_does_not_matter(tmp_path: Path) -
     assert all(jaccard(a, b) < 0.8 for at, a in enumerate(sets) for b in sets[:at])
     assert 12 <= len(found) < 60 and numbers(found) == sorted(numbers(found), reverse=True)
     assert numbers(chosen([rows[at] for at in rng.permutation(60)], tmp_path, "100%")) == numbers(found)
+
+
+def test_it_is_said_of_a_row_that_it_is_a_copy(tmp_path: Path) -> None:
+    """Ranks and rooms are those of the rows that stay, not of the scores as they are in the file."""
+    pool = instdiff.load([{**ROWS[0], "kind": "b"}, *ROWS[1:]])
+    scored = instdiff.score(pool, [instdiff.ByColumn(path="n")], store=tmp_path / "store")["column"]
+
+    def said(budget: str | int, **how: Any) -> list[str]:
+        record = instdiff.select(pool, scored, budget, near_duplicates=0.8, **how).record()
+        return [place_in_selection(pool, scored, record, at, at)["reason"] for at in range(5)]
+
+    copy = "excluded: it is a near copy of a better row"
+    assert said(2) == [
+        copy,
+        "chosen: rank 1 of 3 (best 33 %) with 9; budget 2 took the best 2, down to 7",
+        "chosen: rank 2 of 3 (best 67 %) with 7; budget 2 took the best 2, down to 7",
+        "not chosen: rank 3 of 3 (best 1e+02 %) with 1; budget 2 took the best 2, down to 7",
+        copy,
+    ]
+    bound = said("100%", per="kind 2")
+    assert [bound[0], bound[4]] == [copy] * 2 and bound[3].startswith("chosen: rank 3 of 3")
 
 
 def test_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

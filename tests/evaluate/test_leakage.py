@@ -17,6 +17,7 @@ import instdiff
 from cli.shell import cli, ok, write_jsonl
 from instdiff.config.base import build
 from instdiff.config.evaluate import EvalConfig
+from instdiff.core.files import read_json
 from instdiff.errors import ConfigError, DataError
 from instdiff.evaluation.leakage import LeakRule, Overlap, Overlaps, find_overlaps, suite_items
 from instdiff.evaluation.subject import BenchmarkItem
@@ -238,6 +239,23 @@ def test_the_report_and_the_rows_that_are_left(files: dict[str, str]) -> None:
     same = instdiff.decontaminate("rows.jsonl", against="held.jsonl")
     assert same.report()["rows"] == told["rows"] and [row["n"] for row in same.clean.source_rows()] == [1, 3]
     assert "2 of 4 rows" in repr(same)
+
+
+def test_python_reads_and_writes_as_the_command_does(files: dict[str, str]) -> None:
+    rows = [{"q": ITEM, "a": "100", "input": "x"}, {"q": "Other words.", "a": "x", "input": ITEM}] * 2
+    held = [{"q": "Say what is asked for.", "a": "100", "input": ITEM}, {"q": ITEM, "a": "100", "input": "y"}]
+    write_jsonl("mapped.jsonl", rows)
+    how: dict[str, Any] = {"limit": 3, "map": {"instruction": "q", "response": "a"}}
+    told = instdiff.decontaminate("mapped.jsonl", against=held, output="o.json", clean="c.jsonl", **how)
+    assert len(told.pool) == 3 and sorted(told.best) == [0, 2], "the input is no part of what is read"
+    assert told.tasks()[0]["items"] == 2
+    assert read_json("o.json") == json.loads(json.dumps(told.report())) and len(read_json("o.json")["rows"]) == 2
+    assert [json.loads(line)["q"] for line in Path("c.jsonl").read_text().splitlines()] == ["Other words."]
+    with pytest.raises(ConfigError, match=r"'limit' says how rows are read, and these are; give it to instdiff\.load"):
+        instdiff.decontaminate(told.pool, against=held, limit=3)
+    with pytest.raises(ConfigError, match="'instruction_key' says"):
+        instdiff.decontaminate(told.pool, against=held, instruction_key="q")
+    assert len(instdiff.decontaminate(told.pool, against=told.pool, targets="all").best) == 2
 
 
 def test_responses_are_looked_at_where_that_is_asked_for(files: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ import pytest
 import instdiff
 from instdiff.config.compare import CompareConfig
 from instdiff.errors import ConfigError, DataError, InstDiffError
-from instdiff.experiments.inputs import configured
+from instdiff.experiments.inputs import as_lines, configured
 
 ROWS = [{"instruction": f"Add {n} and {n}.", "input": "", "output": f"{n} + {n} = {2 * n}."} for n in range(12)]
 TINY: dict[str, Any] = {"model": "builtin:tiny", "template": "plain", "max_length": 128, "dtype": "float32"}
@@ -189,3 +189,29 @@ def test_importing_takes_no_library_of_frames() -> None:
     heavy = ("pandas", "polars", "datasets", "plotly", "torch", "numpy")
     code = f"import sys, instdiff; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def lines(methods: Any) -> dict[str, tuple[str | None, dict[str, Any]]]:
+    found = configured(CompareConfig, ROWS, method=as_lines(methods)).method
+    return {name: (one.method, one.params) for name, one in found.items()}
+
+
+def test_lines_of_a_comparison_are_names_classes_and_instances() -> None:
+    fixed = {"seed": 3, "balance": None}
+    given = {"a": "longest", "b": instdiff.Random, "c": instdiff.Random(seed=3), "ifd": None, "d": {"method": "zip"}}
+    assert lines(given) == {
+        **{"a": ("longest", {}), "b": ("random", {}), "c": ("random", fixed), "ifd": (None, {}), "d": ("zip", {})},
+    }
+    both = lines(["random, zip", instdiff.Longest, instdiff.IFD(min_response_tokens=2)])
+    assert list(both) == ["random", "zip", "longest", "ifd"] and both["ifd"][1]["min_response_tokens"] == 2
+    assert both["random"] == ("random", {}), "a name beside an instance has the seeds of the comparison"
+    assert lines(instdiff.Random) == {"random": ("random", {})}
+    for wrong, said in ((3, "not int '3'"), (int, "not type"), ("", "not str ''"), ([instdiff.IFD()], "not list")):
+        with pytest.raises(ConfigError, match=f"line 'x' is a method's name, such as 'ifd', .*; {said}"):
+            instdiff.compare(ROWS, "builtin:tiny", {"x": wrong}, "run")
+    with pytest.raises(ConfigError, match="line 'x' is a method's name"):
+        instdiff.search(ROWS, "builtin:tiny", "run", recipes={"x": 3})
+    with pytest.raises(ConfigError, match="method 'x' is followed by a mapping of its keys; not str 'longest'"):
+        configured(CompareConfig, ROWS, method={"x": "longest"})
+    with pytest.raises(ConfigError, match="methods are names, or a mapping from names to their keys; not int '3'"):
+        configured(CompareConfig, ROWS, method=3)

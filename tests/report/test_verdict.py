@@ -220,12 +220,16 @@ def test_seconds_by_stage() -> None:
         {"event": "trained iter_1/calibration_model", "seconds": 10.0},
         {"event": "scored round 1", "seconds": 29.0},
         {"event": "trained iter_1/selected_train_model", "seconds": 7.5},
+        {"event": "trained iter_1/seed_7/selected_train_model", "seconds": 7.0},
+        {"event": "trained iter_1/seed_8/selected_train_model", "seconds": 8.0},
         {"event": "trained baselines/full/model", "seconds": 78.0},
         {"event": "judged full", "seconds": 8.0},
         {"event": "round 1", "selected_rows": 3},
     ]
-    found = cost_of(ReportSources("t", "pipeline", log=log))
-    assert found == {"warm-up": 10, "scoring": 29, "training": 7.5, "controls": 78, "evaluation": 8}
+    sources = ReportSources("t", "pipeline", log=log)
+    parts = {"warm-up": 10, "scoring": 29, "training": 7.5, "other seeds": 15, "controls": 78, "evaluation": 8}
+    assert cost_of(sources) == parts
+    assert judge(ReportContext(sources)).seconds == 46.5, "choosing, and one training of what was chosen"
 
 
 def test_the_module_is_light() -> None:

@@ -27,8 +27,7 @@ SHOWN, TEXT = 20, 70
 )
 def decontaminate(settings: DecontaminateConfig, console: Console) -> None:
     """Find rows that overlap benchmarks or other rows."""
-    from instdiff.core.files import write_record
-    from instdiff.evaluation.decontaminator import examine, read_against
+    from instdiff.evaluation.decontaminator import examine, read_against, write
     from instdiff.scoring.models import bind
     from instdiff.store import Store
 
@@ -36,12 +35,8 @@ def decontaminate(settings: DecontaminateConfig, console: Console) -> None:
     console.stage("comparing rows with items")
     how = read_against(settings), bind(settings.model), Store(settings.store)
     found = examine(pool, settings, *how, log=console.log, progress=console)
-    facts = found.report()
-    if settings.output:
-        write_record(settings.output, facts)
-    if settings.clean:
-        pool.write(settings.clean, found.kept)
-    console.result({**facts, "output": settings.output, "clean": settings.clean}, _told(found, settings))
+    write(found, settings)
+    console.result({**found.report(), "output": settings.output, "clean": settings.clean}, _told(found, settings))
     if settings.output and (rows := data_options(settings)) and len(found.kept) < len(pool):
         sets = [f"then.first={{decontaminate: {{report: {settings.output}}}}}", "then.keep=100%", "then.second=longest"]
         words = [word for one in sets for word in ("--set", one)]

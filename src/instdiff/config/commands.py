@@ -24,7 +24,7 @@ from instdiff.config.pipeline import (
 )
 from instdiff.config.train import TrainSettings
 from instdiff.core import TEMPLATE_DATE
-from instdiff.errors import ConfigError, did_you_mean
+from instdiff.errors import ConfigError, did_you_mean, kind_of
 
 MAP_KEYS = {"instruction_key": "instruction", "input_key": "input", "response_key": "response"}
 
@@ -296,9 +296,14 @@ def check_role_names(models: dict[str, str]) -> None:
 def parse_methods(value: Any) -> dict[str, dict[str, Any]]:
     """``ifd,random``, a list, or a mapping from names to parameters."""
     if isinstance(value, dict):
+        for name, params in value.items():
+            if not isinstance(params, Mapping | Config | None):
+                raise ConfigError(f"method '{name}' is followed by a mapping of its keys; not {kind_of(params)}")
         return {str(name): dict(params or {}) for name, params in value.items()}
-    items = [value] if isinstance(value, str) else list(value)
-    names = [name.strip() for item in items for name in str(item).split(",") if name.strip()]
+    items = value if isinstance(value, list | tuple) else [value]
+    if wrong := [one for one in items if not isinstance(one, str)]:
+        raise ConfigError(f"methods are names, or a mapping from names to their keys; not {kind_of(wrong[0])}")
+    names = [name.strip() for item in items for name in item.split(",") if name.strip()]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ConfigError(f"method '{twice}' is given twice")

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from instdiff.config.base import build
+from instdiff.config.commands import DataConfig
 from instdiff.config.decontaminate import DecontaminateConfig
 from instdiff.config.evaluate import EvalConfig
 from instdiff.core import Embedding, Floats, Log, ModelRef, Settings, Signal, Words, vectors
 from instdiff.core.display import Shown
+from instdiff.core.files import write_record
 from instdiff.core.progress import Progress, Quiet
 from instdiff.data import Pool
 from instdiff.data.load import as_pool, load
@@ -38,6 +40,8 @@ from instdiff.version import __version__
 
 NO_JUDGE = "openai:none@http://localhost/v1"
 """Stands for a judge: a suite that needs one is not asked anything here."""
+READING = {*DataConfig.model_fields} - {"data"}
+"""Keys that say which rows are read, and how."""
 UNKNOWN = -1
 AT_ONCE = 1 << 10
 """Rows whose cosines with all items are in memory together."""
@@ -144,25 +148,50 @@ def decontaminate(
         store: where its vectors are kept.
         log: is told what happens.
         progress: shows it.
-        options: keys of the configuration, such as ``suite=["math"]``, ``data_dir``, ``n`` and ``near="pool"``.
+        options: keys of the configuration, such as ``suite=["math"]``, ``data_dir``, ``n`` and ``near="pool"``; with
+            ``output`` and ``clean`` the report and the rows that overlap nothing are written. ``limit`` is of ``data``
+            alone, ``map`` and all else that says how rows are read also of the files in ``against``.
 
     Raises:
-        ConfigError: nothing to compare with, an unknown key, suite or task.
+        ConfigError: nothing to compare with, an unknown key, suite or task, or one on reading for a pool.
         DataError: a file cannot be read.
+        StoreError: the report or the rows cannot be written.
     """
     several = isinstance(against, list | tuple) and not any(isinstance(one, Mapping) for one in against)
     files = against if several else [] if against is None else [against]
     config = build(DecontaminateConfig, options, "the keywords")
-    found, others = as_pool(data), [as_pool(one) for one in files]
-    kept = given_store(store)
-    return examine(found, config, others, given_models(model or {}, kept), kept, log=log, progress=progress)
+    reads = config.model_dump(exclude_defaults=True, include=READING)
+    if reads and _is_read(data):
+        raise ConfigError(f"'{next(iter(reads))}' says how rows are read, and these are; give it to instdiff.load")
+    found = as_pool(data) if _is_read(data) else load(data, limit=config.limit, log=log, **_how(config))
+    others, kept = [as_pool(one) if _is_read(one) else load(one, **_how(config)) for one in files], given_store(store)
+    told = examine(found, config, others, given_models(model or {}, kept), kept, log=log, progress=progress)
+    write(told, config)
+    return told
+
+
+def _is_read(rows: Any) -> bool:
+    return isinstance(rows, Pool) or hasattr(rows, "to_pool")
+
+
+def _how(config: DecontaminateConfig) -> dict[str, Any]:
+    """How all files are read."""
+    limits = {"format": config.format, "longest_line_mb": config.longest_line_mb}
+    return {"map": config.mapping(), **limits, **config.turns()}
 
 
 def read_against(config: DecontaminateConfig) -> list[Pool]:
     """The other files, each by itself, read as the data is."""
     files = [config.against] if isinstance(config.against, str) else config.against or []
-    how = {"format": config.format, "longest_line_mb": config.longest_line_mb, **config.turns()}
-    return [load(file, map=config.mapping(), **how) for file in files]
+    return [load(file, **_how(config)) for file in files]
+
+
+def write(found: Decontamination, config: DecontaminateConfig) -> None:
+    """The report, and the rows that overlap nothing, where the configuration says."""
+    if config.output:
+        write_record(config.output, found.report())
+    if config.clean:
+        found.pool.write(config.clean, found.kept)
 
 
 def examine(

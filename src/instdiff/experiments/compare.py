@@ -59,7 +59,7 @@ from instdiff.experiments.made_of import (
     texts_in,
 )
 from instdiff.experiments.records import Records
-from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, drop_model
+from instdiff.experiments.run_folder import BASE, CELL, ERROR, Cell, CellResult, ComparisonFolder, alone, drop_model
 from instdiff.experiments.side_by_side import KILLED, CellWorkers, Done
 from instdiff.experiments.summary import cost, record_cost, shares, summarize
 from instdiff.experiments.tables import ComparisonResult, terms, write_comparison
@@ -128,6 +128,8 @@ class Comparison(Engine):
             for column in (variant.group_by, bound.by if bound and bound.by != PROMPT else None):
                 if column:
                     self.pool.column(column)
+        if by := getattr(self.config, "by", None):
+            self.pool.column(by)
 
     # ── what is compared ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -573,6 +575,7 @@ class Comparison(Engine):
 # ── the command ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@alone()
 def compare(
     data: Any,
     model: Any = None,
@@ -601,6 +604,7 @@ def compare(
         ConfigError: something is missing or of a type that is not taken, or the folder holds another comparison.
         DataError: the data has changed since the comparison began.
         EngineError: every cell failed.
+        StoreError: another process works in the folder.
     """
     options |= {"model": model, "method": as_lines(methods), "output": output}
     config = configured(CompareConfig, data, **options)
@@ -608,12 +612,8 @@ def compare(
     results = run.run()
     if all(one.error is not None for one in results):
         raise EngineError(f"every cell of the comparison failed, first {results[0].cell}: {results[0].error}")
-    facts: dict[str, Any] = {
-        "data": config.data,
-        "model": config.model,
-        "student": config.student or config.model,
-        "terms": terms(config),
-    }
+    facts: dict[str, Any] = {"data": config.data, "model": config.model}
+    facts |= {"student": config.student or config.model, "terms": terms(config)}
     if run.oracles:
         facts["oracles"] = run.oracles
     if config.by:

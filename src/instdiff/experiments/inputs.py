@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from instdiff.config.base import Config, build, canonical
-from instdiff.config.commands import DataConfig, PipelineConfig, RunConfig
+from instdiff.config.commands import DataConfig, PipelineConfig, RunConfig, parse_methods
 from instdiff.config.compare import CompareConfig
 from instdiff.config.evaluate import EvalConfig
 from instdiff.config.search import SearchConfig
 from instdiff.core import Log, Method, Settings
 from instdiff.data import Pool, load
 from instdiff.engine.sources import find_tokenizer, tell_own_template
-from instdiff.errors import ConfigError, DataError
+from instdiff.errors import ConfigError, DataError, kind_of
 from instdiff.evaluation.evaluator import HELDOUT, eval_config_of
 from instdiff.evaluation.subject import Suite
 from instdiff.evaluation.suites import HeldOutSuite, make_suites
@@ -69,18 +69,31 @@ def configured(kind: type[Run], data: Any, **options: Any) -> Run:
 
 
 def as_lines(methods: Any) -> Any:
-    """Lines of a comparison from names or methods, one or several, or a mapping; None as it is."""
+    """Lines of a comparison from names, classes or instances, one or several, or a mapping; None as it is.
+
+    Names and classes get the seeds of the comparison. A ConfigError says what is no method, of a mapping which line.
+    """
     if methods is None or isinstance(methods, str):
         return methods
-    if not isinstance(methods, Mapping):
-        named = methods if isinstance(methods, list | tuple) else [methods]
-        if all(isinstance(one, str) for one in named):
-            return list(named)
-        methods = named_methods(methods)
-    return {
-        name: {"method": one.origin or one.name, "params": one.params()} if isinstance(one, Method) else one
-        for name, one in methods.items()
-    }
+    if isinstance(methods, Mapping):
+        return {str(name): _line(one, str(name)) for name, one in methods.items()}
+    named = methods if isinstance(methods, list | tuple) else [methods]
+    specs = [spec for one in named for spec in (parse_methods(one) if isinstance(one, str) else [one])]
+    return {name: _line(one, name) for name, one in zip(named_methods(named), specs, strict=True)}
+
+
+def _line(one: Any, name: str) -> Any:
+    """The keys of a line that is a method by name, class or instance; a mapping of keys as it is."""
+    if one is None or isinstance(one, Mapping):
+        return one
+    if isinstance(one, str) and one.strip():
+        return {"method": one}
+    if not (isinstance(one, Method) or (isinstance(one, type) and issubclass(one, Method))):
+        taken = "a method's name, such as 'ifd', an instance, a class, or a mapping of its keys"
+        raise ConfigError(f"line '{name}' is {taken}; not {kind_of(one)}")
+    if not (one.origin or one.name):
+        raise ConfigError(f"line '{name}' is of a class without a name; give its file, as './mine.py:Margin'")
+    return {"method": one.origin or one.name, "params": one.params() if isinstance(one, Method) else {}}
 
 
 Inputs = tuple[Pool, Pool, Pool | None]

@@ -51,6 +51,7 @@ from instdiff.experiments.run_folder import (
     Cell,
     CellResult,
     PipelineFolder,
+    alone,
     drop_model,
     model_folder,
 )
@@ -340,6 +341,7 @@ class Pipeline(Engine):
         return write_comparison(self.folder, self.results, lines, facts)
 
 
+@alone()
 def pipeline(
     data: Any,
     model: Any = None,
@@ -363,6 +365,7 @@ def pipeline(
         ConfigError: something is missing or of a type that is not taken, or the folder
             holds a run with another configuration; names the keys.
         DataError: the data has changed since the run began.
+        StoreError: another process works in the folder.
     """
     config = configured(PipelineConfig, data, model=model, output=output, **options)
     run = open_pipeline(config, log or (lambda line: None), progress or Quiet())
@@ -452,8 +455,6 @@ def open_pipeline(config: PipelineConfig, log: Log, progress: Progress, *, claim
     inputs = {"base model": base.fingerprint, **fingerprints((*data, holdout), "warmup data")}
     inputs |= {"eval data": heldout.fingerprint} if heldout is not None else {}
     if claim:
-        for path in () if places.begun else (places.log, places.warmup_rows):
-            path.unlink(missing_ok=True)  # of a run that was given up
         places.claim(config, inputs)
     return Pipeline(config, places.path, *data, settings, store, *suites, log, progress, holdout)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,19 @@ import yaml
 
 from instdiff.config.base import OPERATIONAL, Config
 from instdiff.core import Log, ModelRef
-from instdiff.core.files import ASIDE, environment, read_json, read_whole, with_sum, without_sum, write_record, writing
+from instdiff.core.files import (
+    ASIDE,
+    environment,
+    lock_folder,
+    make_folder,
+    read_json,
+    read_whole,
+    unwritable,
+    with_sum,
+    without_sum,
+    write_record,
+    writing,
+)
 from instdiff.errors import ConfigError, DataError, StoreError
 from instdiff.evaluation.results import SuiteResult
 from instdiff.selection.record import read_selection
@@ -26,6 +41,21 @@ ROUND_MODEL, CONTROL_MODEL = "selected_train_model", "model"
 CONFIG_SUM = b"# crc32 of what is above: "
 MODEL_FILES = ("config.json", "adapter_config.json")
 """A folder without either is no model."""
+_CLAIMED: ContextVar[list[int] | None] = ContextVar("_CLAIMED", default=None)
+"""Handles on the folders that were claimed within ``alone``."""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep other processes out of the run folders that are claimed meanwhile; also a decorator."""
+    handles: list[int] = []
+    token = _CLAIMED.set(handles)
+    try:
+        yield
+    finally:
+        _CLAIMED.reset(token)
+        for handle in handles:
+            os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -62,6 +92,9 @@ class CellResult:
 
 class RunFolder:
     """The folder of a run: it goes on with one configuration and one set of inputs, and refuses others."""
+
+    given_up: tuple[Path, ...] = ()
+    """Files that a run may leave before it has begun, and that are of no use to the next."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.config, self.log = path, path / "config.yaml", path / "log.jsonl"
@@ -109,9 +142,12 @@ class RunFolder:
     def claim(self, config: Config, inputs: Mapping[str, str]) -> None:
         """Write configuration and environment of a new run, or check that data and models are still those of the run.
 
-        Files that a killed process was writing are removed; half-built folders are gone on with. Raises a DataError
-        that names the input that has changed.
+        Files that a killed process was writing are removed; half-built folders are gone on with. Raises a StoreError
+        where another process works in the folder, and a DataError that names the input that has changed.
         """
+        self._lock()
+        for path in () if self.begun else self.given_up:
+            path.unlink(missing_ok=True)
         if self.begun:
             known = read_facts(self.environment).get("inputs", {})
             for key, value in inputs.items():
@@ -127,6 +163,21 @@ class RunFolder:
         for path in self.path.rglob(".*.partial"):
             if path.is_file():
                 path.unlink()
+
+    def _lock(self) -> None:
+        """Have the folder alone until ``alone`` ends; outside of it nobody is kept out."""
+        try:
+            make_folder(self.path)
+            handle = lock_folder(self.path, exclusive=True)
+        except BlockingIOError:
+            wait = "wait until it has ended, or give another output"
+            raise StoreError(f"another process works in '{self.path}'; {wait}") from None
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        if handle is not None and (handles := _CLAIMED.get()) is not None:
+            handles.append(handle)
+        elif handle is not None:
+            os.close(handle)
 
     def events(self) -> list[dict[str, Any]]:
         """The lines of the log."""
@@ -183,6 +234,7 @@ class PipelineFolder(RunFolder):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.warmup_rows = path / "iter_1" / "warmup_subset.jsonl"
+        self.given_up = (self.log, self.warmup_rows)
         self.calibration_model = path / "iter_1" / "calibration_model"
 
     @property

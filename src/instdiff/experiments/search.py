@@ -23,9 +23,9 @@ from instdiff.evaluation.results import SuiteResult, TaskResult
 from instdiff.evaluation.subject import Suite
 from instdiff.experiments.compare import Comparison, open_cells
 from instdiff.experiments.halving import Bracket, Found, deciding, gain, half_of, halve, halved, rungs_of, trainings_of
-from instdiff.experiments.inputs import configured
+from instdiff.experiments.inputs import as_lines, configured
 from instdiff.experiments.items import write_items
-from instdiff.experiments.run_folder import BASE, CELL, Cell, CellResult, ComparisonFolder
+from instdiff.experiments.run_folder import BASE, CELL, Cell, CellResult, ComparisonFolder, alone
 from instdiff.experiments.summary import BETTER, SAME, WORSE, TaskScores, devices, sample, summarize
 from instdiff.experiments.tables import ComparisonResult, difference, write_comparison
 
@@ -166,6 +166,7 @@ def open_search(config: SearchConfig, log: Log, progress: Progress, *, claim: bo
     return open_cells(SearchRun, config, log, progress, claim)
 
 
+@alone()
 def search(
     data: Any,
     model: Any = None,
@@ -195,8 +196,10 @@ def search(
             are too few, or the folder holds another search.
         DataError: the data has changed since the search began, or the held-out items are too few.
         EngineError: random rows, or all recipes, failed.
+        StoreError: another process works in the folder.
     """
-    config = configured(SearchConfig, data, model=model, output=output, **options)
+    options |= {"model": model, "output": output, "recipes": as_lines(options.get("recipes"))}
+    config = configured(SearchConfig, data, **options)
     run = open_search(config, log or (lambda line: None), progress or Quiet())
     return ComparisonResult(find_recipe(run), run.folder)
 

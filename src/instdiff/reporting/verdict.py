@@ -50,9 +50,9 @@ class Verdict:
     ``kind`` is the verdict of ``experiments.summary`` or ``NO_OUTCOME``, ``word`` the same in words. ``value``,
     ``difference`` and its corrected 95 % interval from ``low`` to ``high`` are of ``line`` and in ``unit``. With too
     few seeds there is no interval, and ``beside`` says where the seeds of ``against`` lie. ``seconds`` are those of
-    choosing and training on the ``device``. ``asked`` and ``got`` are in the budget's ``counted``: rows or tokens.
-    ``family`` counts the lines of a comparison; ``others`` are sentences on further tasks. None stands for what nothing
-    was written of.
+    choosing and of one training on the ``device``. ``asked`` and ``got`` are in the budget's ``counted``: rows or
+    tokens. ``family`` counts the lines of a comparison; ``others`` are sentences on further tasks. None stands for what
+    nothing was written of.
     """
 
     kind: str
@@ -252,12 +252,12 @@ def _stage(event: str) -> str:
     if event.startswith("scored round"):
         return "scoring"
     if event.startswith("trained iter_") and "calibration" not in event:
-        return "training"
+        return "other seeds" if "/seed_" in event else "training"
     return "controls" if "baselines/" in event or event.startswith("scored ") else "warm-up"
 
 
 def _spent(material: ReportSources, verdict: Verdict, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Seconds of choosing and training, and where they passed."""
+    """Seconds of choosing and of one training, without those of other seeds, and where they passed."""
     unit = found[0].get("cost_unit") if found else material.unit
     if material.kind == "pipeline":
         known = cost_of(material)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.core import Scored
+from instdiff.core import NEAR_DUPLICATE, Scored
 from instdiff.core.caps import PROMPT, Caps, Indices, Per
 from instdiff.core.display import in_one_line
 from instdiff.data import Pool
@@ -66,14 +66,15 @@ def tell(pool: Pool, scored: Scored, per: Per, caps: Caps, at: Indices) -> dict[
     else:
         dropped = int(scored.eligible.sum()) - len(kept)
     _, first = np.unique(caps.codes, return_index=True)
-    without = np.sort(first[counts[caps.codes[first]] == 0])
+    known = np.bincount(caps.codes[some | (scored.reason == NEAR_DUPLICATE)], minlength=len(caps.room)) > 0
+    without = np.sort(first[~known[caps.codes[first]]])
     return {
         "by": per.by,
         "most": per.most,
         "values": len(first),
         "values_without_a_score": len(without),
         "first_without": [_name(pool, per, int(row)) for row in without[:NAMED]],
-        "values_with_fewer": int(((counts > 0) & (counts < per.most)).sum()),
+        "values_with_fewer": int((known & (counts < per.most)).sum()),
         "rows_dropped": dropped,
     }
 

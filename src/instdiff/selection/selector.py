@@ -17,12 +17,10 @@ from instdiff.core.caps import Caps, Per, parse_per
 from instdiff.data import Pool
 from instdiff.data.load import as_pool
 from instdiff.errors import ConfigError, DataError, PlanError, did_you_mean
-from instdiff.methods.algorithms.near_copies import near_copies
-from instdiff.rendering.texts import words
-from instdiff.rendering.vocabulary import Vocabulary
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.chosen import Chosen, check_same_rows
 from instdiff.selection.contrast import Contrast, contrast
+from instdiff.selection.copies import without_copies
 from instdiff.selection.export.asked import Exported
 from instdiff.selection.export.export import export
 from instdiff.selection.per import best_of_each, caps_of, tell
@@ -74,8 +72,8 @@ def select(
     others, so that a count of rows holds. Of tokens each group takes its crossing row. ``quota`` are budgets of groups
     by name, each of its group's rows; groups that are not named share ``budget`` as if they were all there is. With
     ``near_duplicates``, such as 0.8, a row that shares so much of its word triples with a better row (Jaccard) is left
-    out, and the budget is met by others. ``meta`` says in the record what the scores came from, by default what they
-    say themselves.
+    out, and the budget is met by others; a row that ``per`` leaves out is no better row. ``meta`` says in the record
+    what the scores came from, by default what they say themselves.
 
     Raises:
         DataError: the scores are of other rows, there is no such column, or nothing is left to select.
@@ -89,7 +87,7 @@ def select(
     caps = None if bound is None else caps_of(pool, bound)
     quotas = {name: parse_budget(amount) for name, amount in (quota or {}).items()}
     _check(order, scored, budget, *quotas.values())
-    scored = scored if near_duplicates is None else without_copies(pool, scored, near_duplicates)
+    scored = scored if near_duplicates is None else without_copies(pool, scored, near_duplicates, caps)
     if quotas and group_by is None:
         raise ConfigError("'quota' is of groups, and none are named; give --group-by COLUMN")
     at, groups, asked = _take(pool, scored, budget, group_by, quotas, caps)
@@ -112,23 +110,6 @@ def _check(order: str, scored: Scored, *budgets: Budget) -> None:
             )
     if not scored.eligible.any():
         raise DataError(f"no row has a score by {scored.name}: {_count_text(scored)}")
-
-
-def without_copies(pool: Pool, scored: Scored, alike: float) -> Scored:
-    """The scores without rows that are near copies of a better row, by their whole text; these are ``near_duplicate``.
-
-    Rows that a set method did not come to are behind all others, in the order of their ids. Raises a ConfigError where
-    ``alike`` is no similarity.
-    """
-    if not 0 < alike <= 1:
-        raise ConfigError(f"near_duplicates is {alike:g}; it is a Jaccard similarity above 0 and up to 1, such as 0.8")
-    left = np.flatnonzero(scored.takeable & ~scored.eligible)
-    order = np.concatenate([scored.best(), left[np.argsort(np.array(scored.ids)[left], kind="stable")]])
-    texts = (words(one, "row", pool.turns) for one in pool.take(order).samples())
-    gone = order[near_copies(Vocabulary().column(texts), alike) >= 0]
-    value, reason = scored.value.copy(), scored.reason.copy()
-    value[gone], reason[gone] = np.nan, NEAR_DUPLICATE
-    return replace(scored, value=value, reason=reason)
 
 
 def _take(
