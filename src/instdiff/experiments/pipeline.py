@@ -67,8 +67,9 @@ from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
 
 TERMS = (
-    "Controls have as many response tokens as the first round's budget (full: all rows), and the same training. The "
-    "seeds of a selection are of its training alone, those of random rows also of their draw."
+    "Controls have as many response tokens as the first round's budget, or as its selection where that holds fewer "
+    "(full: all rows), and the same training. The seeds of a selection are of its training alone, those of random rows "
+    "also of their draw."
 )
 FREE = (
     *(*OPERATIONAL, "keep_models", "cells_at_once", "strict", "leaks"),
