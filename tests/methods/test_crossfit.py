@@ -170,7 +170,7 @@ def test_a_model_without_a_list_is_refused_unless_it_is_trusted(lab: Lab) -> Non
 
 def test_rows_of_one_prompt_share_a_fold() -> None:
     rows = [{"instruction": "Say  «Hi»!", "output": "hi"}, {"instruction": "say hi", "output": "no"}, *some_rows(8)]
-    groups = prompt_groups(load(rows))
+    groups = prompt_groups(load(rows), near=True)
     assert groups[0] == groups[1] and len(set(groups)) == 9
     folds = folds_of(load(rows), SPLIT)
     assert folds[0] == folds[1]
@@ -192,7 +192,7 @@ def test_a_column_may_say_what_belongs_together() -> None:
     rows = [{**row, "problem": None if at == 7 else at % 3} for at, row in enumerate(ROWS)]
     rows.append({**ROWS[0], "problem": 1})  # a copy, which is in the group of its first
     groups = groups_of(load(rows), "problem")
-    assert groups[0] == groups[3] == groups[16] == "problem=0" and groups[7] == prompt_groups(load(rows))[7]
+    assert groups[0] == groups[3] == groups[16] == "problem=0" and groups[7] == prompt_groups(load(rows), near=True)[7]
     assert len(set(groups)) == 4
 
 
