@@ -449,6 +449,8 @@ def test_a_typo_is_found_before_anything_is_trained(make: Make) -> None:
         make(method={"idf": {}})
     with pytest.raises(PlanError, match="--model judge="):
         make(method={"alpagasus": {}})
+    with pytest.raises(DataError, match="has a column 'sorce'; did you mean 'source'"):
+        make(by="sorce")
 
 
 def test_an_evaluation_goes_on_with_the_suites_that_it_lacks(make: Make) -> None:

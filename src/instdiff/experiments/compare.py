@@ -118,6 +118,8 @@ class Comparison(Engine):
             for column in (variant.group_by, bound.by if bound and bound.by != PROMPT else None):
                 if column:
                     self.pool.column(column)
+        if by := getattr(self.config, "by", None):
+            self.pool.column(by)
 
     # ── what is compared ──────────────────────────────────────────────────────────────────────────────────────────
 
