@@ -19,6 +19,7 @@ from instdiff.methods.algorithms.near_copies import shingles_of
 from instdiff.methods.algorithms.runs import jaccard
 from instdiff.rendering.texts import words
 from instdiff.rendering.vocabulary import Vocabulary
+from instdiff.selection.explain import place_in_selection
 
 
 def text(start: int, count: int = 30) -> str:
@@ -101,6 +102,27 @@ def test_no_two_rows_are_near_copies_and_order_does_not_matter(tmp_path: Path) -
     assert all(jaccard(a, b) < 0.8 for at, a in enumerate(sets) for b in sets[:at])
     assert 12 <= len(found) < 60 and numbers(found) == sorted(numbers(found), reverse=True)
     assert numbers(chosen([rows[at] for at in rng.permutation(60)], tmp_path, "100%")) == numbers(found)
+
+
+def test_it_is_said_of_a_row_that_it_is_a_copy(tmp_path: Path) -> None:
+    """Ranks and rooms are those of the rows that stay, not of the scores as they are in the file."""
+    pool = instdiff.load([{**ROWS[0], "kind": "b"}, *ROWS[1:]])
+    scored = instdiff.score(pool, [instdiff.ByColumn(path="n")], store=tmp_path / "store")["column"]
+
+    def said(budget: str | int, **how: Any) -> list[str]:
+        record = instdiff.select(pool, scored, budget, near_duplicates=0.8, **how).record()
+        return [place_in_selection(pool, scored, record, at, at)["reason"] for at in range(5)]
+
+    copy = "excluded: it is a near copy of a better row"
+    assert said(2) == [
+        copy,
+        "chosen: rank 1 of 3 (best 33 %) with 9; budget 2 took the best 2, down to 7",
+        "chosen: rank 2 of 3 (best 67 %) with 7; budget 2 took the best 2, down to 7",
+        "not chosen: rank 3 of 3 (best 1e+02 %) with 1; budget 2 took the best 2, down to 7",
+        copy,
+    ]
+    bound = said("100%", per="kind 2")
+    assert [bound[0], bound[4]] == [copy] * 2 and bound[3].startswith("chosen: rank 3 of 3")
 
 
 def test_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from instdiff.core import TEMPLATE_DATE, Floats, Log, Method, Scored
+from instdiff.core import NEAR_DUPLICATE, TEMPLATE_DATE, Floats, Log, Method, Scored
 from instdiff.core.caps import PROMPT, Caps, Indices, Per
 from instdiff.data import Message, Pool, Sample, Turns
 from instdiff.errors import DataError
@@ -18,6 +18,7 @@ from instdiff.methods import IFD, METHODS, AlpaGasus, InstructDiff, Nuggets, TSh
 from instdiff.rendering.templates import calls_text
 from instdiff.scoring.table import ScoreTable
 from instdiff.selection.chosen import check_same_rows
+from instdiff.selection.copies import without_copies
 from instdiff.selection.per import better_of_its_value, caps_of, recorded_per
 from instdiff.selection.record import Found, origins
 from instdiff.selection.tokens import NOTHING, Spoken, least_of, stored_tokens
@@ -384,6 +385,8 @@ class Ranking:
         scored, why = self.scored, self.scored.reason[at]
         if not place and (full := self._full(at, numbers)):
             return full
+        if why == NEAR_DUPLICATE:
+            return "excluded: it is a near copy of a better row"
         unknown = self.per is not None and self.caps is None
         if not self.by_score or by is not None or unknown:
             goes = f"shares of '{by}'" if by is not None else "more than the score of each row by itself"
@@ -410,9 +413,11 @@ def place_in_selection(pool: Pool, scored: Scored, record: dict[str, Any], at: i
     facts = {"method": scored.name, "budget": budget, "rows": len(rows), "chosen": place is not None, "place": place}
     by = (record.get("groups") or {}).get("by")
     per = recorded_per(record, scored)
+    caps, alike = None if per is None else caps_of(pool, per), record.get("near_duplicates")
+    scored = scored if alike is None else without_copies(pool, scored, alike, caps)
     ranking = Ranking(scored)
     if per is not None:
         taken = np.flatnonzero(np.isin(pool.rows, rows))
-        ranking = Ranking(scored, per, caps_of(pool, per), taken)
+        ranking = Ranking(scored, per, caps, taken)
         facts["per"] = record["per"]
     return {**facts, "reason": ranking.reason(at, place, len(rows), budget, by, pool.rows)}
