@@ -29,6 +29,7 @@ def test_it_starts(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     if (config.model or "").startswith("builtin:"):
         assert config.train.learning_rate == 1e-3  # a model this small learns nothing at the paper's rate
     pool = load_data("builtin:demo", limit=20)
+    pool = pool.with_column(config.by, ["a"] * len(pool)) if config.by else pool
 
     made = Comparison(
         config, tmp_path, pool, pool, None, Settings(), Store(str(tmp_path)), None, [], print, Quiet()
