@@ -24,7 +24,7 @@ from instdiff.core.progress import Quiet
 from instdiff.data import Pool, load
 from instdiff.errors import ConfigError, DataError, EngineError, PlanError
 from instdiff.evaluation.results import SuiteResult, TaskResult
-from instdiff.evaluation.subject import Subject
+from instdiff.evaluation.subject import BenchmarkItem, Subject
 from instdiff.experiments import engine as module
 from instdiff.experiments import summary as costs
 from instdiff.experiments.compare import Comparison
@@ -57,6 +57,9 @@ class Weights:
     def run(self, subject: Subject) -> tuple[TaskResult, ...]:
         (result,) = self.judge(subject.model, subject.name, subject.folder)
         return result.tasks
+
+    def items(self, log: Any) -> list[BenchmarkItem]:
+        return []
 
 
 @pytest.fixture(scope="module")
