@@ -14,6 +14,7 @@ import pytest
 from instdiff.core.budget import parse_budget
 from instdiff.experiments.summary import add_verdicts
 from instdiff.reporting.context import ReportContext
+from instdiff.reporting.score_sections import summary
 from instdiff.reporting.sources import Part, ReportSources, gather
 from instdiff.reporting.verdict import NO_OUTCOME, Verdict, cost_of, judge, read_verdict
 from instdiff.selection.selector import select
@@ -106,6 +107,9 @@ def test_oracles_alone_tell_what_there_is_to_gain(tmp_path: Path) -> None:
     (told,) = found.others
     assert told.startswith("gsm8k accuracy: Headroom: oracle is -2.185") and told.endswith("6.1 standard errors.")
     assert gather(tmp_path).title == "What oracle gains over random"
+    assert summary(ReportContext(gather(tmp_path))).text == [
+        "No scores of rows are in this folder, so nothing is shown of them."
+    ]
 
 
 @pytest.mark.parametrize(("room", "told"), [(2.5, True), (None, True), (4.0, False)])

@@ -42,6 +42,7 @@ def summary(scene: ReportContext) -> Section:
     section = Section("summary", "What was chosen, and why")
     part, material = scene.part, scene.material
     if part is None:
+        section.text = ["No scores of rows are in this folder, so nothing is shown of them."]
         return section
     tokens = part.scored.n_tokens
     known = bool(np.all(tokens >= 0))
