@@ -301,5 +301,9 @@ def test_lines_that_come_later_join_the_scores(home: Path, tmp_path: Path) -> No
     given = {"records": None, "by": None, "keep_models": False}
     compare(settings(home, tmp_path, method={"ifd": {}}, **given))
     compare(settings(home, tmp_path, method={"ifd": {}, "perplexity": {}}, **given))
-    tables = [read_scores(path) for path in sorted((tmp_path / "run" / "scores").glob("*_seed_0.parquet"))]
-    assert any({"ifd", "perplexity"} <= {*table} for table in tables)
+    paths = sorted((tmp_path / "run" / "scores").glob("*_seed_0.parquet"))
+    assert any({"ifd", "perplexity"} <= {*read_scores(path)} for path in paths)
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-9])
+    found = compare(settings(home, tmp_path, method={"ifd": {}, "perplexity": {}, "entropy": {}}, **given))
+    assert not found["failed"] and "entropy" in {line["name"] for line in found["lines"]}

@@ -71,6 +71,7 @@ from instdiff.scoring.table import read_scores
 from instdiff.selection.record import RECORD, copy_record, read_selection
 from instdiff.selection.selector import sample_rows
 from instdiff.store import Store
+from instdiff.store.parquet import is_whole
 
 Made = TypeVar("Made")
 Opened = TypeVar("Opened", bound="Comparison")
@@ -491,7 +492,8 @@ class Comparison(Engine):
         for name in names:
             self._scores[name, seed] = table[name], table.meta
         path = self.places.scores(self.kinds[names[0]], seed)
-        known = read_scores(path, run=list(self._specs(names).values())) if path.is_file() else table
+        there = is_whole(path, self.log) and path.is_file()  # a damaged one is set aside
+        known = read_scores(path, run=list(self._specs(names).values())) if there else table
         known.joined(table).write(path)  # lines may come later
 
     def _later_scores(self, cell: Cell, number: int, roles: Roles) -> Scores:
