@@ -247,3 +247,11 @@ def test_the_rows_need_not_be_there(tmp_path: Path) -> None:
     make_scores(tmp_path, 60)
     (tmp_path / "rows.jsonl").unlink()
     assert read_verdict(tmp_path).word == "No outcome yet"
+
+
+@pytest.mark.parametrize(("word", "end"), [("worse", ", and without these it is worse"), ("too few seeds", "")])
+def test_rows_that_overlap_items_are_told(tmp_path: Path, word: str, end: str) -> None:
+    hit = {"name": "ifd", "rows": 2.0, "items": 400, "items_hit": 19, "task": "heldout", "verdict_without": word}
+    found = read_verdict(compared(tmp_path, line("ifd", 2.5, 0.001), leaks={"lines": [hit]}))
+    (alert,) = found.alerts
+    assert alert.text == f"2 of its rows overlap items of heldout; 19 of 400 are hit{end}"

@@ -331,7 +331,8 @@ def _leaked(material: ReportSources, verdict: Verdict) -> Alert | None:
     one = max(lines, key=lambda line: line["items_hit"] / line["items"])
     hit = f"{one['items_hit']:,} of {one['items']:,} are hit"
     said = f"{one['rows']:,.0f} of its rows overlap items of {one['task']}; {hit}"
-    rest = f", and without these it is {one['verdict_without']}" if one.get("verdict_without") else ""
+    known = one.get("verdict_without") not in (None, FEW)
+    rest = f", and without these it is {one['verdict_without']}" if known else ""
     return Alert(f"{said}{rest}", "leaks")
 
 
