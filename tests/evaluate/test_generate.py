@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from instdiff.engine.generation.generator import Generator, answers_in
 from instdiff.engine.generation.server_backend import Server as Served
 from instdiff.engine.generation.transformers_backend import Local, nucleus
 from instdiff.engine.text.generate import Generator as Writes
+from instdiff.engine.text.generate import rows_at_once
 from instdiff.engine.text.judge import Answer, JudgeRef
 from instdiff.errors import ConfigError, EngineError, PlanError
 from instdiff.evaluation.subject import Subject, make_generator
@@ -66,6 +68,27 @@ def test_greedy_answers_are_those_of_a_loop_without_a_batch(lab: Any, models: di
     got = generator(local(models["llama"], tmp_path), tmp_path).write(PROMPTS, Sampling(max_new_tokens=6))
     assert got == expected
     assert len({text for (text,) in got}) > 1
+
+
+def test_memory_says_how_many_are_written_at_once(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smollm2 = SimpleNamespace(num_key_value_heads=3, head_dim=64, num_hidden_layers=30)
+    asked = [("cpu", torch.float32, 300), ("cpu", torch.float32, 2048), ("cpu", torch.bfloat16, 2048)]
+    assert [rows_at_once(smollm2, *how) for how in asked] == [64, 11, 22]
+    assert rows_at_once(smollm2, "cpu", torch.float32, 100_000) == 4
+    assert rows_at_once(smollm2, "cuda", torch.float32, 2048) == 64
+    batches: list[int] = []
+    write = Writes.generate
+
+    def told(self: Writes, rows: Sequence[list[int]], *given: Any, **how: Any) -> list[list[int]]:
+        batches.append(len(rows))
+        return write(self, rows, *given, **how)
+
+    monkeypatch.setattr(Writes, "generate", told)
+    prompts = [Prompt(f"what is {number}") for number in range(70)]
+    generator(local(models["llama"], tmp_path), tmp_path).write(prompts, Sampling(max_new_tokens=2))
+    assert batches == [64, 6]
 
 
 def test_draws_depend_on_prompt_seed_and_number_alone(models: dict[str, Path], tmp_path: Path) -> None:
@@ -125,18 +148,18 @@ def test_what_does_not_fit_into_memory_is_halved(
     sizes: list[int] = []
     real = Writes.generate
 
-    def small(self: Writes, prompts: list[list[int]], room: int, **how: Any) -> Any:
-        if len(prompts) > 2:
+    def small(self: Writes, prompts: list[list[int]], room: int, *how: Any) -> Any:
+        if len(prompts) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         sizes.append(len(prompts))
-        return real(self, prompts, room, **how)
+        return real(self, prompts, room, *how)
 
     monkeypatch.setattr(Writes, "generate", small)
     lines: list[str] = []
     got = generator(local(models["llama"], tmp_path, lines.append), tmp_path / "b").write(PROMPTS, WARM)
-    assert got == expected and sizes == [2] * 6
+    assert got == expected and sizes == [3] * 4
     assert [line for line in lines if "out of memory" in line] == [
-        f"out of memory: '{models['llama']}' goes on with {rows} answers at once" for rows in (4, 2)
+        f"out of memory: '{models['llama']}' goes on with {rows} answers at once" for rows in (6, 3)
     ]
 
     def full(*_: Any, **__: Any) -> Any:

@@ -16,7 +16,7 @@ from instdiff.core.settings import dtype_name
 from instdiff.engine.generation.backend import GenerationRequest, Prompt, Sampling
 from instdiff.engine.generation.generator import Generator
 from instdiff.engine.generation.pricing import writing_seconds
-from instdiff.engine.generation.transformers_backend import BATCH_ROWS, GPU_BATCH_ROWS, PromptEncoder
+from instdiff.engine.generation.transformers_backend import PromptEncoder
 from instdiff.engine.models import DTYPES
 from instdiff.engine.sources import Source, load_tokenizer
 from instdiff.engine.speed import Machine
@@ -133,8 +133,8 @@ class SuiteCosts:
         found = [(row[1], room) for row, room in encoder.split(asked, sampling.max_new_tokens)[0]]
         if not found:
             return StageCost(stage, "generate")
-        at_once, dtype = BATCH_ROWS.get(self.machine.device.type, GPU_BATCH_ROWS), subject.host.local().dtype
         tokens, out = sum(len(ids) for ids, _ in found), sum(room for _, room in found)
+        hf, dtype = encoder.tokenizer.hf, subject.host.local().dtype
         return StageCost(
             stage,
             "generate",
@@ -142,7 +142,7 @@ class SuiteCosts:
             tokens=tokens,
             most_tokens_out=out,
             flops=2.0 * encoder.source.parameters * (tokens + out),
-            seconds=writing_seconds(self.machine, encoder.source, encoder.tokenizer.hf, found, at_once, dtype),
+            seconds=writing_seconds(self.machine, encoder.source, hf, found, dtype),
         )
 
     def _judged(

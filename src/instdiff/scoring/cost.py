@@ -459,7 +459,7 @@ def _drawing_seconds(bench: Workbench, step: Pass, cost: PassCost, machine: Mach
     ids = [shown.tokens.ids[int(row)] for row in shown.scorable[: cost.todo_rows]]
     asked = [(row.tolist(), m.max_tokens) for m in step.measures if isinstance(m, Solved) for row in ids * m.draws]
     hf = bench.tokenizer(step.model).hf
-    return writing_seconds(machine, solver.source, hf, asked, solver.rows, bench.dtype)
+    return writing_seconds(machine, solver.source, hf, asked, bench.dtype)
 
 
 def _speed(bench: Workbench, step: Pass, machine: Machine) -> Speed:

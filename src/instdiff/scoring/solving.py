@@ -21,10 +21,8 @@ from instdiff.core.signals import CUT, RIGHT, UNVERIFIED, WRONG, Posed, Solved
 from instdiff.data import Message, Sample
 from instdiff.engine.generation.backend import Backend, Prompt, Sampling
 from instdiff.engine.generation.generator import Generator, make_backend
-from instdiff.engine.generation.transformers_backend import GPU_BATCH_ROWS
 from instdiff.engine.sweep import BatchResult
 from instdiff.engine.text.judge import Answer, parse_judge
-from instdiff.engine.text.local_judge import rows_on_cpu
 from instdiff.engine.text.models import TextModel
 from instdiff.grading.verify import WAYS, Check, check_ready, verify
 from instdiff.rendering.posed import checks, requests
@@ -45,8 +43,6 @@ AT_ONCE = 256
 """Answers that are drawn before they are checked."""
 EXECUTIONS = "executions.jsonl"
 """The verdicts on programs that were run."""
-ROOM = 1024
-"""Tokens for which a row has room in memory, its prompt among them."""
 QUESTION = "solved"
 """The file of the judge's question."""
 TEXT = "text"
@@ -84,17 +80,7 @@ class Solver:
             return make_backend(ref.where, ref, settings, bench.store.memo, bench.log, **calls)
         ref = replace(ref, template=self.template)
         where = bench.store.memo, bench.log
-        return make_backend("hf", ref, settings, *where, resident=bench.resident.local(), rows=self.rows)
-
-    @cached_property
-    def rows(self) -> int:
-        """Answers written at once here: on a CPU a step of a small model costs as much for many."""
-        if self.source is None or self.bench.device.type != "cpu":
-            return GPU_BATCH_ROWS
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(self.source.folder, trust_remote_code=False).get_text_config()
-        return rows_on_cpu(config, self.bench.dtype.itemsize, ROOM)
+        return make_backend("hf", ref, settings, *where, resident=bench.resident.local())
 
     @cached_property
     def fingerprint(self) -> str:

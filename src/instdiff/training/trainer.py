@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from instdiff.config.train import TrainSettings, hf_arguments, split_batch
 from instdiff.core import Log
 from instdiff.core.files import environment, read_json
+from instdiff.engine.allocator import keeping_all_pages
 from instdiff.engine.attention import Unsupported
 from instdiff.engine.models import DTYPES
 from instdiff.engine.sources import unloadable
@@ -145,7 +146,7 @@ class Job:
         trainer, attention = self._trainer(args, model, watch, start)
         watch.save = lambda number: trainer.save_model(str(folder / SAVES / str(number)))
         try:
-            with attention:
+            with attention, keeping_all_pages() if args.device.type == "cpu" else nullcontext():
                 trainer.train(resume_from_checkpoint=None if start is None else str(start))
         except torch.OutOfMemoryError:
             raise EngineError(

@@ -124,7 +124,6 @@ def make_backend(
     log: Log,
     *,
     resident: Resident | None = None,
-    rows: int | None = None,
     **calls: Any,
 ) -> Backend:
     """The backend that a configuration names, for a model; it is loaded for the first answer.
@@ -136,7 +135,6 @@ def make_backend(
         memo: where hashes of model files are remembered.
         log: is told what happens.
         resident: models already in memory.
-        rows: answers written at once by a model of this machine.
         calls: to a server, see ``Endpoint``.
 
     Raises:
@@ -151,7 +149,7 @@ def make_backend(
     if spec == "hf":
         from instdiff.engine.generation.transformers_backend import Local
 
-        return Local(model, settings, memo, log, resident=resident, rows=rows)
+        return Local(model, settings, memo, log, resident=resident)
     if spec == "vllm":
         from instdiff.engine.generation.vllm_backend import VLLM
 

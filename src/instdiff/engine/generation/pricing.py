@@ -12,6 +12,7 @@ import torch
 from instdiff.core.arrays.ragged import Ragged
 from instdiff.engine.sources import Source
 from instdiff.engine.speed import Machine
+from instdiff.engine.text.generate import rows_at_once
 from instdiff.rendering.rows import Rows
 
 
@@ -20,16 +21,19 @@ def writing_seconds(
     source: Source,
     hf: Any,
     prompts: Sequence[tuple[Sequence[int], int]],
-    at_once: int,
     dtype: torch.dtype,
 ) -> float:
     """Seconds to write answers with a model, its loading among them.
 
     ``prompts`` are token ids, each with the most tokens that its answer may have; ``hf`` is the tokenizer. The prompts
-    go through a pass, then comes token by token of ``at_once`` answers whose room is the same.
+    go through a pass, then comes token by token of the answers that are written at once, whose room is the same.
     """
+    from transformers import AutoConfig
+
     found = sorted(prompts, key=lambda one: (one[1], -len(one[0])))
     ids = [list(row) for row, _ in found]
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False).get_text_config()
+    at_once = rows_at_once(config, machine.device.type, dtype, max(len(row) + room for row, room in found))
     turns = sum(room * -(-len(list(some)) // at_once) for room, some in groupby(room for _, room in found))
     flops = 2.0 * source.parameters
     speed = machine.speed(source, _as_rows(ids), dtype, flops)

@@ -19,14 +19,12 @@ from instdiff.core.files import fingerprint
 from instdiff.engine.generation.backend import GenerationRequest, Prompt, Sampling, cut_at_stop, in_template
 from instdiff.engine.models import Resident, host_of
 from instdiff.engine.sources import load_tokenizer, resolve
-from instdiff.engine.text.generate import Generator
+from instdiff.engine.text.generate import MOST_ROWS, Generator, rows_at_once
 from instdiff.engine.text.judge import Answer
 from instdiff.engine.tokenizer import HFTokenizer
 from instdiff.rendering.chat_tokens import TurnEnd, turn_end
 from instdiff.rendering.templates import TextTemplate, template
 
-BATCH_ROWS = {"cpu": 8}
-GPU_BATCH_ROWS = 64
 WAYS = 1
 """A change of how answers are written gets another number, so that old ones are not taken for new ones."""
 
@@ -109,7 +107,6 @@ class Local:
         memo: where hashes of model files are remembered.
         log: is told what happens.
         resident: models already in memory.
-        rows: answers written at once, as far as ``batch_tokens`` and memory allow.
     """
 
     def __init__(
@@ -120,7 +117,6 @@ class Local:
         log: Log,
         *,
         resident: Resident | None = None,
-        rows: int | None = None,
     ) -> None:
         self.resident = resident = resident or host_of(settings)
         self.log, self._tokens = log, settings.batch_tokens
@@ -128,7 +124,7 @@ class Local:
         self.name = self._side.name
         dtype = str(resident.dtype).removeprefix("torch.")
         self.fingerprint = fingerprint("hf", WAYS, self._side.source.fingerprint, self._side.fingerprint, dtype)
-        self._rows = rows or BATCH_ROWS.get(resident.device.type, GPU_BATCH_ROWS)
+        self._rows = MOST_ROWS
 
     def prompt_text(self, prompt: Prompt) -> str:
         """The prompt in its template."""
@@ -159,15 +155,13 @@ class Local:
         self, generator: Generator, work: deque[Row], room: int, sampling: Sampling
     ) -> Iterator[list[tuple[GenerationRequest, Answer]]]:
         while work:
-            fit = generator.rows if self._tokens is None else max(1, self._tokens // (len(work[0][1]) + room))
-            batch = [work.popleft() for _ in range(min(fit, generator.rows, len(work)))]
+            longest = len(work[0][1]) + room
+            fit = self._fitting(generator.model, longest) if self._tokens is None else self._tokens // longest
+            batch = [work.popleft() for _ in range(min(max(1, fit), generator.rows, len(work)))]
             began, width = time.monotonic(), max(len(ids) for _, ids in batch)
-            how: dict[str, Any] = {}
-            if sampling.temperature > 0:
-                how["logits_processor"] = [_DrawToken([one.seed for one, _ in batch], room, width, sampling)]
-            if sampling.stop:
-                how["stopping_criteria"] = [_StopAtText(generator.hf, width, sampling.stop)]
-            written = generator.write([ids for _, ids in batch], room, **how)
+            draw = _DrawToken.by([one.seed for one, _ in batch], room, width, sampling)
+            stopped = _StopAtText(generator.hf, width, sampling.stop) if sampling.stop else None
+            written = generator.write([ids for _, ids in batch], room, draw, stopped)
             if written is None:
                 work.extendleft(reversed(batch))
                 continue
@@ -176,6 +170,9 @@ class Local:
                 (one, _answer(generator, ids, tokens, room, sampling, seconds))
                 for (one, ids), tokens in zip(batch, written, strict=True)
             ]
+
+    def _fitting(self, model: Any, tokens: int) -> int:
+        return rows_at_once(model.config.get_text_config(), self.resident.device.type, self.resident.dtype, tokens)
 
 
 def _answer(
@@ -193,9 +190,19 @@ def _answer(
 class _DrawToken:
     """Leaves one token, drawn by a number that belongs to the answer and the place alone."""
 
-    def __init__(self, seeds: Sequence[int], room: int, width: int, sampling: Sampling) -> None:
-        self.numbers = torch.from_numpy(np.stack([np.random.default_rng(seed).random(room) for seed in seeds]))
-        self.width, self.sampling = width, sampling
+    def __init__(self, numbers: torch.Tensor, width: int, sampling: Sampling) -> None:
+        self.numbers, self.width, self.sampling = numbers, width, sampling
+
+    @classmethod
+    def by(cls, seeds: Sequence[int], room: int, width: int, sampling: Sampling) -> _DrawToken | None:
+        """By the seeds of the answers; None where nothing is drawn."""
+        if sampling.temperature <= 0:
+            return None
+        return cls(torch.from_numpy(np.stack([np.random.default_rng(s).random(room) for s in seeds])), width, sampling)
+
+    def of(self, rows: torch.Tensor) -> _DrawToken:
+        """The same for some of the answers."""
+        return _DrawToken(self.numbers[rows.cpu()], self.width, self.sampling)
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         exact = torch.float32 if scores.device.type == "mps" else torch.float64
@@ -233,7 +240,7 @@ class _StopAtText:
         # A token is a byte at least; a few more, because the first may belong to what stands before.
         self.tail = max(len(stop.encode()) for stop in stops) + 4
 
-    def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         told = ids[:, max(self.width, ids.shape[1] - self.tail) :].tolist()
         texts = self.hf.batch_decode(told, skip_special_tokens=True)
         return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=ids.device)

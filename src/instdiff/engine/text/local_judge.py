@@ -7,26 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from instdiff.core import Log
-from instdiff.engine.text.generate import Generator, render_chat
+from instdiff.engine.text.generate import Generator, render_chat, rows_at_once
 from instdiff.engine.text.judge import MAX_TOKENS, Answer, Question
 from instdiff.engine.tokenizer import HFTokenizer
-
-GPU_BATCH_ROWS = 32
-LEAST_ROWS, MOST_ROWS = 4, 64
-"""Answers written at once on a CPU: a step of a small model costs the same for many."""
-CACHE_BYTES = 1 << 30
-"""What their keys and values may take there, where nothing tells that memory is full."""
-
-
-def rows_on_cpu(config: Any, itemsize: int, tokens: int) -> int:
-    """How many rows of so many tokens, the prompt among them, a model writes at once on a CPU.
-
-    ``config`` is that of the text model, and ``itemsize`` the bytes of one of its numbers.
-    """
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * size * itemsize
-    return int(min(MOST_ROWS, max(LEAST_ROWS, CACHE_BYTES // (token * tokens))))
 
 
 class Writer:
@@ -48,10 +31,9 @@ class Writer:
         max_tokens: int = MAX_TOKENS,
     ) -> None:
         self.name, self.tokenizer, self.max_tokens = name, tokenizer, max_tokens
-        on_cpu = next(model.parameters()).device.type == "cpu"
+        device = next(model.parameters()).device.type
         # If a question is as long as its answer.
-        config, item = model.config.get_text_config(), model.dtype.itemsize
-        rows = batch_rows or (rows_on_cpu(config, item, 2 * max_tokens) if on_cpu else GPU_BATCH_ROWS)
+        rows = batch_rows or rows_at_once(model.config.get_text_config(), device, model.dtype, 2 * max_tokens)
         self.generator = Generator(model, tokenizer.hf, f"judge {name}", rows, log, "question")
 
     def answers(
