@@ -207,7 +207,8 @@ def test_what_cannot_be_split_is_said(lab: Lab) -> None:
     with pytest.raises(DataError):
         scored(lab, lab.store(), load(empty))
     two = Blend(of=(METHOD, Learnability(folds=Folds(epochs=1))))
-    with pytest.raises(ConfigError, match="other folds of the role 'held'"):
+    said = "two methods want other folds of the role 'held': .*folds.epochs: 1; give one of them a role of another name"
+    with pytest.raises(ConfigError, match=said):
         scored(lab, lab.store(), pool, method=two)
 
 

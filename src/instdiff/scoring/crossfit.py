@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,28 @@ def splits(methods: Iterable[Method]) -> dict[str, Split]:
         if isinstance(signal.measure, CrossFitted):
             split = signal.measure.split
             if found.setdefault(signal.model, split) != split:
-                raise ConfigError(
-                    f"two methods want other folds of the role '{signal.model}': {found[signal.model]} and {split}; "
-                    "score them one after the other"
-                )
+                raise _other(signal.model, "other folds", found[signal.model], split)
     return found
+
+
+def _other(role: str, what: str, one: Split | Saves, two: Split | Saves) -> ConfigError:
+    told = " and ".join(", ".join(lines) for lines in differences(one, two))
+    return ConfigError(
+        f"two methods want {what} of the role '{role}': {told}; give one of them a role of another name (as held: "
+        "held_1), or score them one after the other"
+    )
+
+
+def differences(one: Any, two: Any, name: str = "") -> tuple[list[str], list[str]]:
+    """Of two settings what each says that the other does not, a line for each key."""
+    if not (is_dataclass(one) and type(one) is type(two)):
+        return ([f"{name}: {one}"], [f"{name}: {two}"]) if one != two else ([], [])
+    both: tuple[list[str], list[str]] = [], []
+    for field in fields(one):
+        key = f"{name}.{field.name}".strip(".")
+        for lines, more in zip(both, differences(getattr(one, field.name), getattr(two, field.name), key), strict=True):
+            lines += more
+    return both
 
 
 def saves(methods: Iterable[Method]) -> list[Saves]:
@@ -85,10 +102,7 @@ def saves(methods: Iterable[Method]) -> list[Saves]:
             one = signal.measure.saves
             for role, _ in one.roles:
                 if found.setdefault(role, one) != one:
-                    raise ConfigError(
-                        f"two methods want another training of the role '{role}': {found[role]} and {one}; score them "
-                        "one after the other"
-                    )
+                    raise _other(role, "another training", found[role], one)
     return list(dict.fromkeys(found.values()))
 
 
