@@ -51,6 +51,8 @@ def plan(settings: Config, console: Console) -> None:
 
 def _stages_text(found: RunCost) -> str:
     """Stages with their sum, and what is to be known of them."""
+    from instdiff.scoring.known import tell_known
+
     header = ["stage", "work", "times", "rows", "steps", "tokens", "tokens out", "calls", "TFLOP", "time", "price"]
     rows: list[list[Any]] = []
     for one in [*found.stages, found.total]:
@@ -64,14 +66,14 @@ def _stages_text(found: RunCost) -> str:
         f"about {span(found.total.seconds)} on this machine with no other work, without calls to servers",
         "tokens out are at most, and so are time and price of what is written; ~ depends on earlier stages",
     ]
-    return "\n".join([table(header, rows), "", *said, *map(str, found.known)])
+    return "\n".join([table(header, rows), "", *said, *tell_known(found.known)])
 
 
 def _plan_scores(settings: ScoreConfig, console: Console) -> None:
     from dataclasses import asdict
 
     from instdiff.scoring.cost import estimate_cost
-    from instdiff.scoring.known import foresee_known
+    from instdiff.scoring.known import foresee_known, tell_known
 
     named, _ = build_methods(settings)
     bench, first = _bench(settings, named, console)
@@ -93,7 +95,7 @@ def _plan_scores(settings: ScoreConfig, console: Console) -> None:
             else ""
         ),
         *_work_left(costs, bench),
-        *map(str, known),
+        *tell_known(known),
     ]
     if settings.cluster is not None:
         facts["cluster"], more = _on_a_cluster(settings.cluster, bench, named)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,16 +26,26 @@ class KnownRows:
     known: int | None
 
     def __str__(self) -> str:
+        return f"{self.name}: {self.said}"
+
+    @property
+    def said(self) -> str:
+        """What is known of them."""
         if self.known is None:
             return (
-                f"{self.name}: which share of the rows is below the floor of {self.floor:g} nats, and so known, is "
-                "told after scoring; the store does not have their NLL yet"
+                f"which share of the rows is below the floor of {self.floor:g} nats, and so known, is told after "
+                "scoring; the store does not have their NLL yet"
             )
-        share = self.known / max(1, self.rows)
-        return (
-            f"{self.name}: {self.known:,} of {self.rows:,} rows ({share:.0%}) are below the floor of {self.floor:g} "
-            "nats, and so known"
-        )
+        found = f"{self.known:,} of {self.rows:,} rows ({self.known / max(1, self.rows):.0%})"
+        return f"{found} are below the floor of {self.floor:g} nats, and so known"
+
+
+def tell_known(found: Iterable[KnownRows]) -> list[str]:
+    """A line for all methods of which the same is to be said."""
+    names: dict[str, list[str]] = {}
+    for one in found:
+        names.setdefault(one.said, []).append(one.name)
+    return [f"{', '.join(some)}: {said}" for said, some in names.items()]
 
 
 def foresee_known(bench: Workbench, name: str, method: Method) -> Iterator[KnownRows]:
