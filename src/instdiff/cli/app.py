@@ -113,6 +113,14 @@ def of_the_world(error: InstDiffError | OSError | UnicodeEncodeError) -> InstDif
     )
 
 
+def _of_method(word: str) -> str:
+    """The key of a method's parameter that ``--set`` gives; a ConfigError where the method is not named."""
+    key, _, value = word.partition("=")
+    if "." not in key and not value.lstrip().startswith("{"):
+        raise ConfigError(f"'--set {word}' names no method; write --set METHOD.{word}, as --set ifd.ratio=loss")
+    return f"method.{word}"
+
+
 def _usage(error: click.UsageError) -> ConfigError:
     """What is wrong with the command line, in the style of all errors."""
     told = re.sub(r"\. \(Did you mean (?:one of: )?(.*)\?\)$", r"; did you mean \1?", error.format_message())
@@ -215,7 +223,7 @@ class Verb(click.Command):
         from instdiff.config.base import load
 
         file, words = values.pop("config", None), list(values.pop("overrides", ()))
-        sets = [f"method.{value}" for value in values.pop("set", ())]
+        sets = [_of_method(value) for value in values.pop("set", ())]
         given = {name: value for name, value in values.items() if not (value is None or value is False or value == ())}
         for option in self.params:  # what follows an option that stands alone may be key=value
             alone = getattr(option, "flag_value", None)
