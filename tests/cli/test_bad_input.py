@@ -232,7 +232,8 @@ def test_roles(model: str) -> None:
         ("idf", [], "unknown method 'idf'; did you mean 'ifd'?"),
         ("ifd,ifd", [], "method 'ifd' is given twice"),
         ("ifd", ["--set", "ifd.ration=loss"], "method 'ifd' has no parameter 'ration'; did you mean 'ratio'?"),
-        ("ifd", ["--set", "ratio=loss"], "'--set ratio=loss' names no method; write --set METHOD.ratio=loss, as --set"),
+        ("ifd", ["--set", "ratio=loss"], "'--set ratio=loss' names no method; write --set METHOD.ratio=loss, as "
+         "--set ifd.ratio=loss"),
         ("ifd", ["--set", "ifd.ratio=los"], "'ifd.ratio': Input should be 'perplexity' or 'loss' (given: 'los')"),
         ("ifd", ["--set", "fid.ratio=loss"], "'method.fid.ratio': 'fid' is not among the methods; did you mean 'ifd'?"),
         ("ifd", ["--set", "ifd.ratio"], "'method.ifd.ratio': an override is written key.sub=value"),
