@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from instdiff.engine.text.generate import Generator
+from instdiff.engine.text.generate import Generator, _Ended
 
 ROOM = 40
 SHAPE = {
@@ -96,3 +96,12 @@ def test_draws_go_with_their_rows() -> None:
     alone = [generator.generate([row], ROOM, Number([at]))[0] for at, row in enumerate(asked)]
     assert len(set(map(len, alone))) > 3
     assert generator.generate(asked, ROOM, Number(list(range(12)))) == alone
+
+
+def test_padding_after_the_end_ends_nobody() -> None:
+    """A library that looks one step late adds a padding token to every row, and padding may be an end."""
+    ended = _Ended([7], None, 4, 0.25, torch.device("cpu"))
+    assert ended(torch.tensor([[1], [1], [1], [1]]), None).tolist() == [False] * 4
+    assert ended(torch.tensor([[7], [2], [3], [4]]), None).tolist() == [True] * 4
+    assert ended(torch.tensor([[7], [7], [7], [7]]), None).tolist() == [True] * 4
+    assert ended.rows.tolist() == [True, False, False, False]

@@ -122,7 +122,7 @@ class Generator:
             if ids.shape[1] >= width + room or not (len(left) and self._goes_on_with_some):
                 break
             cache = out.past_key_values
-            cache.batch_select_indices(left)
+            cache.batch_select_indices(left.cpu())  # its layers may lie on several devices
             rows, ids = rows[left], ids[left]
             mask = torch.nn.functional.pad(mask[left], (0, ids.shape[1] - mask.shape[1]), value=1)
             draw = draw and draw.of(left)
@@ -169,12 +169,15 @@ class _Ended:
     ) -> None:
         self.ends, self.stopped = torch.tensor(sorted(ends), dtype=torch.long, device=device), stopped
         self.rows, self.enough = torch.zeros(rows, dtype=torch.bool, device=device), share * rows
+        self.over = torch.zeros((), dtype=torch.bool, device=device)
 
     def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        self.rows |= torch.isin(ids[:, -1], self.ends)
+        found = torch.isin(ids[:, -1], self.ends)
         if self.stopped is not None:
-            self.rows |= self.stopped(ids)
-        return self.rows | (self.rows.sum() >= self.enough)
+            found |= self.stopped(ids)
+        self.rows |= found & ~self.over  # where the library looks one step late, what follows is padding
+        self.over = self.rows.sum() >= self.enough
+        return self.rows | self.over
 
 
 def render_chat(render: Callable[[list[dict[str, str]]], str], text: str, system: str) -> str:
