@@ -19,8 +19,10 @@ from instdiff.config.commands import (
     parse_pairs,
 )
 from instdiff.config.methods import make_method, make_methods, short_name
+from instdiff.core import Folds, Method
+from instdiff.core.signals import CrossFitted
 from instdiff.errors import ConfigError
-from instdiff.methods import IFD, METHODS, InstructDiff, Random
+from instdiff.methods import IFD, METHODS, InstructDiff, Learnability, Random, SelectiveDPO
 
 
 def refused(kind: Any, *overrides: str, **options: Any) -> str:
@@ -132,6 +134,26 @@ def test_models() -> None:
 
 def test_warmup_roles_on_the_command_line() -> None:
     assert parse_models("warmup/0=c") == {"warmup/0": "c"}
+
+
+def roles_of(method: Method) -> set[str]:
+    """The roles that a method reads, of folds the first one."""
+    found = set()
+    for signal in method.signals().values():
+        folds = isinstance(signal.measure, CrossFitted)
+        found |= {f"{signal.model}/0" if folds else signal.model} if signal.model else set()
+        if isinstance(signal.measure, CrossFitted) and signal.measure.split.before is not None:
+            found |= roles_of(signal.measure.split.before)
+    return found
+
+
+def test_every_role_that_a_method_reads_can_be_bound() -> None:
+    """With several evaluations and rounds too, on the command line and in a configuration."""
+    more = [SelectiveDPO(evaluations=2), Learnability(folds=Folds(rounds=2))]
+    roles = set().union(*(roles_of(one) for one in [*(kind() for kind in METHODS.values()), *more]))
+    assert {"base", "path/first", "path/last", "proxy/2", "dpo/0.2/0", "held/0", "held.1/0", "policy"} <= roles
+    for role in roles:
+        assert parse_models([f"{role}=x"]) == {role: "x"} == parse_models({role: "x"})
 
 
 def test_paths_with_an_equals_sign_are_paths() -> None:

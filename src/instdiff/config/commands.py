@@ -258,7 +258,9 @@ class MergeConfig(ScoreConfig):
     method: dict[str, dict[str, Any]] = key(dict, "A ./mine.py:Margin that was scored and may be run here.")
 
 
-_ROLE = re.compile(r"[a-z_]+(/\d+)?")
+_OF_METHODS = re.compile(r"(warmup|held|dpo|proxy|path)(\.\d+)?(/[\w.]+)+")
+"""Roles of models that a method has several of, as its signals name them: ``held/0``, ``dpo/0.1/1``, ``path/first``."""
+_ROLE = re.compile(rf"[a-z_]+(/\d+)?|{_OF_METHODS.pattern}")
 
 
 def parse_models(value: Any) -> dict[str, str]:
@@ -289,7 +291,7 @@ ROLES = (
 def check_role_names(models: dict[str, str]) -> None:
     """Roles are a closed list: an unknown one is a ConfigError with a suggestion."""
     for role in models:
-        if role not in ROLES and not role.startswith(("warmup/", "held/", "dpo/", "proxy/")):
+        if role not in ROLES and not _OF_METHODS.fullmatch(role):
             raise ConfigError(f"unknown model role '{role}'{did_you_mean(role, ROLES)}")
 
 
