@@ -56,9 +56,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     real = Generator.generate
 
-    def counting(self: Generator, prompts: list[list[int]], room: int, **how: Any) -> Any:
+    def counting(self: Generator, prompts: list[list[int]], room: int, *how: Any) -> Any:
         sizes.append(len(prompts))
-        return real(self, prompts, room, **how)
+        return real(self, prompts, room, *how)
 
     monkeypatch.setattr(Generator, "generate", counting)
     return sizes
@@ -127,11 +127,11 @@ def test_an_interrupted_evaluation_keeps_what_it_has(model: str, monkeypatch: py
     sizes: list[int] = []
     real = Generator.generate
 
-    def stopping(self: Generator, prompts: list[list[int]], room: int, **how: Any) -> Any:
+    def stopping(self: Generator, prompts: list[list[int]], room: int, *how: Any) -> Any:
         if sum(sizes) >= 4:
             raise KeyboardInterrupt
         sizes.append(len(prompts))
-        return real(self, prompts, room, **how)
+        return real(self, prompts, room, *how)
 
     monkeypatch.setattr(Generator, "generate", stopping)
     few = ("--batch-tokens", "400")

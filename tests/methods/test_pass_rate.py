@@ -194,11 +194,11 @@ def test_a_model_knows_its_skills_and_more_answers_draw_what_lacks(tmp_path: Pat
 def test_what_was_written_before_a_kill_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = Writes.generate, list[int]()
 
-    def stopping(self: Writes, prompts: Any, room: int, **how: Any) -> Any:
+    def stopping(self: Writes, prompts: Any, room: int, *how: Any) -> Any:
         calls.append(len(prompts))
         if len(calls) == 2:
             raise KeyboardInterrupt  # the second batch, once
-        return real(self, prompts, room, **how)
+        return real(self, prompts, room, *how)
 
     monkeypatch.setattr(Writes, "generate", stopping)
     with pytest.raises(KeyboardInterrupt):
