@@ -273,12 +273,12 @@ def evaluated(**changes: Any) -> dict[str, Any]:
 
 
 def test_answers_by_hand_and_written() -> None:
-    config = evaluated(suite="math", task="amc23", n=4, temperature=1.0, output="results.json")
+    config = evaluated(suite="math", task="amc23", n=24, temperature=1.0, output="results.json")
     line = stages(plan(config))["math", "generate"]
-    assert (line["rows"], line["most_tokens_out"], line["calls"]) == (12, 12 * 8, 0)
-    assert line["seconds"] >= 1.0 + 0.25 * 8 * 2  # two batches of eight and of four
+    assert (line["rows"], line["most_tokens_out"], line["calls"]) == (72, 72 * 8, 0)
+    assert line["seconds"] >= 1.0 + 0.25 * 8 * 2  # two batches, of 64 and of 8
     greedy = stages(plan({**config, "temperature": 0}))["math", "generate"]
-    assert (greedy["rows"], greedy["tokens"]) == (3, line["tokens"] // 4)
+    assert (greedy["rows"], greedy["tokens"]) == (3, line["tokens"] // 24)
     plan(config)
     ok("eval", "--config", "plan.yaml")
     assert plan(config)["stages"] == []

@@ -393,10 +393,10 @@ def test_a_template_without_a_system_turn_and_little_memory(llama: tuple[Any, An
         tokenizer.hf.chat_template = kept
     write, most = writer.generator.generate, 1
 
-    def tight(prompts: list[list[int]], room: int) -> Any:
+    def tight(prompts: list[list[int]], room: int, *how: Any) -> Any:
         if len(prompts) > most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return write(prompts, room)
+        return write(prompts, room, *how)
 
     writer.generator.generate = tight  # type: ignore[assignment]
     assert len(values(Judge(writer, lines.append), ["a", "b", "c", "d"])) == 4

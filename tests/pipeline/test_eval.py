@@ -26,9 +26,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     real = Generator.generate
 
-    def counting(self: Generator, prompts: list[list[int]], room: int, **how: Any) -> Any:
+    def counting(self: Generator, prompts: list[list[int]], room: int, *how: Any) -> Any:
         sizes.append(len(prompts))
-        return real(self, prompts, room, **how)
+        return real(self, prompts, room, *how)
 
     monkeypatch.setattr(Generator, "generate", counting)
     return sizes
