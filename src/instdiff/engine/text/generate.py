@@ -12,11 +12,16 @@ from instdiff.core import Log
 from instdiff.engine.forward import out_of_memory
 from instdiff.errors import EngineError
 
-GPU_ROWS = 64
 LEAST_ROWS, MOST_ROWS = 4, 64
-"""Answers written at once on a CPU: weights are read once for all, and a product of few rows waits for them."""
+"""Answers written at once: reading the weights, most of a step of few rows, takes as long for one row as for many."""
 CACHE_BYTES = 1 << 30
-"""What their keys and values may take there, where nothing tells that memory is full."""
+"""What their keys and values may take on a CPU, where a process that asks for too much memory is killed."""
+NO_TOKEN = (1 << 31) - 1
+"""Ends nothing, where None would stand for what the model's own configuration names."""
+SHARE = 0.25
+"""Of the rows of a batch: where as many have ended, the others go on alone."""
+Stopped = Callable[[torch.Tensor], torch.Tensor]
+"""Of token ids [rows, width] whether each row has ended."""
 
 
 def rows_at_once(config: Any, device: str, dtype: torch.dtype, tokens: int) -> int:
@@ -25,19 +30,11 @@ def rows_at_once(config: Any, device: str, dtype: torch.dtype, tokens: int) -> i
     ``config`` is that of the text model.
     """
     if device != "cpu":
-        return GPU_ROWS
+        return MOST_ROWS
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * size * dtype.itemsize
     return int(min(MOST_ROWS, max(LEAST_ROWS, CACHE_BYTES // (token * tokens))))
-
-
-NO_TOKEN = (1 << 31) - 1
-"""Ends nothing, where None would stand for what the model's own configuration names."""
-SHARE = 0.25
-"""Of the rows of a batch: where as many have ended, the others go on alone."""
-Stopped = Callable[[torch.Tensor], torch.Tensor]
-"""Of token ids [rows, width] whether each row has ended."""
 
 
 class Draw(Protocol):
