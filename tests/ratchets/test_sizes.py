@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "instdiff"
 FILES = sorted(SRC.rglob("*.py"))
 NAMES = [path.relative_to(SRC).as_posix() for path in FILES]
 FILE_LINES, FUNCTION_LINES, METHOD_FILE_LINES = 700, 50, 150
-SOURCE_LINES = 56_516
+SOURCE_LINES = 56_517
 
 KNOWN_LONG: dict[str, int] = {}
 """Functions above the limit, with the lines that they have; a number may fall, and no function may join."""

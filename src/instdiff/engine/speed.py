@@ -23,8 +23,8 @@ TRIAL_S, FEWEST_TOKENS = 2.0, 256
 """Most seconds of a trial by arithmetic, and the tokens below which it would tell nothing."""
 READ_BYTES_PER_S = 5e8
 """Of weights that are read and converted, where that is not measured."""
-WRITTEN = 8
-"""Tokens that are written in a trial."""
+WRITTEN, TAIL = 8, 16
+"""Tokens that are written in a trial, after so many of a prompt: a token costs about the same after more of them."""
 _peak = cache(matmul_peak)
 """Measured once in a process, where each cell of a comparison is priced."""
 
@@ -112,7 +112,8 @@ class Machine:
             size = source.parameters * torch.empty(0, dtype=dtype).element_size()
             least = 2 * size / self.bytes_per_s
             small = least * WRITTEN < TRIAL_S and size / READ_BYTES_PER_S < TRIAL_S
-            self._writing[place] = self._write(source, hf, prompts, dtype) if small else least
+            found = self._write(source, hf, [ids[-TAIL:] for ids in prompts], dtype) if small else least
+            self._writing[place] = max(found, least / 2)  # the weights are read at least once
         return self._writing[place]
 
     def _write(self, source: Source, hf: Any, prompts: Sequence[list[int]], dtype: torch.dtype) -> float:
@@ -124,4 +125,4 @@ class Machine:
                 writer.generate(prompts, room)
                 times.append(work_seconds(self.device))
         first, again = np.diff(times)
-        return float(max(again - first, 1e-6) / WRITTEN)
+        return float(again - first) / WRITTEN
